@@ -1,0 +1,214 @@
+"""Every TwinFlow option: its name, default, help text and rules. Nothing else in the package reads raw options."""
+
+import difflib
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+LOSSES = ("barron", "l2")
+
+
+class TwinFlowConfigError(ValueError):
+    """An option that is unknown, out of range or contradicts another; the message names it and the remedy."""
+
+
+def option(default: Any, help: str):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TwinFlowConfig:
+    """The options of TwinFlow distillation (arXiv:2512.05150). All times are in [0, 1] with 1 = noise.
+
+    A configuration that does not say otherwise is off: `TwinFlowConfig().twinflow_enabled` is false.
+
+    Raises:
+        TwinFlowConfigError: where a value is out of its range or two options contradict each other.
+    """
+
+    twinflow_enabled: bool = option(False, "Train with TwinFlow; false is ordinary flow matching.")
+    twinflow_target_step_count: int = option(
+        1, "Evaluations the model is distilled for (1-4 recommended); validation and inference default to it."
+    )
+    twinflow_estimate_order: int = option(
+        2, "Teacher evaluations along each jump (N of RCGM). 0 learns the velocity field alone."
+    )
+    twinflow_enhanced_ratio: float = option(
+        0.5, "Strength with which classifier-free guidance is baked into the target; 0 switches it off."
+    )
+    twinflow_delta_t: float = option(0.01, "Length of the step from t along the target velocity, in time.")
+    twinflow_target_clamp: float = option(1.0, "Bound on each element of prediction minus target.")
+    twinflow_require_ema: bool = option(True, "Refuse to train without an EMA teacher.")
+    twinflow_allow_no_ema_teacher: bool = option(False, "Let the student be its own teacher (unstable).")
+    twinflow_allow_diff2flow: bool = option(
+        False, "Allow epsilon and v-prediction models through the diff2flow bridge; needs diff2flow_enabled."
+    )
+    twinflow_adversarial_enabled: bool = option(
+        False, "Self-adversarial branch (twin trajectory on the model's own fakes) and rectification."
+    )
+    twinflow_adversarial_weight: float = option(1.0, "Loss weight of the adversarial samples.")
+    twinflow_rectify_weight: float = option(1.0, "Weight of the rectification loss on one-step samples.")
+    twinflow_one_step_share: float = option(1.0, "Share of the batch at t = 1, r = 0.")
+    twinflow_multi_step_share: float = option(1.0, "Share of the batch with r just below t.")
+    twinflow_any_step_share: float = option(1.0, "Share of the batch with r anywhere below t.")
+    twinflow_few_step_share: float = option(0.0, "Share of the batch with t as drawn and r = 0.")
+    twinflow_adversarial_share: float = option(
+        1.0, "Share of the batch on the twin trajectory, where adversarial training is enabled."
+    )
+    twinflow_time_alpha: float = option(1.0, "First parameter of the Beta distribution of t.")
+    twinflow_time_beta: float = option(1.0, "Second parameter of the Beta distribution of t.")
+    twinflow_time_scale: float = option(1.0, "Factor on the drawn t, which is then clamped to [0, 1].")
+    twinflow_consistency_ratio: float = option(1.0, "Largest jump as a part of t: r = t - U * t * ratio.")
+    twinflow_enhanced_low: float = option(0.0, "Guidance is baked in only above this t (strictly).")
+    twinflow_enhanced_high: float = option(1.0, "Guidance is baked in only below this t (strictly).")
+    twinflow_loss: str = option("barron", "'barron' (robust reweighting) or 'l2'.")
+    twinflow_barron_alpha: float = option(1.0, "Shape of the Barron loss.")
+    twinflow_barron_scale: float = option(1e-3, "Scale c of the Barron loss.")
+    twinflow_ema_decay: float = option(
+        0.99, "Decay the teacher warms up to; 0 is the student itself, 1 the frozen base."
+    )
+    diff2flow_enabled: bool = option(False, "Train a diffusion model as a flow through the diff2flow bridge.")
+
+    def __post_init__(self):
+        for option_field in fields(self):
+            _check_type(option_field, getattr(self, option_field.name))
+        _require(1 <= self.twinflow_target_step_count, self, "twinflow_target_step_count", "at least 1 (1-4 work best)")
+        _require(self.twinflow_estimate_order >= 0, self, "twinflow_estimate_order", "0 or more (the default is 2)")
+        _require(self.twinflow_enhanced_ratio >= 0, self, "twinflow_enhanced_ratio", "0 (off) or more")
+        _require(0 < self.twinflow_delta_t < 1, self, "twinflow_delta_t", "between 0 and 1 (the default is 0.01)")
+        _require(self.twinflow_target_clamp > 0, self, "twinflow_target_clamp", "above 0 (the default is 1.0)")
+        for name in (
+            "twinflow_adversarial_weight",
+            "twinflow_rectify_weight",
+            "twinflow_one_step_share",
+            "twinflow_multi_step_share",
+            "twinflow_any_step_share",
+            "twinflow_few_step_share",
+            "twinflow_adversarial_share",
+        ):
+            _require(getattr(self, name) >= 0, self, name, "0 or more")
+        for name in ("twinflow_time_alpha", "twinflow_time_beta", "twinflow_barron_scale"):
+            _require(getattr(self, name) > 0, self, name, "above 0")
+        _require(0 < self.twinflow_time_scale <= 1, self, "twinflow_time_scale", "in (0, 1]")
+        _require(0 <= self.twinflow_consistency_ratio <= 1, self, "twinflow_consistency_ratio", "in [0, 1]")
+        _require(0 <= self.twinflow_ema_decay <= 1, self, "twinflow_ema_decay", "in [0, 1] (the default is 0.99)")
+        _require(self.twinflow_loss in LOSSES, self, "twinflow_loss", f"one of {', '.join(LOSSES)}")
+        _require(0 <= self.twinflow_barron_alpha <= 2, self, "twinflow_barron_alpha", "in [0, 2]")
+        _require(
+            0 <= self.twinflow_enhanced_low < self.twinflow_enhanced_high <= 1,
+            self,
+            "twinflow_enhanced_low",
+            "at least 0 and below twinflow_enhanced_high, which is at most 1",
+        )
+        if sum(self.branch_shares.values()) == 0:
+            raise TwinFlowConfigError("every twinflow_*_share is 0: give at least one branch a share of the batch.")
+        if self.twinflow_enabled:
+            self._check_teacher()
+
+    def _check_teacher(self):
+        if self.twinflow_ema_decay == 0 and not self.twinflow_allow_no_ema_teacher:
+            raise TwinFlowConfigError(
+                "twinflow_ema_decay=0 makes the student its own teacher: choose a decay such as 0.99, or opt out of "
+                "the EMA teacher with twinflow_allow_no_ema_teacher=true."
+            )
+
+    @property
+    def branch_shares(self) -> dict[str, float]:
+        """Share of the batch of each branch; they need not sum to 1."""
+        return {
+            "one_step": self.twinflow_one_step_share,
+            "few_step": self.twinflow_few_step_share,
+            "any_step": self.twinflow_any_step_share,
+            "multi_step": self.twinflow_multi_step_share,
+            "adversarial": self.twinflow_adversarial_share if self.twinflow_adversarial_enabled else 0.0,
+        }
+
+    @property
+    def needs_unconditional(self) -> bool:
+        """Whether training evaluates the empty prompt."""
+        return self.twinflow_enabled and self.twinflow_enhanced_ratio > 0
+
+    def check_training(self, *, flow_matching: bool, use_ema: bool) -> None:
+        """Refuse, before anything is loaded into memory, a training run that cannot distil.
+
+        Args:
+            flow_matching: whether the model to train predicts a flow-matching velocity.
+            use_ema: whether an EMA teacher is kept.
+
+        Raises:
+            TwinFlowConfigError: naming the option and the remedy.
+        """
+        if not self.twinflow_enabled:
+            return
+        if not flow_matching and not (self.diff2flow_enabled and self.twinflow_allow_diff2flow):
+            raise TwinFlowConfigError(
+                "twinflow_enabled=true needs a flow-matching model, and this one is not: choose a flow-matching base, "
+                "or bridge it with diff2flow_enabled=true and twinflow_allow_diff2flow=true."
+            )
+        if not use_ema and self.twinflow_require_ema and not self.twinflow_allow_no_ema_teacher:
+            raise TwinFlowConfigError(
+                "use_ema=false takes TwinFlow's teacher away: leave use_ema on, or opt out with "
+                "twinflow_allow_no_ema_teacher=true (the student becomes its own teacher, which is unstable)."
+            )
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        return [option_field.name for option_field in fields(cls)]
+
+    @classmethod
+    def from_dict(cls, options: dict[str, Any]) -> "TwinFlowConfig":
+        """Build from a mapping that holds TwinFlow options only.
+
+        Raises:
+            TwinFlowConfigError: for a key that is no option, with the nearest name that is.
+        """
+        for name in options:
+            check_option_name(name, cls.option_names())
+        return cls(**options)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_option_name(name: str, known: list[str]) -> None:
+    """Raise a TwinFlowConfigError that suggests the nearest known option where `name` is not one."""
+    if name in known:
+        return
+    nearest = difflib.get_close_matches(name, known, n=1)
+    suggestion = f" Did you mean '{nearest[0]}'?" if nearest else " Remove it, or see --help for the options."
+    raise TwinFlowConfigError(f"unknown option '{name}'.{suggestion}")
+
+
+def read_json_options(path: str | Path) -> dict[str, Any]:
+    """Read a flat JSON object of options.
+
+    Raises:
+        TwinFlowConfigError: where the file is missing, is not JSON or is not an object.
+    """
+    path = Path(path)
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TwinFlowConfigError(f"config '{path}' does not exist: give the path of a JSON file.") from None
+    except json.JSONDecodeError as error:
+        raise TwinFlowConfigError(f"config '{path}' is not valid JSON ({error}): mend it there.") from None
+    if not isinstance(options, dict):
+        raise TwinFlowConfigError(f"config '{path}' holds a {type(options).__name__}: it must be a JSON object.")
+    return options
+
+
+def _check_type(option_field, value):
+    expected = option_field.type
+    accepted = (int, float) if expected is float else expected
+    is_right = isinstance(value, accepted) and (expected is bool or not isinstance(value, bool))
+    if not is_right or (expected is float and not math.isfinite(value)):
+        raise TwinFlowConfigError(
+            f"{option_field.name}={value!r} must be a {expected.__name__}: {option_field.metadata['help']}"
+        )
+
+
+def _require(condition: bool, config: TwinFlowConfig, name: str, allowed: str):
+    if not condition:
+        raise TwinFlowConfigError(f"{name}={getattr(config, name)!r} is not allowed: it must be {allowed}.")

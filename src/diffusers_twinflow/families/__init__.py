@@ -1,0 +1,33 @@
+"""The base models that TwinFlow can train, found by their pipeline's class name."""
+
+from diffusers import DiffusionPipeline
+
+from ..configuration import TwinFlowConfigError
+from .base import Family
+from .stable_diffusion_3 import StableDiffusion3Family
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (StableDiffusion3Family(),)}
+
+
+def family_of(pipeline: DiffusionPipeline | type | str) -> Family:
+    """The family of a pipeline, its class or its class name.
+
+    Raises:
+        TwinFlowConfigError: where no family has that pipeline class.
+    """
+    if isinstance(pipeline, str):
+        names = {pipeline}
+    else:
+        cls = pipeline if isinstance(pipeline, type) else type(pipeline)
+        names = {base.__name__ for base in cls.__mro__}
+    for family in FAMILIES.values():
+        if family.pipeline_class.__name__ in names:
+            return family
+    supported = ", ".join(family.pipeline_class.__name__ for family in FAMILIES.values())
+    raise TwinFlowConfigError(
+        f"{' / '.join(sorted(names)[:1])} has no family here, so its transformer has no timestep_sign support: "
+        f"use a model of one of these pipelines: {supported}."
+    )
+
+
+__all__ = ["FAMILIES", "Family", "family_of"]

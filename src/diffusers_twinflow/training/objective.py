@@ -1,0 +1,191 @@
+"""The TwinFlow loss of one micro-batch: a deterministic function of the data, the draw and the networks."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from ..configuration import TwinFlowConfig
+from .branches import Branch, BranchRotation
+from .draw import TrainingDraw
+from .flow import (
+    barron_loss,
+    clamped_target,
+    enhance_velocity,
+    interpolate,
+    interval_weight,
+    rcgm_target,
+    recover,
+    squared_error,
+    velocity,
+)
+from .rng import RNGSnapshot
+
+Condition = dict[str, torch.Tensor]
+VelocityFunction = Callable[..., torch.Tensor]
+"""`(x_t, t, r, sign, condition) -> F` in canonical form: `noise - data`, times in [0, 1], one of each a sample."""
+
+
+@dataclass
+class TwinFlowLoss:
+    """
+    Attributes:
+        loss: what to call `backward` on.
+        per_sample: loss of each sample before the mean, shape [B], without gradient.
+        rectify: rectification loss of each one-step sample, without gradient, unweighted.
+    """
+
+    loss: torch.Tensor
+    per_sample: torch.Tensor
+    rectify: torch.Tensor
+
+
+class TwinFlowObjective:
+    """Full TwinFlow: flow matching, any-step, one-step, self-adversarial and rectification losses in one pass.
+
+    Args:
+        config: the options.
+        rotation: the branches' shares; losses of a branch are normalised by its share of all samples, so that
+            micro-batches and processes of any size add up to the loss of the whole batch.
+    """
+
+    def __init__(self, config: TwinFlowConfig, rotation: BranchRotation):
+        self.config = config
+        self.rotation = rotation
+
+    def __call__(
+        self,
+        latents: torch.Tensor,
+        condition: Condition,
+        draw: TrainingDraw,
+        *,
+        student: VelocityFunction,
+        teacher,
+        unconditional: Condition | None = None,
+        student_without_grad: VelocityFunction | None = None,
+    ) -> TwinFlowLoss:
+        """
+        Args:
+            latents: data, shape [B, ...].
+            condition: tensors of batch B that the velocity functions take.
+            draw: the randomness, see `draw_training_step`.
+            student: velocity function of the model in training; called once with gradient, on the whole batch.
+            teacher: a `training.teacher` object; `teacher.activated()` is a context that yields its velocity function.
+            unconditional: tensors of batch 1, the empty prompt; needed where `twinflow_enhanced_ratio` > 0.
+            student_without_grad: used for the passes without gradient; the unwrapped model, where `student` is
+                wrapped for several processes.
+        """
+        frozen_student = student_without_grad or student
+        x = self._with_fakes(latents, condition, draw, frozen_student)
+        x_t = interpolate(x, draw.noise, draw.t)
+        v = velocity(x, draw.noise)
+
+        snapshot = RNGSnapshot(latents.device)
+        prediction = student(x_t, draw.t, draw.r, draw.sign, condition).float()
+        with torch.no_grad(), snapshot.replay():
+            target = self._target(prediction, x_t, v, condition, unconditional, draw, teacher, snapshot)
+
+        weight = interval_weight(draw.t, draw.r)
+        weight = weight.index_fill(0, draw.adversarial, self.config.twinflow_adversarial_weight)
+        per_sample = self._sample_loss(prediction, target) * weight
+        loss = per_sample.mean()
+        rectify = per_sample.new_zeros(0)
+        if self._rectifies(draw):
+            one_step = prediction[draw.one_step]
+            with torch.no_grad(), snapshot.replay():
+                rectify_target = self._rectify_target(one_step, x_t, condition, draw, frozen_student)
+            rectify = self._sample_loss(one_step, rectify_target)
+            expected_count = len(latents) * self.rotation.fraction(Branch.ONE_STEP)
+            loss = loss + self.config.twinflow_rectify_weight * rectify.sum() / expected_count
+        return TwinFlowLoss(loss=loss, per_sample=per_sample.detach(), rectify=rectify.detach())
+
+    def _sample_loss(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if self.config.twinflow_loss == "l2":
+            return squared_error(prediction, target)
+        config = self.config
+        return barron_loss(prediction, target, alpha=config.twinflow_barron_alpha, c=config.twinflow_barron_scale)
+
+    def _rectifies(self, draw: TrainingDraw) -> bool:
+        config = self.config
+        return config.twinflow_adversarial_enabled and config.twinflow_rectify_weight > 0 and len(draw.one_step) > 0
+
+    @torch.no_grad()
+    def _with_fakes(
+        self, latents: torch.Tensor, condition: Condition, draw: TrainingDraw, student: VelocityFunction
+    ) -> torch.Tensor:
+        """The data, with the adversarial samples replaced by the student's own one-step images."""
+        if len(draw.adversarial) == 0:
+            return latents
+        ones = torch.ones_like(draw.t[draw.adversarial])
+        prediction = student(
+            draw.fake_noise, ones, torch.zeros_like(ones), ones, take(condition, draw.adversarial)
+        ).float()
+        fakes, _ = recover(draw.fake_noise, ones, prediction)
+        return latents.index_copy(0, draw.adversarial, fakes.to(latents.dtype))
+
+    def _target(self, prediction, x_t, v, condition, unconditional, draw, teacher, snapshot) -> torch.Tensor:
+        config = self.config
+        needs_teacher = len(draw.rollout) > 0 and config.twinflow_estimate_order > 0
+        enhances = config.needs_unconditional and len(draw.enhanced) > 0
+        with teacher.activated() if needs_teacher or enhances else nullcontext() as teacher_velocity:
+            if enhances:
+                v = self._enhanced(x_t, v, condition, unconditional, draw, teacher_velocity)
+            target = v.clone()
+            real, rollout = draw.real, draw.rollout
+            target[real] = clamped_target(prediction[real], prediction[real] - v[real], config.twinflow_target_clamp)
+            if needs_teacher:
+                positive, rollout_condition = draw.sign[rollout], take(condition, rollout)
+
+                def walk(x, tau, tau_next):
+                    with snapshot.replay():
+                        return teacher_velocity(x, tau, tau_next, positive, rollout_condition).float()
+
+                target[rollout] = rcgm_target(
+                    walk,
+                    prediction[rollout],
+                    v[rollout],
+                    x_t[rollout],
+                    draw.t[rollout],
+                    draw.r[rollout],
+                    order=config.twinflow_estimate_order,
+                    delta=config.twinflow_delta_t,
+                    clamp=config.twinflow_target_clamp,
+                )
+        return target
+
+    def _enhanced(self, x_t, v, condition, unconditional, draw, teacher_velocity) -> torch.Tensor:
+        """The velocity with guidance baked in; both prompts go through the teacher as one batch."""
+        chosen = draw.enhanced
+        t, sign = draw.t[chosen].repeat(2), draw.sign[chosen].repeat(2)
+        both = concatenate(take(condition, chosen), expand(unconditional, len(chosen)))
+        pair = teacher_velocity(x_t[chosen].repeat(2, *[1] * (x_t.ndim - 1)), t, t, sign, both).float()
+        enhanced = enhance_velocity(v[chosen], *pair.chunk(2), self.config.twinflow_enhanced_ratio)
+        return v.index_copy(0, chosen, enhanced.to(v.dtype))
+
+    def _rectify_target(self, prediction, x_t, condition, draw, student) -> torch.Tensor:
+        """Where the twin's velocity and the real one differ on the student's own one-step images, move against it."""
+        one_step = draw.one_step
+        x_hat, _ = recover(x_t[one_step], draw.t[one_step], prediction)
+        noised = interpolate(x_hat, draw.rectify_noise, draw.rectify_t)
+        t = draw.rectify_t.repeat(2)
+        sign = torch.cat([-torch.ones_like(draw.rectify_t), torch.ones_like(draw.rectify_t)])
+        part = take(condition, one_step)
+        pair = student(noised.repeat(2, *[1] * (noised.ndim - 1)), t, t, sign, concatenate(part, part)).float()
+        twin, real = pair.chunk(2)
+        return clamped_target(prediction, twin - real, 1.0)
+
+
+def take(condition: Condition, indices: torch.Tensor) -> Condition:
+    """The samples at `indices` of a condition."""
+    return {name: tensor[indices] for name, tensor in condition.items()}
+
+
+def concatenate(first: Condition, second: Condition) -> Condition:
+    """Two conditions as one batch."""
+    return {name: torch.cat([tensor, second[name]]) for name, tensor in first.items()}
+
+
+def expand(condition: Condition, count: int) -> Condition:
+    """A condition of batch 1, `count` times."""
+    return {name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in condition.items()}

@@ -1,0 +1,33 @@
+"""Replaying the random numbers of a forward pass, such as its dropout masks, in another pass."""
+
+from contextlib import contextmanager
+
+import torch
+
+
+class RNGSnapshot:
+    """The state of the CPU generator and of one device's, taken at construction."""
+
+    def __init__(self, device: torch.device):
+        self.device = torch.device(device)
+        self.cpu_state = torch.get_rng_state()
+        self.device_state = self._device_module.get_rng_state(self.device) if self._device_module else None
+
+    @property
+    def _device_module(self):
+        return None if self.device.type == "cpu" else torch.get_device_module(self.device)
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu_state)
+        if self._device_module:
+            self._device_module.set_rng_state(self.device_state, self.device)
+
+    @contextmanager
+    def replay(self):
+        """Run the body from the snapshot's state, and put the state that was there before back afterwards."""
+        outer = RNGSnapshot(self.device)
+        self.restore()
+        try:
+            yield
+        finally:
+            outer.restore()

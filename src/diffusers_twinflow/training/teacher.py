@@ -1,0 +1,150 @@
+"""The networks that a student can learn from, without a second copy of what they share with it."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from .flow import ema_decay_warmup
+
+TEACHER_ADAPTER = "teacher"
+TEACHER_CONDITIONING = "teacher_time_conditioning"
+
+
+class EMAWeights:
+    """Keeps teacher tensors as the exponential moving average of student tensors, with a decay that warms up from 0.
+
+    Args:
+        student, teacher: tensors of the same shapes, pair by pair.
+        decay: what the decay approaches; 1 never moves the teacher.
+    """
+
+    def __init__(self, student: list[torch.Tensor], teacher: list[torch.Tensor], decay: float):
+        self.student, self.teacher = student, teacher
+        self.target_decay = decay
+        self.decay = 1.0 if decay == 1.0 else 0.0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the teacher once; call it once an optimizer step, before the teacher is used."""
+        if self.target_decay == 1.0:
+            return
+        torch._foreach_lerp_(self.teacher, self.student, 1 - self.decay)
+        self.decay = ema_decay_warmup(self.decay, self.target_decay)
+
+
+class StudentTeacher:
+    """The student itself, without gradient (`twinflow_allow_no_ema_teacher`)."""
+
+    def __init__(self, transformer: nn.Module, velocity_of: Callable):
+        self.velocity = velocity_of(transformer)
+
+    def update(self) -> None:
+        """Nothing to do: the student moves by itself."""
+
+    @contextmanager
+    def activated(self):
+        yield self.velocity
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Nothing to load."""
+
+
+class EMAModelTeacher:
+    """A copy of the whole transformer, for training all weights."""
+
+    def __init__(self, transformer: nn.Module, velocity_of: Callable, decay: float):
+        self.transformer = deepcopy(transformer).requires_grad_(False).eval()
+        self.velocity = velocity_of(self.transformer)
+        pairs = [(s, t) for s, t in zip(transformer.parameters(), self.transformer.parameters()) if s.requires_grad]
+        self.ema = EMAWeights([s.detach() for s, _ in pairs], [t for _, t in pairs], decay)
+
+    def update(self) -> None:
+        self.ema.update()
+
+    @contextmanager
+    def activated(self):
+        yield self.velocity
+
+    def state_dict(self) -> dict:
+        return {"decay": self.ema.decay, "weights": self.transformer.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.ema.decay = state["decay"]
+        self.transformer.load_state_dict(state["weights"])
+
+
+class EMAAdapterTeacher:
+    """A second low-rank adapter and a second time conditioning on the student's own base.
+
+    `add_teacher_adapter` must have put them there, before the transformer is wrapped for training.
+    """
+
+    def __init__(self, transformer: nn.Module, velocity_of: Callable, decay: float, student_adapter: str = "default"):
+        self.transformer, self.velocity = transformer, velocity_of(transformer)
+        self.student_adapter = student_adapter
+        self.layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+        parameters = dict(transformer.named_parameters())
+        self.names = [name for name in parameters if is_teacher_parameter(name)]
+        students = [_student_name(name, student_adapter) for name in self.names]
+        self.ema = EMAWeights(
+            [parameters[name].detach() for name in students], [parameters[name].detach() for name in self.names], decay
+        )
+
+    def update(self) -> None:
+        self.ema.update()
+
+    @contextmanager
+    def activated(self):
+        self._set_adapter(TEACHER_ADAPTER, inference_mode=True)
+        try:
+            if hasattr(self.transformer, TEACHER_CONDITIONING):
+                with self.transformer.use_time_conditioning(TEACHER_CONDITIONING):
+                    yield self.velocity
+            else:
+                yield self.velocity
+        finally:
+            self._set_adapter(self.student_adapter, inference_mode=False)
+
+    def _set_adapter(self, name: str, inference_mode: bool) -> None:
+        for layer in self.layers:
+            layer.set_adapter(name, inference_mode=inference_mode)
+
+    def state_dict(self) -> dict:
+        return {"decay": self.ema.decay, "weights": dict(zip(self.names, self.ema.teacher))}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.ema.decay = state["decay"]
+        with torch.no_grad():
+            for name, tensor in zip(self.names, self.ema.teacher):
+                tensor.copy_(state["weights"][name])
+
+
+def add_teacher_adapter(transformer: nn.Module, lora_config, student_adapter: str = "default") -> None:
+    """Put the teacher's adapter and time conditioning beside the student's, with the student's values."""
+    transformer.add_adapter(lora_config, adapter_name=TEACHER_ADAPTER)
+    if hasattr(transformer, "time_conditioning"):
+        setattr(transformer, TEACHER_CONDITIONING, deepcopy(transformer.time_conditioning).requires_grad_(False))
+    transformer.set_adapter(student_adapter)
+    parameters = dict(transformer.named_parameters())
+    for name, parameter in parameters.items():
+        if is_teacher_parameter(name):
+            parameter.data.copy_(parameters[_student_name(name, student_adapter)].data)
+            parameter.requires_grad_(False)
+
+
+def is_teacher_parameter(name: str) -> bool:
+    """Whether a parameter of a student's transformer belongs to the teacher that lives inside it."""
+    return f".{TEACHER_ADAPTER}." in name or name.startswith(f"{TEACHER_CONDITIONING}.")
+
+
+def _student_name(name: str, student_adapter: str) -> str:
+    if name.startswith(f"{TEACHER_CONDITIONING}."):
+        return name.removeprefix("teacher_")
+    return name.replace(f".{TEACHER_ADAPTER}.", f".{student_adapter}.")
