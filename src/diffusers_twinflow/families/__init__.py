@@ -30,4 +30,10 @@ def family_of(pipeline: DiffusionPipeline | type | str) -> Family:
     )
 
 
-__all__ = ["FAMILIES", "Family", "family_of"]
+def is_flow_matching(scheduler_class_name: str, scheduler_config: dict) -> bool:
+    """Whether a pipeline with this scheduler predicts a flow-matching velocity."""
+    flow_prediction = scheduler_config.get("prediction_type") in ("flow_prediction", "flow_matching")
+    return "FlowMatch" in scheduler_class_name or flow_prediction
+
+
+__all__ = ["FAMILIES", "Family", "family_of", "is_flow_matching"]

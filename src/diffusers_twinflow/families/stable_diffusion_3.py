@@ -53,7 +53,9 @@ class StableDiffusion3Family(Family):
     def velocity(self, transformer):
         def velocity(x_t, t, r, sign, condition):
             dtype = condition["prompt_embeds"].dtype
-            times = {} if r is None and sign is None else {"target_timestep": r * TIMESTEP_SCALE, "timestep_sign": sign}
+            times = (
+                {} if r is None and sign is None else {"target_timestep": r * TIMESTEP_SCALE, "timestep_sign": sign}
+            )
             return transformer(
                 hidden_states=x_t.to(dtype),
                 timestep=t * TIMESTEP_SCALE,
@@ -64,4 +66,3 @@ class StableDiffusion3Family(Family):
             )[0]
 
         return velocity
-

@@ -64,6 +64,11 @@ class TwinFlowTransformerMixin:
             if issubclass(base, ModelMixin) and not issubclass(base, TwinFlowTransformerMixin)
         )
 
+    @classmethod
+    def timestep_embedding_dim(cls, transformer: ModelMixin) -> int:
+        """Width of the timestep embedding of a stock or TwinFlow transformer."""
+        return transformer.get_submodule(cls._timestep_embedder).linear_2.out_features
+
     @property
     def twinflow_enabled(self) -> bool:
         return "time_conditioning" in self._modules
@@ -92,7 +97,7 @@ class TwinFlowTransformerMixin:
         """An untrained time conditioning of this model's width, device and dtype."""
         reference = next(self.get_submodule(self._timestep_embedder).parameters())
         with torch.device(reference.device):
-            conditioning = TimeConditioning(self._timestep_embedding_dim(), self._timestep_scale)
+            conditioning = TimeConditioning(self.timestep_embedding_dim(self), self._timestep_scale)
         return conditioning.to(self.dtype)
 
     def set_target_timestep_source(self, source: TargetTimestepSource | None) -> None:
@@ -153,9 +158,6 @@ class TwinFlowTransformerMixin:
     def _add_embedding(self, module, args, output):
         embedding = self._call_state.embedding
         return output if embedding is None else output + embedding.to(output.dtype)
-
-    def _timestep_embedding_dim(self) -> int:
-        return self.get_submodule(self._timestep_embedder).linear_2.out_features
 
 
 def enable_twinflow(transformer: ModelMixin, twinflow_class: type[TwinFlowTransformerMixin]) -> None:

@@ -8,6 +8,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from ..configuration import TwinFlowConfig
 from .flow import ema_decay_warmup
 
 TEACHER_ADAPTER = "teacher"
@@ -38,6 +39,8 @@ class EMAWeights:
 
 class StudentTeacher:
     """The student itself, without gradient (`twinflow_allow_no_ema_teacher`)."""
+
+    saved_names: dict[str, str] = {}
 
     def __init__(self, transformer: nn.Module, velocity_of: Callable):
         self.velocity = velocity_of(transformer)
@@ -86,6 +89,8 @@ class EMAAdapterTeacher:
     `add_teacher_adapter` must have put them there, before the transformer is wrapped for training.
     """
 
+    saved_names = {"adapter_name": TEACHER_ADAPTER, "conditioning_name": TEACHER_CONDITIONING}
+
     def __init__(self, transformer: nn.Module, velocity_of: Callable, decay: float, student_adapter: str = "default"):
         self.transformer, self.velocity = transformer, velocity_of(transformer)
         self.student_adapter = student_adapter
@@ -126,6 +131,25 @@ class EMAAdapterTeacher:
                 tensor.copy_(state["weights"][name])
 
 
+def needs_teacher_adapter(config: TwinFlowConfig, use_ema: bool) -> bool:
+    """Whether training a LoRA with these options keeps a teacher beside it."""
+    return config.twinflow_enabled and use_ema and config.twinflow_ema_decay > 0
+
+
+def build_teacher(transformer: nn.Module, velocity_of: Callable, config: TwinFlowConfig, use_ema: bool):
+    """The teacher that the options ask for.
+
+    Args:
+        transformer: the student, unwrapped, with `add_teacher_adapter` done where it is a LoRA.
+        velocity_of: makes a velocity function of a transformer.
+    """
+    if not use_ema or config.twinflow_ema_decay == 0:
+        return StudentTeacher(transformer, velocity_of)
+    if any(isinstance(module, BaseTunerLayer) for module in transformer.modules()):
+        return EMAAdapterTeacher(transformer, velocity_of, config.twinflow_ema_decay)
+    return EMAModelTeacher(transformer, velocity_of, config.twinflow_ema_decay)
+
+
 def add_teacher_adapter(transformer: nn.Module, lora_config, student_adapter: str = "default") -> None:
     """Put the teacher's adapter and time conditioning beside the student's, with the student's values."""
     transformer.add_adapter(lora_config, adapter_name=TEACHER_ADAPTER)
@@ -135,7 +159,7 @@ def add_teacher_adapter(transformer: nn.Module, lora_config, student_adapter: st
     parameters = dict(transformer.named_parameters())
     for name, parameter in parameters.items():
         if is_teacher_parameter(name):
-            parameter.data.copy_(parameters[_student_name(name, student_adapter)].data)
+            parameter.data = parameters[_student_name(name, student_adapter)].data.clone()
             parameter.requires_grad_(False)
 
 

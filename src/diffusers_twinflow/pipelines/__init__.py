@@ -1,0 +1,3 @@
+from .pipeline_twinflow import TwinFlowPipeline, as_twinflow_pipeline
+
+__all__ = ["TwinFlowPipeline", "as_twinflow_pipeline"]

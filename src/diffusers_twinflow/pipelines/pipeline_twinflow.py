@@ -1,0 +1,134 @@
+"""Stock pipelines with few-step defaults: the trained step count, guidance 0, the target time of each step."""
+
+import inspect
+import weakref
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+
+from ..configuration import TwinFlowConfigError
+from ..families import FAMILIES
+from ..hub.repository import LORA, TwinFlowRepositoryConfig, is_twinflow_transformer, load_twinflow_lora
+from ..schedulers import TwinFlowScheduler
+
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+class SchedulerTargets:
+    """The target timesteps of the scheduler that a pipeline has at the moment of the call."""
+
+    def __init__(self, pipeline: DiffusionPipeline):
+        self._pipeline = weakref.ref(pipeline)
+
+    def __call__(self, timestep: torch.Tensor) -> torch.Tensor | None:
+        scheduler = getattr(self._pipeline(), "scheduler", None)
+        return scheduler.get_target_timesteps(timestep) if isinstance(scheduler, TwinFlowScheduler) else None
+
+
+class TwinFlowPipeline:
+    """A diffusers pipeline that draws in few steps without guidance.
+
+    `from_pretrained` returns an instance of the base's own pipeline class and of this one: everything the stock
+    pipeline does it does too, and a call defaults to the step count it was distilled for at guidance 0.
+
+        pipe = TwinFlowPipeline.from_pretrained("someone/their-twinflow-lora", torch_dtype=torch.bfloat16).to("cuda")
+        image = pipe("a handwritten seven").images[0]
+    """
+
+    twinflow_config: TwinFlowRepositoryConfig
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, base_model: str | None = None, **kwargs
+    ) -> "TwinFlowPipeline":
+        """Load a TwinFlow LoRA on its base, or a whole distilled pipeline.
+
+        Args:
+            pretrained_model_name_or_path: local directory or Hub repository that holds a `twinflow_config.json`.
+            base_model: local directory or Hub repository of the base, where it is not the one that
+                `twinflow_config.json` names.
+            kwargs: as `DiffusionPipeline.from_pretrained` takes them; `revision` and `subfolder` are the TwinFlow
+                repository's, the base's revision comes from `twinflow_config.json`.
+
+        Raises:
+            TwinFlowConfigError: where the directory is no TwinFlow repository, or its base cannot be found.
+        """
+        hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        config = TwinFlowRepositoryConfig.load(pretrained_model_name_or_path, **hub_options)
+        family = FAMILIES[config.family]
+        if config.train_type == LORA:
+            base_options = {k: v for k, v in hub_options.items() if k not in ("revision", "subfolder")}
+            pipeline = _load_base(family, base_model or config.base_model, config, base_options | kwargs)
+            load_twinflow_lora(pipeline, pretrained_model_name_or_path, **hub_options)
+        else:
+            folders = {
+                name: str(Path(hub_options.get("subfolder") or "") / name) for name in ("transformer", "scheduler")
+            }
+            options = {k: v for k, v in hub_options.items() if k != "subfolder"}
+            transformer_options = options | {k: kwargs[k] for k in ("torch_dtype", "device_map") if k in kwargs}
+            pipeline = family.pipeline_class.from_pretrained(
+                pretrained_model_name_or_path,
+                transformer=family.transformer_class.from_pretrained(
+                    pretrained_model_name_or_path, subfolder=folders["transformer"], **transformer_options
+                ),
+                scheduler=TwinFlowScheduler.from_pretrained(
+                    pretrained_model_name_or_path, subfolder=folders["scheduler"], **options
+                ),
+                **hub_options,
+                **kwargs,
+            )
+        return as_twinflow_pipeline(pipeline, config)
+
+    @torch.no_grad()
+    def __call__(self, prompt=None, *args, num_inference_steps=None, guidance_scale=None, **kwargs):
+        """The stock pipeline's call.
+
+        Args:
+            num_inference_steps: defaults to the step count of the distillation.
+            guidance_scale: 0 or `None`; classifier-free guidance is in the weights already.
+
+        Raises:
+            ValueError: for any other guidance_scale.
+        """
+        if guidance_scale:
+            raise ValueError(
+                f"guidance_scale={guidance_scale} is not for a TwinFlow model, whose weights hold the guidance already: "
+                "leave guidance_scale out or pass 0."
+            )
+        config = self.twinflow_config
+        if config.max_sequence_length and "max_sequence_length" in self._call_parameters:
+            kwargs.setdefault("max_sequence_length", config.max_sequence_length)
+        steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        return super().__call__(prompt, *args, num_inference_steps=steps, guidance_scale=0.0, **kwargs)
+
+
+def as_twinflow_pipeline(pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig) -> TwinFlowPipeline:
+    """Turn a stock pipeline, in place, into a `TwinFlowPipeline`; its scheduler becomes a `TwinFlowScheduler`."""
+    stock = type(pipeline)
+    parameters = frozenset(inspect.signature(stock.__call__).parameters)
+    pipeline.__class__ = type(
+        f"TwinFlow{stock.__name__}",
+        (TwinFlowPipeline, stock),
+        {"_call_parameters": parameters, "__module__": __name__},
+    )
+    pipeline.twinflow_config = config
+    if not isinstance(pipeline.scheduler, TwinFlowScheduler):
+        pipeline.scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config)
+    link_target_timesteps(pipeline)
+    return pipeline
+
+
+def link_target_timesteps(pipeline: DiffusionPipeline) -> None:
+    """Give a two-time transformer the target time of each step of its pipeline's scheduler."""
+    if is_twinflow_transformer(pipeline.transformer):
+        pipeline.transformer.set_target_timestep_source(SchedulerTargets(pipeline))
+
+
+def _load_base(family, base_model: str, config: TwinFlowRepositoryConfig, options: dict) -> DiffusionPipeline:
+    try:
+        return family.pipeline_class.from_pretrained(base_model, revision=config.base_model_revision, **options)
+    except OSError as error:
+        raise TwinFlowConfigError(
+            f"the base model '{base_model}' cannot be loaded ({error}): pass base_model= with where it is now."
+        ) from error

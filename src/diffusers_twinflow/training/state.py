@@ -1,0 +1,34 @@
+"""What of a model a checkpoint holds: the trained weights, not the frozen base."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+
+FILE_NAME = "trained_weights.safetensors"
+
+
+class TrainedWeights:
+    """Saves and loads a transformer's parameters that have gradients, through accelerate's checkpoints."""
+
+    def __init__(self, transformer: torch.nn.Module):
+        self.parameters = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
+
+    def register(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        accelerator.register_save_state_pre_hook(self._save)
+        accelerator.register_load_state_pre_hook(self._load)
+
+    def _save(self, models: list, weights: list, output_dir: str) -> None:
+        weights.clear()
+        if self.accelerator.is_main_process:
+            tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in self.parameters.items()}
+            save_file(tensors, Path(output_dir) / FILE_NAME)
+
+    @torch.no_grad()
+    def _load(self, models: list, input_dir: str) -> None:
+        models.clear()
+        tensors = load_file(Path(input_dir) / FILE_NAME)
+        for name, parameter in self.parameters.items():
+            parameter.copy_(tensors[name])

@@ -1,0 +1,30 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+settings.register_profile("ci", deadline=None, max_examples=50)
+settings.load_profile("ci")
+torch.set_num_threads(1)
+
+import tiny  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def base_dir(tmp_path_factory):
+    """A tiny Stable Diffusion 3 pipeline on disk."""
+    directory = tmp_path_factory.mktemp("base")
+    tiny.sd3_pipeline().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def image_dir(tmp_path_factory):
+    """A folder of eight captioned images."""
+    directory = tmp_path_factory.mktemp("data") / "images"
+    tiny.image_folder(directory)
+    return directory

@@ -1,0 +1,230 @@
+"""The objective against a plain implementation that runs every pass on every sample, and its gradients."""
+
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from peft import LoraConfig
+
+from diffusers_twinflow.configuration import TwinFlowConfig
+from diffusers_twinflow.families import FAMILIES
+from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel
+from diffusers_twinflow.training.branches import Branch, BranchRotation
+from diffusers_twinflow.training.draw import draw_training_step
+from diffusers_twinflow.training.objective import TwinFlowObjective
+from diffusers_twinflow.training.teacher import add_teacher_adapter, build_teacher
+
+FAMILY = FAMILIES["stable_diffusion_3"]
+FULL = {"twinflow_enabled": True, "twinflow_adversarial_enabled": True}
+BATCH = 8
+
+
+def student_transformer() -> TwinFlowSD3Transformer2DModel:
+    """With a time conditioning that does something."""
+    transformer = tiny.sd3_transformer(TwinFlowSD3Transformer2DModel)
+    transformer.enable_twinflow()
+    conditioning = transformer.time_conditioning
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in (conditioning.time_sign_embed.weight[1], conditioning.target_timestep_embedder.linear_2.weight):
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.5)
+    return transformer
+
+
+def lora_transformer() -> TwinFlowSD3Transformer2DModel:
+    transformer = student_transformer()
+    lora_config = LoraConfig(r=2, lora_alpha=2, target_modules=FAMILY.lora_target_modules, init_lora_weights=False)
+    transformer.add_adapter(lora_config)
+    transformer.time_conditioning.requires_grad_(True)
+    add_teacher_adapter(transformer, lora_config)
+    return transformer
+
+
+def run(config: TwinFlowConfig, transformer, positions=range(BATCH), batch=BATCH):
+    rotation = BranchRotation(config.branch_shares)
+    draw = draw_training_step(config, rotation, list(positions), (4, 8, 8), seed=3)
+    teacher = build_teacher(transformer, FAMILY.velocity, config, use_ema=True)
+    teacher.update()
+    latents = torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    result = TwinFlowObjective(config, rotation)(
+        latents,
+        tiny.sd3_condition(batch),
+        draw,
+        student=FAMILY.velocity(transformer),
+        teacher=teacher,
+        unconditional=tiny.sd3_condition(1, seed=9),
+    )
+    return result, draw, latents
+
+
+def plain_loss(config: TwinFlowConfig, transformer, draw, latents) -> torch.Tensor:
+    """Section by section of the paper, one sample at a time, every quantity written out."""
+    velocity = FAMILY.velocity(transformer)
+    condition, empty = tiny.sd3_condition(len(latents)), tiny.sd3_condition(1, seed=9)
+    total, rectify, one_step_count = 0.0, 0.0, 0
+    delta, order = config.twinflow_delta_t, config.twinflow_estimate_order
+
+    def call(x, t, r, sign, c):
+        as_tensor = [torch.tensor([float(value)]) for value in (t, r, sign)]
+        return velocity(x, *as_tensor, c)
+
+    for i, branch in enumerate(draw.branches):
+        c = {name: tensor[i : i + 1] for name, tensor in condition.items()}
+        t, r, x, z = draw.t[i], draw.r[i], latents[i : i + 1], draw.noise[i : i + 1]
+        sign = 1
+        if branch is Branch.ADVERSARIAL:
+            with torch.no_grad():
+                fake_noise = draw.fake_noise[draw.branches[:i].count(Branch.ADVERSARIAL)][None]
+                x, sign = fake_noise - call(fake_noise, 1, 0, 1, c), -1
+        x_t, v = t * z + (1 - t) * x, z - x
+        prediction = call(x_t, t, r, sign, c)
+        with torch.no_grad():
+            if branch is not Branch.ADVERSARIAL:
+                if config.twinflow_enhanced_low < t < config.twinflow_enhanced_high:
+                    guided = call(x_t, t, t, 1, c) - call(x_t, t, t, 1, empty)
+                    v = v + config.twinflow_enhanced_ratio * guided
+                if t - r >= delta and order > 0:
+                    start = t - delta
+                    x_m, jumped = x_t - delta * v, 0
+                    for k in range(order):
+                        tau, tau_next = start + (r - start) * k / order, start + (r - start) * (k + 1) / order
+                        f = call(x_m, tau, tau_next, 1, c)
+                        x_hat, z_hat = x_m - tau * f, x_m + (1 - tau) * f
+                        x_m = tau_next * z_hat + (1 - tau_next) * x_hat
+                        jumped = jumped + f * (tau - tau_next)
+                    residual = prediction * (t - r) / delta - jumped / delta - v
+                else:
+                    residual = prediction - v
+                clamp = config.twinflow_target_clamp
+                v = prediction - residual.clamp(-clamp, clamp)
+        error = ((prediction - v) ** 2).mean()
+        barron = error * (error.detach() / (1e-6 + 1e-8) + 1) ** -0.5 / 1e-3
+        weight = config.twinflow_adversarial_weight
+        if branch is not Branch.ADVERSARIAL:
+            weight = math.tan((1 - (t - r)) * math.pi / 2.5) + 1
+        total = total + barron * weight
+        if branch is Branch.ONE_STEP and config.twinflow_adversarial_enabled:
+            with torch.no_grad():
+                x_hat = x_t - prediction
+                t2 = draw.rectify_t[one_step_count]
+                x2 = t2 * draw.rectify_noise[one_step_count][None] + (1 - t2) * x_hat
+                difference = (call(x2, t2, t2, -1, c) - call(x2, t2, t2, 1, c)).clamp(-1, 1)
+                goal = prediction - difference
+            error = ((prediction - goal) ** 2).mean()
+            rectify = rectify + error * (error.detach() / (1e-6 + 1e-8) + 1) ** -0.5 / 1e-3
+            one_step_count += 1
+    loss = total / len(latents)
+    return loss + config.twinflow_rectify_weight * rectify / one_step_count if one_step_count else loss
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"twinflow_estimate_order": 1, "twinflow_few_step_share": 1.0, "twinflow_any_step_share": 0.0},
+        {"twinflow_enhanced_ratio": 0.0, "twinflow_rectify_weight": 0.5, "twinflow_estimate_order": 3},
+        {"twinflow_enhanced_high": 0.6, "twinflow_target_clamp": 0.05, "twinflow_adversarial_weight": 0.3},
+        {"twinflow_adversarial_enabled": False, "twinflow_enhanced_ratio": 1.5},
+        {"twinflow_estimate_order": 0, "twinflow_delta_t": 0.2},
+    ],
+)
+@pytest.mark.parametrize("make", [student_transformer, lora_transformer])
+def test_matches_plain_implementation(options, make):
+    config = TwinFlowConfig(**{**FULL, **options})
+    transformer = make()
+    result, draw, latents = run(config, transformer)
+    result.loss.backward()
+    gradients = {n: p.grad.clone() for n, p in transformer.named_parameters() if p.grad is not None}
+    transformer.zero_grad()
+    plain = plain_loss(config, transformer, draw, latents)
+    plain.backward()
+    torch.testing.assert_close(result.loss, plain, rtol=1e-5, atol=1e-6)
+    largest = max(gradient.abs().max() for gradient in gradients.values())
+    for name, parameter in transformer.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=2e-5 * largest.item())
+
+
+def test_gradients_of_full_training_reach_everything_but_the_positive_sign():
+    transformer = student_transformer()
+    result, _, _ = run(TwinFlowConfig(**FULL), transformer)
+    result.loss.backward()
+    sign_gradient = transformer.time_conditioning.time_sign_embed.weight.grad
+    assert not sign_gradient[0].any() and sign_gradient[1].all()
+    without = {name for name, parameter in transformer.named_parameters() if parameter.grad is None}
+    assert without == set()
+
+
+def test_gradients_of_a_lora_reach_the_adapter_and_its_conditioning_alone():
+    transformer = lora_transformer()
+    run(TwinFlowConfig(**FULL), transformer)[0].loss.backward()
+    for name, parameter in transformer.named_parameters():
+        is_student = ".default." in name or name.startswith("time_conditioning.")
+        assert (parameter.grad is not None) == is_student, name
+        assert parameter.requires_grad == is_student, name
+
+
+def test_rcgm_alone_does_not_touch_the_twin():
+    transformer = student_transformer()
+    result, draw, _ = run(TwinFlowConfig(twinflow_enabled=True), transformer)
+    result.loss.backward()
+    assert len(draw.adversarial) == 0 and len(result.rectify) == 0
+    assert not transformer.time_conditioning.time_sign_embed.weight.grad.any()
+
+
+def test_micro_batches_add_up_to_the_batch():
+    """Eight micro-batches of one sample, averaged, are the batch of eight: loss and gradients."""
+    config = TwinFlowConfig(**FULL)
+    whole, parts = student_transformer(), student_transformer()
+    result, _, latents = run(config, whole)
+    result.loss.backward()
+    rotation = BranchRotation(config.branch_shares)
+    teacher = build_teacher(parts, FAMILY.velocity, config, use_ema=True)
+    teacher.update()
+    condition = tiny.sd3_condition(BATCH)
+    for i in range(BATCH):
+        part = TwinFlowObjective(config, rotation)(
+            latents[i : i + 1],
+            {name: tensor[i : i + 1] for name, tensor in condition.items()},
+            draw_training_step(config, rotation, [i], (4, 8, 8), seed=3),
+            student=FAMILY.velocity(parts),
+            teacher=teacher,
+            unconditional=tiny.sd3_condition(1, seed=9),
+        )
+        (part.loss / BATCH).backward()
+    for (name, a), b in zip(whole.named_parameters(), parts.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, rtol=2e-3, atol=1e-3, msg=name)
+
+
+def test_perfect_model_has_no_loss():
+    """A point mass at x* with the exact field F(x, t, r) = (x - x*) / t: every branch but the twin is at rest."""
+    config = TwinFlowConfig(twinflow_enabled=True, twinflow_enhanced_ratio=0.0)
+    star = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def exact(x, t, r, sign, condition):
+        return (x - star) / t.clamp_min(1e-3)[:, None, None, None]
+
+    teacher = build_teacher(torch.nn.Identity(), lambda _: exact, TwinFlowConfig(twinflow_ema_decay=0.0), True)
+    rotation = BranchRotation(config.branch_shares)
+    draw = draw_training_step(config, rotation, list(range(30)), star.shape, seed=0)
+    latents = star.expand(30, -1, -1, -1)
+    result = TwinFlowObjective(config, rotation)(latents, {}, draw, student=exact, teacher=teacher)
+    far_from_data = draw.t > 0.05
+    assert result.per_sample[far_from_data].max() < 1e-3
+
+
+def test_passes_are_only_for_samples_that_need_them():
+    """The cost of a step, a forward as 1 and the whole batch as 1: 0.25 fakes, 1 student, 1 guidance, 0.5 rectify,
+    and 2 jumps of the samples whose interval is at least delta."""
+    sizes = []
+    transformer = student_transformer()
+    transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    teacher_passes_too = {"twinflow_ema_decay": 0.0, "twinflow_allow_no_ema_teacher": True}
+    _, draw, _ = run(TwinFlowConfig(**FULL, **teacher_passes_too), transformer, range(32), 32)
+    assert sizes == [8, 32, 32, len(draw.rollout), len(draw.rollout), 16]
+    long = ((draw.t - draw.r) >= 0.01).numpy() & np.array([b is not Branch.ADVERSARIAL for b in draw.branches])
+    assert len(draw.rollout) == long.sum() < 24
