@@ -190,12 +190,12 @@ def has_flow_matching_scheduler(args, index: dict) -> bool:
 def load_pipeline(args, family: Family, weight_dtype: torch.dtype) -> DiffusionPipeline:
     """The base with its transformer in float32 for full training, everything else in the training dtype."""
     full_precision = {"transformer": torch.float32} if args.train_type == "full" else {}
-    pipeline = family.pipeline_class.from_pretrained(
+    pipeline = family.load(
         args.pretrained_model_name_or_path,
         revision=args.revision,
         variant=args.variant,
         cache_dir=args.cache_dir,
-        torch_dtype={"default": weight_dtype, **full_precision},
+        dtype={"default": weight_dtype, **full_precision},
     )
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
@@ -474,8 +474,8 @@ def train(args, config: TwinFlowConfig, family: Family) -> None:
 
 
 def main(input_args: list[str] | None = None) -> None:
-    args = parse_args(input_args)
     try:
+        args = parse_args(input_args)
         config, family = check_arguments(args)
         train(args, config, family)
     except TwinFlowConfigError as error:

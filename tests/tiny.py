@@ -36,7 +36,12 @@ def sd3_condition(batch: int, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    pieces = ["<|startoftext|>", "<|endoftext|>", *string.ascii_lowercase, *(f"{c}</w>" for c in string.ascii_lowercase)]
+    pieces = [
+        "<|startoftext|>",
+        "<|endoftext|>",
+        *string.ascii_lowercase,
+        *(f"{c}</w>" for c in string.ascii_lowercase),
+    ]
     return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=16)
 
 

@@ -35,9 +35,7 @@ def test_perfect_velocity_is_a_fixed_point(t, r, order, seed):
     x, z = field(seed, 1, 5), field(seed + 1, 1, 5)
     t, r = torch.tensor([max(t, r)], dtype=torch.float64), torch.tensor([min(t, r)], dtype=torch.float64)
     v = flow.velocity(x, z)
-    target = flow.rcgm_target(
-        lambda *_: v, v, v, flow.interpolate(x, z, t), t, r, order=order, delta=0.01, clamp=1.0
-    )
+    target = flow.rcgm_target(lambda *_: v, v, v, flow.interpolate(x, z, t), t, r, order=order, delta=0.01, clamp=1.0)
     torch.testing.assert_close(target, v)
     assert flow.barron_loss(v, target).max() < 1e-9
 

@@ -8,6 +8,8 @@ from diffusers import DiffusionPipeline
 from ..models import TwinFlowTransformerMixin
 from ..training.objective import Condition, VelocityFunction
 
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
 
 class Family:
     """How one diffusers model is called, packed and scaled.
@@ -25,6 +27,17 @@ class Family:
     transformer_class: type[TwinFlowTransformerMixin]
     lora_target_modules: list[str]
     max_sequence_length: int
+
+    def load(self, name_or_path: str, **options) -> DiffusionPipeline:
+        """The stock pipeline, as its `from_pretrained` loads it; components that it was saved without stay `None`.
+
+        Args:
+            options: as `DiffusionPipeline.from_pretrained` takes them.
+        """
+        hub_options = {name: options[name] for name in HUB_OPTIONS if name in options}
+        index = self.pipeline_class.load_config(name_or_path, **hub_options)
+        absent = {name: None for name, component in index.items() if component == [None, None]}
+        return self.pipeline_class.from_pretrained(name_or_path, **(absent | options))
 
     def encode_prompts(
         self, pipeline: DiffusionPipeline, prompts: list[str], max_sequence_length: int | None

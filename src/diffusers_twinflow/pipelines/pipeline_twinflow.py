@@ -9,10 +9,9 @@ from diffusers import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
 from ..families import FAMILIES
+from ..families.base import HUB_OPTIONS
 from ..hub.repository import LORA, TwinFlowRepositoryConfig, is_twinflow_transformer, load_twinflow_lora
 from ..schedulers import TwinFlowScheduler
-
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 class SchedulerTargets:
@@ -67,7 +66,7 @@ class TwinFlowPipeline:
             }
             options = {k: v for k, v in hub_options.items() if k != "subfolder"}
             transformer_options = options | {k: kwargs[k] for k in ("torch_dtype", "device_map") if k in kwargs}
-            pipeline = family.pipeline_class.from_pretrained(
+            pipeline = family.load(
                 pretrained_model_name_or_path,
                 transformer=family.transformer_class.from_pretrained(
                     pretrained_model_name_or_path, subfolder=folders["transformer"], **transformer_options
@@ -127,7 +126,7 @@ def link_target_timesteps(pipeline: DiffusionPipeline) -> None:
 
 def _load_base(family, base_model: str, config: TwinFlowRepositoryConfig, options: dict) -> DiffusionPipeline:
     try:
-        return family.pipeline_class.from_pretrained(base_model, revision=config.base_model_revision, **options)
+        return family.load(base_model, revision=config.base_model_revision, **options)
     except OSError as error:
         raise TwinFlowConfigError(
             f"the base model '{base_model}' cannot be loaded ({error}): pass base_model= with where it is now."

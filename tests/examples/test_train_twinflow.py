@@ -1,0 +1,170 @@
+"""The training script as a user runs it, on a tiny Stable Diffusion 3."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusion3Pipeline
+from safetensors.torch import load_file
+
+from diffusers_twinflow.pipelines import TwinFlowPipeline
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "train_twinflow.py"
+TWINFLOW = ["--twinflow_enabled", "--twinflow_adversarial_enabled"]
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("train_twinflow", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def arguments(base_dir, image_dir, tmp_path):
+    """Arguments of a short run; what a test adds comes after and wins."""
+
+    def build(*more: str) -> list[str]:
+        options = {
+            "pretrained_model_name_or_path": base_dir,
+            "dataset_name": image_dir,
+            "output_dir": tmp_path / "out",
+            "resolution": 16,
+            "max_sequence_length": 2,
+            "train_batch_size": 4,
+            "max_train_steps": 4,
+            "checkpointing_steps": 2,
+            "learning_rate": 1e-3,
+            "rank": 2,
+        }
+        return [f"--{name}={value}" for name, value in options.items()] + list(more)
+
+    return build
+
+
+def draw(pipeline, **options):
+    generator = torch.Generator().manual_seed(0)
+    return pipeline("a picture", generator=generator, output_type="pt", **options).images
+
+
+@pytest.mark.parametrize("train_type", ["lora", "full"])
+def test_twinflow_trains_and_loads(script, arguments, tmp_path, train_type):
+    validation = ["--validation_prompts", "a picture", "b picture", "--num_validation_images=1"]
+    script.main(arguments(*TWINFLOW, f"--train_type={train_type}", *validation))
+    out = tmp_path / "out"
+    assert (out / "validation" / "step-000004.png").is_file()
+    pipeline = TwinFlowPipeline.from_pretrained(out)
+    assert pipeline.transformer.twinflow_enabled
+    conditioning = pipeline.transformer.time_conditioning.state_dict()
+    assert conditioning["time_sign_embed.weight"][1].any() and not conditioning["time_sign_embed.weight"][0].any()
+    images = draw(pipeline)
+    assert pipeline.scheduler.num_inference_steps == 1
+    assert torch.equal(images, draw(TwinFlowPipeline.from_pretrained(out)))
+
+
+@pytest.mark.parametrize("train_type", ["lora", "full"])
+def test_flow_matching_gives_a_stock_model(script, arguments, base_dir, tmp_path, train_type):
+    script.main(arguments(f"--train_type={train_type}", "--weighting_scheme=logit_normal"))
+    out = tmp_path / "out"
+    assert not (out / "twinflow_config.json").exists()
+    none = {"text_encoder_3": None, "tokenizer_3": None}
+    options = {"num_inference_steps": 2, "max_sequence_length": 2}
+    base = StableDiffusion3Pipeline.from_pretrained(base_dir, **none)
+    if train_type == "full":
+        trained = StableDiffusion3Pipeline.from_pretrained(out, **none)
+    else:
+        trained = StableDiffusion3Pipeline.from_pretrained(base_dir, **none)
+        trained.load_lora_weights(out)
+    assert not torch.equal(draw(trained, **options), draw(base, **options))
+
+
+@pytest.mark.parametrize("train_type", ["lora", "full"])
+def test_resume_is_never_having_stopped(script, arguments, tmp_path, train_type):
+    options = [*TWINFLOW, f"--train_type={train_type}", "--cache_latents", "--cache_text_embeddings", "--no-save_ema"]
+    options += ["--lr_scheduler=cosine", "--gradient_accumulation_steps=2"]
+    script.main(arguments(*options, f"--output_dir={tmp_path / 'whole'}"))
+    script.main(arguments(*options, "--checkpoints_total_limit=1"))
+    for leftover in (tmp_path / "out").glob("checkpoint-*"):
+        assert leftover.name == "checkpoint-4"
+    script.main(arguments(*options, f"--output_dir={tmp_path / 'stopped'}"))
+    stopped = tmp_path / "stopped"
+    for path in (stopped / "checkpoint-4").iterdir():
+        path.unlink()
+    (stopped / "checkpoint-4").rmdir()
+    script.main(arguments(*options, f"--output_dir={stopped}", "--resume_from_checkpoint=latest"))
+    name = "checkpoint-4/trained_weights.safetensors"
+    whole, resumed = load_file(tmp_path / "whole" / name), load_file(stopped / name)
+    for key in whole:
+        assert torch.equal(whole[key], resumed[key]), key
+
+
+def test_configuration_file_and_arguments_over_it(script, arguments, tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"rank": 7, "twinflow_enabled": True, "use_ema": False, "lora_layers": ["a", "b"]}))
+    args = script.parse_args(["--config", str(path), "--rank=3"])
+    assert (args.rank, args.twinflow_enabled, args.use_ema, args.lora_layers) == (3, True, False, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--pretrained_model_name_or_path=nowhere/at-all"], "nowhere/at-all"),
+        (["--dataset_name=/nowhere"], "dataset_name='/nowhere'"),
+        (["--caption_column=words"], "caption_column='words'.*text"),
+        (["--twinflow_target_step_count=0"], "twinflow_target_step_count=0"),
+        (["--twinflow_enabled", "--no-use_ema"], "twinflow_allow_no_ema_teacher=true"),
+        (["--train_batch_size=0"], "train_batch_size=0"),
+        (["--resume_from_checkpoint=checkpoint-9"], "checkpoint-9"),
+    ],
+)
+def test_bad_input_is_one_clear_error(script, arguments, more, message, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SystemExit, match=f"(?s){message}"):
+        script.main(arguments(*more))
+
+
+@pytest.mark.parametrize(("options", "message"), [({"rnak": 4}, "rank"), ({"mixed_precision": "fp12"}, "fp12")])
+def test_bad_configuration_files(script, arguments, tmp_path, capsys, options, message):
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(options))
+    with pytest.raises(SystemExit) as stopped:
+        script.main(arguments(f"--config={path}"))
+    assert message in str(stopped.value) + capsys.readouterr().err
+
+
+def test_a_diffusion_model_is_refused(script, arguments, base_dir, tmp_path):
+    directory = tmp_path / "epsilon"
+    directory.mkdir()
+    index = json.loads((base_dir / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "DDIMScheduler"]
+    (directory / "model_index.json").write_text(json.dumps(index))
+    DDIMScheduler().save_pretrained(directory / "scheduler")
+    with pytest.raises(SystemExit, match="diff2flow_enabled=true and twinflow_allow_diff2flow=true"):
+        script.main(arguments(*TWINFLOW, f"--pretrained_model_name_or_path={directory}"))
+
+
+def test_interrupted_run_keeps_its_last_checkpoint(arguments, tmp_path):
+    """Launched by accelerate, stopped by SIGTERM in the middle, resumed from where it was."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=1", str(SCRIPT)]
+    long = arguments(*TWINFLOW, "--max_train_steps=100000", "--cache_latents", "--cache_text_embeddings")
+    out = tmp_path / "out"
+    process = subprocess.Popen([*launch, *long], env=environment, start_new_session=True, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 90
+    while len(list(out.glob("checkpoint-*[0-9]"))) < 3 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate()
+    last = max(int(path.name.split("-")[1]) for path in out.glob("checkpoint-*[0-9]"))
+    resume = arguments(*TWINFLOW, f"--max_train_steps={last + 1}", "--resume_from_checkpoint=latest")
+    subprocess.run([*launch, *resume], env=environment, check=True, capture_output=True)
+    config = json.loads((out / "twinflow_config.json").read_text())
+    assert config["trained"]["steps"] == last + 1
