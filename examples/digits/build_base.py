@@ -1,0 +1,145 @@
+"""Assembles the digits base: a `StableDiffusion3Pipeline` whose components are all real classes at small size.
+
+The autoencoder is trained here; the text encoders stay as drawn; the transformer is left as initialised, for
+`examples/train_twinflow.py` to train.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+from autoencoder import (
+    LATENT_CHANNELS,
+    build_autoencoder,
+    equalize_latent_channels,
+    reconstruct,
+    set_latent_statistics,
+    train_autoencoder,
+)
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from judge import agreement, extract_features, load_judge
+from prepare_data import DEFAULT_DATA_DIR, load_split
+from text import HIDDEN_SIZE, build_text_encoder, build_tokenizer
+
+
+DEFAULT_BASE_DIR = "examples/digits/base"
+
+
+def build_transformer(seed: int, *, num_layers: int = 6, num_attention_heads: int = 4) -> SD3Transformer2DModel:
+    """16 image tokens and 9 text tokens, 128 wide, with the zero initialisation of DiT."""
+    width = 32 * num_attention_heads
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=LATENT_CHANNELS,
+            out_channels=LATENT_CHANNELS,
+            num_layers=num_layers,
+            attention_head_dim=32,
+            num_attention_heads=num_attention_heads,
+            joint_attention_dim=2 * HIDDEN_SIZE,
+            caption_projection_dim=width,
+            pooled_projection_dim=2 * HIDDEN_SIZE,
+            pos_embed_max_size=4,
+            qk_norm="rms_norm",
+        )
+    zero_initialize(transformer)
+    return transformer
+
+
+def zero_initialize(transformer: SD3Transformer2DModel) -> None:
+    """Zeroes the modulations and the last layer, so that each block starts as the identity and the velocity as 0."""
+    layers = [transformer.norm_out.linear, transformer.proj_out]
+    for block in transformer.transformer_blocks:
+        layers += [block.norm1.linear, block.norm1_context.linear]
+    for layer in layers:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+def assemble(autoencoder, seed: int) -> StableDiffusion3Pipeline:
+    """The pipeline around a trained autoencoder. Without a T5 encoder, call it with `max_sequence_length=1`."""
+    tokenizer, tokenizer_2 = build_tokenizer(), build_tokenizer()
+    return StableDiffusion3Pipeline(
+        transformer=build_transformer(seed),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        vae=autoencoder,
+        text_encoder=build_text_encoder(tokenizer, seed),
+        tokenizer=tokenizer,
+        text_encoder_2=build_text_encoder(tokenizer_2, seed + 1),
+        tokenizer_2=tokenizer_2,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+
+
+def save_base(pipeline: StableDiffusion3Pipeline, output_dir: str | Path) -> int:
+    """Saves transformer and text encoders in float16, the autoencoder in float32; gives the size in bytes."""
+    for name in ("transformer", "text_encoder", "text_encoder_2"):
+        getattr(pipeline, name).half()
+    pipeline.save_pretrained(output_dir)
+    return sum(path.stat().st_size for path in Path(output_dir).rglob("*") if path.is_file())
+
+
+def reconstruction_report(
+    autoencoder, judge_path: str, images: torch.Tensor, labels: torch.Tensor
+) -> dict[str, float]:
+    """The judge's accuracy on real test digits and on their reconstructions."""
+    judge = load_judge(judge_path).to(images.device)
+    reconstructions = reconstruct(autoencoder, images)
+    return {
+        "accuracy_real": agreement(judge, extract_features(judge, images), labels),
+        "accuracy_reconstructed": agreement(judge, extract_features(judge, reconstructions), labels),
+    }
+
+
+def build_base(args: argparse.Namespace) -> dict[str, object]:
+    start = time.perf_counter()
+    images, _ = load_split(args.data_dir, "train")
+    test_images, test_labels = load_split(args.data_dir, "test")
+    images, test_images, test_labels = (tensor.to(args.device) for tensor in (images, test_images, test_labels))
+    torch.manual_seed(args.seed)
+    autoencoder = build_autoencoder().to(args.device)
+    train_autoencoder(autoencoder, images, steps=args.vae_steps)
+    equalize_latent_channels(autoencoder, images)
+    set_latent_statistics(autoencoder, images)
+    error = (reconstruct(autoencoder, test_images) - test_images).square().mean()
+    report = {"seconds": round(time.perf_counter() - start, 1), "psnr": -10 * error.log10().item()}
+    if args.judge is not None:
+        report |= reconstruction_report(autoencoder, args.judge, test_images, test_labels)
+    pipeline = assemble(autoencoder.cpu(), args.seed)
+    return report | {"output_dir": str(args.output_dir), "bytes": save_base(pipeline, args.output_dir)}
+
+
+def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output_dir", default=DEFAULT_BASE_DIR, help="Folder the pipeline is saved to.")
+    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder that prepare_data.py wrote.")
+    parser.add_argument(
+        "--vae_steps", type=int, default=1200, help="Optimizer steps of the autoencoder, 64 digits each."
+    )
+    parser.add_argument(
+        "--judge", default=None, help="A saved judge, to measure its accuracy on reconstructed digits."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Seed of all initial weights and of the training.")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="Device the autoencoder trains on."
+    )
+    args = parser.parse_args(input_args)
+    if args.vae_steps < 2:
+        parser.error(
+            f"--vae_steps is {args.vae_steps}, but the schedule needs 2 steps or more: pass --vae_steps 1200."
+        )
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    print(json.dumps(build_base(args), indent=2))
+
+
+if __name__ == "__main__":
+    main(parse_args())

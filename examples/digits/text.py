@@ -1,0 +1,63 @@
+"""The text side of the digits base: a word-level CLIP tokenizer and small CLIP text encoders with random weights."""
+
+import torch
+import torch.nn as nn
+from prepare_data import DIGIT_NAMES
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+
+START_TOKEN, END_TOKEN, UNKNOWN_TOKEN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
+WORDS = ("a", "handwritten", "the", "digit", "number", "of", "image", *DIGIT_NAMES)
+MAX_TOKENS = 8
+HIDDEN_SIZE = 32
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """A `CLIPTokenizer` with one token a word; other words are spelt in its letters or become the unknown token."""
+    vocabulary, merges = word_vocabulary(WORDS)
+    return CLIPTokenizer(
+        vocab=vocabulary,
+        merges=merges,
+        unk_token=UNKNOWN_TOKEN,
+        bos_token=START_TOKEN,
+        eos_token=END_TOKEN,
+        pad_token=END_TOKEN,
+        model_max_length=MAX_TOKENS,
+    )
+
+
+def word_vocabulary(words: tuple[str, ...]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Tokens and merges of a byte pair encoding that joins exactly these words, letter by letter from the left."""
+    tokens, merges = [START_TOKEN, END_TOKEN, UNKNOWN_TOKEN], []
+    for word in words:
+        letters = [*word[:-1], f"{word[-1]}</w>"]
+        prefix = letters[0]
+        for letter in letters[1:]:
+            merges.append((prefix, letter))
+            prefix += letter
+    pieces = [piece for merge in merges for piece in (*merge, "".join(merge))]
+    single_letters = [f"{word}</w>" for word in words if len(word) == 1]
+    tokens = list(dict.fromkeys([*tokens, *single_letters, *pieces]))
+    return {token: index for index, token in enumerate(tokens)}, list(dict.fromkeys(merges))
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, seed: int = 0) -> CLIPTextModelWithProjection:
+    """A frozen two-layer text encoder with random weights: enough to tell ten words apart."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN_SIZE,
+        intermediate_size=2 * HIDDEN_SIZE,
+        projection_dim=HIDDEN_SIZE,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder = CLIPTextModelWithProjection(config)
+        # Ten times what the class draws: then the digit shows well in both the hidden states and the pooled output.
+        nn.init.normal_(text_encoder.get_input_embeddings().weight, std=0.3)
+    return text_encoder.eval().requires_grad_(False)
