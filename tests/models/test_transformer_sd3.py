@@ -2,10 +2,10 @@ import copy
 import threading
 
 import pytest
-import tiny
 import torch
 from diffusers import SD3Transformer2DModel
 
+import tiny
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel, disable_twinflow, enable_twinflow
 
 

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from peft import LoraConfig
 
+import tiny
 from diffusers_twinflow.configuration import TwinFlowConfig
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel
