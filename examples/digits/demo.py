@@ -1,0 +1,155 @@
+"""Distils the digits base into a one-step TwinFlow LoRA, scores it and draws the comparison.
+
+Writes comparison.png, report.json and the LoRA itself into the output folder. Paths are relative to the repository.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+from base import DEFAULT_BASE_DIR, load_base
+from comparison import save_comparison
+from draw import draw_prompts
+from judge import DigitJudge, agreement, extract_features, frechet_distance, save_judge, train_judge
+from prepare_data import DEFAULT_DATA_DIR, digit_prompt, load_split, prepare_data
+from report import environment, format_targets, targets, write_report
+from safetensors.torch import load_file
+from score import base_column, format_table, initial_noise, score_column, twinflow_column
+
+from diffusers_twinflow import TwinFlowPipeline
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DISTILLATION_CONFIG = "examples/digits/distill_lora.json"
+BASE_STEPS = 50
+TWINFLOW_STEPS = (1, 2, 4)
+PROMPTS = [digit_prompt(digit) for digit in range(10)]
+
+
+@contextmanager
+def phase(name: str, seconds: dict[str, float]):
+    """Announces a part of the demo and notes how long it took."""
+    print(f"== {name}", flush=True)
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+
+
+def distill(base: str, data_dir: str, lora_dir: Path, extra_arguments: list[str]) -> list[str]:
+    """Runs the training script as a user would, and gives the command."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--num_cpu_threads_per_process", str(torch.get_num_threads()), "examples/train_twinflow.py"]
+    command += ["--config", DISTILLATION_CONFIG, "--pretrained_model_name_or_path", base, "--dataset_name", data_dir]
+    command += ["--output_dir", str(lora_dir), *extra_arguments]
+    subprocess.run(command, check=True)
+    return ["python", *command[1:]]
+
+
+def score_real_digits(judge: DigitJudge, data_dir: str, reference: torch.Tensor) -> dict[str, object]:
+    """The scores of the real test digits: what perfect samples would get, and the judge's held-out accuracy."""
+    images, labels = load_split(data_dir, "test")
+    features = extract_features(judge, images)
+    return {
+        "name": "real test digits",
+        "frechet_distance": frechet_distance(features, reference),
+        "agreement": agreement(judge, features, labels),
+    }
+
+
+def score_columns(
+    args, lora_dir: Path, judge: DigitJudge, reference: torch.Tensor
+) -> tuple[list[dict[str, object]], dict[str, torch.Tensor]]:
+    """The rows of the report and the images of each column, all from the same noise."""
+    base = load_base(args.base)
+    twinflow = TwinFlowPipeline.from_pretrained(lora_dir, torch_dtype=torch.float32)
+    columns = [base_column(base, BASE_STEPS, args.base_guidance_scale), base_column(base, 1, 1.0)]
+    columns += [twinflow_column(twinflow, steps) for steps in TWINFLOW_STEPS]
+    latents = initial_noise(base, args.num_samples, args.seed)
+    rows, images = [], {}
+    for column in columns:
+        row, images[column.name] = score_column(column, judge, reference, latents, seed=args.seed)
+        rows.append(row)
+    return rows, images
+
+
+def difference_in_new_process(lora_dir: Path, seed: int, output: Path) -> float:
+    """The largest difference of pixels in [0, 1] between this process and a new one, both from the saved LoRA."""
+    pipeline = TwinFlowPipeline.from_pretrained(lora_dir, torch_dtype=torch.float32)
+    expected = draw_prompts(pipeline, PROMPTS, seed)
+    command = [sys.executable, "examples/digits/draw.py", "--model", str(lora_dir), "--seed", str(seed)]
+    subprocess.run([*command, "--output", str(output), "--prompts", *PROMPTS], check=True)
+    return (load_file(str(output))["images"] - expected).abs().max().item()
+
+
+def parse_args(input_args: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """The demo's arguments, and those it does not know, which go to train_twinflow.py."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog="Any other argument goes to examples/train_twinflow.py."
+    )
+    parser.add_argument("--output_dir", default="outputs/demo")
+    parser.add_argument("--base", default=DEFAULT_BASE_DIR, help="Folder of the base pipeline.")
+    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder the digits are written to.")
+    parser.add_argument("--base_guidance_scale", type=float, default=2.0, help="Of the base's 50 steps; see score.py.")
+    parser.add_argument("--num_samples", type=int, default=1000, help="Samples each column is scored on.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the judge and of the initial noise.")
+    args, extra_arguments = parser.parse_known_args(input_args)
+    if args.num_samples < 100 or args.num_samples % 10:
+        parser.error(f"--num_samples is {args.num_samples}, but must be a multiple of 10 from 100 on: pass 1000.")
+    if args.base_guidance_scale <= 1:
+        parser.error(
+            f"--base_guidance_scale is {args.base_guidance_scale}, which is no guidance: pass a number above 1."
+        )
+    return args, extra_arguments
+
+
+def main(args: argparse.Namespace, extra_arguments: list[str]) -> None:
+    os.chdir(REPOSITORY)
+    load_base(args.base)
+    output_dir, seconds = Path(args.output_dir), {}
+    lora_dir = output_dir / "lora"
+    output_dir.mkdir(parents=True, exist_ok=True)
+
+    with phase("data", seconds):
+        prepare_data(args.data_dir)
+    with phase("judge", seconds):
+        train_images, train_labels = load_split(args.data_dir, "train")
+        judge = train_judge(train_images, train_labels, seed=args.seed)
+        save_judge(judge, output_dir / "judge.safetensors")
+        reference = extract_features(judge, train_images)
+        real = score_real_digits(judge, args.data_dir, reference)
+        print(f"held-out accuracy of the judge: {real['agreement']:.1%}")
+    with phase("training", seconds):
+        command = distill(args.base, args.data_dir, lora_dir, extra_arguments)
+    with phase("scoring", seconds):
+        rows, images = score_columns(args, lora_dir, judge, reference)
+        save_comparison(images, PROMPTS, output_dir / "comparison.png")
+    with phase("new process", seconds):
+        difference = difference_in_new_process(lora_dir, args.seed, output_dir / "new_process.safetensors")
+    seconds["total"] = time.time() - psutil.Process().create_time()
+
+    reached = targets(rows[0], rows[2], real["agreement"], seconds, difference)
+    write_report(
+        {
+            "columns": rows,
+            "real_digits": real,
+            "judge": {"held_out_accuracy": real["agreement"], "reference": "the real train digits"},
+            "new_process_max_difference": difference,
+            "targets": reached,
+            "seconds": seconds,
+            "settings": vars(args) | {"base_steps": BASE_STEPS, "training_command": command},
+            **environment(),
+        },
+        output_dir / "report.json",
+    )
+    print(f"\n{format_table([real | {'evaluations': '-', 'seconds': 0.0}, *rows])}\n\n{format_targets(reached)}\n")
+    print(f"{output_dir / 'comparison.png'}\n{output_dir / 'report.json'}\n{lora_dir}")
+
+
+if __name__ == "__main__":
+    main(*parse_args())

@@ -1,0 +1,53 @@
+"""Draws digits with a TwinFlow LoRA, in one step unless told otherwise.
+
+python examples/digits/draw.py --model outputs/demo/lora --prompts "a handwritten seven" --output seven.png
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import make_image_grid, pt_to_pil
+from safetensors.torch import save_file
+
+from diffusers_twinflow import TwinFlowPipeline
+
+
+def draw_prompts(
+    pipeline: DiffusionPipeline, prompts: list[str], seed: int, num_inference_steps: int | None = None
+) -> torch.Tensor:
+    """Images `[N, 3, H, W]` in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    return pipeline(
+        prompts, num_inference_steps=num_inference_steps, generator=generator, output_type="pt"
+    ).images.float()
+
+
+def save_images(images: torch.Tensor, path: str | Path) -> None:
+    """A picture of the images side by side, or their exact values where the name ends in .safetensors."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if Path(path).suffix == ".safetensors":
+        save_file({"images": images.contiguous()}, str(path))
+    else:
+        make_image_grid(pt_to_pil(2 * images - 1), rows=1, cols=len(images)).save(path)
+
+
+def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="outputs/demo/lora", help="Folder that train_twinflow.py wrote.")
+    parser.add_argument("--prompts", nargs="+", default=["a handwritten seven"])
+    parser.add_argument("--num_inference_steps", type=int, default=None, help="Defaults to the trained step count.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the initial noise.")
+    parser.add_argument("--output", default="outputs/demo/drawn.png", help="A .png picture, or .safetensors values.")
+    return parser.parse_args(input_args)
+
+
+def main(args: argparse.Namespace) -> None:
+    pipeline = TwinFlowPipeline.from_pretrained(args.model, torch_dtype=torch.float32)
+    save_images(draw_prompts(pipeline, args.prompts, args.seed, args.num_inference_steps), args.output)
+    print(args.output)
+
+
+if __name__ == "__main__":
+    main(parse_args())
