@@ -19,12 +19,13 @@ from autoencoder import (
     set_latent_statistics,
     train_autoencoder,
 )
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from judge import agreement, extract_features, load_judge
 from prepare_data import DEFAULT_DATA_DIR, load_split
 from text import HIDDEN_SIZE, build_text_encoder, build_tokenizer
 
 DEFAULT_OUTPUT_DIR = "outputs/digits/untrained_base"
+STATISTICS_IMAGES = 1000
 
 
 def build_transformer(seed: int, *, num_layers: int = 6, num_attention_heads: int = 4) -> SD3Transformer2DModel:
@@ -60,7 +61,7 @@ def zero_initialize(transformer: SD3Transformer2DModel) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def assemble(autoencoder, seed: int) -> StableDiffusion3Pipeline:
+def assemble(autoencoder: AutoencoderKL, seed: int) -> StableDiffusion3Pipeline:
     """The pipeline around a trained autoencoder. Without a T5 encoder, call it with `max_sequence_length=1`."""
     tokenizer, tokenizer_2 = build_tokenizer(), build_tokenizer()
     return StableDiffusion3Pipeline(
@@ -83,34 +84,37 @@ def save_base(pipeline: StableDiffusion3Pipeline, output_dir: str | Path) -> int
     return sum(path.stat().st_size for path in Path(output_dir).rglob("*") if path.is_file())
 
 
+def train_base_autoencoder(images: torch.Tensor, args: argparse.Namespace) -> AutoencoderKL:
+    """A trained autoencoder whose latents have mean 0 and deviation 1."""
+    torch.manual_seed(args.seed)
+    autoencoder = build_autoencoder().to(images.device)
+    train_autoencoder(autoencoder, images, steps=args.vae_steps)
+    equalize_latent_channels(autoencoder, images[:STATISTICS_IMAGES])
+    set_latent_statistics(autoencoder, images[:STATISTICS_IMAGES])
+    return autoencoder
+
+
 def reconstruction_report(
-    autoencoder, judge_path: str, images: torch.Tensor, labels: torch.Tensor
+    autoencoder: AutoencoderKL, images: torch.Tensor, labels: torch.Tensor, judge_path: str | None
 ) -> dict[str, float]:
-    """The judge's accuracy on real test digits and on their reconstructions."""
-    judge = load_judge(judge_path).to(images.device)
+    """Error on test digits and, given a judge, its accuracy on them and on their reconstructions."""
     reconstructions = reconstruct(autoencoder, images)
-    return {
-        "accuracy_real": agreement(judge, extract_features(judge, images), labels),
-        "accuracy_reconstructed": agreement(judge, extract_features(judge, reconstructions), labels),
-    }
+    report = {"psnr": -10 * (reconstructions - images).square().mean().log10().item()}
+    if judge_path is not None:
+        judge = load_judge(judge_path).to(images.device)
+        report["accuracy_real"] = agreement(judge, extract_features(judge, images), labels)
+        report["accuracy_reconstructed"] = agreement(judge, extract_features(judge, reconstructions), labels)
+    return report
 
 
 def build_base(args: argparse.Namespace) -> dict[str, object]:
     start = time.perf_counter()
-    images, _ = load_split(args.data_dir, "train")
-    test_images, test_labels = load_split(args.data_dir, "test")
-    images, test_images, test_labels = (tensor.to(args.device) for tensor in (images, test_images, test_labels))
-    torch.manual_seed(args.seed)
-    autoencoder = build_autoencoder().to(args.device)
-    train_autoencoder(autoencoder, images, steps=args.vae_steps)
-    equalize_latent_channels(autoencoder, images)
-    set_latent_statistics(autoencoder, images)
-    error = (reconstruct(autoencoder, test_images) - test_images).square().mean()
-    report = {"seconds": round(time.perf_counter() - start, 1), "psnr": -10 * error.log10().item()}
-    if args.judge is not None:
-        report |= reconstruction_report(autoencoder, args.judge, test_images, test_labels)
-    pipeline = assemble(autoencoder.cpu(), args.seed)
-    return report | {"output_dir": str(args.output_dir), "bytes": save_base(pipeline, args.output_dir)}
+    train_images = load_split(args.data_dir, "train")[0].to(args.device)
+    test_images, test_labels = (tensor.to(args.device) for tensor in load_split(args.data_dir, "test"))
+    autoencoder = train_base_autoencoder(train_images, args)
+    report = reconstruction_report(autoencoder, test_images, test_labels, args.judge)
+    size = save_base(assemble(autoencoder.cpu(), args.seed), args.output_dir)
+    return report | {"seconds": time.perf_counter() - start, "output_dir": args.output_dir, "bytes": size}
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:

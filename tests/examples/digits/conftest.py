@@ -1,0 +1,32 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "digits"))
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    from prepare_data import prepare_data
+
+    return prepare_data(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="session")
+def base_dir(data_dir, tmp_path_factory):
+    """A base whose autoencoder has seen two batches."""
+    from build_base import build_base, parse_args
+
+    output_dir = tmp_path_factory.mktemp("base")
+    arguments = ["--data_dir", str(data_dir), "--output_dir", str(output_dir), "--vae_steps", "2", "--device", "cpu"]
+    build_base(parse_args(arguments))
+    return output_dir
+
+
+@pytest.fixture
+def striped_columns():
+    """Samples of the ten digits in turn, for two columns."""
+    images = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return {"base, 1 evaluation": images, "TwinFlow, 1 step": 1 - images}
