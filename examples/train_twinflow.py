@@ -7,10 +7,10 @@ accelerate launch examples/train_twinflow.py --config recipe.json --output_dir o
 import argparse
 from dataclasses import fields
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import diffusers
+import peft
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
@@ -21,6 +21,7 @@ from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from tqdm.auto import tqdm
 
+import diffusers_twinflow
 from diffusers_twinflow.configuration import TwinFlowConfig, TwinFlowConfigError, check_option_name, read_json_options
 from diffusers_twinflow.families import Family, family_of, is_flow_matching
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
@@ -326,7 +327,7 @@ def repository_config(args, config: TwinFlowConfig, family: Family, step: int) -
         trained={
             "steps": step,
             "arguments": tracker_config(args),
-            "versions": {name: version(name) for name in ("torch", "diffusers", "peft", "diffusers-twinflow")},
+            "versions": {library.__name__: library.__version__ for library in (torch, diffusers, peft, diffusers_twinflow)},
         },
     )
 

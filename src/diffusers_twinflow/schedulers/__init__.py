@@ -1,0 +1,3 @@
+from .scheduling_twinflow import TwinFlowScheduler, TwinFlowSchedulerOutput
+
+__all__ = ["TwinFlowScheduler", "TwinFlowSchedulerOutput"]
