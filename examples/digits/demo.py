@@ -25,7 +25,7 @@ from score import base_column, format_table, initial_noise, score_column, twinfl
 from diffusers_twinflow import TwinFlowPipeline
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DISTILLATION_CONFIG = "examples/digits/distill_lora.json"
+DEFAULT_CONFIG = "examples/digits/distill_lora.json"
 BASE_STEPS = 50
 TWINFLOW_STEPS = (1, 2, 4)
 PROMPTS = [digit_prompt(digit) for digit in range(10)]
@@ -40,13 +40,13 @@ def phase(name: str, seconds: dict[str, float]):
     seconds[name] = time.perf_counter() - start
 
 
-def distill(base: str, data_dir: str, lora_dir: Path, extra_arguments: list[str]) -> list[str]:
+def distill(args: argparse.Namespace, lora_dir: Path, extra_arguments: list[str]) -> list[str]:
     """Runs the training script as a user would, and gives the command."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--num_cpu_threads_per_process", str(torch.get_num_threads()), "examples/train_twinflow.py"]
-    command += ["--config", DISTILLATION_CONFIG, "--pretrained_model_name_or_path", base, "--dataset_name", data_dir]
-    command += ["--output_dir", str(lora_dir), *extra_arguments]
+    command += ["--config", args.config, "--pretrained_model_name_or_path", args.base]
+    command += ["--dataset_name", args.data_dir, "--output_dir", str(lora_dir), *extra_arguments]
     subprocess.run(command, check=True)
     return ["python", *command[1:]]
 
@@ -67,7 +67,7 @@ def score_columns(
 ) -> tuple[list[dict[str, object]], dict[str, torch.Tensor]]:
     """The rows of the report and the images of each column, all from the same noise."""
     base = load_base(args.base)
-    twinflow = TwinFlowPipeline.from_pretrained(lora_dir, torch_dtype=torch.float32)
+    twinflow = TwinFlowPipeline.from_pretrained(lora_dir)
     columns = [base_column(base, BASE_STEPS, args.base_guidance_scale), base_column(base, 1, 1.0)]
     columns += [twinflow_column(twinflow, steps) for steps in TWINFLOW_STEPS]
     latents = initial_noise(base, args.num_samples, args.seed)
@@ -80,7 +80,7 @@ def score_columns(
 
 def difference_in_new_process(lora_dir: Path, seed: int, output: Path) -> float:
     """The largest difference of pixels in [0, 1] between this process and a new one, both from the saved LoRA."""
-    pipeline = TwinFlowPipeline.from_pretrained(lora_dir, torch_dtype=torch.float32)
+    pipeline = TwinFlowPipeline.from_pretrained(lora_dir)
     expected = draw_prompts(pipeline, PROMPTS, seed)
     command = [sys.executable, "examples/digits/draw.py", "--model", str(lora_dir), "--seed", str(seed)]
     subprocess.run([*command, "--output", str(output), "--prompts", *PROMPTS], check=True)
@@ -94,6 +94,7 @@ def parse_args(input_args: list[str] | None = None) -> tuple[argparse.Namespace,
     )
     parser.add_argument("--output_dir", default="outputs/demo")
     parser.add_argument("--base", default=DEFAULT_BASE_DIR, help="Folder of the base pipeline.")
+    parser.add_argument("--config", default=DEFAULT_CONFIG, help="Options of the distillation.")
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder the digits are written to.")
     parser.add_argument("--base_guidance_scale", type=float, default=2.0, help="Of the base's 50 steps; see score.py.")
     parser.add_argument("--num_samples", type=int, default=1000, help="Samples each column is scored on.")
@@ -125,7 +126,7 @@ def main(args: argparse.Namespace, extra_arguments: list[str]) -> None:
         real = score_real_digits(judge, args.data_dir, reference)
         print(f"held-out accuracy of the judge: {real['agreement']:.1%}")
     with phase("training", seconds):
-        command = distill(args.base, args.data_dir, lora_dir, extra_arguments)
+        command = distill(args, lora_dir, extra_arguments)
     with phase("scoring", seconds):
         rows, images = score_columns(args, lora_dir, judge, reference)
         save_comparison(images, PROMPTS, output_dir / "comparison.png")

@@ -44,7 +44,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    pipeline = TwinFlowPipeline.from_pretrained(args.model, torch_dtype=torch.float32)
+    pipeline = TwinFlowPipeline.from_pretrained(args.model)
     save_images(draw_prompts(pipeline, args.prompts, args.seed, args.num_inference_steps), args.output)
     print(args.output)
 
