@@ -1,28 +1,43 @@
-"""The UCGM sampler as a diffusers scheduler."""
+"""Few-step sampler for TwinFlow models that takes the place of any flow-matching scheduler of diffusers."""
 
-import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 
-from .noise import sample_seeds, seeded_noise
+from .noise import noise_places, normal_pool, pool_size, sample_keys
+from .sigma_grid import (
+    KNOWN_KUMARASWAMY,
+    KNOWN_STOCHASTIC_RATIO,
+    is_stock_linear,
+    known_gap_end,
+    twinflow_sigmas,
+    unshift_sigmas,
+    with_corrections,
+)
 
-STYLES = ("few", "any", "multi")
-PREDICTION_TYPES = ("flow_matching",)
-SDE = "sde"
+logger = logging.get_logger(__name__)
+
+SAMPLING_STYLES = ("few", "any", "multi")
+PREDICTION_TYPES = ("flow_matching", "flow_prediction")
+SEED_STRIDE = 0x9E3779B1  # odd: every noise_seed has seeds of its own
 
 
 @dataclass
 class TwinFlowSchedulerOutput(BaseOutput):
     """
+    Output of `TwinFlowScheduler.step`.
+
     Args:
-        prev_sample (`torch.Tensor`): the sample at the next, smaller sigma.
-        pred_original_sample (`torch.Tensor`): the data that the prediction points to.
+        prev_sample (`torch.Tensor` of the shape and dtype of `model_output`):
+            The sample at the next sigma, the next input of the model.
+        pred_original_sample (`torch.Tensor` of the shape and dtype of `model_output`):
+            The clean sample that this evaluation alone predicts.
     """
 
     prev_sample: torch.Tensor
@@ -31,33 +46,61 @@ class TwinFlowSchedulerOutput(BaseOutput):
 
 class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
     """
-    Few-step, any-step and multi-step sampling of flow-matching models (UCGM, arXiv:2505.07447).
+    The sampler of UCGM ([arXiv:2505.07447](https://huggingface.co/papers/2505.07447)) as TwinFlow
+    ([arXiv:2512.05150](https://huggingface.co/papers/2512.05150)) uses it, for models that predict a velocity.
 
-    The model predicts the velocity, noise minus data; sigma is the time in [0, 1] with 1 = noise. A step recovers data
-    and noise from the prediction and mixes them again at the next sigma, with a part of the noise drawn anew.
+    With `x_hat = x - sigma * v` and `z_hat = x + (1 - sigma) * v`, a step from `sigma` to `sigma_next` is
+    `(1 - sigma_next) * x_hat + sigma_next * (sqrt(1 - ratio) * z_hat + sqrt(ratio) * noise)`.
 
-    The grid is always the scheduler's own: of `sigmas` and `timesteps` that a pipeline passes to `set_timesteps` only
-    their number counts. Fresh noise comes from the `generator` given to `step`; without one it comes from a generator
-    seeded by each sample's own initial latents, so that a seeded pipeline call gives the same picture every time.
+    This model inherits from [`SchedulerMixin`] and [`ConfigMixin`]. Check the superclass documentation for the generic
+    methods the library implements for all schedulers such as loading and saving.
 
     Args:
-        num_train_timesteps (`int`, defaults to 1000): value of `timesteps` at pure noise.
-        prediction_type (`str`, defaults to "flow_matching"): what the model predicts.
-        shift (`float`, defaults to 1.0): `sigma` becomes `shift * sigma / (1 + (shift - 1) * sigma)`.
-        sampling_style (`str`, defaults to "few"): the target time of each evaluation: "few" jumps to the data, "any" to
-            the next sigma, "multi" asks for the velocity where it is.
-        stochastic_ratio (`float` or `str`, *optional*): the part of the noise drawn anew in each step, in [0, 1], or
-            "sde". `None` is 1 for the few style and 0 for the others.
-        gap_start (`float`, defaults to 0.001): the first sigma is `1 - gap_start`.
-        gap_end (`float`, *optional*): the last sigma before 0 is `gap_end`. `None` is 0.6 for one or two steps of the
-            few style, 0.5 for more and for the any style, 0 for the multi style, where the grid is then even down to 0.
-        kumaraswamy (`list[float]`, *optional*): `(a, b, c)` of the warp `(1 - (1 - tau^a)^b)^c` of `tau = 1 - sigma`.
-            `None` is (1.17, 0.8, 1.1) for the multi style and no warp for the others.
-        use_dynamic_shifting, base_shift, max_shift, base_image_seq_len, max_image_seq_len: read by stock pipelines;
-            without effect here.
+        num_train_timesteps (`int`, defaults to 1000):
+            Scale of the model's time: `timesteps = sigmas * num_train_timesteps`.
+        prediction_type (`str`, defaults to `"flow_matching"`):
+            What the model predicts; `"flow_prediction"` is another name of the same.
+        shift (`float`, defaults to 1.0):
+            Static time shift of the grid, `shift * sigma / (1 + (shift - 1) * sigma)`. As in the stock scheduler it
+            has no effect where `use_dynamic_shifting` is set.
+        sampling_style (`str`, defaults to `"few"`):
+            Where each evaluation aims: `"few"` at the data, `"any"` at the next sigma, `"multi"` at its own sigma.
+        stochastic_ratio (`float` or `"sde"`, *optional*):
+            Part of fresh noise, in [0, 1]. `"sde"` is `min(1, 2 * sigma * |sigma_next - sigma| / sigma_next**2)`.
+            `None` is what is known to work: 1 for few, 0 for any and multi.
+        gap_start (`float`, defaults to 0.001):
+            Distance of the first evaluation from pure noise, before `kumaraswamy` and `shift`.
+        gap_end (`float`, *optional*):
+            Distance of the last evaluation from the data, before `kumaraswamy` and `shift`. `None` is what is known to
+            work: few 0.6 up to 2 steps and 0.5 above, any 0.5, multi 0; the last evaluation then stands at
+            `1 - gap_end` after `shift`.
+        kumaraswamy (`list[float]`, *optional*):
+            The three parameters of the Kumaraswamy warp of the grid. `None` is what is known to work: (1.17, 0.8, 1.1)
+            for multi and (1, 1, 1), no warp, for few and any.
+        extrapolation_ratio (`float`, defaults to 0.0):
+            How far, in [0, 1], `x_hat` and `z_hat` are carried on along their last change, from the third step on.
+        sampling_order (`int`, defaults to 1):
+            2 spends every other evaluation on a Heun-like correction. (Not `solver_order`: the configs of other
+            schedulers that a pipeline may ship hold a `solver_order` of 2.)
+        squeeze_target_time (`bool`, defaults to `False`):
+            For LoRAs trained with the target time squeezed into the time: `timesteps` carry `sigma - target / 2`.
+        use_custom_sigmas (`bool`, defaults to `False`):
+            Whether `sigmas` or `timesteps` passed to `set_timesteps` replace the own grid. The linear sigmas that stock
+            pipelines always pass never do.
+        noise_seed (`int`, defaults to 0):
+            Seed of the noise of `step` where no generator is passed to it; see `step`.
+        invert_sigmas (`bool`, defaults to `False`):
+            For models whose time rises from 0 (noise) to 1 and that predict data minus noise.
+        use_dynamic_shifting, base_shift, max_shift, base_image_seq_len, max_image_seq_len, shift_terminal,
+        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, time_shift_type, stochastic_sampling:
+            Read by pipelines, and kept so that `FlowMatchEulerDiscreteScheduler.from_config` gets them back. They do
+            not bend the own grid.
+
+    Raises:
+        ValueError: for an option that is out of its range; the message names it and the remedy.
     """
 
-    _compatibles = []
+    _compatibles = ["FlowMatchEulerDiscreteScheduler"]
     order = 1
     init_noise_sigma = 1.0
 
@@ -67,93 +110,211 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps: int = 1000,
         prediction_type: str = "flow_matching",
         shift: float = 1.0,
-        sampling_style: str = "few",
-        stochastic_ratio: float | str | None = None,
+        sampling_style: Literal["few", "any", "multi"] = "few",
+        stochastic_ratio: float | Literal["sde"] | None = None,
         gap_start: float = 0.001,
         gap_end: float | None = None,
         kumaraswamy: list[float] | None = None,
+        extrapolation_ratio: float = 0.0,
+        sampling_order: int = 1,
+        squeeze_target_time: bool = False,
+        use_custom_sigmas: bool = False,
+        noise_seed: int = 0,
+        invert_sigmas: bool = False,
         use_dynamic_shifting: bool = False,
-        base_shift: float = 0.5,
-        max_shift: float = 1.15,
+        base_shift: float | None = 0.5,
+        max_shift: float | None = 1.15,
         base_image_seq_len: int = 256,
         max_image_seq_len: int = 4096,
+        shift_terminal: float | None = None,
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+        use_beta_sigmas: bool = False,
+        time_shift_type: Literal["exponential", "linear"] = "exponential",
+        stochastic_sampling: bool = False,
     ):
-        _check("prediction_type", prediction_type, prediction_type in PREDICTION_TYPES, f"one of {PREDICTION_TYPES}")
-        _check("sampling_style", sampling_style, sampling_style in STYLES, f"one of {STYLES}")
-        is_ratio = stochastic_ratio in (None, SDE) or (
-            isinstance(stochastic_ratio, (int, float)) and 0 <= stochastic_ratio <= 1
-        )
-        _check("stochastic_ratio", stochastic_ratio, is_ratio, f"a number in [0, 1], '{SDE}' or None")
-        _check("gap_start", gap_start, 0 <= gap_start < 1, "in [0, 1)")
-        if gap_end is not None:
-            _check("gap_end", gap_end, 0 <= gap_end < 1 - gap_start, "in [0, 1 - gap_start)")
-        if kumaraswamy is not None:
-            are_positive = len(kumaraswamy) == 3 and all(value > 0 for value in kumaraswamy)
-            _check("kumaraswamy", kumaraswamy, are_positive, "three numbers above 0")
-        _check("shift", shift, shift > 0, "above 0")
+        _check_options(self.config)
+        self.num_inference_steps = None
+        self.timesteps = None
+        self.sigmas = None
+        self.target_timesteps = None
+        self._reset()
 
-        self.num_inference_steps: int | None = None
-        self.timesteps: torch.Tensor | None = None
-        self.sigmas: torch.Tensor | None = None
-        self.target_timesteps: torch.Tensor | None = None
-        self._step_index: int | None = None
-        self._begin_index: int | None = None
+    def _reset(self):
+        self._step_index = None
+        self._begin_index = None
+        self._keys = None
+        self._places = None
+        self._predictions = []
 
     @property
     def step_index(self) -> int | None:
-        """Number of the next step; `None` before the first."""
+        """Index of the next evaluation; `None` before the first `step`."""
         return self._step_index
 
     @property
     def begin_index(self) -> int | None:
-        """Number of the first step, where a pipeline has set it."""
+        """Index of the first evaluation, where `set_begin_index` gave it."""
         return self._begin_index
 
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """Start in the middle of the grid, as image-to-image pipelines do."""
+    def set_begin_index(self, begin_index: int = 0):
+        """
+        Start at an evaluation in the middle of the grid, as image-to-image pipelines do.
+
+        Args:
+            begin_index (`int`, defaults to 0): index into `timesteps`.
+        """
         self._begin_index = begin_index
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor | None = None) -> torch.Tensor:
+        """Return `sample` as it is: a flow-matching model takes its input unscaled."""
+        return sample
 
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
         device: str | torch.device | None = None,
-        sigmas: list[float] | None = None,
+        sigmas: list[float] | np.ndarray | torch.Tensor | None = None,
         mu: float | None = None,
-        timesteps: list[float] | None = None,
-    ) -> None:
-        """Make the grid of `num_inference_steps` steps, which may also be given as the length of a list.
+        timesteps: list[float] | np.ndarray | torch.Tensor | None = None,
+    ):
+        """
+        Set the grid of one picture: `sigmas` ([N + 1], the last one the data), `timesteps` and `target_timesteps` ([N]).
+
+        The grid is the scheduler's own one. Pipelines that always pass sigmas and mu only decide its length, unless
+        `use_custom_sigmas` is set and the sigmas are not the linear ones of the stock pipelines.
 
         Args:
-            num_inference_steps: 1 or more.
-            device: where `timesteps` is wanted.
-            sigmas, timesteps: lists whose length alone counts.
-            mu: without effect.
+            num_inference_steps (`int`, *optional*):
+                Number N of model evaluations, also with `sampling_order=2`. Needed where no list is passed.
+            device (`str` or `torch.device`, *optional*):
+                Where the three tensors are put.
+            sigmas (array of N floats in (0, 1], *optional*):
+                Falling sigmas without the terminal zero, used as they are, without any shift.
+            mu (`float`, *optional*):
+                Accepted, without effect: the own grid does not depend on the resolution.
+            timesteps (array of N floats, *optional*):
+                The model's times. Without `sigmas` these are `timesteps / num_train_timesteps`.
 
         Raises:
-            ValueError: where the number of steps is missing or below 1.
+            ValueError: for less than one step, lists that differ in length or do not fall, and gaps that cross.
         """
-        for given in (sigmas, timesteps):
-            if given is not None:
-                num_inference_steps = len(given)
-        _check(
-            "num_inference_steps", num_inference_steps, num_inference_steps and num_inference_steps >= 1, "1 or more"
-        )
-        grid = self._grid(num_inference_steps)
-        self._sigmas, self._ratios = grid.tolist(), self._stochastic_ratios(grid).tolist()
-        scale = self.config.num_train_timesteps
-        targets = {"few": np.zeros(num_inference_steps), "any": grid[1:], "multi": grid[:-1]}
-        self.sigmas = torch.tensor(grid, dtype=torch.float32)
-        self.timesteps = torch.tensor(grid[:-1] * scale, dtype=torch.float32, device=device)
-        target = targets[self.config.sampling_style] * scale
-        self.target_timesteps = torch.tensor(target, dtype=torch.float32, device=device)
+        sigmas, timesteps = _as_array(sigmas), _as_array(timesteps)
+        lengths = {"num_inference_steps": num_inference_steps, "sigmas": sigmas, "timesteps": timesteps}
+        counts = {k: v if k == "num_inference_steps" else len(v) for k, v in lengths.items() if v is not None}
+        if not counts or min(counts.values()) < 1:
+            raise ValueError(
+                f"set_timesteps got {counts or 'no number of steps'}: pass num_inference_steps of 1 or more."
+            )
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"set_timesteps got {counts}: they must agree, or pass only one of them.")
+        num_inference_steps = next(iter(counts.values()))
+
+        custom = sigmas if sigmas is not None else timesteps
+        if sigmas is None and timesteps is not None:
+            custom = timesteps / self.config.num_train_timesteps
+        if custom is not None and (not self.config.use_custom_sigmas or is_stock_linear(custom)):
+            if not is_stock_linear(custom):
+                logger.warning(
+                    "The sigmas or timesteps passed to set_timesteps are replaced by TwinFlow's own grid; to use them, "
+                    "make the scheduler with use_custom_sigmas=True."
+                )
+            custom = timesteps = None
+        if custom is None:
+            true_sigmas, self._is_correction = self._own_grid(num_inference_steps)
+        else:
+            true_sigmas, self._is_correction = self._check_custom(custom), [False] * num_inference_steps
+
         self.num_inference_steps = num_inference_steps
-        self._step_index = self._begin_index = None
-        self._seeds = None
+        self._sigmas = [*true_sigmas.tolist(), 0.0]
+        self._reset()
+        self._set_tensors(torch.tensor(self._sigmas, dtype=torch.float32), timesteps, device)
+
+    def _own_grid(self, evaluations: int) -> tuple[np.ndarray, list[bool]]:
+        config = self.config
+        shift = 1.0 if config.use_dynamic_shifting else config.shift
+        points = evaluations if config.sampling_order == 1 else evaluations // 2 + 1
+        gap_end = config.gap_end
+        if gap_end is None:
+            gap_end = 1 - unshift_sigmas(1 - known_gap_end(config.sampling_style, evaluations), shift)
+        sigmas = twinflow_sigmas(
+            points,
+            gap_start=config.gap_start,
+            gap_end=gap_end,
+            kumaraswamy=config.kumaraswamy or KNOWN_KUMARASWAMY[config.sampling_style],
+            shift=shift,
+        )
+        return with_corrections(sigmas, evaluations - points)
+
+    def _check_custom(self, sigmas: np.ndarray) -> np.ndarray:
+        if self.config.sampling_order == 2:
+            raise ValueError("Custom sigmas need sampling_order=1: corrections stand on the own grid only.")
+        if not (sigmas[-1] > 0 and sigmas[0] <= 1 and np.all(np.diff(sigmas) < 0)):
+            raise ValueError(f"Custom sigmas must fall, above 0 and at most 1, without the terminal 0, not {sigmas}.")
+        return sigmas
+
+    def _set_tensors(self, sigmas: torch.Tensor, timesteps: np.ndarray | None, device):
+        targets = {"few": torch.zeros_like(sigmas[:-1]), "any": sigmas[1:], "multi": sigmas[:-1]}
+        target_sigmas = targets[self.config.sampling_style]
+        times = sigmas[:-1] - target_sigmas / 2 if self.config.squeeze_target_time else sigmas[:-1]
+        if self.config.invert_sigmas:
+            sigmas, target_sigmas, times = 1 - sigmas, 1 - target_sigmas, 1 - times
+        scale = self.config.num_train_timesteps
+        times = times * scale if timesteps is None else torch.from_numpy(timesteps).to(torch.float32)
+        self.sigmas = sigmas.to(device)
+        self.timesteps = times.to(device)
+        self.target_timesteps = (target_sigmas * scale).to(device)
 
     def get_target_timesteps(self, timestep: torch.Tensor) -> torch.Tensor:
-        """The target timestep of each timestep, both in the unit of `timesteps`, found by value on the device."""
-        distance = (timestep.float().unsqueeze(-1) - self.timesteps.to(timestep.device)).abs()
-        return self.target_timesteps.to(timestep.device)[distance.argmin(-1)]
+        """
+        The time each evaluation aims at, for a model that is called with `timestep` only.
+
+        Where the timestep is found by value, the nearest one of the grid counts, so one that was cast to half precision
+        or to an integer is found too. Of equal ones it is the first from the next evaluation on. No host sync.
+
+        Args:
+            timestep (`torch.Tensor` of any shape): in the unit of `timesteps`.
+
+        Returns:
+            `torch.Tensor` of the shape and dtype of `timestep` (float32 for integers), in the same unit.
+
+        Raises:
+            ValueError: before `set_timesteps`, where the target depends on the grid.
+        """
+        dtype = timestep.dtype if timestep.is_floating_point() else torch.float32
+        plain = not self.config.squeeze_target_time
+        if self.config.sampling_style == "multi" and plain:
+            return timestep.to(dtype)
+        if self.config.sampling_style == "few":
+            data_time = self.config.num_train_timesteps if self.config.invert_sigmas else 0.0
+            return torch.full_like(timestep, data_time, dtype=dtype)
+        self._check_ready()
+        to_come = -(self._step_index or 0)
+        timesteps = self.timesteps.roll(to_come).to(timestep.device)
+        targets = self.target_timesteps.roll(to_come).to(timestep.device)
+        nearest = (timestep.to(torch.float32).unsqueeze(-1) - timesteps).abs().argmin(dim=-1)
+        return targets[nearest].to(dtype)
+
+    def index_for_timestep(self, timestep: float | torch.Tensor) -> int:
+        """
+        The index of a timestep in the grid; the first one of equals.
+
+        An element or slice of `timesteps` itself is found without a host sync, anything else by value, and then half
+        precision and whole numbers are near enough.
+
+        Raises:
+            ValueError: where the timestep is not on the grid.
+        """
+        if isinstance(timestep, torch.Tensor):
+            if timestep.untyped_storage().data_ptr() == self.timesteps.untyped_storage().data_ptr():
+                return timestep.storage_offset() - self.timesteps.storage_offset()
+            timestep = timestep.flatten()[0].item()
+        grid = self.timesteps.tolist()
+        index = min(range(len(grid)), key=lambda i: abs(grid[i] - timestep))
+        tolerance = self.config.num_train_timesteps / 1000 + abs(timestep) / 256
+        if not abs(grid[index] - timestep) <= tolerance:
+            raise ValueError(f"timestep {timestep} is not on the grid {grid}: pass an element of scheduler.timesteps.")
+        return index
 
     def step(
         self,
@@ -161,100 +322,241 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         timestep: float | torch.Tensor,
         sample: torch.Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        per_token_timesteps: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> TwinFlowSchedulerOutput | tuple[torch.Tensor]:
-        """Go from one sigma to the next; the arithmetic is float32.
+        """
+        Go from one sigma of the grid to the next.
+
+        Without a generator, fresh noise is a function of `noise_seed`, the step and each sample's own starting noise
+        (what was given to `scale_noise`, or else the first `sample`). So the seed that a user gave to a stock pipeline
+        decides the picture, and a sample does not depend on its neighbours in the batch.
 
         Args:
-            model_output: predicted velocity, any shape [B, ...].
-            timestep: the element of `timesteps` that the prediction was made at.
-            sample: the current sample, same shape.
-            generator: where fresh noise comes from; `None` is each sample's own generator, see the class.
-
-        Returns:
-            the next sample and the predicted data, in the dtype of `model_output`; a tuple of the first alone where
-            `return_dict` is false.
+            model_output (`torch.Tensor` of any shape [B, ...]):
+                The model's velocity, noise minus data (data minus noise with `invert_sigmas`). NaN is passed on, as
+                the stock schedulers do.
+            timestep (`float` or `torch.Tensor`):
+                An element of `timesteps`. It is looked at in the first step only, where `set_begin_index` was not
+                called (never inside `torch.compile`, where the first step is then the grid's first).
+            sample (`torch.Tensor` of the shape of `model_output`):
+                The model's input. The arithmetic is float32, float64 for a float64 sample.
+            generator (`torch.Generator` or a list of B of them, *optional*):
+                Draws the noise instead.
+            per_token_timesteps (`torch.Tensor` of shape [B, L], *optional*):
+                A time for every token of a [B, L, C] sample, in the unit of `timesteps`; each goes to the next sigma
+                of the grid below its own, and tokens at 0 stay. `model_output` is then negated, as in the stock
+                scheduler.
+            return_dict (`bool`, defaults to `True`):
+                Whether to return a [`TwinFlowSchedulerOutput`] or a tuple of `prev_sample` alone.
 
         Raises:
-            ValueError: before `set_timesteps`, and after the last step.
+            ValueError: before `set_timesteps`, after the last step, for a first timestep that is not on the grid, and
+                for a generator list that does not fit the batch.
         """
-        if self.timesteps is None:
-            raise ValueError("step was called before set_timesteps: call set_timesteps(num_inference_steps) first.")
-        if self._step_index is None:
-            self._step_index = self._find_step(timestep) if self._begin_index is None else self._begin_index
-        index = self._step_index
+        self._check_ready()
+        if isinstance(generator, list) and len(generator) != sample.shape[0]:
+            raise ValueError(f"{len(generator)} generators for a batch of {sample.shape[0]}: pass one a sample.")
+        index = self._start(timestep)
         if index >= self.num_inference_steps:
             raise ValueError(
-                f"step was called more than num_inference_steps={self.num_inference_steps} times: "
-                "call set_timesteps again before another sampling."
+                f"The grid has {self.num_inference_steps} steps and all are done: call set_timesteps before a new loop."
             )
-        sigma, sigma_next, ratio = self._sigmas[index], self._sigmas[index + 1], self._ratios[index]
-        velocity, current = model_output.float(), sample.float()
-        data = current - sigma * velocity
-        if sigma_next == 0:
-            previous = data
+
+        sample = sample.to(torch.promote_types(sample.dtype, torch.float32))
+        velocity_sign = -1.0 if self.config.invert_sigmas or per_token_timesteps is not None else 1.0
+        if per_token_timesteps is None:
+            sigma, sigma_next = self._sigmas[index], self._sigmas[index + 1]
         else:
-            kept = sigma_next * math.sqrt(1 - ratio)
-            previous = (1 - sigma_next) * data + kept * (current + (1 - sigma) * velocity)
-            if ratio > 0:
-                noise = self._noise(sample, generator, index)
-                previous = previous + sigma_next * math.sqrt(ratio) * noise
-        self._step_index += 1
-        previous, data = previous.to(model_output.dtype), data.to(model_output.dtype)
+            sigma, sigma_next = self._per_token_sigmas(per_token_timesteps)
+        if self._is_correction[index] and self._predictions:
+            terms = self._correction_terms(sigma_next, sample, model_output, velocity_sign)
+        else:
+            ratio = self._stochastic_ratio(sigma, sigma_next)
+            terms = self._prediction_terms(sigma, sigma_next, ratio, sample, model_output, velocity_sign)
+            if index + 1 < self.num_inference_steps and (isinstance(ratio, torch.Tensor) or ratio > 0):
+                terms.append((self._noise(sample, index, generator), sigma_next * ratio**0.5))
+        prev_sample = _weighted_sum(terms).to(model_output.dtype)
+        self._step_index = index + 1
+        if self._step_index == self.num_inference_steps:
+            self._predictions, self._places = [], None
+
         if not return_dict:
-            return (previous,)
-        return TwinFlowSchedulerOutput(prev_sample=previous, pred_original_sample=data)
+            return (prev_sample,)
+        pred_original_sample = _weighted_sum([(sample, 1.0), (model_output, -velocity_sign * sigma)])
+        return TwinFlowSchedulerOutput(
+            prev_sample=prev_sample, pred_original_sample=pred_original_sample.to(model_output.dtype)
+        )
 
-    def scale_model_input(self, sample: torch.Tensor, timestep=None) -> torch.Tensor:
-        """The sample as it is."""
-        return sample
+    def _check_ready(self):
+        if self.num_inference_steps is None:
+            raise ValueError("There is no grid yet: call set_timesteps(num_inference_steps) first.")
 
-    def scale_noise(self, sample: torch.Tensor, timestep: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Data and noise mixed at `timestep`, shape [B] or [1]."""
-        sigma = timestep.to(sample.device, torch.float32) / self.config.num_train_timesteps
-        sigma = sigma.reshape(-1, *[1] * (sample.ndim - 1))
-        return (sigma * noise + (1 - sigma) * sample).to(sample.dtype)
+    def _start(self, timestep: float | torch.Tensor) -> int:
+        if self._step_index is None:
+            self._step_index = self._begin_index
+        if self._step_index is None:
+            self._step_index = 0 if torch.compiler.is_compiling() else self.index_for_timestep(timestep)
+        return self._step_index
 
-    def _grid(self, steps: int) -> np.ndarray:
-        """Sigmas of `steps` steps and the final 0, float64, falling."""
-        config = self.config
-        style, gap_end = config.sampling_style, config.gap_end
-        if gap_end is None:
-            gap_end = {"few": 0.6 if steps <= 2 else 0.5, "any": 0.5, "multi": 0.0}[style]
-        points = steps if gap_end > 0 else steps + 1
-        tau = np.linspace(config.gap_start, 1 - gap_end, points)[:steps]
-        warp = config.kumaraswamy or ((1.17, 0.8, 1.1) if style == "multi" else None)
-        if warp:
-            a, b, c = warp
-            tau = (1 - (1 - tau**a) ** b) ** c
-        sigmas = 1 - tau
-        sigmas = config.shift * sigmas / (1 + (config.shift - 1) * sigmas)
-        return np.append(sigmas, 0.0)
+    def _per_token_sigmas(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        neutral = {"sampling_order": 1, "extrapolation_ratio": 0, "squeeze_target_time": False, "invert_sigmas": False}
+        for name, value in neutral.items():
+            if self.config[name] != value:
+                raise ValueError(
+                    f"{name}={self.config[name]} does not go with per_token_timesteps: set {name}={value}."
+                )
+        sigmas = timesteps.to(torch.float32) / self.config.num_train_timesteps
+        below = self.sigmas < sigmas.unsqueeze(-1) - 1e-6
+        return sigmas.unsqueeze(-1), (below * self.sigmas).amax(dim=-1, keepdim=True)
 
-    def _stochastic_ratios(self, sigmas: np.ndarray) -> np.ndarray:
-        ratio, (now, following) = self.config.stochastic_ratio, (sigmas[:-1], sigmas[1:])
-        if ratio == SDE:
-            with np.errstate(divide="ignore"):
-                return np.minimum(1.0, np.abs(following - now) * 2 * now / following**2)
+    def _stochastic_ratio(self, sigma, sigma_next) -> float | torch.Tensor:
+        ratio = self.config.stochastic_ratio
         if ratio is None:
-            ratio = 1.0 if self.config.sampling_style == "few" else 0.0
-        return np.full(len(now), float(ratio))
+            return KNOWN_STOCHASTIC_RATIO[self.config.sampling_style]
+        if ratio != "sde":
+            return float(ratio)
+        if isinstance(sigma, torch.Tensor):
+            return (2 * sigma * (sigma - sigma_next) / sigma_next.square().clamp_min(1e-12)).clamp_max(1)
+        return min(1.0, 2 * sigma * (sigma - sigma_next) / sigma_next**2) if sigma_next > 0 else 1.0
 
-    def _noise(self, sample: torch.Tensor, generator, index: int) -> torch.Tensor:
+    def _prediction_terms(self, sigma, sigma_next, ratio, sample, model_output, velocity_sign: float) -> list:
+        """The deterministic part of a step, as tensors and their weights."""
+        extrapolation = self.config.extrapolation_ratio if len(self._predictions) > 1 else 0.0
+        kept = sigma_next * (1 - ratio) ** 0.5
+        scale = 1.0 if isinstance(ratio, float) and ratio == 0 else 1 - sigma_next + kept
+
+        def velocity_weight(sigma):
+            return velocity_sign * (kept * (1 - sigma) - (1 - sigma_next) * sigma)
+
+        if extrapolation > 0:
+            last_sample, last_output, last_sigma = self._predictions[-1]
+            terms = [
+                (sample, (1 + extrapolation) * scale),
+                (model_output, (1 + extrapolation) * velocity_weight(sigma)),
+                (last_sample, -extrapolation * scale),
+                (last_output, -extrapolation * velocity_weight(last_sigma)),
+            ]
+        else:
+            terms = [(sample, scale), (model_output, velocity_weight(sigma))]
+        if self.config.extrapolation_ratio > 0 or self.config.sampling_order == 2:
+            self._predictions = [*self._predictions[-2:], (sample, model_output, sigma)]
+        return terms
+
+    def _correction_terms(self, sigma_next, sample, model_output, velocity_sign: float) -> list:
+        """Second order: the step once more, with the mean of the noise predicted at its start and at its end."""
+        extrapolation = self.config.extrapolation_ratio if len(self._predictions) > 2 else 0.0
+        start_sample, start_output, sigma = self._predictions[-1]
+        half = 0.5 * (sigma_next - sigma) / (1 - sigma)
+        terms = [
+            (start_sample, (1 - sigma_next) / (1 - sigma) + half * (1 + extrapolation)),
+            (start_output, velocity_sign * half * (1 + extrapolation) * (1 - sigma)),
+            (sample, half),
+            (model_output, velocity_sign * half * (1 - sigma_next)),
+        ]
+        if extrapolation > 0:
+            last_sample, last_output, last_sigma = self._predictions[-2]
+            terms += [
+                (last_sample, -half * extrapolation),
+                (last_output, -velocity_sign * half * extrapolation * (1 - last_sigma)),
+            ]
+        return terms
+
+    def _noise(self, sample: torch.Tensor, index: int, generator) -> torch.Tensor:
         if generator is not None:
-            return randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=torch.float32)
-        if self._seeds is None or len(self._seeds) != len(sample):
-            self._seeds = sample_seeds(sample)
-        return seeded_noise(self._seeds, sample.shape, index)
+            return randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
+        elements = sample[0].numel()
+        if self._keys is None or len(self._keys) != len(sample):
+            self._keys, self._places = sample_keys(sample), None
+        if self._places is None or self._places.shape[1] != elements:
+            self._places = noise_places(self._keys.to(sample.device), elements)
+        seed = (self.config.noise_seed * SEED_STRIDE + index) % 2**32
+        return normal_pool(pool_size(elements), seed, sample.device).take(self._places).reshape(sample.shape)
 
-    def _find_step(self, timestep: float | torch.Tensor) -> int:
-        distance = (self.timesteps - torch.as_tensor(timestep, device=self.timesteps.device).flatten()[0]).abs()
-        return int(distance.argmin())
+    def scale_noise(self, sample: torch.Tensor, timestep: float | torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """
+        Mix data and noise, `sigma * noise + (1 - sigma) * sample`, at the evaluation that comes next.
+
+        Before the first step that is `begin_index`, or else where `timestep` stands on the grid. What is given as
+        `noise` then also seeds the fresh noise of `step`.
+
+        Args:
+            sample (`torch.Tensor` of shape [B, ...]): data.
+            timestep (`float` or `torch.Tensor` of shape [B] or [1]): elements of `timesteps`.
+            noise (`torch.Tensor` of the shape of `sample`): standard normal noise.
+
+        Returns:
+            `torch.Tensor` of the shape and dtype of `sample`.
+
+        Raises:
+            ValueError: before `set_timesteps`, and for a timestep that is not on the grid.
+        """
+        self._check_ready()
+        if self._step_index is not None:
+            sigma = self._sigmas[self._step_index]
+        else:
+            self._keys, self._places = sample_keys(noise), None
+            if self._begin_index is not None:
+                sigma = self._sigmas[self._begin_index]
+            else:
+                found = [self._sigmas[self.index_for_timestep(t)] for t in torch.as_tensor(timestep).reshape(-1)]
+                sigma = torch.tensor(found, device=sample.device).reshape(-1, *[1] * (sample.ndim - 1))
+        return (sigma * noise.to(torch.float32) + (1 - sigma) * sample.to(torch.float32)).to(sample.dtype)
+
+    def add_noise(
+        self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: float | torch.Tensor
+    ) -> torch.Tensor:
+        """`scale_noise` in the argument order of the diffusion schedulers."""
+        return self.scale_noise(original_samples, timesteps, noise)
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
 
 
-def _check(name: str, value, is_allowed: bool, allowed: str) -> None:
-    if not is_allowed:
-        raise ValueError(f"{name}={value!r} is not allowed: it must be {allowed}.")
+def _weighted_sum(terms: list) -> torch.Tensor:
+    """Sum of tensors times their weights (numbers, or tensors that broadcast), in as few kernels as there are terms."""
+    (first, scale), *terms = terms
+    total = first if isinstance(scale, float) and scale == 1 else first * scale
+    for tensor, weight in terms:
+        if isinstance(weight, torch.Tensor):
+            total = torch.addcmul(total, tensor.to(total.dtype), weight)
+        else:
+            total = torch.add(total, tensor, alpha=weight)
+    return total
+
+
+def _as_array(values) -> np.ndarray | None:
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    return None if values is None else np.asarray(values, dtype=np.float64)
+
+
+def _check_options(config):
+    ratio, warp, gap_end = config.stochastic_ratio, config.kumaraswamy, config.gap_end
+    rules = {
+        "num_train_timesteps": (config.num_train_timesteps >= 1, "1 or more"),
+        "prediction_type": (config.prediction_type in PREDICTION_TYPES, f"one of {PREDICTION_TYPES}"),
+        "shift": (config.shift > 0, "above 0; 1 is no shift"),
+        "sampling_style": (config.sampling_style in SAMPLING_STYLES, f"one of {SAMPLING_STYLES}"),
+        "stochastic_ratio": (
+            ratio in (None, "sde") or (not isinstance(ratio, str) and 0 <= ratio <= 1),
+            "in [0, 1], 'sde', or None for what the style needs",
+        ),
+        "gap_start": (0 <= config.gap_start < 1, "in [0, 1)"),
+        "gap_end": (
+            gap_end is None or 0 <= gap_end < 1 - config.gap_start,
+            "in [0, 1 - gap_start), so they do not cross",
+        ),
+        "kumaraswamy": (
+            warp is None or (len(warp) == 3 and min(warp) > 0),
+            "three numbers above 0, or None for what the style needs",
+        ),
+        "extrapolation_ratio": (0 <= config.extrapolation_ratio <= 1, "in [0, 1]"),
+        "sampling_order": (config.sampling_order in (1, 2), "1 or 2"),
+        "noise_seed": (0 <= config.noise_seed < 2**32, "in [0, 2**32)"),
+    }
+    for name, (allowed, remedy) in rules.items():
+        if not allowed:
+            raise ValueError(f"{name}={config[name]!r} cannot be: make it {remedy}.")
+    if config.sampling_order == 2 and config.gap_start == 0:
+        raise ValueError("gap_start=0 cannot be with sampling_order=2, which divides by it: make it 0.001.")

@@ -1,0 +1,73 @@
+"""The time grid of the sampler, in float64: a few numbers a picture, so plain numpy on the host."""
+
+import numpy as np
+
+# arXiv:2512.05150, evaluation settings of its authors: where the last evaluation stands, by style and step count.
+KNOWN_GAP_END = {"few": (0.6, 0.6, 0.5), "any": (0.5,), "multi": (0.0,)}
+KNOWN_STOCHASTIC_RATIO = {"few": 1.0, "any": 0.0, "multi": 0.0}
+KNOWN_KUMARASWAMY = {"few": (1.0, 1.0, 1.0), "any": (1.0, 1.0, 1.0), "multi": (1.17, 0.8, 1.1)}
+
+
+def known_gap_end(style: str, num_inference_steps: int) -> float:
+    """The gap at the data end that is known to work for this style and number of steps."""
+    gaps = KNOWN_GAP_END[style]
+    return gaps[min(num_inference_steps, len(gaps)) - 1]
+
+
+def shift_sigmas(sigmas, shift: float):
+    """Static time shift of the stock flow-matching schedulers."""
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def unshift_sigmas(sigmas, shift: float):
+    """The inverse of `shift_sigmas`."""
+    return sigmas / (shift - (shift - 1) * sigmas)
+
+
+def twinflow_sigmas(
+    points: int, *, gap_start: float, gap_end: float, kumaraswamy: tuple[float, float, float], shift: float
+) -> np.ndarray:
+    """The sampling grid of UCGM (arXiv:2505.07447) without its terminal zero.
+
+    Args:
+        points: how many sigmas.
+        gap_start: distance of the first point from pure noise.
+        gap_end: distance of the last point from the data; 0 spaces the points as if the data were one more of them.
+        kumaraswamy: (a, b, c) of `(1 - (1 - tau**a)**b)**c`; ones leave the grid uniform.
+        shift: static shift, 1 for none.
+
+    Returns:
+        float64 array of shape [points], falling, 1 = noise.
+
+    Raises:
+        ValueError: where the gaps leave no room between them.
+    """
+    if not 0 <= gap_start < 1 or not 0 <= gap_end < 1 or gap_start + gap_end >= 1:
+        raise ValueError(
+            f"gap_start={gap_start} and gap_end={gap_end} cross: both must be at least 0 and together below 1."
+        )
+    tau = np.linspace(gap_start, 1 - gap_end, points + (gap_end == 0))[:points]
+    a, b, c = kumaraswamy
+    return shift_sigmas(1 - (1 - (1 - tau**a) ** b) ** c, shift)
+
+
+def with_corrections(sigmas: np.ndarray, corrections: int) -> tuple[np.ndarray, list[bool]]:
+    """Add the evaluations of the second-order corrections: each stands where its step arrived.
+
+    Args:
+        sigmas: shape [points].
+        corrections: how many of the steps, from the first on, are corrected; below `points`.
+
+    Returns:
+        The sigma of every evaluation, shape [points + corrections], and whether it is a correction.
+    """
+    is_correction = [False]
+    for point in range(1, len(sigmas)):
+        is_correction += [True, False] if point <= corrections else [False]
+    repeats = [1, *(2 if point <= corrections else 1 for point in range(1, len(sigmas)))]
+    return np.repeat(sigmas, repeats), is_correction
+
+
+def is_stock_linear(sigmas: np.ndarray) -> bool:
+    """Whether these are the sigmas that most stock pipelines pass of their own accord: 1 - i/N."""
+    return np.allclose(sigmas, 1 - np.arange(len(sigmas)) / len(sigmas), rtol=0, atol=1e-6)
