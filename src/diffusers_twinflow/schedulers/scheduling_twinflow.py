@@ -69,11 +69,10 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             Part of fresh noise, in [0, 1]. `"sde"` is `min(1, 2 * sigma * |sigma_next - sigma| / sigma_next**2)`.
             `None` is what is known to work: 1 for few, 0 for any and multi.
         gap_start (`float`, defaults to 0.001):
-            Distance of the first evaluation from pure noise, before `kumaraswamy` and `shift`.
+            1 minus the sigma of the first evaluation, before `kumaraswamy` and `shift`.
         gap_end (`float`, *optional*):
-            Distance of the last evaluation from the data, before `kumaraswamy` and `shift`. `None` is what is known to
-            work: few 0.6 up to 2 steps and 0.5 above, any 0.5, multi 0; the last evaluation then stands at
-            `1 - gap_end` after `shift`.
+            Sigma of the last evaluation, before `kumaraswamy` and `shift`. `None` is what is known to work, after
+            `shift`: few 0.6 up to 2 steps and 0.5 above, any 0.5, multi 0 (the grid is then even down to the data).
         kumaraswamy (`list[float]`, *optional*):
             The three parameters of the Kumaraswamy warp of the grid. `None` is what is known to work: (1.17, 0.8, 1.1)
             for multi and (1, 1, 1), no warp, for few and any.
@@ -236,7 +235,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         points = evaluations if config.sampling_order == 1 else evaluations // 2 + 1
         gap_end = config.gap_end
         if gap_end is None:
-            gap_end = 1 - unshift_sigmas(1 - known_gap_end(config.sampling_style, evaluations), shift)
+            gap_end = unshift_sigmas(known_gap_end(config.sampling_style, evaluations), shift)
         sigmas = twinflow_sigmas(
             points,
             gap_start=config.gap_start,

@@ -9,7 +9,7 @@ KNOWN_KUMARASWAMY = {"few": (1.0, 1.0, 1.0), "any": (1.0, 1.0, 1.0), "multi": (1
 
 
 def known_gap_end(style: str, num_inference_steps: int) -> float:
-    """The gap at the data end that is known to work for this style and number of steps."""
+    """The last sigma that is known to work for this style and number of steps."""
     gaps = KNOWN_GAP_END[style]
     return gaps[min(num_inference_steps, len(gaps)) - 1]
 
@@ -31,8 +31,8 @@ def twinflow_sigmas(
 
     Args:
         points: how many sigmas.
-        gap_start: distance of the first point from pure noise.
-        gap_end: distance of the last point from the data; 0 spaces the points as if the data were one more of them.
+        gap_start: 1 minus the first sigma.
+        gap_end: the last sigma; 0 spaces the points as if the data were one more of them.
         kumaraswamy: (a, b, c) of `(1 - (1 - tau**a)**b)**c`; ones leave the grid uniform.
         shift: static shift, 1 for none.
 
