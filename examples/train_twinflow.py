@@ -5,6 +5,7 @@ accelerate launch examples/train_twinflow.py --config recipe.json --output_dir o
 """
 
 import argparse
+import os
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -319,7 +320,7 @@ def repository_config(args, config: TwinFlowConfig, family: Family, step: int) -
     return TwinFlowRepositoryConfig(
         train_type=args.train_type,
         family=family.name,
-        base_model=str(Path(base).resolve()) if Path(base).is_dir() else base,
+        base_model=os.path.relpath(base, args.output_dir) if Path(base).is_dir() else base,
         base_model_revision=args.revision,
         num_inference_steps=config.twinflow_target_step_count,
         max_sequence_length=args.max_sequence_length,
@@ -327,7 +328,9 @@ def repository_config(args, config: TwinFlowConfig, family: Family, step: int) -
         trained={
             "steps": step,
             "arguments": tracker_config(args),
-            "versions": {library.__name__: library.__version__ for library in (torch, diffusers, peft, diffusers_twinflow)},
+            "versions": {
+                library.__name__: library.__version__ for library in (torch, diffusers, peft, diffusers_twinflow)
+            },
         },
     )
 

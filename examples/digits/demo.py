@@ -96,7 +96,7 @@ def parse_args(input_args: list[str] | None = None) -> tuple[argparse.Namespace,
     parser.add_argument("--base", default=DEFAULT_BASE_DIR, help="Folder of the base pipeline.")
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="Options of the distillation.")
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder the digits are written to.")
-    parser.add_argument("--base_guidance_scale", type=float, default=2.0, help="Of the base's 50 steps; see score.py.")
+    parser.add_argument("--base_guidance_scale", type=float, default=1.2, help="Of the base's 50 steps; see score.py.")
     parser.add_argument("--num_samples", type=int, default=1000, help="Samples each column is scored on.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the judge and of the initial noise.")
     args, extra_arguments = parser.parse_known_args(input_args)

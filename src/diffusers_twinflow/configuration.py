@@ -75,7 +75,7 @@ class TwinFlowConfig:
         for option_field in fields(self):
             _check_type(option_field, getattr(self, option_field.name))
         _require(
-            1 <= self.twinflow_target_step_count, self, "twinflow_target_step_count", "at least 1 (1-4 work best)"
+            self.twinflow_target_step_count >= 1, self, "twinflow_target_step_count", "at least 1 (1-4 work best)"
         )
         _require(self.twinflow_estimate_order >= 0, self, "twinflow_estimate_order", "0 or more (the default is 2)")
         _require(self.twinflow_enhanced_ratio >= 0, self, "twinflow_enhanced_ratio", "0 (off) or more")

@@ -36,7 +36,7 @@ class TwinFlowRepositoryConfig:
     Attributes:
         train_type: "lora" or "full".
         family: name of the base's family.
-        base_model: Hub id or path of the base.
+        base_model: Hub id of the base, or its path as seen from the directory that holds this file.
         base_model_revision: its revision, or `None`.
         num_inference_steps: the step count it was distilled for.
         max_sequence_length: length of the encoded prompts in training, in tokens.
@@ -53,6 +53,11 @@ class TwinFlowRepositoryConfig:
     max_sequence_length: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     trained: dict[str, Any] = field(default_factory=dict)
+
+    def locate_base(self, directory: str | Path) -> str:
+        """Where the base is, as seen from the local `directory` of this configuration."""
+        local = Path(directory, self.base_model)
+        return str(local) if Path(directory).is_dir() and local.is_dir() else self.base_model
 
     @property
     def twinflow(self) -> TwinFlowConfig:

@@ -58,7 +58,8 @@ class TwinFlowPipeline:
         family = FAMILIES[config.family]
         if config.train_type == LORA:
             base_options = {k: v for k, v in hub_options.items() if k not in ("revision", "subfolder")}
-            pipeline = _load_base(family, base_model or config.base_model, config, base_options | kwargs)
+            base = base_model or config.locate_base(pretrained_model_name_or_path)
+            pipeline = _load_base(family, base, config, base_options | kwargs)
             load_twinflow_lora(pipeline, pretrained_model_name_or_path, **hub_options)
         else:
             folders = {

@@ -1,5 +1,6 @@
 """The networks that a student can learn from, without a second copy of what they share with it."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from copy import deepcopy
@@ -152,7 +153,9 @@ def build_teacher(transformer: nn.Module, velocity_of: Callable, config: TwinFlo
 
 def add_teacher_adapter(transformer: nn.Module, lora_config, student_adapter: str = "default") -> None:
     """Put the teacher's adapter and time conditioning beside the student's, with the student's values."""
-    transformer.add_adapter(lora_config, adapter_name=TEACHER_ADAPTER)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        transformer.add_adapter(lora_config, adapter_name=TEACHER_ADAPTER)
     if hasattr(transformer, "time_conditioning"):
         setattr(transformer, TEACHER_CONDITIONING, deepcopy(transformer.time_conditioning).requires_grad_(False))
     transformer.set_adapter(student_adapter)
