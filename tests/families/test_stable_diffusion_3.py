@@ -1,7 +1,7 @@
 import pytest
-import tiny
 import torch
 
+import tiny
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.families import FAMILIES, family_of, is_flow_matching
 

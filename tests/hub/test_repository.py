@@ -1,12 +1,12 @@
 import json
 
 import pytest
-import tiny
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
+import tiny
 from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, load_twinflow_lora, save_twinflow_lora

@@ -2,10 +2,10 @@ import subprocess
 import sys
 
 import pytest
-import tiny
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
+import tiny
 from diffusers_twinflow import TwinFlowConfigError
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel, enable_twinflow
