@@ -541,3 +541,51 @@ def test_what_does_not_go_with_per_token_times(options):
     scheduler, x = make(2, **options), torch.randn(1, 3, 4)
     with pytest.raises(ValueError, match=f"{next(iter(options))}="):
         scheduler.step(x, scheduler.timesteps[0], x, per_token_timesteps=torch.full((1, 3), 400.0))
+
+
+# CUDA
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("begin", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"sampling_style": "any"},
+        {"sampling_order": 2, "extrapolation_ratio": 0.2, "stochastic_ratio": "sde"},
+        {"squeeze_target_time": True, "sampling_style": "any"},
+    ],
+)
+def test_no_step_waits_for_the_gpu(options, begin):
+    scheduler, x = TwinFlowScheduler(**options), latents().cuda()
+    scheduler.set_timesteps(5, device="cuda")
+    if begin:
+        scheduler.set_begin_index(0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for t in scheduler.timesteps:
+            scheduler.get_target_timesteps(t.expand(2).bfloat16())
+            x = scheduler.step(torch.sin(x), t, x).prev_sample
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert x.isfinite().all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_sample_does_not_depend_on_its_neighbours_on_cuda():
+    x = latents(4, (16, 64, 64)).cuda()
+    scheduler = TwinFlowScheduler()
+    scheduler.set_timesteps(4, device="cuda")
+    together = run(scheduler, x)
+    scheduler.set_timesteps(4, device="cuda")
+    assert torch.equal(together[2], run(scheduler, x[2:3])[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_loop_compiles_whole_on_cuda():
+    scheduler, x = TwinFlowScheduler(), latents().cuda()
+    scheduler.set_timesteps(4, device="cuda")
+    eager = run(scheduler, x)
+    scheduler.set_timesteps(4, device="cuda")
+    torch.testing.assert_close(torch.compile(run, fullgraph=True)(scheduler, x), eager, rtol=1e-4, atol=1e-5)

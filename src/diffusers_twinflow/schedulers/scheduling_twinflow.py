@@ -10,7 +10,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 
-from .noise import noise_places, normal_pool, pool_size, sample_keys
+from .noise import gather_noise, noise_rows, sample_keys
 from .sigma_grid import (
     KNOWN_KUMARASWAMY,
     KNOWN_STOCHASTIC_RATIO,
@@ -143,7 +143,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         self._step_index = None
         self._begin_index = None
         self._keys = None
-        self._places = None
+        self._noise_rows = None
         self._predictions = []
 
     @property
@@ -378,7 +378,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         prev_sample = _weighted_sum(terms).to(model_output.dtype)
         self._step_index = index + 1
         if self._step_index == self.num_inference_steps:
-            self._predictions, self._places = [], None
+            self._predictions, self._noise_rows = [], None
 
         if not return_dict:
             return (prev_sample,)
@@ -464,13 +464,11 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
     def _noise(self, sample: torch.Tensor, index: int, generator) -> torch.Tensor:
         if generator is not None:
             return randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
-        elements = sample[0].numel()
         if self._keys is None or len(self._keys) != len(sample):
-            self._keys, self._places = sample_keys(sample), None
-        if self._places is None or self._places.shape[1] != elements:
-            self._places = noise_places(self._keys.to(sample.device), elements)
-        seed = (self.config.noise_seed * SEED_STRIDE + index) % 2**32
-        return normal_pool(pool_size(elements), seed, sample.device).take(self._places).reshape(sample.shape)
+            self._keys, self._noise_rows = sample_keys(sample), None
+        if self._noise_rows is None:
+            self._noise_rows = noise_rows(self._keys.to(sample.device), sample[0].numel())
+        return gather_noise(self._noise_rows, sample.shape, (self.config.noise_seed * SEED_STRIDE + index) % 2**32)
 
     def scale_noise(self, sample: torch.Tensor, timestep: float | torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """
@@ -494,7 +492,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         if self._step_index is not None:
             sigma = self._sigmas[self._step_index]
         else:
-            self._keys, self._places = sample_keys(noise), None
+            self._keys, self._noise_rows = sample_keys(noise), None
             if self._begin_index is not None:
                 sigma = self._sigmas[self._begin_index]
             else:
