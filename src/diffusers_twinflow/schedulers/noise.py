@@ -4,13 +4,13 @@ import math
 
 import torch
 
+KEY_NUMBERS = 1024
 SMALLEST_POOL = 2**16
-_LOW_BITS = 2**31 - 1
-_MIX_1, _MIX_2 = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # the two multipliers of splitmix64, as signed integers
+_MIX = -0x61C8864680B583EB  # 2**64 divided by the golden ratio, as a signed integer
 
 
 def sample_keys(sample: torch.Tensor) -> torch.Tensor:
-    """One integer for each sample of a batch, decided by the bits of that sample alone.
+    """One integer for each sample of a batch, decided by the bits of about a thousand of that sample's numbers.
 
     Args:
         sample: any floating tensor of shape [B, ...].
@@ -18,12 +18,11 @@ def sample_keys(sample: torch.Tensor) -> torch.Tensor:
     Returns:
         int64 tensor of shape [B, 1] on the device of `sample`.
     """
-    bits = sample.detach().to(torch.float32).reshape(sample.shape[0], -1).contiguous().view(torch.int32)
-    place = torch.arange(1, 2 * bits.shape[1], 2, device=sample.device) * _MIX_1
-    keys = (bits * place).sum(dim=1, keepdim=True)
-    keys = (keys ^ (keys >> 30)) * _MIX_1
-    keys = (keys ^ (keys >> 27)) * _MIX_2
-    return keys ^ (keys >> 31)
+    numbers = sample.detach().reshape(sample.shape[0], -1)
+    numbers = numbers[:, :: max(1, numbers.shape[1] // KEY_NUMBERS)]
+    bits = numbers.to(torch.float32, memory_format=torch.contiguous_format).view(torch.int32)
+    places = torch.arange(1, 2 * bits.shape[1], 2, device=sample.device)
+    return (bits * places).sum(dim=1, keepdim=True) * _MIX
 
 
 def pool_shape(elements: int) -> tuple[int, int]:
@@ -38,35 +37,36 @@ def pool_shape(elements: int) -> tuple[int, int]:
     return rows, width
 
 
-def noise_rows(keys: torch.Tensor, elements: int) -> torch.Tensor:
+def noise_rows(keys: torch.Tensor, elements: int, pool: tuple[int, int]) -> torch.Tensor:
     """The rows of the pool that are each sample's noise, in an order of its own for every key.
 
     Args:
         keys: from `sample_keys`, shape [B, 1].
         elements: number of elements of one sample.
+        pool: from `pool_shape`.
 
     Returns:
         int64 tensor of shape [B, R], without repeats in a sample, R the fewest rows that hold `elements` numbers.
     """
-    rows, width = pool_shape(elements)
-    factor, offset = (keys & _LOW_BITS) % (rows - 1) + 1, (keys >> 32 & _LOW_BITS) % rows
-    return torch.arange(-(-elements // width), device=keys.device).mul(factor).add_(offset).remainder_(rows)
+    rows, width = pool
+    factor, offset = keys % (rows - 1) + 1, keys % rows
+    return torch.addcmul(offset, torch.arange(-(-elements // width), device=keys.device), factor).remainder_(rows)
 
 
-def gather_noise(rows: torch.Tensor, shape: torch.Size, seed: int) -> torch.Tensor:
+def gather_noise(rows: torch.Tensor, pool: tuple[int, int], shape: torch.Size, seed: int) -> torch.Tensor:
     """Standard normal noise of the given shape [B, ...], float32.
 
     Args:
         rows: from `noise_rows`.
+        pool: from `pool_shape`.
         seed: of the pool, one for each step.
     """
-    elements = math.prod(shape[1:])
-    pool = normal_pool(*pool_shape(elements), seed, rows.device)
-    return pool[rows].flatten(1)[:, :elements].reshape(shape)
+    gathered = normal_pool(*pool, seed, rows.device).index_select(0, rows.flatten())
+    return gathered.view(shape[0], -1)[:, : math.prod(shape[1:])].reshape(shape)
 
 
 def normal_pool(rows: int, width: int, seed: int, device: torch.device) -> torch.Tensor:
-    """Standard normal float32 numbers, shape [rows, width], that depend on `seed` and the kind of device, and on no global state."""
+    """Standard normal float32 numbers that depend on `seed` and the kind of device, and on no global state."""
     if torch.compiler.is_compiling():
         return _compiled_normal_pool(rows, width, seed, device)
     return torch.randn(rows, width, generator=torch.Generator(device=device).manual_seed(seed), device=device)

@@ -10,7 +10,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 
-from .noise import gather_noise, noise_rows, sample_keys
+from .noise import gather_noise, noise_rows, pool_shape, sample_keys
 from .sigma_grid import (
     KNOWN_KUMARASWAMY,
     KNOWN_STOCHASTIC_RATIO,
@@ -467,8 +467,11 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         if self._keys is None or len(self._keys) != len(sample):
             self._keys, self._noise_rows = sample_keys(sample), None
         if self._noise_rows is None:
-            self._noise_rows = noise_rows(self._keys.to(sample.device), sample[0].numel())
-        return gather_noise(self._noise_rows, sample.shape, (self.config.noise_seed * SEED_STRIDE + index) % 2**32)
+            elements = sample[0].numel()
+            self._noise_pool = pool_shape(elements)
+            self._noise_rows = noise_rows(self._keys.to(sample.device), elements, self._noise_pool)
+        seed = (self.config.noise_seed * SEED_STRIDE + index) % 2**32
+        return gather_noise(self._noise_rows, self._noise_pool, sample.shape, seed)
 
     def scale_noise(self, sample: torch.Tensor, timestep: float | torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """
