@@ -46,11 +46,12 @@ def noise_rows(keys: torch.Tensor, elements: int, pool: tuple[int, int]) -> torc
         pool: from `pool_shape`.
 
     Returns:
-        int64 tensor of shape [B, R], without repeats in a sample, R the fewest rows that hold `elements` numbers.
+        int64 tensor of shape [B * R], without repeats in a sample, R the fewest rows that hold `elements` numbers.
     """
     rows, width = pool
     factor, offset = keys % (rows - 1) + 1, keys % rows
-    return torch.addcmul(offset, torch.arange(-(-elements // width), device=keys.device), factor).remainder_(rows)
+    places = torch.arange(-(-elements // width), device=keys.device)
+    return torch.addcmul(offset, places, factor).remainder_(rows).flatten()
 
 
 def gather_noise(rows: torch.Tensor, pool: tuple[int, int], shape: torch.Size, seed: int) -> torch.Tensor:
@@ -61,8 +62,10 @@ def gather_noise(rows: torch.Tensor, pool: tuple[int, int], shape: torch.Size, s
         pool: from `pool_shape`.
         seed: of the pool, one for each step.
     """
-    gathered = normal_pool(*pool, seed, rows.device).index_select(0, rows.flatten())
-    return gathered.view(shape[0], -1)[:, : math.prod(shape[1:])].reshape(shape)
+    gathered = normal_pool(*pool, seed, rows.device).index_select(0, rows)
+    if gathered.numel() > shape.numel():
+        gathered = gathered.view(shape[0], -1)[:, : shape[1:].numel()]
+    return gathered.reshape(shape)
 
 
 def normal_pool(rows: int, width: int, seed: int, device: torch.device) -> torch.Tensor:

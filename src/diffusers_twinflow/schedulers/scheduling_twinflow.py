@@ -137,6 +137,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = None
         self.sigmas = None
         self.target_timesteps = None
+        self._noise_elements = self._noise_pool = None
         self._reset()
 
     def _reset(self):
@@ -368,14 +369,12 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             sigma, sigma_next = self._sigmas[index], self._sigmas[index + 1]
         else:
             sigma, sigma_next = self._per_token_sigmas(per_token_timesteps)
+        inputs = (sample, model_output, velocity_sign)
         if self._is_correction[index] and self._predictions:
-            terms = self._correction_terms(sigma_next, sample, model_output, velocity_sign)
+            prev_sample = _weighted_sum(self._correction_terms(sigma_next, *inputs))
         else:
-            ratio = self._stochastic_ratio(sigma, sigma_next)
-            terms = self._prediction_terms(sigma, sigma_next, ratio, sample, model_output, velocity_sign)
-            if index + 1 < self.num_inference_steps and (isinstance(ratio, torch.Tensor) or ratio > 0):
-                terms.append((self._noise(sample, index, generator), sigma_next * ratio**0.5))
-        prev_sample = _weighted_sum(terms).to(model_output.dtype)
+            prev_sample = self._predict(index, sigma, sigma_next, inputs, generator)
+        prev_sample = prev_sample.to(model_output.dtype)
         self._step_index = index + 1
         if self._step_index == self.num_inference_steps:
             self._predictions, self._noise_rows = [], None
@@ -418,6 +417,17 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         if isinstance(sigma, torch.Tensor):
             return (2 * sigma * (sigma - sigma_next) / sigma_next.square().clamp_min(1e-12)).clamp_max(1)
         return min(1.0, 2 * sigma * (sigma - sigma_next) / sigma_next**2) if sigma_next > 0 else 1.0
+
+    def _predict(self, index: int, sigma, sigma_next, inputs: tuple, generator) -> torch.Tensor:
+        ratio = self._stochastic_ratio(sigma, sigma_next)
+        is_number, is_last = isinstance(ratio, float), index + 1 == self.num_inference_steps
+        if is_last or (is_number and ratio == 0):
+            return _weighted_sum(self._prediction_terms(sigma, sigma_next, ratio, *inputs))
+        noise = self._noise(inputs[0], index, generator)
+        if is_number and ratio == 1:
+            return torch.lerp(_weighted_sum(self._prediction_terms(sigma, 0.0, ratio, *inputs)), noise, sigma_next)
+        terms = self._prediction_terms(sigma, sigma_next, ratio, *inputs)
+        return _weighted_sum([*terms, (noise, sigma_next * ratio**0.5)])
 
     def _prediction_terms(self, sigma, sigma_next, ratio, sample, model_output, velocity_sign: float) -> list:
         """The deterministic part of a step, as tensors and their weights."""
@@ -467,11 +477,12 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         if self._keys is None or len(self._keys) != len(sample):
             self._keys, self._noise_rows = sample_keys(sample), None
         if self._noise_rows is None:
-            elements = sample[0].numel()
-            self._noise_pool = pool_shape(elements)
+            elements = sample.shape[1:].numel()
+            if self._noise_elements != elements:
+                self._noise_elements, self._noise_pool = elements, pool_shape(elements)
             self._noise_rows = noise_rows(self._keys.to(sample.device), elements, self._noise_pool)
         seed = (self.config.noise_seed * SEED_STRIDE + index) % 2**32
-        return gather_noise(self._noise_rows, self._noise_pool, sample.shape, seed)
+        return gather_noise(self._noise_rows, self._noise_pool, sample.shape, seed).to(sample.dtype)
 
     def scale_noise(self, sample: torch.Tensor, timestep: float | torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """
