@@ -1,4 +1,4 @@
-"""What a TwinFlow repository holds, written and read.
+"""What a TwinFlow repository holds: its configuration, and how it is written.
 
 A LoRA repository: `pytorch_lora_weights.safetensors` (a plain diffusers LoRA), `twinflow_time_conditioning.safetensors`
 (where it was trained), `twinflow_config.json` and `scheduler/scheduler_config.json`. A full model's repository is the
@@ -12,21 +12,18 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from peft import get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..families import FAMILIES, Family, family_of
-from ..models import TwinFlowTransformerMixin, enable_twinflow
-from ..models.time_conditioning import TimeConditioning
 from ..schedulers import TwinFlowScheduler
+from .files import CONDITIONING_NAME, CONFIG_NAME, LORA_NAME, LocatedRepository, locate_repository, read_json
 
-CONFIG_NAME = "twinflow_config.json"
-LORA_NAME = "pytorch_lora_weights.safetensors"
-CONDITIONING_NAME = "twinflow_time_conditioning.safetensors"
 LORA, FULL = "lora", "full"
+MAX_STEPS, MAX_TOKENS = 1000, 4096
 
 
 @dataclass
@@ -54,10 +51,23 @@ class TwinFlowRepositoryConfig:
     options: dict[str, Any] = field(default_factory=dict)
     trained: dict[str, Any] = field(default_factory=dict)
 
-    def locate_base(self, directory: str | Path) -> str:
-        """Where the base is, as seen from the local `directory` of this configuration."""
-        local = Path(directory, self.base_model)
-        return str(local) if Path(directory).is_dir() and local.is_dir() else self.base_model
+    def locate_base(self, repository: LocatedRepository) -> str:
+        """Where the base is: its Hub id, or its path, which counts only in a local directory of the caller's own.
+
+        Raises:
+            TwinFlowConfigError: where a repository of the Hub names something else than a Hub id.
+        """
+        local = repository.directory / self.base_model
+        if repository.is_local and local.is_dir():
+            return str(local)
+        try:
+            validate_repo_id(self.base_model)
+        except HFValidationError as error:
+            raise TwinFlowConfigError(
+                f"'{repository.name}' names the base model '{self.base_model}', which is neither a directory there nor "
+                "a Hub id: pass base_model= with where it is."
+            ) from error
+        return self.base_model
 
     @property
     def twinflow(self) -> TwinFlowConfig:
@@ -74,37 +84,55 @@ class TwinFlowRepositoryConfig:
         Raises:
             TwinFlowConfigError: where it is not there or not what it should be.
         """
-        path = find_file(name_or_path, CONFIG_NAME, **hub_options)
+        return cls.load_located(locate_repository(name_or_path, **hub_options))
+
+    @classmethod
+    def load_located(cls, repository: LocatedRepository) -> "TwinFlowRepositoryConfig":
+        """`load` of a repository whose files are on this machine."""
+        path = repository.find(CONFIG_NAME)
         if path is None:
+            found = f"only {LORA_NAME}, a plain LoRA" if repository.find(LORA_NAME) else "none of its files"
             raise TwinFlowConfigError(
-                f"'{name_or_path}' has no {CONFIG_NAME}, so it is no TwinFlow repository: a plain LoRA loads with "
-                "load_lora_weights, a plain pipeline with DiffusionPipeline.from_pretrained."
+                f"'{repository.name}' has no {CONFIG_NAME} and {found}, so it is no TwinFlow repository: a plain LoRA "
+                "loads with load_lora_weights, a plain pipeline with DiffusionPipeline.from_pretrained."
             )
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         known = {config_field.name for config_field in fields(cls)}
-        config = cls(**{name: value for name, value in values.items() if name in known})
-        if config.train_type not in (LORA, FULL) or config.family not in FAMILIES:
+        try:
+            config = cls(**{name: value for name, value in values.items() if name in known})
+        except TypeError as error:
+            raise TwinFlowConfigError(f"{CONFIG_NAME} of '{repository.name}' is not complete: {error}") from error
+        if config.train_type not in (LORA, FULL) or config.family not in list(FAMILIES):
             raise TwinFlowConfigError(
-                f"{CONFIG_NAME} of '{name_or_path}' has train_type={config.train_type!r} and family={config.family!r}: "
-                f"this version knows {LORA} and {FULL}, and {', '.join(FAMILIES)}."
+                f"{CONFIG_NAME} of '{repository.name}' has train_type={str(config.train_type)[:80]!r} and "
+                f"family={str(config.family)[:80]!r}: this version knows {LORA} and {FULL}, and {', '.join(FAMILIES)}."
             )
+        _check_types(config, repository.name)
         return config
 
 
-def find_file(name_or_path: str | Path, file_name: str, **hub_options) -> Path | None:
-    """Path of a repository's file, downloaded where need be; `None` where the repository has none.
+def _check_types(config: TwinFlowRepositoryConfig, name: str) -> None:
+    def refuse(field_name: str, allowed: str):
+        raise TwinFlowConfigError(
+            f"{CONFIG_NAME} of '{name}' has {field_name}={str(getattr(config, field_name))[:80]!r}: it must be {allowed}."
+        )
 
-    Args:
-        hub_options: `subfolder`, `revision`, `cache_dir`, `token`, `local_files_only`, as `hf_hub_download` takes them.
-    """
-    directory = Path(name_or_path)
-    if directory.is_dir():
-        path = directory / (hub_options.get("subfolder") or "") / file_name
-        return path if path.is_file() else None
-    try:
-        return Path(hf_hub_download(str(name_or_path), file_name, **hub_options))
-    except EntryNotFoundError:
-        return None
+    def is_count(value, highest):
+        return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= highest
+
+    if not (isinstance(config.base_model, str) and config.base_model and "\0" not in config.base_model):
+        refuse("base_model", "a Hub id, or a path as seen from its directory")
+    if not (config.base_model_revision is None or isinstance(config.base_model_revision, str)):
+        refuse("base_model_revision", "a text or null")
+    if not is_count(config.num_inference_steps, MAX_STEPS):
+        refuse("num_inference_steps", f"a whole number from 1 to {MAX_STEPS}")
+    if isinstance(config.guidance_scale, bool) or config.guidance_scale != 0:
+        refuse("guidance_scale", "0, for the guidance is in the weights")
+    if config.max_sequence_length is not None and not is_count(config.max_sequence_length, MAX_TOKENS):
+        refuse("max_sequence_length", f"null or a whole number from 1 to {MAX_TOKENS}")
+    for field_name in ("options", "trained"):
+        if not isinstance(getattr(config, field_name), dict):
+            refuse(field_name, "a JSON object")
 
 
 def save_twinflow_lora(
@@ -157,61 +185,3 @@ def save_twinflow_model(directory: str | Path, pipeline: DiffusionPipeline, conf
     index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
     index_path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     config.save(directory)
-
-
-def load_twinflow_lora(
-    pipeline: DiffusionPipeline, name_or_path: str | Path, *, adapter_name: str = "twinflow", **hub_options
-) -> TwinFlowRepositoryConfig:
-    """Put a TwinFlow LoRA, its time conditioning and its scheduler on a loaded stock pipeline.
-
-    The repository is checked before the pipeline is touched.
-
-    Raises:
-        TwinFlowConfigError: where the repository is no TwinFlow LoRA or belongs to another family or size.
-    """
-    config = TwinFlowRepositoryConfig.load(name_or_path, **hub_options)
-    family = family_of(pipeline)
-    if config.train_type != LORA or config.family != family.name:
-        raise TwinFlowConfigError(
-            f"'{name_or_path}' holds a {config.train_type} model of {config.family}, and the pipeline is a "
-            f"{family.name}: load it with TwinFlowPipeline.from_pretrained, or on a pipeline of its own family."
-        )
-    lora_path = find_file(name_or_path, LORA_NAME, **hub_options)
-    if lora_path is None:
-        raise TwinFlowConfigError(f"'{name_or_path}' has no {LORA_NAME}: save it again with save_twinflow_lora.")
-    conditioning_path = find_file(name_or_path, CONDITIONING_NAME, **hub_options)
-    scheduler_path = find_file(name_or_path, "scheduler/scheduler_config.json", **hub_options)
-    conditioning = _read_conditioning(conditioning_path, pipeline, family) if conditioning_path else None
-
-    pipeline.load_lora_weights(lora_path.parent, weight_name=LORA_NAME, adapter_name=adapter_name)
-    if conditioning is not None:
-        enable_twinflow(pipeline.transformer, family.transformer_class)
-        pipeline.transformer.time_conditioning.load_state_dict(conditioning)
-    pipeline.scheduler = (
-        TwinFlowScheduler.from_pretrained(scheduler_path.parent)
-        if scheduler_path
-        else TwinFlowScheduler.from_config(pipeline.scheduler.config)
-    )
-    return config
-
-
-def _read_conditioning(path: Path, pipeline: DiffusionPipeline, family: Family) -> dict[str, torch.Tensor]:
-    tensors = load_file(path)
-    width = family.transformer_class.timestep_embedding_dim(pipeline.transformer)
-    with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in TimeConditioning(width).state_dict().items()}
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    if found != expected:
-        raise TwinFlowConfigError(
-            f"'{path.name}' does not fit this transformer, whose timestep embedding is {width} wide: "
-            "load it on the base model that its twinflow_config.json names."
-        )
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise TwinFlowConfigError(f"'{path.name}' holds values that are not finite: its training diverged.")
-    if tensors["time_sign_embed.weight"][0].any():
-        raise TwinFlowConfigError(f"'{path.name}' has a positive sign row that is not zero: it is not of this format.")
-    return tensors
-
-
-def is_twinflow_transformer(transformer: torch.nn.Module) -> bool:
-    return isinstance(transformer, TwinFlowTransformerMixin) and transformer.twinflow_enabled

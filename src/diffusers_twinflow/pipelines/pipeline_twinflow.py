@@ -1,7 +1,6 @@
 """Stock pipelines with few-step defaults: the trained step count, guidance 0, the target time of each step."""
 
 import inspect
-import weakref
 from pathlib import Path
 
 import torch
@@ -10,19 +9,11 @@ from diffusers import DiffusionPipeline
 from ..configuration import TwinFlowConfigError
 from ..families import FAMILIES
 from ..families.base import HUB_OPTIONS
-from ..hub.repository import LORA, TwinFlowRepositoryConfig, is_twinflow_transformer, load_twinflow_lora
+from ..hub.files import locate_repository
+from ..hub.loading import load_located_lora
+from ..hub.repository import LORA, TwinFlowRepositoryConfig
+from ..hub.target_timesteps import link_target_timesteps
 from ..schedulers import TwinFlowScheduler
-
-
-class SchedulerTargets:
-    """The target timesteps of the scheduler that a pipeline has at the moment of the call."""
-
-    def __init__(self, pipeline: DiffusionPipeline):
-        self._pipeline = weakref.ref(pipeline)
-
-    def __call__(self, timestep: torch.Tensor) -> torch.Tensor | None:
-        scheduler = getattr(self._pipeline(), "scheduler", None)
-        return scheduler.get_target_timesteps(timestep) if isinstance(scheduler, TwinFlowScheduler) else None
 
 
 class TwinFlowPipeline:
@@ -48,25 +39,31 @@ class TwinFlowPipeline:
             base_model: local directory or Hub repository of the base, where it is not the one that
                 `twinflow_config.json` names.
             kwargs: as `DiffusionPipeline.from_pretrained` takes them; `revision` and `subfolder` are the TwinFlow
-                repository's, the base's revision comes from `twinflow_config.json`.
+                repository's, the base's revision comes from `twinflow_config.json`. Pickle files are not loaded unless
+                `use_safetensors=False` asks for them.
 
         Raises:
             TwinFlowConfigError: where the directory is no TwinFlow repository, or its base cannot be found.
         """
         hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
-        config = TwinFlowRepositoryConfig.load(pretrained_model_name_or_path, **hub_options)
+        repository = locate_repository(pretrained_model_name_or_path, **hub_options)
+        config = TwinFlowRepositoryConfig.load_located(repository)
         family = FAMILIES[config.family]
+        kwargs.setdefault("use_safetensors", True)
         if config.train_type == LORA:
             base_options = {k: v for k, v in hub_options.items() if k not in ("revision", "subfolder")}
-            base = base_model or config.locate_base(pretrained_model_name_or_path)
-            pipeline = _load_base(family, base, config, base_options | kwargs)
-            load_twinflow_lora(pipeline, pretrained_model_name_or_path, **hub_options)
+            if base_model is None:
+                base_options["revision"] = config.base_model_revision
+            base = base_model or config.locate_base(repository)
+            pipeline = _load_base(family, base, base_options | kwargs)
+            load_located_lora(pipeline, repository)
         else:
             folders = {
                 name: str(Path(hub_options.get("subfolder") or "") / name) for name in ("transformer", "scheduler")
             }
             options = {k: v for k, v in hub_options.items() if k != "subfolder"}
-            transformer_options = options | {k: kwargs[k] for k in ("torch_dtype", "device_map") if k in kwargs}
+            passed_on = ("torch_dtype", "device_map", "use_safetensors")
+            transformer_options = options | {k: kwargs[k] for k in passed_on if k in kwargs}
             pipeline = family.load(
                 pretrained_model_name_or_path,
                 transformer=family.transformer_class.from_pretrained(
@@ -102,6 +99,12 @@ class TwinFlowPipeline:
         steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
         return super().__call__(prompt, *args, num_inference_steps=steps, guidance_scale=0.0, **kwargs)
 
+    def as_stock_pipeline(self) -> DiffusionPipeline:
+        """Make this instance, in place, one of the stock class again."""
+        del self.twinflow_config
+        self.__class__ = type(self).__bases__[-1]
+        return self
+
 
 def as_twinflow_pipeline(pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig) -> TwinFlowPipeline:
     """Turn a stock pipeline, in place, into a `TwinFlowPipeline`; its scheduler becomes a `TwinFlowScheduler`."""
@@ -119,15 +122,9 @@ def as_twinflow_pipeline(pipeline: DiffusionPipeline, config: TwinFlowRepository
     return pipeline
 
 
-def link_target_timesteps(pipeline: DiffusionPipeline) -> None:
-    """Give a two-time transformer the target time of each step of its pipeline's scheduler."""
-    if is_twinflow_transformer(pipeline.transformer):
-        pipeline.transformer.set_target_timestep_source(SchedulerTargets(pipeline))
-
-
-def _load_base(family, base_model: str, config: TwinFlowRepositoryConfig, options: dict) -> DiffusionPipeline:
+def _load_base(family, base_model: str, options: dict) -> DiffusionPipeline:
     try:
-        return family.load(base_model, revision=config.base_model_revision, **options)
+        return family.load(base_model, **options)
     except OSError as error:
         raise TwinFlowConfigError(
             f"the base model '{base_model}' cannot be loaded ({error}): pass base_model= with where it is now."

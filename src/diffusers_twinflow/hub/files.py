@@ -1,0 +1,141 @@
+"""Where a repository's files are, and how a stranger's file is read: bounded, as data, never as code."""
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from ..configuration import TwinFlowConfigError
+
+CONFIG_NAME = "twinflow_config.json"
+LORA_NAME = "pytorch_lora_weights.safetensors"
+CONDITIONING_NAME = "twinflow_time_conditioning.safetensors"
+SCHEDULER_NAME = "scheduler/scheduler_config.json"
+CARD_NAME = "README.md"
+LOADED_NAMES = (CONFIG_NAME, LORA_NAME, CONDITIONING_NAME, SCHEDULER_NAME)
+
+MAX_JSON_BYTES = 1_000_000
+MAX_HEADER_BYTES = 16_000_000
+FLOAT_DTYPES = ("F32", "F16", "BF16")
+SNAPSHOT_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+
+
+@dataclass(frozen=True)
+class LocatedRepository:
+    """A repository whose files are on this machine.
+
+    Attributes:
+        name: what the caller named it, for messages.
+        directory: where its files are, subfolder included.
+        is_local: whether it is a directory of the caller's own rather than a snapshot of a Hub repository.
+    """
+
+    name: str
+    directory: Path
+    is_local: bool
+
+    def find(self, file_name: str) -> Path | None:
+        """Path of a file, or `None` where the repository has none of that name."""
+        path = self.directory / file_name
+        return path if path.is_file() else None
+
+
+def locate_repository(
+    name_or_path: str | Path, *, subfolder: str | None = None, proxies: Any = None, **hub_options
+) -> LocatedRepository:
+    """Find a local repository, or download one commit's files of a Hub repository.
+
+    Args:
+        subfolder: folder of the repository that holds the files.
+        proxies: accepted as in diffusers, without effect: set the proxy in the environment.
+        hub_options: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`, as `snapshot_download`
+            takes them.
+
+    Raises:
+        TwinFlowConfigError: where there is no such repository or revision, or it cannot be reached and is not cached.
+    """
+    name = str(name_or_path)
+    folder = PurePosixPath(subfolder or "")
+    if folder.is_absolute() or ".." in folder.parts:
+        raise TwinFlowConfigError(f"subfolder={subfolder!r} leaves the repository: give a folder inside it.")
+    if Path(name_or_path).is_dir():
+        return LocatedRepository(name, Path(name_or_path) / folder, is_local=True)
+    for option in hub_options:
+        if option not in SNAPSHOT_OPTIONS:
+            raise TypeError(f"'{option}' is no Hub option; known are {', '.join(SNAPSHOT_OPTIONS)} and subfolder.")
+    try:
+        snapshot = snapshot_download(name, allow_patterns=[str(folder / file) for file in LOADED_NAMES], **hub_options)
+    except HFValidationError as error:
+        raise TwinFlowConfigError(f"'{name}' is neither a directory nor a Hub id such as 'me/my-lora'.") from error
+    except RevisionNotFoundError as error:
+        raise TwinFlowConfigError(f"'{name}' has no revision {hub_options.get('revision')!r} on the Hub.") from error
+    except RepositoryNotFoundError as error:
+        raise TwinFlowConfigError(
+            f"'{name}' is not on the Hub, or it is private or gated: check its name, and pass token= or log in."
+        ) from error
+    except OSError as error:
+        raise TwinFlowConfigError(f"'{name}' could not be downloaded: {type(error).__name__}: {error}") from error
+    return LocatedRepository(name, Path(snapshot) / folder, is_local=False)
+
+
+def read_json(path: Path, *, name: str | None = None) -> dict[str, Any]:
+    """Read a JSON object of at most `MAX_JSON_BYTES` bytes.
+
+    Raises:
+        TwinFlowConfigError: where it is larger, is not JSON or is not an object.
+    """
+    name = name or path.name
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise TwinFlowConfigError(f"{name} is {size} bytes: a configuration has at most {MAX_JSON_BYTES}.")
+    try:
+        values = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise TwinFlowConfigError(f"{name} is not valid JSON ({error}).") from error
+    if not isinstance(values, dict):
+        raise TwinFlowConfigError(f"{name} holds a {type(values).__name__}: it must be a JSON object.")
+    return values
+
+
+def _refuse_constant(constant: str):
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """What a safetensors file says of itself: shapes by tensor name, and its metadata."""
+
+    shapes: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> TensorHeader:
+    """Read and check the header of a safetensors file; no tensor is read.
+
+    Raises:
+        TwinFlowConfigError: where the file is no safetensors file, its header is larger than `MAX_HEADER_BYTES` or
+            lies about sizes, or a tensor is of no floating dtype.
+    """
+    with path.open("rb") as file:
+        prefix = file.read(8)
+    header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+    if not 0 < header_bytes <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
+        raise TwinFlowConfigError(f"'{path.name}' is no safetensors file: its header has no sensible size.")
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (no mapping)
+            dtypes = {name: tensor.get_dtype() for name, tensor in slices.items()}
+            header = TensorHeader(
+                {name: tuple(tensor.get_shape()) for name, tensor in slices.items()}, tensors.metadata() or {}
+            )
+    except SafetensorError as error:
+        raise TwinFlowConfigError(f"'{path.name}' is no valid safetensors file ({error}).") from error
+    for name, dtype in dtypes.items():
+        if dtype not in FLOAT_DTYPES:
+            raise TwinFlowConfigError(f"'{path.name}' holds '{name}' in {dtype}: it must be one of {FLOAT_DTYPES}.")
+    return header

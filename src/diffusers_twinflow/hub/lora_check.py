@@ -1,0 +1,168 @@
+"""Whether a LoRA file fits a transformer, decided from its header alone before anything is built for it."""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from safetensors.torch import load_file
+
+from ..configuration import TwinFlowConfigError
+from .files import TensorHeader, read_header
+
+METADATA_KEY = "lora_adapter_metadata"
+PREFIX = "transformer."
+HALVES = ("lora_A.weight", "lora_B.weight")
+FREE_FIELDS = {
+    "alpha_pattern",
+    "base_model_name_or_path",
+    "exclude_modules",
+    "inference_mode",
+    "init_lora_weights",
+    "lora_alpha",
+    "lora_dropout",
+    "peft_version",
+    "r",
+    "rank_pattern",
+    "revision",
+    "target_modules",
+    "use_rslora",
+}
+
+
+def check_lora(path: Path, transformer: torch.nn.Module) -> None:
+    """Refuse a LoRA file that does not belong on `transformer`. Weights are read only once their shapes are right.
+
+    Raises:
+        TwinFlowConfigError: for weights of other modules, shapes or ranks, for metadata that is missing, contradicts
+            the weights or asks for more than a plain LoRA, and for values that are not finite.
+    """
+    header = read_header(path)
+    config = _lora_config(path, header)
+    shapes = _shapes_by_module(path, header)
+    modules = {name: m for name, m in transformer.named_modules() if _is_own_module(name)}
+    expected = {name for name in modules if check_target_module_exists(config, name)}
+    if set(shapes) != expected:
+        odd = sorted(set(shapes) ^ expected)[0]
+        raise TwinFlowConfigError(
+            f"'{path.name}' and its metadata do not name the same modules of this {type(transformer).__name__} "
+            f"('{odd}' for one): it belongs to another model."
+        )
+    for name, pair in shapes.items():
+        rank = _pattern_value(config.rank_pattern, name, config.r)
+        wanted = _expected_shapes(modules[name], rank)
+        if pair != wanted:
+            raise TwinFlowConfigError(
+                f"'{path.name}' has {pair} at '{name}', where this {type(transformer).__name__} takes {wanted} "
+                f"with the rank {rank} of its metadata: it belongs to a model of another size, or its rank is wrong."
+            )
+    check_finite(path)
+
+
+def check_finite(path: Path) -> None:
+    """
+    Raises:
+        TwinFlowConfigError: where a tensor of a safetensors file holds NaN or infinity.
+    """
+    if not all(torch.isfinite(tensor).all() for tensor in load_file(path).values()):
+        raise TwinFlowConfigError(f"'{path.name}' holds values that are not finite: its training diverged.")
+
+
+def _lora_config(path: Path, header: TensorHeader) -> LoraConfig:
+    if METADATA_KEY not in header.metadata:
+        raise TwinFlowConfigError(
+            f"'{path.name}' has no {METADATA_KEY} in its header, so its alpha is unknown: save it again with "
+            "save_twinflow_lora."
+        )
+    try:
+        stored = json.loads(header.metadata[METADATA_KEY])
+        fields = {name.removeprefix(PREFIX): value for name, value in stored.items()}
+        is_prefixed = bool(fields) and all(name.startswith(PREFIX) for name in stored)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise TwinFlowConfigError(f"'{path.name}' has {METADATA_KEY} that is no JSON object ({error}).") from error
+    if not is_prefixed:
+        raise TwinFlowConfigError(f"'{path.name}' has {METADATA_KEY} of something else than a transformer.")
+    plain = json.loads(json.dumps(LoraConfig().to_dict(), default=list))
+    for name, value in fields.items():
+        if name not in FREE_FIELDS and value != plain.get(name, plain):
+            raise TwinFlowConfigError(
+                f"'{path.name}' sets {name}={value!r} in its {METADATA_KEY}: a TwinFlow LoRA is a plain LoRA."
+            )
+    problem = _field_problem(fields)
+    if problem:
+        raise TwinFlowConfigError(f"'{path.name}' has {problem} in its {METADATA_KEY}.")
+    return LoraConfig(**{name: fields[name] for name in FREE_FIELDS & set(fields) - {"peft_version"}})
+
+
+def _field_problem(fields: dict) -> str | None:
+    """What is wrong with the fields that a plain LoRA may set, or `None`."""
+
+    def is_rank(value):
+        return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+    def is_number(value):
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
+
+    def is_pattern(value, is_value):
+        return isinstance(value, dict) and all(
+            k.replace(".", "_").isidentifier() and is_value(value[k]) for k in value
+        )
+
+    def is_names(value):
+        return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
+
+    checks = {
+        "r": is_rank,
+        "lora_alpha": is_number,
+        "lora_dropout": lambda v: is_number(v) and 0 <= v < 1,
+        "init_lora_weights": lambda v: v in (True, False, "gaussian"),
+        "target_modules": lambda v: is_names(v) and v,
+        "exclude_modules": lambda v: v is None or is_names(v),
+        "rank_pattern": lambda v: is_pattern(v, is_rank),
+        "alpha_pattern": lambda v: is_pattern(v, is_number),
+        "use_rslora": lambda v: isinstance(v, bool),
+        "inference_mode": lambda v: isinstance(v, bool),
+        "base_model_name_or_path": lambda v: v is None or isinstance(v, str),
+        "revision": lambda v: v is None or isinstance(v, str),
+        "peft_version": lambda v: v is None or isinstance(v, str),
+    }
+    for name in ("r", "lora_alpha", "target_modules"):
+        if name not in fields:
+            return f"no {name}"
+    for name in sorted(fields):
+        if name in checks and not checks[name](fields[name]):
+            return f"{name}={fields[name]!r}, which is not allowed"
+    return None
+
+
+def _shapes_by_module(path: Path, header: TensorHeader) -> dict[str, list[tuple[int, ...] | None]]:
+    shapes: dict[str, list[tuple[int, ...] | None]] = {}
+    for name, shape in header.shapes.items():
+        half = next((i for i, ending in enumerate(HALVES) if name.endswith("." + ending)), None)
+        if half is None or not name.startswith(PREFIX):
+            raise TwinFlowConfigError(f"'{path.name}' holds '{name}', which is no LoRA weight of a transformer.")
+        module = name[len(PREFIX) : -len(HALVES[half]) - 1]
+        shapes.setdefault(module, [None, None])[half] = shape
+    return shapes
+
+
+def _is_own_module(name: str) -> bool:
+    return ".base_layer" not in name and ".lora_" not in name
+
+
+def _pattern_value(pattern: dict, name: str, default):
+    """A value of peft's patterns by module name, whose keys are whole names or their ends."""
+    return next((value for key, value in pattern.items() if name == key or name.endswith("." + key)), default)
+
+
+def _expected_shapes(module: torch.nn.Module, rank: int) -> list[tuple[int, ...] | None]:
+    module = getattr(module, "base_layer", module)
+    if isinstance(module, torch.nn.Linear):
+        return [(rank, module.in_features), (module.out_features, rank)]
+    if isinstance(module, torch.nn.Conv2d):
+        return [
+            (rank, module.in_channels // module.groups, *module.kernel_size),
+            (module.out_channels, rank, 1, 1),
+        ]
+    return [None, None]

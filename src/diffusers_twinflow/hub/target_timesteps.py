@@ -1,0 +1,30 @@
+"""The link between a pipeline's scheduler, which knows the target time of each step, and its transformer."""
+
+import weakref
+
+import torch
+from diffusers import DiffusionPipeline
+
+from ..models import TwinFlowTransformerMixin
+from ..schedulers import TwinFlowScheduler
+
+
+class SchedulerTargets:
+    """The target timesteps of the scheduler that a pipeline has at the moment of the call."""
+
+    def __init__(self, pipeline: DiffusionPipeline):
+        self._pipeline = weakref.ref(pipeline)
+
+    def __call__(self, timestep: torch.Tensor) -> torch.Tensor | None:
+        scheduler = getattr(self._pipeline(), "scheduler", None)
+        return scheduler.get_target_timesteps(timestep) if isinstance(scheduler, TwinFlowScheduler) else None
+
+
+def is_twinflow_transformer(transformer: torch.nn.Module) -> bool:
+    return isinstance(transformer, TwinFlowTransformerMixin) and transformer.twinflow_enabled
+
+
+def link_target_timesteps(pipeline: DiffusionPipeline) -> None:
+    """Give a two-time transformer the target time of each step of its pipeline's scheduler."""
+    if is_twinflow_transformer(pipeline.transformer):
+        pipeline.transformer.set_target_timestep_source(SchedulerTargets(pipeline))
