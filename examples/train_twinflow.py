@@ -37,6 +37,7 @@ from diffusers_twinflow.training.checkpoints import (
     remove_old_checkpoints,
     unfinished_directory,
 )
+from diffusers_twinflow.training.compilation import compile_blocks
 from diffusers_twinflow.training.data import (
     CaptionedImages,
     PromptEmbeddings,
@@ -46,6 +47,7 @@ from diffusers_twinflow.training.data import (
 )
 from diffusers_twinflow.training.draw import draw_training_step
 from diffusers_twinflow.training.flow_matching import FlowMatchingObjective
+from diffusers_twinflow.training.health import TrainingHealth
 from diffusers_twinflow.training.objective import TwinFlowObjective
 from diffusers_twinflow.training.sampler import RunSampler
 from diffusers_twinflow.training.state import TrainedWeights
@@ -102,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--gradient_accumulation_steps", type=int, default=1)
     group.add_argument("--max_train_steps", type=int, default=1000)
     group.add_argument("--gradient_checkpointing", action=switch, default=False)
+    group.add_argument("--compile", action=switch, default=False, help="Compile the transformer's blocks.")
     group.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default="no")
     group.add_argument("--allow_tf32", action=switch, default=False)
     group.add_argument("--seed", type=int, default=0)
@@ -242,6 +245,7 @@ def build_optimizer(args, transformer: torch.nn.Module) -> torch.optim.Optimizer
         betas=(args.adam_beta1, args.adam_beta2),
         weight_decay=args.adam_weight_decay,
         eps=args.adam_epsilon,
+        fused=True,
     )
 
 
@@ -421,6 +425,8 @@ def train(args, config: TwinFlowConfig, family: Family) -> None:
         num_warmup_steps=args.lr_warmup_steps * accelerator.num_processes,
         num_training_steps=args.max_train_steps * accelerator.num_processes,
     )
+    if args.compile:
+        compile_blocks(transformer)
     model, optimizer, loader, lr_scheduler = accelerator.prepare(transformer, optimizer, loader, lr_scheduler)
     unconditional = prompts([""]) if config.needs_unconditional else None
     compute_loss = LossFunction(args, config, family, model, transformer, unconditional)
@@ -432,6 +438,7 @@ def train(args, config: TwinFlowConfig, family: Family) -> None:
         accelerator.load_state(str(checkpoint))
         logger.info(f"resumed from {checkpoint}")
 
+    health = TrainingHealth(optimizer.optimizer, accelerator.device)
     trainable = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
     position = first_step * step_samples + accelerator.process_index * args.train_batch_size
     step, is_step_start = first_step, True
@@ -451,8 +458,10 @@ def train(args, config: TwinFlowConfig, family: Family) -> None:
             )
             result = compute_loss(latents.float(), prompts(captions), positions)
             accelerator.backward(result.loss)
+            health.record_losses(result.per_sample, result.branches)
             if accelerator.sync_gradients:
                 grad_norm = accelerator.clip_grad_norm_(trainable, args.max_grad_norm)
+                health.guard_step(grad_norm)
             optimizer.step()
             lr_scheduler.step()
             optimizer.zero_grad()
@@ -465,7 +474,7 @@ def train(args, config: TwinFlowConfig, family: Family) -> None:
         if step % args.logging_steps == 0:
             logs = {"loss": result.loss.item(), "grad_norm": float(grad_norm), "lr": lr_scheduler.get_last_lr()[0]}
             progress.set_postfix(logs)
-            accelerator.log(logs, step=step)
+            accelerator.log(logs | health.report(), step=step)
         if step % args.checkpointing_steps == 0:
             save_checkpoint(args, accelerator, step)
         if step % args.validation_steps == 0 or step == args.max_train_steps:

@@ -69,6 +69,12 @@ class TwinFlowConfig:
     twinflow_ema_decay: float = option(
         0.99, "Decay the teacher warms up to; 0 is the student itself, 1 the frozen base."
     )
+    twinflow_image_free: bool = option(
+        False, "Train on the student's own one-step images alone; the data's images are not used."
+    )
+    twinflow_split_passes: bool = option(
+        False, "Run paired passes (prompt and empty prompt, twin and real) one after the other: slower, less memory."
+    )
     diff2flow_enabled: bool = option(False, "Train a diffusion model as a flow through the diff2flow bridge.")
 
     def __post_init__(self):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import DDIMScheduler, StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
@@ -26,6 +27,12 @@ def script():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(autouse=True)
+def new_accelerator_state():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -68,6 +75,27 @@ def test_twinflow_trains_and_loads(script, arguments, tmp_path, train_type):
     images = draw(pipeline)
     assert pipeline.scheduler.num_inference_steps == 1
     assert torch.equal(images, draw(TwinFlowPipeline.from_pretrained(out)))
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        ["--gradient_checkpointing", "--train_type=full"],
+        ["--gradient_checkpointing"],
+        ["--mixed_precision=bf16"],
+        ["--mixed_precision=bf16", "--train_type=full"],
+        ["--twinflow_image_free", "--twinflow_split_passes"],
+        ["--lora_dropout=0.5", "--proportion_empty_prompts=0.5", "--random_flip"],
+        ["--no-use_ema", "--twinflow_allow_no_ema_teacher"],
+        ["--twinflow_ema_decay=1.0", "--train_type=full"],
+    ],
+    ids=" ".join,
+)
+def test_variants_train_to_finite_weights(script, arguments, tmp_path, variant):
+    script.main(arguments(*TWINFLOW, *variant, "--max_train_steps=2"))
+    trained = load_file(tmp_path / "out" / "checkpoint-2" / "trained_weights.safetensors")
+    assert all(tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in trained.values())
+    assert draw(TwinFlowPipeline.from_pretrained(tmp_path / "out")).isfinite().all()
 
 
 @pytest.mark.parametrize("train_type", ["lora", "full"])

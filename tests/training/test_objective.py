@@ -63,7 +63,7 @@ def plain_loss(config: TwinFlowConfig, transformer, draw, latents) -> torch.Tens
     """Section by section of the paper, one sample at a time, every quantity written out."""
     velocity = FAMILY.velocity(transformer)
     condition, empty = tiny.sd3_condition(len(latents)), tiny.sd3_condition(1, seed=9)
-    total, rectify, one_step_count = 0.0, 0.0, 0
+    total, rectify, one_step_count, fake_count = 0.0, 0.0, 0, 0
     delta, order = config.twinflow_delta_t, config.twinflow_estimate_order
 
     def call(x, t, r, sign, c):
@@ -75,9 +75,11 @@ def plain_loss(config: TwinFlowConfig, transformer, draw, latents) -> torch.Tens
         t, r, x, z = draw.t[i], draw.r[i], latents[i : i + 1], draw.noise[i : i + 1]
         sign = 1
         if branch is Branch.ADVERSARIAL:
+            sign = -1
+        if branch is Branch.ADVERSARIAL or config.twinflow_image_free:
             with torch.no_grad():
-                fake_noise = draw.fake_noise[draw.branches[:i].count(Branch.ADVERSARIAL)][None]
-                x, sign = fake_noise - call(fake_noise, 1, 0, 1, c), -1
+                fake_noise = draw.fake_noise[fake_count][None]
+                x, fake_count = fake_noise - call(fake_noise, 1, 0, 1, c), fake_count + 1
         x_t, v = t * z + (1 - t) * x, z - x
         prediction = call(x_t, t, r, sign, c)
         with torch.no_grad():
@@ -128,6 +130,8 @@ def plain_loss(config: TwinFlowConfig, transformer, draw, latents) -> torch.Tens
         {"twinflow_enhanced_high": 0.6, "twinflow_target_clamp": 0.05, "twinflow_adversarial_weight": 0.3},
         {"twinflow_adversarial_enabled": False, "twinflow_enhanced_ratio": 1.5},
         {"twinflow_estimate_order": 0, "twinflow_delta_t": 0.2},
+        {"twinflow_split_passes": True},
+        {"twinflow_image_free": True},
     ],
 )
 @pytest.mark.parametrize("make", [student_transformer, lora_transformer])

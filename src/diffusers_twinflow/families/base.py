@@ -32,11 +32,14 @@ class Family:
         """The stock pipeline, as its `from_pretrained` loads it; components that it was saved without stay `None`.
 
         Args:
-            options: as `DiffusionPipeline.from_pretrained` takes them.
+            options: as `DiffusionPipeline.from_pretrained` takes them; without a dtype every component is float32,
+                where diffusers alone would leave text encoders in the dtype they were saved in.
         """
         hub_options = {name: options[name] for name in HUB_OPTIONS if name in options}
         index = self.pipeline_class.load_config(name_or_path, **hub_options)
         absent = {name: None for name, component in index.items() if component == [None, None]}
+        if not {"dtype", "torch_dtype"} & options.keys():
+            options["dtype"] = torch.float32
         return self.pipeline_class.from_pretrained(name_or_path, **(absent | options))
 
     def encode_prompts(

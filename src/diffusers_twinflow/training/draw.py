@@ -27,10 +27,11 @@ class TrainingDraw:
         sign: +1 on the real trajectory, -1 on the twin's, shape [B].
         noise: shape [B, ...], for `x_t`.
         one_step, adversarial: indices of the samples of those branches.
+        faked: indices of the samples whose data is a fake of the student's: the adversarial, or all if image-free.
         real: indices of all samples but the adversarial ones.
         enhanced: indices of the samples whose target has guidance baked in.
         rollout: indices of the samples whose jump is longer than the first step, so that the teacher walks it.
-        fake_noise: shape [len(adversarial), ...], that the fakes are made of.
+        fake_noise: shape [len(faked), ...], that the fakes are made of.
         rectify_noise: shape [len(one_step), ...].
         rectify_t: shape [len(one_step)], in [0, 1].
     """
@@ -42,6 +43,7 @@ class TrainingDraw:
     noise: torch.Tensor
     one_step: torch.Tensor
     adversarial: torch.Tensor
+    faked: torch.Tensor
     real: torch.Tensor
     enhanced: torch.Tensor
     rollout: torch.Tensor
@@ -81,6 +83,7 @@ def draw_training_step(
 
     one_step = indices(branch is Branch.ONE_STEP for branch in branches)
     adversarial = indices(not real for real in is_real)
+    faked = indices(config.twinflow_image_free or not real for real in is_real)
     host = {
         "t": t,
         "r": r,
@@ -88,17 +91,17 @@ def draw_training_step(
         "rectify_t": rectify_t[one_step],
         "one_step": one_step,
         "adversarial": adversarial,
+        "faked": faked,
         "real": indices(is_real),
         "enhanced": indices(a and b for a, b in zip(is_real, in_range)),
         "rollout": indices(a and b for a, b in zip(is_real, is_long)),
     }
-    noises = [_draw_noise(latent_shape, branch, generator, device) for branch, generator in zip(branches, generators)]
-    empty = torch.empty((0, *latent_shape), device=device)
+    noises = [_draw_noises(latent_shape, generator, device) for generator in generators]
     return TrainingDraw(
         branches=branches,
-        noise=torch.stack([noise[0] for noise in noises]),
-        fake_noise=torch.stack([noises[i][1] for i in adversarial.tolist()]) if len(adversarial) else empty,
-        rectify_noise=torch.stack([noises[i][1] for i in one_step.tolist()]) if len(one_step) else empty,
+        noise=_stack(noises, range(len(noises)), 0, latent_shape, device),
+        fake_noise=_stack(noises, faked.tolist(), 1, latent_shape, device),
+        rectify_noise=_stack(noises, one_step.tolist(), 2, latent_shape, device),
         **{name: tensor.to(device, non_blocking=True) for name, tensor in host.items()},
     )
 
@@ -121,9 +124,18 @@ def _draw_times(config: TwinFlowConfig, branch: Branch, generator: np.random.Gen
     return t, r, rectify_t
 
 
-def _draw_noise(
-    shape: Sequence[int], branch: Branch, generator: np.random.Generator, device: torch.device | str
-) -> torch.Tensor:
-    torch_generator = torch.Generator(device).manual_seed(int(generator.integers(2**63)))
-    count = 2 if branch in (Branch.ONE_STEP, Branch.ADVERSARIAL) else 1
-    return torch.randn((count, *shape), generator=torch_generator, device=device)
+def _draw_noises(shape: Sequence[int], generator: np.random.Generator, device: torch.device | str):
+    """A function that draws the sample's noise of each purpose (0 its own, 1 its fake's, 2 rectification)."""
+    seeds = generator.integers(2**63, size=3).tolist()
+
+    def draw(purpose: int) -> torch.Tensor:
+        torch_generator = torch.Generator(device).manual_seed(seeds[purpose])
+        return torch.randn(tuple(shape), generator=torch_generator, device=device)
+
+    return draw
+
+
+def _stack(draws: list, indices: Sequence[int], purpose: int, shape: Sequence[int], device) -> torch.Tensor:
+    if len(indices) == 0:
+        return torch.empty((0, *shape), device=device)
+    return torch.stack([draws[index](purpose) for index in indices])

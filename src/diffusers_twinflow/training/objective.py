@@ -34,11 +34,13 @@ class TwinFlowLoss:
         loss: what to call `backward` on.
         per_sample: loss of each sample before the mean, shape [B], without gradient.
         rectify: rectification loss of each one-step sample, without gradient, unweighted.
+        branches: branch of each sample; `None` for ordinary flow matching.
     """
 
     loss: torch.Tensor
     per_sample: torch.Tensor
     rectify: torch.Tensor
+    branches: list[Branch] | None = None
 
 
 class TwinFlowObjective:
@@ -98,7 +100,7 @@ class TwinFlowObjective:
             rectify = self._sample_loss(one_step, rectify_target)
             expected_count = len(latents) * self.rotation.fraction(Branch.ONE_STEP)
             loss = loss + self.config.twinflow_rectify_weight * rectify.sum() / expected_count
-        return TwinFlowLoss(loss=loss, per_sample=per_sample.detach(), rectify=rectify.detach())
+        return TwinFlowLoss(loss, per_sample.detach(), rectify.detach(), draw.branches)
 
     def _sample_loss(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if self.config.twinflow_loss == "l2":
@@ -114,15 +116,14 @@ class TwinFlowObjective:
     def _with_fakes(
         self, latents: torch.Tensor, condition: Condition, draw: TrainingDraw, student: VelocityFunction
     ) -> torch.Tensor:
-        """The data, with the adversarial samples replaced by the student's own one-step images."""
-        if len(draw.adversarial) == 0:
+        """The data, with the student's own one-step images in place of the samples that are to be faked."""
+        faked = draw.faked
+        if len(faked) == 0:
             return latents
-        ones = torch.ones_like(draw.t[draw.adversarial])
-        prediction = student(
-            draw.fake_noise, ones, torch.zeros_like(ones), ones, take(condition, draw.adversarial)
-        ).float()
+        ones = torch.ones_like(draw.t[faked])
+        prediction = student(draw.fake_noise, ones, torch.zeros_like(ones), ones, take(condition, faked)).float()
         fakes, _ = recover(draw.fake_noise, ones, prediction)
-        return latents.index_copy(0, draw.adversarial, fakes.to(latents.dtype))
+        return latents.index_copy(0, faked, fakes.to(latents.dtype))
 
     def _target(self, prediction, x_t, v, condition, unconditional, draw, teacher, snapshot) -> torch.Tensor:
         config = self.config
@@ -155,12 +156,12 @@ class TwinFlowObjective:
         return target
 
     def _enhanced(self, x_t, v, condition, unconditional, draw, teacher_velocity) -> torch.Tensor:
-        """The velocity with guidance baked in; both prompts go through the teacher as one batch."""
+        """The velocity with guidance baked in."""
         chosen = draw.enhanced
-        t, sign = draw.t[chosen].repeat(2), draw.sign[chosen].repeat(2)
-        both = concatenate(take(condition, chosen), expand(unconditional, len(chosen)))
-        pair = teacher_velocity(x_t[chosen].repeat(2, *[1] * (x_t.ndim - 1)), t, t, sign, both).float()
-        enhanced = enhance_velocity(v[chosen], *pair.chunk(2), self.config.twinflow_enhanced_ratio)
+        signs, empty = draw.sign[chosen], expand(unconditional, len(chosen))
+        prompts = take(condition, chosen)
+        pair = self._pair(teacher_velocity, x_t[chosen], draw.t[chosen], (signs, signs), (prompts, empty))
+        enhanced = enhance_velocity(v[chosen], *pair, self.config.twinflow_enhanced_ratio)
         return v.index_copy(0, chosen, enhanced.to(v.dtype))
 
     def _rectify_target(self, prediction, x_t, condition, draw, student) -> torch.Tensor:
@@ -168,12 +169,18 @@ class TwinFlowObjective:
         one_step = draw.one_step
         x_hat, _ = recover(x_t[one_step], draw.t[one_step], prediction)
         noised = interpolate(x_hat, draw.rectify_noise, draw.rectify_t)
-        t = draw.rectify_t.repeat(2)
-        sign = torch.cat([-torch.ones_like(draw.rectify_t), torch.ones_like(draw.rectify_t)])
-        part = take(condition, one_step)
-        pair = student(noised.repeat(2, *[1] * (noised.ndim - 1)), t, t, sign, concatenate(part, part)).float()
-        twin, real = pair.chunk(2)
+        positive, prompts = torch.ones_like(draw.rectify_t), take(condition, one_step)
+        twin, real = self._pair(student, noised, draw.rectify_t, (-positive, positive), (prompts, prompts))
         return clamped_target(prediction, twin - real, 1.0)
+
+    def _pair(self, velocity_function, x, t, signs, conditions) -> tuple[torch.Tensor, torch.Tensor]:
+        """Velocities at the same points with two signs or conditions, as one batch unless passes are to be split."""
+        if self.config.twinflow_split_passes:
+            first, second = (velocity_function(x, t, t, sign, c) for sign, c in zip(signs, conditions))
+            return first.float(), second.float()
+        twice = t.repeat(2)
+        x = x.repeat(2, *[1] * (x.ndim - 1))
+        return velocity_function(x, twice, twice, torch.cat(signs), concatenate(*conditions)).float().chunk(2)
 
 
 def take(condition: Condition, indices: torch.Tensor) -> Condition:
