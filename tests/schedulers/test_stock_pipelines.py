@@ -1,0 +1,138 @@
+"""The scheduler swapped into stock pipelines of tiny real components: nothing else is changed.
+
+Each pipeline stands for one way to talk to a scheduler. Where a pipeline is held against Euler, both step along the same
+grid, so what differs would be a sign, a place on the grid, a re-noising or a scale.
+"""
+
+import functools
+import inspect
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from plain_sampler import plain_grid
+from tiny_pipelines import PIPELINES
+
+from diffusers_twinflow import TwinFlowScheduler
+
+MODEL_TIMES = {
+    "the timestep itself": lambda t, scale: t,
+    "from 0 to 1": lambda t, scale: t / scale,
+    "from 0 to 1, reversed": lambda t, scale: 1 - t / scale,
+    "one below": lambda t, scale: t - 1,
+}
+GAP_END = {1: 0.6, 2: 0.6, 4: 0.5}
+ONE_STEP_IS_TOO_FEW = {"inverted sigmas": "MochiPipeline divides by the half of the steps"}
+NO_EULER = {"copies of the scheduler, whole timesteps, one a frame": "Euler looks for whole timesteps on its grid"}
+
+load = functools.cache(lambda contract: PIPELINES[contract]())
+
+
+def swap(contract, **options):
+    """The pipeline with a `TwinFlowScheduler` made from the config of its stock scheduler."""
+    pipe, call = load(contract)
+    stock = pipe.__dict__.setdefault("stock_scheduler_config", pipe.scheduler.config)
+    pipe.scheduler = TwinFlowScheduler.from_config(stock, **options)
+    return pipe, call
+
+
+def repeat(call, count):
+    """The call for a batch: its prompts and images `count` times, or as many samples of the one prompt."""
+    if "prompt_cu_seqlens" in call or "prompt_embeds_llama3" in call:
+        return {**call, "num_images_per_prompt": count}
+    return {
+        name: torch.cat([value] * count)
+        if isinstance(value, torch.Tensor)
+        else value * count
+        if isinstance(value, list)
+        else value
+        for name, value in call.items()
+    }
+
+
+def draw(pipe, call, seeds, steps=2, **arguments):
+    """The latents of one sample a seed."""
+    arguments = {**repeat(call, len(seeds)), "num_inference_steps": steps, **arguments}
+    if "output_type" in inspect.signature(type(pipe).__call__).parameters:
+        arguments["output_type"] = "latent"
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    torch.seed()
+    samples = pipe(**arguments, generator=generators if len(seeds) > 1 else generators[0], return_dict=False)[0]
+    assert samples.shape[0] == len(seeds) and samples.isfinite().all()
+    return samples
+
+
+def times_seen(pipe):
+    """The list of the times that the transformer is called with, filled while it runs; the second of two passes left out."""
+    names = list(inspect.signature(type(pipe.transformer).forward).parameters)[1:]
+    seen = []
+
+    def record(module, args, kwargs):
+        passed = {**dict(zip(names, args)), **kwargs}
+        time = passed.get("timestep", passed.get("timesteps", passed.get("t"))).flatten().max().item()
+        if not seen or seen[-1] != time:
+            seen.append(time)
+
+    return seen, pipe.transformer.register_forward_pre_hook(record, with_kwargs=True)
+
+
+def own_grid(scheduler, steps):
+    config = scheduler.config
+    shift = 1.0 if config.use_dynamic_shifting else config.shift
+    gap_end = GAP_END[steps] / (shift - (shift - 1) * GAP_END[steps])
+    sigmas = torch.tensor(plain_grid(steps, 0.001, gap_end, (1, 1, 1), shift))
+    return 1 - sigmas if config.invert_sigmas else sigmas
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("contract", PIPELINES)
+def test_own_grid(contract, steps):
+    if steps == 1 and contract in ONE_STEP_IS_TOO_FEW:
+        pytest.skip(ONE_STEP_IS_TOO_FEW[contract])
+    pipe, call = swap(contract)
+    seen, hook = times_seen(pipe)
+    with hook:
+        draw(pipe, call, [0], steps, **({"strength": 1.0} if "strength" in call else {}))
+    scheduler = pipe.scheduler
+    torch.testing.assert_close(scheduler.sigmas, own_grid(scheduler, steps), rtol=0, atol=1e-6)
+    scale = scheduler.config.num_train_timesteps
+    torch.testing.assert_close(scheduler.timesteps, scheduler.sigmas[:-1] * scale)
+    expected = [time(scheduler.timesteps, scale) for time in MODEL_TIMES.values()]
+    if all(isinstance(time, int) for time in seen):
+        expected = [times.trunc() for times in expected]
+    seen = torch.tensor(seen, dtype=torch.float32)
+    assert len(seen) == steps
+    assert any(torch.allclose(seen, times, rtol=1e-4, atol=1e-4) for times in expected), (seen, scheduler.timesteps)
+
+
+@pytest.mark.parametrize("contract", PIPELINES)
+def test_same_seed_same_sample_whatever_the_neighbours(contract):
+    pipe, call = swap(contract)
+    alone = draw(pipe, call, [1])
+    assert torch.equal(alone, draw(pipe, call, [1]))
+    together = draw(pipe, call, [0, 1, 2])
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+class EulerOnTheSameGrid(FlowMatchEulerDiscreteScheduler):
+    def set_timesteps(self, num_inference_steps=None, device=None, sigmas=None, mu=None, timesteps=None):
+        steps = num_inference_steps or len(timesteps if sigmas is None else sigmas)
+        own = TwinFlowScheduler.from_config(self.config, sampling_style="any")
+        own.set_timesteps(steps)
+        own_sigmas = 1 - own.sigmas if self.config.invert_sigmas else own.sigmas
+        super().set_timesteps(sigmas=own_sigmas[:-1].tolist(), device=device)
+
+    def scale_model_input(self, sample, timestep=None):
+        return sample
+
+
+@pytest.mark.parametrize("contract", [contract for contract in PIPELINES if contract not in NO_EULER])
+def test_without_noise_it_is_euler(contract):
+    plain = {"shift": 1.0, "use_dynamic_shifting": False}
+    pipe, call = swap(contract, sampling_style="any", **plain)
+    ours = draw(pipe, call, [0], steps=4)
+    pipe.scheduler = EulerOnTheSameGrid.from_config(pipe.stock_scheduler_config, **plain)
+    euler = draw(pipe, call, [0], steps=4)
+    torch.testing.assert_close(ours, euler, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(ours, draw(*swap(contract, **plain), [0], steps=4), atol=1e-2)
