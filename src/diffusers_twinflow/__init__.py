@@ -1,7 +1,7 @@
 """TwinFlow few-step distillation for diffusers."""
 
 from .configuration import TwinFlowConfig, TwinFlowConfigError
-from .hub import TwinFlowRepositoryConfig, load_twinflow_lora, save_twinflow_lora
+from .hub import TwinFlowRepositoryConfig, load_twinflow_lora, save_twinflow_lora, unload_twinflow_lora
 from .models import TwinFlowSD3Transformer2DModel, TwinFlowTransformerMixin, disable_twinflow, enable_twinflow
 from .pipelines import TwinFlowPipeline
 from .schedulers import TwinFlowScheduler
@@ -20,4 +20,5 @@ __all__ = [
     "enable_twinflow",
     "load_twinflow_lora",
     "save_twinflow_lora",
+    "unload_twinflow_lora",
 ]

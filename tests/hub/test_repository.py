@@ -3,42 +3,16 @@ import json
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
-from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 import tiny
-from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError
+from diffusers_twinflow import TwinFlowConfigError
 from diffusers_twinflow.families import FAMILIES
-from diffusers_twinflow.hub import TwinFlowRepositoryConfig, load_twinflow_lora, save_twinflow_lora
+from diffusers_twinflow.hub import load_twinflow_lora
 from diffusers_twinflow.hub.repository import CONDITIONING_NAME, CONFIG_NAME, LORA_NAME
-from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel
 from diffusers_twinflow.schedulers import TwinFlowScheduler
 
 FAMILY = FAMILIES["stable_diffusion_3"]
-
-
-@pytest.fixture
-def repository(tmp_path, base_dir):
-    """A LoRA of rank 2 and alpha 6 on the tiny base, with time conditioning."""
-    transformer = tiny.sd3_transformer(TwinFlowSD3Transformer2DModel)
-    transformer.enable_twinflow()
-    with torch.no_grad():
-        transformer.time_conditioning.time_sign_embed.weight[1].normal_()
-        transformer.time_conditioning.target_timestep_embedder.linear_2.weight.normal_()
-    targets = FAMILY.lora_target_modules
-    transformer.add_adapter(LoraConfig(r=2, lora_alpha=6, target_modules=targets, init_lora_weights=False))
-    config = TwinFlowRepositoryConfig(
-        train_type="lora",
-        family=FAMILY.name,
-        base_model=str(base_dir),
-        num_inference_steps=2,
-        max_sequence_length=2,
-        options=TwinFlowConfig(twinflow_enabled=True, twinflow_target_step_count=2).to_dict(),
-    )
-    directory = tmp_path / "repository"
-    directory.mkdir()
-    save_twinflow_lora(directory, transformer, config, TwinFlowScheduler())
-    return directory, transformer
 
 
 def forward(transformer, **times):

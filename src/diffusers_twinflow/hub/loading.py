@@ -133,12 +133,20 @@ def _remove(pipeline: DiffusionPipeline, adapter_name: str, other_adapters: dict
         transformer.unload_lora()
     elif adapter_name in adapters:
         transformer.delete_adapters(adapter_name)
+        _unwrap_plain_layers(transformer)
         if other_adapters:
             transformer.set_adapters(list(other_adapters), list(other_adapters.values()))
         else:
             transformer.disable_lora()
     if is_twinflow_transformer(transformer):
         disable_twinflow(transformer)
+
+
+def _unwrap_plain_layers(transformer: torch.nn.Module) -> None:
+    """Put the base's own layer back where an adapter's layer holds no adapter any more."""
+    for name, module in list(transformer.named_modules()):
+        if isinstance(module, BaseTunerLayer) and not module.r:
+            transformer.set_submodule(name, module.get_base_layer())
 
 
 def _active_adapters(pipeline: DiffusionPipeline) -> dict[str, float]:
