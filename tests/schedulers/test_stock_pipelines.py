@@ -7,6 +7,7 @@ grid, so what differs would be a sign, a place on the grid, a re-noising or a sc
 import functools
 import inspect
 
+import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -23,23 +24,28 @@ MODEL_TIMES = {
 }
 GAP_END = {1: 0.6, 2: 0.6, 4: 0.5}
 ONE_STEP_IS_TOO_FEW = {"inverted sigmas": "MochiPipeline divides by the half of the steps"}
+ONE_PROMPT = ("image to video", "prediction negated, constant mu", "channels last")  # lay out their batch otherwise
 NO_EULER = {"copies of the scheduler, whole timesteps, one a frame": "Euler looks for whole timesteps on its grid"}
 
-load = functools.cache(lambda contract: PIPELINES[contract]())
+
+@functools.cache
+def load(contract):
+    pipe, call = PIPELINES[contract]()
+    pipe.contract, pipe.stock_scheduler_config = contract, pipe.scheduler.config
+    return pipe, call
 
 
 def swap(contract, **options):
     """The pipeline with a `TwinFlowScheduler` made from the config of its stock scheduler."""
     pipe, call = load(contract)
-    stock = pipe.__dict__.setdefault("stock_scheduler_config", pipe.scheduler.config)
-    pipe.scheduler = TwinFlowScheduler.from_config(stock, **options)
+    pipe.scheduler = TwinFlowScheduler.from_config(pipe.stock_scheduler_config, **options)
     return pipe, call
 
 
-def repeat(call, count):
+def repeat(contract, call, count):
     """The call for a batch: its prompts and images `count` times, or as many samples of the one prompt."""
-    if "prompt_cu_seqlens" in call or "prompt_embeds_llama3" in call:
-        return {**call, "num_images_per_prompt": count}
+    if contract in ONE_PROMPT:
+        return {**call, "num_videos_per_prompt" if "num_frames" in call else "num_images_per_prompt": count}
     return {
         name: torch.cat([value] * count)
         if isinstance(value, torch.Tensor)
@@ -52,7 +58,7 @@ def repeat(call, count):
 
 def draw(pipe, call, seeds, steps=2, **arguments):
     """The latents of one sample a seed."""
-    arguments = {**repeat(call, len(seeds)), "num_inference_steps": steps, **arguments}
+    arguments = {**repeat(pipe.contract, call, len(seeds)), "num_inference_steps": steps, **arguments}
     if "output_type" in inspect.signature(type(pipe).__call__).parameters:
         arguments["output_type"] = "latent"
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -136,3 +142,47 @@ def test_without_noise_it_is_euler(contract):
     euler = draw(pipe, call, [0], steps=4)
     torch.testing.assert_close(ours, euler, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(ours, draw(*swap(contract, **plain), [0], steps=4), atol=1e-2)
+
+
+@pytest.mark.parametrize("contract", ["steps only", "packed image to image", "video, sigmas read as numbers"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampling_style": "any", "squeeze_target_time": True},
+        {"sampling_style": "multi", "sampling_order": 2, "extrapolation_ratio": 0.1},
+        {"stochastic_ratio": "sde", "gap_end": 0.3},
+    ],
+)
+def test_options(contract, options):
+    pipe, call = swap(contract, **options)
+    first = draw(pipe, call, [0], steps=4)
+    assert pipe.scheduler.step_index == 4
+    assert torch.equal(first, draw(pipe, call, [0], steps=4))
+    assert not torch.allclose(first, draw(*swap(contract), [0], steps=4), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["sigmas", "timesteps"])
+@pytest.mark.parametrize("use_custom_sigmas", [False, True])
+def test_custom_lists(name, use_custom_sigmas):
+    """What a user passes counts with use_custom_sigmas; the linear sigmas that Flux passes of its own never do."""
+    scale = {"sigmas": 1, "timesteps": 1000}[name]
+    pipe, call = swap(
+        {1: "linear sigmas and mu", 1000: "generator passed to step"}[scale],
+        shift=1.0,
+        use_custom_sigmas=use_custom_sigmas,
+    )
+    draw(pipe, {**call, name: np.array([0.9, 0.3]) * scale}, [0])
+    own, custom = torch.tensor([0.999, 0.6, 0.0]), torch.tensor([0.9, 0.3, 0.0])
+    torch.testing.assert_close(pipe.scheduler.sigmas, custom if use_custom_sigmas else own)
+    draw(pipe, call, [0])
+    torch.testing.assert_close(pipe.scheduler.sigmas, own)
+
+
+def test_a_changed_picture_gives_the_same_noise():
+    """Encoders differ in their last bits with the batch, so noise must not depend on them."""
+    for contract in ("begin index and scale_noise", "packed inpainting", "per_token_timesteps, prediction negated"):
+        pipe, call = swap(contract)
+        first = draw(pipe, call, [0])
+        changed = draw(pipe, {**call, "image": call["image"] + 1e-5}, [0])
+        torch.testing.assert_close(first, changed, rtol=0, atol=1e-2)
+        assert not torch.equal(first, changed)

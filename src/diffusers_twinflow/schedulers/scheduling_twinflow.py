@@ -369,6 +369,9 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             sigma, sigma_next = self._sigmas[index], self._sigmas[index + 1]
         else:
             sigma, sigma_next = self._per_token_sigmas(per_token_timesteps)
+            if self._keys is None:  # what a token below the others holds of an encoded picture varies with the batch
+                is_noise = per_token_timesteps == per_token_timesteps.amax(dim=-1, keepdim=True)
+                self._keys = sample_keys(sample * is_noise.unsqueeze(-1))
         inputs = (sample, model_output, velocity_sign)
         if self._is_correction[index] and self._predictions:
             prev_sample = _weighted_sum(self._correction_terms(sigma_next, *inputs))
