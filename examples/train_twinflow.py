@@ -35,6 +35,7 @@ from diffusers_twinflow.training.checkpoints import (
     find_checkpoint,
     publish_directory,
     remove_old_checkpoints,
+    remove_unfinished,
     unfinished_directory,
 )
 from diffusers_twinflow.training.compilation import compile_blocks
@@ -410,6 +411,8 @@ def train(args, config: TwinFlowConfig, family: Family) -> None:
     )
     dataset = build_dataset(args, family, pipeline, accelerator)
 
+    if accelerator.is_main_process:
+        remove_unfinished(args.output_dir)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint) if args.resume_from_checkpoint else None
     first_step = checkpoint_step(checkpoint) if checkpoint else 0
     micro_batch = args.train_batch_size * accelerator.num_processes

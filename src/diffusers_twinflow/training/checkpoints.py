@@ -78,6 +78,12 @@ def find_checkpoint(output_dir: str | Path, resume_from_checkpoint: str) -> Path
     return wanted
 
 
+def remove_unfinished(output_dir: str | Path) -> None:
+    """Delete what an interrupted run left half-written."""
+    for leftover in Path(output_dir).glob(f"*{UNFINISHED}"):
+        shutil.rmtree(leftover)
+
+
 def remove_old_checkpoints(output_dir: str | Path, limit: int | None) -> None:
     """Delete the oldest checkpoints until at most `limit` are left."""
     if limit is not None:
