@@ -1,7 +1,13 @@
 """TwinFlow few-step distillation for diffusers."""
 
 from .configuration import TwinFlowConfig, TwinFlowConfigError
-from .hub import TwinFlowRepositoryConfig, load_twinflow_lora, save_twinflow_lora, unload_twinflow_lora
+from .hub import (
+    TwinFlowRepositoryConfig,
+    load_twinflow_lora,
+    push_twinflow_lora,
+    save_twinflow_lora,
+    unload_twinflow_lora,
+)
 from .models import TwinFlowSD3Transformer2DModel, TwinFlowTransformerMixin, disable_twinflow, enable_twinflow
 from .pipelines import TwinFlowPipeline
 from .schedulers import TwinFlowScheduler
@@ -19,6 +25,7 @@ __all__ = [
     "disable_twinflow",
     "enable_twinflow",
     "load_twinflow_lora",
+    "push_twinflow_lora",
     "save_twinflow_lora",
     "unload_twinflow_lora",
 ]

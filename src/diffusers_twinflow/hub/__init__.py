@@ -1,9 +1,15 @@
 from .loading import load_twinflow_lora, unload_twinflow_lora
+from .model_card import save_model_card
+from .push import push_twinflow_lora
 from .repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
+from .samples import save_samples
 
 __all__ = [
     "TwinFlowRepositoryConfig",
     "load_twinflow_lora",
+    "push_twinflow_lora",
+    "save_model_card",
+    "save_samples",
     "save_stock_lora",
     "save_twinflow_lora",
     "save_twinflow_model",

@@ -17,6 +17,8 @@ LORA_NAME = "pytorch_lora_weights.safetensors"
 CONDITIONING_NAME = "twinflow_time_conditioning.safetensors"
 SCHEDULER_NAME = "scheduler/scheduler_config.json"
 CARD_NAME = "README.md"
+SAMPLES_FOLDER = "samples"
+SAMPLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 LOADED_NAMES = (CONFIG_NAME, LORA_NAME, CONDITIONING_NAME, SCHEDULER_NAME)
 
 MAX_JSON_BYTES = 1_000_000

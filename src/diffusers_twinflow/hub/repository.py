@@ -73,9 +73,17 @@ class TwinFlowRepositoryConfig:
     def twinflow(self) -> TwinFlowConfig:
         return TwinFlowConfig.from_dict(self.options)
 
+    def to_json(self) -> str:
+        """The text of `twinflow_config.json`; an argument of the training run that holds a token is left out."""
+        values = asdict(self)
+        arguments = values["trained"].get("arguments")
+        if isinstance(arguments, dict):
+            values["trained"]["arguments"] = {k: v for k, v in arguments.items() if not k.endswith("token")}
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
     def save(self, directory: str | Path) -> None:
-        text = json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
-        (Path(directory) / CONFIG_NAME).write_text(text, encoding="utf-8")
+        """Write it as `twinflow_config.json` into `directory`."""
+        (Path(directory) / CONFIG_NAME).write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, name_or_path: str | Path, **hub_options) -> "TwinFlowRepositoryConfig":

@@ -1,0 +1,221 @@
+"""The README.md of a TwinFlow repository, filled from its configuration and its sample pictures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from ..families import FAMILIES
+from .files import CARD_NAME, CONDITIONING_NAME, SAMPLE_SUFFIXES, SAMPLES_FOLDER
+from .repository import TwinFlowRepositoryConfig
+
+SHOWN_OPTIONS = (
+    "twinflow_estimate_order",
+    "twinflow_enhanced_ratio",
+    "twinflow_delta_t",
+    "twinflow_target_clamp",
+    "twinflow_adversarial_enabled",
+    "twinflow_ema_decay",
+)
+LICENSE_FIELDS = ("license", "license_name", "license_link")
+
+
+def save_model_card(
+    directory: str | Path,
+    repo_id: str,
+    *,
+    prompts: Sequence[str] = (),
+    scores: Mapping[str, float] | None = None,
+    base_model: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> ModelCard:
+    """Write the card of a repository that `save_twinflow_lora` wrote; run again after `samples/` has changed.
+
+    Args:
+        directory: the repository, which the card is written into.
+        repo_id: the Hub id it will have, for the code that the card shows.
+        prompts: what the rows of the sample grid were drawn from.
+        scores: measured numbers by name, where there are any.
+        base_model: Hub id of the base, where the configuration names a local directory.
+        cache_dir: where a base pulled from the Hub lies, to find its license; the default is the Hub's cache.
+
+    Raises:
+        TwinFlowConfigError: where the directory is no TwinFlow repository.
+    """
+    directory = Path(directory)
+    config = TwinFlowRepositoryConfig.load(directory)
+    samples = sorted(p.name for p in (directory / SAMPLES_FOLDER).glob("*") if p.suffix.lower() in SAMPLE_SUFFIXES)
+    card = build_model_card(
+        config,
+        repo_id,
+        base_model=base_model or _hub_id(config.base_model),
+        license_fields=base_license(config, directory, base_model=base_model, cache_dir=cache_dir),
+        samples=[f"{SAMPLES_FOLDER}/{name}" for name in samples],
+        prompts=prompts,
+        scores=scores,
+        has_conditioning=(directory / CONDITIONING_NAME).is_file(),
+    )
+    card.save(directory / CARD_NAME)
+    return card
+
+
+def build_model_card(
+    config: TwinFlowRepositoryConfig,
+    repo_id: str,
+    *,
+    base_model: str | None = None,
+    license_fields: Mapping[str, str] | None = None,
+    samples: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    scores: Mapping[str, float] | None = None,
+    has_conditioning: bool = True,
+) -> ModelCard:
+    """The card of a TwinFlow LoRA.
+
+    Args:
+        base_model: Hub id of the base, or `None` where it is on no Hub.
+        license_fields: the base's `license`, and its `license_name` and `license_link` where it has them.
+        samples: paths of pictures in the repository.
+        prompts, scores: as in `save_model_card`.
+        has_conditioning: whether the repository holds a time conditioning.
+    """
+    family = config.family.replace("_", "-")
+    data = ModelCardData(
+        base_model=base_model,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["twinflow", "lora", "diffusers", family, "text-to-image"],
+        **(license_fields or {}),
+        **({"base_model_relation": "adapter"} if base_model else {}),
+    )
+    sections = [
+        _head(config, repo_id, base_model),
+        _pictures(samples, prompts),
+        _use(config, repo_id, base_model),
+        _stock(config, repo_id, base_model, has_conditioning),
+        _training(config),
+        _scores(scores),
+        _license(license_fields),
+    ]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n")
+
+
+def base_license(
+    config: TwinFlowRepositoryConfig,
+    directory: str | Path,
+    *,
+    base_model: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> dict[str, str]:
+    """The license fields of the base's card, where the card is on this machine; nothing is downloaded."""
+    paths = [Path(directory, config.base_model, CARD_NAME)]
+    for name in (base_model, config.base_model):
+        if name and _hub_id(name):
+            cached = try_to_load_from_cache(name, CARD_NAME, cache_dir=cache_dir, revision=config.base_model_revision)
+            paths += [Path(cached)] if isinstance(cached, str) else []
+    for path in paths:
+        if path.is_file():
+            data = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
+            return {name: data[name] for name in LICENSE_FIELDS if isinstance(data.get(name), str)}
+    return {}
+
+
+def _hub_id(name: str) -> str | None:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name if "/" in name and ".." not in name else None
+
+
+def _plural(count: int) -> str:
+    return f"{count} step" if count == 1 else f"{count} steps"
+
+
+def _head(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None) -> str:
+    base = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "a base model that is on no Hub"
+    return (
+        f"# {repo_id.split('/')[-1]}\n\nA [TwinFlow](https://huggingface.co/papers/2512.05150) LoRA for {base}: "
+        f"pictures in {_plural(config.num_inference_steps)} without classifier-free guidance."
+    )
+
+
+def _pictures(samples: Sequence[str], prompts: Sequence[str]) -> str:
+    if not samples:
+        return ""
+    lines = [f"![{path}]({path})" for path in samples]
+    if prompts:
+        lines.append("Columns: 1, 2 and 4 steps. Rows, from the top:")
+        lines.append("\n".join(f"{i}. {_one_line(prompt)}" for i, prompt in enumerate(prompts, 1)))
+    return "## Samples\n\n" + "\n\n".join(lines)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("`", "'").replace("<", "&lt;").replace("[", "\\[")
+
+
+def _use(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None) -> str:
+    base = "" if base_model else ', base_model="path/to/the/base"'
+    pipeline = FAMILIES[config.family].pipeline_class.__name__
+    return f"""## Use
+
+```bash
+pip install diffusers-twinflow
+```
+
+```python
+import torch
+from diffusers_twinflow import TwinFlowPipeline
+
+pipe = TwinFlowPipeline.from_pretrained("{repo_id}", torch_dtype=torch.bfloat16{base}).to("cuda")
+image = pipe("your prompt", num_inference_steps={config.num_inference_steps}).images[0]
+```
+
+On a `{pipeline}` that you already have, beside other LoRAs:
+
+```python
+from diffusers_twinflow import load_twinflow_lora, unload_twinflow_lora
+
+load_twinflow_lora(pipe, "{repo_id}")
+image = pipe("your prompt", num_inference_steps={config.num_inference_steps}, guidance_scale=0.0).images[0]
+unload_twinflow_lora(pipe)
+```"""
+
+
+def _stock(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None, has_conditioning: bool) -> str:
+    missing = "the few-step scheduler"
+    if has_conditioning:
+        missing = "the time conditioning (the target time of each step), and " + missing
+    return f"""## Without the package
+
+`pipe.load_lora_weights("{repo_id}")` in stock diffusers loads the low-rank weights with their alpha. Missing are \
+then {missing}: pictures in few steps are worse than those above. Set `guidance_scale=0.0` there too."""
+
+
+def _training(config: TwinFlowRepositoryConfig) -> str:
+    arguments = config.trained.get("arguments")
+    arguments = arguments if isinstance(arguments, dict) else {}
+    rows = {"steps trained": config.trained.get("steps")}
+    rows |= {
+        name: arguments.get(name) for name in ("train_batch_size", "gradient_accumulation_steps", "learning_rate")
+    }
+    rows |= {
+        name: arguments.get(name) for name in ("rank", "lora_alpha", "resolution", "mixed_precision", "dataset_name")
+    }
+    rows |= {name: config.options.get(name) for name in SHOWN_OPTIONS}
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value is not None)
+    return f"## Training\n\n| | |\n|---|---|\n{table}"
+
+
+def _scores(scores: Mapping[str, float] | None) -> str:
+    if not scores:
+        return ""
+    return "## Scores\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value:.4g} |" for name, value in scores.items())
+
+
+def _license(license_fields: Mapping[str, str] | None) -> str:
+    if not license_fields:
+        return "## License\n\nThe license of the base model holds for this LoRA too: see its page."
+    return "## License\n\nThat of the base model, whose weights these low-rank weights are trained on."

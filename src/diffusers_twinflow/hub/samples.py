@@ -1,0 +1,56 @@
+"""Pictures of the same noise at several step counts, in one grid."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import make_image_grid
+from PIL import Image
+
+from .files import SAMPLES_FOLDER
+
+SAMPLE_NAME = "steps.png"
+STEP_COUNTS = (1, 2, 4)
+
+
+def draw_row(
+    pipeline: DiffusionPipeline, prompts: Sequence[str], num_inference_steps: int, seed: int = 0, **call_options
+) -> list[Image.Image]:
+    """One picture a prompt, each from the noise of `seed`.
+
+    Args:
+        call_options: passed to the pipeline's call, such as `height`.
+    """
+    return [
+        pipeline(
+            prompt,
+            num_inference_steps=num_inference_steps,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            **call_options,
+        ).images[0]
+        for prompt in prompts
+    ]
+
+
+def grid_of_columns(columns: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """One picture of columns of equal length, first column on the left."""
+    rows = list(zip(*columns, strict=True))
+    return make_image_grid([image for row in rows for image in row], rows=len(rows), cols=len(columns))
+
+
+def save_samples(
+    directory: str | Path,
+    pipeline: DiffusionPipeline,
+    prompts: Sequence[str],
+    *,
+    step_counts: Sequence[int] = STEP_COUNTS,
+    seed: int = 0,
+    **call_options,
+) -> Path:
+    """Write the grid that a model card shows: a row a prompt, a column a step count; returns its path."""
+    grid = grid_of_columns([draw_row(pipeline, prompts, steps, seed, **call_options) for steps in step_counts])
+    path = Path(directory) / SAMPLES_FOLDER / SAMPLE_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid.save(path)
+    return path

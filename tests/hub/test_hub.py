@@ -1,0 +1,282 @@
+"""The real client of the Hub against a server that speaks its API; every push and pull is a process of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from diffusers_twinflow import TwinFlowConfigError, push_twinflow_lora
+from diffusers_twinflow.hub.files import CARD_NAME, CONDITIONING_NAME, CONFIG_NAME, LORA_NAME, SCHEDULER_NAME
+
+SERVER = Path(__file__).with_name("hub_server.py")
+FILES = {CONFIG_NAME, LORA_NAME, CONDITIONING_NAME, SCHEDULER_NAME}
+REPO = "me/tiny-twinflow"
+
+PUSH = """
+import sys
+from diffusers_twinflow import push_twinflow_lora
+info = push_twinflow_lora(sys.argv[1], sys.argv[2], base_model="me/tiny-sd3", **eval(sys.argv[3]))
+print(info.oid)
+"""
+PULL = """
+import sys
+from diffusers_twinflow.hub.files import locate_repository
+from diffusers_twinflow.hub import TwinFlowRepositoryConfig
+from diffusers_twinflow import TwinFlowConfigError
+try:
+    repository = locate_repository(sys.argv[1], **eval(sys.argv[2]))
+    print(TwinFlowRepositoryConfig.load_located(repository).num_inference_steps)
+    print(sorted(str(p.relative_to(repository.directory)) for p in repository.directory.rglob("*") if p.is_file()))
+    print(repository.find("pytorch_lora_weights.safetensors").read_bytes().hex())
+except TwinFlowConfigError as error:
+    print("error:", error)
+"""
+PIPELINE = """
+import sys, torch
+from diffusers_twinflow import TwinFlowPipeline
+pipe = TwinFlowPipeline.from_pretrained(sys.argv[1], torch_dtype=torch.float32, **eval(sys.argv[2]))
+images = pipe("a picture", generator=torch.Generator().manual_seed(0), output_type="pt").images
+print(type(pipe).__name__, type(pipe.scheduler).__name__, images.double().sum().item())
+"""
+UPLOAD = """
+import sys
+from huggingface_hub import HfApi
+HfApi().create_repo(sys.argv[2]); HfApi().upload_folder(repo_id=sys.argv[2], folder_path=sys.argv[1])
+"""
+
+
+class Hub:
+    """A running server, and processes that talk to it."""
+
+    def __init__(self, home: Path):
+        self.home = home
+        self.process = subprocess.Popen(
+            [sys.executable, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.url = f"http://127.0.0.1:{int(self.process.stdout.readline())}"
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(timeout=10)
+
+    def ask(self, path, content=None):
+        request = urllib.request.Request(self.url + path, data=content and json.dumps(content).encode())
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
+    def fault(self, match, **fault):
+        self.ask("/test/faults", {"match": match, **fault})
+
+    def run(self, code, *arguments, token="hf_writer", home=None, **variables):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))} | {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home or self.home),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "OMP_NUM_THREADS": "1",
+            **({"HF_TOKEN": token} if token else {}),
+            **variables,
+        }
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+    def push(self, directory, repo_id=REPO, token="hf_writer", **options):
+        return self.run(PUSH, directory, repo_id, options, token=token)
+
+    def pull(self, repo_id=REPO, *, token="hf_writer", home=None, variables=None, **options):
+        return self.run(PULL, repo_id, options, token=token, home=home, **(variables or {})).stdout.splitlines()
+
+    def history(self, repo_id=REPO):
+        return self.ask("/test/history").get(repo_id, [])
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    server = Hub(tmp_path_factory.mktemp("home"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, shared_repository):
+    result = hub.push(shared_repository)
+    assert result.returncode == 0, result.stderr
+    return hub
+
+
+def lora_hex(directory):
+    return (directory / LORA_NAME).read_bytes().hex()
+
+
+def test_push_is_one_commit_of_exactly_the_layout(hub, shared_repository, tmp_path):
+    directory = shutil.copytree(shared_repository, tmp_path / "run")
+    (directory / "checkpoint-5").mkdir()
+    (directory / "checkpoint-5" / "optimizer.bin").write_bytes(b"x")
+    (directory / "logs.txt").write_text("secret")
+    (directory / "samples").mkdir()
+    (directory / "samples" / "grid.png").write_bytes(b"\x89PNG\r\n")
+    result = hub.push(directory, "me/one-commit")
+    assert result.returncode == 0, result.stderr
+    assert [title for _, title in hub.history("me/one-commit")] == ["initial commit", "TwinFlow LoRA for 2 step(s)"]
+    tree = {entry["path"] for entry in hub.ask("/api/models/me/one-commit/tree/main")}
+    assert tree == FILES | {"samples/grid.png"}
+    assert "hf_writer" not in result.stdout + result.stderr
+    assert hub.push(directory, "me/one-commit").returncode == 0
+    assert len(hub.history("me/one-commit")) == 2
+
+
+def test_pull_then_from_the_cache_then_offline(pushed, shared_repository, tmp_path):
+    steps, files, content = pushed.pull(home=tmp_path)
+    assert (
+        steps == "2" and set(json.loads(files.replace("'", '"'))) == FILES and content == lora_hex(shared_repository)
+    )
+    before = len(pushed.ask("/test/log"))
+    assert pushed.pull(home=tmp_path)[2] == content
+    again = pushed.ask("/test/log")[before:]
+    assert again and not any("/lfs/" in line or line.startswith("GET /me/") for line in again)
+    assert pushed.pull(home=tmp_path, local_files_only=True)[2] == content
+    assert pushed.pull(home=tmp_path, variables={"HF_HUB_OFFLINE": "1"})[2] == content
+    assert len(pushed.ask("/test/log")) == before + len(again)
+
+
+def test_offline_without_a_cache_is_named(pushed, tmp_path):
+    (line,) = pushed.pull(home=tmp_path, local_files_only=True)
+    assert line.startswith("error:") and "could not be downloaded" in line
+
+
+def test_the_pipeline_pulls_adapter_and_base(pushed, base_dir, tmp_path):
+    uploaded = pushed.run(UPLOAD, base_dir, "me/tiny-sd3")
+    assert uploaded.returncode == 0, uploaded.stderr
+    result = pushed.run(PIPELINE, REPO, {}, home=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("TwinFlowStableDiffusion3Pipeline TwinFlowScheduler")
+    offline = pushed.run(PIPELINE, REPO, {}, home=tmp_path, HF_HUB_OFFLINE="1")
+    assert offline.stdout == result.stdout, offline.stderr
+
+
+def test_private_without_a_token(hub, shared_repository, tmp_path):
+    assert hub.push(shared_repository, "me/private", private=True).returncode == 0
+    for token in (None, "hf_reader"):
+        (line,) = hub.pull("me/private", token=token, home=tmp_path)
+        assert "private or gated" in line and "hf_reader" not in line
+    assert hub.pull("me/private", token=None, home=tmp_path, **{"token": "hf_writer"})[0] == "2"
+
+
+def test_missing_repository_and_revision(pushed, tmp_path):
+    assert "is not on the Hub" in pushed.pull("me/nothing", home=tmp_path)[0]
+    assert "no revision 'v9'" in pushed.pull(revision="v9", home=tmp_path)[0]
+
+
+def test_revision_is_a_branch_of_its_own(pushed, shared_repository, tmp_path):
+    pushed.push(shared_repository, "me/branches")
+    directory = shutil.copytree(shared_repository, tmp_path / "new")
+    values = json.loads((directory / CONFIG_NAME).read_text())
+    (directory / CONFIG_NAME).write_text(json.dumps(values | {"num_inference_steps": 4}))
+    result = pushed.push(directory, "me/branches", revision="v2")
+    assert result.returncode == 0, result.stderr
+    assert pushed.pull("me/branches", home=tmp_path)[0] == "2"
+    assert pushed.pull("me/branches", home=tmp_path, revision="v2")[0] == "4"
+
+
+@pytest.mark.parametrize("status", [500, 403, 409])
+def test_a_push_that_dies_before_the_commit_shows_nothing(hub, shared_repository, status):
+    repo_id = f"me/dies-{status}"
+    hub.fault(f"POST /api/models/{repo_id}/commit", status=status)
+    result = hub.push(shared_repository, repo_id)
+    assert result.returncode != 0 and "hf_writer" not in result.stdout + result.stderr
+    assert any("PUT /lfs/" in line for line in hub.ask("/test/log"))
+    assert hub.ask(f"/api/models/{repo_id}/tree/main") == []
+    assert hub.push(shared_repository, repo_id).returncode == 0
+    assert {entry["path"] for entry in hub.ask(f"/api/models/{repo_id}/tree/main")} == FILES
+
+
+def test_an_upload_that_is_throttled_goes_on(hub, shared_repository):
+    hub.fault("POST /me/throttled.git/info/lfs", status=429)
+    assert hub.push(shared_repository, "me/throttled").returncode == 0
+
+
+def test_a_token_that_cannot_write(hub, shared_repository):
+    result = hub.push(shared_repository, "me/refused", token="hf_reader")
+    assert result.returncode != 0 and "403" in result.stderr and hub.history("me/refused") == []
+    assert "hf_reader" not in result.stderr
+
+
+def test_two_pushes_at_once_both_arrive_whole(hub, shared_repository, tmp_path):
+    other = shutil.copytree(shared_repository, tmp_path / "other")
+    values = json.loads((other / CONFIG_NAME).read_text())
+    (other / CONFIG_NAME).write_text(json.dumps(values | {"num_inference_steps": 4}))
+    results = {}
+    threads = [
+        threading.Thread(target=lambda d=d: results.update({d: hub.push(d, "me/at-once")}))
+        for d in (shared_repository, other)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [result.returncode for result in results.values()] == [0, 0], [r.stderr for r in results.values()]
+    assert len(hub.history("me/at-once")) == 3
+    last = next(d for d, r in results.items() if r.stdout.strip() == hub.history("me/at-once")[-1][0])
+    steps = json.loads((last / CONFIG_NAME).read_text())["num_inference_steps"]
+    assert hub.pull("me/at-once", home=tmp_path)[0] == str(steps)
+
+
+def test_a_broken_download_is_resumed(pushed, shared_repository, tmp_path):
+    before = len(pushed.ask("/test/log"))
+    pushed.fault("GET /lfs/", cut_after=1000, times=1)
+    assert pushed.pull(home=tmp_path)[2] == lora_hex(shared_repository)
+    downloads = [line for line in pushed.ask("/test/log")[before:] if line.startswith("GET /lfs/")]
+    assert len(downloads) == 3
+
+
+FULL_DISK = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+FULL_DISK += "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.RLIM_INFINITY))\n"
+
+
+def test_a_full_disk_is_named_and_the_next_pull_is_whole(pushed, shared_repository, tmp_path):
+    result = pushed.run(FULL_DISK + PULL, REPO, {}, home=tmp_path)
+    assert result.stdout.startswith("error:") and "could not be downloaded" in result.stdout, result.stderr
+    assert pushed.pull(home=tmp_path)[2] == lora_hex(shared_repository)
+
+
+def change_config(directory, **values):
+    path = directory / CONFIG_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: (d / LORA_NAME).unlink(), f"lacks {LORA_NAME}"),
+        (lambda d: (d / SCHEDULER_NAME).unlink(), f"lacks {SCHEDULER_NAME}"),
+        (lambda d: (d / LORA_NAME).write_bytes(b"x"), "no sensible size"),
+        (lambda d: (d / CONFIG_NAME).unlink(), f"no {CONFIG_NAME}"),
+        (lambda d: change_config(d, train_type="full"), "holds a full model"),
+        (lambda d: change_config(d, trained={"note": "hf_" + "a" * 34}), "Hub token"),
+        (lambda d: (d / CARD_NAME).write_text("---\nlicense: [\n---\n"), "metadata that is not valid"),
+        (lambda d: None, "only this machine has.*base_model="),
+        (lambda d: change_config(d, base_model="../base"), "only this machine has"),
+    ],
+)
+def test_what_is_refused_before_anything_is_sent(shared_repository, tmp_path, spoil, message):
+    directory = shutil.copytree(shared_repository, tmp_path / "run")
+    spoil(directory)
+    base = "me/base" if "only this machine" not in message else None
+    with pytest.raises(TwinFlowConfigError, match=message):
+        push_twinflow_lora(directory, REPO, base_model=base)
+
+
+def test_a_token_among_the_arguments_is_not_written(shared_repository, tmp_path):
+    from diffusers_twinflow import TwinFlowRepositoryConfig
+
+    config = TwinFlowRepositoryConfig.load(shared_repository)
+    config.trained["arguments"] = {"hub_token": "hf_secret", "rank": 2}
+    config.save(tmp_path)
+    assert "hf_secret" not in (tmp_path / CONFIG_NAME).read_text()
+    assert TwinFlowRepositoryConfig.load(tmp_path).trained["arguments"] == {"rank": 2}
