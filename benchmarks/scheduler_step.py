@@ -4,9 +4,12 @@ Both draw fresh noise or both draw none. The runs of the two alternate, so that 
 """
 
 import argparse
+import json
 import statistics
 import time
+from pathlib import Path
 
+import diffusers
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -40,6 +43,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     devices = {"cpu": f"CPU, {args.threads} thread(s)"}
@@ -48,6 +52,7 @@ def main():
 
     print(f"median of {args.runs} runs of {STEPS} steps, microseconds a step, bfloat16 velocity, float32 sample")
     print(f"{'device':24} {'latents':26} {'noise':12} {'TwinFlow':>10} {'Euler':>10} {'ratio':>6}")
+    rows = []
     for device, device_name in devices.items():
         for shape_name, shape in SHAPES.items():
             sample = torch.randn(shape, device=device)
@@ -61,6 +66,19 @@ def main():
                             seen.append(taken * 1e6)
                 ours, euler = map(statistics.median, times)
                 print(f"{device_name:24} {shape_name:26} {noise:12} {ours:10.1f} {euler:10.1f} {ours / euler:6.2f}")
+                row = {"device": device_name, "latents": shape_name, "shape": shape, "noise": noise}
+                rows.append(
+                    {
+                        **row,
+                        "twinflow_us": round(ours, 1),
+                        "euler_us": round(euler, 1),
+                        "ratio": round(ours / euler, 3),
+                    }
+                )
+    if args.output:
+        versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
+        report = {"runs": args.runs, "steps": STEPS, "statistic": "median", **versions, "rows": rows}
+        args.output.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from more_tiny_pipelines import PIPELINES
 from plain_sampler import plain_grid
-from tiny_pipelines import PIPELINES
 
 from diffusers_twinflow import TwinFlowScheduler
 
