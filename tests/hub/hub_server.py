@@ -188,6 +188,11 @@ class Handler(BaseHTTPRequestHandler):
     def origin(self) -> str:
         return f"http://{self.headers['Host']}"
 
+    @property
+    def storage(self) -> str:
+        """Large files are on another host than the Hub itself: here another name of this machine."""
+        return self.origin.replace("127.0.0.1", "localhost")
+
     def info(self, repo: str):
         self.api(repo, "revision", "main")
 
@@ -239,11 +244,13 @@ class Handler(BaseHTTPRequestHandler):
         objects = []
         for item in json.loads(self.body)["objects"]:
             if item["oid"] not in self.state.blobs:
-                item = item | {"actions": {"upload": {"href": f"{self.origin}/lfs/{item['oid']}"}}}
+                item = item | {"actions": {"upload": {"href": f"{self.storage}/lfs/{item['oid']}"}}}
             objects.append(item)
         self.send(200, {"transfer": "basic", "objects": objects})
 
     def lfs_object(self, oid: str):
+        if self.headers.get("Authorization"):
+            raise HubError(400, "the token was sent to the storage's host")
         if self.command == "PUT":
             if hashlib.sha256(self.body).hexdigest() != oid:
                 raise HubError(400, "content does not match its name")
@@ -289,7 +296,7 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": sha}
         if is_lfs:
             headers |= {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": len(content)}
-            return self.send(302, b"", headers | {"Location": f"{self.origin}/lfs/{oid}"})
+            return self.send(302, b"", headers | {"Location": f"{self.storage}/lfs/{oid}"})
         return self.send_content(content, headers | {"ETag": f'"{git_oid(content)}"'})
 
     def send_content(self, content: bytes, headers: dict):

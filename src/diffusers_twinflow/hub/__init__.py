@@ -1,11 +1,13 @@
 from .loading import load_twinflow_lora, unload_twinflow_lora
 from .model_card import save_model_card
 from .push import push_twinflow_lora
+from .recipes import ignored_options, translate_recipe
 from .repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
 from .samples import save_samples
 
 __all__ = [
     "TwinFlowRepositoryConfig",
+    "ignored_options",
     "load_twinflow_lora",
     "push_twinflow_lora",
     "save_model_card",
@@ -13,5 +15,6 @@ __all__ = [
     "save_stock_lora",
     "save_twinflow_lora",
     "save_twinflow_model",
+    "translate_recipe",
     "unload_twinflow_lora",
 ]
