@@ -1,0 +1,10 @@
+"""Stock flow-matching pipelines with tiny real components, prompts given as embeddings, so that each runs in no time.
+
+`PIPELINES` holds, by a name that says what is special about the way the pipeline talks to its scheduler, a function that
+returns the pipeline with its stock scheduler and the arguments of a call.
+"""
+
+from . import audio, flux, images, long_video, negated, stable_diffusion_3, video
+from .building import PIPELINES
+
+__all__ = ["PIPELINES", "audio", "flux", "images", "long_video", "negated", "stable_diffusion_3", "video"]

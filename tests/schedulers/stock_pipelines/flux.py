@@ -1,0 +1,149 @@
+"""Flux and its relatives: linear sigmas and mu, packed latents."""
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from .building import IMAGE, build, make, mask, noise, picture, pipeline, vae
+
+
+def flux(name, channels=4, latent_channels=1, image_to_image=False, **call):
+    transformer = make(
+        "FluxTransformer2DModel",
+        patch_size=1,
+        in_channels=channels,
+        out_channels=4 * latent_channels,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        axes_dims_rope=[4, 4, 8],
+    )
+    prompt = {"prompt_embeds": noise(1, 3, 16), "pooled_prompt_embeds": noise(1, 16), "height": 32, "width": 32}
+    images = IMAGE if image_to_image else {}
+    return build(name, transformer=transformer, vae=vae(latent_channels)), {**prompt, **images, **call}
+
+
+@pipeline("linear sigmas and mu")
+def flux_text_to_image():
+    return flux("FluxPipeline")
+
+
+@pipeline("linear sigmas and mu, dynamic shifting")
+def flux_dynamic_shifting():
+    pipe, call = flux("FluxPipeline")
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    return pipe, call
+
+
+@pipeline("packed image to image")
+def flux_img2img():
+    return flux("FluxImg2ImgPipeline", image_to_image=True)
+
+
+@pipeline("packed inpainting")
+def flux_inpaint():
+    return flux("FluxInpaintPipeline", channels=8, latent_channels=2, image_to_image=True, mask_image=mask())
+
+
+@pipeline("inpainting by channels")
+def flux_fill():
+    return flux("FluxFillPipeline", channels=20, latent_channels=2, image=picture(), mask_image=mask())
+
+
+@pipeline("control by channels")
+def flux_control():
+    return flux("FluxControlPipeline", channels=8, control_image=picture())
+
+
+@pipeline("control and image to image")
+def flux_control_img2img():
+    return flux("FluxControlImg2ImgPipeline", channels=8, image_to_image=True, control_image=picture())
+
+
+@pipeline("reference tokens")
+def flux_kontext():
+    return flux("FluxKontextPipeline", image=picture(), max_area=32 * 32, _auto_resize=False)
+
+
+@pipeline("reference tokens and inpainting")
+def flux_kontext_inpaint():
+    return flux(
+        "FluxKontextInpaintPipeline", image_to_image=True, mask_image=mask(), max_area=32 * 32, _auto_resize=False
+    )
+
+
+@pipeline("use_flow_sigmas is looked at")
+def flux_2_klein():
+    transformer = make(
+        "Flux2Transformer2DModel",
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=[4, 4, 4, 4],
+        guidance_embeds=False,
+    )
+    kl = make(
+        "AutoencoderKLFlux2",
+        block_out_channels=(4,),
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        layers_per_block=1,
+        latent_channels=1,
+        norm_num_groups=1,
+    )
+    pipe = build("Flux2KleinPipeline", transformer=transformer, vae=kl)
+    return pipe, {"prompt_embeds": noise(1, 3, 16), "height": 32, "width": 32, "guidance_scale": 1.0}
+
+
+def chroma(name, **call):
+    transformer = make(
+        "ChromaTransformer2DModel",
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=[4, 4, 8],
+        approximator_hidden_dim=16,
+        approximator_layers=1,
+        approximator_num_channels=16,
+    )
+    prompt = {"prompt_embeds": noise(1, 3, 16), "prompt_attention_mask": torch.ones(1, 3), "guidance_scale": 1.0}
+    return build(name, transformer=transformer, vae=vae()), {**prompt, "height": 32, "width": 32, **call}
+
+
+@pipeline("attention mask")
+def chroma_text_to_image():
+    return chroma("ChromaPipeline")
+
+
+@pipeline("attention mask and image to image")
+def chroma_img2img():
+    return chroma("ChromaImg2ImgPipeline", image=picture(), strength=0.5)
+
+
+@pipeline("guidance in two passes of the transformer")
+def ovis():
+    transformer = make(
+        "OvisImageTransformer2DModel",
+        patch_size=1,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 4, 8),
+    )
+    pipe = build("OvisImagePipeline", transformer=transformer, vae=vae())
+    prompts = {"prompt_embeds": noise(1, 3, 16), "negative_prompt_embeds": noise(1, 3, 16) / 2}
+    return pipe, {**prompts, "height": 32, "width": 32, "guidance_scale": 2.0, "negative_prompt": None}
