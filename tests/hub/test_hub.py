@@ -89,8 +89,8 @@ class Hub:
     def push(self, directory, repo_id=REPO, token="hf_writer", **options):
         return self.run(PUSH, directory, repo_id, options, token=token)
 
-    def pull(self, repo_id=REPO, *, token="hf_writer", home=None, variables=None, **options):
-        return self.run(PULL, repo_id, options, token=token, home=home, **(variables or {})).stdout.splitlines()
+    def pull(self, repo_id=REPO, *, login="hf_writer", home=None, variables=None, **options):
+        return self.run(PULL, repo_id, options, token=login, home=home, **(variables or {})).stdout.splitlines()
 
     def history(self, repo_id=REPO):
         return self.ask("/test/history").get(repo_id, [])
@@ -163,9 +163,9 @@ def test_the_pipeline_pulls_adapter_and_base(pushed, base_dir, tmp_path):
 def test_private_without_a_token(hub, shared_repository, tmp_path):
     assert hub.push(shared_repository, "me/private", private=True).returncode == 0
     for token in (None, "hf_reader"):
-        (line,) = hub.pull("me/private", token=token, home=tmp_path)
+        (line,) = hub.pull("me/private", login=token, home=tmp_path)
         assert "private or gated" in line and "hf_reader" not in line
-    assert hub.pull("me/private", token=None, home=tmp_path, **{"token": "hf_writer"})[0] == "2"
+    assert hub.pull("me/private", login=None, home=tmp_path, token="hf_writer")[0] == "2"
 
 
 def test_missing_repository_and_revision(pushed, tmp_path):

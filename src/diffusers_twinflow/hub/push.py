@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -130,5 +131,5 @@ def _check_base(directory: Path, config: TwinFlowRepositoryConfig) -> None:
 def _check_card(path: Path) -> None:
     try:
         ModelCard(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise TwinFlowConfigError(f"{CARD_NAME} has metadata that is not valid: {error}") from error
