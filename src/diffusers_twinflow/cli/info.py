@@ -1,0 +1,63 @@
+"""Tell what a TwinFlow repository holds, without its base."""
+
+import argparse
+import json
+
+from ..hub.files import CONDITIONING_NAME, LORA_NAME, SCHEDULER_NAME, locate_repository, read_header, read_json
+from ..hub.repository import TwinFlowRepositoryConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("adapter", help="TwinFlow repository: a directory or a Hub id.")
+    parser.add_argument("--revision", help="Revision on the Hub.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+
+
+def run(args: argparse.Namespace) -> None:
+    values = describe(args.adapter, revision=args.revision)
+    if args.json:
+        print(json.dumps(values, indent=2))  # noqa: T201
+        return
+    for name, value in values.items():
+        print(f"{name}: {value}")  # noqa: T201
+
+
+def describe(name_or_path: str, **hub_options) -> dict:
+    """What a repository holds, as plain values; only headers of its weights are read.
+
+    Raises:
+        TwinFlowConfigError: where it is no TwinFlow repository, or broken.
+    """
+    repository = locate_repository(name_or_path, **hub_options)
+    config = TwinFlowRepositoryConfig.load_located(repository)
+    values = {
+        "train_type": config.train_type,
+        "family": config.family,
+        "base_model": config.base_model,
+        "base_model_revision": config.base_model_revision,
+        "num_inference_steps": config.num_inference_steps,
+        "steps_trained": config.trained.get("steps"),
+    }
+    lora, conditioning, scheduler = map(repository.find, (LORA_NAME, CONDITIONING_NAME, SCHEDULER_NAME))
+    if lora:
+        shapes = read_header(lora).shapes
+        values["lora_modules"] = sum(name.endswith("lora_A.weight") for name in shapes)
+        values["lora_rank"] = sorted({shape[0] for name, shape in shapes.items() if name.endswith("lora_A.weight")})
+        values["lora_parameters"] = count(shapes)
+    values["time_conditioning_parameters"] = count(read_header(conditioning).shapes) if conditioning else 0
+    if scheduler:
+        scheduler_config = read_json(scheduler, name=SCHEDULER_NAME)
+        values["sampling_style"] = scheduler_config.get("sampling_style")
+    values["options"] = config.options
+    return values
+
+
+def count(shapes: dict[str, tuple[int, ...]]) -> int:
+    """Numbers in tensors of these shapes."""
+    total = 0
+    for shape in shapes.values():
+        size = 1
+        for length in shape:
+            size *= length
+        total += size
+    return total

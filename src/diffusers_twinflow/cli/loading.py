@@ -1,0 +1,71 @@
+"""Arguments that the drawing commands share, and the pipeline they name."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ..configuration import TwinFlowConfigError
+from ..pipelines import TwinFlowPipeline
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", nargs="+", help="What to draw; several prompts give several pictures.")
+    parser.add_argument("--adapter", required=True, help="TwinFlow repository: a directory or a Hub id.")
+    parser.add_argument("--base_model", help="The base, where it is not the one that the repository names.")
+    parser.add_argument("--revision", help="Revision of the repository on the Hub.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--height", type=int, help="In pixels; defaults to the base's.")
+    parser.add_argument("--width", type=int, help="In pixels; defaults to the base's.")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="Defaults to bfloat16 on a GPU, float32 on the CPU.")
+    parser.add_argument("--device", help="Such as cuda, mps or cpu; defaults to what there is.")
+
+
+def load_pipeline(args: argparse.Namespace) -> TwinFlowPipeline:
+    """The pipeline of `--adapter` on `--device`.
+
+    Raises:
+        TwinFlowConfigError: where it cannot be loaded.
+    """
+    device = args.device or default_device()
+    dtype = DTYPES[args.dtype or ("float32" if device == "cpu" else "bfloat16")]
+    pipeline = TwinFlowPipeline.from_pretrained(
+        args.adapter, base_model=args.base_model, torch_dtype=dtype, revision=args.revision
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def default_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def size_options(args: argparse.Namespace) -> dict[str, int]:
+    return {name: getattr(args, name) for name in ("height", "width") if getattr(args, name) is not None}
+
+
+def check_picture_path(text: str) -> Path:
+    """A path that a picture can be written to, its folder made.
+
+    Raises:
+        TwinFlowConfigError: where its ending is none of a picture.
+    """
+    path = Path(text)
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise TwinFlowConfigError(f"--out={text!r} must end in .png, .jpg or .webp.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def check_steps(steps: list[int]) -> list[int]:
+    """
+    Raises:
+        TwinFlowConfigError: where a step count is below 1.
+    """
+    if min(steps) < 1:
+        raise TwinFlowConfigError(f"{min(steps)} steps are too few: give 1 or more.")
+    return steps

@@ -1,0 +1,32 @@
+"""Put a trained TwinFlow LoRA on the Hub, with a model card, as one commit."""
+
+import argparse
+from pathlib import Path
+
+from ..hub.files import CARD_NAME
+from ..hub.model_card import save_model_card
+from ..hub.push import check_pushable, push_twinflow_lora
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", help="What the training script or save_twinflow_lora wrote.")
+    parser.add_argument("repo_id", help="Such as me/my-lora; created where it is not there yet.")
+    parser.add_argument("--base_model", help="Hub id of the base, where it was trained from a local directory.")
+    parser.add_argument("--private", action="store_true", default=None, help="Create the repository as private.")
+    parser.add_argument("--revision", help="Branch to commit to.")
+    parser.add_argument("--message", help="Message of the commit.")
+
+
+def run(args: argparse.Namespace) -> None:
+    check_pushable(args.directory, base_model=args.base_model)
+    if not (Path(args.directory) / CARD_NAME).exists():
+        save_model_card(args.directory, args.repo_id, base_model=args.base_model)
+    commit = push_twinflow_lora(
+        args.directory,
+        args.repo_id,
+        private=args.private,
+        revision=args.revision,
+        commit_message=args.message,
+        base_model=args.base_model,
+    )
+    print(commit.commit_url)  # noqa: T201

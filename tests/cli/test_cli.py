@@ -1,0 +1,100 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from diffusers_twinflow.cli import main
+
+RUN = "import sys; from diffusers_twinflow.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def run(*arguments, **variables):
+    command = [sys.executable, "-m", "diffusers_twinflow.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | variables)
+
+
+def test_generate(adapter, tmp_path):
+    out = tmp_path / "pictures" / "fox.png"
+    result = run("generate", "a fox", "--adapter", adapter, "--seed", 3, "--out", out, "--device", "cpu")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [str(out)] and Image.open(out).size == (16, 16)
+
+
+def test_several_prompts_and_steps(adapter, tmp_path):
+    def draw(name, *arguments):
+        main(
+            [
+                "generate",
+                "a",
+                "b",
+                "--adapter",
+                str(adapter),
+                "--device",
+                "cpu",
+                "--out",
+                str(tmp_path / name),
+                *arguments,
+            ]
+        )
+        return [Image.open(tmp_path / name.replace(".", f"-{i}.")).tobytes() for i in (1, 2)]
+
+    two = draw("two.png")
+    assert two == draw("again.png", "--steps", "2") != draw("four.png", "--steps", "4")
+    assert two != draw("seed.png", "--seed", "1")
+
+
+def test_info(adapter):
+    result = run("info", adapter, "--json")
+    assert result.returncode == 0, result.stderr
+    values = json.loads(result.stdout)
+    assert values["num_inference_steps"] == 2 and values["lora_rank"] == [2] and values["steps_trained"] == 7
+    assert values["lora_modules"] > 10 and values["time_conditioning_parameters"] == 2 * 16 + 257 * 16 + 17 * 16
+
+
+def test_compare(adapter, tmp_path):
+    out = tmp_path / "comparison.png"
+    result = run("compare", "a", "b", "--adapter", adapter, "--base_steps", 8, "--out", out, "--device", "cpu")
+    assert result.returncode == 0, result.stderr
+    grid = Image.open(out)
+    assert grid.size == (4 * 16, 2 * 16)
+    assert len({grid.crop((x, 0, x + 16, 16)).tobytes() for x in range(0, 64, 16)}) == 4
+
+
+def test_push_writes_the_card_and_pushes_once(adapter, hub, tmp_path):
+    import shutil
+
+    directory = shutil.copytree(adapter, tmp_path / "run")
+    result = hub.run(RUN, "push", directory, "me/from-cli", "--base_model", "me/base", "--message", "first")
+    assert result.returncode == 0, result.stderr
+    assert [title for _, title in hub.history("me/from-cli")] == ["initial commit", "first"]
+    assert "README.md" in {entry["path"] for entry in hub.ask("/api/models/me/from-cli/tree/main")}
+    assert "hf_writer" not in result.stdout + result.stderr + (directory / "README.md").read_text()
+    refused = hub.run(RUN, "push", directory, "me/no", "--base_model", "me/base", token="hf_reader")
+    assert refused.returncode == 1 and refused.stderr.splitlines()[-1] and "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "no/such/place"], "neither a directory nor a Hub id"),
+        (["generate", "a", "--adapter", "no/such/place"], "neither a directory nor a Hub id"),
+        (["generate", "a", "--adapter", "x", "--out", "x.txt"], "must end in .png"),
+        (["generate", "a", "--adapter", "x", "--steps", "0"], "0 steps are too few"),
+        (["compare", "a", "--adapter", "x", "--steps", "1", "-1"], "-1 steps are too few"),
+        (["push", "no/such/place", "me/x"], "is no directory"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ")
+
+
+def test_a_command_is_needed(capsys):
+    with pytest.raises(SystemExit):
+        main([])
+    assert "generate" in capsys.readouterr().err
