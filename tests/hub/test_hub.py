@@ -44,6 +44,22 @@ pipe = TwinFlowPipeline.from_pretrained(sys.argv[1], torch_dtype=torch.float32, 
 images = pipe("a picture", generator=torch.Generator().manual_seed(0), output_type="pt").images
 print(type(pipe).__name__, type(pipe.scheduler).__name__, images.double().sum().item())
 """
+STOCK = """
+import sys, warnings, logging
+from diffusers import StableDiffusion3Pipeline
+pipe = StableDiffusion3Pipeline.from_pretrained("me/tiny-sd3", text_encoder_3=None, tokenizer_3=None)
+pipe.load_lora_weights(sys.argv[1])
+layer = pipe.transformer.transformer_blocks[0].attn.to_q
+print(list(layer.scaling.values()), type(pipe.transformer).__name__, "diffusers_twinflow" in sys.modules)
+"""
+BESIDE = """
+import sys
+from diffusers import StableDiffusion3Pipeline
+from diffusers_twinflow import load_twinflow_lora
+pipe = StableDiffusion3Pipeline.from_pretrained("me/tiny-sd3", text_encoder_3=None, tokenizer_3=None)
+load_twinflow_lora(pipe, sys.argv[1], revision="main", adapter_name="fast")
+print(pipe.get_active_adapters(), type(pipe.scheduler).__name__)
+"""
 UPLOAD = """
 import sys
 from huggingface_hub import HfApi
@@ -158,6 +174,12 @@ def test_the_pipeline_pulls_adapter_and_base(pushed, base_dir, tmp_path):
     assert result.stdout.startswith("TwinFlowStableDiffusion3Pipeline TwinFlowScheduler")
     offline = pushed.run(PIPELINE, REPO, {}, home=tmp_path, HF_HUB_OFFLINE="1")
     assert offline.stdout == result.stdout, offline.stderr
+
+
+    stock = pushed.run(STOCK, REPO, home=tmp_path)
+    assert stock.stdout.strip() == "[3.0] SD3Transformer2DModel False", stock.stderr
+    beside = pushed.run(BESIDE, REPO, home=tmp_path)
+    assert beside.stdout.strip() == "['fast'] TwinFlowScheduler", beside.stderr
 
 
 def test_private_without_a_token(hub, shared_repository, tmp_path):
