@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 
 from diffusers_twinflow import TwinFlowConfigError, push_twinflow_lora
+from diffusers_twinflow.families import FAMILIES
+from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_twinflow_model
 from diffusers_twinflow.hub.files import CARD_NAME, CONDITIONING_NAME, CONFIG_NAME, LORA_NAME, SCHEDULER_NAME
+from diffusers_twinflow.models import enable_twinflow
 
+FAMILY = FAMILIES["stable_diffusion_3"]
 SERVER = Path(__file__).with_name("hub_server.py")
 FILES = {CONFIG_NAME, LORA_NAME, CONDITIONING_NAME, SCHEDULER_NAME}
 REPO = "me/tiny-twinflow"
@@ -43,6 +47,15 @@ from diffusers_twinflow import TwinFlowPipeline
 pipe = TwinFlowPipeline.from_pretrained(sys.argv[1], torch_dtype=torch.float32, **eval(sys.argv[2]))
 images = pipe("a picture", generator=torch.Generator().manual_seed(0), output_type="pt").images
 print(type(pipe).__name__, type(pipe.scheduler).__name__, images.double().sum().item())
+"""
+PUBLISH = """
+import logging, sys
+from diffusers_twinflow.hub import publish_lora
+logging.basicConfig(level=logging.DEBUG)
+publish_lora(
+    sys.argv[1], sys.argv[2], prompts=["a fox"], scores={"distance": 3.9}, hub_token="hf_writer", hub_private_repo=True,
+    hub_base_model="me/tiny-sd3",
+)
 """
 STOCK = """
 import sys, warnings, logging
@@ -147,6 +160,18 @@ def test_push_is_one_commit_of_exactly_the_layout(hub, shared_repository, tmp_pa
     assert len(hub.history("me/one-commit")) == 2
 
 
+def test_publishing_a_training_result(hub, shared_repository, tmp_path):
+    directory = shutil.copytree(shared_repository, tmp_path / "run")
+    result = hub.run(PUBLISH, directory, "me/published", token=None)
+    assert result.returncode == 0, result.stderr
+    assert "hf_writer" not in result.stdout + result.stderr
+    assert [title for _, title in hub.history("me/published")] == ["initial commit", "TwinFlow LoRA for 2 step(s)"]
+    assert "private or gated" in hub.pull("me/published", login=None, home=tmp_path)[0]
+    assert hub.pull("me/published", home=tmp_path)[0] == "2"
+    assert "me/tiny-sd3" in (directory / CARD_NAME).read_text()
+    assert not any("hf_writer" in path.read_text() for path in (directory / CARD_NAME, directory / CONFIG_NAME))
+
+
 def test_pull_then_from_the_cache_then_offline(pushed, shared_repository, tmp_path):
     steps, files, content = pushed.pull(home=tmp_path)
     assert (
@@ -175,7 +200,6 @@ def test_the_pipeline_pulls_adapter_and_base(pushed, base_dir, tmp_path):
     offline = pushed.run(PIPELINE, REPO, {}, home=tmp_path, HF_HUB_OFFLINE="1")
     assert offline.stdout == result.stdout, offline.stderr
 
-
     stock = pushed.run(STOCK, REPO, home=tmp_path)
     assert stock.stdout.strip() == "[3.0] SD3Transformer2DModel False", stock.stderr
     beside = pushed.run(BESIDE, REPO, home=tmp_path)
@@ -188,6 +212,31 @@ def test_private_without_a_token(hub, shared_repository, tmp_path):
         (line,) = hub.pull("me/private", login=token, home=tmp_path)
         assert "private or gated" in line and "hf_reader" not in line
     assert hub.pull("me/private", login=None, home=tmp_path, token="hf_writer")[0] == "2"
+
+
+def test_a_subfolder(hub, shared_repository, tmp_path):
+    shutil.copytree(shared_repository, tmp_path / "all" / "fast")
+    uploaded = hub.run(UPLOAD, tmp_path / "all", "me/nested")
+    assert uploaded.returncode == 0, uploaded.stderr
+    assert hub.pull("me/nested", home=tmp_path, subfolder="fast")[2] == lora_hex(shared_repository)
+    assert "has no twinflow_config.json and none of its files" in hub.pull("me/nested", home=tmp_path)[0]
+
+
+def test_a_whole_model(hub, base_dir, tmp_path):
+    pipeline = FAMILY.load(base_dir)
+    enable_twinflow(pipeline.transformer, FAMILY.transformer_class)
+    (tmp_path / "whole").mkdir()
+    save_twinflow_model(
+        tmp_path / "whole",
+        pipeline,
+        TwinFlowRepositoryConfig(
+            train_type="full", family=FAMILY.name, base_model="me/tiny-sd3", max_sequence_length=2
+        ),
+    )
+    uploaded = hub.run(UPLOAD, tmp_path / "whole", "me/whole")
+    assert uploaded.returncode == 0, uploaded.stderr
+    result = hub.run(PIPELINE, "me/whole", {}, home=tmp_path)
+    assert result.stdout.startswith("TwinFlowStableDiffusion3Pipeline TwinFlowScheduler"), result.stderr
 
 
 def test_missing_repository_and_revision(pushed, tmp_path):
@@ -295,8 +344,6 @@ def test_what_is_refused_before_anything_is_sent(shared_repository, tmp_path, sp
 
 
 def test_a_token_among_the_arguments_is_not_written(shared_repository, tmp_path):
-    from diffusers_twinflow import TwinFlowRepositoryConfig
-
     config = TwinFlowRepositoryConfig.load(shared_repository)
     config.trained["arguments"] = {"hub_token": "hf_secret", "rank": 2}
     config.save(tmp_path)

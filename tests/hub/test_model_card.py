@@ -67,3 +67,13 @@ def test_samples_are_shown_with_their_prompts(directory):
     assert Image.open(path).size == (48, 32)
     text = save_model_card(directory, "me/tiny", prompts=["a fox", "a [link](x) `tick`"]).text
     assert "![samples/steps.png](samples/steps.png)" in text and "1. a fox" in text and "\\[link" in text
+
+
+@pytest.mark.parametrize(("name", "is_named"), [("owner/images", True), ("/home/me/images", False)])
+def test_a_local_data_set_is_not_named(directory, name, is_named):
+    from diffusers_twinflow.hub import TwinFlowRepositoryConfig
+
+    config = TwinFlowRepositoryConfig.load(directory)
+    config.trained["arguments"]["dataset_name"] = name
+    config.save(directory)
+    assert (name in save_model_card(directory, "me/tiny").text) is is_named

@@ -204,9 +204,16 @@ def _training(config: TwinFlowRepositoryConfig) -> str:
     rows |= {
         name: arguments.get(name) for name in ("rank", "lora_alpha", "resolution", "mixed_precision", "dataset_name")
     }
+    if _is_local(rows["dataset_name"]):
+        rows["dataset_name"] = None
     rows |= {name: config.options.get(name) for name in SHOWN_OPTIONS}
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value is not None)
     return f"## Training\n\n| | |\n|---|---|\n{table}"
+
+
+def _is_local(dataset_name: object) -> bool:
+    """Whether a data set is a folder of this machine, which a card does not name."""
+    return not isinstance(dataset_name, str) or not _hub_id(dataset_name) or Path(dataset_name).exists()
 
 
 def _scores(scores: Mapping[str, float] | None) -> str:
