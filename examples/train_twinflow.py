@@ -6,6 +6,8 @@ accelerate launch examples/train_twinflow.py --config recipe.json --output_dir o
 
 import argparse
 import os
+import warnings
+from contextlib import nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -25,7 +27,17 @@ from tqdm.auto import tqdm
 import diffusers_twinflow
 from diffusers_twinflow.configuration import TwinFlowConfig, TwinFlowConfigError, check_option_name, read_json_options
 from diffusers_twinflow.families import Family, family_of, is_flow_matching
-from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
+from diffusers_twinflow.hub import (
+    TwinFlowRepositoryConfig,
+    ignored_options,
+    push_twinflow_lora,
+    save_model_card,
+    save_samples,
+    save_stock_lora,
+    save_twinflow_lora,
+    save_twinflow_model,
+    translate_recipe,
+)
 from diffusers_twinflow.models import enable_twinflow
 from diffusers_twinflow.pipelines import as_twinflow_pipeline
 from diffusers_twinflow.schedulers import TwinFlowScheduler
@@ -125,6 +137,11 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--report_to", default="none", help="A tracker of accelerate, such as tensorboard, or 'none'.")
     group.add_argument("--logging_dir", default="logs")
     group.add_argument("--logging_steps", type=int, default=10)
+    group.add_argument("--push_to_hub", action=switch, default=False, help="Push the LoRA when it is trained.")
+    group.add_argument("--hub_model_id", help="Repository to push to; defaults to the name of --output_dir.")
+    group.add_argument("--hub_token", help="Defaults to the token that you logged in with.")
+    group.add_argument("--hub_private_repo", action=switch, help="Visibility of a new repository.")
+    group.add_argument("--hub_revision", help="Branch to push to.")
 
     group = parser.add_argument_group("TwinFlow")
     for option in fields(TwinFlowConfig):
@@ -139,7 +156,10 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     if args.config:
         known = [action.dest for action in parser._actions]
         from_file = []
-        for name, value in read_json_options(args.config).items():
+        recipe = read_json_options(args.config)
+        for name, reason in ignored_options(recipe).items():
+            warnings.warn(f"option '{name}' of {args.config} has no effect: {reason}", stacklevel=2)
+        for name, value in translate_recipe(recipe, known).items():
             check_option_name(name, known)
             from_file += as_arguments(name, value)
         given = parser.parse_args(from_file)
@@ -166,10 +186,27 @@ def check_arguments(args: argparse.Namespace) -> tuple[TwinFlowConfig, Family]:
     for name in ("train_batch_size", "gradient_accumulation_steps", "max_train_steps", "rank", "checkpointing_steps"):
         if getattr(args, name) < 1:
             raise TwinFlowConfigError(f"--{name}={getattr(args, name)} must be 1 or more.")
+    check_push(args)
     config = TwinFlowConfig.from_dict({name: getattr(args, name) for name in TwinFlowConfig.option_names()})
     index = load_model_index(args)
     config.check_training(flow_matching=has_flow_matching_scheduler(args, index), use_ema=args.use_ema)
     return config, family_of(index["_class_name"])
+
+
+def check_push(args) -> None:
+    if not args.push_to_hub:
+        return
+    if args.hub_token and args.report_to == "wandb":
+        raise TwinFlowConfigError(
+            "--hub_token with --report_to=wandb would log the token: use `hf auth login` instead."
+        )
+    if args.train_type != "lora" or not args.twinflow_enabled:
+        raise TwinFlowConfigError("--push_to_hub pushes TwinFlow LoRAs: train with --train_type=lora and TwinFlow on.")
+    if Path(args.pretrained_model_name_or_path).is_dir():
+        raise TwinFlowConfigError(
+            f"--push_to_hub with --pretrained_model_name_or_path='{args.pretrained_model_name_or_path}', a base that "
+            "only this machine has: train from its Hub id, or push afterwards with `diffusers-twinflow push`."
+        )
 
 
 def load_model_index(args) -> dict:
@@ -344,6 +381,7 @@ def tracker_config(args) -> dict:
     """The arguments as plain values, without the TwinFlow options and local paths."""
     left_out = {
         *TwinFlowConfig.option_names(),
+        "hub_token",
         "config",
         "output_dir",
         "logging_dir",
@@ -364,21 +402,43 @@ def save_checkpoint(args, accelerator: Accelerator, step: int) -> None:
 
 def save_result(args, config: TwinFlowConfig, family: Family, pipeline, teacher, step: int) -> None:
     """Write the repository that `TwinFlowPipeline.from_pretrained` loads."""
-    transformer = pipeline.transformer
     if not config.twinflow_enabled:
         save_flow_matching(args, family, pipeline)
         return
     saved = repository_config(args, config, family, step)
     if args.train_type == "lora":
-        names = teacher.saved_names if args.save_ema else {}
-        scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config)
-        publish_directory(
-            args.output_dir, lambda directory: save_twinflow_lora(directory, transformer, saved, scheduler, **names)
-        )
+        save_lora(args, family, pipeline, teacher, saved)
     else:
-        weights = teacher.transformer if args.save_ema and hasattr(teacher, "transformer") else transformer
+        weights = teacher.transformer if args.save_ema and hasattr(teacher, "transformer") else pipeline.transformer
         result = family.pipeline_class(**{**pipeline.components, "transformer": weights})
         publish_directory(args.output_dir, lambda directory: save_twinflow_model(directory, result, saved))
+
+
+def save_lora(args, family: Family, pipeline, teacher, saved: TwinFlowRepositoryConfig) -> None:
+    """Write LoRA, time conditioning, samples and model card, and push them where that is asked for."""
+    names = teacher.saved_names if args.save_ema else {}
+    scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config)
+    prompts = args.validation_prompts or []
+
+    def write(directory: Path) -> None:
+        save_twinflow_lora(directory, pipeline.transformer, saved, scheduler, **names)
+        if prompts:
+            shown = as_twinflow_pipeline(family.pipeline_class(**pipeline.components), saved)
+            with teacher.activated() if args.save_ema else nullcontext():
+                save_samples(directory, shown, prompts, seed=args.seed)
+
+    pipeline.transformer.eval()
+    publish_directory(args.output_dir, write)
+    repository_id = args.hub_model_id or Path(args.output_dir).resolve().name
+    save_model_card(args.output_dir, repository_id, prompts=prompts, cache_dir=args.cache_dir)
+    if args.push_to_hub:
+        push_twinflow_lora(
+            args.output_dir,
+            repository_id,
+            token=args.hub_token,
+            private=args.hub_private_repo,
+            revision=args.hub_revision,
+        )
 
 
 def save_flow_matching(args, family: Family, pipeline) -> None:
