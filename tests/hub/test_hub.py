@@ -50,12 +50,11 @@ print(type(pipe).__name__, type(pipe.scheduler).__name__, images.double().sum().
 """
 PUBLISH = """
 import logging, sys
-from diffusers_twinflow.hub import publish_lora
+from diffusers_twinflow import push_twinflow_lora
+from diffusers_twinflow.hub import save_model_card
 logging.basicConfig(level=logging.DEBUG)
-publish_lora(
-    sys.argv[1], sys.argv[2], prompts=["a fox"], scores={"distance": 3.9}, hub_token="hf_writer", hub_private_repo=True,
-    hub_base_model="me/tiny-sd3",
-)
+save_model_card(sys.argv[1], sys.argv[2], prompts=["a fox"], scores={"distance": 3.9}, base_model="me/tiny-sd3")
+push_twinflow_lora(sys.argv[1], sys.argv[2], token="hf_writer", private=True, base_model="me/tiny-sd3")
 """
 STOCK = """
 import sys, warnings, logging
@@ -160,7 +159,7 @@ def test_push_is_one_commit_of_exactly_the_layout(hub, shared_repository, tmp_pa
     assert len(hub.history("me/one-commit")) == 2
 
 
-def test_publishing_a_training_result(hub, shared_repository, tmp_path):
+def test_card_and_push_of_a_private_repository(hub, shared_repository, tmp_path):
     directory = shutil.copytree(shared_repository, tmp_path / "run")
     result = hub.run(PUBLISH, directory, "me/published", token=None)
     assert result.returncode == 0, result.stderr

@@ -4,14 +4,11 @@ from .push import push_twinflow_lora
 from .recipes import ignored_options, translate_recipe
 from .repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
 from .samples import save_samples
-from .training import check_push_options, publish_lora
 
 __all__ = [
     "TwinFlowRepositoryConfig",
-    "check_push_options",
     "ignored_options",
     "load_twinflow_lora",
-    "publish_lora",
     "push_twinflow_lora",
     "save_model_card",
     "save_samples",
