@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -64,8 +65,6 @@ def test_compare(adapter, tmp_path):
 
 
 def test_push_writes_the_card_and_pushes_once(adapter, hub, tmp_path):
-    import shutil
-
     directory = shutil.copytree(adapter, tmp_path / "run")
     result = hub.run(RUN, "push", directory, "me/from-cli", "--base_model", "me/base", "--message", "first")
     assert result.returncode == 0, result.stderr
@@ -74,6 +73,17 @@ def test_push_writes_the_card_and_pushes_once(adapter, hub, tmp_path):
     assert "hf_writer" not in result.stdout + result.stderr + (directory / "README.md").read_text()
     refused = hub.run(RUN, "push", directory, "me/no", "--base_model", "me/base", token="hf_reader")
     assert refused.returncode == 1 and refused.stderr.splitlines()[-1] and "Traceback" not in refused.stderr
+
+
+def test_a_card_of_another_repository_is_not_pushed_unasked(adapter, hub, tmp_path):
+    directory = shutil.copytree(adapter, tmp_path / "run")
+    (directory / "README.md").write_text("---\nlicense: mit\n---\n# mine\n")
+    refused = hub.run(RUN, "push", directory, "me/other", "--base_model", "me/base")
+    assert refused.returncode == 1 and "--card new" in refused.stderr and hub.history("me/other") == []
+    kept = hub.run(RUN, "push", directory, "me/other", "--base_model", "me/base", "--card", "keep")
+    assert kept.returncode == 0 and "# mine" in (directory / "README.md").read_text()
+    anew = hub.run(RUN, "push", directory, "me/other", "--base_model", "me/base", "--card", "new")
+    assert anew.returncode == 0 and 'from_pretrained("me/other"' in (directory / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..families import FAMILIES
 from .files import CARD_NAME, CONDITIONING_NAME, SAMPLE_SUFFIXES, SAMPLES_FOLDER
 from .repository import TwinFlowRepositoryConfig
+from .samples import read_prompts
 
 SHOWN_OPTIONS = (
     "twinflow_estimate_order",
@@ -36,7 +37,7 @@ def save_model_card(
     Args:
         directory: the repository, which the card is written into.
         repo_id: the Hub id it will have, for the code that the card shows.
-        prompts: what the rows of the sample grid were drawn from.
+        prompts: what the rows of the sample grid were drawn from; the default is what `save_samples` noted.
         scores: measured numbers by name, where there are any.
         base_model: Hub id of the base, where the configuration names a local directory.
         cache_dir: where a base pulled from the Hub lies, to find its license; the default is the Hub's cache.
@@ -47,13 +48,14 @@ def save_model_card(
     directory = Path(directory)
     config = TwinFlowRepositoryConfig.load(directory)
     samples = sorted(p.name for p in (directory / SAMPLES_FOLDER).glob("*") if p.suffix.lower() in SAMPLE_SUFFIXES)
+    is_local = (directory / config.base_model).is_dir()
     card = build_model_card(
         config,
         repo_id,
-        base_model=base_model or _hub_id(config.base_model),
+        base_model=base_model or (None if is_local else _hub_id(config.base_model)),
         license_fields=base_license(config, directory, base_model=base_model, cache_dir=cache_dir),
         samples=[f"{SAMPLES_FOLDER}/{name}" for name in samples],
-        prompts=prompts,
+        prompts=prompts or read_prompts(directory),
         scores=scores,
         has_conditioning=(directory / CONDITIONING_NAME).is_file(),
     )

@@ -1,5 +1,6 @@
 """Pictures of the same noise at several step counts, in one grid."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import make_image_grid
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from .files import SAMPLES_FOLDER
 
+PROMPTS_KEY = "prompts"
 SAMPLE_NAME = "steps.png"
 STEP_COUNTS = (1, 2, 4)
 
@@ -52,5 +55,16 @@ def save_samples(
     grid = grid_of_columns([draw_row(pipeline, prompts, steps, seed, **call_options) for steps in step_counts])
     path = Path(directory) / SAMPLES_FOLDER / SAMPLE_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
-    grid.save(path)
+    info = PngInfo()
+    info.add_text(PROMPTS_KEY, json.dumps(list(prompts)))
+    grid.save(path, pnginfo=info)
     return path
+
+
+def read_prompts(directory: str | Path) -> list[str]:
+    """The prompts of the grid that `save_samples` wrote; none where there is no such grid."""
+    path = Path(directory) / SAMPLES_FOLDER / SAMPLE_NAME
+    if not path.is_file():
+        return []
+    with Image.open(path) as image:
+        return json.loads(image.info.get(PROMPTS_KEY, "[]"))
