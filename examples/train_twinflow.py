@@ -138,7 +138,8 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--logging_dir", default="logs")
     group.add_argument("--logging_steps", type=int, default=10)
     group.add_argument("--push_to_hub", action=switch, default=False, help="Push the LoRA when it is trained.")
-    group.add_argument("--hub_model_id", help="Repository to push to; defaults to the name of --output_dir.")
+    group.add_argument("--hub_model_id", help="Repository to push to, such as me/my-lora.")
+    group.add_argument("--hub_base_model", help="Hub id of the base, where it is trained from a directory.")
     group.add_argument("--hub_token", help="Defaults to the token that you logged in with.")
     group.add_argument("--hub_private_repo", action=switch, help="Visibility of a new repository.")
     group.add_argument("--hub_revision", help="Branch to push to.")
@@ -202,10 +203,12 @@ def check_push(args) -> None:
         )
     if args.train_type != "lora" or not args.twinflow_enabled:
         raise TwinFlowConfigError("--push_to_hub pushes TwinFlow LoRAs: train with --train_type=lora and TwinFlow on.")
-    if Path(args.pretrained_model_name_or_path).is_dir():
+    if "/" not in (args.hub_model_id or ""):
+        raise TwinFlowConfigError(f"--hub_model_id={args.hub_model_id!r} must name a repository, such as me/my-lora.")
+    if Path(args.pretrained_model_name_or_path).is_dir() and not args.hub_base_model:
         raise TwinFlowConfigError(
             f"--push_to_hub with --pretrained_model_name_or_path='{args.pretrained_model_name_or_path}', a base that "
-            "only this machine has: train from its Hub id, or push afterwards with `diffusers-twinflow push`."
+            "only this machine has: name its Hub id with --hub_base_model."
         )
 
 
@@ -430,12 +433,14 @@ def save_lora(args, family: Family, pipeline, teacher, saved: TwinFlowRepository
     pipeline.transformer.eval()
     publish_directory(args.output_dir, write)
     repository_id = args.hub_model_id or Path(args.output_dir).resolve().name
-    save_model_card(args.output_dir, repository_id, prompts=prompts, cache_dir=args.cache_dir)
+    base_model = args.hub_base_model
+    save_model_card(args.output_dir, repository_id, prompts=prompts, base_model=base_model, cache_dir=args.cache_dir)
     if args.push_to_hub:
         push_twinflow_lora(
             args.output_dir,
             repository_id,
             token=args.hub_token,
+            base_model=base_model,
             private=args.hub_private_repo,
             revision=args.hub_revision,
         )
