@@ -197,7 +197,9 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=8 if small else 64)
     parser.add_argument("--warmup", type=int, default=2 if small else 8)
     parser.add_argument("--runs", type=int, default=3 if small else 20)
-    parser.add_argument("--only", nargs="+", help="Names of the rows to measure; a CPU leaves out 'engine, compiled' unless named.")
+    parser.add_argument(
+        "--only", nargs="+", help="Names of the rows to measure; a CPU leaves out 'engine, compiled' unless named."
+    )
     parser.add_argument("--output", help="JSON file of the results.")
     return parser.parse_args(input_args)
 
