@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import peft
 import torch
 from accelerate import Accelerator
@@ -356,7 +357,10 @@ def validate(args, config: TwinFlowConfig, family: Family, pipeline, accelerator
         grid = validation_grid(pipeline, args.validation_prompts, args.num_validation_images, args.seed, **options)
     path = save_validation_grid(args.output_dir, step, grid)
     for tracker in accelerator.trackers:
-        tracker.log_images({"validation": [grid]}, step=step)
+        if tracker.name == "tensorboard":
+            tracker.writer.add_image("validation", np.asarray(grid), step, dataformats="HWC")
+        else:
+            tracker.log_images({"validation": [grid]}, step=step)
     logger.info(f"step {step}: validation images in {path}")
 
 

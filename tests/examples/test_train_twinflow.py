@@ -14,6 +14,7 @@ import torch
 from accelerate.state import AcceleratorState
 from diffusers import DDIMScheduler, StableDiffusion3Pipeline
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing import event_accumulator
 
 from diffusers_twinflow.pipelines import TwinFlowPipeline
 
@@ -96,6 +97,16 @@ def test_variants_train_to_finite_weights(script, arguments, tmp_path, variant):
     trained = load_file(tmp_path / "out" / "checkpoint-2" / "trained_weights.safetensors")
     assert all(tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in trained.values())
     assert draw(TwinFlowPipeline.from_pretrained(tmp_path / "out")).isfinite().all()
+
+
+def test_tensorboard_gets_losses_by_branch_and_pictures(script, arguments, tmp_path):
+    validation = ["--validation_prompts", "a picture", "--num_validation_images=1"]
+    script.main(arguments(*TWINFLOW, *validation, "--report_to=tensorboard", "--logging_steps=2"))
+    log = event_accumulator.EventAccumulator(str(tmp_path / "out" / "logs" / "twinflow"))
+    log.Reload()
+    assert {"loss", "grad_norm", "lr", "loss/one_step", "loss/adversarial"} <= set(log.Tags()["scalars"])
+    assert [event.step for event in log.Scalars("skipped_steps")] == [2, 4]
+    assert [event.step for event in log.Images("validation")] == [4]
 
 
 @pytest.mark.parametrize("train_type", ["lora", "full"])

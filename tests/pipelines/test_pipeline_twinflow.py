@@ -7,7 +7,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
 import tiny
 from diffusers_twinflow import TwinFlowConfigError
-from diffusers_twinflow.hub import TwinFlowRepositoryConfig
+from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_twinflow_model
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel, enable_twinflow
 from diffusers_twinflow.pipelines import TwinFlowPipeline, as_twinflow_pipeline
 from diffusers_twinflow.schedulers import TwinFlowScheduler
@@ -115,3 +115,12 @@ def test_a_missing_base_is_named_with_the_remedy(tmp_path):
 def test_imports_in_a_fresh_process():
     code = "import diffusers_twinflow as d; d.TwinFlowScheduler, d.TwinFlowPipeline, d.TwinFlowTransformerMixin"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_a_whole_model_loads_in_the_dtype_asked_for(tmp_path, name):
+    stock = tiny.sd3_pipeline()
+    enable_twinflow(stock.transformer, TwinFlowSD3Transformer2DModel)
+    save_twinflow_model(tmp_path, stock, TwinFlowRepositoryConfig(**{**vars(CONFIG), "train_type": "full"}))
+    pipeline = TwinFlowPipeline.from_pretrained(tmp_path, **{name: torch.bfloat16})
+    assert pipeline.transformer.dtype == pipeline.vae.dtype == pipeline.text_encoder.dtype == torch.bfloat16

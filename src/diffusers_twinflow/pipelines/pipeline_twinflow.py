@@ -62,7 +62,7 @@ class TwinFlowPipeline:
                 name: str(Path(hub_options.get("subfolder") or "") / name) for name in ("transformer", "scheduler")
             }
             options = {k: v for k, v in hub_options.items() if k != "subfolder"}
-            passed_on = ("torch_dtype", "device_map", "use_safetensors")
+            passed_on = ("dtype", "torch_dtype", "device_map", "use_safetensors")
             transformer_options = options | {k: kwargs[k] for k in passed_on if k in kwargs}
             pipeline = family.load(
                 pretrained_model_name_or_path,
