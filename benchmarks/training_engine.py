@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import diffusers
+import matplotlib.pyplot as plt
 import torch
 from peft import LoraConfig
 
@@ -200,8 +201,48 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", help="Names of the rows to measure; a CPU leaves out 'engine, compiled' unless named."
     )
+    parser.add_argument("--orders", type=int, nargs="*", default=[1, 2, 3], help="Orders of the table.")
+    parser.add_argument("--batch_sizes", type=int, nargs="*", default=[4, 8] if small else [4, 16, 64, 256])
+    parser.add_argument("--table_runs", type=int, default=2 if small else 6)
     parser.add_argument("--output", help="JSON file of the results.")
+    parser.add_argument("--plot", help="PNG file of the table's plot.")
     return parser.parse_args(input_args)
+
+
+def measure_table(args) -> list[dict]:
+    """The engine's LoRA step against the order of the estimate and the size of the batch; `None` is out of memory."""
+    rows = []
+    for order in args.orders:
+        config = TwinFlowConfig(
+            twinflow_enabled=True, twinflow_adversarial_enabled=True, twinflow_estimate_order=order
+        )
+        for batch_size in args.batch_sizes:
+            point = argparse.Namespace(
+                **{**vars(args), "batch_size": batch_size, "warmup": 3, "runs": args.table_runs}
+            )
+            try:
+                rows.append(measure(point, "engine", "lora", engine_loss, config))
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                rows.append({"name": "engine", "train_type": "lora", "order": order, "batch_size": batch_size})
+                rows[-1] |= {"seconds": None, "peak_gigabytes": None}
+    return rows
+
+
+def plot_table(rows: list[dict], path: Path) -> None:
+    """Samples a second and peak memory against the batch size, a line an order."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
+    measured = [row for row in rows if row["seconds"]]
+    for order in sorted({row["order"] for row in measured}):
+        line = [row for row in measured if row["order"] == order]
+        sizes = [row["batch_size"] for row in line]
+        axes[0].plot(sizes, [row["batch_size"] / row["seconds"] for row in line], "o-", label=f"order {order}")
+        axes[1].plot(sizes, [row["peak_gigabytes"] or 0 for row in line], "o-", label=f"order {order}")
+    for axis, name in zip(axes, ("samples a second", "peak memory, GiB")):
+        axis.set(xlabel="batch size", ylabel=name, xscale="log", ylim=(0, None))
+        axis.set_xticks(sizes, sizes)
+        axis.legend()
+    figure.savefig(path, dpi=120)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -223,9 +264,18 @@ def main(args: argparse.Namespace) -> None:
                 print(
                     f"{train_type:5} {name:18} {found['plain']['seconds'] / row['seconds']:.2f} times as fast as plain"
                 )
+    table = [] if args.only else measure_table(args)
+    if args.plot and table:
+        plot_table(table, Path(args.plot))
     device = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
     if args.output:
-        result = {"rows": rows, "device": device, "torch": torch.__version__, "diffusers": diffusers.__version__}
+        result = {
+            "rows": rows,
+            "table": table,
+            "device": device,
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+        }
         result |= {"arguments": vars(args), "date": datetime.date.today().isoformat()}
         Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
 

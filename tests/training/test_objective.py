@@ -13,6 +13,7 @@ from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel
 from diffusers_twinflow.training.branches import Branch, BranchRotation
 from diffusers_twinflow.training.draw import draw_training_step
+from diffusers_twinflow.training.health import TrainingHealth
 from diffusers_twinflow.training.objective import TwinFlowObjective
 from diffusers_twinflow.training.teacher import add_teacher_adapter, build_teacher
 
@@ -232,3 +233,38 @@ def test_passes_are_only_for_samples_that_need_them():
     assert sizes == [8, 32, 32, len(draw.rollout), len(draw.rollout), 16]
     long = ((draw.t - draw.r) >= 0.01).numpy() & np.array([b is not Branch.ADVERSARIAL for b in draw.branches])
     assert len(draw.rollout) == long.sum() < 24
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("make", [student_transformer, lora_transformer])
+def test_a_step_waits_for_no_host_on_cuda(make):
+    config = TwinFlowConfig(**FULL)
+    transformer = make().cuda().train()
+    rotation = BranchRotation(config.branch_shares)
+    objective = TwinFlowObjective(config, rotation)
+    teacher = build_teacher(transformer, FAMILY.velocity, config, use_ema=True)
+    trainable = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, fused=True)
+    health = TrainingHealth(optimizer, torch.device("cuda"))
+    latents = torch.randn(BATCH, 4, 8, 8, device="cuda")
+    condition, empty = ({k: v.cuda() for k, v in tiny.sd3_condition(n).items()} for n in (BATCH, 1))
+
+    def step(first):
+        teacher.update()
+        draw = draw_training_step(config, rotation, range(first, first + BATCH), (4, 8, 8), seed=3, device="cuda")
+        velocity = FAMILY.velocity(transformer)
+        result = objective(latents, condition, draw, student=velocity, teacher=teacher, unconditional=empty)
+        result.loss.backward()
+        health.record_losses(result.per_sample, result.branches)
+        health.guard_step(torch.nn.utils.clip_grad_norm_(trainable, 1.0))
+        optimizer.step()
+        optimizer.zero_grad()
+        return result.loss
+
+    step(0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss = step(BATCH)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert loss.isfinite()
