@@ -236,7 +236,7 @@ def has_flow_matching_scheduler(args, index: dict) -> bool:
 
 def load_pipeline(args, family: Family, weight_dtype: torch.dtype) -> DiffusionPipeline:
     """The base with its transformer in float32 for full training, everything else in the training dtype."""
-    full_precision = {"transformer": torch.float32} if args.train_type == "full" else {}
+    full_precision = {family.component_name: torch.float32} if args.train_type == "full" else {}
     pipeline = family.load(
         args.pretrained_model_name_or_path,
         revision=args.revision,
@@ -416,8 +416,8 @@ def save_result(args, config: TwinFlowConfig, family: Family, pipeline, teacher,
     if args.train_type == "lora":
         save_lora(args, family, pipeline, teacher, saved)
     else:
-        weights = teacher.transformer if args.save_ema and hasattr(teacher, "transformer") else pipeline.transformer
-        result = family.pipeline_class(**{**pipeline.components, "transformer": weights})
+        weights = teacher.transformer if args.save_ema and hasattr(teacher, "transformer") else family.denoiser(pipeline)
+        result = family.pipeline_class(**{**pipeline.components, family.component_name: weights})
         publish_directory(args.output_dir, lambda directory: save_twinflow_model(directory, result, saved))
 
 
@@ -425,16 +425,17 @@ def save_lora(args, family: Family, pipeline, teacher, saved: TwinFlowRepository
     """Write LoRA, time conditioning, samples and model card, and push them where that is asked for."""
     names = teacher.saved_names if args.save_ema else {}
     scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config)
+    transformer = family.denoiser(pipeline)
     prompts = args.validation_prompts or []
 
     def write(directory: Path) -> None:
-        save_twinflow_lora(directory, pipeline.transformer, saved, scheduler, **names)
+        save_twinflow_lora(directory, transformer, saved, scheduler, **names)
         if prompts:
             shown = as_twinflow_pipeline(family.pipeline_class(**pipeline.components), saved)
             with teacher.activated() if args.save_ema else nullcontext():
                 save_samples(directory, shown, prompts, seed=args.seed)
 
-    pipeline.transformer.eval()
+    transformer.eval()
     publish_directory(args.output_dir, write)
     repository_id = args.hub_model_id or Path(args.output_dir).resolve().name
     base_model = args.hub_base_model
@@ -455,7 +456,7 @@ def save_flow_matching(args, family: Family, pipeline) -> None:
     if args.train_type == "full":
         publish_directory(args.output_dir, pipeline.save_pretrained)
         return
-    publish_directory(args.output_dir, lambda directory: save_stock_lora(directory, pipeline.transformer, family))
+    publish_directory(args.output_dir, lambda directory: save_stock_lora(directory, family.denoiser(pipeline), family))
 
 
 def train(args, config: TwinFlowConfig, family: Family) -> None:
@@ -472,7 +473,7 @@ def train(args, config: TwinFlowConfig, family: Family) -> None:
     weight_dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
 
     pipeline = load_pipeline(args, family, weight_dtype)
-    transformer = pipeline.transformer
+    transformer = family.denoiser(pipeline)
     prepare_transformer(args, config, family, transformer)
     pipeline.to(accelerator.device)
     prompts = PromptEmbeddings(

@@ -1,9 +1,12 @@
 """What the rest of the package needs to know of a base model; one subclass a model, and nothing about the loss."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.modeling_utils import ModelMixin
+from PIL import Image
 
 from ..models import TwinFlowTransformerMixin
 from ..training.objective import Condition, VelocityFunction
@@ -17,16 +20,27 @@ class Family:
     Attributes:
         name: the name in configurations and model cards.
         pipeline_class: the stock pipeline.
-        transformer_class: the `timestep_sign` aware transformer class.
+        component_name: the pipeline's component that is trained.
+        transformer_class: the `timestep_sign` aware class of that component.
         lora_target_modules: the linear layers that a LoRA adapts by default.
-        max_sequence_length: default length of an encoded prompt, in tokens.
+        max_sequence_length: default length of an encoded prompt, in tokens. Every prompt is encoded to one length, so
+            that conditions stack; padding is masked as the stock pipeline masks it.
+        guidance_off: arguments that make the stock pipeline's call one evaluation a step. A model with embedded
+            guidance gets the same value here and in `velocity`: 1, where the base predicts the velocity of the data
+            itself, which is what the loss compares with; guidance is baked in by `twinflow_enhanced_ratio`.
+        takes_reference_image: whether the model edits an image that it is given; `encode_prompts` then needs it.
+        timestep_argument: what the component's forward calls its timestep.
     """
 
     name: str
     pipeline_class: type[DiffusionPipeline]
+    component_name: str = "transformer"
     transformer_class: type[TwinFlowTransformerMixin]
     lora_target_modules: list[str]
     max_sequence_length: int
+    guidance_off: dict[str, float] = {"guidance_scale": 0.0}
+    takes_reference_image: bool = False
+    timestep_argument: str = "timestep"
 
     def load(self, name_or_path: str, **options) -> DiffusionPipeline:
         """The stock pipeline, as its `from_pretrained` loads it; components that it was saved without stay `None`.
@@ -42,23 +56,77 @@ class Family:
             options["dtype"] = torch.float32
         return self.pipeline_class.from_pretrained(name_or_path, **(absent | options))
 
+    def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
+        """The component that is trained."""
+        return getattr(pipeline, self.component_name)
+
     def encode_prompts(
-        self, pipeline: DiffusionPipeline, prompts: list[str], max_sequence_length: int | None
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
     ) -> Condition:
-        """Everything the transformer is conditioned on, as tensors of batch `len(prompts)`."""
+        """Everything the model is conditioned on, as tensors of batch `len(prompts)`; "" is the empty prompt of CFG.
+
+        Args:
+            max_sequence_length: tokens of every encoded prompt; defaults to the family's.
+            reference_images: pixels in [-1, 1], shape [B, 3, H, W], where the family takes a reference image.
+        """
         raise NotImplementedError
 
     def encode_images(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> torch.Tensor:
-        """Scaled latents of pixels in [-1, 1], shape [B, 3, H, W]."""
-        raise NotImplementedError
+        """Scaled latents, shape [B, C, h, w], of pixels in [-1, 1], shape [B, 3, H, W]."""
+        vae = pipeline.vae
+        latents = vae.encode(pixels.to(vae.dtype)).latent_dist.sample()
+        return (latents - _shift(vae)) * vae.config.scaling_factor
 
     def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
         """Pixels in [0, 1], shape [B, 3, H, W], of scaled latents."""
-        raise NotImplementedError
+        vae = pipeline.vae
+        latents = latents / vae.config.scaling_factor + _shift(vae)
+        return to_unit_range(vae.decode(latents.to(vae.dtype), return_dict=False)[0])
 
-    def velocity(self, transformer: Callable) -> VelocityFunction:
-        """The transformer in canonical form: `(x_t, t, r, sign, condition) -> F`, F towards the noise.
+    def velocity(self, model: Callable) -> VelocityFunction:
+        """The model in canonical form: `(x_t, t, r, sign, condition) -> F`, F = noise - data.
 
-        `t` and `r` are in [0, 1] with 1 = noise; `r = None` and `sign = None` call the stock model.
+        `x_t` and F have the shape of `encode_images`' latents; `t` and `r` are in [0, 1] with 1 = noise, shape [B];
+        `r = None` and `sign = None` call the stock model.
         """
         raise NotImplementedError
+
+    def timestep(self, t: torch.Tensor) -> torch.Tensor:
+        """A time in [0, 1], 1 = noise, in the unit of the model's forward: 0..1000 unless a family says otherwise."""
+        return t * 1000.0
+
+    def times(self, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """The forward's arguments for canonical times; the stock forward's alone where `r` and `sign` are `None`."""
+        times = {self.timestep_argument: self.timestep(t)}
+        if r is not None:
+            times["target_timestep"] = self.timestep(r)
+        if sign is not None:
+            times["timestep_sign"] = sign
+        return times
+
+    def pack(self, latents: torch.Tensor) -> torch.Tensor:
+        """Canonical latents as the stock pipeline's `latents` argument takes them."""
+        return latents
+
+    def unpack(self, packed: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """What `pack` made, as canonical latents again; height and width are those of the canonical latents."""
+        return packed
+
+    def draw(
+        self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
+    ) -> list[Image.Image]:
+        """Pictures of the stock call, `images_per_prompt` of each prompt in turn; of a video its first frame."""
+        return pipeline(prompt=prompts, num_images_per_prompt=images_per_prompt, **call_options).images
+
+
+def to_unit_range(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels of [-1, 1] in [0, 1]."""
+    return (pixels / 2 + 0.5).clamp(0, 1)
+
+
+def _shift(vae: ModelMixin) -> float:
+    return getattr(vae.config, "shift_factor", None) or 0.0

@@ -3,8 +3,6 @@ from diffusers import StableDiffusion3Pipeline
 from ..models import TwinFlowSD3Transformer2DModel
 from .base import Family
 
-TIMESTEP_SCALE = 1000.0
-
 
 class StableDiffusion3Family(Family):
     """Stable Diffusion 3 and 3.5: the transformer takes times in 0..1000 and predicts noise minus data."""
@@ -30,7 +28,7 @@ class StableDiffusion3Family(Family):
     ]
     max_sequence_length = 256
 
-    def encode_prompts(self, pipeline, prompts, max_sequence_length=None):
+    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
         prompt_embeds, _, pooled_prompt_embeds, _ = pipeline.encode_prompt(
             prompt=prompts,
             prompt_2=None,
@@ -40,29 +38,14 @@ class StableDiffusion3Family(Family):
         )
         return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled_prompt_embeds}
 
-    def encode_images(self, pipeline, pixels):
-        vae = pipeline.vae
-        latents = vae.encode(pixels.to(vae.dtype)).latent_dist.sample()
-        return (latents - vae.config.shift_factor) * vae.config.scaling_factor
-
-    def decode_latents(self, pipeline, latents):
-        vae = pipeline.vae
-        latents = latents / vae.config.scaling_factor + vae.config.shift_factor
-        return (vae.decode(latents.to(vae.dtype), return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
-
-    def velocity(self, transformer):
+    def velocity(self, model):
         def velocity(x_t, t, r, sign, condition):
-            dtype = condition["prompt_embeds"].dtype
-            times = (
-                {} if r is None and sign is None else {"target_timestep": r * TIMESTEP_SCALE, "timestep_sign": sign}
-            )
-            return transformer(
-                hidden_states=x_t.to(dtype),
-                timestep=t * TIMESTEP_SCALE,
+            return model(
+                hidden_states=x_t.to(condition["prompt_embeds"].dtype),
                 encoder_hidden_states=condition["prompt_embeds"],
                 pooled_projections=condition["pooled_prompt_embeds"],
                 return_dict=False,
-                **times,
+                **self.times(t, r, sign),
             )[0]
 
         return velocity

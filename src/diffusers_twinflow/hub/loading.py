@@ -75,7 +75,8 @@ def load_located_lora(
     lora_path, conditioning_path = repository.find(LORA_NAME), repository.find(CONDITIONING_NAME)
     if lora_path is None:
         raise TwinFlowConfigError(f"'{repository.name}' has no {LORA_NAME}: save it again with save_twinflow_lora.")
-    check_lora(lora_path, pipeline.transformer)
+    transformer = family.denoiser(pipeline)
+    check_lora(lora_path, transformer, family.component_name)
     conditioning = _read_conditioning(conditioning_path, pipeline, family) if conditioning_path else None
     scheduler = _read_scheduler(repository, pipeline, config)
 
@@ -85,11 +86,11 @@ def load_located_lora(
             lora_path.parent, weight_name=LORA_NAME, adapter_name=adapter_name, local_files_only=True
         )
         if conditioning is not None:
-            enable_twinflow(pipeline.transformer, family.transformer_class)
-            pipeline.transformer.time_conditioning.load_state_dict(conditioning)
+            enable_twinflow(transformer, family.transformer_class)
+            transformer.time_conditioning.load_state_dict(conditioning)
             link_target_timesteps(pipeline)
         if other_adapters:
-            pipeline.transformer.set_adapters([*other_adapters, adapter_name], [*other_adapters.values(), 1.0])
+            transformer.set_adapters([*other_adapters, adapter_name], [*other_adapters.values(), 1.0])
     except Exception:
         _remove(pipeline, adapter_name, other_adapters)
         raise
@@ -110,7 +111,7 @@ def unload_twinflow_lora(pipeline: DiffusionPipeline) -> None:
     state = getattr(pipeline, STATE_NAME, None)
     if state is None:
         raise TwinFlowConfigError("the pipeline has no TwinFlow LoRA: load_twinflow_lora puts one on.")
-    layers = [module for module in pipeline.transformer.modules() if isinstance(module, BaseTunerLayer)]
+    layers = [module for module in _denoiser(pipeline).modules() if isinstance(module, BaseTunerLayer)]
     if any(state.adapter_name in layer.merged_adapters for layer in layers):
         logger.warning(
             "The TwinFlow LoRA was fused: unfusing gives the base's weights back up to rounding. Load the pipeline "
@@ -126,8 +127,12 @@ def unload_twinflow_lora(pipeline: DiffusionPipeline) -> None:
         restore_class()
 
 
+def _denoiser(pipeline: DiffusionPipeline) -> torch.nn.Module:
+    return family_of(pipeline).denoiser(pipeline)
+
+
 def _remove(pipeline: DiffusionPipeline, adapter_name: str, other_adapters: dict[str, float]) -> None:
-    transformer = pipeline.transformer
+    transformer = _denoiser(pipeline)
     adapters = set(getattr(transformer, "peft_config", None) or {})
     if adapters == {adapter_name}:
         transformer.unload_lora()
@@ -152,7 +157,7 @@ def _unwrap_plain_layers(transformer: torch.nn.Module) -> None:
 def _active_adapters(pipeline: DiffusionPipeline) -> dict[str, float]:
     """Weights by name of the adapters that are active on the transformer."""
     weights: dict[str, float] = {}
-    for layer in pipeline.transformer.modules():
+    for layer in _denoiser(pipeline).modules():
         if isinstance(layer, BaseTunerLayer) and not layer.disable_adapters:
             for name in layer.active_adapters:
                 if name in getattr(layer, "scaling", {}) and layer.r[name]:
@@ -167,20 +172,23 @@ def _own_scaling(layer, name: str) -> float:
 
 
 def _check_pipeline(pipeline: DiffusionPipeline, family: Family, adapter_name: str) -> None:
-    if getattr(pipeline, STATE_NAME, None) is not None or is_twinflow_transformer(pipeline.transformer):
+    transformer = family.denoiser(pipeline)
+    if getattr(pipeline, STATE_NAME, None) is not None or is_twinflow_transformer(transformer):
         raise TwinFlowConfigError(
             "the pipeline is a TwinFlow pipeline already: call unload_twinflow_lora on it first."
         )
     stock_class = family.transformer_class.stock_class()
-    if type(pipeline.transformer) not in (stock_class, family.transformer_class):
+    if type(transformer) not in (stock_class, family.transformer_class):
         raise TwinFlowConfigError(
-            f"the pipeline's transformer is a {type(pipeline.transformer).__name__}: load the LoRA on a "
+            f"the pipeline's {family.component_name} is a {type(transformer).__name__}: load the LoRA on a "
             f"{stock_class.__name__}, before it is wrapped or compiled."
         )
-    if adapter_name in getattr(pipeline.transformer, "peft_config", {}):
+    if adapter_name in getattr(transformer, "peft_config", {}):
         raise TwinFlowConfigError(f"adapter_name={adapter_name!r} is on the pipeline already: choose another name.")
-    if any(parameter.is_meta for parameter in pipeline.transformer.parameters()):
-        raise TwinFlowConfigError("the transformer is offloaded to meta: load the LoRA before sequential offloading.")
+    if any(parameter.is_meta for parameter in transformer.parameters()):
+        raise TwinFlowConfigError(
+            f"the {family.component_name} is offloaded to meta: load the LoRA before sequential offloading."
+        )
 
 
 def _read_scheduler(
@@ -203,7 +211,7 @@ def _read_scheduler(
 
 
 def _read_conditioning(path: Path, pipeline: DiffusionPipeline, family: Family) -> dict[str, torch.Tensor]:
-    width = family.transformer_class.timestep_embedding_dim(pipeline.transformer)
+    width = family.transformer_class.timestep_embedding_dim(family.denoiser(pipeline))
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in TimeConditioning(width).state_dict().items()}
     if read_header(path).shapes != expected:

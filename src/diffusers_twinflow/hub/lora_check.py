@@ -12,7 +12,6 @@ from ..configuration import TwinFlowConfigError
 from .files import TensorHeader, read_header
 
 METADATA_KEY = "lora_adapter_metadata"
-PREFIX = "transformer."
 HALVES = ("lora_A.weight", "lora_B.weight")
 FREE_FIELDS = {
     "alpha_pattern",
@@ -31,16 +30,20 @@ FREE_FIELDS = {
 }
 
 
-def check_lora(path: Path, transformer: torch.nn.Module) -> None:
+def check_lora(path: Path, transformer: torch.nn.Module, component_name: str = "transformer") -> None:
     """Refuse a LoRA file that does not belong on `transformer`. Weights are read only once their shapes are right.
+
+    Args:
+        component_name: what the pipeline calls the transformer, which is how its weights' names begin.
 
     Raises:
         TwinFlowConfigError: for weights of other modules, shapes or ranks, for metadata that is missing, contradicts
             the weights or asks for more than a plain LoRA, and for values that are not finite.
     """
     header = read_header(path)
-    config = _lora_config(path, header)
-    shapes = _shapes_by_module(path, header)
+    prefix = f"{component_name}."
+    config = _lora_config(path, header, prefix)
+    shapes = _shapes_by_module(path, header, prefix)
     modules = {name: m for name, m in transformer.named_modules() if _is_own_module(name)}
     expected = {name for name in modules if check_target_module_exists(config, name)}
     if set(shapes) != expected:
@@ -69,7 +72,7 @@ def check_finite(path: Path) -> None:
         raise TwinFlowConfigError(f"'{path.name}' holds values that are not finite: its training diverged.")
 
 
-def _lora_config(path: Path, header: TensorHeader) -> LoraConfig:
+def _lora_config(path: Path, header: TensorHeader, prefix: str) -> LoraConfig:
     if METADATA_KEY not in header.metadata:
         raise TwinFlowConfigError(
             f"'{path.name}' has no {METADATA_KEY} in its header, so its alpha is unknown: save it again with "
@@ -77,12 +80,12 @@ def _lora_config(path: Path, header: TensorHeader) -> LoraConfig:
         )
     try:
         stored = json.loads(header.metadata[METADATA_KEY])
-        fields = {name.removeprefix(PREFIX): value for name, value in stored.items()}
-        is_prefixed = bool(fields) and all(name.startswith(PREFIX) for name in stored)
+        fields = {name.removeprefix(prefix): value for name, value in stored.items()}
+        is_prefixed = bool(fields) and all(name.startswith(prefix) for name in stored)
     except (ValueError, AttributeError, RecursionError) as error:
         raise TwinFlowConfigError(f"'{path.name}' has {METADATA_KEY} that is no JSON object ({error}).") from error
     if not is_prefixed:
-        raise TwinFlowConfigError(f"'{path.name}' has {METADATA_KEY} of something else than a transformer.")
+        raise TwinFlowConfigError(f"'{path.name}' has {METADATA_KEY} of something else than a {prefix[:-1]}.")
     plain = json.loads(json.dumps(LoraConfig().to_dict(), default=list))
     for name, value in fields.items():
         if name not in FREE_FIELDS and value != plain.get(name, plain):
@@ -136,13 +139,13 @@ def _field_problem(fields: dict) -> str | None:
     return None
 
 
-def _shapes_by_module(path: Path, header: TensorHeader) -> dict[str, list[tuple[int, ...] | None]]:
+def _shapes_by_module(path: Path, header: TensorHeader, prefix: str) -> dict[str, list[tuple[int, ...] | None]]:
     shapes: dict[str, list[tuple[int, ...] | None]] = {}
     for name, shape in header.shapes.items():
         half = next((i for i, ending in enumerate(HALVES) if name.endswith("." + ending)), None)
-        if half is None or not name.startswith(PREFIX):
-            raise TwinFlowConfigError(f"'{path.name}' holds '{name}', which is no LoRA weight of a transformer.")
-        module = name[len(PREFIX) : -len(HALVES[half]) - 1]
+        if half is None or not name.startswith(prefix):
+            raise TwinFlowConfigError(f"'{path.name}' holds '{name}', which is no LoRA weight of a {prefix[:-1]}.")
+        module = name[len(prefix) : -len(HALVES[half]) - 1]
         shapes.setdefault(module, [None, None])[half] = shape
     return shapes
 

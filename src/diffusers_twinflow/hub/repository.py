@@ -175,8 +175,10 @@ def save_stock_lora(
     family.pipeline_class.save_lora_weights(
         save_directory=directory,
         weight_name=LORA_NAME,
-        transformer_lora_layers=get_peft_model_state_dict(transformer, adapter_name=adapter_name),
-        transformer_lora_adapter_metadata=transformer.peft_config[adapter_name].to_dict(),
+        **{
+            f"{family.component_name}_lora_layers": get_peft_model_state_dict(transformer, adapter_name=adapter_name),
+            f"{family.component_name}_lora_adapter_metadata": transformer.peft_config[adapter_name].to_dict(),
+        },
     )
 
 
@@ -187,9 +189,10 @@ def save_twinflow_model(directory: str | Path, pipeline: DiffusionPipeline, conf
     TwinFlowScheduler.from_config(pipeline.scheduler.config).save_pretrained(directory / "scheduler")
     index_path = directory / "model_index.json"
     index = json.loads(index_path.read_text(encoding="utf-8"))
-    stock = family_of(pipeline).transformer_class.stock_class()
-    index["_class_name"] = family_of(pipeline).pipeline_class.__name__
-    index["transformer"] = ["diffusers", stock.__name__]
+    family = family_of(pipeline)
+    stock = family.transformer_class.stock_class()
+    index["_class_name"] = family.pipeline_class.__name__
+    index[family.component_name] = ["diffusers", stock.__name__]
     index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
     index_path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     config.save(directory)

@@ -5,6 +5,7 @@ import weakref
 import torch
 from diffusers import DiffusionPipeline
 
+from ..families import family_of
 from ..models import TwinFlowTransformerMixin
 from ..schedulers import TwinFlowScheduler
 
@@ -26,5 +27,6 @@ def is_twinflow_transformer(transformer: torch.nn.Module) -> bool:
 
 def link_target_timesteps(pipeline: DiffusionPipeline) -> None:
     """Give a two-time transformer the target time of each step of its pipeline's scheduler."""
-    if is_twinflow_transformer(pipeline.transformer):
-        pipeline.transformer.set_target_timestep_source(SchedulerTargets(pipeline))
+    model = family_of(pipeline).denoiser(pipeline)
+    if is_twinflow_transformer(model):
+        model.set_target_timestep_source(SchedulerTargets(pipeline))

@@ -59,45 +59,51 @@ class TwinFlowPipeline:
             load_located_lora(pipeline, repository)
         else:
             folders = {
-                name: str(Path(hub_options.get("subfolder") or "") / name) for name in ("transformer", "scheduler")
+                name: str(Path(hub_options.get("subfolder") or "") / name)
+                for name in (family.component_name, "scheduler")
             }
             options = {k: v for k, v in hub_options.items() if k != "subfolder"}
             passed_on = ("dtype", "torch_dtype", "device_map", "use_safetensors")
-            transformer_options = options | {k: kwargs[k] for k in passed_on if k in kwargs}
+            model_options = options | {k: kwargs[k] for k in passed_on if k in kwargs}
+            model = family.transformer_class.from_pretrained(
+                pretrained_model_name_or_path, subfolder=folders[family.component_name], **model_options
+            )
             pipeline = family.load(
                 pretrained_model_name_or_path,
-                transformer=family.transformer_class.from_pretrained(
-                    pretrained_model_name_or_path, subfolder=folders["transformer"], **transformer_options
-                ),
                 scheduler=TwinFlowScheduler.from_pretrained(
                     pretrained_model_name_or_path, subfolder=folders["scheduler"], **options
                 ),
+                **{family.component_name: model},
                 **hub_options,
                 **kwargs,
             )
         return as_twinflow_pipeline(pipeline, config)
 
     @torch.no_grad()
-    def __call__(self, prompt=None, *args, num_inference_steps=None, guidance_scale=None, **kwargs):
-        """The stock pipeline's call.
+    def __call__(self, *args, **kwargs):
+        """The stock pipeline's call, with its own arguments in its own order.
 
-        Args:
-            num_inference_steps: defaults to the step count of the distillation.
-            guidance_scale: 0 or `None`; classifier-free guidance is in the weights already.
+        `num_inference_steps` defaults to the step count of the distillation, and `max_sequence_length` to that of the
+        training. Guidance is in the weights already: the stock call's arguments for it (`guidance_scale`, in some
+        models `true_cfg_scale`) are left out, or 0, or what the family calls off.
 
         Raises:
-            ValueError: for any other guidance_scale.
+            ValueError: for any other guidance.
         """
-        if guidance_scale:
-            raise ValueError(
-                f"guidance_scale={guidance_scale} is not for a TwinFlow model, whose weights hold the guidance already: "
-                "leave guidance_scale out or pass 0."
-            )
         config = self.twinflow_config
+        arguments = dict(zip(self._call_parameters, args)) | kwargs
+        for name, off in FAMILIES[config.family].guidance_off.items():
+            if arguments.get(name) not in (None, 0, off):
+                raise ValueError(
+                    f"{name}={arguments[name]} is not for a TwinFlow model, whose weights hold the guidance already: "
+                    f"leave {name} out or pass 0."
+                )
+            arguments[name] = off
+        if arguments.get("num_inference_steps") is None:
+            arguments["num_inference_steps"] = config.num_inference_steps
         if config.max_sequence_length and "max_sequence_length" in self._call_parameters:
-            kwargs.setdefault("max_sequence_length", config.max_sequence_length)
-        steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        return super().__call__(prompt, *args, num_inference_steps=steps, guidance_scale=0.0, **kwargs)
+            arguments.setdefault("max_sequence_length", config.max_sequence_length)
+        return super().__call__(**arguments)
 
     def as_stock_pipeline(self) -> DiffusionPipeline:
         """Make this instance, in place, one of the stock class again."""
@@ -109,7 +115,7 @@ class TwinFlowPipeline:
 def as_twinflow_pipeline(pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig) -> TwinFlowPipeline:
     """Turn a stock pipeline, in place, into a `TwinFlowPipeline`; its scheduler becomes a `TwinFlowScheduler`."""
     stock = type(pipeline)
-    parameters = frozenset(inspect.signature(stock.__call__).parameters)
+    parameters = tuple(inspect.signature(stock.__call__).parameters)[1:]
     pipeline.__class__ = type(
         f"TwinFlow{stock.__name__}",
         (TwinFlowPipeline, stock),

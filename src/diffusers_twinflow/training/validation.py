@@ -7,6 +7,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import make_image_grid
 from PIL import Image
 
+from ..families import family_of
 from .rng import RNGSnapshot
 
 
@@ -20,17 +21,14 @@ def validation_grid(
         call_options: passed to the pipeline, such as `num_inference_steps`.
     """
     pipeline.set_progress_bar_config(disable=True)
-    transformer = pipeline.transformer
-    was_training = transformer.training
-    transformer.eval()
+    family = family_of(pipeline)
+    model = family.denoiser(pipeline)
+    was_training = model.training
+    model.eval()
     with RNGSnapshot(pipeline.device).replay():
-        images = pipeline(
-            prompt=prompts,
-            num_images_per_prompt=images_per_prompt,
-            generator=torch.Generator("cpu").manual_seed(seed),
-            **call_options,
-        ).images
-    transformer.train(was_training)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        images = family.draw(pipeline, prompts, images_per_prompt, generator=generator, **call_options)
+    model.train(was_training)
     return make_image_grid(images, rows=len(prompts), cols=images_per_prompt)
 
 
