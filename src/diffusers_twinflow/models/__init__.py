@@ -1,11 +1,14 @@
-from .modeling_twinflow import TwinFlowTransformerMixin, disable_twinflow, enable_twinflow
+from .modeling_twinflow import TwinFlowTransformerMixin
 from .time_conditioning import TimeConditioning
-from .transformer_sd3 import TwinFlowSD3Transformer2DModel
+from .transformers import TWINFLOW_CLASSES, disable_twinflow, enable_twinflow, twinflow_class_of
+
+globals().update({twinflow_class.__name__: twinflow_class for twinflow_class in TWINFLOW_CLASSES.values()})
 
 __all__ = [
     "TimeConditioning",
-    "TwinFlowSD3Transformer2DModel",
     "TwinFlowTransformerMixin",
     "disable_twinflow",
     "enable_twinflow",
+    "twinflow_class_of",
+    *sorted(twinflow_class.__name__ for twinflow_class in TWINFLOW_CLASSES.values()),
 ]

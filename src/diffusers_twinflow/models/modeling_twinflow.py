@@ -1,73 +1,64 @@
 """The mixin that gives a stock diffusers transformer a target time and a sign."""
 
 import inspect
-import threading
 from collections.abc import Callable
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.modeling_utils import ModelMixin
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 
+from .embedding_hook import AddEmbedding, CallState
 from .time_conditioning import TimeConditioning
+from .timestep_embedders import TimestepEmbedders
 
 TargetTimestepSource = Callable[[torch.Tensor], torch.Tensor | None]
-
-
-class _CallState(threading.local):
-    """What the forward in progress adds to the timestep embedding; each thread has its own."""
-
-    embedding: torch.Tensor | None = None
-    conditioning_name: str = "time_conditioning"
-
-    def __deepcopy__(self, memo):
-        return type(self)()
-
-    def __reduce__(self):
-        return type(self), ()
 
 
 class TwinFlowTransformerMixin:
     """Makes a transformer `timestep_sign` aware and gives it a `target_timestep`.
 
     Off, which is the default, the class is the stock one: same config, same state dict, same output. Switched on and
-    not yet trained, its output is the stock one's too. A subclass names the module that embeds the timestep:
-
-        class TwinFlowXTransformer2DModel(TwinFlowTransformerMixin, XTransformer2DModel):
-            _timestep_embedder = "time_text_embed.timestep_embedder"
+    not yet trained, its output is the stock one's too. `twinflow_class_of` makes the subclass of a stock class.
     """
 
-    _timestep_embedder: str
-    _timestep_scale: float = 1000.0
-
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        stock = cls.stock_class()
-        stock_init = inspect.signature(stock.__init__)
-
-        def __init__(self, *args, twinflow_enabled: bool = False, **kwargs):
-            stock.__init__(self, *args, **kwargs)
-            if twinflow_enabled:
-                self.enable_twinflow()
-
-        enabled = inspect.Parameter("twinflow_enabled", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
-        __init__.__signature__ = stock_init.replace(parameters=[*stock_init.parameters.values(), enabled])
-        cls.__init__ = __init__
-        cls._timestep_position = list(inspect.signature(stock.forward).parameters).index("timestep") - 1
+    _timestep_embedders: TimestepEmbedders
+    _stock_class: type[ModelMixin]
+    _forward_parameters: tuple[str, ...]
 
     @classmethod
     def stock_class(cls) -> type[ModelMixin]:
         """The diffusers class that this one extends."""
-        return next(
-            base
-            for base in cls.__mro__
-            if issubclass(base, ModelMixin) and not issubclass(base, TwinFlowTransformerMixin)
-        )
+        return cls._stock_class
+
+    @classmethod
+    def timestep_embedding_dims(cls, transformer: ModelMixin) -> tuple[int, ...]:
+        """Width of each timestep embedding of a stock or TwinFlow transformer."""
+        output_layer = cls._timestep_embedders.output_layer
+        layers = [_submodule(module, output_layer) for module in cls._embedder_modules(transformer)]
+        return tuple(getattr(layer, "out_features", None) or layer.weight.shape[0] for layer in layers)
 
     @classmethod
     def timestep_embedding_dim(cls, transformer: ModelMixin) -> int:
-        """Width of the timestep embedding of a stock or TwinFlow transformer."""
-        return transformer.get_submodule(cls._timestep_embedder).linear_2.out_features
+        """Width of all timestep embeddings of a stock or TwinFlow transformer together."""
+        return sum(cls.timestep_embedding_dims(transformer))
+
+    @classmethod
+    def conditioning_of(cls, transformer: ModelMixin) -> TimeConditioning:
+        """An untrained time conditioning for a stock or TwinFlow transformer, on torch's default device."""
+        rule, config = cls._timestep_embedders, transformer.config
+        scale = 1.0 if rule.config_scale is None else config[rule.config_scale]
+        widths = cls.timestep_embedding_dims(transformer)
+        return TimeConditioning(
+            sum(widths),
+            rule.at_noise * scale,
+            rule.at_data * scale,
+            hidden_dim=widths[0],
+            embeds_target=rule.native_target is None or not rule.native_target.is_in(transformer),
+        )
 
     @property
     def twinflow_enabled(self) -> bool:
@@ -85,19 +76,20 @@ class TwinFlowTransformerMixin:
         """Take the time conditioning away: the stock model again, bit for bit."""
         if not self.twinflow_enabled:
             return
-        embedder = self.get_submodule(self._timestep_embedder)
-        for key, hook in list(embedder._forward_hooks.items()):
-            if getattr(hook, "__func__", None) is TwinFlowTransformerMixin._add_embedding:
-                del embedder._forward_hooks[key]
+        for module in self.modules():
+            for key, hook in list(module._forward_hooks.items()):
+                if isinstance(hook, AddEmbedding):
+                    del module._forward_hooks[key]
         for name in [name for name in self._modules if name.endswith("time_conditioning")]:
             delattr(self, name)
+        del self._call_state, self._target_timestep_source, self._embedding_dims
         self._internal_dict = FrozenDict({k: v for k, v in self.config.items() if k != "twinflow_enabled"})
 
     def new_time_conditioning(self) -> TimeConditioning:
         """An untrained time conditioning of this model's width, device and dtype."""
-        reference = next(self.get_submodule(self._timestep_embedder).parameters())
+        reference = next(self._embedder_modules(self)[0].parameters())
         with torch.device(reference.device):
-            conditioning = TimeConditioning(self.timestep_embedding_dim(self), self._timestep_scale)
+            conditioning = self.conditioning_of(self)
         return conditioning.to(self.dtype)
 
     def set_target_timestep_source(self, source: TargetTimestepSource | None) -> None:
@@ -123,64 +115,140 @@ class TwinFlowTransformerMixin:
         Args:
             timestep_sign: shape [B], +1 on the real trajectory (the default) and -1 on the twin's.
             target_timestep: shape [B], the time to jump to, in the unit of `timestep`; the default is `timestep`
-                itself, or what the target timestep source gives.
+                itself, or what the target timestep source gives. A class with a target time of its own gets it there.
 
         Raises:
             ValueError: where either is given and the time conditioning is off.
         """
         if not self.twinflow_enabled:
-            if timestep_sign is not None or target_timestep is not None:
-                raise ValueError(
-                    f"this {type(self).__name__} has twinflow_enabled=false and takes neither timestep_sign nor "
-                    "target_timestep: call enable_twinflow() on it, or load a TwinFlow checkpoint."
-                )
+            self._check_off(timestep_sign, target_timestep)
+            if target_timestep is not None:
+                kwargs["target_timestep"] = target_timestep
             return super().forward(*args, **kwargs)
 
-        timestep = kwargs["timestep"] if "timestep" in kwargs else args[self._timestep_position]
+        rule = self._timestep_embedders
+        arguments = {**dict(zip(self._forward_parameters, args)), **kwargs}
+        timestep = _sample_timesteps(arguments[rule.argument], rule, type(self).__name__)
         if target_timestep is None and self._target_timestep_source is not None:
             target_timestep = self._target_timestep_source(timestep)
+        args, kwargs = self._with_native_target(args, kwargs, arguments, target_timestep)
         if target_timestep is None and timestep_sign is None:
             return super().forward(*args, **kwargs)
 
         state = self._call_state
         conditioning = getattr(self, state.conditioning_name)
-        state.embedding = conditioning(timestep, target_timestep, timestep_sign)
+        embedding = conditioning(timestep, target_timestep, timestep_sign)
+        call = rule.call(self, arguments) if callable(rule.call) else rule.call
+        state.begin(embedding.split(self._embedding_dims, dim=-1), call)
         try:
             return super().forward(*args, **kwargs)
         finally:
-            state.embedding = None
+            state.end()
+
+    def _check_off(self, timestep_sign: torch.Tensor | None, target_timestep: torch.Tensor | None) -> None:
+        native = self._timestep_embedders.native_target
+        if target_timestep is not None and native is not None and native.argument == "target_timestep":
+            target_timestep = None
+        if timestep_sign is not None or target_timestep is not None:
+            raise ValueError(
+                f"this {type(self).__name__} has twinflow_enabled=false and takes neither timestep_sign nor "
+                "target_timestep: call enable_twinflow() on it, or load a TwinFlow checkpoint."
+            )
+
+    def _with_native_target(self, args: tuple, kwargs: dict[str, Any], arguments: dict[str, Any], target_timestep):
+        """The stock forward's arguments, with the target in the place where the class has one of its own.
+
+        Without a target it is what the caller put there, or the timestep itself.
+        """
+        rule = self._timestep_embedders
+        if rule.native_target is None or not rule.native_target.is_in(self):
+            return args, kwargs
+        timestep, name = arguments[rule.argument], rule.native_target.argument
+        if target_timestep is not None:
+            target = _like_timestep(target_timestep, timestep)
+        else:
+            target = arguments.get(name)
+        target = timestep if target is None else target
+        position = self._forward_parameters.index(name)
+        if position < len(args):
+            return (*args[:position], target, *args[position + 1 :]), kwargs
+        return args, {**kwargs, name: target}
 
     def _prepare_twinflow(self) -> None:
-        self._call_state = _CallState()
+        self._call_state = CallState()
         self._target_timestep_source = None
-        self.get_submodule(self._timestep_embedder).register_forward_hook(self._add_embedding)
+        self._embedding_dims = self.timestep_embedding_dims(self)
+        rule = self._timestep_embedders
+        for index, module in enumerate(self._embedder_modules(self)):
+            hook = AddEmbedding(self._call_state, index, rows=rule.rows, element=rule.element)
+            _without_adapter(module).register_forward_hook(hook)
 
-    def _add_embedding(self, module, args, output):
-        embedding = self._call_state.embedding
-        return output if embedding is None else output + embedding.to(output.dtype)
+    @classmethod
+    def _embedder_modules(cls, transformer: ModelMixin) -> list[nn.Module]:
+        modules = [_submodule(transformer, path) for path in cls._timestep_embedders.paths]
+        return [module for module in modules if module is not None]
 
 
-def enable_twinflow(transformer: ModelMixin, twinflow_class: type[TwinFlowTransformerMixin]) -> None:
-    """Give a loaded stock transformer its time conditioning, in place.
+def make_twinflow_class(stock: type[ModelMixin], rule: TimestepEmbedders, module: str) -> type:
+    """The `timestep_sign` aware subclass of a stock class.
 
     Args:
-        transformer: an instance of `twinflow_class.stock_class()`; adapters and hooks on it stay as they are.
-        twinflow_class: the `timestep_sign` aware class to turn it into.
-
-    Raises:
-        TypeError: where the transformer is of another class.
+        stock: a diffusers model class.
+        rule: where it embeds its timestep.
+        module: name of the module that the class will be found in.
     """
-    if not isinstance(transformer, twinflow_class):
-        if type(transformer) is not twinflow_class.stock_class():
-            raise TypeError(
-                f"{type(transformer).__name__} has no timestep_sign support through {twinflow_class.__name__}: "
-                f"it takes a {twinflow_class.stock_class().__name__}."
-            )
-        transformer.__class__ = twinflow_class
-    transformer.enable_twinflow()
+    stock_init = inspect.signature(stock.__init__)
+
+    def __init__(self, *args, twinflow_enabled: bool = False, **kwargs):
+        stock.__init__(self, *args, **kwargs)
+        if twinflow_enabled:
+            self.enable_twinflow()
+
+    enabled = inspect.Parameter("twinflow_enabled", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
+    __init__.__signature__ = stock_init.replace(parameters=[*stock_init.parameters.values(), enabled])
+    unsplit = stock._no_split_modules
+    namespace = {
+        "__doc__": f"[`~diffusers.{stock.__name__}`] with a sign and a target timestep; `{rule.argument}` is "
+        f"{rule.at_noise:g} at noise and {rule.at_data:g} at data.",
+        "__init__": __init__,
+        "__module__": module,
+        "_timestep_embedders": rule,
+        "_stock_class": stock,
+        "_forward_parameters": tuple(inspect.signature(stock.forward).parameters)[1:],
+        "_no_split_modules": unsplit and [*unsplit, TimeConditioning.__name__],
+        "_skip_layerwise_casting_patterns": [*(stock._skip_layerwise_casting_patterns or ()), "time_conditioning"],
+    }
+    return type(f"TwinFlow{stock.__name__}", (TwinFlowTransformerMixin, stock), namespace)
 
 
-def disable_twinflow(transformer: TwinFlowTransformerMixin) -> None:
-    """Undo `enable_twinflow`: the instance is of the stock class again."""
-    transformer.disable_twinflow()
-    transformer.__class__ = type(transformer).stock_class()
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    """The module at a path, through adapters on the way; `None` where there is none."""
+    for name in filter(None, path.split(".")):
+        module = getattr(_without_adapter(module), name, None)
+        if module is None:
+            return None
+    return module
+
+
+def _without_adapter(module: nn.Module) -> nn.Module:
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def _sample_timesteps(timestep: torch.Tensor, rule: TimestepEmbedders, name: str) -> torch.Tensor:
+    """One timestep a sample, shape [B]: the noisiest of its tokens."""
+    if rule.max_timestep_dim is not None and timestep.ndim > rule.max_timestep_dim:
+        raise ValueError(
+            f"{name} takes one timestep a sample with TwinFlow on, and got timesteps of shape {tuple(timestep.shape)}: "
+            "times that differ within a sample mix the samples of a batch there."
+        )
+    if rule.packed or timestep.ndim == 0:
+        timestep = timestep.reshape(1, -1)
+    if timestep.ndim == 1:
+        return timestep
+    tokens = timestep.flatten(1)
+    return tokens.amax(1) if rule.at_noise > rule.at_data else tokens.amin(1)
+
+
+def _like_timestep(target: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """One target a sample, for every token of it."""
+    return target.reshape(-1, *[1] * (timestep.ndim - 1)).expand_as(timestep) if timestep.ndim else target

@@ -11,27 +11,46 @@ EMBEDDED_TIME_SCALE = 1000.0
 class TimeConditioning(nn.Module):
     """Embeds the target time and the sign, to be added to a transformer's timestep embedding.
 
-    The result is `(t - r) * target(r) + sign`, with times in [0, 1]. It vanishes at `r = t` on the real trajectory
-    (sign +1, whose row is zero and has no gradient) and everywhere before training: the model is the stock one there.
+    The result is `(t - r) * target(r) + sign`, with times in [0, 1] and 1 at noise. It vanishes at `r = t` on the real
+    trajectory (sign +1, whose row is zero and has no gradient) and everywhere before training: the model is the stock
+    one there.
 
     Args:
-        embedding_dim: width of the transformer's timestep embedding.
-        timestep_scale: value of the transformer's own `timestep` at pure noise, such as 1000.
+        embedding_dim: width of the transformer's timestep embedding; of all together where it has several.
+        at_noise: the transformer's own `timestep` at pure noise.
+        at_data: the transformer's own `timestep` at data.
+        hidden_dim: width inside the target embedder; defaults to `embedding_dim`.
+        embeds_target: false where the transformer embeds the target time itself, which leaves the sign.
     """
 
-    def __init__(self, embedding_dim: int, timestep_scale: float = 1000.0):
+    def __init__(
+        self,
+        embedding_dim: int,
+        at_noise: float = 1000.0,
+        at_data: float = 0.0,
+        *,
+        hidden_dim: int | None = None,
+        embeds_target: bool = True,
+    ):
         super().__init__()
-        self.timestep_scale = timestep_scale
-        self.time_proj = Timesteps(FREQUENCY_DIM, flip_sin_to_cos=True, downscale_freq_shift=0)
-        self.target_timestep_embedder = TimestepEmbedding(FREQUENCY_DIM, embedding_dim)
+        self.at_noise = at_noise
+        self.at_data = at_data
+        if embeds_target:
+            self.time_proj = Timesteps(FREQUENCY_DIM, flip_sin_to_cos=True, downscale_freq_shift=0)
+            self.target_timestep_embedder = TimestepEmbedding(
+                FREQUENCY_DIM, hidden_dim or embedding_dim, out_dim=embedding_dim
+            )
+        else:
+            self.target_timestep_embedder = None
         self.time_sign_embed = nn.Embedding(2, embedding_dim, padding_idx=0)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Start as no conditioning at all."""
-        self.target_timestep_embedder.linear_1.reset_parameters()
-        nn.init.zeros_(self.target_timestep_embedder.linear_2.weight)
-        nn.init.zeros_(self.target_timestep_embedder.linear_2.bias)
+        if self.target_timestep_embedder is not None:
+            self.target_timestep_embedder.linear_1.reset_parameters()
+            nn.init.zeros_(self.target_timestep_embedder.linear_2.weight)
+            nn.init.zeros_(self.target_timestep_embedder.linear_2.bias)
         nn.init.zeros_(self.time_sign_embed.weight)
 
     def forward(
@@ -47,12 +66,15 @@ class TimeConditioning(nn.Module):
             shape [B, embedding_dim].
         """
         dtype = self.time_sign_embed.weight.dtype
-        embedding = 0.0
-        if target_timestep is not None:
-            target = (target_timestep / self.timestep_scale).expand_as(timestep)
-            gap = timestep / self.timestep_scale - target
-            frequencies = self.time_proj(target * EMBEDDED_TIME_SCALE).to(dtype)
-            embedding = gap.unsqueeze(-1).to(dtype) * self.target_timestep_embedder(frequencies)
-        if timestep_sign is not None:
-            embedding = embedding + self.time_sign_embed((timestep_sign.expand_as(timestep) < 0).long())
-        return embedding
+        signs = torch.ones_like(timestep) if timestep_sign is None else timestep_sign.expand_as(timestep)
+        embedding = self.time_sign_embed((signs < 0).long())
+        if target_timestep is None or self.target_timestep_embedder is None:
+            return embedding
+        target = self.noise_time(target_timestep).expand_as(timestep)
+        gap = self.noise_time(timestep) - target
+        frequencies = self.time_proj(target * EMBEDDED_TIME_SCALE).to(dtype)
+        return embedding + gap.unsqueeze(-1).to(dtype) * self.target_timestep_embedder(frequencies)
+
+    def noise_time(self, timestep: torch.Tensor) -> torch.Tensor:
+        """Timesteps in the transformer's unit as times in [0, 1] with 1 at noise."""
+        return (timestep - self.at_data) / (self.at_noise - self.at_data)

@@ -1,0 +1,162 @@
+"""Where every stock class embeds its timestep, and in which unit: the data that TwinFlow classes are made from."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers.models.modeling_utils import ModelMixin
+
+
+@dataclass(frozen=True)
+class NativeTarget:
+    """A second time that the stock class has of its own and that its checkpoints are trained for.
+
+    Attributes:
+        argument: what the stock forward calls it.
+        config_key: the configuration entry that says whether a model has it; `None` where every one has.
+    """
+
+    argument: str
+    config_key: str | None = None
+
+    def is_in(self, transformer: ModelMixin) -> bool:
+        return self.config_key is None or bool(transformer.config[self.config_key])
+
+
+@dataclass(frozen=True)
+class TimestepEmbedders:
+    """Where and how one stock class embeds its timestep.
+
+    Attributes:
+        paths: the modules whose output carries the timestep; those of them that a model has.
+        output_layer: the layer inside each module that sets its width; empty for the module itself.
+        at_noise, at_data: values of the class's `timestep` at pure noise and at data.
+        config_scale: configuration entry that both values are multiplied by.
+        argument: what the stock forward calls its timestep.
+        rows: "repeat" where a sample's embedding goes to each of its rows, "first" where rows for other times follow
+            the batch's own.
+        call: which call of the module within one forward carries the timestep; `None` for all.
+        element: which element of the module's output, where that is a tuple.
+        packed: one sample a forward, whose timesteps are those of its patches.
+        native_target: the class's own target time.
+        max_timestep_dim: most dimensions that `timestep` may have.
+    """
+
+    paths: tuple[str, ...]
+    output_layer: str = "linear_2"
+    at_noise: float = 1000.0
+    at_data: float = 0.0
+    config_scale: str | None = None
+    argument: str = "timestep"
+    rows: str = "repeat"
+    call: int | Callable[[ModelMixin, Mapping[str, Any]], int] | None = None
+    element: int | None = None
+    packed: bool = False
+    native_target: NativeTarget | None = None
+    max_timestep_dim: int | None = None
+
+
+def _at(*paths: str, **rule) -> TimestepEmbedders:
+    return TimestepEmbedders(paths, **rule)
+
+
+def _unit(*paths: str, **rule) -> TimestepEmbedders:
+    """Time from 0 at data to 1 at noise."""
+    return TimestepEmbedders(paths, at_noise=1.0, **rule)
+
+
+def _reversed(*paths: str, **rule) -> TimestepEmbedders:
+    """Time from 0 at noise to 1 at data."""
+    return TimestepEmbedders(paths, at_noise=0.0, at_data=1.0, **rule)
+
+
+def _helios_call(transformer: ModelMixin, arguments: Mapping[str, Any]) -> int:
+    """Helios embeds the zero time of its history first."""
+    return int(arguments.get("indices_hidden_states") is not None and transformer.zero_history_timestep)
+
+
+_WAN = "condition_embedder.time_embedder"
+_REFINER = "context_embedder.time_text_embed.timestep_embedder"
+_SANA = ("time_embed.emb.timestep_embedder", "time_embed.timestep_embedder")
+
+TIMESTEP_EMBEDDERS: dict[str, TimestepEmbedders] = {
+    "AceStepTransformer1DModel": _unit(
+        "time_embed.linear_2", output_layer="", native_target=NativeTarget("timestep_r")
+    ),
+    "AnyFlowFARTransformer3DModel": _at(_WAN, call=0, native_target=NativeTarget("r_timestep")),
+    "AnyFlowTransformer3DModel": _at(_WAN, native_target=NativeTarget("r_timestep")),
+    "AuraFlowTransformer2DModel": _unit("time_step_proj"),
+    "BriaFibo2Transformer2DModel": _unit("t_embedder", output_layer="mlp.2", call=0),
+    "BriaFiboTransformer2DModel": _at("time_embed.timestep_embedder"),
+    "BriaTransformer2DModel": _at("time_embed.timestep_embedder"),
+    "ChromaTransformer2DModel": _unit("distilled_guidance_layer.in_proj", output_layer=""),
+    "ChronoEditTransformer3DModel": _at(_WAN),
+    "CogView4Transformer2DModel": _at("time_condition_embed.timestep_embedder"),
+    "Cosmos3OmniTransformer": _at("time_embedder", argument="vision_timesteps", packed=True),
+    "CosmosTransformer3DModel": _unit("time_embed", output_layer="norm", element=1),
+    "EasyAnimateTransformer3DModel": _at("time_embedding"),
+    "ErnieImageTransformer2DModel": _at("time_embedding"),
+    "Flux2Transformer2DModel": _unit("time_guidance_embed.timestep_embedder", call=0),
+    "Flux3Transformer2DModel": _unit(
+        "timestep_embedder", call=0, native_target=NativeTarget("target_timestep", "flow_map")
+    ),
+    "FluxTransformer2DModel": _unit("time_text_embed.timestep_embedder"),
+    "GlmImageTransformer2DModel": _at("time_condition_embed.timestep_embedder", at_noise=999.0, at_data=-1.0),
+    "HeliosTransformer3DModel": _at(_WAN, call=_helios_call),
+    "HiDreamImageTransformer2DModel": _at("t_embedder.timestep_embedder", argument="timesteps"),
+    "HunyuanImageTransformer2DModel": _at(
+        "time_guidance_embed.timestep_embedder", _REFINER, native_target=NativeTarget("timestep_r", "use_meanflow")
+    ),
+    "HunyuanVideo15Transformer3DModel": _at(
+        "time_embed.timestep_embedder", _REFINER, native_target=NativeTarget("timestep_r", "use_meanflow")
+    ),
+    "HunyuanVideoFramepackTransformer3DModel": _at("time_text_embed.timestep_embedder", _REFINER, call=0),
+    "HunyuanVideoTransformer3DModel": _at("time_text_embed.timestep_embedder", _REFINER, call=0),
+    "Ideogram4Transformer2DModel": _reversed("t_embedding", output_layer="mlp_out"),
+    "JoyImageEditPlusTransformer3DModel": _at(_WAN),
+    "JoyImageEditTransformer3DModel": _at(_WAN),
+    "Kandinsky5Transformer3DModel": _at("time_embeddings", output_layer="out_layer"),
+    "Kandinsky6SRTransformer3DModel": _at("time_embeddings.timestep_embedder"),
+    "Kandinsky6Transformer3DModel": _at(
+        "video_time_embeddings.timestep_embedder", "audio_time_embeddings.timestep_embedder"
+    ),
+    "Krea2Transformer2DModel": _unit("time_embed"),
+    "LTX2VideoTransformer3DModel": _at(
+        "time_embed.emb.timestep_embedder",
+        "audio_time_embed.emb.timestep_embedder",
+        "av_cross_attn_video_scale_shift.emb.timestep_embedder",
+        "av_cross_attn_audio_scale_shift.emb.timestep_embedder",
+        "av_cross_attn_video_a2v_gate.emb.timestep_embedder",
+        "av_cross_attn_audio_v2a_gate.emb.timestep_embedder",
+    ),
+    "LTXVideoTransformer3DModel": _at("time_embed.emb.timestep_embedder"),
+    "LongCatAudioDiTTransformer": _reversed("time_embed", output_layer="time_mlp.2"),
+    "LongCatImageTransformer2DModel": _unit("time_embed.timestep_embedder"),
+    "Lumina2Transformer2DModel": _reversed("time_caption_embed.timestep_embedder"),
+    "LuminaNextDiT2DModel": _reversed("time_caption_embed.timestep_embedder"),
+    "MiniMaxMusic3Transformer1DModel": _reversed("time_embed"),
+    "MochiTransformer3DModel": _at("time_embed.timestep_embedder", at_noise=0.0, at_data=1000.0),
+    "MotifVideoTransformer3DModel": _at("time_text_embed.timestep_embedder"),
+    "NucleusMoEImageTransformer2DModel": _unit("time_text_embed.norm", output_layer=""),
+    "OmniGenTransformer2DModel": _reversed("time_token", "t_embedder"),
+    "OvisImageTransformer2DModel": _unit("timestep_embedder"),
+    "PRXTransformer2DModel": _unit("time_in", output_layer="out_layer"),
+    "QwenImage21Transformer2DModel": _unit("time_text_embed.timestep_embedder", rows="first"),
+    "QwenImageTransformer2DModel": _unit("time_text_embed.timestep_embedder", rows="first"),
+    "SD3Transformer2DModel": _at("time_text_embed.timestep_embedder"),
+    "SanaTransformer2DModel": _at(*_SANA, config_scale="timestep_scale"),
+    "SanaVideoTransformer3DModel": _at(*_SANA),
+    "SanaWMTransformer3DModel": _at("t_embedder"),
+    "SkyReelsV2Transformer3DModel": _at(_WAN, max_timestep_dim=1),
+    "StableAudio3DiTModel": _unit("to_timestep_embed", output_layer="2"),
+    "WanAnimate2Transformer3DModel": _at("time_embedding", output_layer="2"),
+    "WanAnimateTransformer3DModel": _at(_WAN),
+    "WanTransformer3DModel": _at(_WAN),
+    "WanVACETransformer3DModel": _at(_WAN),
+    "ZImageTransformer2DModel": _reversed("t_embedder", output_layer="mlp.2", argument="t", call=0),
+}
+
+REFUSED: dict[str, str] = {
+    "MiniMaxH3Transformer3DModel": "its timestep is a list of the distinct times in one packed sequence that all "
+    "samples share, so a sample has no time of its own that a sign or a target could belong to",
+}

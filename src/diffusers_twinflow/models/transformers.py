@@ -1,0 +1,68 @@
+"""The TwinFlow class of every stock class of the table."""
+
+import diffusers
+from diffusers.models.modeling_utils import ModelMixin
+
+from .modeling_twinflow import TwinFlowTransformerMixin, make_twinflow_class
+from .timestep_embedders import REFUSED, TIMESTEP_EMBEDDERS
+
+TWINFLOW_CLASSES: dict[str, type[TwinFlowTransformerMixin]] = {
+    name: make_twinflow_class(getattr(diffusers, name), rule, __name__) for name, rule in TIMESTEP_EMBEDDERS.items()
+}
+
+globals().update({twinflow_class.__name__: twinflow_class for twinflow_class in TWINFLOW_CLASSES.values()})
+
+
+def twinflow_class_of(transformer: ModelMixin | type[ModelMixin]) -> type[TwinFlowTransformerMixin]:
+    """The `timestep_sign` aware class of a stock transformer, of its class, or of one that is such already.
+
+    Raises:
+        TypeError: where there is none, with the reason.
+    """
+    cls = transformer if isinstance(transformer, type) else type(transformer)
+    if issubclass(cls, TwinFlowTransformerMixin):
+        return TWINFLOW_CLASSES[cls.stock_class().__name__]
+    found = TWINFLOW_CLASSES.get(cls.__name__)
+    if found is not None and found.stock_class() is cls:
+        return found
+    reason = REFUSED.get(cls.__name__, "it is none of the flow-matching classes that docs/models.md lists")
+    raise TypeError(f"{cls.__name__} has no timestep_sign support: {reason}.")
+
+
+def enable_twinflow(
+    transformer: ModelMixin, twinflow_class: type[TwinFlowTransformerMixin] | None = None
+) -> ModelMixin:
+    """Give a loaded stock transformer its time conditioning, in place.
+
+    Args:
+        transformer: an instance of a stock class; adapters and hooks on it stay as they are.
+        twinflow_class: the class to turn it into; defaults to `twinflow_class_of(transformer)`.
+
+    Returns:
+        the transformer.
+
+    Raises:
+        TypeError: where its class has no TwinFlow class, or another one.
+        ValueError: where its weights are on the meta device.
+    """
+    expected = twinflow_class_of(transformer)
+    twinflow_class = twinflow_class or expected
+    if twinflow_class is not expected:
+        raise TypeError(
+            f"{type(transformer).__name__} has no timestep_sign support through {twinflow_class.__name__}: "
+            f"it takes a {twinflow_class.stock_class().__name__}."
+        )
+    if not isinstance(transformer, TwinFlowTransformerMixin):
+        _set_class(transformer, twinflow_class)
+    transformer.enable_twinflow()
+    return transformer
+
+
+def disable_twinflow(transformer: TwinFlowTransformerMixin) -> None:
+    """Undo `enable_twinflow`: the instance is of the stock class again."""
+    transformer.disable_twinflow()
+    _set_class(transformer, type(transformer).stock_class())
+
+
+def _set_class(transformer: ModelMixin, cls: type[ModelMixin]) -> None:
+    transformer.__class__ = cls
