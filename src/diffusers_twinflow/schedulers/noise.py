@@ -6,7 +6,50 @@ import torch
 
 KEY_NUMBERS = 1024
 SMALLEST_POOL = 2**16
+SEED_STRIDE = 0x9E3779B1  # odd: every seed has step seeds of its own
 _MIX = -0x61C8864680B583EB  # 2**64 divided by the golden ratio, as a signed integer
+
+
+class SampleNoise:
+    """The fresh noise of one loop of sampling after another, without any generator.
+
+    Args:
+        seed: in [0, 2**32).
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self._elements = self._pool = None
+        self.restart()
+
+    def restart(self):
+        """Forget the starting noise: a new loop begins."""
+        self._keys = self._rows = None
+
+    def release(self):
+        """Let go of what takes memory."""
+        self._rows = None
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the starting noise is known."""
+        return self._keys is not None
+
+    def start(self, starting_noise: torch.Tensor):
+        """Take the noise of this loop from these tensors, shape [B, ...]."""
+        self._keys, self._rows = sample_keys(starting_noise), None
+
+    def draw(self, sample: torch.Tensor, step: int) -> torch.Tensor:
+        """Standard normal noise of the shape and dtype of `sample`, which is the starting noise where none is known."""
+        if self._keys is None or len(self._keys) != len(sample):
+            self.start(sample)
+        if self._rows is None:
+            elements = sample.shape[1:].numel()
+            if self._elements != elements:
+                self._elements, self._pool = elements, pool_shape(elements)
+            self._rows = noise_rows(self._keys.to(sample.device), elements, self._pool)
+        seed = (self.seed * SEED_STRIDE + step) % 2**32
+        return gather_noise(self._rows, self._pool, sample.shape, seed).to(sample.dtype)
 
 
 def sample_keys(sample: torch.Tensor) -> torch.Tensor:
