@@ -3,10 +3,25 @@
 from diffusers import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
+from .aura_flow import AuraFlowFamily
 from .base import Family
+from .ltx_video import LTXVideoFamily
+from .lumina2 import Lumina2Family
+from .sana import SanaFamily
 from .stable_diffusion_3 import StableDiffusion3Family
+from .wan import WanFamily
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (StableDiffusion3Family(),)}
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        StableDiffusion3Family(),
+        SanaFamily(),
+        Lumina2Family(),
+        AuraFlowFamily(),
+        WanFamily(),
+        LTXVideoFamily(),
+    )
+}
 
 
 def family_of(pipeline: DiffusionPipeline | type | str) -> Family:

@@ -49,12 +49,16 @@ class Family:
             options: as `DiffusionPipeline.from_pretrained` takes them; without a dtype every component is float32,
                 where diffusers alone would leave text encoders in the dtype they were saved in.
         """
-        hub_options = {name: options[name] for name in HUB_OPTIONS if name in options}
-        index = self.pipeline_class.load_config(name_or_path, **hub_options)
+        index = self.load_index(name_or_path, options)
         absent = {name: None for name, component in index.items() if component == [None, None]}
         if not {"dtype", "torch_dtype"} & options.keys():
             options["dtype"] = torch.float32
         return self.pipeline_class.from_pretrained(name_or_path, **(absent | options))
+
+    def load_index(self, name_or_path: str, options: dict[str, Any]) -> dict[str, Any]:
+        """The base's `model_index.json`; of `options` those count that say where it is."""
+        hub_options = {name: options[name] for name in HUB_OPTIONS if name in options}
+        return self.pipeline_class.load_config(name_or_path, **hub_options)
 
     def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
         """The component that is trained."""

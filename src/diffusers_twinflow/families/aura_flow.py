@@ -1,0 +1,54 @@
+from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel
+
+from ..models import twinflow_class_of
+from .base import Family
+
+
+class AuraFlowFamily(Family):
+    """AuraFlow: times in 0..1 with 1 = noise; its prompt embeddings are zero behind the prompt's end, without a mask."""
+
+    name = "aura_flow"
+    pipeline_class = AuraFlowPipeline
+    transformer_class = twinflow_class_of(AuraFlowTransformer2DModel)
+    lora_target_modules = [
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_q_proj",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+        "ff.linear_1",
+        "ff.linear_2",
+        "ff.out_projection",
+        "ff_context.linear_1",
+        "ff_context.linear_2",
+        "ff_context.out_projection",
+        "norm1.linear",
+        "norm1_context.linear",
+    ]
+    max_sequence_length = 256
+
+    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+        prompt_embeds, *_ = pipeline.encode_prompt(
+            prompts,
+            do_classifier_free_guidance=False,
+            max_sequence_length=max_sequence_length or self.max_sequence_length,
+        )
+        return {"prompt_embeds": prompt_embeds}
+
+    def timestep(self, t):
+        return t
+
+    def velocity(self, model):
+        def velocity(x_t, t, r, sign, condition):
+            dtype = condition["prompt_embeds"].dtype
+            return model(
+                hidden_states=x_t.to(dtype),
+                encoder_hidden_states=condition["prompt_embeds"],
+                return_dict=False,
+                **self.times(t, r, sign),
+            )[0]
+
+        return velocity

@@ -1,0 +1,90 @@
+import inspect
+
+import torch
+from diffusers import LTXPipeline, LTXVideoTransformer3DModel
+
+from ..models import twinflow_class_of
+from .base import to_unit_range
+from .video import VideoFamily, as_video
+
+FRAME_RATE = inspect.signature(LTXPipeline.__call__).parameters["frame_rate"].default
+
+
+class LTXVideoFamily(VideoFamily):
+    """LTX-Video: latents [B, C, f, h, w], one token a position, times in 0..1000, the frame rate of the stock call."""
+
+    name = "ltx_video"
+    pipeline_class = LTXPipeline
+    transformer_class = twinflow_class_of(LTXVideoTransformer3DModel)
+    lora_target_modules = [
+        "attn1.to_q",
+        "attn1.to_k",
+        "attn1.to_v",
+        "attn1.to_out.0",
+        "attn2.to_q",
+        "attn2.to_k",
+        "attn2.to_v",
+        "attn2.to_out.0",
+        "ff.net.0.proj",
+        "ff.net.2",
+        "time_embed.linear",
+    ]
+    max_sequence_length = 128
+
+    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+        """The prompts, and the length of a latent position in seconds and pixels, shape [B, 3]."""
+        prompt_embeds, mask, *_ = pipeline.encode_prompt(
+            prompts,
+            do_classifier_free_guidance=False,
+            max_sequence_length=max_sequence_length or self.max_sequence_length,
+        )
+        spatial = pipeline.vae_spatial_compression_ratio
+        scale = torch.tensor(
+            [pipeline.vae_temporal_compression_ratio / FRAME_RATE, spatial, spatial], device=prompt_embeds.device
+        )
+        return {
+            "prompt_embeds": prompt_embeds,
+            "prompt_attention_mask": mask,
+            "rope_interpolation_scale": scale.expand(len(prompts), 3),
+        }
+
+    def encode_images(self, pipeline, pixels):
+        """Latents of images [B, 3, H, W] or videos [B, 3, F, H, W], F = 1, 9, 17, ..."""
+        vae = pipeline.vae
+        video = as_video(pixels, pipeline.vae_temporal_compression_ratio)
+        latents = vae.encode(video.to(vae.dtype)).latent_dist.sample()
+        return pipeline._normalize_latents(latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
+
+    def decode_latents(self, pipeline, latents):
+        """Pixels of shape [B, 3, F, H, W], decoded at time 0 where the autoencoder takes one."""
+        vae = pipeline.vae
+        latents = pipeline._denormalize_latents(
+            latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor
+        ).to(vae.dtype)
+        time = latents.new_zeros(len(latents)) if vae.config.timestep_conditioning else None
+        return to_unit_range(vae.decode(latents, time, return_dict=False)[0])
+
+    def pack(self, latents):
+        return latents.flatten(2).transpose(1, 2)
+
+    def unpack(self, packed, height, width):
+        return packed.transpose(1, 2).unflatten(2, (-1, height, width))
+
+    def velocity(self, model):
+        def velocity(x_t, t, r, sign, condition):
+            dtype = condition["prompt_embeds"].dtype
+            frames, height, width = x_t.shape[2:]
+            tokens = model(
+                hidden_states=self.pack(x_t.to(dtype)),
+                encoder_hidden_states=condition["prompt_embeds"],
+                encoder_attention_mask=condition["prompt_attention_mask"],
+                num_frames=frames,
+                height=height,
+                width=width,
+                rope_interpolation_scale=condition["rope_interpolation_scale"][0],
+                return_dict=False,
+                **self.times(t, r, sign),
+            )[0]
+            return self.unpack(tokens, height, width)
+
+        return velocity

@@ -1,0 +1,51 @@
+from functools import partial
+
+from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel
+
+from ..models import twinflow_class_of
+from .base import Family
+from .empty_prompts import encode_empty_apart
+
+
+class Lumina2Family(Family):
+    """Lumina Image 2: times in 0..1 with 1 = data, predicts data minus noise; the empty prompt has no system prompt."""
+
+    name = "lumina2"
+    pipeline_class = Lumina2Pipeline
+    transformer_class = twinflow_class_of(Lumina2Transformer2DModel)
+    lora_target_modules = [
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.to_out.0",
+        "feed_forward.linear_1",
+        "feed_forward.linear_2",
+        "feed_forward.linear_3",
+        "norm1.linear",
+    ]
+    max_sequence_length = 256
+
+    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+        encode = partial(pipeline.encode_prompt, max_sequence_length=max_sequence_length or self.max_sequence_length)
+        prompt_embeds, mask = encode_empty_apart(
+            prompts,
+            lambda texts: encode(texts, do_classifier_free_guidance=False)[:2],
+            lambda texts: encode(texts, do_classifier_free_guidance=True, negative_prompt=texts)[2:],
+        )
+        return {"prompt_embeds": prompt_embeds, "prompt_attention_mask": mask}
+
+    def timestep(self, t):
+        return 1 - t
+
+    def velocity(self, model):
+        def velocity(x_t, t, r, sign, condition):
+            dtype = condition["prompt_embeds"].dtype
+            return -model(
+                hidden_states=x_t.to(dtype),
+                encoder_hidden_states=condition["prompt_embeds"],
+                encoder_attention_mask=condition["prompt_attention_mask"],
+                return_dict=False,
+                **self.times(t, r, sign),
+            )[0]
+
+        return velocity

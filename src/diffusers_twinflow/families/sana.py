@@ -1,0 +1,66 @@
+import inspect
+from functools import partial
+
+from diffusers import SanaPipeline, SanaTransformer2DModel
+
+from ..models import twinflow_class_of
+from .base import Family, to_unit_range
+from .empty_prompts import encode_empty_apart
+
+INSTRUCTION = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+
+
+class SanaFamily(Family):
+    """SANA: times in 0..1000, a prompt comes after an instruction to enhance it and the empty prompt without."""
+
+    name = "sana"
+    pipeline_class = SanaPipeline
+    transformer_class = twinflow_class_of(SanaTransformer2DModel)
+    lora_target_modules = [
+        "attn1.to_q",
+        "attn1.to_k",
+        "attn1.to_v",
+        "attn1.to_out.0",
+        "attn2.to_q",
+        "attn2.to_k",
+        "attn2.to_v",
+        "attn2.to_out.0",
+        "time_embed.linear",
+    ]
+    max_sequence_length = 300
+
+    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+        def encode(texts, instruction):
+            return pipeline.encode_prompt(
+                texts,
+                do_classifier_free_guidance=False,
+                max_sequence_length=max_sequence_length or self.max_sequence_length,
+                complex_human_instruction=instruction,
+            )[:2]
+
+        prompt_embeds, mask = encode_empty_apart(
+            prompts, partial(encode, instruction=INSTRUCTION), partial(encode, instruction=None)
+        )
+        return {"prompt_embeds": prompt_embeds, "prompt_attention_mask": mask}
+
+    def encode_images(self, pipeline, pixels):
+        vae = pipeline.vae
+        return vae.encode(pixels.to(vae.dtype)).latent * vae.config.scaling_factor
+
+    def decode_latents(self, pipeline, latents):
+        vae = pipeline.vae
+        return to_unit_range(vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0])
+
+    def velocity(self, model):
+        def velocity(x_t, t, r, sign, condition):
+            dtype = condition["prompt_embeds"].dtype
+            prediction = model(
+                hidden_states=x_t.to(dtype),
+                encoder_hidden_states=condition["prompt_embeds"],
+                encoder_attention_mask=condition["prompt_attention_mask"],
+                return_dict=False,
+                **self.times(t, r, sign),
+            )[0]
+            return prediction[:, : x_t.shape[1]]
+
+        return velocity

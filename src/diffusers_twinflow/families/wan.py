@@ -1,0 +1,96 @@
+import torch
+from diffusers import WanPipeline, WanTransformer3DModel
+from diffusers.utils import logging
+
+from ..configuration import TwinFlowConfigError
+from ..models import twinflow_class_of
+from .base import to_unit_range
+from .video import VideoFamily, as_video
+
+logger = logging.get_logger(__name__)
+
+FIRST_ALONE = {"transformer_2": None, "boundary_ratio": None}
+
+
+class WanFamily(VideoFamily):
+    """Wan 2.1 and 2.2, text to video: times in 0..1000, the same for every token.
+
+    Of a base with two transformers (Wan 2.2 14B) `transformer` is trained and called at every time; `transformer_2`,
+    which the base calls at little noise, is left out.
+    """
+
+    name = "wan"
+    pipeline_class = WanPipeline
+    transformer_class = twinflow_class_of(WanTransformer3DModel)
+    lora_target_modules = [
+        "attn1.to_q",
+        "attn1.to_k",
+        "attn1.to_v",
+        "attn1.to_out.0",
+        "attn2.to_q",
+        "attn2.to_k",
+        "attn2.to_v",
+        "attn2.to_out.0",
+        "ffn.net.0.proj",
+        "ffn.net.2",
+        "condition_embedder.time_proj",
+    ]
+    max_sequence_length = 512
+
+    def load(self, name_or_path, **options):
+        if self.load_index(name_or_path, options).get("boundary_ratio") is not None:
+            logger.warning(
+                f"'{name_or_path}' is loaded without its transformer_2: transformer is called at every time."
+            )
+        return super().load(name_or_path, **(FIRST_ALONE | options))
+
+    def denoiser(self, pipeline):
+        """
+        Raises:
+            TwinFlowConfigError: where a second transformer would be called at little noise.
+        """
+        if pipeline.transformer_2 is not None or pipeline.config.boundary_ratio is not None:
+            raise TwinFlowConfigError(
+                f"boundary_ratio={pipeline.config.boundary_ratio} gives steps of little noise to transformer_2, which "
+                "is not trained: load the pipeline with transformer_2=None and boundary_ratio=None."
+            )
+        return super().denoiser(pipeline)
+
+    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+        prompt_embeds, _ = pipeline.encode_prompt(
+            prompts,
+            do_classifier_free_guidance=False,
+            max_sequence_length=max_sequence_length or self.max_sequence_length,
+        )
+        return {"prompt_embeds": prompt_embeds}
+
+    def encode_images(self, pipeline, pixels):
+        """Latents of images [B, 3, H, W] or videos [B, 3, F, H, W], F = 1, 5, 9, ..."""
+        vae = pipeline.vae
+        mean, std = latent_statistics(vae, pixels.device)
+        video = as_video(pixels, pipeline.vae_scale_factor_temporal)
+        return (vae.encode(video.to(vae.dtype)).latent_dist.mode() - mean) / std
+
+    def decode_latents(self, pipeline, latents):
+        """Pixels of shape [B, 3, F, H, W]."""
+        vae = pipeline.vae
+        mean, std = latent_statistics(vae, latents.device)
+        return to_unit_range(vae.decode((latents * std + mean).to(vae.dtype), return_dict=False)[0])
+
+    def velocity(self, model):
+        def velocity(x_t, t, r, sign, condition):
+            dtype = condition["prompt_embeds"].dtype
+            return model(
+                hidden_states=x_t.to(dtype),
+                encoder_hidden_states=condition["prompt_embeds"],
+                return_dict=False,
+                **self.times(t, r, sign),
+            )[0]
+
+        return velocity
+
+
+def latent_statistics(vae, device: torch.device) -> torch.Tensor:
+    """Mean and standard deviation of a Wan autoencoder's latent channels, each of shape [1, C, 1, 1, 1]."""
+    statistics = torch.tensor([vae.config.latents_mean, vae.config.latents_std], dtype=vae.dtype, device=device)
+    return statistics.reshape(2, 1, -1, 1, 1, 1)
