@@ -1,0 +1,102 @@
+"""The base pipeline that is trained: looked at before it is loaded, loaded frozen, then given what trains."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig
+
+from ..configuration import TwinFlowConfig, TwinFlowConfigError
+from ..families import Family, is_flow_matching
+from ..models import enable_twinflow
+from ..schedulers import TwinFlowScheduler
+from .teacher import add_teacher_adapter, needs_teacher_adapter
+
+
+def load_model_index(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
+    """The `model_index.json` of a pipeline.
+
+    Args:
+        hub_options: `revision` and `cache_dir`, as diffusers takes them.
+
+    Raises:
+        TwinFlowConfigError: where there is none.
+    """
+    try:
+        return DiffusionPipeline.load_config(name_or_path, **hub_options)
+    except OSError as error:
+        raise TwinFlowConfigError(
+            f"--pretrained_model_name_or_path='{name_or_path}' holds no diffusers pipeline "
+            f"({error}): give a Hub id or a directory with a model_index.json."
+        ) from error
+
+
+def has_flow_matching_scheduler(name_or_path: str, index: dict[str, Any], **hub_options: Any) -> bool:
+    """Whether the pipeline's scheduler says that its model predicts a flow-matching velocity."""
+    class_name = index["scheduler"][1]
+    scheduler_class = getattr(diffusers, class_name, TwinFlowScheduler)
+    return is_flow_matching(
+        class_name, scheduler_class.load_config(name_or_path, subfolder="scheduler", **hub_options)
+    )
+
+
+def load_frozen_pipeline(
+    family: Family, name_or_path: str, *, train_type: str, weight_dtype: torch.dtype, **options: Any
+) -> DiffusionPipeline:
+    """The base with nothing that trains, in `weight_dtype`; the whole model that `train_type` "full" trains is float32.
+
+    Args:
+        options: `revision`, `variant` and `cache_dir`, as diffusers takes them.
+    """
+    full_precision = {family.component_name: torch.float32} if train_type == "full" else {}
+    pipeline = family.load(name_or_path, dtype={"default": weight_dtype, **full_precision}, **options)
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.requires_grad_(False).eval()
+    return pipeline
+
+
+def prepare_full(transformer: torch.nn.Module, config: TwinFlowConfig, family: Family) -> None:
+    """Have all weights train, and the time conditioning where TwinFlow is on."""
+    if config.twinflow_enabled:
+        enable_twinflow(transformer, family.transformer_class)
+    transformer.requires_grad_(True).train()
+
+
+def prepare_lora(
+    transformer: torch.nn.Module,
+    config: TwinFlowConfig,
+    family: Family,
+    *,
+    rank: int,
+    lora_alpha: float | None = None,
+    lora_dropout: float = 0.0,
+    lora_layers: Sequence[str] | None = None,
+    use_ema: bool = True,
+) -> None:
+    """Add low-rank weights, the time conditioning and the teacher's own of both, in float32.
+
+    Args:
+        lora_alpha: defaults to the rank.
+        lora_layers: names of the modules to adapt; defaults to the family's.
+        use_ema: whether TwinFlow keeps an EMA teacher.
+    """
+    if config.twinflow_enabled:
+        enable_twinflow(transformer, family.transformer_class)
+    lora_config = LoraConfig(
+        r=rank,
+        lora_alpha=lora_alpha or rank,
+        lora_dropout=lora_dropout,
+        init_lora_weights="gaussian",
+        target_modules=lora_layers or family.lora_target_modules,
+    )
+    transformer.add_adapter(lora_config)
+    if config.twinflow_enabled:
+        transformer.time_conditioning.requires_grad_(True)
+    cast_training_params(transformer, torch.float32)
+    if needs_teacher_adapter(config, use_ema):
+        add_teacher_adapter(transformer, lora_config)
+    transformer.train()
