@@ -1,0 +1,89 @@
+import pytest
+import tiny_videos
+import torch
+
+from diffusers_twinflow import TwinFlowConfigError
+from diffusers_twinflow.families import FAMILIES
+
+FAMILY = FAMILIES["wan"]
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    pipeline = tiny_videos.wan()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_latents_are_normalised_by_channel(pipeline):
+    video = torch.rand(2, 3, 5, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    config = pipeline.vae.config
+    with torch.no_grad():
+        latents = FAMILY.encode_images(pipeline, video)
+        raw = pipeline.vae.encode(video).latent_dist.mode()
+    for channel in range(16):
+        expected = (raw[:, channel] - config.latents_mean[channel]) / config.latents_std[channel]
+        torch.testing.assert_close(latents[:, channel], expected)
+
+
+def test_images_are_videos_of_one_frame(pipeline):
+    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        latents = FAMILY.encode_images(pipeline, pixels)
+        assert latents.shape == (2, 16, 1, 2, 2)
+        assert torch.equal(latents, FAMILY.encode_images(pipeline, pixels.unsqueeze(2)))
+        assert FAMILY.decode_latents(pipeline, latents).shape == (2, 3, 1, 16, 16)
+
+
+@pytest.mark.parametrize(("frames", "remedy"), [(4, "cut them to 1 or pad them to 5"), (6, "cut them to 5")])
+def test_frames_that_the_autoencoder_would_leave_out_are_refused(pipeline, frames, remedy):
+    with pytest.raises(TwinFlowConfigError, match=f"{frames} frames.*{remedy}"):
+        FAMILY.encode_images(pipeline, torch.zeros(1, 3, frames, 16, 16))
+
+
+def test_one_time_for_all_tokens_is_the_stock_calls_time_per_token():
+    """Wan 2.2 5B calls its transformer with a time a token, which in text to video is the same for all."""
+    pipeline = tiny_videos.wan(expand_timesteps=True)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 16, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    shapes = []
+    hook = pipeline.transformer.register_forward_pre_hook(
+        lambda *call: shapes.append(call[2]["timestep"].shape), with_kwargs=True
+    )
+    stock = pipeline(
+        "a", latents=noise, height=32, width=32, num_frames=5, num_inference_steps=4, guidance_scale=1.0,
+        max_sequence_length=8, output_type="latent",
+    ).frames  # fmt: skip
+    hook.remove()
+    assert set(shapes) == {(1, 8)}
+    velocity = FAMILY.velocity(pipeline.transformer)
+    condition = FAMILY.encode_prompts(pipeline, ["a"], 8)
+    x, sigmas = noise, pipeline.scheduler.sigmas
+    with torch.no_grad():
+        for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:]):
+            x = x + (sigma_next - sigma) * velocity(x, sigma.expand(1), None, None, condition)
+    torch.testing.assert_close(x, stock, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def two_transformers():
+    return tiny_videos.wan(transformer_2=tiny_videos.wan_transformer(), boundary_ratio=0.875)
+
+
+def test_of_two_transformers_the_first_is_loaded_alone(two_transformers, tmp_path, caplog):
+    two_transformers.save_pretrained(tmp_path)
+    pipeline = FAMILY.load(tmp_path)
+    assert "without its transformer_2" in caplog.text
+    assert pipeline.transformer_2 is None and pipeline.config.boundary_ratio is None
+    mine, theirs = FAMILY.denoiser(pipeline).state_dict(), two_transformers.transformer.state_dict()
+    assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
+    video = pipeline(
+        "a", height=16, width=16, num_frames=1, num_inference_steps=2, guidance_scale=0.0, max_sequence_length=8,
+        output_type="pt",
+    ).frames  # fmt: skip
+    assert video.shape == (1, 1, 3, 16, 16)
+
+
+def test_a_second_transformer_is_refused(two_transformers):
+    with pytest.raises(TwinFlowConfigError, match="boundary_ratio=0.875.*transformer_2=None"):
+        FAMILY.denoiser(two_transformers)
