@@ -18,7 +18,7 @@ from diffusers import DDPMScheduler
 
 from .training.flow import expand_time
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+DIFFUSION_PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 SCHEDULE_OPTIONS = (
     "num_train_timesteps",
     "beta_start",
@@ -132,8 +132,8 @@ class Diff2Flow:
     prediction_type: str
 
     def __post_init__(self):
-        if self.prediction_type not in PREDICTION_TYPES:
-            raise ValueError(f"prediction_type={self.prediction_type!r} must be one of {', '.join(PREDICTION_TYPES)}.")
+        if self.prediction_type not in DIFFUSION_PREDICTION_TYPES:
+            raise ValueError(f"prediction_type={self.prediction_type!r} must be one of {', '.join(DIFFUSION_PREDICTION_TYPES)}.")
 
     @classmethod
     def from_config(cls, config: Mapping) -> "Diff2Flow":

@@ -450,8 +450,8 @@ def test_gradients_go_through_a_step():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"prediction_type": "epsilon"}, "prediction_type='epsilon'"),
-        ({"prediction_type": "v_prediction"}, "prediction_type"),
+        ({"prediction_type": "trigflow"}, "prediction_type='trigflow'"),
+        ({"prediction_type": "epsilon", "invert_sigmas": True}, "invert_sigmas=True"),
         ({"sampling_style": "mul"}, "sampling_style='mul'"),
         ({"stochastic_ratio": 1.5}, "stochastic_ratio=1.5"),
         ({"stochastic_ratio": -0.1}, "stochastic_ratio"),

@@ -1,10 +1,9 @@
 """What the options of the scheduler may be."""
 
 from ..diff2flow import DIFFUSION_PREDICTION_TYPES
-from .prediction import FLOW_PREDICTION_TYPES
+from .prediction import PREDICTION_TYPES
 
 SAMPLING_STYLES = ("few", "any", "multi")
-PREDICTION_TYPES = (*FLOW_PREDICTION_TYPES, *DIFFUSION_PREDICTION_TYPES)
 
 
 def check_options(config):

@@ -6,26 +6,27 @@ from typing import Literal
 import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 
-from .noise import gather_noise, noise_rows, pool_shape, sample_keys
+from .given_lists import as_array, check_custom_sigmas, number_of_steps
+from .noise import SampleNoise
+from .options import check_options, shift_of
+from .prediction import prediction_of, spell_out_schedule
 from .sigma_grid import (
     KNOWN_KUMARASWAMY,
     KNOWN_STOCHASTIC_RATIO,
-    is_stock_linear,
     known_gap_end,
+    start_at,
     twinflow_sigmas,
     unshift_sigmas,
     with_corrections,
 )
+from .step_terms import Evaluation, correction_terms, data_terms, prediction_terms, sde_ratio, weighted_sum
+from .stock_sigmas import is_linear, is_stock
 
 logger = logging.get_logger(__name__)
-
-SAMPLING_STYLES = ("few", "any", "multi")
-PREDICTION_TYPES = ("flow_matching", "flow_prediction")
-SEED_STRIDE = 0x9E3779B1  # odd: every noise_seed has seeds of its own
 
 
 @dataclass
@@ -47,7 +48,8 @@ class TwinFlowSchedulerOutput(BaseOutput):
 class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
     """
     The sampler of UCGM ([arXiv:2505.07447](https://huggingface.co/papers/2505.07447)) as TwinFlow
-    ([arXiv:2512.05150](https://huggingface.co/papers/2512.05150)) uses it, for models that predict a velocity.
+    ([arXiv:2512.05150](https://huggingface.co/papers/2512.05150)) uses it, for models that predict a velocity and, through
+    the bridge of `diff2flow`, for diffusion models.
 
     With `x_hat = x - sigma * v` and `z_hat = x + (1 - sigma) * v`, a step from `sigma` to `sigma_next` is
     `(1 - sigma_next) * x_hat + sigma_next * (sqrt(1 - ratio) * z_hat + sqrt(ratio) * noise)`.
@@ -59,7 +61,10 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps (`int`, defaults to 1000):
             Scale of the model's time: `timesteps = sigmas * num_train_timesteps`.
         prediction_type (`str`, defaults to `"flow_matching"`):
-            What the model predicts; `"flow_prediction"` is another name of the same.
+            What the model predicts; `"flow_prediction"` is another name of the same. With `"epsilon"`,
+            `"v_prediction"` and `"sample"` the scheduler still steps along the linear flow: `scale_model_input` gives
+            the diffusion model its own input, `timesteps` are its own, not whole numbers, and `step` converts what it
+            predicts. The grid then starts at the sigma of the model's last timestep at the latest.
         shift (`float`, defaults to 1.0):
             Static time shift of the grid, `shift * sigma / (1 + (shift - 1) * sigma)`. As in the stock scheduler it
             has no effect where `use_dynamic_shifting` is set.
@@ -90,6 +95,8 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             Seed of the noise of `step` where no generator is passed to it; see `step`.
         invert_sigmas (`bool`, defaults to `False`):
             For models whose time rises from 0 (noise) to 1 and that predict data minus noise.
+        beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr:
+            Noise schedule of a diffusion model, as in `DDPMScheduler`; without effect on a flow model.
         use_dynamic_shifting, base_shift, max_shift, base_image_seq_len, max_image_seq_len, shift_terminal,
         use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, time_shift_type, stochastic_sampling:
             Read by pipelines, and kept so that `FlowMatchEulerDiscreteScheduler.from_config` gets them back. They do
@@ -99,9 +106,8 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         ValueError: for an option that is out of its range; the message names it and the remedy.
     """
 
-    _compatibles = ["FlowMatchEulerDiscreteScheduler"]
+    _compatibles = ["FlowMatchEulerDiscreteScheduler", *(kind.name for kind in KarrasDiffusionSchedulers)]
     order = 1
-    init_noise_sigma = 1.0
 
     @register_to_config
     def __init__(
@@ -131,21 +137,52 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         use_beta_sigmas: bool = False,
         time_shift_type: Literal["exponential", "linear"] = "exponential",
         stochastic_sampling: bool = False,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: list[float] | None = None,
+        rescale_betas_zero_snr: bool = False,
     ):
-        _check_options(self.config)
+        check_options(self.config)
+        self._prediction = prediction_of(self.config)
         self.num_inference_steps = None
         self.timesteps = None
         self.sigmas = None
         self.target_timesteps = None
-        self._noise_elements = self._noise_pool = None
+        self._noise = SampleNoise(noise_seed)
+        self._has_warned = False
         self._reset()
 
     def _reset(self):
         self._step_index = None
         self._begin_index = None
-        self._keys = None
-        self._noise_rows = None
         self._predictions = []
+        self._noise.restart()
+
+    @classmethod
+    def from_config(cls, config=None, return_unused_kwargs: bool = False, **kwargs):
+        """
+        Make a scheduler from the config of another one, of any flow-matching kind or of a diffusion model.
+
+        The model's shift is taken over also where the other scheduler calls it `flow_shift`, or has it by default; so
+        are a diffusion model's prediction type and noise schedule.
+
+        Args:
+            config (`dict`): the config of a scheduler.
+            return_unused_kwargs (`bool`, defaults to `False`): whether to return a tuple with the unused ones.
+            kwargs: options that replace those of the config.
+
+        Raises:
+            ValueError: for a diffusion scheduler without a `beta_schedule`.
+        """
+        if isinstance(config, dict) and "shift" not in kwargs and (shift := shift_of(config)) is not None:
+            kwargs["shift"] = shift
+        return super().from_config(spell_out_schedule(config), return_unused_kwargs, **kwargs)
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """What pipelines of diffusion models multiply the starting noise with; 1 for a flow model."""
+        return self._prediction.init_noise_sigma
 
     @property
     def step_index(self) -> int | None:
@@ -167,8 +204,20 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         self._begin_index = begin_index
 
     def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor | None = None) -> torch.Tensor:
-        """Return `sample` as it is: a flow-matching model takes its input unscaled."""
-        return sample
+        """
+        The model's input: `sample` itself for a flow model, the diffusion model's own scale of it for the others.
+
+        Args:
+            sample (`torch.Tensor` of any shape): what `step` will be given.
+            timestep (`float` or `torch.Tensor`): an element of `timesteps`.
+
+        Raises:
+            ValueError: for a diffusion model before `set_timesteps` and for a timestep that is not on the grid.
+        """
+        if not self._prediction.is_bridged:
+            return sample
+        self._check_ready()
+        return sample / self._prediction.scales[self._next_index(timestep)]
 
     def set_timesteps(
         self,
@@ -199,35 +248,21 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: for less than one step, lists that differ in length or do not fall, and gaps that cross.
         """
-        sigmas, timesteps = _as_array(sigmas), _as_array(timesteps)
-        lengths = {"num_inference_steps": num_inference_steps, "sigmas": sigmas, "timesteps": timesteps}
-        counts = {k: v if k == "num_inference_steps" else len(v) for k, v in lengths.items() if v is not None}
-        if not counts or min(counts.values()) < 1:
-            raise ValueError(
-                f"set_timesteps got {counts or 'no number of steps'}: pass num_inference_steps of 1 or more."
-            )
-        if len(set(counts.values())) > 1:
-            raise ValueError(f"set_timesteps got {counts}: they must agree, or pass only one of them.")
-        num_inference_steps = next(iter(counts.values()))
-
-        custom = sigmas if sigmas is not None else timesteps
-        if sigmas is None and timesteps is not None:
-            custom = timesteps / self.config.num_train_timesteps
-        if custom is not None and (not self.config.use_custom_sigmas or is_stock_linear(custom)):
-            if not is_stock_linear(custom):
-                logger.warning(
-                    "The sigmas or timesteps passed to set_timesteps are replaced by TwinFlow's own grid; to use them, "
-                    "make the scheduler with use_custom_sigmas=True."
-                )
-            custom = timesteps = None
-        if custom is None:
-            true_sigmas, self._is_correction = self._own_grid(num_inference_steps)
+        sigmas, timesteps = as_array(sigmas), as_array(timesteps)
+        num_inference_steps = number_of_steps(num_inference_steps, sigmas, timesteps)
+        given = self._prediction.sigmas_of(timesteps) if sigmas is None and timesteps is not None else sigmas
+        if given is not None and self.config.use_custom_sigmas and not is_linear(given):
+            check_custom_sigmas(given, self.config.sampling_order)
+            true_sigmas, self._is_correction = given, [False] * num_inference_steps
         else:
-            true_sigmas, self._is_correction = self._check_custom(custom), [False] * num_inference_steps
+            self._warn_if_replaced(given)
+            timesteps = None
+            true_sigmas, self._is_correction = self._own_grid(num_inference_steps)
 
         self.num_inference_steps = num_inference_steps
         self._sigmas = [*true_sigmas.tolist(), 0.0]
         self._reset()
+        self._prediction.set_sigmas(true_sigmas)
         self._set_tensors(torch.tensor(self._sigmas, dtype=torch.float32), timesteps, device)
 
     def _own_grid(self, evaluations: int) -> tuple[np.ndarray, list[bool]]:
@@ -244,14 +279,16 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             kumaraswamy=config.kumaraswamy or KNOWN_KUMARASWAMY[config.sampling_style],
             shift=shift,
         )
-        return with_corrections(sigmas, evaluations - points)
+        return with_corrections(start_at(sigmas, self._prediction.largest_sigma), evaluations - points)
 
-    def _check_custom(self, sigmas: np.ndarray) -> np.ndarray:
-        if self.config.sampling_order == 2:
-            raise ValueError("Custom sigmas need sampling_order=1: corrections stand on the own grid only.")
-        if not (sigmas[-1] > 0 and sigmas[0] <= 1 and np.all(np.diff(sigmas) < 0)):
-            raise ValueError(f"Custom sigmas must fall, above 0 and at most 1, without the terminal 0, not {sigmas}.")
-        return sigmas
+    def _warn_if_replaced(self, given: np.ndarray | None):
+        if given is None or self._has_warned or is_stock(given, self.config.num_train_timesteps):
+            return
+        self._has_warned = True
+        logger.warning(
+            "The sigmas or timesteps passed to set_timesteps are replaced by TwinFlow's own grid; to use them, "
+            "make the scheduler with use_custom_sigmas=True."
+        )
 
     def _set_tensors(self, sigmas: torch.Tensor, timesteps: np.ndarray | None, device):
         targets = {"few": torch.zeros_like(sigmas[:-1]), "any": sigmas[1:], "multi": sigmas[:-1]}
@@ -259,11 +296,14 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         times = sigmas[:-1] - target_sigmas / 2 if self.config.squeeze_target_time else sigmas[:-1]
         if self.config.invert_sigmas:
             sigmas, target_sigmas, times = 1 - sigmas, 1 - target_sigmas, 1 - times
-        scale = self.config.num_train_timesteps
-        times = times * scale if timesteps is None else torch.from_numpy(timesteps).to(torch.float32)
+        times = (
+            self._prediction.timesteps_of(times)
+            if timesteps is None
+            else torch.from_numpy(timesteps).to(torch.float32)
+        )
         self.sigmas = sigmas.to(device)
         self.timesteps = times.to(device)
-        self.target_timesteps = (target_sigmas * scale).to(device)
+        self.target_timesteps = self._prediction.timesteps_of(target_sigmas).to(device)
 
     def get_target_timesteps(self, timestep: torch.Tensor) -> torch.Tensor:
         """
@@ -334,13 +374,14 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             model_output (`torch.Tensor` of any shape [B, ...]):
-                The model's velocity, noise minus data (data minus noise with `invert_sigmas`). NaN is passed on, as
+                The model's velocity, noise minus data (data minus noise with `invert_sigmas`), or what
+                `prediction_type` says. NaN is passed on, as
                 the stock schedulers do.
             timestep (`float` or `torch.Tensor`):
                 An element of `timesteps`. It is looked at in the first step only, where `set_begin_index` was not
                 called (never inside `torch.compile`, where the first step is then the grid's first).
             sample (`torch.Tensor` of the shape of `model_output`):
-                The model's input. The arithmetic is float32, float64 for a float64 sample.
+                The sample of this sigma, before `scale_model_input`. The arithmetic is float32, float64 for a float64 sample.
             generator (`torch.Generator` or a list of B of them, *optional*):
                 Draws the noise instead.
             per_token_timesteps (`torch.Tensor` of shape [B, L], *optional*):
@@ -363,44 +404,51 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
                 f"The grid has {self.num_inference_steps} steps and all are done: call set_timesteps before a new loop."
             )
 
-        sample = sample.to(torch.promote_types(sample.dtype, torch.float32))
-        velocity_sign = -1.0 if self.config.invert_sigmas or per_token_timesteps is not None else 1.0
+        dtype, sample = model_output.dtype, sample.to(torch.promote_types(sample.dtype, torch.float32))
+        model_output = self._prediction.velocity(model_output, sample, index)
+        sign = -1.0 if self.config.invert_sigmas or per_token_timesteps is not None else 1.0
         if per_token_timesteps is None:
             sigma, sigma_next = self._sigmas[index], self._sigmas[index + 1]
         else:
             sigma, sigma_next = self._per_token_sigmas(per_token_timesteps)
-            if self._keys is None:  # what a token below the others holds of an encoded picture varies with the batch
+            if not self._noise.is_started:  # a token below the others holds an encoded picture, which varies
                 is_noise = per_token_timesteps == per_token_timesteps.amax(dim=-1, keepdim=True)
-                self._keys = sample_keys(sample * is_noise.unsqueeze(-1))
-        inputs = (sample, model_output, velocity_sign)
+                self._noise.start(sample * is_noise.unsqueeze(-1))
+        here = Evaluation(sample, model_output, sigma, sign)
         if self._is_correction[index] and self._predictions:
-            prev_sample = _weighted_sum(self._correction_terms(sigma_next, *inputs))
+            prev_sample = self._correct(here, sigma_next)
         else:
-            prev_sample = self._predict(index, sigma, sigma_next, inputs, generator)
-        prev_sample = prev_sample.to(model_output.dtype)
+            prev_sample = self._predict(here, index, sigma_next, generator)
+        prev_sample = prev_sample.to(dtype)
         self._step_index = index + 1
         if self._step_index == self.num_inference_steps:
-            self._predictions, self._noise_rows = [], None
+            self._predictions = []
+            self._noise.release()
 
         if not return_dict:
             return (prev_sample,)
-        pred_original_sample = _weighted_sum([(sample, 1.0), (model_output, -velocity_sign * sigma)])
-        return TwinFlowSchedulerOutput(
-            prev_sample=prev_sample, pred_original_sample=pred_original_sample.to(model_output.dtype)
-        )
+        pred_original_sample = weighted_sum(data_terms(here))
+        return TwinFlowSchedulerOutput(prev_sample=prev_sample, pred_original_sample=pred_original_sample.to(dtype))
 
     def _check_ready(self):
         if self.num_inference_steps is None:
             raise ValueError("There is no grid yet: call set_timesteps(num_inference_steps) first.")
 
     def _start(self, timestep: float | torch.Tensor) -> int:
-        if self._step_index is None:
-            self._step_index = self._begin_index
-        if self._step_index is None:
-            self._step_index = 0 if torch.compiler.is_compiling() else self.index_for_timestep(timestep)
+        self._step_index = self._next_index(timestep)
         return self._step_index
 
+    def _next_index(self, timestep: float | torch.Tensor) -> int:
+        for index in (self._step_index, self._begin_index):
+            if index is not None:
+                return index
+        return 0 if torch.compiler.is_compiling() else self.index_for_timestep(timestep)
+
     def _per_token_sigmas(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._prediction.is_bridged:
+            raise ValueError(
+                f"prediction_type={self.config.prediction_type!r} does not go with per_token_timesteps: leave them out."
+            )
         neutral = {"sampling_order": 1, "extrapolation_ratio": 0, "squeeze_target_time": False, "invert_sigmas": False}
         for name, value in neutral.items():
             if self.config[name] != value:
@@ -415,77 +463,32 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         ratio = self.config.stochastic_ratio
         if ratio is None:
             return KNOWN_STOCHASTIC_RATIO[self.config.sampling_style]
-        if ratio != "sde":
-            return float(ratio)
-        if isinstance(sigma, torch.Tensor):
-            return (2 * sigma * (sigma - sigma_next) / sigma_next.square().clamp_min(1e-12)).clamp_max(1)
-        return min(1.0, 2 * sigma * (sigma - sigma_next) / sigma_next**2) if sigma_next > 0 else 1.0
+        return sde_ratio(sigma, sigma_next) if ratio == "sde" else float(ratio)
 
-    def _predict(self, index: int, sigma, sigma_next, inputs: tuple, generator) -> torch.Tensor:
-        ratio = self._stochastic_ratio(sigma, sigma_next)
-        is_number, is_last = isinstance(ratio, float), index + 1 == self.num_inference_steps
-        if is_last or (is_number and ratio == 0):
-            return _weighted_sum(self._prediction_terms(sigma, sigma_next, ratio, *inputs))
-        noise = self._noise(inputs[0], index, generator)
-        if is_number and ratio == 1:
-            return torch.lerp(_weighted_sum(self._prediction_terms(sigma, 0.0, ratio, *inputs)), noise, sigma_next)
-        terms = self._prediction_terms(sigma, sigma_next, ratio, *inputs)
-        return _weighted_sum([*terms, (noise, sigma_next * ratio**0.5)])
-
-    def _prediction_terms(self, sigma, sigma_next, ratio, sample, model_output, velocity_sign: float) -> list:
-        """The deterministic part of a step, as tensors and their weights."""
-        extrapolation = self.config.extrapolation_ratio if len(self._predictions) > 1 else 0.0
-        kept = sigma_next * (1 - ratio) ** 0.5
-        scale = 1.0 if isinstance(ratio, float) and ratio == 0 else 1 - sigma_next + kept
-
-        def velocity_weight(sigma):
-            return velocity_sign * (kept * (1 - sigma) - (1 - sigma_next) * sigma)
-
-        if extrapolation > 0:
-            last_sample, last_output, last_sigma = self._predictions[-1]
-            terms = [
-                (sample, (1 + extrapolation) * scale),
-                (model_output, (1 + extrapolation) * velocity_weight(sigma)),
-                (last_sample, -extrapolation * scale),
-                (last_output, -extrapolation * velocity_weight(last_sigma)),
-            ]
-        else:
-            terms = [(sample, scale), (model_output, velocity_weight(sigma))]
+    def _predict(self, here: Evaluation, index: int, sigma_next, generator) -> torch.Tensor:
+        ratio = self._stochastic_ratio(here.sigma, sigma_next)
+        last = self._predictions[-1] if len(self._predictions) > 1 else None
         if self.config.extrapolation_ratio > 0 or self.config.sampling_order == 2:
-            self._predictions = [*self._predictions[-2:], (sample, model_output, sigma)]
-        return terms
+            self._predictions = [*self._predictions[-2:], here]
+        is_number, is_last = isinstance(ratio, float), index + 1 == self.num_inference_steps
+        extrapolation = self.config.extrapolation_ratio
+        if is_last or (is_number and ratio == 0):
+            return weighted_sum(prediction_terms(here, sigma_next, ratio, last, extrapolation))
+        noise = self._draw(here.sample, index, generator)
+        if is_number and ratio == 1:
+            return torch.lerp(weighted_sum(prediction_terms(here, 0.0, ratio, last, extrapolation)), noise, sigma_next)
+        terms = prediction_terms(here, sigma_next, ratio, last, extrapolation)
+        return weighted_sum([*terms, (noise, sigma_next * ratio**0.5)])
 
-    def _correction_terms(self, sigma_next, sample, model_output, velocity_sign: float) -> list:
-        """Second order: the step once more, with the mean of the noise predicted at its start and at its end."""
-        extrapolation = self.config.extrapolation_ratio if len(self._predictions) > 2 else 0.0
-        start_sample, start_output, sigma = self._predictions[-1]
-        half = 0.5 * (sigma_next - sigma) / (1 - sigma)
-        terms = [
-            (start_sample, (1 - sigma_next) / (1 - sigma) + half * (1 + extrapolation)),
-            (start_output, velocity_sign * half * (1 + extrapolation) * (1 - sigma)),
-            (sample, half),
-            (model_output, velocity_sign * half * (1 - sigma_next)),
-        ]
-        if extrapolation > 0:
-            last_sample, last_output, last_sigma = self._predictions[-2]
-            terms += [
-                (last_sample, -half * extrapolation),
-                (last_output, -velocity_sign * half * extrapolation * (1 - last_sigma)),
-            ]
-        return terms
+    def _correct(self, here: Evaluation, sigma_next: float) -> torch.Tensor:
+        last = self._predictions[-2] if len(self._predictions) > 2 else None
+        start, extrapolation = self._predictions[-1], self.config.extrapolation_ratio
+        return weighted_sum(correction_terms(start, here, sigma_next, last, extrapolation))
 
-    def _noise(self, sample: torch.Tensor, index: int, generator) -> torch.Tensor:
+    def _draw(self, sample: torch.Tensor, index: int, generator) -> torch.Tensor:
         if generator is not None:
             return randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
-        if self._keys is None or len(self._keys) != len(sample):
-            self._keys, self._noise_rows = sample_keys(sample), None
-        if self._noise_rows is None:
-            elements = sample.shape[1:].numel()
-            if self._noise_elements != elements:
-                self._noise_elements, self._noise_pool = elements, pool_shape(elements)
-            self._noise_rows = noise_rows(self._keys.to(sample.device), elements, self._noise_pool)
-        seed = (self.config.noise_seed * SEED_STRIDE + index) % 2**32
-        return gather_noise(self._noise_rows, self._noise_pool, sample.shape, seed).to(sample.dtype)
+        return self._noise.draw(sample, index)
 
     def scale_noise(self, sample: torch.Tensor, timestep: float | torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """
@@ -509,7 +512,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         if self._step_index is not None:
             sigma = self._sigmas[self._step_index]
         else:
-            self._keys, self._noise_rows = sample_keys(noise), None
+            self._noise.start(noise)
             if self._begin_index is not None:
                 sigma = self._sigmas[self._begin_index]
             else:
@@ -525,52 +528,3 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
-
-
-def _weighted_sum(terms: list) -> torch.Tensor:
-    """Sum of tensors times their weights (numbers, or tensors that broadcast), in as few kernels as there are terms."""
-    (first, scale), *terms = terms
-    total = first if isinstance(scale, float) and scale == 1 else first * scale
-    for tensor, weight in terms:
-        if isinstance(weight, torch.Tensor):
-            total = torch.addcmul(total, tensor.to(total.dtype), weight)
-        else:
-            total = torch.add(total, tensor, alpha=weight)
-    return total
-
-
-def _as_array(values) -> np.ndarray | None:
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
-    return None if values is None else np.asarray(values, dtype=np.float64)
-
-
-def _check_options(config):
-    ratio, warp, gap_end = config.stochastic_ratio, config.kumaraswamy, config.gap_end
-    rules = {
-        "num_train_timesteps": (config.num_train_timesteps >= 1, "1 or more"),
-        "prediction_type": (config.prediction_type in PREDICTION_TYPES, f"one of {PREDICTION_TYPES}"),
-        "shift": (config.shift > 0, "above 0; 1 is no shift"),
-        "sampling_style": (config.sampling_style in SAMPLING_STYLES, f"one of {SAMPLING_STYLES}"),
-        "stochastic_ratio": (
-            ratio in (None, "sde") or (not isinstance(ratio, str) and 0 <= ratio <= 1),
-            "in [0, 1], 'sde', or None for what the style needs",
-        ),
-        "gap_start": (0 <= config.gap_start < 1, "in [0, 1)"),
-        "gap_end": (
-            gap_end is None or 0 <= gap_end < 1 - config.gap_start,
-            "in [0, 1 - gap_start), so they do not cross",
-        ),
-        "kumaraswamy": (
-            warp is None or (len(warp) == 3 and min(warp) > 0),
-            "three numbers above 0, or None for what the style needs",
-        ),
-        "extrapolation_ratio": (0 <= config.extrapolation_ratio <= 1, "in [0, 1]"),
-        "sampling_order": (config.sampling_order in (1, 2), "1 or 2"),
-        "noise_seed": (0 <= config.noise_seed < 2**32, "in [0, 2**32)"),
-    }
-    for name, (allowed, remedy) in rules.items():
-        if not allowed:
-            raise ValueError(f"{name}={config[name]!r} cannot be: make it {remedy}.")
-    if config.sampling_order == 2 and config.gap_start == 0:
-        raise ValueError("gap_start=0 cannot be with sampling_order=2, which divides by it: make it 0.001.")

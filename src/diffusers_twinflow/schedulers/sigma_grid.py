@@ -51,6 +51,24 @@ def twinflow_sigmas(
     return shift_sigmas(1 - (1 - (1 - tau**a) ** b) ** c, shift)
 
 
+def start_at(sigmas: np.ndarray, highest: float) -> np.ndarray:
+    """Spread a falling grid between `highest`, where it would start above that, and its last sigma.
+
+    Raises:
+        ValueError: where the last sigma is not below `highest`.
+    """
+    first, last = sigmas[0], sigmas[-1]
+    if first <= highest:
+        return sigmas
+    if len(sigmas) == 1:
+        return np.array([highest])
+    if last >= highest:
+        raise ValueError(
+            f"gap_end={last:.4g} is not below {highest:.4g}, the largest sigma that the model knows: lower it."
+        )
+    return last + (sigmas - last) * ((highest - last) / (first - last))
+
+
 def with_corrections(sigmas: np.ndarray, corrections: int) -> tuple[np.ndarray, list[bool]]:
     """Add the evaluations of the second-order corrections: each stands where its step arrived.
 
@@ -66,8 +84,3 @@ def with_corrections(sigmas: np.ndarray, corrections: int) -> tuple[np.ndarray, 
         is_correction += [True, False] if point <= corrections else [False]
     repeats = [1, *(2 if point <= corrections else 1 for point in range(1, len(sigmas)))]
     return np.repeat(sigmas, repeats), is_correction
-
-
-def is_stock_linear(sigmas: np.ndarray) -> bool:
-    """Whether these are the sigmas that most stock pipelines pass of their own accord: 1 - i/N."""
-    return np.allclose(sigmas, 1 - np.arange(len(sigmas)) / len(sigmas), rtol=0, atol=1e-6)

@@ -1,0 +1,102 @@
+"""What the model of a scheduler predicts, at which times, and how that becomes the velocity of the flow."""
+
+from collections.abc import Mapping
+from inspect import signature
+
+import diffusers
+import numpy as np
+import torch
+
+from ..diff2flow import DIFFUSION_PREDICTION_TYPES, SCHEDULE_OPTIONS, Diff2Flow, flow_scale
+from .step_terms import weighted_sum
+
+FLOW_PREDICTION_TYPES = ("flow_matching", "flow_prediction")
+PREDICTION_TYPES = (*FLOW_PREDICTION_TYPES, *DIFFUSION_PREDICTION_TYPES)
+
+
+class FlowPrediction:
+    """The velocity itself, at times that are sigmas times a scale.
+
+    Args:
+        num_train_timesteps: the scale.
+    """
+
+    largest_sigma = 1.0
+    init_noise_sigma = 1.0
+    is_bridged = False
+
+    def __init__(self, num_train_timesteps: int):
+        self.scale = num_train_timesteps
+
+    def timesteps_of(self, sigmas: torch.Tensor) -> torch.Tensor:
+        return sigmas * self.scale
+
+    def sigmas_of(self, timesteps: np.ndarray) -> np.ndarray:
+        return timesteps / self.scale
+
+    def set_sigmas(self, sigmas: np.ndarray):
+        """Nothing to prepare for a grid."""
+
+    def velocity(self, model_output: torch.Tensor, sample: torch.Tensor, index: int) -> torch.Tensor:
+        return model_output
+
+
+class DiffusionPrediction:
+    """What a diffusion network predicts, through the bridge to the flow; weights are ready before a loop starts.
+
+    Args:
+        config: of the scheduler.
+    """
+
+    is_bridged = True
+
+    def __init__(self, config: Mapping):
+        self.bridge = Diff2Flow.from_config(config)
+        self.largest_sigma = self.bridge.schedule.sigma_max
+        self.set_sigmas(np.array([self.largest_sigma]))
+
+    def timesteps_of(self, sigmas: torch.Tensor) -> torch.Tensor:
+        return self.bridge.schedule.timestep_of(sigmas.double()).to(sigmas)
+
+    def sigmas_of(self, timesteps: np.ndarray) -> np.ndarray:
+        return self.bridge.schedule.sigma_of(torch.from_numpy(timesteps)).numpy()
+
+    def set_sigmas(self, sigmas: np.ndarray):
+        """Prepare for a grid, given without its terminal zero."""
+        sigmas = torch.from_numpy(sigmas)
+        self.scales = flow_scale(sigmas).tolist()
+        self.init_noise_sigma = self.scales[0]
+        self.weights = [weights.tolist() for weights in self.bridge.velocity_weights(sigmas)]
+
+    def velocity(self, model_output: torch.Tensor, sample: torch.Tensor, index: int) -> torch.Tensor:
+        of_sample, of_output = (weights[index] for weights in self.weights)
+        return weighted_sum([(sample, of_sample), (model_output, of_output)])
+
+
+def prediction_of(config: Mapping) -> FlowPrediction | DiffusionPrediction:
+    """What the model of a scheduler with this config predicts."""
+    if config["prediction_type"] in DIFFUSION_PREDICTION_TYPES:
+        return DiffusionPrediction(config)
+    return FlowPrediction(config["num_train_timesteps"])
+
+
+def spell_out_schedule(config: Mapping) -> dict:
+    """A diffusers scheduler's config in which its prediction type and noise schedule stand even where they are defaults.
+
+    `from_config` drops what was a default of the class a config comes from, and the defaults of classes differ.
+
+    Raises:
+        ValueError: for a scheduler of diffusion models that has no `beta_schedule`, such as the EDM ones.
+    """
+    stock_class = getattr(diffusers, str(config.get("_class_name")), None)
+    parameters = signature(stock_class.__init__).parameters if stock_class is not None else {}
+    names = ("prediction_type", *SCHEDULE_OPTIONS)
+    values = {name: parameters[name].default for name in names if name in parameters}
+    values |= {name: config[name] for name in names if name in config}
+    if values.get("prediction_type") in DIFFUSION_PREDICTION_TYPES and "beta_schedule" not in values:
+        raise ValueError(
+            f"prediction_type={values['prediction_type']!r} comes without a beta_schedule, so its noise levels are "
+            "unknown: give the config of a scheduler that has one, or keep the pipeline's own scheduler."
+        )
+    defaults = [name for name in config.get("_use_default_values", []) if name not in values]
+    return {**config, **values, "_use_default_values": defaults}
