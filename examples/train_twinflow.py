@@ -449,7 +449,7 @@ def validate(run: Run, step: int) -> None:
     args, config, family, accelerator = run.args, run.config, run.family, run.accelerator
     if not (args.validation_prompts and accelerator.is_main_process):
         return
-    options, pipeline = {}, run.pipeline
+    options, pipeline = family.size_options(args.resolution), run.pipeline
     if config.twinflow_enabled:
         pipeline = as_twinflow_pipeline(
             family.pipeline_class(**pipeline.components), repository_config(args, config, family, step)

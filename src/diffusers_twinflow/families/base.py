@@ -120,6 +120,10 @@ class Family:
         """What `pack` made, as canonical latents again; height and width are those of the canonical latents."""
         return packed
 
+    def size_options(self, resolution: int) -> dict[str, Any]:
+        """Arguments of the stock call for pictures of `resolution` times `resolution` pixels."""
+        return {"height": resolution, "width": resolution}
+
     def draw(
         self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
     ) -> list[Image.Image]:

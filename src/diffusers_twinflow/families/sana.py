@@ -51,6 +51,9 @@ class SanaFamily(Family):
         vae = pipeline.vae
         return to_unit_range(vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0])
 
+    def size_options(self, resolution):
+        return super().size_options(resolution) | {"use_resolution_binning": False}
+
     def velocity(self, model):
         def velocity(x_t, t, r, sign, condition):
             dtype = condition["prompt_embeds"].dtype

@@ -10,6 +10,7 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..families import family_of
 from .files import SAMPLES_FOLDER
 
 PROMPTS_KEY = "prompts"
@@ -25,13 +26,15 @@ def draw_row(
     Args:
         call_options: passed to the pipeline's call, such as `height`.
     """
+    family = family_of(pipeline)
     return [
-        pipeline(
-            prompt,
+        family.draw(
+            pipeline,
+            [prompt],
             num_inference_steps=num_inference_steps,
             generator=torch.Generator("cpu").manual_seed(seed),
             **call_options,
-        ).images[0]
+        )[0]
         for prompt in prompts
     ]
 

@@ -92,7 +92,7 @@ def save_lora(
         if prompts:
             shown = as_twinflow_pipeline(family.pipeline_class(**pipeline.components), saved)
             with teacher.activated() if args.save_ema else nullcontext():
-                save_samples(directory, shown, prompts, seed=args.seed)
+                save_samples(directory, shown, prompts, seed=args.seed, **family.size_options(args.resolution))
 
     transformer.eval()
     publish_directory(args.output_dir, write)
