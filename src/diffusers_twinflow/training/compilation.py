@@ -3,6 +3,8 @@
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 
+from ..models import TwinFlowTransformerMixin
+
 GRAPHS_A_BLOCK = 32
 
 
@@ -12,7 +14,8 @@ def compile_blocks(transformer: ModelMixin, backend: str = "inductor") -> int:
     A block has a graph for each of student and teacher, with and without gradient, and sizes of a batch are dynamic.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS_A_BLOCK)
-    block_names = set(transformer._no_split_modules or ())
+    stock = transformer.stock_class() if isinstance(transformer, TwinFlowTransformerMixin) else type(transformer)
+    block_names = set(stock._no_split_modules or ())
     blocks = [module for module in transformer.modules() if type(module).__name__ in block_names]
     for block in blocks:
         block.compile(fullgraph=True, dynamic=True, backend=backend)

@@ -102,6 +102,7 @@ class EMAAdapterTeacher:
         self.ema = EMAWeights(
             [parameters[name].detach() for name in students], [parameters[name].detach() for name in self.names], decay
         )
+        self._set_adapter(student_adapter, inference_mode=False)
 
     def update(self) -> None:
         self.ema.update()
@@ -119,8 +120,9 @@ class EMAAdapterTeacher:
             self._set_adapter(self.student_adapter, inference_mode=False)
 
     def _set_adapter(self, name: str, inference_mode: bool) -> None:
+        names = [name]  # one list for all layers: torch.compile guards on which layers share it
         for layer in self.layers:
-            layer.set_adapter(name, inference_mode=inference_mode)
+            layer.set_adapter(names, inference_mode=inference_mode)
 
     def state_dict(self) -> dict:
         return {"decay": self.ema.decay, "weights": dict(zip(self.names, self.ema.teacher))}
