@@ -7,8 +7,12 @@ from .aura_flow import AuraFlowFamily
 from .base import Family
 from .ltx_video import LTXVideoFamily
 from .lumina2 import Lumina2Family
+from .pixart_sigma import PixArtSigmaFamily
 from .sana import SanaFamily
+from .scheduler_kind import is_flow_matching
+from .stable_diffusion import StableDiffusionFamily
 from .stable_diffusion_3 import StableDiffusion3Family
+from .stable_diffusion_xl import StableDiffusionXLFamily
 from .wan import WanFamily
 
 FAMILIES: dict[str, Family] = {
@@ -20,6 +24,9 @@ FAMILIES: dict[str, Family] = {
         AuraFlowFamily(),
         WanFamily(),
         LTXVideoFamily(),
+        StableDiffusionFamily(),
+        StableDiffusionXLFamily(),
+        PixArtSigmaFamily(),
     )
 }
 
@@ -43,12 +50,6 @@ def family_of(pipeline: DiffusionPipeline | type | str) -> Family:
         f"{' / '.join(sorted(names)[:1])} has no family here, so its transformer has no timestep_sign support: "
         f"use a model of one of these pipelines: {supported}."
     )
-
-
-def is_flow_matching(scheduler_class_name: str, scheduler_config: dict) -> bool:
-    """Whether a pipeline with this scheduler predicts a flow-matching velocity."""
-    flow_prediction = scheduler_config.get("prediction_type") in ("flow_prediction", "flow_matching")
-    return "FlowMatch" in scheduler_class_name or flow_prediction
 
 
 __all__ = ["FAMILIES", "Family", "family_of", "is_flow_matching"]

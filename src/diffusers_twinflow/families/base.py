@@ -60,6 +60,10 @@ class Family:
         hub_options = {name: options[name] for name in HUB_OPTIONS if name in options}
         return self.pipeline_class.load_config(name_or_path, **hub_options)
 
+    def bind(self, pipeline: DiffusionPipeline) -> "Family":
+        """The family as it is for this pipeline; families whose `velocity` depends on its scheduler need it first."""
+        return self
+
     def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
         """The component that is trained."""
         return getattr(pipeline, self.component_name)

@@ -1,0 +1,41 @@
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+from ..models import twinflow_class_of
+from .clip_length import check_clip_length
+from .diffusion import DiffusionFamily
+
+UNET_LORA_TARGETS = [
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "proj_in",
+    "proj_out",
+    "conv1",
+    "conv2",
+    "conv_shortcut",
+    "time_emb_proj",
+]
+
+
+class StableDiffusionFamily(DiffusionFamily):
+    """Stable Diffusion 1.x and 2.x: a UNet that predicts the noise or v, conditioned on one CLIP encoder."""
+
+    name = "stable_diffusion"
+    pipeline_class = StableDiffusionPipeline
+    component_name = "unet"
+    transformer_class = twinflow_class_of(UNet2DConditionModel)
+    lora_target_modules = UNET_LORA_TARGETS
+    max_sequence_length = 77
+
+    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+        check_clip_length(pipeline.tokenizer, max_sequence_length)
+        prompt_embeds, _ = pipeline.encode_prompt(
+            prompts, device=pipeline.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return {"prompt_embeds": prompt_embeds}
+
+    def predict(self, model, sample, times, condition):
+        return model(sample=sample, encoder_hidden_states=condition["prompt_embeds"], return_dict=False, **times)[0]

@@ -1,0 +1,75 @@
+from contextlib import contextmanager
+
+import torch
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+
+from ..models import twinflow_class_of
+from .clip_length import check_clip_length
+from .diffusion import DiffusionFamily
+from .empty_prompts import encode_empty_apart
+from .stable_diffusion import UNET_LORA_TARGETS
+
+
+class StableDiffusionXLFamily(DiffusionFamily):
+    """Stable Diffusion XL: two CLIP encoders, a pooled prompt and the picture's size, told as a whole uncropped one."""
+
+    name = "stable_diffusion_xl"
+    pipeline_class = StableDiffusionXLPipeline
+    component_name = "unet"
+    transformer_class = twinflow_class_of(UNet2DConditionModel)
+    lora_target_modules = UNET_LORA_TARGETS
+    max_sequence_length = 77
+    vae_scale_factor = 8
+
+    def bind(self, pipeline):
+        bound = super().bind(pipeline)
+        bound.vae_scale_factor = pipeline.vae_scale_factor
+        return bound
+
+    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+        check_clip_length(pipeline.tokenizer_2, max_sequence_length)
+
+        def encode(texts):
+            prompt_embeds, _, pooled, _ = pipeline.encode_prompt(texts, do_classifier_free_guidance=False)
+            return prompt_embeds, pooled
+
+        def encode_empty(texts):
+            encoded = encode(texts)
+            zeros = pipeline.config.force_zeros_for_empty_prompt
+            return tuple(torch.zeros_like(tensor) for tensor in encoded) if zeros else encoded
+
+        prompt_embeds, pooled = encode_empty_apart(prompts, encode, encode_empty)
+        return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled}
+
+    def encode_images(self, pipeline, pixels):
+        with _precise(pipeline.vae):
+            return super().encode_images(pipeline, pixels)
+
+    def decode_latents(self, pipeline, latents):
+        with _precise(pipeline.vae):
+            return super().decode_latents(pipeline, latents)
+
+    def predict(self, model, sample, times, condition):
+        height, width = (side * self.vae_scale_factor for side in sample.shape[-2:])
+        size = sample.new_tensor([height, width, 0, 0, height, width]).expand(len(sample), 6)
+        added = {"text_embeds": condition["pooled_prompt_embeds"], "time_ids": size}
+        return model(
+            sample=sample,
+            encoder_hidden_states=condition["prompt_embeds"],
+            added_cond_kwargs=added,
+            return_dict=False,
+            **times,
+        )[0]
+
+
+@contextmanager
+def _precise(vae):
+    """As the pipeline does: an autoencoder that overflows in float16 works in float32 while it is needed."""
+    overflows = vae.dtype == torch.float16 and vae.config.force_upcast
+    if overflows:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if overflows:
+            vae.to(torch.float16)
