@@ -6,7 +6,6 @@ accelerate launch examples/train_twinflow.py --config recipe.json --output_dir o
 
 import argparse
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from diffusers.optimization import SchedulerType, get_scheduler
 from tqdm.auto import tqdm
 
 from diffusers_twinflow.configuration import TwinFlowConfig, TwinFlowConfigError
+from diffusers_twinflow.data import CAPTION_STRATEGIES, DataConfig, TrainingData, open_source
 from diffusers_twinflow.families import Family, family_of
 from diffusers_twinflow.pipelines import as_twinflow_pipeline
 from diffusers_twinflow.training.arguments import parse_with_config, save_arguments
@@ -32,18 +32,10 @@ from diffusers_twinflow.training.base_model import (
 )
 from diffusers_twinflow.training.checkpoints import checkpoint_step, find_checkpoint, remove_unfinished
 from diffusers_twinflow.training.compilation import compile_blocks
-from diffusers_twinflow.training.data import (
-    CaptionedImages,
-    PromptEmbeddings,
-    cache_latents,
-    drop_prompts,
-    load_captioned_images,
-)
 from diffusers_twinflow.training.flow_matching import FlowMatchingObjective
 from diffusers_twinflow.training.health import TrainingHealth
 from diffusers_twinflow.training.loss import LossFunction
 from diffusers_twinflow.training.optimizer import build_optimizer
-from diffusers_twinflow.training.sampler import RunSampler
 from diffusers_twinflow.training.saving import plain_arguments, repository_config, save_checkpoint, save_result
 from diffusers_twinflow.training.state import TrainedWeights
 from diffusers_twinflow.training.validation import save_validation_grid, validation_grid
@@ -108,7 +100,7 @@ def add_data_arguments(group) -> None:
     group.add_argument("--streaming", action=SWITCH, default=False, help="Read the dataset while training.")
     group.add_argument("--image_column", default="image")
     group.add_argument("--caption_column", nargs="+", default=["text"], help="One column, or several to draw from.")
-    group.add_argument("--caption_strategy", choices=["column", "textfile", "filename", "instance_prompt"])
+    group.add_argument("--caption_strategy", choices=CAPTION_STRATEGIES, help="Where captions are.")
     group.add_argument("--instance_prompt", help="The caption of every image.")
     group.add_argument(
         "--caption_dropout_probability",
@@ -122,7 +114,10 @@ def add_data_arguments(group) -> None:
     group.add_argument("--resolution", type=int, default=512)
     group.add_argument("--center_crop", action=SWITCH, default=True, help="Crop in the middle, or anywhere.")
     group.add_argument("--random_flip", action=SWITCH, default=False)
-    group.add_argument("--aspect_ratio_buckets", action=SWITCH, default=False, help="Keep images' proportions.")
+    group.add_argument(
+        "--aspect_ratio_buckets", nargs="?", const="auto", help="'auto', or sizes: 'height,width;height,width'."
+    )
+    group.add_argument("--stop_on_bad_samples", action=SWITCH, default=False, help="Rather than leave them out.")
     group.add_argument("--dataloader_num_workers", type=int, default=0)
 
 
@@ -200,9 +195,8 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
 
 def check_arguments(args: argparse.Namespace) -> tuple[TwinFlowConfig, Family]:
     """Everything that can be refused before a model is loaded."""
-    for name in ("pretrained_model_name_or_path", "dataset_name"):
-        if not getattr(args, name):
-            raise TwinFlowConfigError(f"--{name} is missing: give it as an argument or in the --config file.")
+    if not args.pretrained_model_name_or_path:
+        raise TwinFlowConfigError("--pretrained_model_name_or_path is missing: give it as an argument or in --config.")
     for name in AT_LEAST_ONE:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise TwinFlowConfigError(f"--{name}={getattr(args, name)} must be 1 or more.")
@@ -246,8 +240,8 @@ def build_accelerator(args) -> Accelerator:
     return accelerator
 
 
-def load_pipeline(args, config: TwinFlowConfig, family: Family, accelerator: Accelerator) -> DiffusionPipeline:
-    """The base on its device, with what is trained on it."""
+def load_pipeline(args, config: TwinFlowConfig, family: Family) -> DiffusionPipeline:
+    """The base with what is trained on it."""
     pipeline = load_frozen_pipeline(
         family,
         args.pretrained_model_name_or_path,
@@ -265,57 +259,24 @@ def load_pipeline(args, config: TwinFlowConfig, family: Family, accelerator: Acc
         prepare_lora(transformer, config, family, **{name: getattr(args, name) for name in names})
     if args.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    return pipeline.to(accelerator.device)
-
-
-def build_dataset(args, family: Family, pipeline: DiffusionPipeline, accelerator: Accelerator):
-    caption_column = args.caption_column[0]
-    dataset = load_captioned_images(
-        args.dataset_name,
-        config_name=args.dataset_config_name,
-        split=args.dataset_split,
-        image_column=args.image_column,
-        caption_column=caption_column,
-        cache_dir=args.cache_dir,
-    )
-    images = CaptionedImages(dataset, args.image_column, caption_column, args.resolution, args.random_flip)
-    if not args.cache_latents:
-        return images
-    encode = partial(encode_images, family, pipeline, accelerator)
-    return cache_latents(images, encode, max(args.train_batch_size, 16), accelerator.is_local_main_process)
-
-
-@torch.no_grad()
-def encode_images(family: Family, pipeline: DiffusionPipeline, accelerator: Accelerator, pixels: torch.Tensor):
-    return family.encode_images(pipeline, pixels.to(accelerator.device))
+    return pipeline
 
 
 @dataclass
 class Schedule:
     """How many samples and steps a run has, over all processes."""
 
-    micro_batch: int
     step_samples: int
     first_step: int
     total_steps: int
 
 
-def plan_schedule(args, accelerator: Accelerator, dataset_size: int, first_step: int) -> Schedule:
-    micro_batch = args.train_batch_size * accelerator.num_processes
-    step_samples = micro_batch * args.gradient_accumulation_steps
+def plan_schedule(args, accelerator: Accelerator, data: TrainingData, first_step: int) -> Schedule:
+    step_samples = args.train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
     total_steps = args.max_train_steps or 1000
     if args.num_train_epochs and not args.max_train_steps:
-        total_steps = args.num_train_epochs * -(-dataset_size // step_samples)
-    return Schedule(micro_batch, step_samples, first_step, total_steps)
-
-
-def build_loader(args, dataset, schedule: Schedule) -> torch.utils.data.DataLoader:
-    """Micro-batches of all processes, from the first step of this run on."""
-    start, stop = (step * schedule.step_samples for step in (schedule.first_step, schedule.total_steps))
-    sampler = RunSampler(len(dataset), args.seed, start, stop)
-    return torch.utils.data.DataLoader(
-        dataset, sampler=sampler, batch_size=args.train_batch_size, num_workers=args.dataloader_num_workers
-    )
+        total_steps = args.num_train_epochs * -(-data.epoch_size() // step_samples)
+    return Schedule(step_samples, first_step, total_steps)
 
 
 @dataclass
@@ -327,7 +288,7 @@ class Run:
     family: Family
     accelerator: Accelerator
     pipeline: DiffusionPipeline
-    prompts: PromptEmbeddings
+    data: TrainingData
     schedule: Schedule
     loader: Any
     model: Any
@@ -340,32 +301,25 @@ class Run:
     def transformer(self) -> torch.nn.Module:
         return self.family.denoiser(self.pipeline)
 
-    def read_batch(self, batch: dict, positions: list[int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Latents and condition of one micro-batch."""
-        args = self.args
-        captions = drop_prompts(batch["caption"], positions, args.caption_dropout_probability, args.seed)
-        if args.cache_latents:
-            latents = batch["latents"]
-        else:
-            latents = encode_images(self.family, self.pipeline, self.accelerator, batch["pixels"])
-        return latents.float(), self.prompts(captions)
-
 
 def prepare_run(args, config: TwinFlowConfig, family: Family) -> Run:
     """Load and build everything, and go back to a checkpoint where one is asked for."""
     accelerator = build_accelerator(args)
-    pipeline = load_pipeline(args, config, family, accelerator)
-    transformer = family.denoiser(pipeline)
-    prompts = PromptEmbeddings(
-        lambda texts: family.encode_prompts(pipeline, texts, args.max_sequence_length), keep=args.cache_text_embeddings
+    source = open_source(DataConfig.from_arguments(args), args.output_dir, resume=bool(args.resume_from_checkpoint))
+    pipeline = load_pipeline(args, config, family)
+    family = family.bind(pipeline)
+    base_name = args.pretrained_model_name_or_path
+    data = TrainingData(
+        source, family, pipeline, base_name=base_name, seed=args.seed, batch_size=args.train_batch_size
     )
-    dataset = build_dataset(args, family, pipeline, accelerator)
+    transformer = family.denoiser(pipeline)
 
     if accelerator.is_main_process:
         remove_unfinished(args.output_dir)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint) if args.resume_from_checkpoint else None
-    schedule = plan_schedule(args, accelerator, len(dataset), checkpoint_step(checkpoint) if checkpoint else 0)
-    loader = build_loader(args, dataset, schedule)
+    schedule = plan_schedule(args, accelerator, data, checkpoint_step(checkpoint) if checkpoint else 0)
+    first, last = (step * schedule.step_samples for step in (schedule.first_step, schedule.total_steps))
+    loader = data.loader(first_position=first, last_position=last, step_samples=schedule.step_samples)
     optimizer = build_optimizer(args, transformer)
     lr_scheduler = get_scheduler(
         args.lr_scheduler,
@@ -375,9 +329,10 @@ def prepare_run(args, config: TwinFlowConfig, family: Family) -> Run:
     )
     if args.compile:
         compile_blocks(transformer)
-    model, optimizer, loader, lr_scheduler = accelerator.prepare(transformer, optimizer, loader, lr_scheduler)
-    compute_loss = build_loss(args, config, family, model, transformer, prompts)
+    model, optimizer, lr_scheduler = accelerator.prepare(transformer, optimizer, lr_scheduler)
+    compute_loss = build_loss(args, config, family, model, transformer, data.conditions)
     TrainedWeights(transformer).register(accelerator)
+    data.register(accelerator)
     if compute_loss.teacher is not None:
         accelerator.register_for_checkpointing(compute_loss.teacher)
     accelerator.init_trackers("twinflow", config=plain_arguments(args))
@@ -386,7 +341,7 @@ def prepare_run(args, config: TwinFlowConfig, family: Family) -> Run:
         logger.info(f"resumed from {checkpoint}")
     health = TrainingHealth(optimizer.optimizer, accelerator.device)
     return Run(
-        args, config, family, accelerator, pipeline, prompts, schedule, loader, model, optimizer, lr_scheduler,
+        args, config, family, accelerator, pipeline, data, schedule, loader, model, optimizer, lr_scheduler,
         compute_loss, health,
     )  # fmt: skip
 
@@ -408,7 +363,6 @@ def train_loop(run: Run) -> int:
     """Train to the last step, which it returns."""
     args, accelerator, schedule, teacher = run.args, run.accelerator, run.schedule, run.compute_loss.teacher
     trainable = [parameter for parameter in run.transformer.parameters() if parameter.requires_grad]
-    position = schedule.first_step * schedule.step_samples + accelerator.process_index * args.train_batch_size
     step, is_step_start = schedule.first_step, True
     progress = tqdm(
         total=schedule.total_steps, initial=step, desc="Steps", disable=not accelerator.is_local_main_process
@@ -417,8 +371,7 @@ def train_loop(run: Run) -> int:
         if is_step_start and teacher is not None:
             teacher.update()
         with accelerator.accumulate(run.model), accelerator.autocast():
-            positions = list(range(position, position + args.train_batch_size))
-            result = run.compute_loss(*run.read_batch(batch, positions), positions)
+            result = run.compute_loss(*run.data.read(batch), batch["position"])
             accelerator.backward(result.loss)
             run.health.record_losses(result.per_sample, result.branches)
             if accelerator.sync_gradients:
@@ -427,7 +380,6 @@ def train_loop(run: Run) -> int:
             run.optimizer.step()
             run.lr_scheduler.step()
             run.optimizer.zero_grad()
-        position += schedule.micro_batch
         is_step_start = accelerator.sync_gradients
         if not accelerator.sync_gradients:
             continue
@@ -456,7 +408,7 @@ def validate(run: Run, step: int) -> None:
         )
     elif args.max_sequence_length:
         options["max_sequence_length"] = args.max_sequence_length
-    with accelerator.autocast():
+    with accelerator.autocast(), run.data.with_encoders():
         grid = validation_grid(pipeline, args.validation_prompts, args.num_validation_images, args.seed, **options)
     path = save_validation_grid(args.output_dir, step, grid)
     for tracker in accelerator.trackers:
@@ -471,7 +423,8 @@ def finish(run: Run, step: int) -> None:
     """Write the result and its arguments."""
     run.accelerator.wait_for_everyone()
     if run.accelerator.is_main_process:
-        save_result(run.args, run.config, run.family, run.pipeline, run.compute_loss.teacher, step)
+        with run.data.with_encoders():
+            save_result(run.args, run.config, run.family, run.pipeline, run.compute_loss.teacher, step)
         save_arguments(run.args, run.args.output_dir)
         logger.info(f"saved to {run.args.output_dir}")
     run.accelerator.end_training()
