@@ -68,19 +68,20 @@ def draw(pipe, call, seeds, steps=2, **arguments):
     """The latents of one sample a seed."""
     arguments = {**repeat(pipe.contract, call, len(seeds)), "num_inference_steps": steps, **arguments}
     if "output_type" in inspect.signature(type(pipe).__call__).parameters:
-        arguments["output_type"] = "latent"
+        arguments.setdefault("output_type", "latent")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     torch.seed()
     samples = pipe(**arguments, generator=generators if len(seeds) > 1 else generators[0], return_dict=False)[0]
     if isinstance(samples, list):
-        samples = torch.cat(samples, dim=2)
+        samples = torch.stack(samples) if samples[0].ndim == 4 else torch.cat(samples, dim=2)
     assert samples.shape[0] == len(seeds) and samples.isfinite().all()
     return samples
 
 
 def times_seen(pipe):
     """The list of the times that the transformer is called with, filled while it runs."""
-    names = list(inspect.signature(type(pipe.transformer).forward).parameters)[1:]
+    denoiser = getattr(pipe, "transformer", None) or pipe.unet
+    names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
     seen = []
 
     def record(module, args, kwargs):
@@ -88,7 +89,7 @@ def times_seen(pipe):
         time = passed.get("timestep", passed.get("timesteps", passed.get("t"))).flatten().max().item()
         seen.append(time)
 
-    return seen, pipe.transformer.register_forward_pre_hook(record, with_kwargs=True)
+    return seen, denoiser.register_forward_pre_hook(record, with_kwargs=True)
 
 
 def own_grid(scheduler, steps):

@@ -4,7 +4,19 @@
 returns the pipeline with its stock scheduler and the arguments of a call.
 """
 
-from . import audio, flux, hunyuan, images, kandinsky, long_video, negated, qwen, stable_diffusion_3, video
+from . import (
+    audio,
+    flux,
+    hunyuan,
+    images,
+    kandinsky,
+    long_video,
+    negated,
+    qwen,
+    stable_diffusion_3,
+    text_encoders,
+    video,
+)
 from .building import PIPELINES, VARIANTS
 
 __all__ = [
@@ -19,5 +31,6 @@ __all__ = [
     "negated",
     "qwen",
     "stable_diffusion_3",
+    "text_encoders",
     "video",
 ]

@@ -1,6 +1,7 @@
 """What the tiny pipelines are built of, and the table that they enter."""
 
 import functools
+import sys
 
 import diffusers
 import torch
@@ -77,6 +78,22 @@ def make(name, **config):
     return model
 
 
+class Processor:
+    """In the place of one of pictures and texts, which is not asked where a prompt is given as embeddings."""
+
+    image_processor, tokenizer = None, tiny.clip_tokenizer()
+
+    def apply_chat_template(self, messages, **kwargs):
+        return [[0]]
+
+
+def resize_to_32(pipe):
+    """These pipelines resize every picture to an area of 1024 by 1024 or 640 by 640: minutes on a CPU."""
+    module = sys.modules[type(pipe).__module__]
+    resize = module.calculate_dimensions
+    module.calculate_dimensions = lambda area, ratio: resize(32 * 32, ratio)
+
+
 def t5(size=16):
     """A text encoder and its tokenizer."""
     tokenizer = tiny.clip_tokenizer()
@@ -130,6 +147,18 @@ def vae(latent_channels=1, blocks=1, **config):
         shift_factor=0.06,
         scaling_factor=1.5,
         **config,
+    )
+
+
+def flux_2_vae(latent_channels):
+    return make(
+        "AutoencoderKLFlux2",
+        block_out_channels=(4,),
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=1,
     )
 
 

@@ -3,7 +3,21 @@
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from .building import IMAGE, build, clip_text, make, mask, noise, picture, pil_picture, pipeline, t5, vae, variant
+from .building import (
+    IMAGE,
+    build,
+    clip_text,
+    flux_2_vae,
+    make,
+    mask,
+    noise,
+    picture,
+    pil_picture,
+    pipeline,
+    t5,
+    vae,
+    variant,
+)
 
 FLUX = {
     "patch_size": 1,
@@ -119,16 +133,7 @@ def flux_2(name, **call):
         axes_dims_rope=[4, 4, 4, 4],
         guidance_embeds=False,
     )
-    kl = make(
-        "AutoencoderKLFlux2",
-        block_out_channels=(4,),
-        down_block_types=("DownEncoderBlock2D",),
-        up_block_types=("UpDecoderBlock2D",),
-        layers_per_block=1,
-        latent_channels=1,
-        norm_num_groups=1,
-    )
-    return build(name, transformer=transformer, vae=kl), {
+    return build(name, transformer=transformer, vae=flux_2_vae(1)), {
         "prompt_embeds": noise(1, 3, 16),
         "height": 32,
         "width": 32,

@@ -105,7 +105,6 @@ def hunyuan_video_15_image_to_video(name):
 
 
 HUNYUAN_IMAGE = {
-    "out_channels": 4,
     "num_attention_heads": 4,
     "attention_head_dim": 8,
     "num_layers": 1,
@@ -122,6 +121,7 @@ def hunyuan_image():
     transformer = make(
         "HunyuanImageTransformer2DModel",
         in_channels=4,
+        out_channels=4,
         patch_size=(1, 1),
         text_embed_2_dim=16,
         rope_axes_dim=(4, 4),
@@ -137,7 +137,8 @@ def hunyuan_image():
 def hunyuan_image_refiner(name):
     transformer = make(
         "HunyuanImageTransformer2DModel",
-        in_channels=8,
+        in_channels=16,
+        out_channels=8,
         patch_size=(1, 1, 1),
         rope_axes_dim=(2, 2, 4),
         **HUNYUAN_IMAGE,

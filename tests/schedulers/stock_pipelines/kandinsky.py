@@ -39,7 +39,7 @@ def kandinsky_5_text_to_image():
 
 @variant("Kandinsky5I2IPipeline")
 def kandinsky_5_image_to_image(name):
-    return kandinsky_5(name, vae(4), visual_cond=True, image=picture())
+    return kandinsky_5(name, vae(4, blocks=4), visual_cond=True, image=picture())
 
 
 @variant("Kandinsky5T2VPipeline")
@@ -49,4 +49,4 @@ def kandinsky_5_text_to_video(name):
 
 @variant("Kandinsky5I2VPipeline")
 def kandinsky_5_image_to_video(name):
-    return kandinsky_5(name, hunyuan_vae(), visual_cond=True, num_frames=5, image=picture())
+    return kandinsky_5(name, hunyuan_vae(), visual_cond=True, num_frames=17, image=picture())

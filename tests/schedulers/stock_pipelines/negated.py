@@ -166,4 +166,4 @@ def prx_pixel():
         "PRXPixelPipeline", transformer=transformer, default_sample_size=32, prompt_max_tokens=8, noise_scale=1.0
     )
     call = {**prompt, "height": 32, "width": 32, "guidance_scale": 1.0, "use_resolution_binning": False}
-    return pipe, {**call, "output_type": "pt"}
+    return pipe, call

@@ -1,12 +1,21 @@
 """Qwen-Image: packed latents of a video autoencoder."""
 
-import sys
-
 import torch
 
-import tiny
-
-from .building import build, make, mask, noise, picture, pil_picture, pipeline, qwen_vae, t5, variant
+from .building import (
+    Processor,
+    build,
+    make,
+    mask,
+    noise,
+    picture,
+    pil_picture,
+    pipeline,
+    qwen_vae,
+    resize_to_32,
+    t5,
+    variant,
+)
 
 QWEN = {
     "patch_size": 2,
@@ -43,13 +52,6 @@ def qwen_image_inpaint():
     return qwen("QwenImageInpaintPipeline", image=picture(), mask_image=mask(), strength=0.5)
 
 
-def resize_to_32(pipe):
-    """These pipelines resize every picture to an area of 1024 by 1024 or 640 by 640: minutes on a CPU."""
-    module = sys.modules[type(pipe).__module__]
-    resize = module.calculate_dimensions
-    module.calculate_dimensions = lambda area, ratio: resize(32 * 32, ratio)
-
-
 @variant("QwenImageControlNetPipeline")
 def qwen_image_controlnet(name):
     return qwen(name, controlnet=make("QwenImageControlNetModel", **QWEN), control_image=picture())
@@ -79,19 +81,10 @@ def qwen_image_edit_inpaint(name):
 @variant("QwenImageLayeredPipeline")
 def qwen_image_layered(name):
     layered = {"use_additional_t_cond": True, "use_layer3d_rope": True}
-    pipe, call = qwen(name, transformer=layered, image=pil_picture(), layers=2, prompt="a")
+    pipe, call = qwen(name, transformer=layered, image=pil_picture(), layers=2, prompt="a", output_type="pt")
     pipe.text_encoder, _ = t5()
     resize_to_32(pipe)
     return pipe, {key: value for key, value in call.items() if key not in ("height", "width")}
-
-
-class Processor:
-    """In the place of one of pictures and texts, which is not asked where a prompt is given as embeddings."""
-
-    tokenizer = tiny.clip_tokenizer()
-
-    def apply_chat_template(self, messages, **kwargs):
-        return [[0]]
 
 
 @variant("QwenImage21Pipeline")

@@ -245,7 +245,9 @@ def easy_animate_control(name):
 
 @variant("EasyAnimateInpaintPipeline")
 def easy_animate_inpaint(name):
-    return easy_animate(name, 9, video=picture().unsqueeze(2), mask_video=mask().unsqueeze(2) * 255)
+    pipe, call = easy_animate(name, 9, video=picture().unsqueeze(2), mask_video=mask().unsqueeze(2) * 255)
+    pipe.vae.register_to_config(cache_mag_vae=True)  # the pipeline reads it, the class does not write it
+    return pipe, call
 
 
 class NothingIsUnsafe(torch.nn.Module):
