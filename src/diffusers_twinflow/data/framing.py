@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..configuration import TwinFlowConfigError
 from .draws import SampleDraw
+from .images import as_rgb
 
 AUTO = "auto"
 
@@ -33,7 +34,8 @@ def parse_buckets(text: str | None, resolution: int, divisor: int) -> tuple[tupl
         try:
             sizes = parse_buckets_string(text)
         except ValueError as error:
-            raise TwinFlowConfigError(f"{option}: {error}. Write 'auto' or 'height,width;height,width'.") from error
+            reason = str(error).rstrip(".")
+            raise TwinFlowConfigError(f"{option}: {reason}. Write 'auto' or 'height,width;height,width'.") from error
     for side in {side for size in sizes for side in size}:
         if side % divisor or side < 1:
             raise TwinFlowConfigError(f"{option}: sides must be multiples of {divisor}, which {side} is not.")
@@ -61,7 +63,7 @@ class Framing:
         """Pixels in [-1, 1], shape [3, height, width]: resized to cover the bucket, then cropped and flipped."""
         height, width = self.buckets[bucket]
         left, top = (0.5, 0.5) if self.center_crop else (draw.left, draw.top)
-        image = _cover(image.convert("RGB"), width, height, left, top)
+        image = _cover(as_rgb(image), width, height, left, top)
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
         return pixels.flip(-1) if self.flips(draw) else pixels
 

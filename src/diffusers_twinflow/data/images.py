@@ -5,6 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import datasets
+import numpy as np
 from PIL import ExifTags, Image
 
 DECODER = datasets.Image()
@@ -15,6 +16,16 @@ TURNED = (5, 6, 7, 8)
 def decode(value: dict) -> Image.Image:
     """The image, turned as its EXIF orientation says."""
     return DECODER.decode_example(value)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The image in 8-bit RGB, what is transparent on white; 16-bit grey is scaled, where PIL alone would clip it."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def measure(value: dict) -> tuple[int, int]:

@@ -50,6 +50,7 @@ class TrainingData:
         processes: PartialState | None = None,
     ):
         self.source, self.family, self.pipeline, self.base_name = source, family, pipeline, base_name
+        self.encoding_pipeline = without_denoiser(pipeline, family)
         self.seed, self.batch_size, self.processes = seed, batch_size, processes or PartialState()
         self.device = self.processes.device
         self.framing = self._frame()
@@ -115,11 +116,11 @@ class TrainingData:
         return latents.float(), self.conditions(batch["caption"])
 
     def encode_prompts(self, prompts: list[str]) -> Condition:
-        return self.family.encode_prompts(self.pipeline, prompts, self.source.config.max_sequence_length)
+        return self.family.encode_prompts(self.encoding_pipeline, prompts, self.source.config.max_sequence_length)
 
     @torch.no_grad()
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.family.encode_images(self.pipeline, pixels.to(self.device, non_blocking=True))
+        return self.family.encode_images(self.encoding_pipeline, pixels.to(self.device, non_blocking=True))
 
     def _frame(self) -> Framing:
         config = self.source.config
@@ -164,3 +165,8 @@ class TrainingData:
     def _cache(self, identity) -> TensorCache:
         directory = self.source.config.cache_directory
         return DiskCache(Path(directory), identity()) if directory else MemoryCache()
+
+
+def without_denoiser(pipeline: DiffusionPipeline, family: Family) -> DiffusionPipeline:
+    """The same pipeline for encoding alone, whose device is that of its encoders."""
+    return type(pipeline)(**{**pipeline.components, family.component_name: None})
