@@ -1,6 +1,7 @@
 """What the rest of the package needs to know of a base model; one subclass a model, and nothing about the loss."""
 
 import fnmatch
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +70,19 @@ class Family:
     def bind(self, pipeline: DiffusionPipeline) -> "Family":
         """The family as it is for this pipeline; families whose `velocity` depends on its scheduler need it first."""
         return self
+
+    def assemble(self, pipeline: DiffusionPipeline, components: dict[str, Any] | None = None) -> DiffusionPipeline:
+        """A new stock pipeline with the options of `pipeline`, such as Wan's `expand_timesteps`.
+
+        Args:
+            components: all components by name; defaults to those of `pipeline`.
+        """
+        options = {
+            name: pipeline.config[name]
+            for name in inspect.signature(self.pipeline_class.__init__).parameters
+            if name in pipeline.config and name not in pipeline.components
+        }
+        return self.pipeline_class(**(components or pipeline.components), **options)
 
     def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
         """The component that is trained."""
