@@ -79,7 +79,7 @@ def save_result(
     """
     saved = repository_config(args, config, family, step)
     with components_to_save(family, pipeline, average, args.save_ema) as components:
-        result = family.pipeline_class(**components)
+        result = family.assemble(pipeline, components)
         family.denoiser(result).eval()
         if args.train_type == "lora":
             write = partial(write_lora, args, saved, result, getattr(average, "saved_names", {}), validation)

@@ -125,7 +125,7 @@ class Validation:
             yield
 
     def _pipeline(self, components: dict[str, Any] | None = None) -> DiffusionPipeline:
-        pipeline = self.family.pipeline_class(**(components or self.pipeline.components))
+        pipeline = self.family.assemble(self.pipeline, components)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
