@@ -22,6 +22,7 @@ MODEL_TIMES = {
     "from 0 to 1, reversed": lambda t, scale: 1 - t / scale,
     "one below": lambda t, scale: t - 1,
 }
+TIME_ARGUMENTS = ("timestep", "timesteps", "t", "vision_timesteps")
 GAP_END = {1: 0.6, 2: 0.6, 4: 0.5}
 ONE_STEP_IS_TOO_FEW = {"inverted sigmas": "MochiPipeline divides by the half of the steps"}
 ONE_PROMPT = ("image to video", "prediction negated, constant mu", "channels last")  # lay out their batch otherwise
@@ -86,7 +87,7 @@ def times_seen(pipe):
 
     def record(module, args, kwargs):
         passed = {**dict(zip(names, args)), **kwargs}
-        time = passed.get("timestep", passed.get("timesteps", passed.get("t"))).flatten().max().item()
+        time = next(passed[name] for name in TIME_ARGUMENTS if name in passed).flatten().max().item()
         seen.append(time)
 
     return seen, denoiser.register_forward_pre_hook(record, with_kwargs=True)

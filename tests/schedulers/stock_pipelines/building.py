@@ -78,6 +78,15 @@ def make(name, **config):
     return model
 
 
+class NothingIsUnsafe(torch.nn.Module):
+    """In the place of the guardrail models, which are a package of their own."""
+
+    dtype, device = torch.float32, torch.device("cpu")
+
+    def check_text_safety(self, prompt):
+        return True
+
+
 class Processor:
     """In the place of one of pictures and texts, which is not asked where a prompt is given as embeddings."""
 
@@ -147,6 +156,26 @@ def vae(latent_channels=1, blocks=1, **config):
         shift_factor=0.06,
         scaling_factor=1.5,
         **config,
+    )
+
+
+def ltx_2_vae():
+    return make(
+        "AutoencoderKLLTX2Video",
+        latent_channels=4,
+        block_out_channels=(8,),
+        decoder_block_out_channels=(8,),
+        layers_per_block=(1,),
+        decoder_layers_per_block=(1, 1),
+        spatio_temporal_scaling=(True,),
+        decoder_spatio_temporal_scaling=(True,),
+        decoder_inject_noise=(False, False),
+        downsample_type=("spatial",),
+        upsample_residual=(False,),
+        upsample_factor=(1,),
+        timestep_conditioning=False,
+        patch_size=1,
+        patch_size_t=1,
     )
 
 

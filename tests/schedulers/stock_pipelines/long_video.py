@@ -7,7 +7,7 @@ from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from diffusers.pipelines.ltx2.pipeline_ltx2_hdr_lora import LTX2HDRReferenceCondition
 from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
 
-from .building import build, hunyuan_vae, make, noise, picture, pipeline, variant
+from .building import build, hunyuan_vae, ltx_2_vae, make, noise, picture, pipeline, variant
 
 
 def ltx(name, **call):
@@ -93,23 +93,6 @@ def ltx_2(name, **call):
         causal_temporal_positioning=False,
         rope_type="split",
     )
-    kl = make(
-        "AutoencoderKLLTX2Video",
-        latent_channels=4,
-        block_out_channels=(8,),
-        decoder_block_out_channels=(8,),
-        layers_per_block=(1,),
-        decoder_layers_per_block=(1, 1),
-        spatio_temporal_scaling=(True,),
-        decoder_spatio_temporal_scaling=(True,),
-        decoder_inject_noise=(False, False),
-        downsample_type=("spatial",),
-        upsample_residual=(False,),
-        upsample_factor=(1,),
-        timestep_conditioning=False,
-        patch_size=1,
-        patch_size_t=1,
-    )
     audio_kl = make(
         "AutoencoderKLLTX2Audio",
         base_channels=4,
@@ -130,7 +113,7 @@ def ltx_2(name, **call):
         name,
         transformer=transformer,
         connectors=connectors.eval(),
-        vae=kl,
+        vae=ltx_2_vae(),
         audio_vae=audio_kl,
         vocoder=vocoder.eval(),
     )

@@ -108,7 +108,8 @@ def joy_image_edit(name):
 @variant("JoyImageEditPlusPipeline")
 def joy_image_edit_plus(name):
     pipe = build(name, transformer=make("JoyImageEditPlusTransformer3DModel", **JOY_IMAGE), vae=wan_vae())
-    return pipe, {**JOY_PROMPT, "prompt": ["a"], "height": 32, "width": 32}
+    pipe.encode_prompt_multiple_images = lambda **kwargs: (noise(1, 3, 16), torch.ones(1, 3))
+    return pipe, {"prompt": ["a"], "guidance_scale": 1.0, "height": 32, "width": 32}
 
 
 @variant("OmniGenPipeline")
@@ -130,7 +131,9 @@ def omni_gen(name):
         patch.object(processor_omnigen, "transforms", MagicMock(), create=True),
         patch.object(pipeline_omnigen, "OmniGenMultiModalProcessor", reader, create=True),
     ):
-        pipe = build(name, transformer=transformer, vae=vae(4), tokenizer=tiny.clip_tokenizer(), scheduler=scheduler)
+        pipe = build(
+            name, transformer=transformer, vae=vae(4, blocks=4), tokenizer=tiny.clip_tokenizer(), scheduler=scheduler
+        )
     return pipe, {"prompt": ["a"], "height": 16, "width": 16}
 
 
@@ -176,6 +179,7 @@ def bria_fibo(name):
 
 
 LONGCAT_IMAGE = {
+    "in_channels": 64,
     "num_layers": 1,
     "num_single_layers": 1,
     "attention_head_dim": 16,
@@ -188,20 +192,21 @@ LONGCAT_IMAGE = {
 
 @variant("LongCatImagePipeline")
 def longcat_image(name):
-    transformer = make("LongCatImageTransformer2DModel", in_channels=4, **LONGCAT_IMAGE)
+    transformer = make("LongCatImageTransformer2DModel", **LONGCAT_IMAGE)
     text_encoder, tokenizer = t5()
-    pipe = build(name, transformer=transformer, vae=vae(), text_encoder=text_encoder, tokenizer=tokenizer)
+    pipe = build(name, transformer=transformer, vae=vae(16), text_encoder=text_encoder, tokenizer=tokenizer)
     call = {"prompt": "a", "guidance_scale": 1.0, "enable_prompt_rewrite": False}
     return pipe, {**call, "height": 32, "width": 32}
 
 
 @variant("LongCatImageEditPipeline")
 def longcat_image_edit(name):
-    transformer = make("LongCatImageTransformer2DModel", **{**LONGCAT_IMAGE, "in_channels": 64})
+    transformer = make("LongCatImageTransformer2DModel", **LONGCAT_IMAGE)
     processor = Processor()
     pipe = build(name, transformer=transformer, vae=vae(16), text_processor=processor)
     resize_to_32(pipe)
-    return pipe, {"prompt_embeds": noise(1, 3, 16), "guidance_scale": 1.0, "image": pil_picture()}
+    pipe._encode_prompt = lambda prompt, image: noise(1, 3, 16)
+    return pipe, {"prompt": "a", "guidance_scale": 1.0, "image": pil_picture()}
 
 
 @variant("Ideogram4Pipeline")
@@ -268,7 +273,7 @@ def bria_fibo_2(name):
         axes_lens=(64, 32, 32),
     )
     pipe = build(name, transformer=transformer, vae=flux_2_vae(4))
-    return pipe, {"prompt_embeds": noise(1, 3, 16), "guidance_scale": 1.0, "height": 32, "width": 32}
+    return pipe, {"prompt_embeds": noise(1, 6, 3, 16), "guidance_scale": 1.0, "height": 32, "width": 32}
 
 
 @variant("Cosmos3OmniPipeline")
@@ -321,6 +326,6 @@ def kandinsky_6(name):
         out_audio_dim=4,
     )
     pipe = build(name, transformer=transformer, vae=hunyuan_vae())
-    prompt = {"prompt": "a", "prompt_embeds": noise(1, 3, 16), "pooled_prompt_embeds": noise(1, 16)}
+    prompt = {"prompt_embeds": noise(1, 3, 16), "pooled_prompt_embeds": noise(1, 16)}
     call = {"guidance_scale": 1.0, "sample_audio": False, "height": 32, "width": 32, "num_frames": 5}
     return pipe, {**prompt, **call}

@@ -3,7 +3,19 @@
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-from .building import build, clip_vision, make, mask, noise, picture, pil_picture, pipeline, variant, wan_vae
+from .building import (
+    NothingIsUnsafe,
+    build,
+    clip_vision,
+    make,
+    mask,
+    noise,
+    picture,
+    pil_picture,
+    pipeline,
+    variant,
+    wan_vae,
+)
 
 
 def sana_video(name, **call):
@@ -250,15 +262,6 @@ def easy_animate_inpaint(name):
     return pipe, call
 
 
-class NothingIsUnsafe(torch.nn.Module):
-    """In the place of the guardrail models, which are a package of their own."""
-
-    dtype, device = torch.float32, torch.device("cpu")
-
-    def check_text_safety(self, prompt):
-        return True
-
-
 @pipeline("sigmas as the model's time")
 def cosmos_2_5():
     transformer = make(
@@ -277,13 +280,7 @@ def cosmos_2_5():
         concat_padding_mask=False,
         extra_pos_embed_type="learnable",
     )
-    kl = make(
-        "AutoencoderKLWan",
-        base_dim=3,
-        z_dim=16,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
+    pipe = build(
+        "Cosmos2_5_PredictBasePipeline", transformer=transformer, vae=wan_vae(), safety_checker=NothingIsUnsafe()
     )
-    pipe = build("Cosmos2_5_PredictBasePipeline", transformer=transformer, vae=kl, safety_checker=NothingIsUnsafe())
     return pipe, {"prompt_embeds": noise(1, 3, 16), "height": 32, "width": 32, "num_frames": 1, "guidance_scale": 1.0}
