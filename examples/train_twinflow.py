@@ -39,6 +39,7 @@ from diffusers_twinflow.training.data import (
     drop_prompts,
     load_captioned_images,
 )
+from diffusers_twinflow.training.distributed import check_distributed, shard_frozen, shards_parameters, whole
 from diffusers_twinflow.training.flow_matching import FlowMatchingObjective
 from diffusers_twinflow.training.health import TrainingHealth
 from diffusers_twinflow.training.loss import LossFunction
@@ -46,6 +47,7 @@ from diffusers_twinflow.training.optimizer import build_optimizer
 from diffusers_twinflow.training.sampler import RunSampler
 from diffusers_twinflow.training.saving import plain_arguments, repository_config, save_checkpoint, save_result
 from diffusers_twinflow.training.state import TrainedWeights
+from diffusers_twinflow.training.teacher import copy_for_teacher
 from diffusers_twinflow.training.validation import save_validation_grid, validation_grid
 
 logger = get_logger(__name__)
@@ -241,6 +243,7 @@ def build_accelerator(args) -> Accelerator:
             num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False
         ),
     )
+    check_distributed(accelerator)
     set_seed(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
     return accelerator
@@ -298,6 +301,11 @@ class Schedule:
     step_samples: int
     first_step: int
     total_steps: int
+
+    def positions_of_all(self, position: int) -> range:
+        """The positions of all processes in the micro-batch that holds `position`."""
+        first = position - position % self.micro_batch
+        return range(first, first + self.micro_batch)
 
 
 def plan_schedule(args, accelerator: Accelerator, dataset_size: int, first_step: int) -> Schedule:
@@ -375,8 +383,11 @@ def prepare_run(args, config: TwinFlowConfig, family: Family) -> Run:
     )
     if args.compile:
         compile_blocks(transformer)
+    teacher_copy = copy_for_teacher(transformer, config, args.use_ema)
     model, optimizer, loader, lr_scheduler = accelerator.prepare(transformer, optimizer, loader, lr_scheduler)
-    compute_loss = build_loss(args, config, family, model, transformer, prompts)
+    if teacher_copy is not None:
+        teacher_copy = shard_frozen(accelerator, teacher_copy)
+    compute_loss = build_loss(args, config, family, model, transformer, prompts, teacher_copy)
     TrainedWeights(transformer).register(accelerator)
     if compute_loss.teacher is not None:
         accelerator.register_for_checkpointing(compute_loss.teacher)
@@ -391,7 +402,7 @@ def prepare_run(args, config: TwinFlowConfig, family: Family) -> Run:
     )  # fmt: skip
 
 
-def build_loss(args, config: TwinFlowConfig, family: Family, model, transformer, prompts) -> LossFunction:
+def build_loss(args, config, family: Family, model, transformer, prompts, teacher_copy) -> LossFunction:
     return LossFunction(
         config,
         family.velocity,
@@ -401,6 +412,7 @@ def build_loss(args, config: TwinFlowConfig, family: Family, model, transformer,
         flow_matching=FlowMatchingObjective(args.weighting_scheme, args.logit_mean, args.logit_std, args.mode_scale),
         unconditional=prompts([""]) if config.needs_unconditional else None,
         use_ema=args.use_ema,
+        teacher_copy=teacher_copy,
     )
 
 
@@ -418,11 +430,12 @@ def train_loop(run: Run) -> int:
             teacher.update()
         with accelerator.accumulate(run.model), accelerator.autocast():
             positions = list(range(position, position + args.train_batch_size))
-            result = run.compute_loss(*run.read_batch(batch, positions), positions)
+            passes_of = schedule.positions_of_all(position) if shards_parameters(accelerator) else None
+            result = run.compute_loss(*run.read_batch(batch, positions), positions, passes_of)
             accelerator.backward(result.loss)
             run.health.record_losses(result.per_sample, result.branches)
             if accelerator.sync_gradients:
-                grad_norm = accelerator.clip_grad_norm_(trainable, args.max_grad_norm)
+                grad_norm = whole(accelerator.clip_grad_norm_(trainable, args.max_grad_norm))
                 run.health.guard_step(grad_norm)
             run.optimizer.step()
             run.lr_scheduler.step()
