@@ -6,11 +6,10 @@ accelerate launch examples/train_twinflow.py --config recipe.json --output_dir o
 
 import argparse
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
@@ -20,8 +19,9 @@ from diffusers.optimization import SchedulerType, get_scheduler
 from tqdm.auto import tqdm
 
 from diffusers_twinflow.configuration import TwinFlowConfig, TwinFlowConfigError
+from diffusers_twinflow.data import CAPTION_STRATEGIES, DataConfig, TrainingData, open_source
 from diffusers_twinflow.families import Family, family_of
-from diffusers_twinflow.pipelines import as_twinflow_pipeline
+from diffusers_twinflow.hub.samples import STEP_COUNTS
 from diffusers_twinflow.training.arguments import parse_with_config, save_arguments
 from diffusers_twinflow.training.base_model import (
     has_flow_matching_scheduler,
@@ -32,27 +32,23 @@ from diffusers_twinflow.training.base_model import (
 )
 from diffusers_twinflow.training.checkpoints import checkpoint_step, find_checkpoint, remove_unfinished
 from diffusers_twinflow.training.compilation import compile_blocks
-from diffusers_twinflow.training.data import (
-    CaptionedImages,
-    PromptEmbeddings,
-    cache_latents,
-    drop_prompts,
-    load_captioned_images,
-)
 from diffusers_twinflow.training.distributed import check_distributed, shard_frozen, shards_parameters, whole
+from diffusers_twinflow.training.ema import EMAOfTrained
 from diffusers_twinflow.training.flow_matching import FlowMatchingObjective
 from diffusers_twinflow.training.health import TrainingHealth
 from diffusers_twinflow.training.loss import LossFunction
-from diffusers_twinflow.training.optimizer import build_optimizer
-from diffusers_twinflow.training.sampler import RunSampler
+from diffusers_twinflow.training.optimizer import OPTIMIZERS, build_optimizer, check_optimizer, learning_rates
 from diffusers_twinflow.training.saving import plain_arguments, repository_config, save_checkpoint, save_result
 from diffusers_twinflow.training.state import TrainedWeights
 from diffusers_twinflow.training.teacher import copy_for_teacher
-from diffusers_twinflow.training.validation import save_validation_grid, validation_grid
+from diffusers_twinflow.training.trackers import Throughput, log_picture, log_points, start_trackers, tracker_names
+from diffusers_twinflow.training.trajectory import COLUMNS, NAME, TITLE, trajectory_picture, trajectory_rows
+from diffusers_twinflow.training.validation import Validation, labelled_grid, save_validation_grid
 
 logger = get_logger(__name__)
 
 SWITCH = argparse.BooleanOptionalAction
+TRAJECTORY_POINTS = 1024
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 AT_LEAST_ONE = (
     "train_batch_size",
@@ -63,6 +59,7 @@ AT_LEAST_ONE = (
     "repeats",
     "checkpointing_steps",
     "validation_steps",
+    "validation_epochs",
     "num_validation_images",
     "logging_steps",
 )
@@ -110,7 +107,7 @@ def add_data_arguments(group) -> None:
     group.add_argument("--streaming", action=SWITCH, default=False, help="Read the dataset while training.")
     group.add_argument("--image_column", default="image")
     group.add_argument("--caption_column", nargs="+", default=["text"], help="One column, or several to draw from.")
-    group.add_argument("--caption_strategy", choices=["column", "textfile", "filename", "instance_prompt"])
+    group.add_argument("--caption_strategy", choices=CAPTION_STRATEGIES, help="Where captions are.")
     group.add_argument("--instance_prompt", help="The caption of every image.")
     group.add_argument(
         "--caption_dropout_probability",
@@ -124,7 +121,10 @@ def add_data_arguments(group) -> None:
     group.add_argument("--resolution", type=int, default=512)
     group.add_argument("--center_crop", action=SWITCH, default=True, help="Crop in the middle, or anywhere.")
     group.add_argument("--random_flip", action=SWITCH, default=False)
-    group.add_argument("--aspect_ratio_buckets", action=SWITCH, default=False, help="Keep images' proportions.")
+    group.add_argument(
+        "--aspect_ratio_buckets", nargs="?", const="auto", help="'auto', or sizes: 'height,width;height,width'."
+    )
+    group.add_argument("--stop_on_bad_samples", action=SWITCH, default=False, help="Rather than leave them out.")
     group.add_argument("--dataloader_num_workers", type=int, default=0)
 
 
@@ -136,18 +136,24 @@ def add_cache_arguments(group) -> None:
 
 
 def add_optimizer_arguments(group) -> None:
+    kinds = [kind.value for kind in SchedulerType if kind is not SchedulerType.PIECEWISE_CONSTANT]
+    group.add_argument("--optimizer", type=str.lower, choices=OPTIMIZERS, default="adamw")
+    group.add_argument("--use_8bit_adam", action=SWITCH, default=False, help="AdamW of bitsandbytes.")
     group.add_argument("--learning_rate", type=float, default=1e-4)
     group.add_argument("--time_conditioning_learning_rate", type=float, help="Defaults to --learning_rate.")
-    group.add_argument(
-        "--lr_scheduler",
-        choices=[kind.value for kind in SchedulerType if kind.value != "piecewise_constant"],
-        default="constant",
-    )
+    group.add_argument("--scale_lr", action=SWITCH, default=False, help="Times the samples of a step.")
+    group.add_argument("--lr_scheduler", choices=kinds, default="constant")
     group.add_argument("--lr_warmup_steps", type=int, default=0)
+    group.add_argument("--lr_num_cycles", type=int, default=1, help="Restarts of cosine_with_restarts.")
+    group.add_argument("--lr_power", type=float, default=1.0, help="Power of polynomial.")
     group.add_argument("--adam_beta1", type=float, default=0.9)
     group.add_argument("--adam_beta2", type=float, default=0.99)
     group.add_argument("--adam_weight_decay", type=float, default=0.0)
     group.add_argument("--adam_epsilon", type=float, default=1e-8)
+    group.add_argument("--prodigy_beta3", type=float, help="Defaults to the root of --adam_beta2.")
+    group.add_argument("--prodigy_decouple", action=SWITCH, default=True)
+    group.add_argument("--prodigy_use_bias_correction", action=SWITCH, default=True)
+    group.add_argument("--prodigy_safeguard_warmup", action=SWITCH, default=True)
     group.add_argument("--max_grad_norm", type=float, default=1.0)
 
 
@@ -161,15 +167,18 @@ def add_loop_arguments(group) -> None:
     group.add_argument("--mixed_precision", choices=list(DTYPES), default="no")
     group.add_argument("--allow_tf32", action=SWITCH, default=False)
     group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--local_rank", type=int, default=-1, help="Given by launchers; LOCAL_RANK is what counts.")
     group.add_argument("--weighting_scheme", default="none", help="Density of t for flow matching (TwinFlow off).")
     group.add_argument("--logit_mean", type=float, default=0.0)
     group.add_argument("--logit_std", type=float, default=1.0)
     group.add_argument("--mode_scale", type=float, default=1.29)
+    group.add_argument("--flow_matching_ema_decay", type=float, default=0.9999, help="Of --use_ema, TwinFlow off.")
 
 
 def add_output_arguments(group) -> None:
     group.add_argument("--output_dir", default="twinflow-output")
     group.add_argument("--save_ema", action=SWITCH, default=True, help="Save the EMA weights rather than the last.")
+    group.add_argument("--upcast_before_saving", action=SWITCH, default=True, help="Save the LoRA in float32.")
     group.add_argument("--checkpointing_steps", type=int, default=500)
     group.add_argument("--checkpoints_total_limit", type=int)
     group.add_argument("--resume_from_checkpoint", help="A checkpoint's name, or 'latest'.")
@@ -177,11 +186,19 @@ def add_output_arguments(group) -> None:
 
 def add_validation_arguments(group) -> None:
     group.add_argument("--validation_prompts", "--validation_prompt", nargs="+")
-    group.add_argument("--validation_steps", type=int, default=500)
-    group.add_argument("--num_validation_images", type=int, default=4)
-    group.add_argument("--report_to", default="none", help="A tracker of accelerate, such as tensorboard, or 'none'.")
-    group.add_argument("--logging_dir", default="logs")
+    group.add_argument("--validation_steps", type=int, default=500, help="Draw every so many steps, and at the end.")
+    group.add_argument("--validation_epochs", type=int, help="Draw every so many epochs instead.")
+    group.add_argument("--validation_step_counts", type=int, nargs="+", default=[1, 2, 4], help="TwinFlow's columns.")
+    group.add_argument("--validation_base_steps", type=int, help="Of the base's column; 0 for none.")
+    group.add_argument("--validation_resolution", type=int, help="Defaults to --resolution.")
+    group.add_argument("--num_validation_images", type=int, default=4, help="Of each prompt.")
+    group.add_argument("--report_to", nargs="+", default=["none"], help="Trackers of accelerate, 'all' or 'none'.")
+    group.add_argument("--tracker_project_name", default="twinflow")
+    group.add_argument("--logging_dir", default="logs", help="In --output_dir.")
     group.add_argument("--logging_steps", type=int, default=10)
+    group.add_argument(
+        "--log_trajectory", action=SWITCH, default=False, help="Picture of the times trained on (experimental)."
+    )
 
 
 def add_hub_arguments(group) -> None:
@@ -202,13 +219,14 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
 
 def check_arguments(args: argparse.Namespace) -> tuple[TwinFlowConfig, Family]:
     """Everything that can be refused before a model is loaded."""
-    for name in ("pretrained_model_name_or_path", "dataset_name"):
-        if not getattr(args, name):
-            raise TwinFlowConfigError(f"--{name} is missing: give it as an argument or in the --config file.")
+    if not args.pretrained_model_name_or_path:
+        raise TwinFlowConfigError("--pretrained_model_name_or_path is missing: give it as an argument or in --config.")
     for name in AT_LEAST_ONE:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise TwinFlowConfigError(f"--{name}={getattr(args, name)} must be 1 or more.")
     check_push(args)
+    check_optimizer(args)
+    args.report_to = tracker_names(args.report_to)
     config = TwinFlowConfig.from_dict({name: getattr(args, name) for name in TwinFlowConfig.option_names()})
     base = {"name_or_path": args.pretrained_model_name_or_path, "revision": args.revision, "cache_dir": args.cache_dir}
     index = load_model_index(**base)
@@ -219,7 +237,7 @@ def check_arguments(args: argparse.Namespace) -> tuple[TwinFlowConfig, Family]:
 def check_push(args) -> None:
     if not args.push_to_hub:
         return
-    if args.hub_token and args.report_to == "wandb":
+    if args.hub_token and "wandb" in tracker_names(args.report_to):
         raise TwinFlowConfigError(
             "--hub_token with --report_to=wandb would log the token: use `hf auth login` instead."
         )
@@ -237,7 +255,7 @@ def check_push(args) -> None:
 def build_accelerator(args) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
-        log_with=None if args.report_to == "none" else args.report_to,
+        log_with=args.report_to or None,
         project_config=ProjectConfiguration(args.output_dir, logging_dir=str(Path(args.output_dir, args.logging_dir))),
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False
@@ -249,8 +267,8 @@ def build_accelerator(args) -> Accelerator:
     return accelerator
 
 
-def load_pipeline(args, config: TwinFlowConfig, family: Family, accelerator: Accelerator) -> DiffusionPipeline:
-    """The base on its device, with what is trained on it."""
+def load_pipeline(args, config: TwinFlowConfig, family: Family) -> DiffusionPipeline:
+    """The base with what is trained on it."""
     pipeline = load_frozen_pipeline(
         family,
         args.pretrained_model_name_or_path,
@@ -268,62 +286,32 @@ def load_pipeline(args, config: TwinFlowConfig, family: Family, accelerator: Acc
         prepare_lora(transformer, config, family, **{name: getattr(args, name) for name in names})
     if args.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    return pipeline.to(accelerator.device)
-
-
-def build_dataset(args, family: Family, pipeline: DiffusionPipeline, accelerator: Accelerator):
-    caption_column = args.caption_column[0]
-    dataset = load_captioned_images(
-        args.dataset_name,
-        config_name=args.dataset_config_name,
-        split=args.dataset_split,
-        image_column=args.image_column,
-        caption_column=caption_column,
-        cache_dir=args.cache_dir,
-    )
-    images = CaptionedImages(dataset, args.image_column, caption_column, args.resolution, args.random_flip)
-    if not args.cache_latents:
-        return images
-    encode = partial(encode_images, family, pipeline, accelerator)
-    return cache_latents(images, encode, max(args.train_batch_size, 16), accelerator.is_local_main_process)
-
-
-@torch.no_grad()
-def encode_images(family: Family, pipeline: DiffusionPipeline, accelerator: Accelerator, pixels: torch.Tensor):
-    return family.encode_images(pipeline, pixels.to(accelerator.device))
+    return pipeline
 
 
 @dataclass
 class Schedule:
     """How many samples and steps a run has, over all processes."""
 
-    micro_batch: int
     step_samples: int
     first_step: int
     total_steps: int
+    validation_steps: int
 
-    def positions_of_all(self, position: int) -> range:
-        """The positions of all processes in the micro-batch that holds `position`."""
-        first = position - position % self.micro_batch
-        return range(first, first + self.micro_batch)
+    def step_positions(self, position: int) -> range:
+        """The positions of all samples in the optimizer step that holds `position`."""
+        first = position - position % self.step_samples
+        return range(first, first + self.step_samples)
 
 
-def plan_schedule(args, accelerator: Accelerator, dataset_size: int, first_step: int) -> Schedule:
-    micro_batch = args.train_batch_size * accelerator.num_processes
-    step_samples = micro_batch * args.gradient_accumulation_steps
-    total_steps = args.max_train_steps or 1000
+def plan_schedule(args, accelerator: Accelerator, data: TrainingData, first_step: int) -> Schedule:
+    step_samples = args.train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
+    total_steps, validation_steps = args.max_train_steps or 1000, args.validation_steps
     if args.num_train_epochs and not args.max_train_steps:
-        total_steps = args.num_train_epochs * -(-dataset_size // step_samples)
-    return Schedule(micro_batch, step_samples, first_step, total_steps)
-
-
-def build_loader(args, dataset, schedule: Schedule) -> torch.utils.data.DataLoader:
-    """Micro-batches of all processes, from the first step of this run on."""
-    start, stop = (step * schedule.step_samples for step in (schedule.first_step, schedule.total_steps))
-    sampler = RunSampler(len(dataset), args.seed, start, stop)
-    return torch.utils.data.DataLoader(
-        dataset, sampler=sampler, batch_size=args.train_batch_size, num_workers=args.dataloader_num_workers
-    )
+        total_steps = args.num_train_epochs * -(-data.epoch_size() // step_samples)
+    if args.validation_epochs:
+        validation_steps = args.validation_epochs * -(-data.epoch_size() // step_samples)
+    return Schedule(step_samples, first_step, total_steps, validation_steps)
 
 
 @dataclass
@@ -335,70 +323,73 @@ class Run:
     family: Family
     accelerator: Accelerator
     pipeline: DiffusionPipeline
-    prompts: PromptEmbeddings
+    data: TrainingData
     schedule: Schedule
     loader: Any
     model: Any
     optimizer: Any
     lr_scheduler: Any
     compute_loss: LossFunction
+    average: Any
+    validation: Validation
     health: TrainingHealth
 
-    @property
-    def transformer(self) -> torch.nn.Module:
-        return self.family.denoiser(self.pipeline)
-
-    def read_batch(self, batch: dict, positions: list[int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Latents and condition of one micro-batch."""
-        args = self.args
-        captions = drop_prompts(batch["caption"], positions, args.caption_dropout_probability, args.seed)
-        if args.cache_latents:
-            latents = batch["latents"]
-        else:
-            latents = encode_images(self.family, self.pipeline, self.accelerator, batch["pixels"])
-        return latents.float(), self.prompts(captions)
+    @cached_property
+    def trainable(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.family.denoiser(self.pipeline).parameters() if parameter.requires_grad]
 
 
 def prepare_run(args, config: TwinFlowConfig, family: Family) -> Run:
     """Load and build everything, and go back to a checkpoint where one is asked for."""
     accelerator = build_accelerator(args)
-    pipeline = load_pipeline(args, config, family, accelerator)
-    transformer = family.denoiser(pipeline)
-    prompts = PromptEmbeddings(
-        lambda texts: family.encode_prompts(pipeline, texts, args.max_sequence_length), keep=args.cache_text_embeddings
+    source = open_source(DataConfig.from_arguments(args), args.output_dir, resume=bool(args.resume_from_checkpoint))
+    pipeline = load_pipeline(args, config, family)
+    family = family.bind(pipeline)
+    base_name = args.pretrained_model_name_or_path
+    data = TrainingData(
+        source, family, pipeline, base_name=base_name, seed=args.seed, batch_size=args.train_batch_size
     )
-    dataset = build_dataset(args, family, pipeline, accelerator)
+    transformer = family.denoiser(pipeline)
 
     if accelerator.is_main_process:
         remove_unfinished(args.output_dir)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint) if args.resume_from_checkpoint else None
-    schedule = plan_schedule(args, accelerator, len(dataset), checkpoint_step(checkpoint) if checkpoint else 0)
-    loader = build_loader(args, dataset, schedule)
-    optimizer = build_optimizer(args, transformer)
+    schedule = plan_schedule(args, accelerator, data, checkpoint_step(checkpoint) if checkpoint else 0)
+    first, last = (step * schedule.step_samples for step in (schedule.first_step, schedule.total_steps))
+    loader = data.loader(first_position=first, last_position=last, step_samples=schedule.step_samples)
+    optimizer = build_optimizer(args, transformer, schedule.step_samples)
     lr_scheduler = get_scheduler(
         args.lr_scheduler,
         optimizer,
         num_warmup_steps=args.lr_warmup_steps * accelerator.num_processes,
         num_training_steps=schedule.total_steps * accelerator.num_processes,
+        num_cycles=args.lr_num_cycles,
+        power=args.lr_power,
     )
     if args.compile:
         compile_blocks(transformer)
     teacher_copy = copy_for_teacher(transformer, config, args.use_ema)
-    model, optimizer, loader, lr_scheduler = accelerator.prepare(transformer, optimizer, loader, lr_scheduler)
+    model, optimizer, lr_scheduler = accelerator.prepare(transformer, optimizer, lr_scheduler)
     if teacher_copy is not None:
         teacher_copy = shard_frozen(accelerator, teacher_copy)
-    compute_loss = build_loss(args, config, family, model, transformer, prompts, teacher_copy)
+    compute_loss = build_loss(args, config, family, model, transformer, data.conditions, teacher_copy)
     TrainedWeights(transformer).register(accelerator)
-    if compute_loss.teacher is not None:
-        accelerator.register_for_checkpointing(compute_loss.teacher)
-    accelerator.init_trackers("twinflow", config=plain_arguments(args))
+    data.register(accelerator)
+    average = compute_loss.teacher
+    if average is None and args.use_ema:
+        average = EMAOfTrained(transformer, args.flow_matching_ema_decay, accelerator.device)
+    if average is not None:
+        accelerator.register_for_checkpointing(average)
+    validation = Validation(args, family, pipeline, accelerator, data.with_encoders)
+    validation.draw_base()
+    start_trackers(accelerator, args.tracker_project_name, plain_arguments(args))
     if checkpoint:
         accelerator.load_state(str(checkpoint))
         logger.info(f"resumed from {checkpoint}")
     health = TrainingHealth(optimizer.optimizer, accelerator.device)
     return Run(
-        args, config, family, accelerator, pipeline, prompts, schedule, loader, model, optimizer, lr_scheduler,
-        compute_loss, health,
+        args, config, family, accelerator, pipeline, data, schedule, loader, model, optimizer, lr_scheduler,
+        compute_loss, average, validation, health,
     )  # fmt: skip
 
 
@@ -419,72 +410,106 @@ def build_loss(args, config, family: Family, model, transformer, prompts, teache
 def train_loop(run: Run) -> int:
     """Train to the last step, which it returns."""
     args, accelerator, schedule, teacher = run.args, run.accelerator, run.schedule, run.compute_loss.teacher
-    trainable = [parameter for parameter in run.transformer.parameters() if parameter.requires_grad]
-    position = schedule.first_step * schedule.step_samples + accelerator.process_index * args.train_batch_size
     step, is_step_start = schedule.first_step, True
     progress = tqdm(
         total=schedule.total_steps, initial=step, desc="Steps", disable=not accelerator.is_local_main_process
     )
+    throughput = Throughput(accelerator.device)
     for batch in run.loader:
         if is_step_start and teacher is not None:
             teacher.update()
-        with accelerator.accumulate(run.model), accelerator.autocast():
-            positions = list(range(position, position + args.train_batch_size))
-            passes_of = schedule.positions_of_all(position) if shards_parameters(accelerator) else None
-            result = run.compute_loss(*run.read_batch(batch, positions), positions, passes_of)
-            accelerator.backward(result.loss)
-            run.health.record_losses(result.per_sample, result.branches)
-            if accelerator.sync_gradients:
-                grad_norm = whole(accelerator.clip_grad_norm_(trainable, args.max_grad_norm))
-                run.health.guard_step(grad_norm)
-            run.optimizer.step()
-            run.lr_scheduler.step()
-            run.optimizer.zero_grad()
-        position += schedule.micro_batch
+        grad_norm = train_micro_batch(run, batch)
+        throughput.samples += len(batch["caption"]) * accelerator.num_processes
         is_step_start = accelerator.sync_gradients
         if not accelerator.sync_gradients:
             continue
         step += 1
         progress.update()
+        if teacher is None and run.average is not None:
+            run.average.update()
         if step % args.logging_steps == 0:
-            logs = {"loss": result.loss.item(), "grad_norm": float(grad_norm), "lr": run.lr_scheduler.get_last_lr()[0]}
-            progress.set_postfix(logs)
-            accelerator.log(logs | run.health.report(), step=step)
-        if step % args.checkpointing_steps == 0:
+            progress.set_postfix(log_step(run, step, grad_norm, throughput))
+        is_checkpoint = step % args.checkpointing_steps == 0
+        is_validation = step % schedule.validation_steps == 0 or step == schedule.total_steps
+        if is_checkpoint:
             save_checkpoint(args, accelerator, step)
-        if step % args.validation_steps == 0 or step == schedule.total_steps:
+        if is_validation:
             validate(run, step)
+        if is_checkpoint or is_validation:
+            throughput.start()
     return step
 
 
+def train_micro_batch(run: Run, batch: dict) -> torch.Tensor | None:
+    """Forward, backward and, where it is the last micro-batch of its step, the step; then the gradient's norm."""
+    accelerator, grad_norm, takes_step = run.accelerator, None, True
+    with accelerator.accumulate(run.model), accelerator.autocast():
+        passes_of = run.schedule.step_positions(batch["position"][0]) if shards_parameters(accelerator) else None
+        result = run.compute_loss(*run.data.read(batch), batch["position"], passes_of)
+        accelerator.backward(result.loss)
+        run.health.record(result)
+        if accelerator.sync_gradients:
+            grad_norm = whole(accelerator.clip_grad_norm_(run.trainable, run.args.max_grad_norm))
+            takes_step = run.health.guard_step(grad_norm)
+        if takes_step:
+            run.optimizer.step()
+        run.lr_scheduler.step()
+        run.optimizer.zero_grad()
+    return grad_norm
+
+
+def log_step(run: Run, step: int, grad_norm: torch.Tensor, throughput: Throughput) -> dict[str, float]:
+    """Tell the trackers how training goes; returns what the progress bar shows."""
+    accelerator = run.accelerator
+    values = run.health.report(partial(accelerator.reduce, reduction="sum"))
+    values |= {"grad_norm": float(grad_norm)} | learning_rates(run.optimizer) | throughput.report()
+    if hasattr(run.compute_loss.teacher, "ema"):
+        values["teacher_decay"] = run.compute_loss.teacher.ema.decay
+    accelerator.log(values, step=step)
+    if run.args.log_trajectory and run.config.twinflow_enabled and accelerator.is_main_process:
+        log_trajectory(run, step)
+    return {name: values[name] for name in ("loss", "lr") if name in values}
+
+
+def log_trajectory(run: Run, step: int) -> None:
+    """Show where the samples since the last logging step stood."""
+    first = max(run.schedule.first_step, step - run.args.logging_steps) * run.schedule.step_samples
+    positions = range(first, step * run.schedule.step_samples)[-TRAJECTORY_POINTS:]
+    rows = trajectory_rows(run.config, run.compute_loss.rotation, positions, run.args.seed)
+    log_picture(run.accelerator, NAME, trajectory_picture(rows), step)
+    log_points(run.accelerator, NAME, COLUMNS, rows, TITLE, step)
+
+
 def validate(run: Run, step: int) -> None:
-    """Draw the validation prompts as a user will: few steps without guidance, or as the stock pipeline does."""
-    args, config, family, accelerator = run.args, run.config, run.family, run.accelerator
-    if not (args.validation_prompts and accelerator.is_main_process):
+    """Draw the validation prompts, for the folder of grids and the trackers; all processes take part."""
+    args, accelerator = run.args, run.accelerator
+    if not args.validation_prompts:
         return
-    options, pipeline = family.size_options(args.resolution), run.pipeline
-    if config.twinflow_enabled:
-        pipeline = as_twinflow_pipeline(
-            family.pipeline_class(**pipeline.components), repository_config(args, config, family, step)
-        )
-    elif args.max_sequence_length:
-        options["max_sequence_length"] = args.max_sequence_length
-    with accelerator.autocast():
-        grid = validation_grid(pipeline, args.validation_prompts, args.num_validation_images, args.seed, **options)
-    path = save_validation_grid(args.output_dir, step, grid)
-    for tracker in accelerator.trackers:
-        if tracker.name == "tensorboard":
-            tracker.writer.add_image("validation", np.asarray(grid), step, dataformats="HWC")
-        else:
-            tracker.log_images({"validation": [grid]}, step=step)
-    logger.info(f"step {step}: validation images in {path}")
+    for_card = STEP_COUNTS if step == run.schedule.total_steps else ()
+    described = repository_config(args, run.config, run.family, step)
+    columns = run.validation.draw(run.average, step, sorted({*args.validation_step_counts, *for_card}), described)
+    if accelerator.is_main_process:
+        grid = labelled_grid(columns)
+        log_picture(accelerator, "validation", grid, step)
+        logger.info(f"step {step}: validation images in {save_validation_grid(args.output_dir, step, grid)}")
 
 
 def finish(run: Run, step: int) -> None:
     """Write the result and its arguments."""
+    if run.validation.drawn_step != step:
+        validate(run, step)
     run.accelerator.wait_for_everyone()
+    save_result(
+        run.args,
+        run.config,
+        run.family,
+        run.pipeline,
+        run.average,
+        step,
+        run.validation,
+        run.accelerator.is_main_process,
+    )
     if run.accelerator.is_main_process:
-        save_result(run.args, run.config, run.family, run.pipeline, run.compute_loss.teacher, step)
         save_arguments(run.args, run.args.output_dir)
         logger.info(f"saved to {run.args.output_dir}")
     run.accelerator.end_training()

@@ -70,7 +70,9 @@ def test_training_needs_flow_matching_or_the_bridge():
         config.check_training(flow_matching=False, use_ema=True)
     bridged = TwinFlowConfig(twinflow_enabled=True, diff2flow_enabled=True, twinflow_allow_diff2flow=True)
     bridged.check_training(flow_matching=False, use_ema=True)
-    TwinFlowConfig().check_training(flow_matching=False, use_ema=False)
+    with pytest.raises(TwinFlowConfigError, match="diff2flow_enabled=true.*twinflow_allow_diff2flow=true"):
+        TwinFlowConfig().check_training(flow_matching=False, use_ema=False)
+    TwinFlowConfig(diff2flow_enabled=True).check_training(flow_matching=False, use_ema=False)
 
 
 def test_training_needs_an_ema_teacher_or_the_opt_out():

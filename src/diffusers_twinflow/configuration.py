@@ -149,6 +149,11 @@ class TwinFlowConfig:
             TwinFlowConfigError: naming the option and the remedy.
         """
         if not self.twinflow_enabled:
+            if not flow_matching and not self.diff2flow_enabled:
+                raise TwinFlowConfigError(
+                    "flow matching needs a flow-matching model, and this one is not: choose a flow-matching base, or "
+                    "train this one as a flow with diff2flow_enabled=true (TwinFlow: and twinflow_allow_diff2flow=true)."
+                )
             return
         if not flow_matching and not (self.diff2flow_enabled and self.twinflow_allow_diff2flow):
             raise TwinFlowConfigError(

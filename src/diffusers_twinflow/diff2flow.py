@@ -99,10 +99,10 @@ class NoiseSchedule:
     def timestep_of(self, sigma: torch.Tensor) -> torch.Tensor:
         """The network's timestep, in [0, T - 1] and not a whole number, that has this sigma or the nearest it knows."""
         falling = self.log_snr.to(sigma)
-        log_snr = -torch.logit(sigma.clamp(self.sigma_min, self.sigma_max))
+        log_snr = torch.minimum(torch.maximum(-torch.logit(sigma), falling[-1]), falling[0])
         above = torch.searchsorted(-falling, -log_snr.contiguous()).clamp(1, len(falling) - 1)
         start, end = falling[above - 1], falling[above]
-        return (above - 1 + (log_snr - start) / (end - start)).clamp(0, len(falling) - 1)
+        return above - 1 + (log_snr - start) / (end - start)
 
     def sigma_of(self, timestep: torch.Tensor) -> torch.Tensor:
         """The inverse of `timestep_of`, for timesteps in [0, T - 1]."""

@@ -1,8 +1,5 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
@@ -12,14 +9,22 @@ from diffusers_twinflow.cli import main
 RUN = "import sys; from diffusers_twinflow.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
-def run(*arguments, **variables):
-    command = [sys.executable, "-m", "diffusers_twinflow.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | variables)
-
-
-def test_generate(adapter, tmp_path):
+def test_generate(adapter, hub, tmp_path):
     out = tmp_path / "pictures" / "fox.png"
-    result = run("generate", "a fox", "--adapter", adapter, "--seed", 3, "--out", out, "--device", "cpu")
+    result = hub.run_anew(
+        "-m",
+        "diffusers_twinflow.cli",
+        "generate",
+        "a fox",
+        "--adapter",
+        adapter,
+        "--seed",
+        3,
+        "--out",
+        out,
+        "--device",
+        "cpu",
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [str(out)] and Image.open(out).size == (16, 16)
 
@@ -47,17 +52,19 @@ def test_several_prompts_and_steps(adapter, tmp_path):
     assert two != draw("seed.png", "--seed", "1")
 
 
-def test_info(adapter):
-    result = run("info", adapter, "--json")
+def test_info(adapter, hub):
+    result = hub.run(RUN, "info", adapter, "--json")
     assert result.returncode == 0, result.stderr
     values = json.loads(result.stdout)
     assert values["num_inference_steps"] == 2 and values["lora_rank"] == [2] and values["steps_trained"] == 7
     assert values["lora_modules"] > 10 and values["time_conditioning_parameters"] == 2 * 16 + 257 * 16 + 17 * 16
 
 
-def test_compare(adapter, tmp_path):
+def test_compare(adapter, hub, tmp_path):
     out = tmp_path / "comparison.png"
-    result = run("compare", "a", "b", "--adapter", adapter, "--base_steps", 8, "--out", out, "--device", "cpu")
+    result = hub.run(
+        RUN, "compare", "a", "b", "--adapter", adapter, "--base_steps", 8, "--out", out, "--device", "cpu"
+    )
     assert result.returncode == 0, result.stderr
     grid = Image.open(out)
     assert grid.size == (4 * 16, 2 * 16)

@@ -100,6 +100,9 @@ def aura_flow():
         out_channels=4,
         pos_embed_max_size=64,
     )
+    with torch.no_grad():
+        for parameter in transformer.parameters():
+            parameter.mul_(2.0)
     return diffusers.AuraFlowPipeline(
         transformer=transformer.eval(),
         vae=kl_vae(scaling_factor=1.5),

@@ -1,12 +1,8 @@
 """The real client of the Hub against a server that speaks its API; every push and pull is a process of its own."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -79,61 +75,17 @@ HfApi().create_repo(sys.argv[2]); HfApi().upload_folder(repo_id=sys.argv[2], fol
 """
 
 
-class Hub:
-    """A running server, and processes that talk to it."""
-
-    def __init__(self, home: Path):
-        self.home = home
-        self.process = subprocess.Popen(
-            [sys.executable, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.url = f"http://127.0.0.1:{int(self.process.stdout.readline())}"
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait(timeout=10)
-
-    def ask(self, path, content=None):
-        request = urllib.request.Request(self.url + path, data=content and json.dumps(content).encode())
-        with urllib.request.urlopen(request) as answer:
-            return json.load(answer)
-
-    def fault(self, match, **fault):
-        self.ask("/test/faults", {"match": match, **fault})
-
-    def run(self, code, *arguments, token="hf_writer", home=None, **variables):
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))} | {
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(home or self.home),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "OMP_NUM_THREADS": "1",
-            **({"HF_TOKEN": token} if token else {}),
-            **variables,
-        }
-        command = [sys.executable, "-c", code, *map(str, arguments)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-
-    def push(self, directory, repo_id=REPO, token="hf_writer", **options):
-        return self.run(PUSH, directory, repo_id, options, token=token)
-
-    def pull(self, repo_id=REPO, *, login="hf_writer", home=None, variables=None, **options):
-        return self.run(PULL, repo_id, options, token=login, home=home, **(variables or {})).stdout.splitlines()
-
-    def history(self, repo_id=REPO):
-        return self.ask("/test/history").get(repo_id, [])
+def push(hub, directory, repo_id=REPO, token="hf_writer", **options):
+    return hub.run(PUSH, directory, repo_id, options, token=token)
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    server = Hub(tmp_path_factory.mktemp("home"))
-    yield server
-    server.close()
+def pull(hub, repo_id=REPO, *, login="hf_writer", home=None, variables=None, **options):
+    return hub.run(PULL, repo_id, options, token=login, home=home, **(variables or {})).stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
 def pushed(hub, shared_repository):
-    result = hub.push(shared_repository)
+    result = push(hub, shared_repository)
     assert result.returncode == 0, result.stderr
     return hub
 
@@ -149,13 +101,13 @@ def test_push_is_one_commit_of_exactly_the_layout(hub, shared_repository, tmp_pa
     (directory / "logs.txt").write_text("secret")
     (directory / "samples").mkdir()
     (directory / "samples" / "grid.png").write_bytes(b"\x89PNG\r\n")
-    result = hub.push(directory, "me/one-commit")
+    result = push(hub, directory, "me/one-commit")
     assert result.returncode == 0, result.stderr
     assert [title for _, title in hub.history("me/one-commit")] == ["initial commit", "TwinFlow LoRA for 2 step(s)"]
     tree = {entry["path"] for entry in hub.ask("/api/models/me/one-commit/tree/main")}
     assert tree == FILES | {"samples/grid.png"}
     assert "hf_writer" not in result.stdout + result.stderr
-    assert hub.push(directory, "me/one-commit").returncode == 0
+    assert push(hub, directory, "me/one-commit").returncode == 0
     assert len(hub.history("me/one-commit")) == 2
 
 
@@ -165,28 +117,28 @@ def test_card_and_push_of_a_private_repository(hub, shared_repository, tmp_path)
     assert result.returncode == 0, result.stderr
     assert "hf_writer" not in result.stdout + result.stderr
     assert [title for _, title in hub.history("me/published")] == ["initial commit", "TwinFlow LoRA for 2 step(s)"]
-    assert "private or gated" in hub.pull("me/published", login=None, home=tmp_path)[0]
-    assert hub.pull("me/published", home=tmp_path)[0] == "2"
+    assert "private or gated" in pull(hub, "me/published", login=None, home=tmp_path)[0]
+    assert pull(hub, "me/published", home=tmp_path)[0] == "2"
     assert "me/tiny-sd3" in (directory / CARD_NAME).read_text()
     assert not any("hf_writer" in path.read_text() for path in (directory / CARD_NAME, directory / CONFIG_NAME))
 
 
 def test_pull_then_from_the_cache_then_offline(pushed, shared_repository, tmp_path):
-    steps, files, content = pushed.pull(home=tmp_path)
+    steps, files, content = pull(pushed, home=tmp_path)
     assert (
         steps == "2" and set(json.loads(files.replace("'", '"'))) == FILES and content == lora_hex(shared_repository)
     )
-    before = len(pushed.ask("/test/log"))
-    assert pushed.pull(home=tmp_path)[2] == content
-    again = pushed.ask("/test/log")[before:]
+    before = len(pushed.log())
+    assert pull(pushed, home=tmp_path)[2] == content
+    again = pushed.log()[before:]
     assert again and not any("/lfs/" in line or line.startswith("GET /me/") for line in again)
-    assert pushed.pull(home=tmp_path, local_files_only=True)[2] == content
-    assert pushed.pull(home=tmp_path, variables={"HF_HUB_OFFLINE": "1"})[2] == content
-    assert len(pushed.ask("/test/log")) == before + len(again)
+    assert pull(pushed, home=tmp_path, local_files_only=True)[2] == content
+    assert pull(pushed, home=tmp_path, variables={"HF_HUB_OFFLINE": "1"})[2] == content
+    assert len(pushed.log()) == before + len(again)
 
 
 def test_offline_without_a_cache_is_named(pushed, tmp_path):
-    (line,) = pushed.pull(home=tmp_path, local_files_only=True)
+    (line,) = pull(pushed, home=tmp_path, local_files_only=True)
     assert line.startswith("error:") and "could not be downloaded" in line
 
 
@@ -196,29 +148,29 @@ def test_the_pipeline_pulls_adapter_and_base(pushed, base_dir, tmp_path):
     result = pushed.run(PIPELINE, REPO, {}, home=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("TwinFlowStableDiffusion3Pipeline TwinFlowScheduler")
-    offline = pushed.run(PIPELINE, REPO, {}, home=tmp_path, HF_HUB_OFFLINE="1")
+    offline = pushed.run_anew("-c", PIPELINE, REPO, {}, home=tmp_path, HF_HUB_OFFLINE="1")
     assert offline.stdout == result.stdout, offline.stderr
 
-    stock = pushed.run(STOCK, REPO, home=tmp_path)
+    stock = pushed.run_anew("-c", STOCK, REPO, home=tmp_path)
     assert stock.stdout.strip() == "[3.0] SD3Transformer2DModel False", stock.stderr
     beside = pushed.run(BESIDE, REPO, home=tmp_path)
     assert beside.stdout.strip() == "['fast'] TwinFlowScheduler", beside.stderr
 
 
 def test_private_without_a_token(hub, shared_repository, tmp_path):
-    assert hub.push(shared_repository, "me/private", private=True).returncode == 0
+    assert push(hub, shared_repository, "me/private", private=True).returncode == 0
     for token in (None, "hf_reader"):
-        (line,) = hub.pull("me/private", login=token, home=tmp_path)
+        (line,) = pull(hub, "me/private", login=token, home=tmp_path)
         assert "private or gated" in line and "hf_reader" not in line
-    assert hub.pull("me/private", login=None, home=tmp_path, token="hf_writer")[0] == "2"
+    assert pull(hub, "me/private", login=None, home=tmp_path, token="hf_writer")[0] == "2"
 
 
 def test_a_subfolder(hub, shared_repository, tmp_path):
     shutil.copytree(shared_repository, tmp_path / "all" / "fast")
     uploaded = hub.run(UPLOAD, tmp_path / "all", "me/nested")
     assert uploaded.returncode == 0, uploaded.stderr
-    assert hub.pull("me/nested", home=tmp_path, subfolder="fast")[2] == lora_hex(shared_repository)
-    assert "has no twinflow_config.json and none of its files" in hub.pull("me/nested", home=tmp_path)[0]
+    assert pull(hub, "me/nested", home=tmp_path, subfolder="fast")[2] == lora_hex(shared_repository)
+    assert "has no twinflow_config.json and none of its files" in pull(hub, "me/nested", home=tmp_path)[0]
 
 
 def test_a_whole_model(hub, base_dir, tmp_path):
@@ -239,40 +191,40 @@ def test_a_whole_model(hub, base_dir, tmp_path):
 
 
 def test_missing_repository_and_revision(pushed, tmp_path):
-    assert "is not on the Hub" in pushed.pull("me/nothing", home=tmp_path)[0]
-    assert "no revision 'v9'" in pushed.pull(revision="v9", home=tmp_path)[0]
+    assert "is not on the Hub" in pull(pushed, "me/nothing", home=tmp_path)[0]
+    assert "no revision 'v9'" in pull(pushed, revision="v9", home=tmp_path)[0]
 
 
 def test_revision_is_a_branch_of_its_own(pushed, shared_repository, tmp_path):
-    pushed.push(shared_repository, "me/branches")
+    push(pushed, shared_repository, "me/branches")
     directory = shutil.copytree(shared_repository, tmp_path / "new")
     values = json.loads((directory / CONFIG_NAME).read_text())
     (directory / CONFIG_NAME).write_text(json.dumps(values | {"num_inference_steps": 4}))
-    result = pushed.push(directory, "me/branches", revision="v2")
+    result = push(pushed, directory, "me/branches", revision="v2")
     assert result.returncode == 0, result.stderr
-    assert pushed.pull("me/branches", home=tmp_path)[0] == "2"
-    assert pushed.pull("me/branches", home=tmp_path, revision="v2")[0] == "4"
+    assert pull(pushed, "me/branches", home=tmp_path)[0] == "2"
+    assert pull(pushed, "me/branches", home=tmp_path, revision="v2")[0] == "4"
 
 
 @pytest.mark.parametrize("status", [500, 403, 409])
 def test_a_push_that_dies_before_the_commit_shows_nothing(hub, shared_repository, status):
     repo_id = f"me/dies-{status}"
     hub.fault(f"POST /api/models/{repo_id}/commit", status=status)
-    result = hub.push(shared_repository, repo_id)
+    result = push(hub, shared_repository, repo_id)
     assert result.returncode != 0 and "hf_writer" not in result.stdout + result.stderr
-    assert any("PUT /lfs/" in line for line in hub.ask("/test/log"))
+    assert any("PUT /lfs/" in line for line in hub.log())
     assert hub.ask(f"/api/models/{repo_id}/tree/main") == []
-    assert hub.push(shared_repository, repo_id).returncode == 0
+    assert push(hub, shared_repository, repo_id).returncode == 0
     assert {entry["path"] for entry in hub.ask(f"/api/models/{repo_id}/tree/main")} == FILES
 
 
 def test_an_upload_that_is_throttled_goes_on(hub, shared_repository):
     hub.fault("POST /me/throttled.git/info/lfs", status=429)
-    assert hub.push(shared_repository, "me/throttled").returncode == 0
+    assert push(hub, shared_repository, "me/throttled").returncode == 0
 
 
 def test_a_token_that_cannot_write(hub, shared_repository):
-    result = hub.push(shared_repository, "me/refused", token="hf_reader")
+    result = push(hub, shared_repository, "me/refused", token="hf_reader")
     assert result.returncode != 0 and "403" in result.stderr and hub.history("me/refused") == []
     assert "hf_reader" not in result.stderr
 
@@ -283,7 +235,7 @@ def test_two_pushes_at_once_both_arrive_whole(hub, shared_repository, tmp_path):
     (other / CONFIG_NAME).write_text(json.dumps(values | {"num_inference_steps": 4}))
     results = {}
     threads = [
-        threading.Thread(target=lambda d=d: results.update({d: hub.push(d, "me/at-once")}))
+        threading.Thread(target=lambda d=d: results.update({d: push(hub, d, "me/at-once")}))
         for d in (shared_repository, other)
     ]
     for thread in threads:
@@ -294,14 +246,14 @@ def test_two_pushes_at_once_both_arrive_whole(hub, shared_repository, tmp_path):
     assert len(hub.history("me/at-once")) == 3
     last = next(d for d, r in results.items() if r.stdout.strip() == hub.history("me/at-once")[-1][0])
     steps = json.loads((last / CONFIG_NAME).read_text())["num_inference_steps"]
-    assert hub.pull("me/at-once", home=tmp_path)[0] == str(steps)
+    assert pull(hub, "me/at-once", home=tmp_path)[0] == str(steps)
 
 
 def test_a_broken_download_is_resumed(pushed, shared_repository, tmp_path):
-    before = len(pushed.ask("/test/log"))
+    before = len(pushed.log())
     pushed.fault("GET /lfs/", cut_after=1000, times=1)
-    assert pushed.pull(home=tmp_path)[2] == lora_hex(shared_repository)
-    downloads = [line for line in pushed.ask("/test/log")[before:] if line.startswith("GET /lfs/")]
+    assert pull(pushed, home=tmp_path)[2] == lora_hex(shared_repository)
+    downloads = [line for line in pushed.log()[before:] if line.startswith("GET /lfs/")]
     assert len(downloads) == 3
 
 
@@ -312,7 +264,7 @@ FULL_DISK += "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.RLIM_INF
 def test_a_full_disk_is_named_and_the_next_pull_is_whole(pushed, shared_repository, tmp_path):
     result = pushed.run(FULL_DISK + PULL, REPO, {}, home=tmp_path)
     assert result.stdout.startswith("error:") and "could not be downloaded" in result.stdout, result.stderr
-    assert pushed.pull(home=tmp_path)[2] == lora_hex(shared_repository)
+    assert pull(pushed, home=tmp_path)[2] == lora_hex(shared_repository)
 
 
 def change_config(directory, **values):

@@ -255,7 +255,7 @@ def test_a_step_waits_for_no_host_on_cuda(make):
         velocity = FAMILY.velocity(transformer)
         result = objective(latents, condition, draw, student=velocity, teacher=teacher, unconditional=empty)
         result.loss.backward()
-        health.record_losses(result.per_sample, result.branches)
+        health.record(result)
         health.guard_step(torch.nn.utils.clip_grad_norm_(trainable, 1.0))
         optimizer.step()
         optimizer.zero_grad()

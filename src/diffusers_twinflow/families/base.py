@@ -107,6 +107,12 @@ class Family:
         """A time in [0, 1], 1 = noise, in the unit of the model's forward: 0..1000 unless a family says otherwise."""
         return t * 1000.0
 
+    def noise_time(self, timestep: torch.Tensor) -> torch.Tensor:
+        """The inverse of `timestep`, which is linear."""
+        timestep = timestep.to(torch.promote_types(timestep.dtype, torch.float32))
+        at_data, at_noise = self.timestep(torch.zeros_like(timestep)), self.timestep(torch.ones_like(timestep))
+        return (timestep - at_data) / (at_noise - at_data)
+
     def times(self, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """The forward's arguments for canonical times; the stock forward's alone where `r` and `sign` are `None`."""
         times = {self.timestep_argument: self.timestep(t)}

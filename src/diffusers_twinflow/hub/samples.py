@@ -54,8 +54,14 @@ def save_samples(
     seed: int = 0,
     **call_options,
 ) -> Path:
-    """Write the grid that a model card shows: a row a prompt, a column a step count; returns its path."""
-    grid = grid_of_columns([draw_row(pipeline, prompts, steps, seed, **call_options) for steps in step_counts])
+    """Draw the grid that a model card shows: a row a prompt, a column a step count; returns its path."""
+    columns = [draw_row(pipeline, prompts, steps, seed, **call_options) for steps in step_counts]
+    return write_samples(directory, columns, prompts)
+
+
+def write_samples(directory: str | Path, columns: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> Path:
+    """Write drawn columns as the grid that a model card shows; returns its path."""
+    grid = grid_of_columns(columns)
     path = Path(directory) / SAMPLES_FOLDER / SAMPLE_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     info = PngInfo()

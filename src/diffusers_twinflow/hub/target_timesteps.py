@@ -11,14 +11,21 @@ from ..schedulers import TwinFlowScheduler
 
 
 class SchedulerTargets:
-    """The target timesteps of the scheduler that a pipeline has at the moment of the call."""
+    """The target timesteps of the scheduler that a pipeline has at the moment of the call, in the model's unit."""
 
     def __init__(self, pipeline: DiffusionPipeline):
-        self._pipeline = weakref.ref(pipeline)
+        self._pipeline, self._family = weakref.ref(pipeline), family_of(pipeline)
 
     def __call__(self, timestep: torch.Tensor) -> torch.Tensor | None:
         scheduler = getattr(self._pipeline(), "scheduler", None)
-        return scheduler.get_target_timesteps(timestep) if isinstance(scheduler, TwinFlowScheduler) else None
+        if not isinstance(scheduler, TwinFlowScheduler):
+            return None
+        config, family = scheduler.config, self._family
+        at_data = config.num_train_timesteps if config.invert_sigmas else 0
+        at_noise = config.num_train_timesteps - at_data
+        now = at_data + family.noise_time(timestep) * (at_noise - at_data)
+        target = scheduler.get_target_timesteps(now)
+        return torch.where(target == now, timestep, family.timestep((target - at_data) / (at_noise - at_data)))
 
 
 def is_twinflow_transformer(transformer: torch.nn.Module) -> bool:

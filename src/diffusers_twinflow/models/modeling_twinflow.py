@@ -197,21 +197,25 @@ def make_twinflow_class(stock: type[ModelMixin], rule: TimestepEmbedders, module
         rule: where it embeds its timestep.
         module: name of the module that the class will be found in.
     """
-    stock_init = inspect.signature(stock.__init__)
 
     def __init__(self, *args, twinflow_enabled: bool = False, **kwargs):
         stock.__init__(self, *args, **kwargs)
         if twinflow_enabled:
             self.enable_twinflow()
 
-    enabled = inspect.Parameter("twinflow_enabled", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
-    __init__.__signature__ = stock_init.replace(parameters=[*stock_init.parameters.values(), enabled])
+    def forward(self, *args, **kwargs):
+        return TwinFlowTransformerMixin.forward(self, *args, **kwargs)
+
+    __init__.__signature__ = _with_keywords(stock.__init__, twinflow_enabled=False)
+    forward.__signature__ = _with_keywords(stock.forward, timestep_sign=None, target_timestep=None)
+    forward.__doc__ = TwinFlowTransformerMixin.forward.__doc__
     unsplit = stock._no_split_modules
     namespace = {
         "__doc__": f"[`~diffusers.{stock.__name__}`] with a sign and a target timestep; `{rule.argument}` is "
         f"{rule.at_noise:g} at noise and {rule.at_data:g} at data.",
         "__init__": __init__,
         "__module__": module,
+        "forward": forward,
         "_timestep_embedders": rule,
         "_stock_class": stock,
         "_forward_parameters": tuple(inspect.signature(stock.forward).parameters)[1:],
@@ -219,6 +223,17 @@ def make_twinflow_class(stock: type[ModelMixin], rule: TimestepEmbedders, module
         "_skip_layerwise_casting_patterns": [*(stock._skip_layerwise_casting_patterns or ()), "time_conditioning"],
     }
     return type(f"TwinFlow{stock.__name__}", (TwinFlowTransformerMixin, stock), namespace)
+
+
+def _with_keywords(function: Callable, **defaults: Any) -> inspect.Signature:
+    """The signature of a function with keywords that it does not have yet; modular pipelines filter by it."""
+    signature = inspect.signature(function)
+    keywords = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in defaults.items()
+        if name not in signature.parameters
+    ]
+    return signature.replace(parameters=[*signature.parameters.values(), *keywords])
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:

@@ -77,4 +77,5 @@ class TimeConditioning(nn.Module):
 
     def noise_time(self, timestep: torch.Tensor) -> torch.Tensor:
         """Timesteps in the transformer's unit as times in [0, 1] with 1 at noise."""
+        timestep = timestep.to(torch.promote_types(timestep.dtype, torch.float32))
         return (timestep - self.at_data) / (self.at_noise - self.at_data)

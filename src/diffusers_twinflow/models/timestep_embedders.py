@@ -35,7 +35,7 @@ class TimestepEmbedders:
         argument: what the stock forward calls its timestep.
         rows: "repeat" where a sample's embedding goes to each of its rows, "first" where rows for other times follow
             the batch's own.
-        call: which call of the module within one forward carries the timestep; `None` for all.
+        call: which call of the module within one forward carries the timestep, -1 for no call; `None` for all.
         element: which element of the module's output, where that is a tuple.
         packed: one sample a forward, whose timesteps are those of its patches.
         native_target: the class's own target time.
@@ -73,6 +73,11 @@ def _reversed(*paths: str, **rule) -> TimestepEmbedders:
 def _helios_call(transformer: ModelMixin, arguments: Mapping[str, Any]) -> int:
     """Helios embeds the zero time of its history first."""
     return int(arguments.get("indices_hidden_states") is not None and transformer.zero_history_timestep)
+
+
+def _wan_animate2_call(transformer: ModelMixin, arguments: Mapping[str, Any]) -> int:
+    """The pass that reads the reference has a fixed time of its own."""
+    return -1 if arguments["kv_cache_mode"] == "extract" else 0
 
 
 _WAN = "condition_embedder.time_embedder"
@@ -151,7 +156,7 @@ TIMESTEP_EMBEDDERS: dict[str, TimestepEmbedders] = {
     "SkyReelsV2Transformer3DModel": _at(_WAN, max_timestep_dim=1),
     "StableAudio3DiTModel": _unit("to_timestep_embed", output_layer="2"),
     "UNet2DConditionModel": _at("time_embedding"),
-    "WanAnimate2Transformer3DModel": _at("time_embedding", output_layer="2"),
+    "WanAnimate2Transformer3DModel": _at("time_embedding", output_layer="2", call=_wan_animate2_call),
     "WanAnimateTransformer3DModel": _at(_WAN),
     "WanTransformer3DModel": _at(_WAN),
     "WanVACETransformer3DModel": _at(_WAN),

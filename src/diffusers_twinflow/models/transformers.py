@@ -1,5 +1,7 @@
 """The TwinFlow class of every stock class of the table."""
 
+from types import MethodType
+
 import diffusers
 from diffusers.models.modeling_utils import ModelMixin
 
@@ -52,6 +54,11 @@ def enable_twinflow(
             f"{type(transformer).__name__} has no timestep_sign support through {twinflow_class.__name__}: "
             f"it takes a {twinflow_class.stock_class().__name__}."
         )
+    if any(parameter.is_meta for parameter in transformer.parameters()):
+        raise ValueError(
+            f"the {type(transformer).__name__} has weights on the meta device: call enable_twinflow before sequential "
+            "or disk offloading."
+        )
     if not isinstance(transformer, TwinFlowTransformerMixin):
         _set_class(transformer, twinflow_class)
     transformer.enable_twinflow()
@@ -65,4 +72,11 @@ def disable_twinflow(transformer: TwinFlowTransformerMixin) -> None:
 
 
 def _set_class(transformer: ModelMixin, cls: type[ModelMixin]) -> None:
+    """Change the class in place, also for the hooks of accelerate and diffusers that hold its forward."""
+    forward = type(transformer).forward
     transformer.__class__ = cls
+    registry = getattr(transformer, "_diffusers_hook", None)
+    for holder in (transformer, *(registry._fn_refs if registry else ())):
+        for name, value in list(vars(holder).items()):
+            if isinstance(value, MethodType) and value.__func__ is forward and value.__self__ is transformer:
+                setattr(holder, name, MethodType(cls.forward, transformer))

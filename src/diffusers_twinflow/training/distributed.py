@@ -68,7 +68,7 @@ def copy_whole(parameter: torch.Tensor, value: torch.Tensor) -> None:
 
 
 @contextmanager
-def gathered(module: nn.Module, keep: bool, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[None]:
+def gathered(module: nn.Module, keep: bool, wanted: Callable[[str], bool] | None = None) -> Iterator[None]:
     """Within the context a sharded module holds whole parameters on the CPU, to be saved; all processes enter it.
 
     Args:
@@ -80,7 +80,7 @@ def gathered(module: nn.Module, keep: bool, wanted: Callable[[str], bool] = lamb
         (owner, name, parameter)
         for prefix, owner in module.named_modules()
         for name, parameter in owner._parameters.items()
-        if isinstance(parameter, DTensor) and wanted(f"{prefix}.{name}" if prefix else name)
+        if isinstance(parameter, DTensor) and (wanted is None or wanted(f"{prefix}.{name}"))
     ]
     for owner, name, parameter in sharded:
         tensor = whole(parameter)

@@ -1,62 +1,118 @@
 """Skipping steps whose gradient is not finite, and losses by branch, without a host sync in a step."""
 
+from collections.abc import Callable
+
 import torch
 
 from .branches import Branch
+from .objective import TwinFlowLoss
 
 BRANCHES = list(Branch)
+TOTAL, RECTIFY = len(BRANCHES), len(BRANCHES) + 1
 
 
 class TrainingHealth:
-    """Watches losses and gradients on the device; only `report` brings numbers to the host.
+    """Watches losses and gradients on the device.
 
     Args:
-        optimizer: one that skips its step where its `found_inf` is 1, as PyTorch's fused optimizers do.
+        optimizer: what takes the steps. PyTorch's fused optimizers skip a step on the device by themselves; for others
+            the gradient's norm is brought to the host at every step.
         longest_run: how many steps may be skipped in a row.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, longest_run: int = 20):
         self.optimizer, self.longest_run = optimizer, longest_run
+        self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
         self.skipped = torch.zeros((), device=device)
         self.run = torch.zeros((), device=device)
-        self._start_interval(device)
+        self.known_run = ArrivedNumber(torch.device(device))
+        self._start_interval()
 
-    def _start_interval(self, device: torch.device) -> None:
-        self.loss_sums = torch.zeros(len(BRANCHES), device=device)
-        self.counts = [0] * len(BRANCHES)
-        self.not_finite = torch.zeros(len(BRANCHES), device=device)
+    def _start_interval(self) -> None:
+        """Rows: sums of finite losses, their counts, counts of the others; columns: branches, total, rectification."""
+        self.sums = torch.zeros(3, len(BRANCHES) + 2, device=self.skipped.device)
 
-    def record_losses(self, per_sample: torch.Tensor, branches: list[Branch] | None) -> None:
-        """Note the losses, shape [B], of one micro-batch; `branches` of flow matching is `None`."""
-        codes = [BRANCHES.index(branch) for branch in branches or [Branch.MULTI_STEP] * len(per_sample)]
-        for code in codes:
-            self.counts[code] += 1
-        index = torch.tensor(codes).to(per_sample.device, non_blocking=True)
-        self.loss_sums.index_add_(0, index, per_sample)
-        self.not_finite.index_add_(0, index, (~per_sample.isfinite()).float())
+    def record(self, result: TwinFlowLoss) -> None:
+        """Note the losses of one micro-batch; those of flow matching have no branches."""
+        if result.branches is not None:
+            self._add(result.per_sample, [BRANCHES.index(branch) for branch in result.branches])
+        self._add(result.rectify, [RECTIFY] * len(result.rectify))
+        self._add(result.loss.detach().reshape(1), [TOTAL])
 
-    def guard_step(self, grad_norm: torch.Tensor) -> None:
-        """Have the optimizer skip the coming step where the gradient's norm is not finite, and count it."""
+    def _add(self, losses: torch.Tensor, columns: list[int]) -> None:
+        index = torch.tensor(columns, dtype=torch.long).to(losses.device, non_blocking=True)
+        is_finite = losses.isfinite()
+        values = torch.stack([losses.nan_to_num(0, 0, 0).float(), is_finite.float(), (~is_finite).float()])
+        self.sums.index_add_(1, index, values)
+
+    def guard_step(self, grad_norm: torch.Tensor) -> bool:
+        """Count the coming step as skipped where the gradient's norm is not finite.
+
+        Returns:
+            whether to call the optimizer's `step`; a fused one is to be called always, and skips by itself.
+
+        Raises:
+            FloatingPointError: where more than `longest_run` steps in a row were skipped, as soon as that has reached
+                the host without waiting for it.
+        """
         is_bad = (~grad_norm.isfinite()).float().to(self.skipped.device)
-        self.optimizer.found_inf = is_bad
         self.skipped += is_bad
         self.run = (self.run + is_bad) * is_bad
+        if self.known_run.update(self.run) > self.longest_run:
+            self._stop()
+        if self.skips_on_device:
+            self.optimizer.found_inf = is_bad
+            return True
+        return not is_bad.item()
 
-    def report(self) -> dict[str, float]:
-        """Mean loss of each branch since the last report, and the steps skipped in the whole run.
+    def report(self, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums) -> dict[str, float]:
+        """Mean losses since the last report, and the steps skipped in the whole run.
+
+        Args:
+            reduce: adds up a tensor over all processes, which must all report.
 
         Raises:
             FloatingPointError: where more than `longest_run` steps in a row were skipped, naming the branches.
         """
-        means = (self.loss_sums / torch.tensor(self.counts).clamp_min(1).to(self.loss_sums)).tolist()
-        bad = [branch.value for branch, count in zip(BRANCHES, self.not_finite.tolist()) if count]
-        run, skipped = int(self.run), int(self.skipped)
-        if run > self.longest_run:
-            raise FloatingPointError(
-                f"{run} steps in a row had a gradient that is not finite (losses not finite in: "
-                f"{', '.join(bad) or 'none, the gradient alone'}): lower learning_rate, train in bf16 rather than fp16, "
-                "or resume from an earlier checkpoint."
-            )
-        report = {f"loss/{branch.value}": mean for branch, mean, n in zip(BRANCHES, means, self.counts) if n}
-        self._start_interval(self.skipped.device)
-        return report | {"skipped_steps": skipped}
+        if int(self.run) > self.longest_run:
+            self._stop()
+        sums, counts, _ = reduce(self.sums).tolist()
+        names = ["loss", *(f"loss/{branch.value}" for branch in BRANCHES), "loss/rectify"]
+        columns = [TOTAL, *range(len(BRANCHES)), RECTIFY]
+        report = {name: sums[i] / counts[i] for name, i in zip(names, columns) if counts[i]}
+        self._start_interval()
+        return report | {"skipped_steps": int(self.skipped)}
+
+    def _stop(self) -> None:
+        not_finite = self.sums[2, :TOTAL].tolist()
+        bad = ", ".join(branch.value for branch, count in zip(BRANCHES, not_finite) if count)
+        raise FloatingPointError(
+            f"{int(self.run)} steps in a row had a gradient that is not finite (losses not finite in: "
+            f"{bad or 'none, the gradient alone'}): lower learning_rate, train in bf16 rather than fp16, "
+            "or resume from an earlier checkpoint."
+        )
+
+
+class ArrivedNumber:
+    """A number on a device as the host last saw it: a copy is under way while work goes on, and nothing waits for it."""
+
+    def __init__(self, device: torch.device):
+        self.value = 0.0
+        self.copy = torch.zeros((), pin_memory=device.type == "cuda")
+        self.event = None if device.type == "cpu" else torch.Event(device)
+        self.is_under_way = False
+
+    def update(self, number: torch.Tensor) -> float:
+        """The newest value that has arrived; where no copy is under way, one of `number` is sent off."""
+        self._take()
+        if not self.is_under_way:
+            self.copy.copy_(number, non_blocking=True)
+            if self.event is not None:
+                self.event.record()
+            self.is_under_way = True
+            self._take()
+        return self.value
+
+    def _take(self) -> None:
+        if self.is_under_way and (self.event is None or self.event.query()):
+            self.value, self.is_under_way = self.copy.item(), False

@@ -67,9 +67,7 @@ class LossFunction:
         return self.objective(
             latents,
             condition,
-            draw_training_step(
-                self.config, self.rotation, positions, latents.shape[1:], passes_of=passes_of, **where
-            ),
+            draw_training_step(self.config, self.rotation, positions, latents.shape[1:], passes_of=passes_of, **where),
             student=self.student,
             student_without_grad=self.student_without_grad,
             teacher=self.teacher,

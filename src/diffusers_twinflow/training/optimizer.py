@@ -1,8 +1,44 @@
 """The optimizer of a run."""
 
+import importlib.util
+from argparse import Namespace
+
 import torch
 
+from ..configuration import TwinFlowConfigError
+
 CONDITIONING_PREFIX = "time_conditioning."
+ADAMW, PRODIGY = "adamw", "prodigy"
+OPTIMIZERS = (ADAMW, PRODIGY)
+SMALLEST_PRODIGY_RATE = 0.1
+
+
+def check_optimizer(args: Namespace) -> None:
+    """Refuse options that contradict each other, and optimizers whose package is not there.
+
+    Raises:
+        TwinFlowConfigError: naming the option and the remedy.
+    """
+    if args.use_8bit_adam:
+        if args.optimizer != ADAMW:
+            raise TwinFlowConfigError(f"--use_8bit_adam is AdamW's, not --optimizer={args.optimizer}'s: drop one.")
+        _require_package("bitsandbytes", "--use_8bit_adam")
+    if args.optimizer == PRODIGY:
+        _require_package("prodigyopt", "--optimizer=prodigy")
+        if args.learning_rate < SMALLEST_PRODIGY_RATE:
+            raise TwinFlowConfigError(
+                f"--learning_rate={args.learning_rate} is too small for --optimizer=prodigy, which finds the rate by "
+                "itself and takes this as a factor: set --learning_rate=1."
+            )
+        if args.time_conditioning_learning_rate not in (None, args.learning_rate):
+            raise TwinFlowConfigError(
+                "--optimizer=prodigy has one learning rate: drop time_conditioning_learning_rate."
+            )
+
+
+def _require_package(name: str, option: str) -> None:
+    if importlib.util.find_spec(name) is None:
+        raise TwinFlowConfigError(f"{option} needs a package that is not installed: pip install {name}.")
 
 
 def parameter_groups(
@@ -19,13 +55,41 @@ def parameter_groups(
     ]
 
 
-def build_optimizer(args, transformer: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that the script's arguments ask for."""
-    return torch.optim.AdamW(
-        parameter_groups(transformer, args.learning_rate, args.time_conditioning_learning_rate),
-        lr=args.learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        weight_decay=args.adam_weight_decay,
-        eps=args.adam_epsilon,
-        fused=True,
-    )
+def build_optimizer(args: Namespace, transformer: torch.nn.Module, step_samples: int) -> torch.optim.Optimizer:
+    """The optimizer that the training script's arguments ask for.
+
+    Args:
+        step_samples: samples of one step, which `scale_lr` multiplies the learning rates with.
+    """
+    factor = step_samples if args.scale_lr else 1
+    conditioning_rate = args.time_conditioning_learning_rate or args.learning_rate
+    groups = parameter_groups(transformer, args.learning_rate * factor, conditioning_rate * factor)
+    options = {
+        "lr": args.learning_rate * factor,
+        "betas": (args.adam_beta1, args.adam_beta2),
+        "weight_decay": args.adam_weight_decay,
+        "eps": args.adam_epsilon,
+    }
+    if args.optimizer == PRODIGY:
+        from prodigyopt import Prodigy
+
+        return Prodigy(
+            groups,
+            **options,
+            beta3=args.prodigy_beta3,
+            decouple=args.prodigy_decouple,
+            use_bias_correction=args.prodigy_use_bias_correction,
+            safeguard_warmup=args.prodigy_safeguard_warmup,
+        )
+    if args.use_8bit_adam:
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(groups, **options)
+    return torch.optim.AdamW(groups, **options, fused=True)
+
+
+def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The rates of the next step by the name they are logged under; Prodigy's own factor is in them."""
+    names = ("lr", "lr/time_conditioning")
+    groups = zip(names, optimizer.param_groups, strict=True)
+    return {name: group["lr"] * group.get("d", 1.0) for name, group in groups if group["params"]}

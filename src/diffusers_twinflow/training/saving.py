@@ -2,7 +2,7 @@
 
 import os
 from argparse import Namespace
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ from diffusers import DiffusionPipeline
 import diffusers_twinflow
 
 from ..configuration import TwinFlowConfig
-from ..families import Family
+from ..families import Family, family_of
 from ..hub.model_card import save_model_card
 from ..hub.push import push_twinflow_lora
 from ..hub.repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
-from ..hub.samples import save_samples
-from ..pipelines import as_twinflow_pipeline
+from ..hub.samples import STEP_COUNTS, write_samples
 from ..schedulers import TwinFlowScheduler
 from .checkpoints import PREFIX, publish_directory, remove_old_checkpoints, unfinished_directory
+from .distributed import gathered
+from .validation import Validation, components_to_save
 
 NOT_OF_THE_RESULT = {"config", "output_dir", "logging_dir", "cache_dir", "resume_from_checkpoint"}
 
@@ -63,41 +64,69 @@ def save_checkpoint(args: Namespace, accelerator: Accelerator, step: int) -> Non
 
 
 def save_result(
-    args: Namespace, config: TwinFlowConfig, family: Family, pipeline: DiffusionPipeline, teacher, step: int
+    args: Namespace,
+    config: TwinFlowConfig,
+    family: Family,
+    pipeline: DiffusionPipeline,
+    average,
+    step: int,
+    validation: Validation,
+    is_main_process: bool = True,
 ) -> None:
-    """Write the trained model: a TwinFlow repository, or a stock LoRA or pipeline where TwinFlow is off."""
-    if not config.twinflow_enabled:
-        save_flow_matching(args, family, pipeline)
-        return
+    """Write the trained model: a TwinFlow repository, or a stock LoRA or pipeline where TwinFlow is off.
+
+    All processes call it, so that the main one can gather what is sharded, and it alone writes.
+
+    Args:
+        average: the EMA weights, where any are kept: a `training.teacher` object or an `EMAOfTrained`.
+        validation: what the pictures of the model card come from.
+    """
     saved = repository_config(args, config, family, step)
-    if args.train_type == "lora":
-        save_lora(args, family, pipeline, teacher, saved)
-        return
-    weights = teacher.transformer if args.save_ema and hasattr(teacher, "transformer") else family.denoiser(pipeline)
-    result = family.pipeline_class(**{**pipeline.components, family.component_name: weights})
-    publish_directory(args.output_dir, lambda directory: save_twinflow_model(directory, result, saved))
+    with components_to_save(family, pipeline, average, args.save_ema) as components:
+        result = family.pipeline_class(**components)
+        transformer = family.denoiser(result).eval()
+        if args.train_type == "lora":
+            write = partial(write_lora, args, saved, result, getattr(average, "saved_names", {}), validation)
+        elif config.twinflow_enabled:
+            write = partial(save_twinflow_model, pipeline=result, config=saved)
+        else:
+            write = result.save_pretrained
+        with gathered(transformer, is_main_process, is_lora_part if args.train_type == "lora" else None):
+            if is_main_process:
+                publish_directory(args.output_dir, write)
+    if is_main_process and args.train_type == "lora" and config.twinflow_enabled:
+        publish_card(args)
 
 
-def save_lora(
-    args: Namespace, family: Family, pipeline: DiffusionPipeline, teacher, saved: TwinFlowRepositoryConfig
+def is_lora_part(name: str) -> bool:
+    """Whether a parameter is one that a LoRA repository holds, the student's or the teacher's."""
+    return "lora_" in name or "time_conditioning" in name
+
+
+def write_lora(
+    args: Namespace,
+    saved: TwinFlowRepositoryConfig,
+    pipeline: DiffusionPipeline,
+    saved_names: dict[str, str],
+    validation: Validation,
+    directory: Path,
 ) -> None:
-    """Write LoRA, time conditioning, samples and model card, and push them where that is asked for."""
-    names = teacher.saved_names if args.save_ema else {}
-    scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config)
+    """Write LoRA, time conditioning and samples, or a stock LoRA where TwinFlow is off."""
+    family = family_of(pipeline)
     transformer = family.denoiser(pipeline)
-    prompts = args.validation_prompts or []
+    if not args.twinflow_enabled:
+        save_stock_lora(directory, transformer, family)
+        return
+    scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config)
+    save_twinflow_lora(directory, transformer, saved, scheduler, **(saved_names if args.save_ema else {}))
+    if args.validation_prompts:
+        write_samples(directory, validation.samples(STEP_COUNTS), args.validation_prompts)
 
-    def write(directory: Path) -> None:
-        save_twinflow_lora(directory, transformer, saved, scheduler, **names)
-        if prompts:
-            shown = as_twinflow_pipeline(family.pipeline_class(**pipeline.components), saved)
-            with teacher.activated() if args.save_ema else nullcontext():
-                save_samples(directory, shown, prompts, seed=args.seed, **family.size_options(args.resolution))
 
-    transformer.eval()
-    publish_directory(args.output_dir, write)
+def publish_card(args: Namespace) -> None:
+    """Write the model card of a TwinFlow LoRA, and push the repository where that is asked for."""
     repository_id = args.hub_model_id or Path(args.output_dir).resolve().name
-    base_model = args.hub_base_model
+    base_model, prompts = args.hub_base_model, args.validation_prompts or []
     save_model_card(args.output_dir, repository_id, prompts=prompts, base_model=base_model, cache_dir=args.cache_dir)
     if args.push_to_hub:
         push_twinflow_lora(
@@ -108,11 +137,3 @@ def save_lora(
             private=args.hub_private_repo,
             revision=args.hub_revision,
         )
-
-
-def save_flow_matching(args: Namespace, family: Family, pipeline: DiffusionPipeline) -> None:
-    """Write a stock LoRA or a stock pipeline."""
-    if args.train_type == "full":
-        publish_directory(args.output_dir, pipeline.save_pretrained)
-        return
-    publish_directory(args.output_dir, lambda directory: save_stock_lora(directory, family.denoiser(pipeline), family))

@@ -1,40 +1,178 @@
-"""Pictures of a model in training."""
+"""Pictures of a model in training, from the same noise every time."""
 
+import inspect
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 from diffusers.utils import make_image_grid
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from ..families import family_of
+from ..families import Family
+from ..hub.repository import TwinFlowRepositoryConfig
+from ..hub.samples import draw_row
+from ..pipelines import as_twinflow_pipeline
 from .rng import RNGSnapshot
 
+FOLDER = "validation"
+MARGIN = 4
+Columns = dict[str, list[Image.Image]]
 
-@torch.no_grad()
-def validation_grid(
-    pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int, seed: int, **call_options
-) -> Image.Image:
-    """A grid with a row a prompt, drawn from the same noise at every call; the global generators stay as they were.
 
-    Args:
-        call_options: passed to the pipeline, such as `num_inference_steps`.
-    """
-    pipeline.set_progress_bar_config(disable=True)
-    family = family_of(pipeline)
-    model = family.denoiser(pipeline)
+@contextmanager
+def aside_from_training(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluate a model in training: afterwards its mode and the global random generators are what they were."""
     was_training = model.training
     model.eval()
-    with RNGSnapshot(pipeline.device).replay():
-        generator = torch.Generator("cpu").manual_seed(seed)
-        images = family.draw(pipeline, prompts, images_per_prompt, generator=generator, **call_options)
-    model.train(was_training)
-    return make_image_grid(images, rows=len(prompts), cols=images_per_prompt)
+    try:
+        with torch.no_grad(), RNGSnapshot(device).replay():
+            yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def components_to_save(
+    family: Family, pipeline: DiffusionPipeline, average, save_ema: bool
+) -> Iterator[dict[str, Any]]:
+    """The pipeline's components with the weights that the run would save now.
+
+    Args:
+        average: a `training.teacher` object or an `EMAOfTrained`; `None` where no EMA is kept.
+        save_ema: whether the EMA weights are saved rather than the last.
+    """
+    components = dict(pipeline.components)
+    if average is None or not save_ema:
+        yield components
+        return
+    with average.activated():
+        own_model = getattr(average, "transformer", None)
+        yield components | ({family.component_name: own_model} if own_model is not None else {})
+
+
+class Validation:
+    """Draws the validation prompts as a user will, in columns that all start from the same noise.
+
+    With TwinFlow a column a step count, by `TwinFlowScheduler` without guidance; otherwise one as the stock pipeline
+    draws. The first column is the base at many steps, drawn before training. Every process draws: a model that is
+    sharded over them needs all in step.
+
+    Args:
+        args: the training script's arguments.
+        with_encoders: a context in which the pipeline's other networks are on the device.
+    """
+
+    def __init__(
+        self,
+        args: Namespace,
+        family: Family,
+        pipeline: DiffusionPipeline,
+        accelerator: Accelerator,
+        with_encoders: Callable[[], AbstractContextManager],
+    ):
+        self.args, self.family, self.pipeline = args, family, pipeline
+        self.accelerator, self.with_encoders = accelerator, with_encoders
+        parameters = inspect.signature(pipeline.__call__).parameters
+        self.stock_steps = parameters["num_inference_steps"].default
+        self.options = family.size_options(args.validation_resolution or args.resolution)
+        if args.max_sequence_length and "max_sequence_length" in parameters:
+            self.options["max_sequence_length"] = args.max_sequence_length
+        self.base: Columns = {}
+        self.drawn: Columns = {}
+        self.drawn_step: int | None = None
+
+    def draw_base(self) -> None:
+        """Draw the column of the base; to be called before anything is trained or resumed."""
+        steps = self.stock_steps if self.args.validation_base_steps is None else self.args.validation_base_steps
+        if self.args.validation_prompts and steps:
+            with self.drawing():
+                self.base = {f"base, {_count(steps)}": self._column(self._pipeline(), steps)}
+
+    def draw(self, average, step: int, step_counts: Sequence[int], described: TwinFlowRepositoryConfig) -> Columns:
+        """The columns by label, with the weights that would be saved at `step`; the base's first.
+
+        Args:
+            average: the EMA weights, where any are kept.
+            described: what `twinflow_config.json` says of the weights.
+        """
+        with (
+            self.drawing(),
+            components_to_save(self.family, self.pipeline, average, self.args.save_ema) as components,
+        ):
+            pipeline = self._pipeline(components)
+            if self.args.twinflow_enabled:
+                pipeline = as_twinflow_pipeline(pipeline, described)
+                self.drawn = {_count(steps): self._column(pipeline, steps) for steps in step_counts}
+            else:
+                self.drawn = {f"trained, {_count(self.stock_steps)}": self._column(pipeline, self.stock_steps)}
+        self.drawn_step = step
+        return self.base | self.drawn
+
+    def samples(self, step_counts: Sequence[int]) -> list[list[Image.Image]]:
+        """Columns of the pictures drawn last, one a prompt."""
+        return [self.drawn[_count(steps)][:: self.args.num_validation_images] for steps in step_counts]
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Draw inside the block; afterwards training goes on as if there had been none."""
+        model = self.family.denoiser(self.pipeline)
+        with self.with_encoders(), self.accelerator.autocast(), aside_from_training(model, self.accelerator.device):
+            yield
+
+    def _pipeline(self, components: dict[str, Any] | None = None) -> DiffusionPipeline:
+        pipeline = self.family.pipeline_class(**(components or self.pipeline.components))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _column(self, pipeline: DiffusionPipeline, num_inference_steps: int) -> list[Image.Image]:
+        """The pictures of each prompt in turn; the i-th of every prompt is drawn from the same noise."""
+        args = self.args
+        rows = [
+            draw_row(pipeline, args.validation_prompts, num_inference_steps, args.seed + i, **self.options)
+            for i in range(args.num_validation_images)
+        ]
+        return [image for images in zip(*rows) for image in images]
+
+
+def _count(steps: int) -> str:
+    return f"{steps} step" if steps == 1 else f"{steps} steps"
+
+
+def labelled_grid(columns: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
+    """One picture of columns of equal length, each under its label."""
+    font = ImageFont.load_default()
+    texts = [font.getbbox(label) for label in columns]
+    images = next(iter(columns.values()))
+    width = max([images[0].width, *(right - left + 2 * MARGIN for left, _, right, _ in texts)])
+    height = max(bottom for *_, bottom in texts) + 2 * MARGIN
+    cells = []
+    for label in columns:
+        head = Image.new("RGB", (width, height), "white")
+        ImageDraw.Draw(head).text((width // 2, MARGIN), label, fill="black", font=font, anchor="ma")
+        cells.append(head)
+    heads = make_image_grid(cells, rows=1, cols=len(columns))
+    body = [_centred(image, width) for row in zip(*columns.values(), strict=True) for image in row]
+    pictures = make_image_grid(body, rows=len(images), cols=len(columns))
+    grid = Image.new("RGB", (pictures.width, height + pictures.height), "white")
+    grid.paste(heads, (0, 0))
+    grid.paste(pictures, (0, height))
+    return grid
+
+
+def _centred(image: Image.Image, width: int) -> Image.Image:
+    cell = Image.new("RGB", (width, image.height), "white")
+    cell.paste(image, ((width - image.width) // 2, 0))
+    return cell
 
 
 def save_validation_grid(output_dir: str | Path, step: int, grid: Image.Image) -> Path:
     """Write a grid under `output_dir/validation/` and return its path."""
-    directory = Path(output_dir) / "validation"
+    directory = Path(output_dir) / FOLDER
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"step-{step:06d}.png"
     grid.save(path)

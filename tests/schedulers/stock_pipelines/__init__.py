@@ -4,7 +4,33 @@
 returns the pipeline with its stock scheduler and the arguments of a call.
 """
 
-from . import audio, flux, images, long_video, negated, stable_diffusion_3, video
-from .building import PIPELINES
+from . import (
+    audio,
+    flux,
+    hunyuan,
+    images,
+    kandinsky,
+    long_video,
+    negated,
+    qwen,
+    stable_diffusion_3,
+    text_encoders,
+    video,
+)
+from .building import PIPELINES, VARIANTS
 
-__all__ = ["PIPELINES", "audio", "flux", "images", "long_video", "negated", "stable_diffusion_3", "video"]
+__all__ = [
+    "PIPELINES",
+    "VARIANTS",
+    "audio",
+    "flux",
+    "hunyuan",
+    "images",
+    "kandinsky",
+    "long_video",
+    "negated",
+    "qwen",
+    "stable_diffusion_3",
+    "text_encoders",
+    "video",
+]

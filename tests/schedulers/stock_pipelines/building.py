@@ -1,15 +1,41 @@
 """What the tiny pipelines are built of, and the table that they enter."""
 
+import functools
+import sys
+
 import diffusers
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+)
+
+import tiny
 
 PIPELINES = {}
+VARIANTS = {}
 
 
 def pipeline(contract):
     def add(function):
         PIPELINES[contract] = function
+        return function
+
+    return add
+
+
+def variant(name):
+    """Enter a pipeline class that talks to its scheduler as one of `PIPELINES` does; its builder is called with `name`."""
+
+    def add(function):
+        VARIANTS[name] = functools.partial(function, name)
         return function
 
     return add
@@ -21,6 +47,10 @@ def noise(*shape):
 
 def picture(size=32, channels=3):
     return torch.rand(1, channels, size, size, generator=torch.Generator().manual_seed(4))
+
+
+def pil_picture(size=32, mode="RGB"):
+    return Image.new(mode, (size, size), "red")
 
 
 def mask(size=32):
@@ -48,6 +78,63 @@ def make(name, **config):
     return model
 
 
+class Processor:
+    """In the place of one of pictures and texts, which is not asked where a prompt is given as embeddings."""
+
+    image_processor, tokenizer = None, tiny.clip_tokenizer()
+
+    def apply_chat_template(self, messages, **kwargs):
+        return [[0]]
+
+
+def resize_to_32(pipe):
+    """These pipelines resize every picture to an area of 1024 by 1024 or 640 by 640: minutes on a CPU."""
+    module = sys.modules[type(pipe).__module__]
+    resize = module.calculate_dimensions
+    module.calculate_dimensions = lambda area, ratio: resize(32 * 32, ratio)
+
+
+def t5(size=16):
+    """A text encoder and its tokenizer."""
+    tokenizer = tiny.clip_tokenizer()
+    torch.manual_seed(0)
+    config = {"d_model": size, "num_layers": 1, "num_heads": 2, "d_kv": 8, "d_ff": 16, "vocab_size": len(tokenizer)}
+    return T5EncoderModel(T5Config(**config)).eval(), tokenizer
+
+
+def clip_text(size=16):
+    """A text encoder and its tokenizer."""
+    tokenizer = tiny.clip_tokenizer()
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        hidden_size=size,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return CLIPTextModel(config).eval(), tokenizer
+
+
+def clip_vision(size=16):
+    """An image encoder and its processor."""
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=size,
+        projection_dim=size,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=4,
+        patch_size=2,
+    )
+    processor = CLIPImageProcessorPil(crop_size=4, size=4)
+    return CLIPVisionModelWithProjection(config).eval(), processor
+
+
 def vae(latent_channels=1, blocks=1, **config):
     return make(
         "AutoencoderKL",
@@ -63,6 +150,18 @@ def vae(latent_channels=1, blocks=1, **config):
     )
 
 
+def flux_2_vae(latent_channels):
+    return make(
+        "AutoencoderKLFlux2",
+        block_out_channels=(4,),
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=1,
+    )
+
+
 def wan_vae():
     return make(
         "AutoencoderKLWan",
@@ -71,6 +170,39 @@ def wan_vae():
         dim_mult=[1, 1, 1, 1],
         num_res_blocks=1,
         temperal_downsample=[False, True, True],
+    )
+
+
+def dc_vae():
+    return make(
+        "AutoencoderDC",
+        in_channels=3,
+        latent_channels=4,
+        attention_head_dim=2,
+        encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_qkv_multiscales=((), (5,)),
+        decoder_qkv_multiscales=((), (5,)),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+    )
+
+
+def hunyuan_vae(latent_channels=4):
+    return make(
+        "AutoencoderKLHunyuanVideo",
+        latent_channels=latent_channels,
+        down_block_types=("HunyuanVideoDownBlock3D",) * 4,
+        up_block_types=("HunyuanVideoUpBlock3D",) * 4,
+        block_out_channels=(8,) * 4,
+        layers_per_block=1,
+        norm_num_groups=4,
     )
 
 

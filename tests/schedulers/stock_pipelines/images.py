@@ -3,31 +3,45 @@
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from .building import build, make, noise, pipeline, qwen_vae, vae
+from .building import build, dc_vae, make, noise, picture, pipeline, qwen_vae, vae, variant
+
+SANA = {
+    "patch_size": 1,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 1,
+    "num_attention_heads": 2,
+    "attention_head_dim": 4,
+    "num_cross_attention_heads": 2,
+    "cross_attention_head_dim": 4,
+    "cross_attention_dim": 8,
+    "caption_channels": 8,
+    "sample_size": 32,
+}
 
 
-def sana_transformer():
-    return make(
-        "SanaTransformer2DModel",
-        patch_size=1,
-        in_channels=4,
-        out_channels=4,
-        num_layers=1,
-        num_attention_heads=2,
-        attention_head_dim=4,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=4,
-        cross_attention_dim=8,
-        caption_channels=8,
-        sample_size=32,
-    )
+def sana(name, components=None, **call):
+    transformer = make("SanaTransformer2DModel", **SANA)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=7.0)
+    pipe = build(name, transformer=transformer, scheduler=scheduler, **(components or {}))
+    prompt = {"prompt_embeds": noise(1, 3, 8), "prompt_attention_mask": torch.ones(1, 3), "guidance_scale": 1.0}
+    return pipe, {**prompt, "height": 32, "width": 32, "use_resolution_binning": False, **call}
 
 
 @pipeline("generator passed to step")
-def sana():
-    pipe = build("SanaPipeline", transformer=sana_transformer(), scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0))
-    prompt = {"prompt_embeds": noise(1, 3, 8), "prompt_attention_mask": torch.ones(1, 3)}
-    return pipe, {**prompt, "height": 32, "width": 32, "guidance_scale": 1.0, "use_resolution_binning": False}
+def sana_text_to_image():
+    return sana("SanaPipeline")
+
+
+@variant("SanaPAGPipeline")
+def sana_pag(name):
+    return sana(name, {"vae": dc_vae(), "pag_applied_layers": "transformer_blocks.0"}, pag_scale=1.0)
+
+
+@variant("SanaControlNetPipeline")
+def sana_controlnet(name):
+    components = {"controlnet": make("SanaControlNetModel", **SANA), "vae": dc_vae()}
+    return sana(name, components, control_image=picture())
 
 
 @pipeline("steps only, learned positions")
@@ -69,12 +83,11 @@ def prx():
     return pipe, {**prompt, "height": 32, "width": 32, "guidance_scale": 1.0, "use_resolution_binning": False}
 
 
-@pipeline("timesteps and sigmas at once")
-def cogview_4():
+def cogview_4(name, in_channels=4, **call):
     transformer = make(
         "CogView4Transformer2DModel",
         patch_size=2,
-        in_channels=4,
+        in_channels=in_channels,
         num_layers=1,
         attention_head_dim=4,
         num_attention_heads=4,
@@ -90,36 +103,38 @@ def cogview_4():
         use_dynamic_shifting=True,
         time_shift_type="linear",
     )
-    pipe = build("CogView4Pipeline", transformer=transformer, vae=vae(4), scheduler=scheduler)
-    return pipe, {"prompt_embeds": noise(1, 16, 32), "height": 32, "width": 32, "guidance_scale": 1.0}
+    pipe = build(name, transformer=transformer, vae=vae(4), scheduler=scheduler)
+    return pipe, {"prompt_embeds": noise(1, 16, 32), "height": 32, "width": 32, "guidance_scale": 1.0, **call}
 
 
-@pipeline("the pipeline passes a target time of its own")
-def hunyuan_image():
+@pipeline("timesteps and sigmas at once")
+def cogview_4_text_to_image():
+    return cogview_4("CogView4Pipeline")
+
+
+@variant("CogView4ControlPipeline")
+def cogview_4_control(name):
+    return cogview_4(name, in_channels=8, control_image=picture())
+
+
+@variant("GlmImagePipeline")
+def glm_image(name):
     transformer = make(
-        "HunyuanImageTransformer2DModel",
+        "GlmImageTransformer2DModel",
+        patch_size=2,
         in_channels=4,
         out_channels=4,
-        num_attention_heads=4,
-        attention_head_dim=8,
         num_layers=1,
-        num_single_layers=1,
-        num_refiner_layers=1,
-        patch_size=(1, 1),
-        guidance_embeds=True,
+        attention_head_dim=8,
+        num_attention_heads=2,
         text_embed_dim=16,
-        text_embed_2_dim=16,
-        rope_axes_dim=(4, 4),
-        use_meanflow=True,
+        time_embed_dim=16,
+        condition_dim=8,
+        prior_vq_quantizer_codebook_size=128,
     )
-    prompt = {
-        "prompt_embeds": noise(1, 3, 16),
-        "prompt_embeds_mask": torch.ones(1, 3),
-        "prompt_embeds_2": noise(1, 3, 16),
-        "prompt_embeds_mask_2": torch.ones(1, 3),
-    }
-    pipe = build("HunyuanImagePipeline", transformer=transformer)
-    return pipe, {**prompt, "height": 64, "width": 64, "distilled_guidance_scale": 3.0}
+    pipe = build(name, transformer=transformer, vae=vae(4, blocks=4))
+    call = {"prompt_embeds": noise(1, 3, 16), "prior_token_ids": torch.arange(4).view(1, 4), "guidance_scale": 1.0}
+    return pipe, {**call, "height": 32, "width": 32}
 
 
 @pipeline("scale_model_input, isinstance checks")
@@ -138,34 +153,6 @@ def bria():
     )
     pipe = build("BriaPipeline", transformer=transformer, vae=vae(4))
     return pipe, {"prompt_embeds": noise(1, 3, 16), "height": 32, "width": 32, "guidance_scale": 1.0}
-
-
-@pipeline("channels last")
-def kandinsky_5():
-    transformer = make(
-        "Kandinsky5Transformer3DModel",
-        in_visual_dim=4,
-        in_text_dim=16,
-        in_text_dim2=16,
-        time_dim=16,
-        out_visual_dim=4,
-        patch_size=(1, 2, 2),
-        model_dim=16,
-        ff_dim=32,
-        num_text_blocks=1,
-        num_visual_blocks=1,
-        axes_dims=(1, 1, 2),
-        visual_cond=False,
-        attention_type="regular",
-    )
-    prompt = {
-        "prompt_embeds_qwen": noise(1, 3, 16),
-        "prompt_embeds_clip": noise(1, 16),
-        "prompt_cu_seqlens": torch.tensor([0, 3], dtype=torch.int32),
-    }
-    pipe = build("Kandinsky5T2IPipeline", transformer=transformer, vae=vae(4))
-    pipe.resolutions = [(32, 32)]
-    return pipe, {**prompt, "height": 32, "width": 32, "guidance_scale": 1.0}
 
 
 @pipeline("linear sigmas as a tensor, reads prev_sample")

@@ -3,9 +3,11 @@
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
+from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
+from diffusers.pipelines.ltx2.pipeline_ltx2_hdr_lora import LTX2HDRReferenceCondition
 from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
 
-from .building import build, make, noise, picture, pipeline
+from .building import build, hunyuan_vae, make, noise, picture, pipeline, variant
 
 
 def ltx(name, **call):
@@ -55,8 +57,7 @@ def ltx_condition():
     return ltx("LTXConditionPipeline", image=picture())
 
 
-@pipeline("a copy of the scheduler for the audio, velocity to picture and back")
-def ltx_2():
+def ltx_2(name, **call):
     transformer = make(
         "LTX2VideoTransformer3DModel",
         in_channels=4,
@@ -126,7 +127,7 @@ def ltx_2():
     )
     vocoder = LTX2Vocoder(in_channels=16, hidden_channels=32, upsample_kernel_sizes=[4, 4], upsample_factors=[2, 2])
     pipe = build(
-        "LTX2Pipeline",
+        name,
         transformer=transformer,
         connectors=connectors.eval(),
         vae=kl,
@@ -134,16 +135,34 @@ def ltx_2():
         vocoder=vocoder.eval(),
     )
     prompt = {"prompt_embeds": noise(1, 3, 32), "prompt_attention_mask": torch.ones(1, 3)}
-    scales = dict.fromkeys(("guidance_scale", "modality_scale", "audio_guidance_scale", "audio_modality_scale"), 1.0)
-    return pipe, {
-        **prompt,
-        **scales,
-        "height": 32,
-        "width": 32,
-        "num_frames": 5,
-        "stg_scale": 0.0,
-        "audio_stg_scale": 0.0,
-    }
+    return pipe, {**prompt, "height": 32, "width": 32, "num_frames": 5, "guidance_scale": 1.0, **call}
+
+
+LTX_2_OFF = {
+    **dict.fromkeys(("modality_scale", "audio_guidance_scale", "audio_modality_scale"), 1.0),
+    **dict.fromkeys(("stg_scale", "audio_stg_scale"), 0.0),
+}
+
+
+@pipeline("a copy of the scheduler for the audio, velocity to picture and back")
+def ltx_2_text_to_video():
+    return ltx_2("LTX2Pipeline", **LTX_2_OFF)
+
+
+@variant("LTX2ImageToVideoPipeline")
+def ltx_2_image_to_video(name):
+    return ltx_2(name, image=picture(), image_crf=0, **LTX_2_OFF)
+
+
+@variant("LTX2ConditionPipeline")
+@variant("LTX2InContextPipeline")
+def ltx_2_condition(name):
+    return ltx_2(name, conditions=LTX2VideoCondition(frames=picture(), index=0, strength=1.0, crf=0), **LTX_2_OFF)
+
+
+@variant("LTX2HDRPipeline")
+def ltx_2_hdr(name):
+    return ltx_2(name, reference_conditions=LTX2HDRReferenceCondition(frames=picture(), strength=1.0))
 
 
 @pipeline("set_timesteps again for every section")
@@ -168,22 +187,12 @@ def hunyuan_video_framepack():
         image_proj_dim=16,
         has_clean_x_embedder=True,
     )
-    blocks = "HunyuanVideoDownBlock3D", "HunyuanVideoUpBlock3D"
-    kl = make(
-        "AutoencoderKLHunyuanVideo",
-        latent_channels=4,
-        down_block_types=(blocks[0],) * 4,
-        up_block_types=(blocks[1],) * 4,
-        block_out_channels=(8,) * 4,
-        layers_per_block=1,
-        norm_num_groups=4,
-    )
     torch.manual_seed(0)
     config = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     pipe = build(
         "HunyuanVideoFramepackPipeline",
         transformer=transformer,
-        vae=kl,
+        vae=hunyuan_vae(),
         image_encoder=SiglipVisionModel(SiglipVisionConfig(image_size=30, patch_size=15, **config)).eval(),
         feature_extractor=SiglipImageProcessorPil(size={"height": 30, "width": 30}),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),

@@ -2,67 +2,27 @@
 
 import torch
 
-from .building import build, make, mask, noise, picture, pipeline, qwen_vae, vae
+from .building import build, make, mask, noise, picture, pipeline, qwen_vae, vae, variant
+
+Z_IMAGE = {"dim": 32, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2}
 
 
-def qwen(name, **call):
-    transformer = make(
-        "QwenImageTransformer2DModel",
-        patch_size=2,
-        in_channels=16,
-        out_channels=4,
-        num_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        axes_dims_rope=(8, 4, 4),
-    )
-    kl = make(
-        "AutoencoderKLQwenImage",
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 2, 4],
-        num_res_blocks=1,
-        temperal_downsample=[False, True],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
-    prompt = {"prompt_embeds": noise(1, 3, 16), "prompt_embeds_mask": torch.ones(1, 3), "true_cfg_scale": 1.0}
-    return build(name, transformer=transformer, vae=kl), {**prompt, "height": 32, "width": 32, **call}
-
-
-@pipeline("video autoencoder for images")
-def qwen_image():
-    return qwen("QwenImagePipeline")
-
-
-@pipeline("video autoencoder for images, image to image")
-def qwen_image_img2img():
-    return qwen("QwenImageImg2ImgPipeline", image=picture(), strength=0.5)
-
-
-@pipeline("video autoencoder for images, inpainting")
-def qwen_image_inpaint():
-    return qwen("QwenImageInpaintPipeline", image=picture(), mask_image=mask(), strength=0.5)
-
-
-def z_image(name, **call):
+def z_image(name, components=None, siglip_feat_dim=None, **call):
     transformer = make(
         "ZImageTransformer2DModel",
         in_channels=4,
-        dim=32,
         n_layers=1,
-        n_refiner_layers=1,
-        n_heads=2,
-        n_kv_heads=2,
         cap_feat_dim=16,
         axes_dims=[8, 4, 4],
         axes_lens=[256, 32, 32],
+        siglip_feat_dim=siglip_feat_dim,
+        **Z_IMAGE,
     )
     with torch.no_grad():
-        transformer.x_pad_token.fill_(1)
-        transformer.cap_pad_token.fill_(1)
-    pipe = build(name, transformer=transformer, vae=vae(4, blocks=2))
+        for name_, parameter in transformer.named_parameters():
+            if name_.endswith("pad_token"):
+                parameter.fill_(1)
+    pipe = build(name, transformer=transformer, vae=vae(4, blocks=2), **(components or {}))
     return pipe, {"prompt_embeds": [noise(3, 16)], "height": 32, "width": 32, "guidance_scale": 0.0, **call}
 
 
@@ -79,6 +39,45 @@ def z_image_img2img():
 @pipeline("prediction negated, inpainting")
 def z_image_inpaint():
     return z_image("ZImageInpaintPipeline", image=picture(), mask_image=mask(), strength=1.0)
+
+
+def z_image_control(channels):
+    places = {"control_layers_places": [0], "control_refiner_layers_places": [0], "add_control_noise_refiner": None}
+    return {"controlnet": make("ZImageControlNetModel", control_in_dim=channels, **places, **Z_IMAGE)}
+
+
+@variant("ZImageControlNetPipeline")
+def z_image_controlnet(name):
+    return z_image(name, z_image_control(4), control_image=picture())
+
+
+@variant("ZImageControlNetInpaintPipeline")
+def z_image_controlnet_inpaint(name):
+    images = {"image": picture(), "mask_image": mask(), "control_image": picture()}
+    return z_image(name, z_image_control(9), **images)
+
+
+@variant("ZImageOmniPipeline")
+def z_image_omni(name):
+    return z_image(name, siglip_feat_dim=16, prompt_embeds=[[noise(3, 16)]])
+
+
+@variant("LuminaPipeline")
+def lumina(name):
+    transformer = make(
+        "LuminaNextDiT2DModel",
+        sample_size=4,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=8,
+        num_layers=1,
+        num_attention_heads=1,
+        num_kv_heads=1,
+        multiple_of=16,
+        cross_attention_dim=8,
+    )
+    prompt = {"prompt_embeds": noise(1, 3, 8), "prompt_attention_mask": torch.ones(1, 3), "guidance_scale": 1.0}
+    return build(name, transformer=transformer, vae=vae(4)), {**prompt, "height": 32, "width": 32}
 
 
 @pipeline("prediction negated, reversed time of the scheduler's own scale")
@@ -167,4 +166,4 @@ def prx_pixel():
         "PRXPixelPipeline", transformer=transformer, default_sample_size=32, prompt_max_tokens=8, noise_scale=1.0
     )
     call = {**prompt, "height": 32, "width": 32, "guidance_scale": 1.0, "use_resolution_binning": False}
-    return pipe, {**call, "output_type": "pt"}
+    return pipe, call

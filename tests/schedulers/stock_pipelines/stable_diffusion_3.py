@@ -4,7 +4,7 @@ import diffusers
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from .building import IMAGE, build, make, mask, noise, picture, pipeline, vae
+from .building import IMAGE, build, make, mask, noise, picture, pipeline, vae, variant
 
 SD3_PROMPT = {"prompt_embeds": noise(1, 3, 16), "pooled_prompt_embeds": noise(1, 16), "guidance_scale": 1.0}
 SD3_SIZE = {"height": 32, "width": 32}
@@ -24,6 +24,12 @@ def sd3_transformer(channels=4, layers=1):
         caption_projection_dim=16,
         pooled_projection_dim=16,
     )
+
+
+def sd3_controlnet(channels=4, **config):
+    torch.manual_seed(0)
+    config = {"num_layers": 1, "num_extra_conditioning_channels": 0, **config}
+    return diffusers.SD3ControlNetModel.from_transformer(sd3_transformer(channels, layers=2), **config)
 
 
 def sd3(name, image=False, channels=4, layers=1, **components):
@@ -55,16 +61,23 @@ def stable_diffusion_3_inpaint():
 
 @pipeline("controlnet")
 def stable_diffusion_3_controlnet():
-    torch.manual_seed(0)
-    controlnet = diffusers.SD3ControlNetModel.from_transformer(
-        sd3_transformer(layers=2), num_layers=1, num_extra_conditioning_channels=0
-    )
-    pipe, call = sd3("StableDiffusion3ControlNetPipeline", layers=2, controlnet=controlnet)
+    pipe, call = sd3("StableDiffusion3ControlNetPipeline", layers=2, controlnet=sd3_controlnet())
     return pipe, {**call, "control_image": picture()}
 
 
 @pipeline("guidance on attention")
 def sd3_pag():
-    transformer = sd3_transformer()
-    pipe = build("StableDiffusion3PAGPipeline", transformer=transformer, vae=vae(4), pag_applied_layers="blocks.0")
-    return pipe, {**SD3_PROMPT, **SD3_SIZE, "pag_scale": 1.0}
+    pipe, call = sd3("StableDiffusion3PAGPipeline", pag_applied_layers="blocks.0")
+    return pipe, {**call, "pag_scale": 1.0}
+
+
+@variant("StableDiffusion3PAGImg2ImgPipeline")
+def sd3_pag_img2img(name):
+    pipe, call = sd3(name, image=True, pag_applied_layers="blocks.0")
+    return pipe, {**call, "pag_scale": 1.0}
+
+
+@variant("StableDiffusion3ControlNetInpaintingPipeline")
+def sd3_controlnet_inpainting(name):
+    pipe, call = sd3(name, layers=2, controlnet=sd3_controlnet(num_extra_conditioning_channels=1))
+    return pipe, {**call, "control_image": picture(), "control_mask": mask()}

@@ -1,0 +1,35 @@
+"""From files, tables and streams to the batches of a run."""
+
+from .cache import DiskCache, MemoryCache
+from .captions import CAPTION_STRATEGIES, CaptionSource
+from .check import CheckedRows, check_rows
+from .framing import Framing, parse_buckets
+from .options import DataConfig
+from .report import DataReport
+from .rows import load_rows
+from .sampler import RunSampler
+from .samples import Samples
+from .source import Source, open_source
+from .stream import StreamedSamples, StreamLoader
+from .training_data import TrainingData
+
+__all__ = [
+    "CAPTION_STRATEGIES",
+    "CaptionSource",
+    "CheckedRows",
+    "DataConfig",
+    "DataReport",
+    "DiskCache",
+    "Framing",
+    "MemoryCache",
+    "RunSampler",
+    "Samples",
+    "Source",
+    "StreamLoader",
+    "StreamedSamples",
+    "TrainingData",
+    "check_rows",
+    "load_rows",
+    "open_source",
+    "parse_buckets",
+]

@@ -1,0 +1,114 @@
+"""The pass over the data before training: what each sample is, and which cannot be trained on."""
+
+from dataclasses import dataclass
+
+from datasets import Dataset, Features, List, Value
+
+from ..configuration import TwinFlowConfigError
+from .captions import CaptionSource
+from .images import content_hash, measure
+from .report import CORRUPT_IMAGES, MISSING_CAPTIONS, DataReport, Fault
+from .rows import files_state
+
+FEATURES = Features(
+    {
+        "captions": List(Value("string")),
+        "content": Value("string"),
+        "width": Value("int32"),
+        "height": Value("int32"),
+        CORRUPT_IMAGES: Value("string"),
+        MISSING_CAPTIONS: Value("string"),
+        "name": Value("string"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class CheckedRows:
+    """The rows that can be trained on, in the order of the data.
+
+    Attributes:
+        rows: the data, images still encoded.
+        facts: beside each row its captions, its image's size in pixels and the hash of its image's file.
+        image_column: `None` where images are not used.
+    """
+
+    rows: Dataset
+    facts: Dataset
+    image_column: str | None
+
+
+def check_rows(
+    rows: Dataset,
+    captions: CaptionSource,
+    image_column: str | None,
+    report: DataReport,
+    *,
+    num_proc: int = 1,
+    unlisted: list[str] | None = None,
+) -> CheckedRows:
+    """Decode every image and read every caption once, with a progress bar; `datasets` keeps the result on disk.
+
+    Args:
+        image_column: `None` where images are not used.
+        report: gets the faulty samples.
+        num_proc: processes that share the work.
+        unlisted: files of the data that have no row, to be reported with the others.
+
+    Raises:
+        TwinFlowConfigError: where the report says to stop, or no sample is left.
+    """
+    facts = rows.map(
+        describe,
+        with_indices=True,
+        fn_kwargs={
+            "captions": captions,
+            "image_column": image_column,
+            "files": files_state(rows, image_column, captions),
+        },
+        remove_columns=rows.column_names,
+        features=FEATURES,
+        num_proc=num_proc if num_proc > 1 else None,
+        desc="Checking samples",
+    )
+    good, faults = [], [Fault(MISSING_CAPTIONS, name, "no row of the metadata names it") for name in unlisted or []]
+    for index, fact in enumerate(facts.select_columns([CORRUPT_IMAGES, MISSING_CAPTIONS, "name"])):
+        found = [Fault(kind, fact["name"], fact[kind]) for kind in (CORRUPT_IMAGES, MISSING_CAPTIONS) if fact[kind]]
+        faults += found
+        if not found:
+            good.append(index)
+    report.totals = {"samples": len(rows) + len(unlisted or []), "trained_on": len(good)}
+    report.add(faults)
+    if not good:
+        raise TwinFlowConfigError(f"no sample of the data can be trained on: {report.counts()}.")
+    return CheckedRows(rows.select(good), facts.select(good), image_column)
+
+
+def describe(row: dict, index: int, captions: CaptionSource, image_column: str | None, files: str = "") -> dict:
+    """What is to be known of a row, and what is wrong with it; `files` tells `datasets` when what it kept is stale."""
+    value = row[image_column] if image_column else None
+    fact = {"content": None, "width": None, "height": None, CORRUPT_IMAGES: None}
+    if image_column:
+        fact |= _describe_image(value)
+    texts, fault = read_captions(row, captions)
+    name = f"row {index}" + (f" ({value['path']})" if value and value["path"] else "")
+    return fact | {"captions": texts, MISSING_CAPTIONS: fault, "name": name}
+
+
+def read_captions(row: dict, captions: CaptionSource) -> tuple[list[str], str | None]:
+    """The captions of a row, and why there are none."""
+    try:
+        texts = captions.candidates(row)
+    except (OSError, UnicodeDecodeError) as error:
+        return [], str(error)
+    return texts, None if texts else f"no text ({captions.strategy})"
+
+
+def _describe_image(value: dict | None) -> dict:
+    if not value or not (value["bytes"] or value["path"]):
+        return {CORRUPT_IMAGES: "no image"}
+    try:
+        width, height = measure(value)
+        return {"content": content_hash(value), "width": width, "height": height}
+    except Exception as error:  # decoders raise whatever they like on broken files; the report says what it was
+        return {CORRUPT_IMAGES: f"{type(error).__name__}: {error}"}

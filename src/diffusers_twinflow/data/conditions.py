@@ -1,0 +1,93 @@
+"""Conditions of prompts: encoded as they come, or once before training."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+import torch
+from accelerate import PartialState
+
+from ..training.objective import Condition
+from .cache import Entry, TensorCache, fill_cache
+from .encoders import encoder_modules, seeded, weights_identity
+
+
+class Conditions:
+    """The condition of a batch of prompts.
+
+    Args:
+        encode: takes a list of B prompts and returns their condition, tensors of batch B.
+        device: where conditions are wanted.
+        cache: where what was encoded is kept; `None` encodes every batch anew.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[list[str]], Condition],
+        device: torch.device | str = "cpu",
+        cache: TensorCache | None = None,
+    ):
+        self.encode, self.device, self.cache = encode, device, cache
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[str]) -> Condition:
+        if self.cache is None:
+            return self.encode(prompts)
+        for prompt in dict.fromkeys(prompts):
+            if prompt_key(prompt) not in self.cache:
+                self.cache.add(encode_entries(self.encode, [prompt]))
+                self.cache.flush()
+        entries = [self.cache[prompt_key(prompt)] for prompt in prompts]
+        return {
+            name: torch.stack([entry[name] for entry in entries]).to(self.device, non_blocking=True)
+            for name in entries[0]
+        }
+
+
+def cache_conditions(
+    prompts: list[str],
+    encode: Callable[[list[str]], Condition],
+    cache: TensorCache,
+    *,
+    batch_size: int,
+    processes: PartialState | None = None,
+) -> None:
+    """Encode every prompt once into `cache`.
+
+    Args:
+        encode: takes a list of B prompts and returns their condition, tensors of batch B.
+        batch_size: prompts encoded at once.
+    """
+    wanted = [prompt for prompt in dict.fromkeys(prompts) if prompt_key(prompt) not in cache]
+    batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
+
+    def encode_batches(own: list[list[str]]) -> Iterator[dict[str, Entry]]:
+        for batch in own:
+            yield encode_entries(encode, batch)
+
+    fill_cache(cache, batches, encode_batches, processes=processes or PartialState(), description="Encoding prompts")
+
+
+def text_identity(pipeline, denoiser: torch.nn.Module, name: str, max_sequence_length: int | None) -> dict:
+    """What conditions depend on besides the prompt; `name` is the base's, `denoiser` the component that is trained."""
+    modules = encoder_modules(pipeline, denoiser)
+    return {
+        "kind": "conditions",
+        "model": name,
+        "pipeline": type(pipeline).__name__,
+        "encoders": {key: weights_identity(module) for key, module in modules.items() if key != "vae"},
+        "max_sequence_length": max_sequence_length,
+    }
+
+
+def prompt_key(prompt: str) -> str:
+    """The name of a prompt in a cache."""
+    return hashlib.sha256(prompt.encode()).hexdigest()
+
+
+@torch.no_grad()
+def encode_entries(encode: Callable[[list[str]], Condition], prompts: list[str]) -> dict[str, Entry]:
+    """The condition of each prompt by its key, on the CPU and without batch dimension."""
+    keys = [prompt_key(prompt) for prompt in prompts]
+    with seeded(*keys):
+        condition = {name: tensor.cpu() for name, tensor in encode(prompts).items()}
+    return {key: {name: tensor[row].clone() for name, tensor in condition.items()} for row, key in enumerate(keys)}

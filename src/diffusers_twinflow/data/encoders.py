@@ -1,0 +1,72 @@
+"""The parts of a pipeline that encode images and prompts, and where they are."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers import DiffusionPipeline
+
+SAMPLED_VALUES = 8
+VAE_FACTORS = ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio")
+PROCESSORS = ("image_processor", "video_processor")
+
+
+def encoder_modules(pipeline: DiffusionPipeline, denoiser: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Every network of a pipeline but the one that is trained, by component name."""
+    return {
+        name: component
+        for name, component in pipeline.components.items()
+        if isinstance(component, torch.nn.Module) and component is not denoiser
+    }
+
+
+def size_multiple(pipeline: DiffusionPipeline, denoiser: torch.nn.Module) -> int:
+    """What the sides of an image must be multiples of, in pixels: the autoencoder's factor times the patch size."""
+    patch = getattr(denoiser.config, "patch_size", None) or 1
+    factor = next(getattr(pipeline, name) for name in VAE_FACTORS if hasattr(pipeline, name))
+    processor = next((getattr(pipeline, name) for name in PROCESSORS if hasattr(pipeline, name)), None)
+    processed = processor.config.vae_scale_factor if processor else 1
+    return max(factor * (patch if isinstance(patch, int) else patch[-1]), processed)
+
+
+@contextmanager
+def moved_to(modules: Iterable[torch.nn.Module], device: torch.device | str):
+    """Have modules on `device` inside the block, and on the CPU after it."""
+    modules = list(modules)
+    for module in modules:
+        module.to(device)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.to("cpu")
+        if torch.device(device).type != "cpu":
+            torch.get_device_module(device).empty_cache()
+
+
+@contextmanager
+def seeded(*keys: str) -> Iterator[None]:
+    """Random numbers inside the block that depend on `keys` alone; those outside go on as if there were none inside."""
+    seed = int.from_bytes(hashlib.sha256("\n".join(keys).encode()).digest()[:8], "big")
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    devices = [torch.accelerator.current_device_index()] if accelerator else []
+    with torch.random.fork_rng(devices, device_type=accelerator.type if accelerator else "cuda"):
+        torch.manual_seed(seed)
+        yield
+
+
+def weights_identity(module: torch.nn.Module) -> str:
+    """A short name of a network's configuration, dtypes and weights, the latter judged by a few values of each."""
+    digest = hashlib.sha256(type(module).__name__.encode())
+    config = getattr(module, "config", None)
+    if config is not None:
+        values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+        kept = {name: value for name, value in values.items() if name not in ("_name_or_path", "name_or_path")}
+        digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
+    for name, tensor in module.state_dict().items():
+        flat = tensor.detach().reshape(-1)
+        chosen = flat[:: max(1, len(flat) // SAMPLED_VALUES)].float().cpu()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {chosen.tolist()}".encode())
+    return digest.hexdigest()[:16]

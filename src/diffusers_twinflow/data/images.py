@@ -1,0 +1,49 @@
+"""Encoded images, as `datasets` hands them out with `Image(decode=False)`: `{"bytes": ..., "path": ...}`."""
+
+import hashlib
+from io import BytesIO
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import ExifTags, Image
+
+DECODER = datasets.Image()
+TURNED = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
+
+
+def decode(value: dict) -> Image.Image:
+    """The image, turned as its EXIF orientation says."""
+    return DECODER.decode_example(value)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The image in 8-bit RGB, what is transparent on white; 16-bit grey is scaled, where PIL alone would clip it."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def measure(value: dict) -> tuple[int, int]:
+    """Width and height of an image that was read to its end, turned as its EXIF orientation says.
+
+    JPEG is decoded at an eighth of its size, which reads all of the file in a fraction of the time.
+
+    Raises:
+        Exception: whatever the decoder raises on a file that is broken.
+    """
+    source = BytesIO(value["bytes"]) if value["bytes"] else value["path"]
+    with Image.open(source) as image:
+        size, orientation = image.size, image.getexif().get(ExifTags.Base.Orientation)
+        image.draft(None, (1, 1))
+        image.load()
+    return size[::-1] if orientation in TURNED else size
+
+
+def content_hash(value: dict) -> str:
+    """Hash of the image's file."""
+    return hashlib.sha256(value["bytes"] or Path(value["path"]).read_bytes()).hexdigest()

@@ -1,0 +1,124 @@
+"""Latents of all images, encoded before training."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from accelerate import PartialState
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from ..configuration import TwinFlowConfigError
+from .cache import Entry, TensorCache, fill_cache
+from .draws import SampleDraw
+from .encoders import seeded, weights_identity
+from .framing import Framing
+from .samples import Samples, latent_key
+
+MIDDLE = SampleDraw(dropout=1.0, caption=0.0, left=0.5, top=0.5, flip=1.0)
+
+
+class Variant(NamedTuple):
+    """One way in which an image can come up in training."""
+
+    key: str
+    row: int
+    bucket: int
+    flipped: bool
+
+
+def cache_latents(
+    samples: Samples,
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    cache: TensorCache,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    processes: PartialState | None = None,
+) -> None:
+    """Encode every image once for each way in which it can be flipped, and have `samples` give latents from then on.
+
+    What is random in encoding depends on the images of a batch alone.
+
+    Args:
+        encode: takes pixels of shape [B, 3, height, width] and returns latents of shape [B, ...].
+        batch_size: images encoded at once.
+        num_workers: processes that decode images.
+
+    Raises:
+        TwinFlowConfigError: where crops are drawn anew at each visit.
+    """
+    refuse_free_crops(samples)
+    wanted = {variant.key: variant for variant in variants(samples) if variant.key not in cache}
+    fill_cache(
+        cache,
+        batches_of_one_size(list(wanted.values()), batch_size),
+        lambda batches: _encode_batches(samples, encode, batches, num_workers),
+        processes=processes or PartialState(),
+        description="Encoding images",
+    )
+    samples.latents = cache
+
+
+def latent_identity(pipeline, framing: Framing, name: str) -> dict:
+    """What latents depend on besides the image's file, its size and its flip; `name` is the base's."""
+    return {
+        "kind": "latents",
+        "model": name,
+        "pipeline": type(pipeline).__name__,
+        "vae": weights_identity(pipeline.vae),
+        "buckets": framing.buckets,
+        "center_crop": framing.center_crop,
+    }
+
+
+def refuse_free_crops(samples: Samples) -> None:
+    """Raise a `TwinFlowConfigError` where an image has no fixed crop."""
+    for fact in samples.checked.facts.select_columns(["width", "height", "name"]):
+        if samples.framing.crops_freely(fact["width"], fact["height"]):
+            raise TwinFlowConfigError(
+                f"cache_latents=true holds one crop of each image, but crops are random and {fact['name']} is "
+                f"{fact['width']}x{fact['height']}: set --center_crop, or train without --cache_latents."
+            )
+
+
+def variants(samples: Samples) -> list[Variant]:
+    """Every way in which each image can come up."""
+    flips = (False, True) if samples.framing.random_flip else (False,)
+    found = []
+    for row, fact in enumerate(samples.checked.facts.select_columns(["content", "width", "height"])):
+        bucket = samples.framing.bucket_of(fact["width"], fact["height"])
+        size = samples.framing.buckets[bucket]
+        found += [Variant(latent_key(fact["content"], size, flip), row, bucket, flip) for flip in flips]
+    return found
+
+
+def batches_of_one_size(wanted: list[Variant], batch_size: int) -> list[list[Variant]]:
+    """The variants in batches of one bucket each."""
+    by_bucket: dict[int, list[Variant]] = {}
+    for variant in wanted:
+        by_bucket.setdefault(variant.bucket, []).append(variant)
+    return [
+        members[start : start + batch_size]
+        for members in by_bucket.values()
+        for start in range(0, len(members), batch_size)
+    ]
+
+
+class _Pixels(TorchDataset):
+    def __init__(self, samples: Samples):
+        self.samples = samples
+
+    def __getitem__(self, variant: Variant) -> torch.Tensor:
+        draw = MIDDLE._replace(flip=0.0 if variant.flipped else 1.0)
+        return self.samples.framing.pixels(self.samples.image(variant.row), variant.bucket, draw)
+
+
+@torch.no_grad()
+def _encode_batches(samples: Samples, encode, batches: list[list[Variant]], num_workers: int) -> Iterator[Entry]:
+    loader = DataLoader(_Pixels(samples), batch_sampler=batches, num_workers=num_workers)
+    for batch, pixels in zip(batches, loader):
+        keys = [variant.key for variant in batch]
+        with seeded(*keys):
+            latents = encode(pixels).cpu()
+        yield {key: {"latents": row.clone()} for key, row in zip(keys, latents)}

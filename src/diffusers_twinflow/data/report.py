@@ -1,0 +1,80 @@
+"""The samples that cannot be trained on, by name."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from ..configuration import TwinFlowConfigError
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "data_report.json"
+LOGGED_NAMES = 20
+CORRUPT_IMAGES = "corrupt_images"
+MISSING_CAPTIONS = "missing_captions"
+KINDS = (CORRUPT_IMAGES, MISSING_CAPTIONS)
+
+
+class Fault(NamedTuple):
+    """Why a sample cannot be trained on; `kind` is one of `KINDS`."""
+
+    kind: str
+    name: str
+    reason: str
+
+
+class DataReport:
+    """Faulty samples of a run, each counted once however often it comes by, logged and written as JSON.
+
+    Args:
+        path: where the report is written; `None` in a process that leaves it to another.
+        stop: refuse to train with faulty samples instead of leaving them out.
+        resume: go on with the report that is there.
+    """
+
+    def __init__(self, path: str | Path | None, stop: bool = False, resume: bool = False):
+        self.path, self.stop = path and Path(path), stop
+        self.totals: dict[str, int] = {}
+        self.faults: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+        if resume and self.path and self.path.is_file():
+            saved = json.loads(self.path.read_text(encoding="utf-8"))
+            self.faults = {kind: saved[kind]["samples"] for kind in KINDS}
+
+    def add(self, faults: list[Fault]) -> None:
+        """Note faults, log those that are new, and write the report.
+
+        Raises:
+            TwinFlowConfigError: where there are any and the run is to stop at them.
+        """
+        new = [fault for fault in faults if fault.name not in self.faults[fault.kind]]
+        for kind, name, reason in new:
+            self.faults[kind][name] = reason
+        if self.path:
+            self._log(new)
+            self._write()
+        if self.stop and any(self.faults.values()):
+            raise TwinFlowConfigError(
+                f"the data has {self.counts()}, named in {FILE_NAME} ({new[0].name}: {new[0].reason}, ...): repair or "
+                "remove them, or train without --stop_on_bad_samples, which leaves them out."
+            )
+
+    def counts(self) -> str:
+        """The number of faults of each kind, in words."""
+        return ", ".join(f"{len(self.faults[kind])} {kind.replace('_', ' ')}" for kind in KINDS)
+
+    def _write(self) -> None:
+        samples = {kind: {"count": len(found), "samples": found} for kind, found in self.faults.items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_name(f"{self.path.name}.unfinished")
+        unfinished.write_text(json.dumps(self.totals | samples, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(unfinished, self.path)
+
+    def _log(self, new: list[Fault]) -> None:
+        for kind, name, reason in new[:LOGGED_NAMES]:
+            logger.warning(f"left out ({kind.replace('_', ' ')}): {name}: {reason}")
+        if len(new) > LOGGED_NAMES:
+            logger.warning(f"left out: {len(new) - LOGGED_NAMES} more, all named in {self.path}")
+        if new:
+            logger.warning(f"data: {self.counts()}")

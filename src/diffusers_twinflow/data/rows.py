@@ -1,0 +1,145 @@
+"""Rows of a data set, read with `datasets`; images stay encoded until they are needed."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from datasets import Dataset, Image, IterableDataset, load_dataset
+from datasets.exceptions import DatasetGenerationError, DatasetsError
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+from ..configuration import TwinFlowConfigError
+from .captions import CaptionSource, text_file
+
+Rows = Dataset | IterableDataset
+
+BUILDERS = {
+    ".parquet": "parquet",
+    ".tar": "webdataset",
+    ".json": "json",
+    ".jsonl": "json",
+    ".csv": "csv",
+    ".txt": "text",
+    ".arrow": "arrow",
+}
+
+
+def load_rows(
+    dataset_name: str | None = None,
+    *,
+    config_name: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    instance_data_dir: str | None = None,
+    data_files: list[str] | None = None,
+    prompts_file: str | None = None,
+    cache_dir: str | None = None,
+    streaming: bool = False,
+) -> Rows:
+    """Load a Hub dataset, a local folder, files, or a list of prompts.
+
+    Args:
+        dataset_name: Hub dataset, a local folder in any layout that `datasets` knows, or a builder's name, such as
+            "webdataset", for `data_files`.
+        instance_data_dir: a local folder of images, with or without a metadata.jsonl or metadata.csv.
+        data_files: paths or patterns of files; their ending says how they are read, unless `dataset_name` does.
+        prompts_file: a text file with a prompt a line, or a json, jsonl, csv or parquet table.
+        streaming: read while training, without a copy on disk.
+
+    Raises:
+        TwinFlowConfigError: where no source or several are given, or the source cannot be read.
+    """
+    sources = {"dataset_name": dataset_name, "instance_data_dir": instance_data_dir, "prompts_file": prompts_file}
+    given = [name for name, value in sources.items() if value] or ["data_files"] * bool(data_files)
+    if len(given) != 1:
+        raise TwinFlowConfigError(
+            f"data comes from one of --dataset_name, --instance_data_dir, --data_files and --prompts_file, "
+            f"given: {', '.join(given) or 'none'}."
+        )
+    options = {"split": split, "cache_dir": cache_dir, "streaming": streaming}
+    option = given[0]
+    try:
+        if option == "instance_data_dir":
+            return _load_folder(instance_data_dir, options)
+        if option == "prompts_file":
+            return _load_files([prompts_file], None, options | {"split": "train"})
+        if option == "data_files":
+            return _load_files(data_files, None, options)
+        if data_files and dataset_name in BUILDERS.values():
+            return _load_files(data_files, dataset_name, options)
+        return load_dataset(dataset_name, config_name, revision=revision, data_files=data_files, **options)
+    except (OSError, ValueError, DatasetsError, DatasetGenerationError) as error:
+        source = sources.get(option) or data_files
+        cause = error.__cause__ or error
+        raise TwinFlowConfigError(
+            f"{option}='{source}' cannot be read ({cause}): give a Hub dataset, a folder of images, or parquet, "
+            "webdataset, json or csv files."
+        ) from error
+
+
+def _load_folder(directory: str, options: dict) -> Rows:
+    if not Path(directory).is_dir():
+        raise FileNotFoundError("there is no such folder")
+    return load_dataset("imagefolder", data_dir=directory, drop_labels=True, **options)
+
+
+def _load_files(data_files: list[str], builder: str | None, options: dict) -> Rows:
+    suffixes = {Path(name).suffix for name in data_files}
+    builders = {BUILDERS.get(suffix) for suffix in suffixes}
+    if builder is None and (len(builders) != 1 or None in builders):
+        raise ValueError(f"files ending in {', '.join(sorted(suffixes))} are not read: one of {', '.join(BUILDERS)}")
+    return load_dataset(builder or builders.pop(), data_files={options["split"]: data_files}, **options)
+
+
+def keep_encoded(rows: Rows, image_column: str | None, captions: CaptionSource) -> Rows:
+    """Check that the columns are there, and leave images as `{"bytes", "path"}` rather than decoded.
+
+    Args:
+        image_column: `None` where images are not used.
+
+    Raises:
+        TwinFlowConfigError: where a column is not there.
+    """
+    names = rows.column_names or list(next(iter(rows.take(1)), {}))
+    read_column = image_column or (captions.image_column if captions.reads_path else None)
+    wanted = [("image_column", read_column)] if read_column else []
+    for option, column in wanted + [("caption_column", column) for column in captions.needed_columns]:
+        if column not in names:
+            raise TwinFlowConfigError(
+                f"{option}='{column}' is no column of the data: choose one of {', '.join(names) or 'none'}."
+            )
+    images = [name for name, feature in (rows.features or {}).items() if isinstance(feature, Image)]
+    rows = rows.remove_columns([name for name in images if name != read_column])
+    return rows.cast_column(read_column, Image(decode=False)) if read_column else rows
+
+
+def unlisted_images(rows: Dataset, image_column: str) -> list[str]:
+    """Image files in the folders of the data that no metadata lists, and which `datasets` therefore leaves out."""
+    paths = [Path(value["path"]) for value in _local_images(rows, image_column)]
+    listed = set(paths)
+    return sorted(
+        str(path)
+        for folder in {path.parent for path in paths}
+        for path in folder.glob("*")
+        if path.suffix.lower() in ImageFolder.EXTENSIONS and path not in listed
+    )
+
+
+def files_state(rows: Dataset, image_column: str | None, captions: CaptionSource) -> str:
+    """A hash of name, size and time of the local files that rows only point to; it changes when a file does."""
+    digest = hashlib.sha256()
+    column = image_column or captions.image_column
+    paths = [value["path"] for value in _local_images(rows, column)] if column in rows.column_names else []
+    if captions.strategy == "textfile":
+        paths += [str(text_file(path)) for path in paths]
+    for path in paths:
+        status = os.stat(path) if os.path.exists(path) else None
+        digest.update(f"{path} {status and (status.st_size, status.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+def _local_images(rows: Dataset, image_column: str) -> list[dict]:
+    """The images of rows that hold a path instead of the file's content."""
+    if not len(rows) or (rows[0][image_column] or {}).get("bytes"):
+        return []
+    return [value for value in rows[image_column] if value and value["path"]]

@@ -1,0 +1,80 @@
+"""The samples of a run over data that can be looked up by number."""
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset as TorchDataset
+
+from .cache import TensorCache
+from .captions import CaptionSource
+from .check import CheckedRows
+from .draws import SampleDraw
+from .framing import Framing
+from .images import decode
+from .sampler import Place
+
+
+class Samples(TorchDataset):
+    """Samples by place in the run: what is drawn for one depends on its position and the seed alone.
+
+    Gives `{"position", "caption"}`, and with images `"pixels"` in [-1, 1] of shape [3, height, width], or `"latents"`
+    where they are cached.
+
+    Args:
+        checked: the data; without an image column there are neither pixels nor latents.
+        framing: `None` where images are not used.
+        seed: seed of the run.
+        repeats: how often an epoch holds each sample.
+    """
+
+    def __init__(
+        self, checked: CheckedRows, captions: CaptionSource, framing: Framing | None, *, seed: int, repeats: int = 1
+    ):
+        self.checked, self.captions, self.framing = checked, captions, framing
+        self.seed, self.repeats = seed, repeats
+        self.latents: TensorCache | None = None
+
+    def __len__(self) -> int:
+        return len(self.checked.rows) * self.repeats
+
+    def __getitem__(self, place: Place) -> dict:
+        index, position = place
+        row = index % len(self.checked.rows)
+        fact, draw = self.checked.facts[row], SampleDraw.at(self.seed, position)
+        sample = {"position": position, "caption": self.captions.choose(fact["captions"], draw)}
+        if self.checked.image_column is None:
+            return sample
+        bucket = self.framing.bucket_of(fact["width"], fact["height"])
+        if self.latents is not None:
+            key = latent_key(fact["content"], self.framing.buckets[bucket], self.framing.flips(draw))
+            return sample | self.latents[key]
+        return sample | {"pixels": self.framing.pixels(self.image(row), bucket, draw)}
+
+    def image(self, row: int):
+        return decode(self.checked.rows[row][self.checked.image_column])
+
+    def buckets(self) -> np.ndarray:
+        """The bucket of each sample, shape [size]."""
+        if self.checked.image_column is None:
+            return np.zeros(len(self), dtype=int)
+        sizes = zip(self.checked.facts["width"], self.checked.facts["height"])
+        return np.tile([self.framing.bucket_of(*size) for size in sizes], self.repeats)
+
+    def all_captions(self) -> list[str]:
+        """Every prompt that a run can come to, once; the empty one too."""
+        captions = self.checked.facts["captions"]
+        return list(dict.fromkeys(["", *(text for texts in captions for text in texts)]))
+
+
+def latent_key(content: str, size: tuple[int, int], flipped: bool) -> str:
+    """The name in a cache of an image's latents; `size` is (height, width)."""
+    return f"{content}-{size[0]}x{size[1]}{'-flipped' if flipped else ''}"
+
+
+def collate(samples: list[dict]) -> dict:
+    """A batch: tensors stacked, everything else as lists."""
+    return {
+        name: torch.stack([sample[name] for sample in samples])
+        if isinstance(samples[0][name], torch.Tensor)
+        else [sample[name] for sample in samples]
+        for name in samples[0]
+    }

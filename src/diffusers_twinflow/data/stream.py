@@ -1,0 +1,211 @@
+"""The samples of a run over data that is read while training."""
+
+import json
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import datasets
+import numpy as np
+from datasets.distributed import split_dataset_by_node
+from torch.utils.data import IterableDataset as TorchIterableDataset
+from torch.utils.data import get_worker_info
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from ..configuration import TwinFlowConfigError
+from .captions import CaptionSource
+from .check import read_captions
+from .draws import SampleDraw
+from .framing import Framing
+from .images import content_hash, decode
+from .report import CORRUPT_IMAGES, MISSING_CAPTIONS, DataReport, Fault
+from .samples import collate
+
+SHUFFLED_ROWS = 1000
+
+
+class StreamedSamples(TorchIterableDataset):
+    """Endless samples of one process, epoch after epoch; rows that cannot be trained on are left out as they come.
+
+    Gives `{"caption", "faults"}` and with images `"pixels"`, as `Samples` does. Each epoch shuffles the files, and the
+    rows among their neighbours. `state_dict` is all that is needed to go on exactly where it was taken.
+
+    Args:
+        rows: the data, images still encoded.
+        image_column, framing: `None` where images are not used.
+        seed: seed of the run.
+        shuffled_rows: how many rows are shuffled together; as many are held in memory, still encoded.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.IterableDataset,
+        captions: CaptionSource,
+        image_column: str | None,
+        framing: Framing | None,
+        *,
+        seed: int,
+        process_index: int = 0,
+        num_processes: int = 1,
+        shuffled_rows: int = SHUFFLED_ROWS,
+    ):
+        self.rows = split_dataset_by_node(rows, process_index, num_processes)
+        self.captions, self.image_column, self.framing = captions, image_column, framing
+        self.seed, self.process_index, self.shuffled_rows = seed, process_index, shuffled_rows
+        self.epoch = self.served = 0
+        self._epoch_rows: datasets.IterableDataset | None = None
+        self._resume_from: dict | None = None
+
+    def state_dict(self) -> dict:
+        if self._epoch_rows is None:
+            return {}
+        return {"epoch": self.epoch, "served": self.served, "rows": self._epoch_rows.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self._resume_from = state or None
+
+    def __iter__(self) -> Iterator[dict]:
+        resumed, self._resume_from = self._resume_from, None
+        first_epoch, self.served = (resumed["epoch"], resumed["served"]) if resumed else (0, 0)
+        faults: list[Fault] = []
+        for self.epoch in count(first_epoch):
+            self._epoch_rows = self._shuffle(self.epoch)
+            if resumed:
+                _load_quietly(self._epoch_rows, resumed["rows"])
+            served_before = self.served
+            for row in self._epoch_rows:
+                sample, found = self._sample(row)
+                faults += found
+                if sample is not None:
+                    self.served += 1
+                    yield sample | {"faults": faults}
+                    faults = []
+            if self.served == served_before and not resumed:
+                raise TwinFlowConfigError(f"no sample of the stream can be trained on: {_in_words(faults)}.")
+            resumed = None
+
+    def _shuffle(self, epoch: int) -> datasets.IterableDataset:
+        files_shuffled = self.rows.shuffle(seed=self.seed + epoch, buffer_size=1, max_buffer_input_shards=1)
+        return files_shuffled.map(
+            shuffle_together,
+            with_indices=True,
+            batched=True,
+            batch_size=self.shuffled_rows,
+            fn_kwargs={"seed": (self.seed, epoch, self.process_index)},
+        )
+
+    def _sample(self, row: dict) -> tuple[dict | None, list[Fault]]:
+        value = row[self.image_column] if self.image_column else None
+        texts, caption_fault = read_captions(row, self.captions)
+        worker = get_worker_info()
+        draw = SampleDraw.at(self.seed, self.process_index, worker.id if worker else 0, self.served)
+        sample, image_fault = {}, None
+        if self.image_column:
+            try:
+                image = decode(value)
+                sample["pixels"] = self.framing.pixels(image, self.framing.bucket_of(*image.size), draw)
+            except (
+                Exception
+            ) as error:  # decoders raise whatever they like on broken files; the report says what it was
+                image_fault = f"{type(error).__name__}: {error}"
+        found = [(CORRUPT_IMAGES, image_fault), (MISSING_CAPTIONS, caption_fault)]
+        faults = [Fault(kind, row_name(row, value), reason) for kind, reason in found if reason]
+        return (None if faults else sample | {"caption": self.captions.choose(texts, draw)}), faults
+
+
+class StreamLoader:
+    """The batches of one process between two positions of the run.
+
+    Args:
+        samples: the stream.
+        report: gets the faulty samples that were left out.
+        first_position, last_position: as for `build_loader`.
+        batch_size: samples of a micro-batch of one process.
+        num_workers: processes that read; each needs a file of its own, so that there are never more than files.
+    """
+
+    def __init__(
+        self,
+        samples: StreamedSamples,
+        report: DataReport,
+        *,
+        first_position: int,
+        last_position: int,
+        batch_size: int,
+        process_index: int = 0,
+        num_processes: int = 1,
+        num_workers: int = 0,
+    ):
+        self.report, self.batch_size, self.process_index = report, batch_size, process_index
+        own_first = first_position + process_index * batch_size
+        self.starts = range(own_first, last_position, batch_size * num_processes)
+        self.num_processes, self.num_workers = num_processes, min(num_workers, samples.rows.num_shards)
+        self.loader = StatefulDataLoader(
+            samples, batch_size=batch_size, num_workers=self.num_workers, collate_fn=collate
+        )
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[dict]:
+        batches = iter(self.loader)
+        for start in self.starts:
+            batch = next(batches)
+            self.report.add([fault for faults in batch.pop("faults") for fault in faults])
+            yield batch | {"position": list(range(start, start + self.batch_size))}
+
+    def save(self, directory: str | Path) -> None:
+        """Write where the stream stands into a checkpoint."""
+        state = {**self._layout(), "loader": self.loader.state_dict()}
+        self._path(directory).write_text(json.dumps(state), encoding="utf-8")
+
+    def load(self, directory: str | Path) -> None:
+        """Go on where the checkpoint was written.
+
+        Raises:
+            TwinFlowConfigError: where the run was spread over processes and workers in another way.
+        """
+        path = self._path(directory)
+        state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        saved = {name: state.get(name) for name in self._layout()}
+        if saved != self._layout():
+            raise TwinFlowConfigError(
+                f"a stream goes on only as it was: '{directory}' was written with {_in_words(saved.items())}, this run "
+                f"has {_in_words(self._layout().items())}."
+            )
+        self.loader.load_state_dict(state["loader"])
+
+    def _layout(self) -> dict[str, int]:
+        return {
+            "num_processes": self.num_processes,
+            "dataloader_num_workers": self.num_workers,
+            "train_batch_size": self.batch_size,
+        }
+
+    def _path(self, directory: str | Path) -> Path:
+        return Path(directory) / f"stream-{self.process_index}.json"
+
+
+def shuffle_together(rows: dict[str, list], indices: list[int], seed: tuple[int, ...]) -> dict[str, list]:
+    """A batch of rows in another order, which depends on the seed and on where the batch begins."""
+    order = np.random.default_rng((*seed, indices[0])).permutation(len(indices))
+    return {name: [values[place] for place in order] for name, values in rows.items()}
+
+
+def row_name(row: dict, value: dict | None) -> str:
+    """What a row of a stream is called: by its key, its image's path, or the image's content."""
+    if "__key__" in row:
+        return f"{row['__key__']} in {row['__url__']}"
+    if value and value["path"]:
+        return value["path"]
+    if value and value["bytes"]:
+        return f"image with sha256 {content_hash(value)}"
+    return "row " + json.dumps(row, default=str, sort_keys=True)
+
+
+def _load_quietly(rows: datasets.IterableDataset, state: dict) -> None:
+    rows.load_state_dict(state)
+
+
+def _in_words(parts) -> str:
+    return ", ".join(" ".join(map(str, part)) for part in parts) or "no rows"

@@ -1,0 +1,172 @@
+"""The batches of a run, as latents and conditions."""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, PartialState
+from diffusers import DiffusionPipeline
+from torch.utils.data import DataLoader
+
+from ..configuration import TwinFlowConfigError
+from ..families import Family
+from ..training.objective import Condition
+from .cache import DiskCache, MemoryCache, TensorCache
+from .conditions import Conditions, cache_conditions, text_identity
+from .encoders import encoder_modules, moved_to, seeded, size_multiple
+from .framing import Framing, parse_buckets
+from .latents import cache_latents, latent_identity
+from .loader import build_loader
+from .samples import Samples
+from .source import Source
+from .stream import StreamedSamples, StreamLoader
+
+
+class TrainingData:
+    """Gives batches and encodes them; what is asked for is encoded at once, before training.
+
+    Where nothing is left to encode, the networks that encode stay on the CPU from then on, and `with_encoders` brings
+    them back for a while. The network that is trained is moved to the device.
+
+    Args:
+        source: the data.
+        pipeline: the base, on any device.
+        base_name: what the base is called, for caches on disk.
+        seed: seed of the run.
+        batch_size: samples of a micro-batch of one process; as many are encoded at once.
+        processes: the processes of the run.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        family: Family,
+        pipeline: DiffusionPipeline,
+        *,
+        base_name: str,
+        seed: int,
+        batch_size: int,
+        processes: PartialState | None = None,
+    ):
+        self.source, self.family, self.pipeline, self.base_name = source, family, pipeline, base_name
+        self.encoding_pipeline = without_denoiser(pipeline, family)
+        self.seed, self.batch_size, self.processes = seed, batch_size, processes or PartialState()
+        self.device = self.processes.device
+        self.framing = self._frame()
+        self.samples = self._build_samples()
+        self.conditions = Conditions(self.encode_prompts, self.device)
+        self.encoders = encoder_modules(pipeline, family.denoiser(pipeline))
+        with moved_to(self.encoders.values(), self.device) if self.is_offloaded else nullcontext():
+            if not self.is_offloaded:
+                pipeline.to(self.device)
+            self._encode_beforehand()
+        family.denoiser(pipeline).to(self.device)
+
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether the networks that encode are off the device while training."""
+        return self.source.config.encodes_all_beforehand
+
+    def with_encoders(self) -> AbstractContextManager:
+        """Have the networks that encode on the device inside the block, for pictures in the middle of training."""
+        return moved_to(self.encoders.values(), self.device) if self.is_offloaded else nullcontext()
+
+    def epoch_size(self) -> int:
+        """Samples of an epoch.
+
+        Raises:
+            TwinFlowConfigError: where the data is a stream, which has no known end.
+        """
+        if isinstance(self.samples, StreamedSamples):
+            raise TwinFlowConfigError(
+                "num_train_epochs needs data of known size: with --streaming set max_train_steps."
+            )
+        return len(self.samples)
+
+    def loader(self, *, first_position: int, last_position: int, step_samples: int) -> DataLoader | StreamLoader:
+        """The micro-batches of this process between two positions of the run, multiples of `step_samples`."""
+        where = {
+            "first_position": first_position,
+            "last_position": last_position,
+            "batch_size": self.batch_size,
+            "process_index": self.processes.process_index,
+            "num_processes": self.processes.num_processes,
+            "num_workers": self.source.config.dataloader_num_workers,
+        }
+        if isinstance(self.samples, StreamedSamples):
+            self.stream = StreamLoader(self.samples, self.source.report, **where)
+            return self.stream
+        return build_loader(self.samples, seed=self.seed, step_samples=step_samples, **where)
+
+    def register(self, accelerator: Accelerator) -> None:
+        """Have checkpoints hold where the loader's stream stands; other data needs no more than its position."""
+        if isinstance(self.samples, StreamedSamples):
+            accelerator.register_save_state_pre_hook(lambda models, weights, directory: self.stream.save(directory))
+            accelerator.register_load_state_pre_hook(lambda models, directory: self.stream.load(directory))
+
+    def read(self, batch: dict) -> tuple[torch.Tensor, Condition]:
+        """Latents and condition of a batch of the loader, on the device."""
+        if "latents" in batch:
+            latents = batch["latents"].to(self.device, non_blocking=True)
+        elif "pixels" in batch:
+            latents = self.encode_images(batch["pixels"])
+        else:
+            latents = self.blank.expand(len(batch["caption"]), *self.blank.shape[1:])
+        return latents.float(), self.conditions(batch["caption"])
+
+    def encode_prompts(self, prompts: list[str]) -> Condition:
+        return self.family.encode_prompts(self.encoding_pipeline, prompts, self.source.config.max_sequence_length)
+
+    @torch.no_grad()
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.family.encode_images(self.encoding_pipeline, pixels.to(self.device, non_blocking=True))
+
+    def _frame(self) -> Framing:
+        config = self.source.config
+        divisor = size_multiple(self.pipeline, self.family.denoiser(self.pipeline))
+        buckets = parse_buckets(config.aspect_ratio_buckets, config.resolution, divisor)
+        return Framing(buckets, center_crop=config.center_crop, random_flip=config.random_flip)
+
+    def _build_samples(self) -> Samples | StreamedSamples:
+        config, rows = self.source.config, self.source.rows
+        if not config.streaming:
+            return Samples(rows, config.captions, self.framing, seed=self.seed, repeats=config.repeats)
+        return StreamedSamples(
+            rows,
+            config.captions,
+            config.used_image_column,
+            self.framing,
+            seed=self.seed,
+            process_index=self.processes.process_index,
+            num_processes=self.processes.num_processes,
+        )
+
+    def _encode_beforehand(self) -> None:
+        config = self.source.config
+        shared = {"batch_size": self.batch_size, "processes": self.processes}
+        if config.used_image_column is None:
+            with seeded("blank"):
+                self.blank = torch.zeros_like(
+                    self.encode_images(torch.zeros(1, 3, config.resolution, config.resolution))
+                )
+        elif config.cache_latents:
+            cache = self._cache(partial(latent_identity, self.pipeline, self.framing, self.base_name))
+            cache_latents(self.samples, self.encode_images, cache, num_workers=config.dataloader_num_workers, **shared)
+        if config.cache_text_embeddings:
+            denoiser = self.family.denoiser(self.pipeline)
+            length = config.max_sequence_length or self.family.max_sequence_length
+            self.conditions.cache = self._cache(
+                partial(text_identity, self.pipeline, denoiser, self.base_name, length)
+            )
+            if not config.streaming:
+                cache_conditions(self.samples.all_captions(), self.encode_prompts, self.conditions.cache, **shared)
+
+    def _cache(self, identity) -> TensorCache:
+        directory = self.source.config.cache_directory
+        return DiskCache(Path(directory), identity()) if directory else MemoryCache()
+
+
+def without_denoiser(pipeline: DiffusionPipeline, family: Family) -> DiffusionPipeline:
+    """The same pipeline for encoding alone, whose device is that of its encoders."""
+    return type(pipeline)(**{**pipeline.components, family.component_name: None})

@@ -1,0 +1,111 @@
+"""What a run tells its trackers: numbers, pictures and points, through accelerate."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from PIL import Image
+
+from ..configuration import TwinFlowConfigError
+
+logger = get_logger(__name__)
+
+NONE, ALL = "none", "all"
+ALIASES = {"comet": "comet_ml"}
+GIB = 2**30
+
+
+def tracker_names(report_to: Sequence[str]) -> list[str]:
+    """The trackers that `--report_to` asks for; none for "none".
+
+    Raises:
+        TwinFlowConfigError: where one is unknown or its package is not installed.
+    """
+    names = [ALIASES.get(name, name) for value in report_to for name in value.split(",")]
+    available = sorted(tracker.value for tracker in get_available_trackers())
+    for name in set(names) - {NONE, ALL}:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+            raise TwinFlowConfigError(f"--report_to={name} is no tracker of accelerate: choose one of {known}.")
+        if name not in available:
+            raise TwinFlowConfigError(f"--report_to={name} needs its package: pip install {name}.")
+    if ALL in names:
+        return available
+    return list(dict.fromkeys(name for name in names if name != NONE))
+
+
+def start_trackers(accelerator: Accelerator, project_name: str, arguments: dict[str, Any]) -> None:
+    """Start a run of `project_name` in every tracker; what wandb and comet keep offline goes to the logging folder."""
+    directory = Path(accelerator.project_configuration.logging_dir)
+    options: dict[str, dict[str, Any]] = {}
+    if accelerator.is_main_process and accelerator.log_with:
+        directory.mkdir(parents=True, exist_ok=True)
+        options["wandb"] = {"dir": str(directory)}
+        if "comet_ml" in accelerator.log_with:
+            import comet_ml
+
+            options["comet_ml"] = {"experiment_config": comet_ml.ExperimentConfig(offline_directory=str(directory))}
+    accelerator.init_trackers(project_name, config=arguments, init_kwargs=options)
+
+
+def log_picture(accelerator: Accelerator, name: str, picture: Image.Image, step: int) -> None:
+    """Send a picture to every tracker that takes any; the main process does."""
+    for tracker in accelerator.trackers if accelerator.is_main_process else ():
+        if tracker.name == "tensorboard":
+            tracker.writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
+        elif tracker.name == "comet_ml":
+            tracker.writer.log_image(picture, name=name, step=step)
+        elif tracker.name == "trackio":
+            import trackio
+
+            tracker.log({name: trackio.Image(picture)}, step=step)
+        elif hasattr(tracker, "log_images"):
+            tracker.log_images({name: [picture]}, step=step)
+        else:
+            logger.warning(f"{tracker.name} takes no pictures: '{name}' is not there.")
+
+
+def log_points(
+    accelerator: Accelerator, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str, step: int
+) -> None:
+    """Send points to wandb as its own table and scatter plot, the first column against the second."""
+    for tracker in accelerator.trackers if accelerator.is_main_process else ():
+        if tracker.name == "wandb":
+            import wandb
+
+            table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+            scatter = wandb.plot.scatter(table, columns[0], columns[1], title=title)
+            tracker.log({f"{name}/table": table, f"{name}/scatter": scatter}, step=step)
+
+
+class Throughput:
+    """Samples a second since it was started, and the most memory that was used."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.start()
+
+    def start(self) -> None:
+        """Begin to measure anew, after work that is not training."""
+        self.samples, self.since = 0, time.perf_counter()
+
+    def report(self) -> dict[str, float]:
+        """Samples a second since the last start, which it also is, and memory in GiB."""
+        speed = self.samples / (time.perf_counter() - self.since)
+        self.start()
+        return {"samples_per_second": speed, "memory_gib": peak_memory(self.device) / GIB}
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that tensors took on an accelerator; on a CPU what the process takes now."""
+    module = torch if device.type == "cpu" else torch.get_device_module(device)
+    if hasattr(module, "max_memory_allocated"):
+        return module.max_memory_allocated(device)
+    return psutil.Process().memory_info().rss

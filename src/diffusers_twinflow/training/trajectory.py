@@ -1,0 +1,50 @@
+"""Where the samples of a few steps stood: time, target time, sign and branch, as a picture and as rows."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import matplotlib
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ..configuration import TwinFlowConfig
+from .branches import Branch, BranchRotation
+from .draw import draw_training_step
+
+NAME = "trajectory"
+TITLE = "Trajectories (experimental/theory unverified)"
+COLUMNS = ("sigma", "target_time", "sign", "branch")
+SIGNS = {1.0: ("+1, the real trajectory", "o"), -1.0: ("-1, the twin's", "x")}
+COLOURS = dict(zip(Branch, matplotlib.colormaps["tab10"].colors))
+Row = tuple[float, float, float, str]
+
+
+def trajectory_rows(
+    config: TwinFlowConfig, rotation: BranchRotation, positions: Sequence[int], seed: int
+) -> list[Row]:
+    """A row of `COLUMNS` for the sample at each position of the run.
+
+    The draw of a position is decided by the seed alone, so it is drawn again here, on the host; what the training
+    device holds is not touched.
+    """
+    draw = draw_training_step(config, rotation, positions, (), seed=seed)
+    branches = [branch.value for branch in draw.branches]
+    return list(zip(draw.t.tolist(), draw.r.tolist(), draw.sign.tolist(), branches))
+
+
+def trajectory_picture(rows: Sequence[Row]) -> Image.Image:
+    """A scatter plot for each sign, coloured by branch."""
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    figure.suptitle(TITLE)
+    for axes, (sign, (label, marker)) in zip(figure.subplots(1, 2, sharex=True, sharey=True), SIGNS.items()):
+        axes.set(title=f"sign {label}", xlabel="sigma", ylabel="target time", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+        for branch, colour in COLOURS.items():
+            points = [row for row in rows if row[2] == sign and row[3] == branch.value]
+            if points:
+                x, y = zip(*((row[0], row[1]) for row in points))
+                axes.scatter(x, y, s=18, marker=marker, color=colour, label=branch.value)
+        if axes.collections:
+            axes.legend(loc="upper left", fontsize="small")
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return Image.open(buffer).convert("RGB")

@@ -1,0 +1,139 @@
+"""Processes of their own that talk to a Hub on this machine, forked from one that has the package imported already."""
+
+import atexit
+import json
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+SERVER = Path(__file__).with_name("hub_server.py")
+PRELOADED = ["preloaded"]
+
+
+@dataclass(frozen=True)
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+    def check(self) -> "Result":
+        assert self.returncode == 0, self.stderr
+        return self
+
+
+def run_code(code: str, arguments: list[str], environment: dict[str, str], outputs: tuple[str, str]) -> None:
+    """What a forked process does: run `code` as a program of these arguments in this environment."""
+    import importlib
+
+    from huggingface_hub import constants
+
+    for descriptor, path in zip((1, 2), outputs, strict=True):
+        with open(path, "wb") as file:
+            os.dup2(file.fileno(), descriptor)
+    os.environ.clear()
+    os.environ.update(environment)
+    importlib.reload(constants)
+    assert environment["HF_ENDPOINT"] == constants.ENDPOINT and environment["HF_HOME"] == constants.HF_HOME
+    assert "preloaded" in sys.modules, "the fork server could not import its modules"
+    sys.argv = ["program", *arguments]
+    exec(compile(code, "program", "exec"), {"__name__": "__main__"})
+
+
+class Hub:
+    """A running server, and the processes that talk to it."""
+
+    def __init__(self, home: Path):
+        self.home = home
+        self.server = subprocess.Popen(
+            [sys.executable, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.url = f"http://127.0.0.1:{int(self.server.stdout.readline())}"
+        self.context = multiprocessing.get_context("forkserver")
+        self._start_forkserver()
+
+    def _start_forkserver(self) -> None:
+        """Some of the client's defaults are read while it is imported, so the endpoint is set by then."""
+        before = dict(os.environ)
+        os.environ.clear()
+        os.environ.update(self.environment(self.home, None, PYTHONPATH=os.pathsep.join(sys.path)))
+        self.context.set_forkserver_preload(PRELOADED)
+        multiprocessing.forkserver.ensure_running()
+        os.environ.clear()
+        os.environ.update(before)
+
+    def close(self) -> None:
+        self.server.stdin.close()
+        self.server.wait(timeout=10)
+
+    def ask(self, path: str, content=None):
+        request = urllib.request.Request(self.url + path, data=content and json.dumps(content).encode())
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
+    def fault(self, match: str, **fault) -> None:
+        """Order a fault for the next request whose "METHOD path" has `match` in it; see `hub_server`."""
+        self.ask("/test/faults", {"match": match, **fault})
+
+    def log(self) -> list[str]:
+        return self.ask("/test/log")
+
+    def history(self, repo_id: str) -> list[list[str]]:
+        return self.ask("/test/history").get(repo_id, [])
+
+    def tree(self, repo_id: str) -> set[str]:
+        return {entry["path"] for entry in self.ask(f"/api/models/{repo_id}/tree/main")}
+
+    def environment(self, home: Path, token: str | None, **variables: str) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+        return kept | {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "OMP_NUM_THREADS": "1",
+            **({"HF_TOKEN": token} if token else {}),
+            **variables,
+        }
+
+    def start(self, code, *arguments, token="hf_writer", home=None, **variables):
+        """Start a process; what it returns takes no arguments, waits for the process and returns its `Result`."""
+        folder = Path(tempfile.mkdtemp(dir=self.home))
+        outputs = (str(folder / "stdout"), str(folder / "stderr"))
+        environment = self.environment(home or self.home, token, **variables)
+        process = self.context.Process(target=run_code, args=(code, [*map(str, arguments)], environment, outputs))
+        process.start()
+
+        def wait() -> Result:
+            process.join(timeout=120)
+            assert process.exitcode is not None, "the process hangs"
+            return Result(process.exitcode, *(Path(path).read_text() for path in outputs))
+
+        return wait
+
+    def run(self, code, *arguments, **options) -> Result:
+        return self.start(code, *arguments, **options)()
+
+    def run_anew(self, *command, token="hf_writer", home=None, **variables) -> Result:
+        """A process that has nothing imported yet: Python with this command line."""
+        environment = self.environment(home or self.home, token, **variables)
+        command = [sys.executable, *map(str, command)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+
+@cache
+def shared_hub() -> Hub:
+    """One server for all tests of this pytest process; each test names repositories of its own."""
+    home = Path(tempfile.mkdtemp(prefix="hub-"))
+    hub = Hub(home)
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    atexit.register(hub.close)
+    return hub
