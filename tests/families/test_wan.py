@@ -65,6 +65,14 @@ def test_one_time_for_all_tokens_is_the_stock_calls_time_per_token():
     torch.testing.assert_close(x, stock, rtol=1e-4, atol=1e-4)
 
 
+def test_a_pipeline_of_the_same_components_keeps_its_options():
+    pipeline = tiny_videos.wan(expand_timesteps=True)
+    again = FAMILY.assemble(pipeline)
+    assert again.config.expand_timesteps and again.components == pipeline.components
+    transformer = tiny_videos.wan_transformer()
+    assert FAMILY.assemble(pipeline, {**pipeline.components, "transformer": transformer}).transformer is transformer
+
+
 @pytest.fixture(scope="module")
 def two_transformers():
     return tiny_videos.wan(transformer_2=tiny_videos.wan_transformer(), boundary_ratio=0.875)

@@ -82,13 +82,19 @@ def test_step_count_of_the_validation():
         ({"--learning_rate": 2e-4}, "'learning_rate' is given twice"),
         ({"rank": 8}, "unknown option 'rank'"),
         ({"revision": "a", "base_model_revision": "b"}, "says revision='b'"),
-        ({"model_family": "wan"}, "model_family='wan' is not supported"),
-        ({"model_family": ["sd3"]}, "is not supported"),
+        ({"model_family": "wan", "pretrained_model_name_or_path": None}, "model_family='wan' is none of sd3"),
+        ({"model_family": ["sd3"]}, "must be a text"),
         ({"model_type": "controlnet"}, "it must be 'lora' or 'full'"),
         ({"lora_type": "lycoris"}, "lora_type='lycoris'"),
         ({"controlnet": True}, "controlnet=True is not supported"),
-        ({"num_train_epochs": 3}, "give max_train_steps"),
+        ({"optimizer": "dadapt-lion"}, "use 'adamw' or 'prodigy'"),
+        ({"lr_scheduler": "sine"}, "use 'cosine'"),
+        ({"loss_type": "huber"}, "set twinflow_loss"),
+        ({"crepa_enabled": True}, "crepa_enabled=True is not supported"),
+        ({"tread_config": {"routes": []}}, "tread_config=.* is not supported"),
+        ({"data_backend_config": "no/such.json"}, "'no/such.json' does not exist"),
         ({"resolution": 1.0}, "whole number of pixels"),
+        ({"resolution": True}, "a number above 0"),
         ({"validation_num_inference_steps": 2.5}, "whole number"),
         ({"validation_prompt": 3}, "must be a text"),
     ],
@@ -109,7 +115,46 @@ def test_guidance_is_no_contradiction_without_twinflow():
 
 def test_what_is_left_out_is_named():
     assert ignored_options({"--optimizer": "adamw_bf16", "seed": 1}) == {"optimizer": "the optimizer is AdamW"}
-    assert translate_recipe({"--optimizer": "adamw_bf16", "seed": 1}) == {"seed": 1}
+    assert translate_recipe({"--optimizer": "adamw_bf16", "seed": 1}) == {"optimizer": "adamw", "seed": 1}
+    assert (
+        ignored_options({"optimizer": "prodigy", "validation_prompt_library": False, "rank": 1}, known=["rank"]) == {}
+    )
+    assert ignored_options({"sdnq_group_size": -1, "vae_dtype": "bf16"}).keys() == {"sdnq_group_size", "vae_dtype"}
+
+
+def test_an_option_of_ours_is_not_left_out():
+    own = {"caption_strategy": "column", "optimizer": "prodigy"}
+    assert translate_recipe(own, known=own) == own and ignored_options(own, known=own) == {}
+
+
+@pytest.mark.parametrize(
+    ("family", "flavour", "base"),
+    [
+        ("sd3", None, "stabilityai/stable-diffusion-3.5-medium"),
+        ("sd3", "large", "stabilityai/stable-diffusion-3.5-large"),
+        ("z-image", "turbo", "Tongyi-MAI/Z-Image-Turbo"),
+    ],
+)
+def test_family_and_flavour_name_the_base(family, flavour, base):
+    recipe = {"model_family": family, "model_flavour": flavour}
+    assert translate_recipe(recipe)["pretrained_model_name_or_path"] == base
+    named = recipe | {"pretrained_model_name_or_path": "me/mine"}
+    assert translate_recipe(named) == {"pretrained_model_name_or_path": "me/mine"}
+
+
+def test_a_flavour_that_is_not_known_needs_a_name():
+    with pytest.raises(TwinFlowConfigError, match="name it with pretrained_model_name_or_path"):
+        translate_recipe({"model_family": "flux", "model_flavour": "fluxbooru"})
+
+
+def test_zero_steps_are_those_of_the_epochs():
+    assert translate_recipe({"max_train_steps": 0, "num_train_epochs": 3}) == {"num_train_epochs": 3}
+    assert translate_recipe({"max_train_steps": 9, "num_train_epochs": 0}) == {"max_train_steps": 9}
+
+
+def test_resolution_in_megapixels():
+    assert translate_recipe({"resolution": 1.0, "resolution_type": "area"}) == {"resolution": 1024}
+    assert translate_recipe({"resolution": 512.0, "resolution_type": "pixel"}) == {"resolution": 512}
 
 
 def test_every_twinflow_option_is_known():

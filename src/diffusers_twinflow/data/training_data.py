@@ -1,8 +1,10 @@
 """The batches of a run, as latents and conditions."""
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -167,6 +169,16 @@ class TrainingData:
         return DiskCache(Path(directory), identity()) if directory else MemoryCache()
 
 
+@dataclass
+class DenoiserFacts:
+    """What encoding needs to know of the network that is trained."""
+
+    config: Any
+    dtype: torch.dtype
+
+
 def without_denoiser(pipeline: DiffusionPipeline, family: Family) -> DiffusionPipeline:
     """The same pipeline for encoding alone, whose device is that of its encoders."""
-    return type(pipeline)(**{**pipeline.components, family.component_name: None})
+    denoiser = family.denoiser(pipeline)
+    facts = DenoiserFacts(denoiser.config, denoiser.dtype)
+    return type(pipeline)(**{**pipeline.components, family.component_name: facts})

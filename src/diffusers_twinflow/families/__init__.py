@@ -5,20 +5,30 @@ from diffusers import DiffusionPipeline
 from ..configuration import TwinFlowConfigError
 from .aura_flow import AuraFlowFamily
 from .base import Family
+from .chroma import ChromaFamily
+from .flux import FluxFamily
+from .flux2 import Flux2Family
 from .ltx_video import LTXVideoFamily
 from .lumina2 import Lumina2Family
 from .pixart_sigma import PixArtSigmaFamily
+from .qwen_image import QwenImageFamily
 from .sana import SanaFamily
 from .scheduler_kind import is_flow_matching
 from .stable_diffusion import StableDiffusionFamily
 from .stable_diffusion_3 import StableDiffusion3Family
 from .stable_diffusion_xl import StableDiffusionXLFamily
 from .wan import WanFamily
+from .z_image import ZImageFamily
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         StableDiffusion3Family(),
+        FluxFamily(),
+        Flux2Family(),
+        QwenImageFamily(),
+        ZImageFamily(),
+        ChromaFamily(),
         SanaFamily(),
         Lumina2Family(),
         AuraFlowFamily(),

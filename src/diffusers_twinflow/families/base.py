@@ -1,5 +1,7 @@
 """What the rest of the package needs to know of a base model; one subclass a model, and nothing about the loss."""
 
+import fnmatch
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +24,8 @@ class Family:
         pipeline_class: the stock pipeline.
         component_name: the pipeline's component that is trained.
         transformer_class: the `timestep_sign` aware class of that component.
-        lora_target_modules: the linear layers that a LoRA adapts by default.
+        lora_target_modules: ends of the names of the linear layers that a LoRA adapts by default; a `*` stands for the
+            number of a block in a whole name.
         max_sequence_length: default length of an encoded prompt, in tokens. Every prompt is encoded to one length, so
             that conditions stack; padding is masked as the stock pipeline masks it.
         guidance_off: arguments that make the stock pipeline's call one evaluation a step. A model with embedded
@@ -30,6 +33,8 @@ class Family:
             itself, which is what the loss compares with; guidance is baked in by `twinflow_enhanced_ratio`.
         takes_reference_image: whether the model edits an image that it is given; `encode_prompts` then needs it.
         timestep_argument: what the component's forward calls its timestep.
+        task: what the Hub calls what the pipeline does.
+        output_name: where the stock call's output holds its pictures or videos.
     """
 
     name: str
@@ -41,6 +46,8 @@ class Family:
     guidance_off: dict[str, float] = {"guidance_scale": 0.0}
     takes_reference_image: bool = False
     timestep_argument: str = "timestep"
+    task: str = "text-to-image"
+    output_name: str = "images"
 
     def load(self, name_or_path: str, **options) -> DiffusionPipeline:
         """The stock pipeline, as its `from_pretrained` loads it; components that it was saved without stay `None`.
@@ -64,9 +71,28 @@ class Family:
         """The family as it is for this pipeline; families whose `velocity` depends on its scheduler need it first."""
         return self
 
+    def assemble(self, pipeline: DiffusionPipeline, components: dict[str, Any] | None = None) -> DiffusionPipeline:
+        """A new stock pipeline with the options of `pipeline`, such as Wan's `expand_timesteps`.
+
+        Args:
+            components: all components by name; defaults to those of `pipeline`.
+        """
+        options = {
+            name: pipeline.config[name]
+            for name in inspect.signature(self.pipeline_class.__init__).parameters
+            if name in pipeline.config and name not in pipeline.components
+        }
+        return self.pipeline_class(**(components or pipeline.components), **options)
+
     def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
         """The component that is trained."""
         return getattr(pipeline, self.component_name)
+
+    def lora_targets(self, model: ModelMixin) -> list[str]:
+        """The `target_modules` of a LoRA: `lora_target_modules` with patterns as the names that they stand for."""
+        names = [name for name, _ in model.named_modules()]
+        found = [fnmatch.filter(names, target) if "*" in target else [target] for target in self.lora_target_modules]
+        return [name for targets in found for name in targets]
 
     def encode_prompts(
         self,
@@ -137,7 +163,7 @@ class Family:
     def draw(
         self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
     ) -> list[Image.Image]:
-        """Pictures of the stock call, `images_per_prompt` of each prompt in turn; of a video its first frame."""
+        """Pictures of the stock call, `images_per_prompt` of each prompt in turn; of a video some frames side by side."""
         return pipeline(prompt=prompts, num_images_per_prompt=images_per_prompt, **call_options).images
 
 

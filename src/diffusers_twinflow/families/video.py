@@ -1,7 +1,11 @@
 import torch
+from diffusers.utils import make_image_grid
+from PIL import Image
 
 from ..configuration import TwinFlowConfigError
 from .base import Family
+
+STRIP_FRAMES = 4
 
 
 def as_video(pixels: torch.Tensor, temporal_compression: int) -> torch.Tensor:
@@ -27,8 +31,22 @@ def as_video(pixels: torch.Tensor, temporal_compression: int) -> torch.Tensor:
 class VideoFamily(Family):
     """A base that draws videos: latents of shape [B, C, f, h, w], an image is a video of one frame."""
 
+    task = "text-to-video"
+    output_name = "frames"
+
     def draw(self, pipeline, prompts, images_per_prompt=1, **call_options):
-        """The first frame of each video; `num_frames` is 1 where the call does not say otherwise."""
+        """A strip of each video; `num_frames` is 1 where the call does not say otherwise."""
         options = {"num_frames": 1, "output_type": "pil"} | call_options
-        frames = pipeline(prompt=prompts, num_videos_per_prompt=images_per_prompt, **options).frames
-        return [video[0] for video in frames]
+        videos = pipeline(prompt=prompts, num_videos_per_prompt=images_per_prompt, **options).frames
+        return [strip(video) for video in videos]
+
+
+def strip(frames: list[Image.Image] | torch.Tensor) -> Image.Image | torch.Tensor:
+    """At most four frames of a video side by side, evenly spaced from the first to the last.
+
+    Args:
+        frames: pictures, or pixels of shape [F, 3, H, W], which give [3, H, W].
+    """
+    count = min(len(frames), STRIP_FRAMES)
+    chosen = [frames[i * (len(frames) - 1) // max(count - 1, 1)] for i in range(count)]
+    return torch.cat(chosen, dim=-1) if isinstance(frames, torch.Tensor) else make_image_grid(chosen, 1, count)

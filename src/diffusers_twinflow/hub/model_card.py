@@ -83,12 +83,12 @@ def build_model_card(
         prompts, scores: as in `save_model_card`.
         has_conditioning: whether the repository holds a time conditioning.
     """
-    family = config.family.replace("_", "-")
+    family, task = config.family.replace("_", "-"), FAMILIES[config.family].task
     data = ModelCardData(
         base_model=base_model,
         library_name="diffusers",
-        pipeline_tag="text-to-image",
-        tags=["twinflow", "lora", "diffusers", family, "text-to-image"],
+        pipeline_tag=task,
+        tags=["twinflow", "lora", "diffusers", family, task],
         **(license_fields or {}),
         **({"base_model_relation": "adapter"} if base_model else {}),
     )
@@ -160,7 +160,9 @@ def _one_line(text: str) -> str:
 
 def _use(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None) -> str:
     base = "" if base_model else ', base_model="path/to/the/base"'
-    pipeline = FAMILIES[config.family].pipeline_class.__name__
+    family = FAMILIES[config.family]
+    pipeline, output, result = family.pipeline_class.__name__, family.output_name, family.task.split("-")[-1]
+    guidance_off = ", ".join(f"{name}={value}" for name, value in family.guidance_off.items())
     return f"""## Use
 
 ```bash
@@ -172,7 +174,7 @@ import torch
 from diffusers_twinflow import TwinFlowPipeline
 
 pipe = TwinFlowPipeline.from_pretrained("{repo_id}", torch_dtype=torch.bfloat16{base}).to("cuda")
-image = pipe("your prompt", num_inference_steps={config.num_inference_steps}).images[0]
+{result} = pipe("your prompt", num_inference_steps={config.num_inference_steps}).{output}[0]
 ```
 
 On a `{pipeline}` that you already have, beside other LoRAs:
@@ -181,7 +183,7 @@ On a `{pipeline}` that you already have, beside other LoRAs:
 from diffusers_twinflow import load_twinflow_lora, unload_twinflow_lora
 
 load_twinflow_lora(pipe, "{repo_id}")
-image = pipe("your prompt", num_inference_steps={config.num_inference_steps}, guidance_scale=0.0).images[0]
+{result} = pipe("your prompt", num_inference_steps={config.num_inference_steps}, {guidance_off}).{output}[0]
 unload_twinflow_lora(pipe)
 ```"""
 

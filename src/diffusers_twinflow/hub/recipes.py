@@ -2,121 +2,40 @@
 
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
-from ..configuration import TwinFlowConfig, TwinFlowConfigError, check_option_name
+from ..configuration import TwinFlowConfigError, check_option_name
+from .data_backends import TranslatedData, size_options, translate_data_backends
+from .recipe_names import (
+    FAMILY_BASES,
+    FAMILY_NAMES,
+    FLAVOURS,
+    REFUSED_WHERE_ON,
+    RENAMED,
+    WITHOUT_EFFECT,
+    reason_without_effect,
+)
 
-FAMILY_BASES = {
-    "sd3": "stabilityai/stable-diffusion-3.5-medium",
-    "flux": "black-forest-labs/FLUX.1-dev",
-    "qwen_image": "Qwen/Qwen-Image",
-    "z_image": "Tongyi-MAI/Z-Image",
-    "sana": "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers",
-    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
-    "sd1x": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-}
-FAMILY_NAMES = {"z-image": "z_image", "qwen-image": "qwen_image", "stable_diffusion_3": "sd3"}
-
-RENAMED = {
-    "lora_rank": "rank",
-    "learning_rate": "learning_rate",
-    "pretrained_model_name_or_path": "pretrained_model_name_or_path",
-    "revision": "revision",
-    "variant": "variant",
-    "base_model_revision": "revision",
-    "lora_alpha": "lora_alpha",
-    "lora_dropout": "lora_dropout",
-    "use_ema": "use_ema",
-    "ema_decay": "twinflow_ema_decay",
-    "output_dir": "output_dir",
-    "logging_dir": "logging_dir",
-    "cache_dir": "cache_dir",
-    "seed": "seed",
-    "train_batch_size": "train_batch_size",
-    "gradient_accumulation_steps": "gradient_accumulation_steps",
-    "gradient_checkpointing": "gradient_checkpointing",
-    "max_train_steps": "max_train_steps",
-    "max_grad_norm": "max_grad_norm",
-    "mixed_precision": "mixed_precision",
-    "allow_tf32": "allow_tf32",
-    "lr_scheduler": "lr_scheduler",
-    "lr_warmup_steps": "lr_warmup_steps",
-    "adam_beta1": "adam_beta1",
-    "adam_beta2": "adam_beta2",
-    "adam_weight_decay": "adam_weight_decay",
-    "adam_epsilon": "adam_epsilon",
-    "checkpointing_steps": "checkpointing_steps",
-    "checkpoint_step_interval": "checkpointing_steps",
-    "checkpoints_total_limit": "checkpoints_total_limit",
-    "resume_from_checkpoint": "resume_from_checkpoint",
-    "validation_steps": "validation_steps",
-    "validation_step_interval": "validation_steps",
-    "num_validation_images": "num_validation_images",
-    "report_to": "report_to",
-    "caption_dropout_probability": "proportion_empty_prompts",
-    "tokenizer_max_length": "max_sequence_length",
-    "dataset_name": "dataset_name",
-    "instance_data_dir": "dataset_name",
-    "push_to_hub": "push_to_hub",
-    "hub_model_id": "hub_model_id",
-    **{name: name for name in TwinFlowConfig.option_names()},
-}
-WITHOUT_EFFECT = {
-    "aspect_bucket_rounding": "images are cropped to the resolution",
-    "attention_mechanism": "the attention of diffusers is used",
-    "base_model_precision": "the base is kept in the training dtype",
-    "cache_file_suffix": "nothing is cached on disk",
-    "compress_disk_cache": "nothing is cached on disk",
-    "data_backend_config": "give --dataset_name",
-    "disable_benchmark": "there is no benchmark at the start",
-    "disable_bucket_pruning": "there are no buckets",
-    "diff2flow_loss": "diff2flow_enabled decides",
-    "ema_device": "the teacher is on the training device",
-    "ema_update_interval": "the teacher is updated every step",
-    "flow_schedule_shift": "twinflow_time_alpha and twinflow_time_beta shape the times",
-    "fuse_qkv_projections": "projections are not fused",
-    "grad_clip_method": "gradients are clipped by their norm",
-    "metadata_update_interval": "nothing is cached on disk",
-    "minimum_image_size": "filter the data set before",
-    "model_flavour": "the base is named by its Hub id",
-    "offload_during_startup": "there is no offloading",
-    "num_eval_images": "nothing is evaluated",
-    "optimizer": "the optimizer is AdamW",
-    "prediction_type": "it is read from the base",
-    "quantize_via": "the base is kept in the training dtype",
-    "resolution_type": "images are cropped to the resolution",
-    "scheduled_sampling_prob_end": "scheduled sampling is off",
-    "scheduled_sampling_prob_start": "scheduled sampling is off",
-    "scheduled_sampling_probability": "scheduled sampling is off",
-    "scheduled_sampling_ramp_steps": "scheduled sampling is off",
-    "scheduled_sampling_sampler": "scheduled sampling is off",
-    "scheduled_sampling_strategy": "scheduled sampling is off",
-    "skip_file_discovery": "the data set is read whole",
-    "tracker_project_name": "runs are called twinflow",
-    "tracker_run_name": "runs are called twinflow",
-    "vae_batch_size": "latents are encoded in batches of the training",
-    "validation_disable_unconditional": "only prompts of yours are drawn",
-    "validation_guidance_rescale": "there is no guidance to rescale",
-    "validation_negative_prompt": "there is no guidance to push away from it",
-    "validation_prompt_library": "only prompts of yours are drawn",
-    "validation_resolution": "validation draws at the base's own size",
-    "validation_seed": "validation is seeded with --seed",
-}
-OFF = (None, False, "", 0, "none", "null", "false", "0")
+OFF = (None, False, "", 0, "none", "null", "false", "0", [], {})
 
 
-def translate_recipe(options: dict[str, Any], known: Iterable[str] = ()) -> dict[str, Any]:
+def translate_recipe(
+    options: dict[str, Any], known: Iterable[str] = (), *, directory: str | Path | None = None
+) -> dict[str, Any]:
     """Options of our training script that say what a TwinFlow recipe for SimpleTuner says.
 
-    Keys may carry leading dashes. What has no meaning here is left out: `ignored_options` names it and says why.
+    Keys may carry leading dashes. What has no meaning here is left out: `ignored_options` names it and says why. The
+    data set that `data_backend_config` names is translated too; what it says wins over the recipe's own options.
 
     Args:
         options: the recipe's JSON object.
         known: options of our script that stay as they are, so that its own recipes come out unchanged.
+        directory: where the recipe is, for the paths in it that the working directory has not.
 
     Raises:
         TwinFlowConfigError: for a key that is unknown, with the nearest one that is known, for one given twice, and for
-            one that contradicts TwinFlow.
+            one that contradicts TwinFlow or has no counterpart.
     """
     given, known = _without_dashes(options), set(known)
     translated: dict[str, Any] = {}
@@ -125,30 +44,67 @@ def translate_recipe(options: dict[str, Any], known: Iterable[str] = ()) -> dict
             if given.get("twinflow_enabled"):
                 CONTRADICTIONS[name](value)
             continue
-        if name in TRANSLATED:
-            part = TRANSLATED[name](value)
-        elif name in WITHOUT_EFFECT:
-            continue
-        elif name in known:
-            part = {name: value}
-        else:
-            check_option_name(name, sorted({*RENAMED, *TRANSLATED, *CONTRADICTIONS, *WITHOUT_EFFECT, *known}))
-            part = {RENAMED[name]: value}
-        for target, new in part.items():
+        for target, new in _translate_option(name, value, known).items():
             if translated.setdefault(target, new) != new:
                 raise TwinFlowConfigError(f"'{name}' says {target}={new!r}, another option {translated[target]!r}.")
-    family = translated.pop("model_family", None)
-    if family and not translated.get("pretrained_model_name_or_path"):
-        translated["pretrained_model_name_or_path"] = FAMILY_BASES[family]
+    translated |= size_options("the recipe", given)
+    _choose_base(translated)
     steps = translated.pop("validation_num_inference_steps", None)
     if steps and given.get("twinflow_enabled"):
         translated.setdefault("twinflow_target_step_count", steps)
-    return translated
+    return translated | _data(given, directory).options
 
 
-def ignored_options(options: dict[str, Any]) -> dict[str, str]:
-    """What `translate_recipe` leaves out of a recipe, with the reason, by name."""
-    return {name: WITHOUT_EFFECT[name] for name in _without_dashes(options) if name in WITHOUT_EFFECT}
+def ignored_options(options: dict[str, Any], known: Iterable[str] = (), *, directory=None) -> dict[str, str]:
+    """What `translate_recipe` leaves out of a recipe, with the reason, by name; arguments as there."""
+    given, known = _without_dashes(options), set(known)
+    reasons = {
+        name: reason_without_effect(name)
+        for name, value in given.items()
+        if name not in known | CONTRADICTIONS.keys() | TRANSLATED.keys() | RENAMED.keys() and value not in OFF
+    }
+    if isinstance(given.get("optimizer"), str) and not _is_own_optimizer(given["optimizer"]):
+        reasons["optimizer"] = "the optimizer is AdamW"
+    reasons |= _data(given, directory).ignored
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _translate_option(name: str, value: Any, known: set[str]) -> dict[str, Any]:
+    if name in TRANSLATED:
+        return TRANSLATED[name](value)
+    if name in known and name not in RENAMED:
+        return {name: value}
+    if reason_without_effect(name) and name not in RENAMED:
+        return {}
+    check_option_name(name, sorted({*RENAMED, *TRANSLATED, *CONTRADICTIONS, *WITHOUT_EFFECT, *known}))
+    return {RENAMED[name]: value}
+
+
+def _choose_base(translated: dict[str, Any]) -> None:
+    """Name the base by family and flavour where the recipe does not."""
+    family, flavour = translated.pop("model_family", None), translated.pop("model_flavour", None)
+    if not family or translated.get("pretrained_model_name_or_path"):
+        return
+    if family not in FAMILY_BASES:
+        raise TwinFlowConfigError(
+            f"model_family={family!r} is none of {', '.join(FAMILY_BASES)}: name the base with "
+            "pretrained_model_name_or_path."
+        )
+    if flavour and (family, flavour) not in FLAVOURS:
+        names = ", ".join(known for of, known in FLAVOURS if of == family)
+        raise TwinFlowConfigError(
+            f"model_flavour={flavour!r} of {family} is none of {names}: name it with pretrained_model_name_or_path."
+        )
+    translated["pretrained_model_name_or_path"] = FLAVOURS[family, flavour] if flavour else FAMILY_BASES[family]
+
+
+def _data(given: dict[str, Any], directory: str | Path | None) -> TranslatedData:
+    path = given.get("data_backend_config")
+    if path in OFF:
+        return TranslatedData()
+    if not isinstance(path, str) or "\0" in path:
+        raise TwinFlowConfigError(f"data_backend_config={path!r} must be the path of a JSON file.")
+    return translate_data_backends(path, directory=directory, defaults=given)
 
 
 def _without_dashes(options: dict[str, Any]) -> dict[str, Any]:
@@ -162,10 +118,9 @@ def _without_dashes(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model_family(value: Any) -> dict[str, Any]:
-    name = FAMILY_NAMES.get(value, value) if isinstance(value, str) else None
-    if name not in FAMILY_BASES:
-        raise TwinFlowConfigError(f"model_family={value!r} is not supported: use one of {', '.join(FAMILY_BASES)}.")
-    return {"model_family": name}
+    if not isinstance(value, str):
+        raise TwinFlowConfigError(f"model_family={value!r} must be a text, such as {', '.join(FAMILY_BASES)}.")
+    return {"model_family": FAMILY_NAMES.get(value, value)}
 
 
 def _model_type(value: Any) -> dict[str, Any]:
@@ -223,11 +178,26 @@ def _validation_steps(value: Any) -> dict[str, Any]:
     return {"validation_num_inference_steps": int(number)}
 
 
-def _resolution(value: Any) -> dict[str, Any]:
-    number = _number("resolution", value)
-    if number < 16 or number != int(number):
-        raise TwinFlowConfigError(f"resolution={value!r} must be a whole number of pixels, such as 1024.")
-    return {"resolution": int(number)}
+def _optimizer(value: Any) -> dict[str, Any]:
+    if not isinstance(value, str) or value.lower().startswith(("dadapt", "prodigy_", "ao-prodigy")):
+        raise TwinFlowConfigError(f"optimizer={value!r} is not supported: use 'adamw' or 'prodigy'.")
+    return {"optimizer": value if _is_own_optimizer(value) else "adamw"}
+
+
+def _is_own_optimizer(name: str) -> bool:
+    return name in ("adamw", "prodigy")
+
+
+def _lr_scheduler(value: Any) -> dict[str, Any]:
+    if value == "sine":
+        raise TwinFlowConfigError("lr_scheduler='sine' is not supported: use 'cosine', or another of diffusers'.")
+    return {"lr_scheduler": value}
+
+
+def _loss_type(value: Any) -> dict[str, Any]:
+    if value not in (None, "l2"):
+        raise TwinFlowConfigError(f"loss_type={value!r} is not supported: set twinflow_loss to 'barron' or 'l2'.")
+    return {}
 
 
 def _lora_type(value: Any) -> dict[str, Any]:
@@ -237,16 +207,22 @@ def _lora_type(value: Any) -> dict[str, Any]:
 
 
 def _validation_prompt(value: Any) -> dict[str, Any]:
+    if value in OFF:
+        return {}
     prompts = value if isinstance(value, list) else [value]
     if not all(isinstance(prompt, str) for prompt in prompts):
         raise TwinFlowConfigError(f"validation_prompt={value!r} must be a text.")
     return {"validation_prompts": prompts}
 
 
-def _epochs(value: Any) -> dict[str, Any]:
-    if value not in OFF:
-        raise TwinFlowConfigError(f"num_train_epochs={value!r} is not supported: give max_train_steps.")
-    return {}
+def _unless_off(name: str) -> Callable[[Any], dict[str, Any]]:
+    return lambda value: {} if value in OFF else {name: value}
+
+
+def _flavour(value: Any) -> dict[str, Any]:
+    if value is not None and not isinstance(value, str):
+        raise TwinFlowConfigError(f"model_flavour={value!r} must be a text.")
+    return {"model_flavour": value} if value else {}
 
 
 SCHEDULED_SAMPLING = "scheduled sampling must be off"
@@ -260,14 +236,18 @@ CONTRADICTIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "validation_guidance_real": _guidance("validation_guidance_real"),
 }
 TRANSLATED: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "controlnet": _not_supported("controlnet"),
-    "init_lora_from": _not_supported("init_lora_from"),
+    "data_backend_config": lambda value: {},
     "lora_type": _lora_type,
+    "loss_type": _loss_type,
+    "lr_scheduler": _lr_scheduler,
+    "max_train_steps": _unless_off("max_train_steps"),
     "model_family": _model_family,
+    "model_flavour": _flavour,
     "model_type": _model_type,
-    "num_train_epochs": _epochs,
-    "push_checkpoints_to_hub": _not_supported("push_checkpoints_to_hub"),
-    "resolution": _resolution,
+    "num_train_epochs": _unless_off("num_train_epochs"),
+    "optimizer": _optimizer,
+    "resolution": lambda value: {},
     "validation_num_inference_steps": _validation_steps,
     "validation_prompt": _validation_prompt,
+    **{name: _not_supported(name) for name in REFUSED_WHERE_ON},
 }

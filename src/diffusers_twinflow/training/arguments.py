@@ -23,10 +23,11 @@ def parse_with_config(parser: argparse.ArgumentParser, input_args: list[str] | N
         return args
     known = [string.lstrip("-") for action in parser._actions for string in action.option_strings]
     recipe = read_json_options(args.config)
-    for name, reason in ignored_options(recipe).items():
+    directory = Path(args.config).parent
+    for name, reason in ignored_options(recipe, known, directory=directory).items():
         warnings.warn(f"option '{name}' of {args.config} has no effect: {reason}", stacklevel=2)
     from_file = []
-    for name, value in translate_recipe(recipe, known).items():
+    for name, value in translate_recipe(recipe, known, directory=directory).items():
         check_option_name(name, known)
         from_file += as_arguments(name, value)
     return parser.parse_args(input_args, namespace=parser.parse_args(from_file))

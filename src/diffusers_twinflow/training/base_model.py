@@ -91,7 +91,7 @@ def prepare_lora(
         lora_alpha=lora_alpha or rank,
         lora_dropout=lora_dropout,
         init_lora_weights="gaussian",
-        target_modules=lora_layers or family.lora_target_modules,
+        target_modules=lora_layers or family.lora_targets(transformer),
     )
     transformer.add_adapter(lora_config)
     if config.twinflow_enabled:

@@ -1,0 +1,74 @@
+from diffusers import Flux2Pipeline, Flux2Transformer2DModel
+
+from ..models import twinflow_class_of
+from .base import Family, to_unit_range
+
+EMBEDDED_GUIDANCE = 1.0
+
+
+class Flux2Family(Family):
+    """FLUX.2: times in 0..1, embedded guidance 1; its latents are patches of 2 x 2, normalised by channel."""
+
+    name = "flux2"
+    pipeline_class = Flux2Pipeline
+    transformer_class = twinflow_class_of(Flux2Transformer2DModel)
+    lora_target_modules = [
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_q_proj",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+        "ff.linear_in",
+        "ff.linear_out",
+        "ff_context.linear_in",
+        "ff_context.linear_out",
+        "attn.to_qkv_mlp_proj",
+        "single_transformer_blocks.*.attn.to_out",
+        "double_stream_modulation_img.linear",
+        "double_stream_modulation_txt.linear",
+        "single_stream_modulation.linear",
+    ]
+    max_sequence_length = 512
+    guidance_off = {"guidance_scale": EMBEDDED_GUIDANCE}
+
+    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+        prompt_embeds, _ = pipeline.encode_prompt(
+            prompts, max_sequence_length=max_sequence_length or self.max_sequence_length
+        )
+        return {"prompt_embeds": prompt_embeds}
+
+    def encode_images(self, pipeline, pixels):
+        """Latents of shape [B, 4 * C, h / 2, w / 2], as the stock pipeline's `latents` argument takes them."""
+        return pipeline._encode_vae_image(pixels.to(pipeline.vae.dtype), generator=None)
+
+    def decode_latents(self, pipeline, latents):
+        vae = pipeline.vae
+        mean = vae.bn.running_mean.view(1, -1, 1, 1)
+        std = (vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps).sqrt()
+        latents = pipeline._unpatchify_latents(latents * std + mean)
+        return to_unit_range(vae.decode(latents.to(vae.dtype), return_dict=False)[0])
+
+    def timestep(self, t):
+        return t
+
+    def unpack(self, packed, height, width):
+        return packed.transpose(1, 2).unflatten(2, (height, width))
+
+    def velocity(self, model):
+        def velocity(x_t, t, r, sign, condition):
+            prompt_embeds = condition["prompt_embeds"]
+            tokens = model(
+                hidden_states=Flux2Pipeline._pack_latents(x_t.to(prompt_embeds.dtype)),
+                encoder_hidden_states=prompt_embeds,
+                img_ids=Flux2Pipeline._prepare_latent_ids(x_t[:1])[0].to(x_t.device),
+                txt_ids=Flux2Pipeline._prepare_text_ids(prompt_embeds[:1])[0].to(x_t.device),
+                guidance=t.new_full(t.shape, EMBEDDED_GUIDANCE),
+                return_dict=False,
+                **self.times(t, r, sign),
+            )[0]
+            return self.unpack(tokens, *x_t.shape[-2:])
+
+        return velocity

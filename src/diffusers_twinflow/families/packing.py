@@ -1,0 +1,36 @@
+"""Latents as tokens of 2 x 2 positions, the layout of FLUX.1 and what came from it."""
+
+import torch
+from diffusers import FluxPipeline
+from torch.nn import functional as F
+
+
+def pack_patches(latents: torch.Tensor) -> torch.Tensor:
+    """[B, C, h, w] as tokens [B, (h / 2) * (w / 2), 4 * C]."""
+    return FluxPipeline._pack_latents(latents, *latents.shape)
+
+
+def unpack_patches(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """What `pack_patches` made of latents with `height` and `width`."""
+    return FluxPipeline._unpack_latents(tokens, height, width, vae_scale_factor=1)
+
+
+def position_ids(latents: torch.Tensor) -> torch.Tensor:
+    """Row and column of each token of `pack_patches`, shape [(h / 2) * (w / 2), 3] with zeros in front."""
+    height, width = latents.shape[-2:]
+    return FluxPipeline._prepare_latent_image_ids(None, height // 2, width // 2, latents.device, latents.dtype)
+
+
+def pad_tokens(embeds: torch.Tensor, mask: torch.Tensor | None, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token embeddings cut or padded to one length, and which of them are not padding.
+
+    Args:
+        embeds: shape [B, L, D].
+        mask: shape [B, L]; `None` where no token is padding.
+
+    Returns:
+        embeddings of shape [B, length, D] and a boolean mask of shape [B, length].
+    """
+    mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device) if mask is None else mask.bool()
+    missing = max(length - embeds.shape[1], 0)
+    return F.pad(embeds[:, :length], (0, 0, 0, missing)), F.pad(mask[:, :length], (0, missing))

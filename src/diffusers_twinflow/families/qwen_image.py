@@ -1,0 +1,80 @@
+import torch
+from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
+
+from ..models import twinflow_class_of
+from .base import Family, to_unit_range
+from .packing import pack_patches, pad_tokens, unpack_patches
+
+
+class QwenImageFamily(Family):
+    """Qwen-Image: times in 0..1, latents packed in 2 x 2 patches, a video autoencoder for pictures of one frame."""
+
+    name = "qwen_image"
+    pipeline_class = QwenImagePipeline
+    transformer_class = twinflow_class_of(QwenImageTransformer2DModel)
+    lora_target_modules = [
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_q_proj",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+        "img_mlp.net.0.proj",
+        "img_mlp.net.2",
+        "txt_mlp.net.0.proj",
+        "txt_mlp.net.2",
+        "img_mod.1",
+        "txt_mod.1",
+    ]
+    max_sequence_length = 512
+    guidance_off = {"true_cfg_scale": 1.0}
+
+    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+        length = max_sequence_length or self.max_sequence_length
+        encoded = pipeline.encode_prompt(prompts, max_sequence_length=length)
+        prompt_embeds, prompt_embeds_mask = pad_tokens(*encoded, length)
+        return {"prompt_embeds": prompt_embeds, "prompt_embeds_mask": prompt_embeds_mask}
+
+    def encode_images(self, pipeline, pixels):
+        vae = pipeline.vae
+        mean, std = latent_statistics(vae, pixels.device)
+        latents = vae.encode(pixels.unsqueeze(2).to(vae.dtype)).latent_dist.sample().squeeze(2)
+        return (latents - mean) / std
+
+    def decode_latents(self, pipeline, latents):
+        vae = pipeline.vae
+        mean, std = latent_statistics(vae, latents.device)
+        latents = (latents * std + mean).unsqueeze(2)
+        return to_unit_range(vae.decode(latents.to(vae.dtype), return_dict=False)[0].squeeze(2))
+
+    def timestep(self, t):
+        return t
+
+    def pack(self, latents):
+        return pack_patches(latents)
+
+    def unpack(self, packed, height, width):
+        return unpack_patches(packed, height, width)
+
+    def velocity(self, model):
+        def velocity(x_t, t, r, sign, condition):
+            height, width = x_t.shape[-2:]
+            tokens = model(
+                hidden_states=self.pack(x_t.to(condition["prompt_embeds"].dtype)),
+                encoder_hidden_states=condition["prompt_embeds"],
+                encoder_hidden_states_mask=condition["prompt_embeds_mask"],
+                img_shapes=[[(1, height // 2, width // 2)]] * len(x_t),
+                return_dict=False,
+                **self.times(t, r, sign),
+            )[0]
+            return self.unpack(tokens, height, width)
+
+        return velocity
+
+
+def latent_statistics(vae, device: torch.device) -> torch.Tensor:
+    """Mean and standard deviation of the latent channels, each of shape [1, C, 1, 1]."""
+    statistics = torch.tensor([vae.config.latents_mean, vae.config.latents_std], dtype=vae.dtype, device=device)
+    return statistics.reshape(2, 1, -1, 1, 1)

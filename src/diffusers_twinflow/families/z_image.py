@@ -1,0 +1,56 @@
+import torch
+from diffusers import ZImagePipeline, ZImageTransformer2DModel
+from torch.nn.utils.rnn import pad_sequence
+
+from ..models import twinflow_class_of
+from .base import Family
+from .packing import pad_tokens
+
+
+class ZImageFamily(Family):
+    """Z-Image: times in 0..1 with 1 = data, predicts data minus noise, takes a list of samples and of prompts."""
+
+    name = "z_image"
+    pipeline_class = ZImagePipeline
+    transformer_class = twinflow_class_of(ZImageTransformer2DModel)
+    lora_target_modules = [
+        "attention.to_q",
+        "attention.to_k",
+        "attention.to_v",
+        "attention.to_out.0",
+        "feed_forward.w1",
+        "feed_forward.w2",
+        "feed_forward.w3",
+        "noise_refiner.*.adaLN_modulation.0",
+        "layers.*.adaLN_modulation.0",
+    ]
+    max_sequence_length = 512
+    timestep_argument = "t"
+
+    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+        length = max_sequence_length or self.max_sequence_length
+        embeds, _ = pipeline.encode_prompt(
+            list(prompts), do_classifier_free_guidance=False, max_sequence_length=length
+        )
+        mask = [torch.ones(len(prompt), dtype=torch.bool, device=prompt.device) for prompt in embeds]
+        prompt_embeds, prompt_embeds_mask = pad_tokens(
+            *(pad_sequence(x, batch_first=True) for x in (embeds, mask)), length
+        )
+        return {"prompt_embeds": prompt_embeds, "prompt_embeds_mask": prompt_embeds_mask}
+
+    def timestep(self, t):
+        return 1 - t
+
+    def velocity(self, model):
+        def velocity(x_t, t, r, sign, condition):
+            prompt_embeds = condition["prompt_embeds"]
+            lengths = condition["prompt_embeds_mask"].sum(1).tolist()
+            samples = model(
+                x=list(x_t.to(prompt_embeds.dtype).unsqueeze(2)),
+                cap_feats=[embeds[:length] for embeds, length in zip(prompt_embeds, lengths)],
+                return_dict=False,
+                **self.times(t, r, sign),
+            )[0]
+            return -torch.stack(samples).squeeze(2)
+
+        return velocity

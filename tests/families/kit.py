@@ -1,0 +1,227 @@
+"""The families with a tiny pipeline each, and what every family must do.
+
+A family passes by being listed in `CASES`: `test_families.py` runs the checks of this file on every case.
+"""
+
+import importlib.util
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tiny_flux
+import tiny_images
+import tiny_qwen
+import tiny_videos
+import tiny_z_image
+import torch
+from accelerate.state import AcceleratorState
+from diffusers import DiffusionPipeline
+
+import tiny
+from diffusers_twinflow.families import FAMILIES, Family
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "train_twinflow.py"
+PROMPTS = ["a picture", "b"]
+STEPS = 20
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family and a tiny pipeline of its real classes, with text encoders and an autoencoder.
+
+    Attributes:
+        family_name: key of `FAMILIES`.
+        build: makes the pipeline, the same at every call.
+        resolution: pixels of a side.
+        max_sequence_length: tokens of an encoded prompt; more than those of `PROMPTS`.
+        call: further arguments of the stock call.
+        label: tells cases of one family apart.
+    """
+
+    family_name: str
+    build: Callable[[], DiffusionPipeline]
+    resolution: int = 32
+    max_sequence_length: int = 40
+    call: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.family_name} {self.label}".strip()
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.family_name]
+
+    @cached_property
+    def pipeline(self) -> DiffusionPipeline:
+        """The pipeline with weights that let time, prompt and every layer reach the output."""
+        pipeline = self.build()
+        pipeline.set_progress_bar_config(disable=True)
+        fill_zeros(self.family.denoiser(pipeline))
+        return pipeline
+
+    def call_options(self) -> dict[str, Any]:
+        options = self.family.guidance_off | self.family.size_options(self.resolution) | self.call
+        if "max_sequence_length" in inspect.signature(type(self.pipeline).__call__).parameters:
+            options["max_sequence_length"] = self.max_sequence_length
+        return options
+
+    def pixels(self, count: int = 2, seed: int = 0) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.rand(count, 3, self.resolution, self.resolution, generator=generator) * 2 - 1
+
+
+VIDEO = {"num_frames": 1}
+
+CASES = [
+    Case("stable_diffusion_3", tiny.sd3_pipeline, resolution=16, max_sequence_length=12),
+    Case("flux", tiny_flux.schnell, label="schnell"),
+    Case("flux", tiny_flux.dev, label="dev"),
+    Case("flux2", tiny_flux.flux2, max_sequence_length=400),
+    Case("qwen_image", tiny_qwen.qwen_image, resolution=16, max_sequence_length=192),
+    Case("z_image", tiny_z_image.z_image),
+    Case("chroma", tiny_flux.chroma),
+    Case("sana", tiny_images.sana),
+    Case("lumina2", tiny_images.lumina2, resolution=64, max_sequence_length=200),
+    Case("aura_flow", tiny_images.aura_flow, resolution=64),
+    Case("wan", tiny_videos.wan, call=VIDEO),
+    Case("ltx_video", tiny_videos.ltx_video, call=VIDEO),
+]
+
+
+@torch.no_grad()
+def fill_zeros(model: torch.nn.Module) -> None:
+    """Give random values to what is initialised to zero or not at all, such as gates and output layers."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if not parameter.any() or not (parameter.abs() < 1e3).all():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+
+
+def stock_call(case: Case, **options) -> torch.Tensor:
+    """What the stock pipeline gives, first element of its tuple."""
+    return case.pipeline(prompt=list(PROMPTS), return_dict=False, **case.call_options() | options)[0]
+
+
+def noise_of(case: Case) -> torch.Tensor:
+    """Noise in the family's canonical layout, a sample a prompt."""
+    with torch.no_grad():
+        latents = case.family.encode_images(case.pipeline, case.pixels(len(PROMPTS)))
+    return torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
+
+
+@torch.no_grad()
+def euler(case: Case, noise: torch.Tensor, time_of=lambda sigma: sigma, prompts=PROMPTS) -> torch.Tensor:
+    """Latents after the steps of the scheduler's present grid, by the family's velocity."""
+    family, pipeline = case.family, case.pipeline
+    condition = family.encode_prompts(pipeline, list(prompts), case.max_sequence_length)
+    velocity = family.velocity(family.denoiser(pipeline))
+    x, sigmas = noise, pipeline.scheduler.sigmas
+    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:]):
+        x = x + (sigma_next - sigma) * velocity(x, time_of(sigma).expand(len(x)), None, None, condition)
+    return x
+
+
+def check_velocity(case: Case) -> None:
+    """Euler steps through the family end where the stock pipeline ends; with time reversed or other prompts not."""
+    noise = noise_of(case)
+    stock = stock_call(case, latents=case.family.pack(noise), num_inference_steps=STEPS, output_type="latent")
+    ours = euler(case, noise)
+    assert ours.shape == noise.shape
+    torch.testing.assert_close(ours, case.family.unpack(stock, *noise.shape[-2:]), **CLOSE)
+    assert not torch.allclose(euler(case, noise, lambda sigma: 1 - sigma), ours, atol=1e-3)
+    assert not torch.allclose(euler(case, noise, prompts=PROMPTS[::-1]), ours, atol=1e-3)
+
+
+def check_decoding(case: Case) -> None:
+    """The family decodes a sampled latent to the stock pipeline's pixels."""
+    noise = noise_of(case)
+    packed, pixels = (
+        stock_call(case, latents=case.family.pack(noise), num_inference_steps=2, output_type=kind)
+        for kind in ("latent", "pt")
+    )
+    latents = case.family.unpack(packed, *noise.shape[-2:])
+    with torch.no_grad():
+        decoded = case.family.decode_latents(case.pipeline, latents)
+    expected = pixels.transpose(1, 2) if decoded.ndim == 5 else pixels
+    torch.testing.assert_close(decoded, expected, **CLOSE)
+
+
+def check_encoding(case: Case) -> None:
+    """Decoding what was encoded is the autoencoder's own round trip: what encoding scales, decoding scales back."""
+    family, pipeline, pixels = case.family, case.pipeline, case.pixels()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        ours = family.decode_latents(pipeline, family.encode_images(pipeline, pixels))
+        video = pixels.unsqueeze(2) if ours.ndim == 5 or pipeline.vae.config.get("temperal_downsample") else pixels
+        encoded = pipeline.vae.encode(video)
+        torch.manual_seed(0)
+        raw = (
+            [encoded.latent_dist.sample(), encoded.latent_dist.mode()]
+            if "latent_dist" in encoded
+            else [encoded.latent]
+        )
+        trips = [pipeline.vae.decode(latents, return_dict=False)[0].reshape(ours.shape) for latents in raw]
+    assert any(torch.allclose(ours, (trip / 2 + 0.5).clamp(0, 1), **CLOSE) for trip in trips)
+
+
+def check_padding(case: Case) -> None:
+    """A prompt's condition and velocity do not depend on the prompts beside it, and conditions of prompts stack."""
+    family, pipeline = case.family, case.pipeline
+    with torch.no_grad():
+        together = family.encode_prompts(pipeline, [*PROMPTS, ""], case.max_sequence_length)
+        alone = [family.encode_prompts(pipeline, [prompt], case.max_sequence_length) for prompt in [*PROMPTS, ""]]
+        for name, tensor in together.items():
+            torch.testing.assert_close(torch.cat([condition[name] for condition in alone]), tensor, **CLOSE)
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("train_twinflow", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def train(script, case: Case, base: Path, images: Path, output: Path, train_type: str) -> None:
+    """One TwinFlow step of every branch with a validation picture, as a user runs it."""
+    options = {
+        "pretrained_model_name_or_path": base,
+        "dataset_name": images,
+        "output_dir": output,
+        "train_type": train_type,
+        "resolution": case.resolution,
+        "max_sequence_length": case.max_sequence_length,
+        "train_batch_size": 4,
+        "max_train_steps": 1,
+        "learning_rate": 1e-2,
+        "rank": 2,
+        "num_validation_images": 1,
+    }
+    switches = ["--twinflow_enabled", "--twinflow_adversarial_enabled", "--no-save_ema"]
+    try:
+        script.main([f"--{k}={v}" for k, v in options.items()] + switches + ["--validation_prompts", *PROMPTS])
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@torch.no_grad()
+def draw(case: Case, pipeline: DiffusionPipeline) -> torch.Tensor:
+    """One picture by the family, pixels of shape [3, H, W]."""
+    generator = torch.Generator().manual_seed(0)
+    options = case.family.size_options(case.resolution)
+    return case.family.draw(pipeline, PROMPTS[:1], generator=generator, output_type="pt", **options)[0]
+
+
+def trained_layers(model: torch.nn.Module, targets: list[str]) -> dict[str, bool]:
+    """Whether the LoRA of at least one layer that each target names has left its initial value."""
+    moved = {
+        name.split(".lora_B")[0]: bool(parameter.any())
+        for name, parameter in model.named_parameters()
+        if ".lora_B." in name
+    }
+    return {target: any(v for name, v in moved.items() if name.endswith(target)) for target in targets}
