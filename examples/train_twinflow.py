@@ -32,6 +32,7 @@ from diffusers_twinflow.training.base_model import (
 )
 from diffusers_twinflow.training.checkpoints import checkpoint_step, find_checkpoint, remove_unfinished
 from diffusers_twinflow.training.compilation import compile_blocks
+from diffusers_twinflow.training.distributed import check_distributed, shard_frozen, shards_parameters, whole
 from diffusers_twinflow.training.ema import EMAOfTrained
 from diffusers_twinflow.training.flow_matching import FlowMatchingObjective
 from diffusers_twinflow.training.health import TrainingHealth
@@ -39,6 +40,7 @@ from diffusers_twinflow.training.loss import LossFunction
 from diffusers_twinflow.training.optimizer import OPTIMIZERS, build_optimizer, check_optimizer, learning_rates
 from diffusers_twinflow.training.saving import plain_arguments, repository_config, save_checkpoint, save_result
 from diffusers_twinflow.training.state import TrainedWeights
+from diffusers_twinflow.training.teacher import copy_for_teacher
 from diffusers_twinflow.training.trackers import Throughput, log_picture, log_points, start_trackers, tracker_names
 from diffusers_twinflow.training.trajectory import COLUMNS, NAME, TITLE, trajectory_picture, trajectory_rows
 from diffusers_twinflow.training.validation import Validation, labelled_grid, save_validation_grid
@@ -259,6 +261,7 @@ def build_accelerator(args) -> Accelerator:
             num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False
         ),
     )
+    check_distributed(accelerator)
     set_seed(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
     return accelerator
@@ -294,6 +297,11 @@ class Schedule:
     first_step: int
     total_steps: int
     validation_steps: int
+
+    def step_positions(self, position: int) -> range:
+        """The positions of all samples in the optimizer step that holds `position`."""
+        first = position - position % self.step_samples
+        return range(first, first + self.step_samples)
 
 
 def plan_schedule(args, accelerator: Accelerator, data: TrainingData, first_step: int) -> Schedule:
@@ -360,8 +368,11 @@ def prepare_run(args, config: TwinFlowConfig, family: Family) -> Run:
     )
     if args.compile:
         compile_blocks(transformer)
+    teacher_copy = copy_for_teacher(transformer, config, args.use_ema)
     model, optimizer, lr_scheduler = accelerator.prepare(transformer, optimizer, lr_scheduler)
-    compute_loss = build_loss(args, config, family, model, transformer, data.conditions)
+    if teacher_copy is not None:
+        teacher_copy = shard_frozen(accelerator, teacher_copy)
+    compute_loss = build_loss(args, config, family, model, transformer, data.conditions, teacher_copy)
     TrainedWeights(transformer).register(accelerator)
     data.register(accelerator)
     average = compute_loss.teacher
@@ -382,7 +393,7 @@ def prepare_run(args, config: TwinFlowConfig, family: Family) -> Run:
     )  # fmt: skip
 
 
-def build_loss(args, config: TwinFlowConfig, family: Family, model, transformer, prompts) -> LossFunction:
+def build_loss(args, config, family: Family, model, transformer, prompts, teacher_copy) -> LossFunction:
     return LossFunction(
         config,
         family.velocity,
@@ -392,6 +403,7 @@ def build_loss(args, config: TwinFlowConfig, family: Family, model, transformer,
         flow_matching=FlowMatchingObjective(args.weighting_scheme, args.logit_mean, args.logit_std, args.mode_scale),
         unconditional=prompts([""]) if config.needs_unconditional else None,
         use_ema=args.use_ema,
+        teacher_copy=teacher_copy,
     )
 
 
@@ -432,11 +444,12 @@ def train_micro_batch(run: Run, batch: dict) -> torch.Tensor | None:
     """Forward, backward and, where it is the last micro-batch of its step, the step; then the gradient's norm."""
     accelerator, grad_norm, takes_step = run.accelerator, None, True
     with accelerator.accumulate(run.model), accelerator.autocast():
-        result = run.compute_loss(*run.data.read(batch), batch["position"])
+        passes_of = run.schedule.step_positions(batch["position"][0]) if shards_parameters(accelerator) else None
+        result = run.compute_loss(*run.data.read(batch), batch["position"], passes_of)
         accelerator.backward(result.loss)
         run.health.record(result)
         if accelerator.sync_gradients:
-            grad_norm = accelerator.clip_grad_norm_(run.trainable, run.args.max_grad_norm)
+            grad_norm = whole(accelerator.clip_grad_norm_(run.trainable, run.args.max_grad_norm))
             takes_step = run.health.guard_step(grad_norm)
         if takes_step:
             run.optimizer.step()
@@ -486,8 +499,17 @@ def finish(run: Run, step: int) -> None:
     if run.validation.drawn_step != step:
         validate(run, step)
     run.accelerator.wait_for_everyone()
+    save_result(
+        run.args,
+        run.config,
+        run.family,
+        run.pipeline,
+        run.average,
+        step,
+        run.validation,
+        run.accelerator.is_main_process,
+    )
     if run.accelerator.is_main_process:
-        save_result(run.args, run.config, run.family, run.pipeline, run.average, step, run.validation)
         save_arguments(run.args, run.args.output_dir)
         logger.info(f"saved to {run.args.output_dir}")
     run.accelerator.end_training()

@@ -96,6 +96,7 @@ def test_step_count_of_the_validation():
         ({"resolution": 1.0}, "whole number of pixels"),
         ({"resolution": True}, "a number above 0"),
         ({"validation_num_inference_steps": 2.5}, "whole number"),
+        ({"validation_resolution": "1280x768"}, "no square size"),
         ({"validation_prompt": 3}, "must be a text"),
     ],
 )
@@ -150,6 +151,11 @@ def test_a_flavour_that_is_not_known_needs_a_name():
 def test_zero_steps_are_those_of_the_epochs():
     assert translate_recipe({"max_train_steps": 0, "num_train_epochs": 3}) == {"num_train_epochs": 3}
     assert translate_recipe({"max_train_steps": 9, "num_train_epochs": 0}) == {"max_train_steps": 9}
+
+
+@pytest.mark.parametrize("value", [768, "768", "768x768", "1280x512, 768x768"])
+def test_size_of_the_validation(value):
+    assert translate_recipe({"validation_resolution": value}) == {"validation_resolution": 768}
 
 
 def test_resolution_in_megapixels():

@@ -37,6 +37,7 @@ RENAMED = {
     "checkpoint_step_interval": "checkpointing_steps",
     "validation_step_interval": "validation_steps",
     "tokenizer_max_length": "max_sequence_length",
+    "lr_scale": "scale_lr",
     **{
         name: name
         for name in (
@@ -95,6 +96,7 @@ WITHOUT_EFFECT = {
     "base_model_precision": PRECISION,
     "base_model_default_dtype": PRECISION,
     "caption_strategy": "it is read with data_backend_config",
+    "checkpoint_epoch_interval": "checkpointing_steps says when",
     "compress_disk_cache": CACHING,
     "data_backend_sampling": "there is one data set",
     "dataloader_prefetch": "--dataloader_num_workers says how many processes read",
@@ -151,7 +153,6 @@ WITHOUT_EFFECT = {
     "validate_after_step": "validation_steps says when",
     "validation_adapter_strength": "the LoRA is drawn at full strength",
     "validation_disable_unconditional": OWN_PROMPTS,
-    "validation_epoch_interval": "validation_steps says when",
     "validation_guidance_rescale": NO_GUIDANCE,
     "validation_guidance_skip_layers": NO_GUIDANCE,
     "validation_guidance_skip_layers_start": NO_GUIDANCE,
@@ -169,7 +170,6 @@ WITHOUT_EFFECT = {
     "validation_preview_steps": "finished pictures are logged",
     "validation_prompt_library": OWN_PROMPTS,
     "validation_randomize": "validation is seeded with --seed",
-    "validation_resolution": "validation draws at --resolution",
     "validation_seed": "validation is seeded with --seed",
     "validation_seed_source": "validation is seeded with --seed",
     "webhook_config": "trackers are told by --report_to alone",
@@ -228,6 +228,7 @@ REFUSED_WHERE_ON = (
     "irepa_enabled",
     "layer_freeze_strategy",
     "layersync_enabled",
+    "lr_scale_sqrt",
     "mixflow_enabled",
     "nextlat_enabled",
     "noise_offset",

@@ -219,6 +219,17 @@ def _unless_off(name: str) -> Callable[[Any], dict[str, Any]]:
     return lambda value: {} if value in OFF else {name: value}
 
 
+def _validation_resolution(value: Any) -> dict[str, Any]:
+    """The side of the first square among sizes such as "1024x1024,1280x768"."""
+    if value in OFF:
+        return {}
+    for size in str(value).lower().split(","):
+        sides = size.strip().split("x")
+        if all(side.isdecimal() for side in sides) and len(set(sides)) == 1 and len(sides) <= 2:
+            return {"validation_resolution": int(sides[0])}
+    raise TwinFlowConfigError(f"validation_resolution={value!r} has no square size such as 1024x1024: add one.")
+
+
 def _flavour(value: Any) -> dict[str, Any]:
     if value is not None and not isinstance(value, str):
         raise TwinFlowConfigError(f"model_flavour={value!r} must be a text.")
@@ -247,7 +258,9 @@ TRANSLATED: dict[str, Callable[[Any], dict[str, Any]]] = {
     "num_train_epochs": _unless_off("num_train_epochs"),
     "optimizer": _optimizer,
     "resolution": lambda value: {},
+    "validation_epoch_interval": _unless_off("validation_epochs"),
     "validation_num_inference_steps": _validation_steps,
     "validation_prompt": _validation_prompt,
+    "validation_resolution": _validation_resolution,
     **{name: _not_supported(name) for name in REFUSED_WHERE_ON},
 }

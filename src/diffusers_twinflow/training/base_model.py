@@ -13,7 +13,7 @@ from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..families import Family, is_flow_matching
 from ..models import enable_twinflow
 from ..schedulers import TwinFlowScheduler
-from .teacher import add_teacher_adapter, needs_teacher_adapter
+from .teacher import add_teacher_adapter, keeps_teacher
 
 
 def load_model_index(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
@@ -97,6 +97,6 @@ def prepare_lora(
     if config.twinflow_enabled:
         transformer.time_conditioning.requires_grad_(True)
     cast_training_params(transformer, torch.float32)
-    if needs_teacher_adapter(config, use_ema):
+    if keeps_teacher(config, use_ema):
         add_teacher_adapter(transformer, lora_config)
     transformer.train()

@@ -16,6 +16,23 @@ from .branches import Branch, BranchRotation
 MULTI_STEP_RATIO = 0.05
 
 
+@dataclass(frozen=True)
+class Passes:
+    """Which passes without gradient a micro-step makes, besides those of the student that trains.
+
+    Attributes:
+        fake: the student's, for the fakes.
+        enhance: the teacher's with and without the prompt.
+        rollout: the teacher's along the jumps.
+        one_step: the student's on both trajectories, for rectification.
+    """
+
+    fake: bool
+    enhance: bool
+    rollout: bool
+    one_step: bool
+
+
 @dataclass
 class TrainingDraw:
     """What one micro-batch of B samples trains on.
@@ -34,6 +51,7 @@ class TrainingDraw:
         fake_noise: shape [len(faked), ...], that the fakes are made of.
         rectify_noise: shape [len(one_step), ...].
         rectify_t: shape [len(one_step)], in [0, 1].
+        passes: what to run; more than this micro-batch needs where all processes must run the same.
     """
 
     branches: list[Branch]
@@ -50,6 +68,20 @@ class TrainingDraw:
     fake_noise: torch.Tensor
     rectify_noise: torch.Tensor
     rectify_t: torch.Tensor
+    passes: Passes
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """What is drawn for one sample before its noise."""
+
+    branch: Branch
+    t: float
+    r: float
+    rectify_t: float
+    is_faked: bool
+    is_enhanced: bool
+    is_rollout: bool
 
 
 def draw_training_step(
@@ -60,6 +92,7 @@ def draw_training_step(
     *,
     seed: int,
     device: torch.device | str = "cpu",
+    passes_of: Sequence[int] | None = None,
 ) -> TrainingDraw:
     """Draw times, branches and noise for the samples at `positions`.
 
@@ -68,41 +101,63 @@ def draw_training_step(
         latent_shape: shape of one sample, without the batch dimension.
         seed: seed of the run.
         device: where the tensors are wanted; noise is drawn there.
+        passes_of: positions, of all processes, whose passes are to be made; by default those of `positions`.
     """
-    branches = rotation.at(positions)
     generators = [np.random.default_rng((seed, position)) for position in positions]
-    times = [_draw_times(config, branch, generator) for branch, generator in zip(branches, generators)]
-    t, r, rectify_t = torch.tensor(times, dtype=torch.float32).unbind(1)
-    is_real = [branch is not Branch.ADVERSARIAL for branch in branches]
-    low, high = config.twinflow_enhanced_low, config.twinflow_enhanced_high
-    in_range = ((t > low) & (t < high)).tolist()
-    is_long = (t - r >= config.twinflow_delta_t).tolist()
+    plans = [_plan(config, branch, generator) for branch, generator in zip(rotation.at(positions), generators)]
+    others = passes_of if passes_of is not None else []
+    all_plans = plans + [
+        _plan(config, branch, np.random.default_rng((seed, position)))
+        for branch, position in zip(rotation.at(others), others)
+    ]
 
     def indices(chosen) -> torch.Tensor:
         return torch.tensor([i for i, keep in enumerate(chosen) if keep], dtype=torch.long)
 
-    one_step = indices(branch is Branch.ONE_STEP for branch in branches)
-    adversarial = indices(not real for real in is_real)
-    faked = indices(config.twinflow_image_free or not real for real in is_real)
+    times = torch.tensor([(plan.t, plan.r, plan.rectify_t) for plan in plans], dtype=torch.float32)
+    is_real = [plan.branch is not Branch.ADVERSARIAL for plan in plans]
+    one_step = indices(plan.branch is Branch.ONE_STEP for plan in plans)
+    faked = indices(plan.is_faked for plan in plans)
     host = {
-        "t": t,
-        "r": r,
+        "t": times[:, 0],
+        "r": times[:, 1],
         "sign": torch.tensor([1.0 if real else -1.0 for real in is_real]),
-        "rectify_t": rectify_t[one_step],
+        "rectify_t": times[one_step, 2],
         "one_step": one_step,
-        "adversarial": adversarial,
+        "adversarial": indices(not real for real in is_real),
         "faked": faked,
         "real": indices(is_real),
-        "enhanced": indices(a and b for a, b in zip(is_real, in_range)),
-        "rollout": indices(a and b for a, b in zip(is_real, is_long)),
+        "enhanced": indices(plan.is_enhanced for plan in plans),
+        "rollout": indices(plan.is_rollout for plan in plans),
     }
     noises = [_draw_noises(latent_shape, generator, device) for generator in generators]
     return TrainingDraw(
-        branches=branches,
+        branches=[plan.branch for plan in plans],
         noise=_stack(noises, range(len(noises)), 0, latent_shape, device),
         fake_noise=_stack(noises, faked.tolist(), 1, latent_shape, device),
         rectify_noise=_stack(noises, one_step.tolist(), 2, latent_shape, device),
+        passes=Passes(
+            fake=any(plan.is_faked for plan in all_plans),
+            enhance=any(plan.is_enhanced for plan in all_plans),
+            rollout=any(plan.is_rollout for plan in all_plans),
+            one_step=any(plan.branch is Branch.ONE_STEP for plan in all_plans),
+        ),
         **{name: tensor.to(device, non_blocking=True) for name, tensor in host.items()},
+    )
+
+
+def _plan(config: TwinFlowConfig, branch: Branch, generator: np.random.Generator) -> SamplePlan:
+    t, r, rectify_t = map(np.float32, _draw_times(config, branch, generator))
+    low, high = np.float32(config.twinflow_enhanced_low), np.float32(config.twinflow_enhanced_high)
+    is_real = branch is not Branch.ADVERSARIAL
+    return SamplePlan(
+        branch=branch,
+        t=float(t),
+        r=float(r),
+        rectify_t=float(rectify_t),
+        is_faked=config.twinflow_image_free or not is_real,
+        is_enhanced=is_real and bool(low < t < high),
+        is_rollout=is_real and bool(t - r >= np.float32(config.twinflow_delta_t)),
     )
 
 

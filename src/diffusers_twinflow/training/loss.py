@@ -23,6 +23,7 @@ class LossFunction:
         flow_matching: the objective where TwinFlow is off.
         unconditional: the empty prompt's condition, of batch 1, where the options need it.
         use_ema: whether TwinFlow keeps an EMA teacher.
+        teacher_copy: from `copy_for_teacher`; by default it is made here.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class LossFunction:
         flow_matching: FlowMatchingObjective,
         unconditional: Condition | None = None,
         use_ema: bool = True,
+        teacher_copy: torch.nn.Module | None = None,
     ):
         self.config, self.seed, self.unconditional = config, seed, unconditional
         self.student, self.student_without_grad = velocity_of(model), velocity_of(transformer)
@@ -44,10 +46,20 @@ class LossFunction:
         if config.twinflow_enabled:
             self.rotation = BranchRotation(config.branch_shares)
             self.objective = TwinFlowObjective(config, self.rotation)
-            self.teacher = build_teacher(transformer, velocity_of, config, use_ema)
+            self.teacher = build_teacher(transformer, velocity_of, config, use_ema, teacher_copy)
 
-    def __call__(self, latents: torch.Tensor, condition: Condition, positions: Sequence[int]) -> TwinFlowLoss:
-        """The loss of latents, shape [B, ...], that stand at `positions` of the run."""
+    def __call__(
+        self,
+        latents: torch.Tensor,
+        condition: Condition,
+        positions: Sequence[int],
+        passes_of: Sequence[int] | None = None,
+    ) -> TwinFlowLoss:
+        """The loss of latents, shape [B, ...], that stand at `positions` of the run.
+
+        Args:
+            passes_of: positions of all processes, where sharded parameters make all of them run the same passes.
+        """
         where = {"seed": self.seed, "device": latents.device}
         if self.teacher is None:
             draw = self.objective.draw(positions, latents.shape[1:], **where)
@@ -55,7 +67,7 @@ class LossFunction:
         return self.objective(
             latents,
             condition,
-            draw_training_step(self.config, self.rotation, positions, latents.shape[1:], **where),
+            draw_training_step(self.config, self.rotation, positions, latents.shape[1:], passes_of=passes_of, **where),
             student=self.student,
             student_without_grad=self.student_without_grad,
             teacher=self.teacher,

@@ -96,7 +96,7 @@ class TwinFlowObjective:
         if self._rectifies(draw):
             one_step = prediction[draw.one_step]
             with torch.no_grad(), snapshot.replay():
-                rectify_target = self._rectify_target(one_step, x_t, condition, draw, frozen_student)
+                rectify_target = self._rectify_target(prediction, x_t, condition, draw, frozen_student)
             rectify = self._sample_loss(one_step, rectify_target)
             expected_count = len(latents) * self.rotation.fraction(Branch.ONE_STEP)
             loss = loss + self.config.twinflow_rectify_weight * rectify.sum() / expected_count
@@ -110,25 +110,26 @@ class TwinFlowObjective:
 
     def _rectifies(self, draw: TrainingDraw) -> bool:
         config = self.config
-        return config.twinflow_adversarial_enabled and config.twinflow_rectify_weight > 0 and len(draw.one_step) > 0
+        return config.twinflow_adversarial_enabled and config.twinflow_rectify_weight > 0 and draw.passes.one_step
 
     @torch.no_grad()
     def _with_fakes(
         self, latents: torch.Tensor, condition: Condition, draw: TrainingDraw, student: VelocityFunction
     ) -> torch.Tensor:
         """The data, with the student's own one-step images in place of the samples that are to be faked."""
-        faked = draw.faked
-        if len(faked) == 0:
+        if not draw.passes.fake:
             return latents
+        faked = at_least_one(draw.faked)
+        noise = draw.fake_noise if len(draw.faked) else draw.noise[faked]
         ones = torch.ones_like(draw.t[faked])
-        prediction = student(draw.fake_noise, ones, torch.zeros_like(ones), ones, take(condition, faked)).float()
-        fakes, _ = recover(draw.fake_noise, ones, prediction)
-        return latents.index_copy(0, faked, fakes.to(latents.dtype))
+        prediction = student(noise, ones, torch.zeros_like(ones), ones, take(condition, faked)).float()
+        fakes, _ = recover(noise, ones, prediction)
+        return latents.index_copy(0, draw.faked, fakes[: len(draw.faked)].to(latents.dtype))
 
     def _target(self, prediction, x_t, v, condition, unconditional, draw, teacher, snapshot) -> torch.Tensor:
         config = self.config
-        needs_teacher = len(draw.rollout) > 0 and config.twinflow_estimate_order > 0
-        enhances = config.needs_unconditional and len(draw.enhanced) > 0
+        needs_teacher = draw.passes.rollout and config.twinflow_estimate_order > 0
+        enhances = config.needs_unconditional and draw.passes.enhance
         with teacher.activated() if needs_teacher or enhances else nullcontext() as teacher_velocity:
             if enhances:
                 v = self._enhanced(x_t, v, condition, unconditional, draw, teacher_velocity)
@@ -136,13 +137,14 @@ class TwinFlowObjective:
             real, rollout = draw.real, draw.rollout
             target[real] = clamped_target(prediction[real], prediction[real] - v[real], config.twinflow_target_clamp)
             if needs_teacher:
-                positive, rollout_condition = draw.sign[rollout], take(condition, rollout)
+                rollout = at_least_one(rollout)
+                positive, rollout_condition = draw.sign[rollout].abs(), take(condition, rollout)
 
                 def walk(x, tau, tau_next):
                     with snapshot.replay():
                         return teacher_velocity(x, tau, tau_next, positive, rollout_condition).float()
 
-                target[rollout] = rcgm_target(
+                walked = rcgm_target(
                     walk,
                     prediction[rollout],
                     v[rollout],
@@ -153,25 +155,27 @@ class TwinFlowObjective:
                     delta=config.twinflow_delta_t,
                     clamp=config.twinflow_target_clamp,
                 )
+                target[draw.rollout] = walked[: len(draw.rollout)]
         return target
 
     def _enhanced(self, x_t, v, condition, unconditional, draw, teacher_velocity) -> torch.Tensor:
         """The velocity with guidance baked in."""
-        chosen = draw.enhanced
+        chosen = at_least_one(draw.enhanced)
         signs, empty = draw.sign[chosen], expand(unconditional, len(chosen))
         prompts = take(condition, chosen)
         pair = self._pair(teacher_velocity, x_t[chosen], draw.t[chosen], (signs, signs), (prompts, empty))
         enhanced = enhance_velocity(v[chosen], *pair, self.config.twinflow_enhanced_ratio)
-        return v.index_copy(0, chosen, enhanced.to(v.dtype))
+        return v.index_copy(0, draw.enhanced, enhanced[: len(draw.enhanced)].to(v.dtype))
 
     def _rectify_target(self, prediction, x_t, condition, draw, student) -> torch.Tensor:
         """Where the twin's velocity and the real one differ on the student's own one-step images, move against it."""
-        one_step = draw.one_step
+        one_step, count = at_least_one(draw.one_step), len(draw.one_step)
+        prediction = prediction[one_step]
         x_hat, _ = recover(x_t[one_step], draw.t[one_step], prediction)
-        noised = interpolate(x_hat, draw.rectify_noise, draw.rectify_t)
-        positive, prompts = torch.ones_like(draw.rectify_t), take(condition, one_step)
-        twin, real = self._pair(student, noised, draw.rectify_t, (-positive, positive), (prompts, prompts))
-        return clamped_target(prediction, twin - real, 1.0)
+        noise, t = (draw.rectify_noise, draw.rectify_t) if count else (draw.noise[one_step], draw.t[one_step])
+        positive, prompts = torch.ones_like(t), take(condition, one_step)
+        twin, real = self._pair(student, interpolate(x_hat, noise, t), t, (-positive, positive), (prompts, prompts))
+        return clamped_target(prediction, twin - real, 1.0)[:count]
 
     def _pair(self, velocity_function, x, t, signs, conditions) -> tuple[torch.Tensor, torch.Tensor]:
         """Velocities at the same points with two signs or conditions, as one batch unless passes are to be split."""
@@ -181,6 +185,11 @@ class TwinFlowObjective:
         twice = t.repeat(2)
         x = x.repeat(2, *[1] * (x.ndim - 1))
         return velocity_function(x, twice, twice, torch.cat(signs), concatenate(*conditions)).float().chunk(2)
+
+
+def at_least_one(indices: torch.Tensor) -> torch.Tensor:
+    """Indices to make a pass with: where this micro-batch has none for it, its first sample, whose result is unused."""
+    return indices if len(indices) else indices.new_zeros(1)
 
 
 def take(condition: Condition, indices: torch.Tensor) -> Condition:

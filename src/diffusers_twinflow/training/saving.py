@@ -22,6 +22,7 @@ from ..hub.repository import TwinFlowRepositoryConfig, save_stock_lora, save_twi
 from ..hub.samples import STEP_COUNTS, write_samples
 from ..schedulers import TwinFlowScheduler
 from .checkpoints import PREFIX, publish_directory, remove_old_checkpoints, unfinished_directory
+from .distributed import gathered
 from .validation import Validation, components_to_save
 
 NOT_OF_THE_RESULT = {"config", "output_dir", "logging_dir", "cache_dir", "resume_from_checkpoint"}
@@ -70,8 +71,11 @@ def save_result(
     average,
     step: int,
     validation: Validation,
+    is_main_process: bool = True,
 ) -> None:
     """Write the trained model: a TwinFlow repository, or a stock LoRA or pipeline where TwinFlow is off.
+
+    All processes call it, so that the main one can gather what is sharded, and it alone writes.
 
     Args:
         average: the EMA weights, where any are kept: a `training.teacher` object or an `EMAOfTrained`.
@@ -80,16 +84,23 @@ def save_result(
     saved = repository_config(args, config, family, step)
     with components_to_save(family, pipeline, average, args.save_ema) as components:
         result = family.assemble(pipeline, components)
-        family.denoiser(result).eval()
+        transformer = family.denoiser(result).eval()
         if args.train_type == "lora":
             write = partial(write_lora, args, saved, result, getattr(average, "saved_names", {}), validation)
         elif config.twinflow_enabled:
             write = partial(save_twinflow_model, pipeline=result, config=saved)
         else:
             write = result.save_pretrained
-        publish_directory(args.output_dir, write)
-    if args.train_type == "lora" and config.twinflow_enabled:
+        with gathered(transformer, is_main_process, is_lora_part if args.train_type == "lora" else None):
+            if is_main_process:
+                publish_directory(args.output_dir, write)
+    if is_main_process and args.train_type == "lora" and config.twinflow_enabled:
         publish_card(args)
+
+
+def is_lora_part(name: str) -> bool:
+    """Whether a parameter is one that a LoRA repository holds, the student's or the teacher's."""
+    return "lora_" in name or "time_conditioning" in name
 
 
 def write_lora(

@@ -6,6 +6,8 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
+from .distributed import copy_whole, whole
+
 FILE_NAME = "trained_weights.safetensors"
 
 
@@ -22,13 +24,17 @@ class TrainedWeights:
 
     def _save(self, models: list, weights: list, output_dir: str) -> None:
         weights.clear()
-        if self.accelerator.is_main_process:
-            tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in self.parameters.items()}
+        is_main = self.accelerator.is_main_process
+        tensors = {}
+        for name, parameter in self.parameters.items():
+            tensor = whole(parameter)
+            if is_main:
+                tensors[name] = tensor.cpu().contiguous()
+        if is_main:
             save_file(tensors, Path(output_dir) / FILE_NAME)
 
-    @torch.no_grad()
     def _load(self, models: list, input_dir: str) -> None:
         models.clear()
         tensors = load_file(Path(input_dir) / FILE_NAME)
         for name, parameter in self.parameters.items():
-            parameter.copy_(tensors[name])
+            copy_whole(parameter, tensors[name])

@@ -10,6 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ..configuration import TwinFlowConfig
+from .distributed import copy_whole, local_part, reshard, whole
 from .flow import ema_decay_warmup
 
 TEACHER_ADAPTER = "teacher"
@@ -20,7 +21,7 @@ class EMAWeights:
     """Keeps teacher tensors as the exponential moving average of student tensors, with a decay that warms up from 0.
 
     Args:
-        student, teacher: tensors of the same shapes, pair by pair.
+        student, teacher: parameters of the same shapes, sharded the same way, pair by pair.
         decay: what the decay approaches; 1 never moves the teacher.
     """
 
@@ -34,7 +35,8 @@ class EMAWeights:
         """Move the teacher once; call it once an optimizer step, before the teacher is used."""
         if self.target_decay == 1.0:
             return
-        torch._foreach_lerp_(self.teacher, self.student, 1 - self.decay)
+        teacher, student = (list(map(local_part, tensors)) for tensors in (self.teacher, self.student))
+        torch._foreach_lerp_(teacher, student, 1 - self.decay)
         self.decay = ema_decay_warmup(self.decay, self.target_decay)
 
 
@@ -61,15 +63,22 @@ class StudentTeacher:
 
 
 class EMAModelTeacher:
-    """A copy of the whole transformer, for training all weights."""
+    """A copy of the whole transformer, for training all weights.
 
-    def __init__(self, transformer: nn.Module, velocity_of: Callable, decay: float):
-        self.transformer = deepcopy(transformer).requires_grad_(False).eval()
-        self.velocity = velocity_of(self.transformer)
-        pairs = [(s, t) for s, t in zip(transformer.parameters(), self.transformer.parameters()) if s.requires_grad]
-        self.ema = EMAWeights([s.detach() for s, _ in pairs], [t for _, t in pairs], decay)
+    Args:
+        transformer: the student.
+        copy: from `copy_for_teacher`.
+    """
+
+    saved_names: dict[str, str] = {}
+
+    def __init__(self, transformer: nn.Module, copy: nn.Module, velocity_of: Callable, decay: float):
+        self.transformer, self.velocity = copy, velocity_of(copy)
+        pairs = [(s, t) for s, t in zip(transformer.parameters(), copy.parameters()) if s.requires_grad]
+        self.ema = EMAWeights(*map(list, zip(*pairs)), decay)
 
     def update(self) -> None:
+        reshard(self.transformer)
         self.ema.update()
 
     @contextmanager
@@ -77,11 +86,13 @@ class EMAModelTeacher:
         yield self.velocity
 
     def state_dict(self) -> dict:
-        return {"decay": self.ema.decay, "weights": self.transformer.state_dict()}
+        weights = {name: whole(tensor) for name, tensor in self.transformer.named_parameters()}
+        return {"decay": self.ema.decay, "weights": weights}
 
     def load_state_dict(self, state: dict) -> None:
         self.ema.decay = state["decay"]
-        self.transformer.load_state_dict(state["weights"])
+        for name, tensor in self.transformer.named_parameters():
+            copy_whole(tensor, state["weights"][name])
 
 
 class EMAAdapterTeacher:
@@ -100,11 +111,12 @@ class EMAAdapterTeacher:
         self.names = [name for name in parameters if is_teacher_parameter(name)]
         students = [_student_name(name, student_adapter) for name in self.names]
         self.ema = EMAWeights(
-            [parameters[name].detach() for name in students], [parameters[name].detach() for name in self.names], decay
+            [parameters[name] for name in students], [parameters[name] for name in self.names], decay
         )
         self._set_adapter(student_adapter, inference_mode=False)
 
     def update(self) -> None:
+        reshard(self.transformer)
         self.ema.update()
 
     @contextmanager
@@ -125,32 +137,50 @@ class EMAAdapterTeacher:
             layer.set_adapter(names, inference_mode=inference_mode)
 
     def state_dict(self) -> dict:
-        return {"decay": self.ema.decay, "weights": dict(zip(self.names, self.ema.teacher))}
+        return {"decay": self.ema.decay, "weights": dict(zip(self.names, map(whole, self.ema.teacher)))}
 
     def load_state_dict(self, state: dict) -> None:
         self.ema.decay = state["decay"]
-        with torch.no_grad():
-            for name, tensor in zip(self.names, self.ema.teacher):
-                tensor.copy_(state["weights"][name])
+        for name, tensor in zip(self.names, self.ema.teacher):
+            copy_whole(tensor, state["weights"][name])
 
 
-def needs_teacher_adapter(config: TwinFlowConfig, use_ema: bool) -> bool:
-    """Whether training a LoRA with these options keeps a teacher beside it."""
+def keeps_teacher(config: TwinFlowConfig, use_ema: bool) -> bool:
+    """Whether training with these options keeps weights of a teacher beside the student's."""
     return config.twinflow_enabled and use_ema and config.twinflow_ema_decay > 0
 
 
-def build_teacher(transformer: nn.Module, velocity_of: Callable, config: TwinFlowConfig, use_ema: bool):
+def copy_for_teacher(transformer: nn.Module, config: TwinFlowConfig, use_ema: bool) -> nn.Module | None:
+    """A frozen copy of the student for training all weights, made before it is sharded or wrapped; else `None`."""
+    if not keeps_teacher(config, use_ema) or _has_adapter(transformer):
+        return None
+    return deepcopy(transformer).requires_grad_(False).eval()
+
+
+def build_teacher(
+    transformer: nn.Module,
+    velocity_of: Callable,
+    config: TwinFlowConfig,
+    use_ema: bool,
+    copy: nn.Module | None = None,
+):
     """The teacher that the options ask for.
 
     Args:
         transformer: the student, unwrapped, with `add_teacher_adapter` done where it is a LoRA.
         velocity_of: makes a velocity function of a transformer.
+        copy: from `copy_for_teacher`, sharded as the student is; by default it is made here.
     """
-    if not use_ema or config.twinflow_ema_decay == 0:
+    if not keeps_teacher(config, use_ema):
         return StudentTeacher(transformer, velocity_of)
-    if any(isinstance(module, BaseTunerLayer) for module in transformer.modules()):
+    if _has_adapter(transformer):
         return EMAAdapterTeacher(transformer, velocity_of, config.twinflow_ema_decay)
-    return EMAModelTeacher(transformer, velocity_of, config.twinflow_ema_decay)
+    copy = copy or copy_for_teacher(transformer, config, use_ema)
+    return EMAModelTeacher(transformer, copy, velocity_of, config.twinflow_ema_decay)
+
+
+def _has_adapter(transformer: nn.Module) -> bool:
+    return any(isinstance(module, BaseTunerLayer) for module in transformer.modules())
 
 
 def add_teacher_adapter(transformer: nn.Module, lora_config, student_adapter: str = "default") -> None:
