@@ -101,12 +101,13 @@ def sana_wm(name):
         linear_head_dim=16,
         softmax_every_n=1,
         chunk_plucker_post_attn_blocks=1,
+        chunk_plucker_channels=12,
         caption_channels=16,
         image_size=32,
     )
     pipe = build(name, transformer=transformer, vae=ltx_2_vae())
     trajectory = np.tile(np.eye(4, dtype=np.float32), (9, 1, 1))
     call = {"c2w": trajectory, "intrinsics": np.array([32.0, 32.0, 16.0, 16.0]), "height": 32, "width": 32}
-    prompt = {"prompt_embeds": noise(1, 3, 16), "prompt_attention_mask": torch.ones(1, 3)}
+    prompt = {"prompt_embeds": noise(1, 1, 3, 16), "prompt_attention_mask": torch.ones(1, 3)}
     prompt |= {f"negative_{key}": value for key, value in prompt.items()}
     return pipe, {"image": pil_picture(), "prompt": "a", **prompt, **call, "num_frames": 9, "guidance_scale": 1.0}
