@@ -82,9 +82,7 @@ def load_located_lora(
 
     stock_scheduler, other_adapters = pipeline.scheduler, _active_adapters(pipeline)
     try:
-        pipeline.load_lora_weights(
-            lora_path.parent, weight_name=LORA_NAME, adapter_name=adapter_name, local_files_only=True
-        )
+        family.load_lora(pipeline, lora_path.parent, LORA_NAME, adapter_name)
         if conditioning is not None:
             enable_twinflow(transformer, family.transformer_class)
             transformer.time_conditioning.load_state_dict(conditioning)

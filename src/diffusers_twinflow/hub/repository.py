@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..families import FAMILIES, Family, family_of
-from ..schedulers import TwinFlowScheduler
+from ..schedulers import TwinFlowScheduler, stock_scheduler_name
 from .files import CONDITIONING_NAME, CONFIG_NAME, LORA_NAME, LocatedRepository, locate_repository, read_json
 
 LORA, FULL = "lora", "full"
@@ -172,14 +172,8 @@ def save_stock_lora(
     directory: str | Path, transformer: torch.nn.Module, family: Family, *, adapter_name: str = "default"
 ) -> None:
     """Write a transformer's adapter as a plain diffusers LoRA, with the metadata that holds its alpha."""
-    family.pipeline_class.save_lora_weights(
-        save_directory=directory,
-        weight_name=LORA_NAME,
-        **{
-            f"{family.component_name}_lora_layers": get_peft_model_state_dict(transformer, adapter_name=adapter_name),
-            f"{family.component_name}_lora_adapter_metadata": transformer.peft_config[adapter_name].to_dict(),
-        },
-    )
+    weights = get_peft_model_state_dict(transformer, adapter_name=adapter_name)
+    family.save_lora(directory, LORA_NAME, weights, transformer.peft_config[adapter_name].to_dict())
 
 
 def save_twinflow_model(directory: str | Path, pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig) -> None:
@@ -193,6 +187,6 @@ def save_twinflow_model(directory: str | Path, pipeline: DiffusionPipeline, conf
     stock = family.transformer_class.stock_class()
     index["_class_name"] = family.pipeline_class.__name__
     index[family.component_name] = ["diffusers", stock.__name__]
-    index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
+    index["scheduler"] = ["diffusers", stock_scheduler_name(pipeline.scheduler)]
     index_path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     config.save(directory)
