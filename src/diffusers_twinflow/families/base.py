@@ -99,9 +99,14 @@ class Family:
         )
 
     def load_lora(self, pipeline: DiffusionPipeline, directory: Path, weight_name: str, adapter_name: str) -> None:
-        """Put a LoRA that `save_lora` wrote on a pipeline."""
-        pipeline.load_lora_weights(
-            directory, weight_name=weight_name, adapter_name=adapter_name, local_files_only=True
+        """Put a LoRA that `save_lora` wrote on a pipeline's component; its text encoders are not looked at."""
+        self.denoiser(pipeline).load_lora_adapter(
+            directory,
+            prefix=self.component_name,
+            weight_name=weight_name,
+            adapter_name=adapter_name,
+            local_files_only=True,
+            _pipeline=pipeline,
         )
 
     def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
