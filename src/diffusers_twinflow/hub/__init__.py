@@ -1,5 +1,6 @@
 from .loading import load_twinflow_lora, unload_twinflow_lora
 from .model_card import save_model_card
+from .published import convert_published_transformer, load_published_transformer
 from .push import push_twinflow_lora
 from .recipes import ignored_options, translate_recipe
 from .repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
@@ -7,7 +8,9 @@ from .samples import save_samples
 
 __all__ = [
     "TwinFlowRepositoryConfig",
+    "convert_published_transformer",
     "ignored_options",
+    "load_published_transformer",
     "load_twinflow_lora",
     "push_twinflow_lora",
     "save_model_card",
