@@ -51,7 +51,14 @@ from diffusers_twinflow.training.saving import (
 from diffusers_twinflow.training.scores import ScoreBook, Scores, check_scores, load_judge
 from diffusers_twinflow.training.state import TrainedWeights
 from diffusers_twinflow.training.teacher import copy_for_teacher
-from diffusers_twinflow.training.trackers import Throughput, log_picture, log_points, start_trackers, tracker_names
+from diffusers_twinflow.training.trackers import (
+    Throughput,
+    check_trackers,
+    log_picture,
+    log_points,
+    start_trackers,
+    tracker_names,
+)
 from diffusers_twinflow.training.trajectory import COLUMNS, NAME, TITLE, trajectory_picture, trajectory_rows
 from diffusers_twinflow.training.validation import Validation, labelled_grid, save_validation_grid
 
@@ -120,6 +127,7 @@ def add_data_arguments(group) -> None:
     group.add_argument("--data_files", nargs="+", help="Files of the dataset to read, such as *.parquet or *.tar.")
     group.add_argument("--streaming", action=SWITCH, default=False, help="Read the dataset while training.")
     group.add_argument("--image_column", default="image")
+    group.add_argument("--reference_image_column", help="Of the image that an edit starts from.")
     group.add_argument("--caption_column", nargs="+", default=["text"], help="One column, or several to draw from.")
     group.add_argument("--caption_strategy", choices=CAPTION_STRATEGIES, help="Where captions are.")
     group.add_argument("--instance_prompt", help="The caption of every image.")
@@ -207,6 +215,7 @@ def add_validation_arguments(group) -> None:
     group.add_argument("--validation_epochs", type=int, help="Draw every so many epochs instead.")
     group.add_argument("--validation_step_counts", type=int, nargs="+", default=[1, 2, 4], help="TwinFlow's columns.")
     group.add_argument("--validation_base_steps", type=int, help="Of the base's column; 0 for none.")
+    group.add_argument("--validation_image", help="Image that the validation prompts edit, where the model edits.")
     group.add_argument("--validation_resolution", type=int, help="Defaults to --resolution.")
     group.add_argument("--num_validation_images", type=int, default=4, help="Of each prompt.")
     group.add_argument("--report_to", nargs="+", default=["none"], help="Trackers of accelerate, 'all' or 'none'.")
@@ -255,12 +264,28 @@ def check_arguments(args: argparse.Namespace) -> tuple[TwinFlowConfig, Family]:
     check_push(args)
     check_optimizer(args)
     check_scores(args)
-    tracker_names(args.report_to)
+    check_trackers(args.report_to, args.hub_token)
     config = TwinFlowConfig.from_dict({name: getattr(args, name) for name in TwinFlowConfig.option_names()})
     base = {"name_or_path": args.pretrained_model_name_or_path, "revision": args.revision, "cache_dir": args.cache_dir}
     index = load_model_index(**base)
     config.check_training(flow_matching=has_flow_matching_scheduler(index=index, **base), use_ema=args.use_ema)
-    return config, family_of(index["_class_name"])
+    family = family_of(index["_class_name"])
+    check_reference(args, family)
+    return config, family
+
+
+def check_reference(args, family: Family) -> None:
+    """Refuse a model that edits without an image to edit, and an image for one that does not."""
+    given = {"reference_image_column": args.reference_image_column}
+    if args.validation_prompts:
+        given["validation_image"] = args.validation_image
+    for name, value in given.items():
+        if family.takes_reference_image and not value:
+            raise TwinFlowConfigError(f"--{name} is missing: {family.pipeline_class.__name__} edits an image.")
+        if value and not family.takes_reference_image:
+            raise TwinFlowConfigError(
+                f"--{name}={value} is not for {family.pipeline_class.__name__}, which edits no image: leave it out."
+            )
 
 
 def check_push(args) -> None:
@@ -434,7 +459,7 @@ def build_loss(args, config, family: Family, model, transformer, prompts, teache
         transformer,
         seed=args.seed,
         flow_matching=FlowMatchingObjective(args.weighting_scheme, args.logit_mean, args.logit_std, args.mode_scale),
-        unconditional=prompts([""]) if config.needs_unconditional else None,
+        unconditional=prompts([""]) if config.needs_unconditional and not family.takes_reference_image else None,
         use_ema=args.use_ema,
         teacher_copy=teacher_copy,
     )
@@ -495,7 +520,8 @@ def train_micro_batch(run: Run, batch: dict) -> torch.Tensor | None:
     accelerator, grad_norm, takes_step = run.accelerator, None, True
     with accelerator.accumulate(run.model), accelerator.autocast():
         passes_of = run.schedule.step_positions(batch["position"][0]) if shards_parameters(accelerator) else None
-        result = run.compute_loss(*run.data.read(batch), batch["position"], passes_of)
+        unconditional = run.data.read_unconditional(batch) if run.config.needs_unconditional else None
+        result = run.compute_loss(*run.data.read(batch), batch["position"], passes_of, unconditional)
         accelerator.backward(result.loss)
         run.health.record(result)
         if accelerator.sync_gradients:
