@@ -156,6 +156,7 @@ def check_pushable(
     if base_model is not None:
         config = replace(config, base_model=base_model)
     _check_base(directory, config)
+    config = _without_local_paths(config)
     files += [CARD_NAME] if repository.find(CARD_NAME) else []
     for name in (CONFIG_NAME, CARD_NAME):
         if name in files and TOKEN.search((directory / name).read_text(encoding="utf-8")):
@@ -191,6 +192,19 @@ def _model_files(repository: LocatedRepository, config: TwinFlowRepositoryConfig
         check_finite(path)
     found = {path for name in components for pattern in FILE_PATTERNS for path in (directory / name).glob(pattern)}
     return [CONFIG_NAME, INDEX_NAME, *sorted(path.relative_to(directory).as_posix() for path in found)]
+
+
+def _without_local_paths(config: TwinFlowRepositoryConfig) -> TwinFlowRepositoryConfig:
+    """The configuration without arguments of the training that are places of this machine."""
+    arguments = config.trained.get("arguments")
+    if not isinstance(arguments, dict):
+        return config
+    kept = {name: value for name, value in arguments.items() if not (isinstance(value, str) and _is_place(value))}
+    return replace(config, trained=config.trained | {"arguments": kept})
+
+
+def _is_place(text: str) -> bool:
+    return Path(text).is_absolute() or ("/" in text and Path(text).exists())
 
 
 def _check_base(directory: Path, config: TwinFlowRepositoryConfig) -> None:
