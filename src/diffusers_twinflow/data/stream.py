@@ -146,6 +146,7 @@ class StreamLoader:
             batch_size=batch_size,
             num_workers=self.num_workers,
             collate_fn=collate,
+            pin_memory=torch.accelerator.is_available(),
             generator=torch.Generator(),  # its own, so that starting it does not move the random numbers of training
         )
 
