@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from diffusers_twinflow.configuration import TwinFlowConfig, TwinFlowConfigError
 from diffusers_twinflow.data import CAPTION_STRATEGIES, DataConfig, TrainingData, open_source
 from diffusers_twinflow.families import Family, family_of
+from diffusers_twinflow.hub.push import whole_repo_id
 from diffusers_twinflow.hub.samples import STEP_COUNTS
 from diffusers_twinflow.training.arguments import parse_with_config, save_arguments
 from diffusers_twinflow.training.base_model import (
@@ -239,7 +240,7 @@ def add_score_arguments(group) -> None:
 
 
 def add_hub_arguments(group) -> None:
-    group.add_argument("--push_to_hub", action=SWITCH, default=False, help="Push the LoRA when it is trained.")
+    group.add_argument("--push_to_hub", action=SWITCH, default=False, help="Push the result when it is trained.")
     group.add_argument("--hub_model_id", help="Repository to push to, such as me/my-lora.")
     group.add_argument("--hub_base_model", help="Hub id of the base, where it is trained from a directory.")
     group.add_argument("--hub_token", help="Defaults to the token that you logged in with.")
@@ -291,19 +292,16 @@ def check_reference(args, family: Family) -> None:
 def check_push(args) -> None:
     if not args.push_to_hub:
         return
-    if args.hub_token and "wandb" in tracker_names(args.report_to):
-        raise TwinFlowConfigError(
-            "--hub_token with --report_to=wandb would log the token: use `hf auth login` instead."
-        )
-    if args.train_type != "lora" or not args.twinflow_enabled:
-        raise TwinFlowConfigError("--push_to_hub pushes TwinFlow LoRAs: train with --train_type=lora and TwinFlow on.")
-    if "/" not in (args.hub_model_id or ""):
-        raise TwinFlowConfigError(f"--hub_model_id={args.hub_model_id!r} must name a repository, such as me/my-lora.")
+    if not args.twinflow_enabled:
+        raise TwinFlowConfigError("--push_to_hub pushes what TwinFlow distilled: set --twinflow_enabled.")
+    if not args.hub_model_id:
+        raise TwinFlowConfigError("--push_to_hub needs --hub_model_id, the repository's name such as me/my-lora.")
     if Path(args.pretrained_model_name_or_path).is_dir() and not args.hub_base_model:
         raise TwinFlowConfigError(
             f"--push_to_hub with --pretrained_model_name_or_path='{args.pretrained_model_name_or_path}', a base that "
             "only this machine has: name its Hub id with --hub_base_model."
         )
+    args.hub_model_id = whole_repo_id(args.hub_model_id, args.hub_token)
 
 
 def build_accelerator(args) -> Accelerator:
@@ -596,7 +594,7 @@ def finish(run: Run, step: int) -> None:
     save_result(args, run.config, run.family, run.pipeline, run.average, step, samples=samples)
     if accelerator.is_main_process:
         save_arguments(args, args.output_dir)
-        if args.train_type == "lora" and args.twinflow_enabled:
+        if args.twinflow_enabled:
             publish_card(args)
         logger.info(f"saved to {args.output_dir}")
     accelerator.end_training()
