@@ -20,9 +20,6 @@ from diffusers import (
 from diffusers_twinflow import TwinFlowScheduler
 from diffusers_twinflow.diff2flow import DIFFUSION_PREDICTION_TYPES, Diff2Flow, flow_scale, signal_and_noise
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
-
-
 SD = tiny_diffusion.SCHEDULE
 PICTURE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(4))
 MASK = torch.zeros(1, 1, 32, 32)
