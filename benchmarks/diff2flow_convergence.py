@@ -96,8 +96,8 @@ def error(sample: torch.Tensor, reference: torch.Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256])
-    parser.add_argument("--reference_steps", type=int, default=1000, help="Of DDIM.")
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 25, 50, 100, 250])
+    parser.add_argument("--reference_steps", type=int, default=1000, help="Of DDIM, which needs divisors of 1000.")
     parser.add_argument("--output", type=Path, help="JSON file for the results.")
     args = parser.parse_args()
     header = " ".join(f"{steps:8}" for steps in args.steps)
