@@ -71,8 +71,8 @@ def test_plain_flow_matching_gives_a_stock_diffusion_model(train, bases, train_t
         trained = base
         trained.load_lora_weights(out)
     assert isinstance(trained.scheduler, DDIMScheduler)
-    difference = (draw(trained) - expected).abs().max()
-    assert 1e-6 < difference < 1
+    drawn = draw(trained)
+    assert drawn.isfinite().all() and not torch.allclose(drawn, expected)
 
 
 @pytest.mark.parametrize(
