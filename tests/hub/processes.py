@@ -74,7 +74,8 @@ class Hub:
         self.server.wait(timeout=10)
 
     def ask(self, path: str, content=None):
-        request = urllib.request.Request(self.url + path, data=content and json.dumps(content).encode())
+        data = content and json.dumps(content).encode()
+        request = urllib.request.Request(self.url + path, data, {"Authorization": "Bearer hf_writer"})
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
 
