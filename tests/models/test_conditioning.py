@@ -5,7 +5,7 @@ import torch
 from diffusers.models.embeddings import get_timestep_embedding
 from stock import STOCK
 from stock.spec import run, stock_class
-from trained import TARGETS, TIMES, conditioned, device_for_backward, trained, twinflow_class
+from trained import TARGETS, TIMES, conditioned, device_for_backward, record_additions, trained, twinflow_class
 
 from diffusers_twinflow.models import TWINFLOW_CLASSES, disable_twinflow, enable_twinflow, twinflow_class_of
 
@@ -63,20 +63,8 @@ def test_sign_and_target_reach_their_own_sample_and_vanish_at_r_equal_t(name):
 def test_what_is_added_to_the_timestep_embedding(name):
     """By value: with an embedder of ones and a sign row of ten it is `t - r` in [0, 1], and ten more for the twin."""
     stock, ours = STOCK[name], STOCK[name].build(twinflow_class(name))
-    ours.enable_twinflow()
-    conditioning = ours.time_conditioning
-    conditioning.time_sign_embed.weight[1] = 10.0
-    embedded = []
-    own_target = conditioning.target_timestep_embedder is not None
-    if own_target:
-        conditioning.target_timestep_embedder.linear_2.bias.fill_(1.0)
-        conditioning.target_timestep_embedder.register_forward_hook(lambda module, args, _: embedded.append(args[0]))
-    added = []
-    for module in ours._embedder_modules(ours):
-        hooks = list(module._forward_hooks.values())
-        assert len(hooks) == 1
-        module._forward_hooks.clear()
-        module.register_forward_hook(recorder(hooks[0], added))
+    added, embedded = record_additions(ours)
+    own_target = ours.time_conditioning.target_timestep_embedder is not None
     conditioned(name, ours)
 
     expected = torch.tensor([t - r for t, r in zip(TIMES, TARGETS)][: stock.batch]) * own_target
@@ -94,16 +82,6 @@ def test_what_is_added_to_the_timestep_embedding(name):
             torch.tensor(TARGETS[: stock.batch]) * 1000, 256, flip_sin_to_cos=True, downscale_freq_shift=0
         )
         torch.testing.assert_close(embedded[0], frequencies, atol=2e-4, rtol=0)
-
-
-def recorder(hook, added):
-    def record(module, args, output):
-        changed = hook(module, args, output)
-        before, after = (output, changed) if hook.element is None else (output[hook.element], changed[hook.element])
-        added.append((after - before).flatten(0, -2))
-        return changed
-
-    return record
 
 
 def test_backward_reaches_sign_and_target(name):

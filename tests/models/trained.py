@@ -49,3 +49,33 @@ def device_for_backward(name: str) -> torch.device:
     if not torch.cuda.is_available():
         pytest.skip("the stock class has a backward on CUDA only")
     return torch.device("cuda")
+
+
+def record_additions(model: torch.nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Switch TwinFlow on with a target embedder that answers one and a sign row of ten, and record what it adds.
+
+    Returns:
+        what each call of an embedder is changed by, one row a sample or token, and what the target embedder is given.
+    """
+    model.enable_twinflow()
+    conditioning, added, embedded = model.time_conditioning, [], []
+    with torch.no_grad():
+        conditioning.time_sign_embed.weight[1] = 10.0
+        if conditioning.target_timestep_embedder is not None:
+            conditioning.target_timestep_embedder.linear_2.bias.fill_(1.0)
+            conditioning.target_timestep_embedder.register_forward_hook(lambda _, args, __: embedded.append(args[0]))
+    for module in model._embedder_modules(model):
+        [hook] = module._forward_hooks.values()
+        module._forward_hooks.clear()
+        module.register_forward_hook(_recorder(hook, added))
+    return added, embedded
+
+
+def _recorder(hook, added):
+    def record(module, args, output):
+        changed = hook(module, args, output)
+        before, after = (output, changed) if hook.element is None else (output[hook.element], changed[hook.element])
+        added.append((after - before).flatten(0, -2))
+        return changed
+
+    return record

@@ -71,8 +71,8 @@ def _reversed(*paths: str, **rule) -> TimestepEmbedders:
 
 
 def _helios_call(transformer: ModelMixin, arguments: Mapping[str, Any]) -> int:
-    """Helios embeds the zero time of its history first."""
-    return int(arguments.get("indices_hidden_states") is not None and transformer.zero_history_timestep)
+    """Helios embeds the zero time of its history first, also where there is none."""
+    return int(transformer.zero_history_timestep)
 
 
 def _wan_animate2_call(transformer: ModelMixin, arguments: Mapping[str, Any]) -> int:
