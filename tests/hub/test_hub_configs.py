@@ -86,7 +86,8 @@ def test_scheduler(base, steps):
     written = {k: v for k, v in read(base, "scheduler/scheduler_config.json").items() if not k.startswith("_")}
     assert {name: scheduler.config[name] for name in written} == written
     scheduler.set_timesteps(steps)
-    assert len(scheduler.timesteps) == steps and scheduler.sigmas[0] == pytest.approx(0.999)
+    first = 0.93596 if scheduler.config.prediction_type == "epsilon" else 0.999
+    assert len(scheduler.timesteps) == steps and scheduler.sigmas[0] == pytest.approx(first, abs=1e-5)
 
 
 @pytest.mark.parametrize("base", BASES)
