@@ -40,7 +40,13 @@ SECTIONS = {
 }
 CACHE_PASSES = ("AnyFlowFARPipeline",)  # at time 0, after each section
 NOT_BY_SEED = {"CogView4ControlPipeline": "encodes its control image without the user's generator"}
-NO_EULER = {"copies of the scheduler, whole timesteps, one a frame": "Euler looks for whole timesteps on its grid"}
+WHOLE_TIMESTEPS = "Euler takes whole timesteps for indices"
+NO_EULER = {
+    "copies of the scheduler, whole timesteps, one a frame": WHOLE_TIMESTEPS,
+    "SkyReelsV2DiffusionForcingImageToVideoPipeline": WHOLE_TIMESTEPS,
+    "SkyReelsV2DiffusionForcingVideoToVideoPipeline": WHOLE_TIMESTEPS,
+    **NOT_BY_SEED,
+}
 
 
 @functools.cache
@@ -210,7 +216,7 @@ class EulerOnTheSameGrid(FlowMatchEulerDiscreteScheduler):
         return sample
 
 
-@pytest.mark.parametrize("contract", [contract for contract in PIPELINES if contract not in NO_EULER])
+@pytest.mark.parametrize("contract", [name for name in (*PIPELINES, *VARIANTS) if name not in NO_EULER])
 def test_without_noise_it_is_euler(contract):
     plain = {"shift": 1.0, "use_dynamic_shifting": False}
     pipe, call = swap(contract, sampling_style="any", **plain)
