@@ -16,6 +16,8 @@ from ..hub.repository import LORA, TwinFlowRepositoryConfig
 from ..hub.target_timesteps import link_target_timesteps
 from ..schedulers import TwinFlowScheduler
 
+GUIDANCE_ARGUMENTS = ("guidance_scale", "true_cfg_scale")
+
 
 class TwinFlowPipeline:
     """A diffusers pipeline that draws in few steps without guidance.
@@ -75,13 +77,15 @@ class TwinFlowPipeline:
         """
         config = self.twinflow_config
         arguments = dict(zip(self._call_parameters, args)) | kwargs
-        for name, off in FAMILIES[config.family].guidance_off.items():
-            if arguments.get(name) not in (None, 0, off):
+        guidance_off = FAMILIES[config.family].guidance_off
+        for name in GUIDANCE_ARGUMENTS:
+            value = arguments.pop(name, None)
+            if value not in (None, 0, guidance_off.get(name)):
                 raise ValueError(
-                    f"{name}={arguments[name]} is not for a TwinFlow model, whose weights hold the guidance already: "
+                    f"{name}={value} is not for a TwinFlow model, whose weights hold the guidance already: "
                     f"leave {name} out or pass 0."
                 )
-            arguments[name] = off
+        arguments |= guidance_off
         if arguments.get("num_inference_steps") is None:
             arguments["num_inference_steps"] = config.num_inference_steps
         if config.max_sequence_length and "max_sequence_length" in self._call_parameters:

@@ -1,0 +1,133 @@
+"""The reference image on its way from the data to the loss."""
+
+import json
+
+import kit
+import pytest
+import tiny_qwen
+import torch
+from PIL import Image
+
+import tiny
+from diffusers_twinflow.configuration import TwinFlowConfig, TwinFlowConfigError
+from diffusers_twinflow.data import DataConfig, Samples, open_source
+from diffusers_twinflow.data.draws import SampleDraw
+from diffusers_twinflow.data.framing import Framing
+from diffusers_twinflow.data.sampler import Place
+from diffusers_twinflow.families import FAMILIES
+from diffusers_twinflow.training.branches import BranchRotation
+from diffusers_twinflow.training.draw import draw_training_step
+from diffusers_twinflow.training.objective import TwinFlowObjective
+from diffusers_twinflow.training.teacher import StudentTeacher
+
+FAMILY = FAMILIES["qwen_image_edit"]
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two pictures of 40 x 30 pixels, each with itself as its reference."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rows = []
+    for number in range(2):
+        pixels = torch.randint(256, (30, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
+        Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+        name = {"file_name": f"{number}.png", "reference_file_name": f"{number}.png"}
+        rows.append(json.dumps(name | {"text": "a"}))
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def config_of(folder, **options) -> DataConfig:
+    options = {"reference_image_column": "reference", "cache_dir": str(folder.parent / "datasets")} | options
+    return DataConfig(instance_data_dir=str(folder), **options)
+
+
+def test_a_reference_is_cut_and_flipped_as_its_image(images, tmp_path):
+    source = open_source(config_of(images), tmp_path / "out")
+    framing = Framing(((16, 16),), center_crop=False, random_flip=True)
+    samples = Samples(source.rows, source.config.captions, framing, seed=0)
+    draws = [SampleDraw.at(0, position) for position in range(6)]
+    assert len({framing.flips(draw) for draw in draws}) == 2
+    for position in range(6):
+        sample = samples[Place(position % 2, position)]
+        assert torch.equal(sample["reference"], sample["pixels"])
+
+
+def test_a_broken_reference_is_left_out_by_name(images, tmp_path):
+    (images / "broken.png").write_bytes((images / "0.png").read_bytes()[:60])
+    lines = (
+        (images / "metadata.jsonl")
+        .read_text()
+        .replace('"reference_file_name": "1.png"', '"reference_file_name": "broken.png"')
+    )
+    (images / "metadata.jsonl").write_text(lines)
+    source = open_source(config_of(images), tmp_path / "out")
+    assert len(source.rows.rows) == 1
+    assert "1.png" in (tmp_path / "out" / "data_report.json").read_text()
+
+
+def test_a_reference_column_that_is_not_there_is_named(images, tmp_path):
+    with pytest.raises(TwinFlowConfigError, match="reference_image_column='before' is no column"):
+        open_source(config_of(images, reference_image_column="before"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["streaming", "cache_text_embeddings", "twinflow_image_free"])
+def test_what_does_not_go_with_a_reference(images, name):
+    with pytest.raises(TwinFlowConfigError, match=f"{name}=True.*leave {name} out"):
+        config_of(images, **{name: True})
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "message"),
+    [
+        (tiny_qwen.qwen_image_edit, [], "--reference_image_column is missing"),
+        (tiny_qwen.qwen_image_edit, ["--reference_image_column=a", "--validation_prompts=b"], "--validation_image is"),
+        (tiny.sd3_pipeline, ["--reference_image_column=a"], "edits no image: leave it out"),
+    ],
+)
+def test_the_script_refuses_before_it_loads(build, options, message, tmp_path, monkeypatch):
+    pipeline = build()
+    pipeline.scheduler.save_pretrained(tmp_path / "scheduler")
+    pipeline.save_config(tmp_path)
+    script = kit.load_script()
+    monkeypatch.setattr(type(pipeline), "from_pretrained", None)
+    with pytest.raises(SystemExit, match=message):
+        script.main([f"--pretrained_model_name_or_path={tmp_path}", "--dataset_name=data", *options])
+
+
+def test_the_empty_prompt_keeps_the_samples_own_reference():
+    """Guidance that compares each sample with its own empty prompt, here the same velocity, changes nothing."""
+    offsets = torch.arange(8.0)
+
+    def velocity(x, t, r, sign, condition):
+        return x + condition["offset"].view(-1, 1, 1, 1)
+
+    def loss(unconditional, ratio):
+        config = TwinFlowConfig(twinflow_enabled=True, twinflow_enhanced_ratio=ratio, twinflow_target_clamp=100.0)
+        rotation = BranchRotation(config.branch_shares)
+        draw = draw_training_step(config, rotation, list(range(8)), (1, 2, 2), seed=0)
+        latents = torch.randn(8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+        return TwinFlowObjective(config, rotation)(
+            latents,
+            {"offset": offsets},
+            draw,
+            student=velocity,
+            teacher=StudentTeacher(None, lambda model: velocity),
+            unconditional=unconditional,
+        ).loss
+
+    plain = loss(None, 0.0)
+    torch.testing.assert_close(loss({"offset": offsets}, 0.5), plain)
+    assert not torch.isclose(loss({"offset": offsets.flip(0)}, 0.5), plain)
+    assert not torch.isclose(loss({"offset": offsets[:1]}, 0.5), plain)
+
+
+def test_each_prompt_edits_the_image_anew():
+    pipeline = tiny_qwen.qwen_image_edit()
+    pipeline.set_progress_bar_config(disable=True)
+    image = Image.new("RGB", (32, 32), "red")
+    options = {"num_inference_steps": 2, "true_cfg_scale": 1.0, "output_type": "pt"} | FAMILY.size_options(32)
+    generator = torch.Generator().manual_seed(0)
+    pictures = FAMILY.draw(pipeline, ["a", "b"], 2, image=image, generator=generator, **options)
+    assert len(pictures) == 4 and len({picture.sum().item() for picture in pictures}) == 4
