@@ -15,12 +15,23 @@ from safetensors.torch import load_file
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_twinflow.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
 
+FSDP_SCRIPT = Path(__file__).with_name("fsdp_on_cpu.py")
+# What `accelerate launch --config_file examples/accelerate/fsdp2.yaml` sets, in float32.
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+}
+
 
 @pytest.fixture
 def run(base_dir, image_dir, tmp_path):
     """Start a run of 4 samples a step in `processes` processes; it must succeed unless `wait` is false."""
 
-    def start(name: str, processes: int, *more: str, wait: bool = True) -> subprocess.Popen:
+    def start(name: str, processes: int, *more: str, wait: bool = True, fsdp: bool = False) -> subprocess.Popen:
         options = {
             "pretrained_model_name_or_path": base_dir,
             "dataset_name": image_dir,
@@ -46,8 +57,9 @@ def run(base_dir, image_dir, tmp_path):
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         if processes == 1:
             launch = [sys.executable]
+        script, environment = (FSDP_SCRIPT, ENVIRONMENT | FSDP) if fsdp else (SCRIPT, ENVIRONMENT)
         process = subprocess.Popen(
-            [*launch, str(SCRIPT), *arguments], env=ENVIRONMENT, stderr=subprocess.PIPE, start_new_session=True
+            [*launch, str(script), *arguments], env=environment, stderr=subprocess.PIPE, start_new_session=True
         )
         if wait:
             _, errors = process.communicate(timeout=240)
@@ -67,17 +79,35 @@ def teacher(directory: Path, step: int) -> dict:
 
 @pytest.mark.parametrize("train_type", ["lora", "full"])
 def test_two_processes_are_one_with_the_same_batch(run, tmp_path, train_type):
-    for processes in (1, 2):
-        run(str(processes), processes, f"--train_type={train_type}")
-    one, two = (trained(tmp_path / name, 3) for name in "12")
-    start = trained(tmp_path / "1", 1)
+    """Weights and teacher, with whole models in every process and with models spread over them."""
+    pictures = ("--validation_prompts", "a picture", "--num_validation_images=1", "--validation_steps=100")
+    more = (f"--train_type={train_type}", *pictures)
+    run("one", 1, *more)
+    run("ddp", 2, *more)
+    run("fsdp", 2, *more, fsdp=True)
+    one, start = (trained(tmp_path / "one", step) for step in (3, 1))
     assert max((one[name] - start[name]).abs().max() for name in one) > 1e-2
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=5e-5)
-    one, two = (teacher(tmp_path / name, 3) for name in "12")
-    assert one["decay"] == two["decay"] > 0
-    for name in one["weights"]:
-        torch.testing.assert_close(one["weights"][name], two["weights"][name], rtol=1e-4, atol=5e-5)
+    for name in ("ddp", "fsdp"):
+        assert_same_tensors(one, trained(tmp_path / name, 3))
+        a, b = (teacher(tmp_path / run_name, 3) for run_name in ("one", name))
+        assert a["decay"] == b["decay"] > 0
+        assert_same_tensors(a["weights"], b["weights"])
+    result = "pytorch_lora_weights" if train_type == "lora" else "transformer/diffusion_pytorch_model"
+    assert_same_tensors(*(load_file(tmp_path / name / f"{result}.safetensors") for name in ("one", "fsdp")))
+
+
+def assert_same_tensors(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=5e-5, msg=name)
+
+
+def test_spread_over_two_processes_it_resumes_bit_for_bit(run, tmp_path):
+    run("whole", 2, fsdp=True)
+    run("stopped", 2, "--max_train_steps=2", fsdp=True)
+    run("stopped", 2, "--resume_from_checkpoint=latest", fsdp=True)
+    whole, resumed = (trained(tmp_path / name, 3) for name in ("whole", "stopped"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_two_processes_resume_bit_for_bit(run, tmp_path):
