@@ -15,6 +15,8 @@ from judge import DEFAULT_JUDGE_PATH, DigitJudge, agreement, extract_features, f
 from prepare_data import DEFAULT_DATA_DIR, digit_prompt, load_split
 from tqdm.auto import tqdm
 
+from diffusers_twinflow.families import family_of
+
 Draw = Callable[[list[str], torch.Tensor, torch.Generator], torch.Tensor]
 
 
@@ -30,7 +32,7 @@ class Column:
     draw: Draw
 
 
-def base_column(pipeline: StableDiffusion3Pipeline, steps: int, guidance_scale: float) -> Column:
+def base_column(pipeline: DiffusionPipeline, steps: int, guidance_scale: float) -> Column:
     """A stock pipeline; a guidance_scale of 1 is no guidance."""
     evaluations = steps if guidance_scale <= 1 else 2 * steps
 
@@ -56,11 +58,11 @@ def count(number: int, noun: str) -> str:
 
 
 def draw_images(pipeline, prompts: list[str], latents: torch.Tensor, generator, **options) -> torch.Tensor:
-    """One batch as diffusers draws it; the base has no T5 encoder, so its placeholder is one token long."""
+    """One batch as diffusers draws it; the SD3 base has no T5 encoder, so its placeholder is one token long."""
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline(
-        prompt=prompts, latents=latents, generator=generator, max_sequence_length=1, output_type="pt", **options
-    ).images
+    if isinstance(pipeline, StableDiffusion3Pipeline):
+        options["max_sequence_length"] = 1
+    return pipeline(prompt=prompts, latents=latents, generator=generator, output_type="pt", **options).images
 
 
 def balanced_labels(num_samples: int) -> torch.Tensor:
@@ -70,7 +72,7 @@ def balanced_labels(num_samples: int) -> torch.Tensor:
 
 def initial_noise(pipeline: DiffusionPipeline, num_samples: int, seed: int) -> torch.Tensor:
     """The noise that every column starts from."""
-    config = pipeline.transformer.config
+    config = family_of(pipeline).denoiser(pipeline).config
     shape = (num_samples, config.in_channels, config.sample_size, config.sample_size)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -82,7 +84,7 @@ def draw_samples(column: Column, latents: torch.Tensor, *, batch_size: int, seed
     images = []
     for start in tqdm(range(0, len(prompts), batch_size), desc=column.name):
         rows = slice(start, start + batch_size)
-        images.append(column.draw(prompts[rows], latents[rows], generator).float())
+        images.append(column.draw(prompts[rows], latents[rows], generator).float().cpu())
     return torch.cat(images)
 
 

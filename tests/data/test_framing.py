@@ -52,7 +52,9 @@ def test_crops_from_the_middle_or_from_the_drawn_place():
 def test_flips_half_of_the_samples_and_mirrors_them():
     framing = Framing(((10, 10),), random_flip=True)
     assert grey(framing.pixels(columns(10, 10), 0, MIDDLE._replace(flip=0.1))) == list(range(9, -1, -1))
-    assert np.mean([framing.flips(SampleDraw.at(0, position)) for position in range(2000)]) == pytest.approx(0.5, abs=0.05)
+    assert np.mean([framing.flips(SampleDraw.at(0, position)) for position in range(2000)]) == pytest.approx(
+        0.5, abs=0.05
+    )
     assert not Framing(((10, 10),)).flips(MIDDLE._replace(flip=0.1))
 
 

@@ -22,6 +22,8 @@ BUILDERS = {
     ".txt": "text",
     ".arrow": "arrow",
 }
+KEY_COLUMNS = ("__key__", "__url__")
+"""What a webdataset calls a sample."""
 
 
 def load_rows(
@@ -92,7 +94,7 @@ def _load_files(data_files: list[str], builder: str | None, options: dict) -> Ro
 
 
 def keep_encoded(rows: Rows, image_column: str | None, captions: CaptionSource) -> Rows:
-    """Check that the columns are there, and leave images as `{"bytes", "path"}` rather than decoded.
+    """Check that the columns are there, leave images as `{"bytes", "path"}` rather than decoded, and drop the rest.
 
     Args:
         image_column: `None` where images are not used.
@@ -108,9 +110,10 @@ def keep_encoded(rows: Rows, image_column: str | None, captions: CaptionSource) 
             raise TwinFlowConfigError(
                 f"{option}='{column}' is no column of the data: choose one of {', '.join(names) or 'none'}."
             )
-    images = [name for name, feature in (rows.features or {}).items() if isinstance(feature, Image)]
-    rows = rows.remove_columns([name for name in images if name != read_column])
-    return rows.cast_column(read_column, Image(decode=False)) if read_column else rows
+    if read_column:
+        rows = rows.cast_column(read_column, Image(decode=False))
+    used = {*captions.needed_columns, *KEY_COLUMNS, read_column}
+    return rows.select_columns([name for name in names if name in used])
 
 
 def unlisted_images(rows: Dataset, image_column: str) -> list[str]:

@@ -1,8 +1,9 @@
 """The samples of a run over data that is read while training."""
 
 import json
+import logging
 from collections.abc import Iterator
-from itertools import count
+from itertools import chain, count, islice
 from pathlib import Path
 
 import datasets
@@ -70,10 +71,9 @@ class StreamedSamples(TorchIterableDataset):
         faults: list[Fault] = []
         for self.epoch in count(first_epoch):
             self._epoch_rows = self._shuffle(self.epoch)
-            if resumed:
-                _load_quietly(self._epoch_rows, resumed["rows"])
+            rows = _go_on(self._epoch_rows, resumed["rows"]) if resumed else self._epoch_rows
             served_before = self.served
-            for row in self._epoch_rows:
+            for row in rows:
                 sample, found = self._sample(row)
                 faults += found
                 if sample is not None:
@@ -91,7 +91,7 @@ class StreamedSamples(TorchIterableDataset):
             with_indices=True,
             batched=True,
             batch_size=self.shuffled_rows,
-            fn_kwargs={"seed": (self.seed, epoch, self.process_index)},
+            fn_kwargs={"seed": (self.seed, epoch)},
         )
 
     def _sample(self, row: dict) -> tuple[dict | None, list[Fault]]:
@@ -203,8 +203,21 @@ def row_name(row: dict, value: dict | None) -> str:
     return "row " + json.dumps(row, default=str, sort_keys=True)
 
 
-def _load_quietly(rows: datasets.IterableDataset, state: dict) -> None:
+def _go_on(rows: datasets.IterableDataset, state: dict) -> Iterator[dict]:
+    """The rows from `state` on, without the warning that the shuffle buffer is lost: one of a single row holds none."""
     rows.load_state_dict(state)
+    iterator = iter(rows)
+    logger = logging.getLogger("datasets.iterable_dataset")
+    logger.addFilter(_is_no_buffer_warning)
+    try:
+        first = list(islice(iterator, 1))
+    finally:
+        logger.removeFilter(_is_no_buffer_warning)
+    yield from chain(first, iterator)
+
+
+def _is_no_buffer_warning(record: logging.LogRecord) -> bool:
+    return "shuffle buffer" not in record.getMessage()
 
 
 def _in_words(parts) -> str:

@@ -24,6 +24,14 @@ from .samples import Samples
 from .source import Source
 from .stream import StreamedSamples, StreamLoader
 
+ENCODED_PIXELS = 2**21
+MOST_ENCODED_AT_ONCE = 16
+
+
+def encoding_batch_size(resolution: int) -> int:
+    """Images encoded at once; it decides their random numbers, so it depends on nothing that a resume may change."""
+    return max(1, min(MOST_ENCODED_AT_ONCE, ENCODED_PIXELS // resolution**2))
+
 
 class TrainingData:
     """Gives batches and encodes them; what is asked for is encoded at once, before training.
@@ -36,7 +44,7 @@ class TrainingData:
         pipeline: the base, on any device.
         base_name: what the base is called, for caches on disk.
         seed: seed of the run.
-        batch_size: samples of a micro-batch of one process; as many are encoded at once.
+        batch_size: samples of a micro-batch of one process.
         processes: the processes of the run.
     """
 
@@ -146,7 +154,7 @@ class TrainingData:
 
     def _encode_beforehand(self) -> None:
         config = self.source.config
-        shared = {"batch_size": self.batch_size, "processes": self.processes}
+        shared = {"batch_size": encoding_batch_size(config.resolution), "processes": self.processes}
         if config.used_image_column is None:
             with seeded("blank"):
                 self.blank = torch.zeros_like(
