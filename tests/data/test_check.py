@@ -4,7 +4,7 @@ import logging
 import os
 
 import pytest
-from conftest import encoded, picture
+from data_files import encoded, picture
 from PIL import ExifTags, Image
 
 from diffusers_twinflow.configuration import TwinFlowConfigError

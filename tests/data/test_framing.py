@@ -29,7 +29,7 @@ def test_any_image_gets_the_size_of_its_bucket(width, height, center, left, top)
     bucket = framing.bucket_of(width, height)
     pixels = framing.pixels(columns(width, height), bucket, SampleDraw(0, 0, left, top, 0))
     assert pixels.shape == (3, *framing.buckets[bucket])
-    assert -1 <= pixels.min() and pixels.max() <= 1
+    assert pixels.min() >= -1 and pixels.max() <= 1
 
 
 def test_the_bucket_is_the_nearest_in_shape():

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from diffusers_twinflow.data.cache import MemoryCache
 from diffusers_twinflow.data.captions import CaptionSource
 from diffusers_twinflow.data.check import check_rows
 from diffusers_twinflow.data.framing import Framing
+from diffusers_twinflow.data.latents import cache_latents
 from diffusers_twinflow.data.loader import build_loader
 from diffusers_twinflow.data.report import DataReport
 from diffusers_twinflow.data.rows import keep_encoded, load_rows
@@ -30,13 +34,14 @@ def samples(files, cache_dir):
 
 
 def run(samples, **options) -> dict[int, tuple[str, torch.Tensor]]:
-    """Caption and pixels at each position, over all processes."""
+    """Caption and pixels or latents at each position, over all processes."""
     options = {"seed": 0, "first_position": 0, "last_position": 48, "step_samples": 4, "batch_size": 4} | options
     found = {}
     for process in range(options.get("num_processes", 1)):
         for batch in build_loader(samples, **options, process_index=process):
             assert len(batch["position"]) == options["batch_size"]
-            found |= dict(zip(batch["position"], zip(batch["caption"], batch["pixels"])))
+            images = batch["latents"] if "latents" in batch else batch["pixels"]
+            found |= dict(zip(batch["position"], zip(batch["caption"], images)))
     return found
 
 
@@ -86,3 +91,26 @@ def test_without_images_there_are_prompts_alone(samples):
     built = samples(image_column=None)
     assert set(built[(0, 0)]) == {"position", "caption"} and not built.buckets().any()
     assert len(built.all_captions()) == 25 and "" in built.all_captions()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_cached_latents_are_of_the_very_pixels_of_each_position(samples, workers):
+    built = samples(random_flip=True)
+    fresh, seen = run(built), []
+
+    def encode(pixels):
+        seen.append(pixels.shape)
+        return pixels.half()
+
+    cache_latents(built, encode, MemoryCache(), batch_size=3, num_workers=workers)
+    assert sum(shape[0] for shape in seen) == 24
+    cached = run(built)
+    assert same(cached, {position: (caption, pixels.half()) for position, (caption, pixels) in fresh.items()})
+
+
+def test_equal_images_are_encoded_once(samples):
+    built = samples()
+    built.checked = replace(built.checked, facts=built.checked.facts.map(lambda fact: {"content": "same"}))
+    count = []
+    cache_latents(built, lambda pixels: count.append(len(pixels)) or pixels, MemoryCache(), batch_size=3)
+    assert count == [1, 1, 1]

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import tiny_diffusion
 import tiny_flux
 import tiny_images
 import tiny_qwen
@@ -21,6 +22,7 @@ from accelerate.state import AcceleratorState
 from diffusers import DiffusionPipeline
 
 import tiny
+from diffusers_twinflow.diff2flow import Diff2Flow, flow_scale
 from diffusers_twinflow.families import FAMILIES, Family
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_twinflow.py"
@@ -39,6 +41,7 @@ class Case:
         resolution: pixels of a side.
         max_sequence_length: tokens of an encoded prompt; more than those of `PROMPTS`.
         call: further arguments of the stock call.
+        options: further arguments of the training script.
         label: tells cases of one family apart.
     """
 
@@ -47,6 +50,7 @@ class Case:
     resolution: int = 32
     max_sequence_length: int = 40
     call: dict[str, Any] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
     label: str = ""
 
     @property
@@ -77,6 +81,7 @@ class Case:
 
 
 VIDEO = {"num_frames": 1}
+BRIDGED = ("--diff2flow_enabled", "--twinflow_allow_diff2flow")
 
 CASES = [
     Case("stable_diffusion_3", tiny.sd3_pipeline, resolution=16, max_sequence_length=12),
@@ -91,6 +96,10 @@ CASES = [
     Case("aura_flow", tiny_images.aura_flow, resolution=64),
     Case("wan", tiny_videos.wan, call=VIDEO),
     Case("ltx_video", tiny_videos.ltx_video, call=VIDEO),
+    Case("stable_diffusion", tiny_diffusion.stable_diffusion, max_sequence_length=16, options=BRIDGED),
+    Case("stable_diffusion", tiny_diffusion.v_prediction, max_sequence_length=16, options=BRIDGED, label="v"),
+    Case("stable_diffusion_xl", tiny_diffusion.stable_diffusion_xl, max_sequence_length=16, options=BRIDGED),
+    Case("pixart_sigma", tiny_diffusion.pixart_sigma, options=BRIDGED),
 ]
 
 
@@ -115,13 +124,25 @@ def noise_of(case: Case) -> torch.Tensor:
     return torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
 
 
+def grid(scheduler) -> tuple[float, torch.Tensor]:
+    """Scale of the starting noise and the sigmas of the scheduler's present grid, for the flow that it samples.
+
+    A diffusion scheduler's pure noise stands for the diffusion point of its first timestep.
+    """
+    if hasattr(scheduler, "sigmas"):
+        return 1.0, scheduler.sigmas
+    sigmas = Diff2Flow.from_config(scheduler.config).schedule.sigma_of(scheduler.timesteps.double())
+    return flow_scale(sigmas[0]).item(), torch.cat([sigmas, torch.zeros(1)]).float()
+
+
 @torch.no_grad()
 def euler(case: Case, noise: torch.Tensor, time_of=lambda sigma: sigma, prompts=PROMPTS) -> torch.Tensor:
     """Latents after the steps of the scheduler's present grid, by the family's velocity."""
     family, pipeline = case.family, case.pipeline
     condition = family.encode_prompts(pipeline, list(prompts), case.max_sequence_length)
-    velocity = family.velocity(family.denoiser(pipeline))
-    x, sigmas = noise, pipeline.scheduler.sigmas
+    velocity = family.bind(pipeline).velocity(family.denoiser(pipeline))
+    scale, sigmas = grid(pipeline.scheduler)
+    x = noise * scale
     for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:]):
         x = x + (sigma_next - sigma) * velocity(x, time_of(sigma).expand(len(x)), None, None, condition)
     return x
@@ -202,7 +223,7 @@ def train(script, case: Case, base: Path, images: Path, output: Path, train_type
         "rank": 2,
         "num_validation_images": 1,
     }
-    switches = ["--twinflow_enabled", "--twinflow_adversarial_enabled", "--no-save_ema"]
+    switches = ["--twinflow_enabled", "--twinflow_adversarial_enabled", "--no-save_ema", *case.options]
     try:
         script.main([f"--{k}={v}" for k, v in options.items()] + switches + ["--validation_prompts", *PROMPTS])
     finally:

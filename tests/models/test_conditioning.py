@@ -5,7 +5,7 @@ import torch
 from diffusers.models.embeddings import get_timestep_embedding
 from stock import STOCK
 from stock.spec import run, stock_class
-from trained import TARGETS, TIMES, conditioned, trained, twinflow_class
+from trained import TARGETS, TIMES, conditioned, device_for_backward, trained, twinflow_class
 
 from diffusers_twinflow.models import TWINFLOW_CLASSES, disable_twinflow, enable_twinflow, twinflow_class_of
 

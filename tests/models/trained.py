@@ -18,9 +18,9 @@ def twinflow_class(name: str) -> type:
 def randomise(conditioning: torch.nn.Module) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        if conditioning.target_timestep_embedder is not None:
-            conditioning.target_timestep_embedder.linear_2.weight.normal_(std=0.5, generator=generator)
-        conditioning.time_sign_embed.weight[1].normal_(std=0.5, generator=generator)
+        for parameter in conditioning.parameters():
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, device="cpu"))
+        conditioning.time_sign_embed.weight[0] = 0
 
 
 def trained(name: str, model: torch.nn.Module | None = None) -> torch.nn.Module:

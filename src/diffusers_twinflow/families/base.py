@@ -3,6 +3,7 @@
 import fnmatch
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,6 +84,25 @@ class Family:
             if name in pipeline.config and name not in pipeline.components
         }
         return self.pipeline_class(**(components or pipeline.components), **options)
+
+    def save_lora(
+        self, directory: str | Path, weight_name: str, weights: dict[str, torch.Tensor], metadata: dict[str, Any]
+    ) -> None:
+        """Write the component's low-rank weights as a plain diffusers LoRA, as the stock pipeline does.
+
+        Args:
+            metadata: fields of the adapter's `LoraConfig`.
+        """
+        named = {"lora_layers": weights, "lora_adapter_metadata": metadata}
+        self.pipeline_class.save_lora_weights(
+            directory, weight_name=weight_name, **{f"{self.component_name}_{k}": v for k, v in named.items()}
+        )
+
+    def load_lora(self, pipeline: DiffusionPipeline, directory: Path, weight_name: str, adapter_name: str) -> None:
+        """Put a LoRA that `save_lora` wrote on a pipeline."""
+        pipeline.load_lora_weights(
+            directory, weight_name=weight_name, adapter_name=adapter_name, local_files_only=True
+        )
 
     def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
         """The component that is trained."""

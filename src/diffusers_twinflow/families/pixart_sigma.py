@@ -1,14 +1,18 @@
 from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
+from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.utils import is_bs4_available, is_ftfy_available
 
-from ..models import twinflow_class_of
+from ..models import enable_twinflow, twinflow_class_of
 from .diffusion import DiffusionFamily
 
 WHOLE_PICTURE = {"resolution": None, "aspect_ratio": None}
 
 
 class PixArtSigmaFamily(DiffusionFamily):
-    """PixArt-Sigma: a transformer that predicts the noise, beside a variance that sampling does not use."""
+    """PixArt-Sigma: a transformer that predicts the noise, beside a variance that sampling does not use.
+
+    diffusers has no LoRA for it: neither its pipeline nor its transformer loads one, so only the TwinFlow class does.
+    """
 
     name = "pixart_sigma"
     pipeline_class = PixArtSigmaPipeline
@@ -32,6 +36,18 @@ class PixArtSigmaFamily(DiffusionFamily):
             clean_caption=is_bs4_available() and is_ftfy_available(),
         )
         return {"prompt_embeds": prompt_embeds, "prompt_attention_mask": mask}
+
+    def size_options(self, resolution):
+        return super().size_options(resolution) | {"use_resolution_binning": False}
+
+    def save_lora(self, directory, weight_name, weights, metadata):
+        prefix = self.component_name
+        LoraBaseMixin._save_lora_weights(directory, {prefix: weights}, {prefix: metadata}, weight_name=weight_name)
+
+    def load_lora(self, pipeline, directory, weight_name, adapter_name):
+        transformer = enable_twinflow(pipeline.transformer)
+        options = {"weight_name": weight_name, "adapter_name": adapter_name, "local_files_only": True}
+        transformer.load_lora_adapter(str(directory), prefix=self.component_name, **options)
 
     def predict(self, model, sample, times, condition):
         output = model(

@@ -25,6 +25,8 @@ class SanaFamily(Family):
         "attn2.to_k",
         "attn2.to_v",
         "attn2.to_out.0",
+        "ff.conv_inverted",
+        "ff.conv_point",
         "time_embed.linear",
     ]
     max_sequence_length = 300

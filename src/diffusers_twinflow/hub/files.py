@@ -2,10 +2,12 @@
 
 import json
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError, safe_open
@@ -16,10 +18,11 @@ CONFIG_NAME = "twinflow_config.json"
 LORA_NAME = "pytorch_lora_weights.safetensors"
 CONDITIONING_NAME = "twinflow_time_conditioning.safetensors"
 SCHEDULER_NAME = "scheduler/scheduler_config.json"
+INDEX_NAME = "model_index.json"
 CARD_NAME = "README.md"
 SAMPLES_FOLDER = "samples"
 SAMPLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-LOADED_NAMES = (CONFIG_NAME, LORA_NAME, CONDITIONING_NAME, SCHEDULER_NAME)
+LOADED_NAMES = (CONFIG_NAME, LORA_NAME, CONDITIONING_NAME, SCHEDULER_NAME, INDEX_NAME)
 
 MAX_JSON_BYTES = 1_000_000
 MAX_HEADER_BYTES = 16_000_000
@@ -35,11 +38,15 @@ class LocatedRepository:
         name: what the caller named it, for messages.
         directory: where its files are, subfolder included.
         is_local: whether it is a directory of the caller's own rather than a snapshot of a Hub repository.
+        subfolder: folder of the repository that `directory` is.
+        hub_options: what brings more files of the same commit.
     """
 
     name: str
     directory: Path
     is_local: bool
+    subfolder: str | None = None
+    hub_options: dict[str, Any] = field(default_factory=dict)
 
     def find(self, file_name: str) -> Path | None:
         """Path of a file, or `None` where the repository has none of that name."""
@@ -48,12 +55,18 @@ class LocatedRepository:
 
 
 def locate_repository(
-    name_or_path: str | Path, *, subfolder: str | None = None, proxies: Any = None, **hub_options
+    name_or_path: str | Path,
+    *,
+    subfolder: str | None = None,
+    patterns: Sequence[str] = LOADED_NAMES,
+    proxies: Any = None,
+    **hub_options,
 ) -> LocatedRepository:
     """Find a local repository, or download one commit's files of a Hub repository.
 
     Args:
         subfolder: folder of the repository that holds the files.
+        patterns: the files of that folder to download.
         proxies: accepted as in diffusers, without effect: set the proxy in the environment.
         hub_options: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`, as `snapshot_download`
             takes them.
@@ -71,7 +84,7 @@ def locate_repository(
         if option not in SNAPSHOT_OPTIONS:
             raise TypeError(f"'{option}' is no Hub option; known are {', '.join(SNAPSHOT_OPTIONS)} and subfolder.")
     try:
-        snapshot = snapshot_download(name, allow_patterns=[str(folder / file) for file in LOADED_NAMES], **hub_options)
+        snapshot = snapshot_download(name, allow_patterns=[str(folder / file) for file in patterns], **hub_options)
     except HFValidationError as error:
         raise TwinFlowConfigError(f"'{name}' is neither a directory nor a Hub id such as 'me/my-lora'.") from error
     except RevisionNotFoundError as error:
@@ -82,7 +95,8 @@ def locate_repository(
         ) from error
     except OSError as error:
         raise TwinFlowConfigError(f"'{name}' could not be downloaded: {type(error).__name__}: {error}") from error
-    return LocatedRepository(name, Path(snapshot) / folder, is_local=False)
+    same_commit = hub_options | {"revision": Path(snapshot).name}
+    return LocatedRepository(name, Path(snapshot) / folder, False, subfolder, same_commit)
 
 
 def read_json(path: Path, *, name: str | None = None) -> dict[str, Any]:
@@ -116,12 +130,15 @@ class TensorHeader:
     metadata: dict[str, str]
 
 
-def read_header(path: Path) -> TensorHeader:
+def read_header(path: Path, *, float_only: bool = True) -> TensorHeader:
     """Read and check the header of a safetensors file; no tensor is read.
+
+    Args:
+        float_only: refuse tensors of other dtypes than floating ones.
 
     Raises:
         TwinFlowConfigError: where the file is no safetensors file, its header is larger than `MAX_HEADER_BYTES` or
-            lies about sizes, or a tensor is of no floating dtype.
+            lies about sizes, or a tensor is of a dtype that is not allowed.
     """
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -138,6 +155,19 @@ def read_header(path: Path) -> TensorHeader:
     except SafetensorError as error:
         raise TwinFlowConfigError(f"'{path.name}' is no valid safetensors file ({error}).") from error
     for name, dtype in dtypes.items():
-        if dtype not in FLOAT_DTYPES:
+        if float_only and dtype not in FLOAT_DTYPES:
             raise TwinFlowConfigError(f"'{path.name}' holds '{name}' in {dtype}: it must be one of {FLOAT_DTYPES}.")
     return header
+
+
+def check_finite(path: Path) -> None:
+    """
+    Raises:
+        TwinFlowConfigError: where a tensor of a safetensors file holds NaN or infinity.
+    """
+    with safe_open(path, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 (no mapping)
+            if not torch.isfinite(tensors.get_tensor(name)).all():
+                raise TwinFlowConfigError(
+                    f"'{path.name}' holds values that are not finite ('{name}' for one): its training diverged."
+                )

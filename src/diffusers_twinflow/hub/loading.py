@@ -13,18 +13,18 @@ from safetensors.torch import load_file
 from ..configuration import TwinFlowConfigError
 from ..families import Family, family_of
 from ..models import disable_twinflow, enable_twinflow
-from ..models.time_conditioning import TimeConditioning
 from ..schedulers import TwinFlowScheduler
 from .files import (
     CONDITIONING_NAME,
     LORA_NAME,
     SCHEDULER_NAME,
     LocatedRepository,
+    check_finite,
     locate_repository,
     read_header,
     read_json,
 )
-from .lora_check import check_finite, check_lora
+from .lora_check import check_lora
 from .repository import LORA, TwinFlowRepositoryConfig
 from .target_timesteps import is_twinflow_transformer, link_target_timesteps
 
@@ -78,13 +78,11 @@ def load_located_lora(
     transformer = family.denoiser(pipeline)
     check_lora(lora_path, transformer, family.component_name)
     conditioning = _read_conditioning(conditioning_path, pipeline, family) if conditioning_path else None
-    scheduler = _read_scheduler(repository, pipeline, config)
+    scheduler = read_scheduler(repository, config) or TwinFlowScheduler.from_config(pipeline.scheduler.config)
 
     stock_scheduler, other_adapters = pipeline.scheduler, _active_adapters(pipeline)
     try:
-        pipeline.load_lora_weights(
-            lora_path.parent, weight_name=LORA_NAME, adapter_name=adapter_name, local_files_only=True
-        )
+        family.load_lora(pipeline, lora_path.parent, LORA_NAME, adapter_name)
         if conditioning is not None:
             enable_twinflow(transformer, family.transformer_class)
             transformer.time_conditioning.load_state_dict(conditioning)
@@ -191,12 +189,15 @@ def _check_pipeline(pipeline: DiffusionPipeline, family: Family, adapter_name: s
         )
 
 
-def _read_scheduler(
-    repository: LocatedRepository, pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig
-) -> TwinFlowScheduler:
+def read_scheduler(repository: LocatedRepository, config: TwinFlowRepositoryConfig) -> TwinFlowScheduler | None:
+    """The repository's scheduler, `None` where it has none.
+
+    Raises:
+        TwinFlowConfigError: where it is of another class, or cannot take the steps of `config`.
+    """
     path = repository.find(SCHEDULER_NAME)
     if path is None:
-        return TwinFlowScheduler.from_config(pipeline.scheduler.config)
+        return None
     values = read_json(path, name=SCHEDULER_NAME)
     if values.get("_class_name") != TwinFlowScheduler.__name__:
         raise TwinFlowConfigError(
@@ -211,9 +212,11 @@ def _read_scheduler(
 
 
 def _read_conditioning(path: Path, pipeline: DiffusionPipeline, family: Family) -> dict[str, torch.Tensor]:
-    width = family.transformer_class.timestep_embedding_dim(family.denoiser(pipeline))
+    model = family.denoiser(pipeline)
+    width = family.transformer_class.timestep_embedding_dim(model)
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in TimeConditioning(width).state_dict().items()}
+        conditioning = family.transformer_class.conditioning_of(model)
+    expected = {name: tuple(tensor.shape) for name, tensor in conditioning.state_dict().items()}
     if read_header(path).shapes != expected:
         raise TwinFlowConfigError(
             f"'{path.name}' does not fit this transformer, whose timestep embedding is {width} wide: "

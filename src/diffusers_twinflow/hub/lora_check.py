@@ -6,10 +6,9 @@ from pathlib import Path
 import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
-from safetensors.torch import load_file
 
 from ..configuration import TwinFlowConfigError
-from .files import TensorHeader, read_header
+from .files import TensorHeader, check_finite, read_header
 
 METADATA_KEY = "lora_adapter_metadata"
 HALVES = ("lora_A.weight", "lora_B.weight")
@@ -61,15 +60,6 @@ def check_lora(path: Path, transformer: torch.nn.Module, component_name: str = "
                 f"with the rank {rank} of its metadata: it belongs to a model of another size, or its rank is wrong."
             )
     check_finite(path)
-
-
-def check_finite(path: Path) -> None:
-    """
-    Raises:
-        TwinFlowConfigError: where a tensor of a safetensors file holds NaN or infinity.
-    """
-    if not all(torch.isfinite(tensor).all() for tensor in load_file(path).values()):
-        raise TwinFlowConfigError(f"'{path.name}' holds values that are not finite: its training diverged.")
 
 
 def _lora_config(path: Path, header: TensorHeader, prefix: str) -> LoraConfig:

@@ -19,8 +19,16 @@ from safetensors.torch import save_file
 
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..families import FAMILIES, Family, family_of
-from ..schedulers import TwinFlowScheduler
-from .files import CONDITIONING_NAME, CONFIG_NAME, LORA_NAME, LocatedRepository, locate_repository, read_json
+from ..schedulers import TwinFlowScheduler, stock_scheduler_name
+from .files import (
+    CONDITIONING_NAME,
+    CONFIG_NAME,
+    INDEX_NAME,
+    LORA_NAME,
+    LocatedRepository,
+    locate_repository,
+    read_json,
+)
 
 LORA, FULL = "lora", "full"
 MAX_STEPS, MAX_TOKENS = 1000, 4096
@@ -151,15 +159,17 @@ def save_twinflow_lora(
     *,
     adapter_name: str = "default",
     conditioning_name: str = "time_conditioning",
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a TwinFlow LoRA repository into an existing directory.
 
     Args:
         transformer: with the adapter on it and, where it was trained, the time conditioning.
         adapter_name, conditioning_name: which adapter and which time conditioning of the transformer to write.
+        dtype: of the low-rank weights in the file; defaults to what they are.
     """
     directory = Path(directory)
-    save_stock_lora(directory, transformer, FAMILIES[config.family], adapter_name=adapter_name)
+    save_stock_lora(directory, transformer, FAMILIES[config.family], adapter_name=adapter_name, dtype=dtype)
     conditioning = getattr(transformer, conditioning_name, None)
     if conditioning is not None:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in conditioning.state_dict().items()}
@@ -169,17 +179,21 @@ def save_twinflow_lora(
 
 
 def save_stock_lora(
-    directory: str | Path, transformer: torch.nn.Module, family: Family, *, adapter_name: str = "default"
+    directory: str | Path,
+    transformer: torch.nn.Module,
+    family: Family,
+    *,
+    adapter_name: str = "default",
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a transformer's adapter as a plain diffusers LoRA, with the metadata that holds its alpha."""
-    family.pipeline_class.save_lora_weights(
-        save_directory=directory,
-        weight_name=LORA_NAME,
-        **{
-            f"{family.component_name}_lora_layers": get_peft_model_state_dict(transformer, adapter_name=adapter_name),
-            f"{family.component_name}_lora_adapter_metadata": transformer.peft_config[adapter_name].to_dict(),
-        },
-    )
+    """Write a transformer's adapter as a plain diffusers LoRA, with the metadata that holds its alpha.
+
+    Args:
+        dtype: of the weights in the file; defaults to what they are.
+    """
+    weights = get_peft_model_state_dict(transformer, adapter_name=adapter_name)
+    weights = {name: weight.to(dtype or weight.dtype) for name, weight in weights.items()}
+    family.save_lora(directory, LORA_NAME, weights, transformer.peft_config[adapter_name].to_dict())
 
 
 def save_twinflow_model(directory: str | Path, pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig) -> None:
@@ -187,12 +201,12 @@ def save_twinflow_model(directory: str | Path, pipeline: DiffusionPipeline, conf
     directory = Path(directory)
     pipeline.save_pretrained(directory)
     TwinFlowScheduler.from_config(pipeline.scheduler.config).save_pretrained(directory / "scheduler")
-    index_path = directory / "model_index.json"
+    index_path = directory / INDEX_NAME
     index = json.loads(index_path.read_text(encoding="utf-8"))
     family = family_of(pipeline)
     stock = family.transformer_class.stock_class()
     index["_class_name"] = family.pipeline_class.__name__
     index[family.component_name] = ["diffusers", stock.__name__]
-    index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
+    index["scheduler"] = ["diffusers", stock_scheduler_name(pipeline.scheduler)]
     index_path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     config.save(directory)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import FrozenDict
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -222,7 +223,8 @@ def make_twinflow_class(stock: type[ModelMixin], rule: TimestepEmbedders, module
         "_no_split_modules": unsplit and [*unsplit, TimeConditioning.__name__],
         "_skip_layerwise_casting_patterns": [*(stock._skip_layerwise_casting_patterns or ()), "time_conditioning"],
     }
-    return type(f"TwinFlow{stock.__name__}", (TwinFlowTransformerMixin, stock), namespace)
+    adapters = () if issubclass(stock, PeftAdapterMixin) else (PeftAdapterMixin,)
+    return type(f"TwinFlow{stock.__name__}", (TwinFlowTransformerMixin, stock, *adapters), namespace)
 
 
 def _with_keywords(function: Callable, **defaults: Any) -> inspect.Signature:

@@ -11,6 +11,7 @@ from ..families import FAMILIES
 from ..families.base import HUB_OPTIONS
 from ..hub.files import locate_repository
 from ..hub.loading import load_located_lora
+from ..hub.model_loading import load_located_model
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
 from ..hub.target_timesteps import link_target_timesteps
 from ..schedulers import TwinFlowScheduler
@@ -39,8 +40,8 @@ class TwinFlowPipeline:
             base_model: local directory or Hub repository of the base, where it is not the one that
                 `twinflow_config.json` names.
             kwargs: as `DiffusionPipeline.from_pretrained` takes them; `revision` and `subfolder` are the TwinFlow
-                repository's, the base's revision comes from `twinflow_config.json`. Pickle files are not loaded unless
-                `use_safetensors=False` asks for them.
+                repository's, the base's revision comes from `twinflow_config.json`. A base's pickle files are loaded only
+                where `use_safetensors=False` asks for them, those of a TwinFlow repository never.
 
         Raises:
             TwinFlowConfigError: where the directory is no TwinFlow repository, or its base cannot be found.
@@ -49,8 +50,8 @@ class TwinFlowPipeline:
         repository = locate_repository(pretrained_model_name_or_path, **hub_options)
         config = TwinFlowRepositoryConfig.load_located(repository)
         family = FAMILIES[config.family]
-        kwargs.setdefault("use_safetensors", True)
         if config.train_type == LORA:
+            kwargs.setdefault("use_safetensors", True)
             base_options = {k: v for k, v in hub_options.items() if k not in ("revision", "subfolder")}
             if base_model is None:
                 base_options["revision"] = config.base_model_revision
@@ -58,25 +59,7 @@ class TwinFlowPipeline:
             pipeline = _load_base(family, base, base_options | kwargs)
             load_located_lora(pipeline, repository)
         else:
-            folders = {
-                name: str(Path(hub_options.get("subfolder") or "") / name)
-                for name in (family.component_name, "scheduler")
-            }
-            options = {k: v for k, v in hub_options.items() if k != "subfolder"}
-            passed_on = ("dtype", "torch_dtype", "device_map", "use_safetensors")
-            model_options = options | {k: kwargs[k] for k in passed_on if k in kwargs}
-            model = family.transformer_class.from_pretrained(
-                pretrained_model_name_or_path, subfolder=folders[family.component_name], **model_options
-            )
-            pipeline = family.load(
-                pretrained_model_name_or_path,
-                scheduler=TwinFlowScheduler.from_pretrained(
-                    pretrained_model_name_or_path, subfolder=folders["scheduler"], **options
-                ),
-                **{family.component_name: model},
-                **hub_options,
-                **kwargs,
-            )
+            pipeline = load_located_model(repository, config, family, **kwargs)
         return as_twinflow_pipeline(pipeline, config)
 
     @torch.no_grad()

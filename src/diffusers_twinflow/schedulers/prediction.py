@@ -6,6 +6,7 @@ from inspect import signature
 import diffusers
 import numpy as np
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from ..diff2flow import DIFFUSION_PREDICTION_TYPES, SCHEDULE_OPTIONS, Diff2Flow, flow_scale
 from .step_terms import weighted_sum
@@ -78,6 +79,12 @@ def prediction_of(config: Mapping) -> FlowPrediction | DiffusionPrediction:
     if config["prediction_type"] in DIFFUSION_PREDICTION_TYPES:
         return DiffusionPrediction(config)
     return FlowPrediction(config["num_train_timesteps"])
+
+
+def stock_scheduler_name(scheduler: SchedulerMixin) -> str:
+    """A scheduler class of diffusers that samples the same model from the config of a `TwinFlowScheduler`."""
+    is_diffusion = scheduler.config.get("prediction_type") in DIFFUSION_PREDICTION_TYPES
+    return "DDIMScheduler" if is_diffusion else "FlowMatchEulerDiscreteScheduler"
 
 
 def spell_out_schedule(config: Mapping) -> dict:

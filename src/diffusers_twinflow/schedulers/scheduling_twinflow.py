@@ -13,16 +13,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from .given_lists import as_array, check_custom_sigmas, number_of_steps
 from .noise import SampleNoise
 from .options import check_options, shift_of
+from .per_token import is_noisiest, per_token_sigmas
 from .prediction import prediction_of, spell_out_schedule
-from .sigma_grid import (
-    KNOWN_KUMARASWAMY,
-    KNOWN_STOCHASTIC_RATIO,
-    known_gap_end,
-    start_at,
-    twinflow_sigmas,
-    unshift_sigmas,
-    with_corrections,
-)
+from .sigma_grid import KNOWN_STOCHASTIC_RATIO, nearest_index, own_grid
 from .step_terms import Evaluation, correction_terms, data_terms, prediction_terms, sde_ratio, weighted_sum
 from .stock_sigmas import is_linear, is_stock
 
@@ -257,29 +250,15 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         else:
             self._warn_if_replaced(given)
             timesteps = None
-            true_sigmas, self._is_correction = self._own_grid(num_inference_steps)
+            true_sigmas, self._is_correction = own_grid(
+                self.config, num_inference_steps, self._prediction.largest_sigma
+            )
 
         self.num_inference_steps = num_inference_steps
         self._sigmas = [*true_sigmas.tolist(), 0.0]
         self._reset()
         self._prediction.set_sigmas(true_sigmas)
         self._set_tensors(torch.tensor(self._sigmas, dtype=torch.float32), timesteps, device)
-
-    def _own_grid(self, evaluations: int) -> tuple[np.ndarray, list[bool]]:
-        config = self.config
-        shift = 1.0 if config.use_dynamic_shifting else config.shift
-        points = evaluations if config.sampling_order == 1 else evaluations // 2 + 1
-        gap_end = config.gap_end
-        if gap_end is None:
-            gap_end = unshift_sigmas(known_gap_end(config.sampling_style, evaluations), shift)
-        sigmas = twinflow_sigmas(
-            points,
-            gap_start=config.gap_start,
-            gap_end=gap_end,
-            kumaraswamy=config.kumaraswamy or KNOWN_KUMARASWAMY[config.sampling_style],
-            shift=shift,
-        )
-        return with_corrections(start_at(sigmas, self._prediction.largest_sigma), evaluations - points)
 
     def _warn_if_replaced(self, given: np.ndarray | None):
         if given is None or self._has_warned or is_stock(given, self.config.num_train_timesteps):
@@ -349,12 +328,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             if timestep.untyped_storage().data_ptr() == self.timesteps.untyped_storage().data_ptr():
                 return timestep.storage_offset() - self.timesteps.storage_offset()
             timestep = timestep.flatten()[0].item()
-        grid = self.timesteps.tolist()
-        index = min(range(len(grid)), key=lambda i: abs(grid[i] - timestep))
-        tolerance = self.config.num_train_timesteps / 1000 + abs(timestep) / 256
-        if not abs(grid[index] - timestep) <= tolerance:
-            raise ValueError(f"timestep {timestep} is not on the grid {grid}: pass an element of scheduler.timesteps.")
-        return index
+        return nearest_index(self.timesteps.tolist(), timestep, tolerance=self.config.num_train_timesteps / 1000)
 
     def step(
         self,
@@ -410,10 +384,9 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         if per_token_timesteps is None:
             sigma, sigma_next = self._sigmas[index], self._sigmas[index + 1]
         else:
-            sigma, sigma_next = self._per_token_sigmas(per_token_timesteps)
+            sigma, sigma_next = per_token_sigmas(per_token_timesteps, self.sigmas, self.config)
             if not self._noise.is_started:  # a token below the others holds an encoded picture, which varies
-                is_noise = per_token_timesteps == per_token_timesteps.amax(dim=-1, keepdim=True)
-                self._noise.start(sample * is_noise.unsqueeze(-1))
+                self._noise.start(sample * is_noisiest(per_token_timesteps))
         here = Evaluation(sample, model_output, sigma, sign)
         if self._is_correction[index] and self._predictions:
             prev_sample = self._correct(here, sigma_next)
@@ -443,21 +416,6 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             if index is not None:
                 return index
         return 0 if torch.compiler.is_compiling() else self.index_for_timestep(timestep)
-
-    def _per_token_sigmas(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self._prediction.is_bridged:
-            raise ValueError(
-                f"prediction_type={self.config.prediction_type!r} does not go with per_token_timesteps: leave them out."
-            )
-        neutral = {"sampling_order": 1, "extrapolation_ratio": 0, "squeeze_target_time": False, "invert_sigmas": False}
-        for name, value in neutral.items():
-            if self.config[name] != value:
-                raise ValueError(
-                    f"{name}={self.config[name]} does not go with per_token_timesteps: set {name}={value}."
-                )
-        sigmas = timesteps.to(torch.float32) / self.config.num_train_timesteps
-        below = self.sigmas < sigmas.unsqueeze(-1) - 1e-6
-        return sigmas.unsqueeze(-1), (below * self.sigmas).amax(dim=-1, keepdim=True)
 
     def _stochastic_ratio(self, sigma, sigma_next) -> float | torch.Tensor:
         ratio = self.config.stochastic_ratio

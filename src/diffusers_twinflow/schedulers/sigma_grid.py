@@ -84,3 +84,41 @@ def with_corrections(sigmas: np.ndarray, corrections: int) -> tuple[np.ndarray, 
         is_correction += [True, False] if point <= corrections else [False]
     repeats = [1, *(2 if point <= corrections else 1 for point in range(1, len(sigmas)))]
     return np.repeat(sigmas, repeats), is_correction
+
+
+def own_grid(config, evaluations: int, highest: float) -> tuple[np.ndarray, list[bool]]:
+    """The grid that a scheduler's options ask for.
+
+    Args:
+        config: of a `TwinFlowScheduler`.
+        evaluations: of the model.
+        highest: the largest sigma that the model knows.
+
+    Returns:
+        The sigma of every evaluation, shape [evaluations], and whether it is a second-order correction.
+    """
+    shift = 1.0 if config.use_dynamic_shifting else config.shift
+    points = evaluations if config.sampling_order == 1 else evaluations // 2 + 1
+    gap_end = config.gap_end
+    if gap_end is None:
+        gap_end = unshift_sigmas(known_gap_end(config.sampling_style, evaluations), shift)
+    sigmas = twinflow_sigmas(
+        points,
+        gap_start=config.gap_start,
+        gap_end=gap_end,
+        kumaraswamy=config.kumaraswamy or KNOWN_KUMARASWAMY[config.sampling_style],
+        shift=shift,
+    )
+    return with_corrections(start_at(sigmas, highest), evaluations - points)
+
+
+def nearest_index(grid: list[float], time: float, tolerance: float) -> int:
+    """The index of the time of a grid that is nearest to `time`, the first one of equals.
+
+    Raises:
+        ValueError: where that is further away than the tolerance and the rounding of half precision.
+    """
+    index = min(range(len(grid)), key=lambda i: abs(grid[i] - time))
+    if not abs(grid[index] - time) <= tolerance + abs(time) / 256:
+        raise ValueError(f"timestep {time} is not on the grid {grid}: pass an element of scheduler.timesteps.")
+    return index

@@ -38,8 +38,10 @@ class Stock:
         at_noise, at_data: the class's timestep at noise and at data, from the pipeline that calls it.
         timestep_shape: what follows the batch in the shape of the timestep.
         native: what the class calls a target time of its own, which it must be given.
+        checkpointing_broken: whether the stock class raises with gradient checkpointing on.
         backward_on_cpu: false where the stock class has a backward on CUDA only.
         not_compiled: why the stock class does not compile as one graph.
+        not_offloaded: why the stock class does not run with its weights offloaded layer by layer.
     """
 
     config: dict[str, Any]
@@ -50,18 +52,22 @@ class Stock:
     timestep_shape: tuple[int, ...] = ()
     batch: int = 2
     native: str | None = None
+    checkpointing_broken: bool = False
     backward_on_cpu: bool = True
     not_compiled: str | None = None
+    not_offloaded: str | None = None
 
     def build(self, cls: type, seed: int = 0) -> torch.nn.Module:
-        """The model with every parameter random, so that nothing hides behind a zero."""
-        torch.manual_seed(seed)
+        """The model with every parameter random, so that nothing hides behind a zero or is left uninitialised."""
         model = cls(**self.config).eval()
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if not name.startswith("time_conditioning.") and not parameter.any():
-                    parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator, device="cpu"))
+                numbers = torch.randn(parameter.shape, generator=generator, device="cpu")
+                if parameter.ndim > 1:
+                    parameter.copy_(numbers / parameter.shape[1:].numel() ** 0.5)
+                else:
+                    parameter.copy_((not name.endswith("bias")) + 0.1 * numbers)
         return model
 
     def in_unit(self, times: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,98 @@
+"""Load a whole distilled pipeline of a repository, after its files are checked."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from ..configuration import TwinFlowConfigError
+from ..families import Family
+from .files import INDEX_NAME, LocatedRepository, check_finite, locate_repository
+from .loading import read_scheduler
+from .model_check import FILE_PATTERNS, WEIGHTS, check_model_files, read_index
+from .repository import TwinFlowRepositoryConfig
+
+MODEL_OPTIONS = ("dtype", "torch_dtype", "device_map")
+
+
+def load_located_model(
+    repository: LocatedRepository, config: TwinFlowRepositoryConfig, family: Family, **options
+) -> DiffusionPipeline:
+    """The stock pipeline of a whole model's repository, its time conditioning and scheduler in place.
+
+    Only safetensors weights are read. All files are of the commit that `repository` is of.
+
+    Args:
+        options: as `DiffusionPipeline.from_pretrained` takes them, without those of the Hub.
+
+    Raises:
+        TwinFlowConfigError: where the repository is not complete, is broken, or holds another model than it says.
+    """
+    components = read_index(repository, family)
+    directory = _fetch(repository, components).directory
+    check_model_files(directory, family, components)
+    scheduler = read_scheduler(repository, config)
+    if scheduler is None:
+        raise TwinFlowConfigError(f"'{repository.name}' has no scheduler: save it again with save_twinflow_model.")
+    options = options | {"use_safetensors": True}
+    try:
+        model = _load_component(directory, family, _model_options(options, family.component_name))
+        pipeline = family.load(str(directory), scheduler=scheduler, **{family.component_name: model}, **options)
+    except (TwinFlowConfigError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # strangers' configurations raise what they like
+        raise TwinFlowConfigError(
+            f"'{repository.name}' cannot be built: {type(error).__name__}: {str(error)[:400]}"
+        ) from error
+    _check_weights(pipeline, directory)
+    return pipeline
+
+
+def _fetch(repository: LocatedRepository, components: dict[str, tuple[str, str]]) -> LocatedRepository:
+    """All files of the components, of the same commit."""
+    if repository.is_local:
+        return repository
+    patterns = [INDEX_NAME, *(f"{name}/{pattern}" for name in components for pattern in FILE_PATTERNS)]
+    return locate_repository(
+        repository.name, subfolder=repository.subfolder, patterns=patterns, **repository.hub_options
+    )
+
+
+def _model_options(options: dict[str, Any], component_name: str) -> dict[str, Any]:
+    """Options of the pipeline that hold for one component; a dtype may be a mapping by component."""
+    passed = {name: options[name] for name in MODEL_OPTIONS if name in options}
+    return {
+        name: value.get(component_name, value.get("default", torch.float32)) if isinstance(value, dict) else value
+        for name, value in passed.items()
+    }
+
+
+def _load_component(directory: Path, family: Family, options: dict[str, Any]) -> torch.nn.Module:
+    model, info = family.transformer_class.from_pretrained(
+        directory / family.component_name, use_safetensors=True, output_loading_info=True, **options
+    )
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind]:
+            raise TwinFlowConfigError(
+                f"the weights of '{family.component_name}' do not fit its configuration: {kind.replace('_', ' ')} such "
+                f"as '{sorted(map(str, info[kind]))[0]}'."
+            )
+    if model.twinflow_enabled and model.time_conditioning.time_sign_embed.weight[0].any():
+        raise TwinFlowConfigError(f"'{family.component_name}' has a positive sign row that is not zero.")
+    return model
+
+
+def _check_weights(pipeline: DiffusionPipeline, directory: Path) -> None:
+    """Refuse values that are not finite; weights that are left on disk are looked through there."""
+    for name, module in pipeline.components.items():
+        if not isinstance(module, torch.nn.Module):
+            continue
+        tensors = list(module.state_dict().items())
+        if any(tensor.is_meta for _, tensor in tensors):
+            for path in (directory / name).glob(WEIGHTS):
+                check_finite(path)
+            continue
+        for key, tensor in tensors:
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise TwinFlowConfigError(f"'{name}' holds values that are not finite ('{key}' for one).")

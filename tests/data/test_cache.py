@@ -1,0 +1,168 @@
+"""Caches on disk: nothing stale, nothing twice, nothing half."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file
+
+from diffusers_twinflow.configuration import TwinFlowConfigError
+from diffusers_twinflow.data.cache import DiskCache, MemoryCache, fill_cache
+
+IDENTITY = {"model": "a", "resolution": 16}
+
+
+def entry(number: int) -> dict[str, torch.Tensor]:
+    """Tensors of other lengths and kinds for each number."""
+    return {
+        "embeds": torch.full((2 + number % 3, 4), number, dtype=torch.bfloat16),
+        "mask": torch.ones(2 + number % 3, dtype=torch.bool),
+        "scale": torch.tensor(float(number)),
+    }
+
+
+def entries(*numbers: int) -> dict:
+    return {f"key-{number}": entry(number) for number in numbers}
+
+
+def assert_holds(cache, *numbers: int) -> None:
+    for number in numbers:
+        found, expected = cache[f"key-{number}"], entry(number)
+        assert found.keys() == expected.keys()
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("make", [lambda path: MemoryCache(), lambda path: DiskCache(path, IDENTITY)])
+def test_gives_back_exactly_what_it_was_given(tmp_path, make):
+    cache = make(tmp_path)
+    cache.add(entries(*range(7)))
+    cache.flush()
+    assert_holds(cache, *range(7))
+    assert "key-3" in cache and "key-7" not in cache
+
+
+def test_a_later_run_finds_it_and_another_identity_does_not(tmp_path):
+    cache = DiskCache(tmp_path, IDENTITY)
+    cache.add(entries(1, 2))
+    cache.flush()
+    assert_holds(DiskCache(tmp_path, dict(reversed(IDENTITY.items()))), 1, 2)
+    for change in ({"model": "b"}, {"resolution": 32}, {"dtype": "float16"}):
+        assert "key-1" not in DiskCache(tmp_path, IDENTITY | change)
+    assert json.loads((cache.directory / "identity.json").read_text()) == IDENTITY
+
+
+def test_shards_are_written_when_they_are_full(tmp_path):
+    cache = DiskCache(tmp_path, IDENTITY, shard_bytes=100)
+    for number in range(20):
+        cache.add(entries(number))
+    written = len(list(cache.directory.glob("*.safetensors")))
+    assert 3 < written < 20
+    cache.flush()
+    assert_holds(DiskCache(tmp_path, IDENTITY), *range(20))
+
+
+def test_a_broken_shard_is_named(tmp_path):
+    cache = DiskCache(tmp_path, IDENTITY)
+    cache.add(entries(1))
+    cache.flush()
+    shard = next(cache.directory.glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-5])
+    with pytest.raises(TwinFlowConfigError, match=f"cache_directory.*{shard.name}.*delete"):
+        DiskCache(tmp_path, IDENTITY)
+
+
+def test_leftovers_are_removed_once_they_are_old(tmp_path):
+    directory = DiskCache(tmp_path, IDENTITY).directory
+    old, new = directory / "a.safetensors.1.unfinished", directory / "b.safetensors.2.unfinished"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - 7200,) * 2)
+    DiskCache(tmp_path, IDENTITY)
+    assert not old.exists() and new.exists()
+
+
+class Processes:
+    """Several processes as threads, with what `fill_cache` asks of them."""
+
+    def __init__(self, index: int, barrier: threading.Barrier):
+        self.process_index, self.num_processes, self.is_local_main_process = index, barrier.parties, False
+        self.wait_for_everyone = barrier.wait
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_share_the_work_and_each_finds_all_of_it(tmp_path, count):
+    barrier, encoded, caches = threading.Barrier(count), Counter(), {}
+    batches = [[2 * i, 2 * i + 1] for i in range(5)]
+
+    def work(index):
+        def encode(own):
+            for batch in own:
+                encoded.update(batch)
+                yield entries(*batch)
+
+        caches[index] = DiskCache(tmp_path, IDENTITY, shard_bytes=200)
+        fill_cache(caches[index], batches, encode, processes=Processes(index, barrier), description="")
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(count)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert encoded == Counter(range(10))
+    for cache in caches.values():
+        assert_holds(cache, *range(10))
+
+
+FILL_SLOWLY = """
+    import sys, time, torch
+    from accelerate import PartialState
+    from diffusers_twinflow.data.cache import DiskCache, fill_cache
+    from test_cache import IDENTITY, entries
+
+    def encode(batches):
+        for number in batches:
+            time.sleep(0.02)
+            yield entries(number)
+
+    cache = DiskCache(sys.argv[1], IDENTITY, shard_bytes=100)
+    todo = [number for number in range(200) if f"key-{number}" not in cache]
+    fill_cache(cache, todo, encode, processes=PartialState(cpu=True), description="")
+"""
+
+
+def test_killed_while_writing_it_keeps_what_was_written_and_does_the_rest(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", textwrap.dedent(FILL_SLOWLY), str(tmp_path)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("*/*.safetensors"))) < 20 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = DiskCache(tmp_path, IDENTITY)
+    kept = [number for number in range(200) if f"key-{number}" in before]
+    assert 20 <= len(kept) < 200
+    assert_holds(before, *kept)
+
+    encoded = []
+
+    def encode(batches):
+        for number in batches:
+            encoded.append(number)
+            yield entries(number)
+
+    todo = [number for number in range(200) if f"key-{number}" not in before]
+    fill_cache(before, todo, encode, processes=PartialState(), description="")
+    assert sorted(encoded + kept) == list(range(200))
+    assert_holds(DiskCache(tmp_path, IDENTITY), *range(200))
+    shards = [load_file(path) for path in tmp_path.glob("*/*.safetensors")]
+    assert max(Counter(key for shard in shards for key in shard).values()) == 1
