@@ -5,6 +5,7 @@ accelerate launch examples/train_twinflow.py --config recipe.json --output_dir o
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from diffusers_twinflow.families import Family, family_of
 from diffusers_twinflow.hub.samples import STEP_COUNTS
 from diffusers_twinflow.training.arguments import parse_with_config, save_arguments
 from diffusers_twinflow.training.base_model import (
+    DTYPES,
     has_flow_matching_scheduler,
     load_frozen_pipeline,
     load_model_index,
@@ -33,6 +35,7 @@ from diffusers_twinflow.training.base_model import (
 from diffusers_twinflow.training.checkpoints import checkpoint_step, find_checkpoint, remove_unfinished
 from diffusers_twinflow.training.compilation import compile_blocks
 from diffusers_twinflow.training.distributed import check_distributed, place_teacher, shards_parameters, whole
+from diffusers_twinflow.training.dry_run import DryRun, format_report, save_report
 from diffusers_twinflow.training.ema import EMAOfTrained
 from diffusers_twinflow.training.flow_matching import FlowMatchingObjective
 from diffusers_twinflow.training.health import TrainingHealth
@@ -40,7 +43,14 @@ from diffusers_twinflow.training.loss import LossFunction
 from diffusers_twinflow.training.optimizer import OPTIMIZERS, build_optimizer, check_optimizer, learning_rates
 from diffusers_twinflow.training.quantization import LIBRARIES as QUANTIZATIONS
 from diffusers_twinflow.training.quantization import check_quantization
-from diffusers_twinflow.training.saving import plain_arguments, repository_config, save_checkpoint, save_result
+from diffusers_twinflow.training.saving import (
+    plain_arguments,
+    publish_card,
+    repository_config,
+    save_checkpoint,
+    save_result,
+)
+from diffusers_twinflow.training.scores import ScoreBook, Scores, check_scores, load_judge
 from diffusers_twinflow.training.state import TrainedWeights
 from diffusers_twinflow.training.teacher import copy_for_teacher
 from diffusers_twinflow.training.trackers import Throughput, log_picture, log_points, start_trackers, tracker_names
@@ -51,7 +61,7 @@ logger = get_logger(__name__)
 
 SWITCH = argparse.BooleanOptionalAction
 TRAJECTORY_POINTS = 1024
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+BEST = "best"
 AT_LEAST_ONE = (
     "train_batch_size",
     "gradient_accumulation_steps",
@@ -64,6 +74,9 @@ AT_LEAST_ONE = (
     "validation_epochs",
     "num_validation_images",
     "logging_steps",
+    "score_steps",
+    "num_score_images",
+    "early_stopping_patience",
 )
 
 
@@ -77,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_loop_arguments(parser.add_argument_group("loop"))
     add_output_arguments(parser.add_argument_group("output"))
     add_validation_arguments(parser.add_argument_group("validation and tracking"))
+    add_score_arguments(parser.add_argument_group("scores and early stopping"))
     add_hub_arguments(parser.add_argument_group("Hub"))
     group = parser.add_argument_group("TwinFlow")
     for option in fields(TwinFlowConfig):
@@ -185,6 +199,9 @@ def add_output_arguments(group) -> None:
     group.add_argument("--output_dir", default="twinflow-output")
     group.add_argument("--save_ema", action=SWITCH, default=True, help="Save the EMA weights rather than the last.")
     group.add_argument("--upcast_before_saving", action=SWITCH, default=True, help="Save the LoRA in float32.")
+    group.add_argument(
+        "--dry_run", action=SWITCH, default=False, help="A step of each kind and a picture, then a report, then stop."
+    )
     group.add_argument("--checkpointing_steps", type=int, default=500)
     group.add_argument("--checkpoints_total_limit", type=int)
     group.add_argument("--resume_from_checkpoint", help="A checkpoint's name, or 'latest'.")
@@ -205,6 +222,17 @@ def add_validation_arguments(group) -> None:
     group.add_argument(
         "--log_trajectory", action=SWITCH, default=False, help="Picture of the times trained on (experimental)."
     )
+
+
+def add_score_arguments(group) -> None:
+    group.add_argument("--score_steps", type=int, help="Score pictures every so many steps, and at the end.")
+    group.add_argument("--frechet_model", help="Directory of a transformers image model, for the Fréchet distance.")
+    group.add_argument("--prompt_score_model", help="Directory of a transformers CLIP, for the prompt score.")
+    group.add_argument("--judge", help="module:function that takes pictures and prompts and returns scores.")
+    group.add_argument("--num_score_images", type=int, default=64)
+    group.add_argument("--score_metric", help="The score that decides which adapter is best; defaults to the first.")
+    group.add_argument("--score_higher_is_better", action=SWITCH, help="Defaults to what is usual for the score.")
+    group.add_argument("--early_stopping_patience", type=int, help="Stop after so many scores without a better one.")
 
 
 def add_hub_arguments(group) -> None:
@@ -233,7 +261,8 @@ def check_arguments(args: argparse.Namespace) -> tuple[TwinFlowConfig, Family]:
     check_push(args)
     check_quantization(args.quantize_base, args.train_type)
     check_optimizer(args)
-    args.report_to = tracker_names(args.report_to)
+    check_scores(args)
+    tracker_names(args.report_to)
     config = TwinFlowConfig.from_dict({name: getattr(args, name) for name in TwinFlowConfig.option_names()})
     base = {"name_or_path": args.pretrained_model_name_or_path, "revision": args.revision, "cache_dir": args.cache_dir}
     index = load_model_index(**base)
@@ -262,7 +291,7 @@ def check_push(args) -> None:
 def build_accelerator(args) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
-        log_with=args.report_to or None,
+        log_with=None if args.dry_run else tracker_names(args.report_to) or None,
         project_config=ProjectConfiguration(args.output_dir, logging_dir=str(Path(args.output_dir, args.logging_dir))),
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False
@@ -340,6 +369,8 @@ class Run:
     compute_loss: LossFunction
     average: Any
     validation: Validation
+    scores: Scores | None
+    score_book: ScoreBook | None
     health: TrainingHealth
 
     @cached_property
@@ -389,15 +420,17 @@ def prepare_run(args, config: TwinFlowConfig, family: Family) -> Run:
     if average is not None:
         accelerator.register_for_checkpointing(average)
     validation = Validation(args, family, pipeline, accelerator, data.with_encoders)
-    validation.draw_base()
-    start_trackers(accelerator, args.tracker_project_name, plain_arguments(args))
+    if not args.dry_run:
+        validation.draw_base()
+        start_trackers(accelerator, args.tracker_project_name, plain_arguments(args))
     if checkpoint:
         accelerator.load_state(str(checkpoint))
         logger.info(f"resumed from {checkpoint}")
+    scores, book = build_scores(args, family, accelerator, validation, data, schedule)
     health = TrainingHealth(optimizer.optimizer, accelerator.device)
     return Run(
         args, config, family, accelerator, pipeline, data, schedule, loader, model, optimizer, lr_scheduler,
-        compute_loss, average, validation, health,
+        compute_loss, average, validation, scores, book, health,
     )  # fmt: skip
 
 
@@ -413,6 +446,21 @@ def build_loss(args, config, family: Family, model, transformer, prompts, teache
         use_ema=args.use_ema,
         teacher_copy=teacher_copy,
     )
+
+
+def build_scores(args, family: Family, accelerator, validation, data: TrainingData, schedule: Schedule):
+    """What takes the scores and what remembers them, where scores are asked for."""
+    if not args.score_steps or args.dry_run:
+        return None, None
+    judge = load_judge(args.judge) if args.judge else None
+    book = ScoreBook(
+        args.output_dir,
+        args.score_metric,
+        args.score_higher_is_better,
+        args.early_stopping_patience,
+        schedule.first_step,
+    )
+    return Scores(args, family, accelerator, validation, data.samples, judge), book
 
 
 def train_loop(run: Run) -> int:
@@ -437,13 +485,15 @@ def train_loop(run: Run) -> int:
             run.average.update()
         if step % args.logging_steps == 0:
             progress.set_postfix(log_step(run, step, grad_norm, throughput))
-        is_checkpoint = step % args.checkpointing_steps == 0
-        is_validation = step % schedule.validation_steps == 0 or step == schedule.total_steps
-        if is_checkpoint:
+        if step % args.checkpointing_steps == 0:
             save_checkpoint(args, accelerator, step)
-        if is_validation:
+            throughput.start()
+        if step % schedule.validation_steps == 0 and step != schedule.total_steps:
             validate(run, step)
-        if is_checkpoint or is_validation:
+            throughput.start()
+        if run.scores and (step % args.score_steps == 0 or step == schedule.total_steps):
+            if score(run, step):
+                break
             throughput.start()
     return step
 
@@ -488,38 +538,66 @@ def log_trajectory(run: Run, step: int) -> None:
     log_points(run.accelerator, NAME, COLUMNS, rows, TITLE, step)
 
 
-def validate(run: Run, step: int) -> None:
-    """Draw the validation prompts, for the folder of grids and the trackers; all processes take part."""
+def validate(run: Run, step: int, needed: Sequence[int] = ()) -> None:
+    """Draw the validation prompts, for the folder of grids and the trackers; all processes take part.
+
+    `needed` are step counts besides those that the arguments ask for.
+    """
     args, accelerator = run.args, run.accelerator
     if not args.validation_prompts:
         return
-    for_card = STEP_COUNTS if step == run.schedule.total_steps else ()
     described = repository_config(args, run.config, run.family, step)
-    columns = run.validation.draw(run.average, step, sorted({*args.validation_step_counts, *for_card}), described)
+    columns = run.validation.draw(run.average, step, sorted({*args.validation_step_counts, *needed}), described)
     if accelerator.is_main_process:
         grid = labelled_grid(columns)
         log_picture(accelerator, "validation", grid, step)
         logger.info(f"step {step}: validation images in {save_validation_grid(args.output_dir, step, grid)}")
 
 
+def score(run: Run, step: int) -> bool:
+    """Score the model, keep it where it is the best so far, and tell whether to stop; all processes take part."""
+    args, accelerator, book = run.args, run.accelerator, run.score_book
+    values = run.scores.measure(run.average, repository_config(args, run.config, run.family, step))
+    is_best = book.add(step, values)
+    accelerator.log({f"score/{name}": value for name, value in values.items()}, step=step)
+    if is_best:
+        directory = Path(args.output_dir, BEST)
+        save_result(args, run.config, run.family, run.pipeline, run.average, step, directory=directory)
+    if accelerator.is_main_process:
+        book.save()
+        logger.info(f"step {step}: {values}; best so far at step {book.best['step']}")
+    return book.is_over
+
+
 def finish(run: Run, step: int) -> None:
-    """Write the result and its arguments."""
-    if run.validation.drawn_step != step:
-        validate(run, step)
-    run.accelerator.wait_for_everyone()
-    save_result(
-        run.args,
-        run.config,
-        run.family,
-        run.pipeline,
-        run.average,
-        step,
-        run.validation,
-        run.accelerator.is_main_process,
-    )
+    """Draw the last pictures, write the result and its arguments, and push it where that is asked for."""
+    args, accelerator = run.args, run.accelerator
+    validate(run, step, STEP_COUNTS)
+    accelerator.wait_for_everyone()
+    samples = run.validation.samples(STEP_COUNTS) if args.validation_prompts and args.twinflow_enabled else ()
+    save_result(args, run.config, run.family, run.pipeline, run.average, step, samples=samples)
+    if accelerator.is_main_process:
+        save_arguments(args, args.output_dir)
+        if args.train_type == "lora" and args.twinflow_enabled:
+            publish_card(args)
+        logger.info(f"saved to {args.output_dir}")
+    accelerator.end_training()
+
+
+def try_out(run: Run) -> None:
+    """Measure a step of each kind and a picture, and report what the run would cost."""
+
+    def take_step(batches: list[dict]) -> None:
+        if run.compute_loss.teacher is not None:
+            run.compute_loss.teacher.update()
+        for batch in batches:
+            train_micro_batch(run, batch)
+
+    described = repository_config(run.args, run.config, run.family, run.schedule.first_step)
+    report = DryRun(run, take_step, described).measure()
     if run.accelerator.is_main_process:
-        save_arguments(run.args, run.args.output_dir)
-        logger.info(f"saved to {run.args.output_dir}")
+        print(format_report(report))
+        print(f"written to {save_report(report, run.args.output_dir)}")
     run.accelerator.end_training()
 
 
@@ -528,7 +606,10 @@ def main(input_args: list[str] | None = None) -> None:
         args = parse_args(input_args)
         config, family = check_arguments(args)
         run = prepare_run(args, config, family)
-        finish(run, train_loop(run))
+        if args.dry_run:
+            try_out(run)
+        else:
+            finish(run, train_loop(run))
     except TwinFlowConfigError as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -4,7 +4,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    HeliosScheduler,
+    MiniMaxH3Scheduler,
+    UniPCMultistepScheduler,
+)
 
 from diffusers_twinflow.schedulers import TwinFlowScheduler, TwinFlowSchedulerOutput
 
@@ -359,6 +367,49 @@ def test_passes_through_the_stock_scheduler_and_back():
     assert {name: back.config[name] for name in stock} == stock
     again = TwinFlowScheduler.from_config(back.config)
     assert {name: again.config[name] for name in (*stock, *own)} == {**stock, **own}
+
+
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+
+
+@pytest.mark.parametrize(
+    "stock, shift",
+    [
+        (UniPCMultistepScheduler(**FLOW, flow_shift=5.0), 5.0),
+        (UniPCMultistepScheduler(**FLOW), 1.0),
+        (DPMSolverMultistepScheduler(**FLOW, flow_shift=3.0), 3.0),
+        (FlowMatchHeunDiscreteScheduler(shift=2.0), 2.0),
+        (FlowMatchLCMScheduler(shift=4.0), 4.0),
+        (MiniMaxH3Scheduler(), 12.0),
+        (HeliosScheduler(shift=6.0), 6.0),
+    ],
+    ids=lambda value: getattr(type(value), "__name__", value),
+)
+def test_shift_of_other_flow_schedulers(stock, shift, tmp_path):
+    stock.save_pretrained(tmp_path)
+    own = {"gap_end": 0.3}
+    made = TwinFlowScheduler.from_config(stock.config, **own)
+    for ours in (made, TwinFlowScheduler.from_pretrained(tmp_path, **own)):
+        assert ours.config.shift == shift
+        back = type(stock).from_config(ours.config)
+        names = [name for name in stock.config if not name.startswith("_")]
+        assert {name: back.config[name] for name in names} == {name: stock.config[name] for name in names}
+        again = TwinFlowScheduler.from_config(back.config)
+        assert (again.config.shift, again.config.gap_end) == (shift, 0.3)
+    assert TwinFlowScheduler.from_config(stock.config, shift=1.5).config.shift == 1.5
+    euler = FlowMatchEulerDiscreteScheduler.from_config(made.config)
+    assert euler.config.shift == shift
+    assert (
+        TwinFlowScheduler.from_config(
+            FlowMatchEulerDiscreteScheduler.from_config(euler.config, shift=9.0).config
+        ).config.shift
+        == 9.0
+    )
+
+
+def test_flow_shift_counts_only_with_flow_sigmas():
+    stock = UniPCMultistepScheduler(prediction_type="flow_prediction", flow_shift=5.0)
+    assert TwinFlowScheduler.from_config(stock.config).config.shift == 1.0
 
 
 def test_config_of_a_scheduler_of_another_kind_brings_no_second_order():

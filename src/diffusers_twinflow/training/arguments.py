@@ -35,7 +35,7 @@ def parse_with_config(parser: argparse.ArgumentParser, input_args: list[str] | N
 
 def as_arguments(name: str, value: Any) -> list[str]:
     """A JSON option as command line arguments, so that types and choices are checked in one place."""
-    if value is None:
+    if value is None or value == []:
         return []
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]

@@ -16,6 +16,8 @@ from ..schedulers import TwinFlowScheduler
 from .quantization import quantization_config
 from .teacher import add_teacher_adapter, keeps_teacher
 
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
 
 def load_model_index(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
     """The `model_index.json` of a pipeline.

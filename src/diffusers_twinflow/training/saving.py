@@ -2,6 +2,7 @@
 
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import diffusers
 import peft
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from diffusers import DiffusionPipeline
+from PIL import Image
 
 import diffusers_twinflow
 
@@ -19,13 +21,18 @@ from ..families import Family, family_of
 from ..hub.model_card import save_model_card
 from ..hub.push import push_twinflow_lora
 from ..hub.repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
-from ..hub.samples import STEP_COUNTS, write_samples
+from ..hub.samples import write_samples
 from ..schedulers import TwinFlowScheduler
+from .base_model import DTYPES
 from .checkpoints import PREFIX, publish_directory, remove_old_checkpoints, unfinished_directory
 from .distributed import gathered
-from .validation import Validation, components_to_save
+from .validation import components_to_save
 
-NOT_OF_THE_RESULT = {"config", "output_dir", "logging_dir", "cache_dir", "resume_from_checkpoint"}
+Columns = Sequence[Sequence[Image.Image]]
+NOT_OF_THE_RESULT = {
+    "cache_dir", "cache_directory", "config", "frechet_model", "instance_data_dir", "judge", "logging_dir", "output_dir",
+    "prompt_score_model", "prompts_file", "resume_from_checkpoint",
+}  # fmt: skip
 
 
 def plain_arguments(args: Namespace) -> dict[str, Any]:
@@ -34,14 +41,16 @@ def plain_arguments(args: Namespace) -> dict[str, Any]:
     return {k: v for k, v in vars(args).items() if k not in left_out and isinstance(v, (int, float, str))}
 
 
-def repository_config(args: Namespace, config: TwinFlowConfig, family: Family, step: int) -> TwinFlowRepositoryConfig:
-    """What `twinflow_config.json` says of the weights after `step` steps."""
+def repository_config(
+    args: Namespace, config: TwinFlowConfig, family: Family, step: int, directory: str | Path | None = None
+) -> TwinFlowRepositoryConfig:
+    """What `twinflow_config.json` says of the weights after `step` steps; it lies in `output_dir` or `directory`."""
     base = args.pretrained_model_name_or_path
     libraries = (torch, diffusers, peft, diffusers_twinflow)
     return TwinFlowRepositoryConfig(
         train_type=args.train_type,
         family=family.name,
-        base_model=os.path.relpath(base, args.output_dir) if Path(base).is_dir() else base,
+        base_model=os.path.relpath(base, directory or args.output_dir) if Path(base).is_dir() else base,
         base_model_revision=args.revision,
         num_inference_steps=config.twinflow_target_step_count,
         max_sequence_length=args.max_sequence_length,
@@ -70,32 +79,39 @@ def save_result(
     pipeline: DiffusionPipeline,
     average,
     step: int,
-    validation: Validation,
-    is_main_process: bool = True,
+    *,
+    directory: str | Path | None = None,
+    samples: Columns = (),
 ) -> None:
     """Write the trained model: a TwinFlow repository, or a stock LoRA or pipeline where TwinFlow is off.
 
-    All processes call it, so that the main one can gather what is sharded, and it alone writes.
+    All processes call it, so that the main one, which alone writes, can gather what is sharded.
 
     Args:
         average: the EMA weights, where any are kept: a `training.teacher` object or an `EMAOfTrained`.
-        validation: what the pictures of the model card come from.
+        directory: where to; defaults to the run's `output_dir`.
+        samples: pictures for the model card, a column a step count.
     """
-    saved = repository_config(args, config, family, step)
+    directory = Path(directory or args.output_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    saved = repository_config(args, config, family, step, directory)
     with components_to_save(family, pipeline, average, args.save_ema) as components:
         result = family.assemble(pipeline, components)
-        transformer = family.denoiser(result).eval()
+        model = family.denoiser(result)
+        was_training = model.training
+        model.eval()
         if args.train_type == "lora":
-            write = partial(write_lora, args, saved, result, getattr(average, "saved_names", {}), validation)
+            names = getattr(average, "saved_names", {}) if args.save_ema else {}
+            write = partial(write_lora, args, saved, result, names, samples)
         elif config.twinflow_enabled:
             write = partial(save_twinflow_model, pipeline=result, config=saved)
         else:
             write = result.save_pretrained
-        with gathered(transformer, is_main_process, is_lora_part if args.train_type == "lora" else None):
+        is_main_process = PartialState().is_main_process
+        with gathered(model, is_main_process, is_lora_part if args.train_type == "lora" else None):
             if is_main_process:
-                publish_directory(args.output_dir, write)
-    if is_main_process and args.train_type == "lora" and config.twinflow_enabled:
-        publish_card(args)
+                publish_directory(directory, write)
+        model.train(was_training)
 
 
 def is_lora_part(name: str) -> bool:
@@ -108,19 +124,20 @@ def write_lora(
     saved: TwinFlowRepositoryConfig,
     pipeline: DiffusionPipeline,
     saved_names: dict[str, str],
-    validation: Validation,
+    samples: Columns,
     directory: Path,
 ) -> None:
     """Write LoRA, time conditioning and samples, or a stock LoRA where TwinFlow is off."""
     family = family_of(pipeline)
     transformer = family.denoiser(pipeline)
+    dtype = None if args.upcast_before_saving else DTYPES[args.mixed_precision]
     if not args.twinflow_enabled:
-        save_stock_lora(directory, transformer, family)
+        save_stock_lora(directory, transformer, family, dtype=dtype)
         return
     scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config)
-    save_twinflow_lora(directory, transformer, saved, scheduler, **(saved_names if args.save_ema else {}))
-    if args.validation_prompts:
-        write_samples(directory, validation.samples(STEP_COUNTS), args.validation_prompts)
+    save_twinflow_lora(directory, transformer, saved, scheduler, dtype=dtype, **saved_names)
+    if samples:
+        write_samples(directory, samples, args.validation_prompts)
 
 
 def publish_card(args: Namespace) -> None:

@@ -100,18 +100,32 @@ class Validation:
             average: the EMA weights, where any are kept.
             described: what `twinflow_config.json` says of the weights.
         """
+        with self.trained_pipeline(average, described) as (pipeline, steps):
+            if self.args.twinflow_enabled:
+                self.drawn = {_count(steps): self._column(pipeline, steps) for steps in step_counts}
+            else:
+                self.drawn = {f"trained, {_count(steps)}": self._column(pipeline, steps)}
+        self.drawn_step = step
+        return self.base | self.drawn
+
+    @contextmanager
+    def trained_pipeline(
+        self, average, described: TwinFlowRepositoryConfig
+    ) -> Iterator[tuple[DiffusionPipeline, int]]:
+        """A pipeline with the weights that would be saved, and the steps that it draws in.
+
+        Args:
+            average, described: as in `draw`.
+        """
         with (
             self.drawing(),
             components_to_save(self.family, self.pipeline, average, self.args.save_ema) as components,
         ):
             pipeline = self._pipeline(components)
             if self.args.twinflow_enabled:
-                pipeline = as_twinflow_pipeline(pipeline, described)
-                self.drawn = {_count(steps): self._column(pipeline, steps) for steps in step_counts}
+                yield as_twinflow_pipeline(pipeline, described), described.num_inference_steps
             else:
-                self.drawn = {f"trained, {_count(self.stock_steps)}": self._column(pipeline, self.stock_steps)}
-        self.drawn_step = step
-        return self.base | self.drawn
+                yield pipeline, self.stock_steps
 
     def samples(self, step_counts: Sequence[int]) -> list[list[Image.Image]]:
         """Columns of the pictures drawn last, one a prompt."""

@@ -1,0 +1,284 @@
+"""Scores of a model in training: how good its pictures are, by models on this machine or by a judge of the user's."""
+
+import importlib.util
+import json
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoProcessor
+
+from ..configuration import TwinFlowConfigError
+from ..data import Samples
+from ..data.latents import MIDDLE
+from ..families import Family
+from ..hub.repository import TwinFlowRepositoryConfig
+from .validation import Validation
+
+FRECHET, PROMPT, JUDGE = "frechet_distance", "prompt_score", "judge"
+FILE_NAME = "scores.json"
+Judge = Callable[[torch.Tensor, list[str]], float | dict[str, float]]
+
+
+def check_scores(args: Namespace) -> None:
+    """Refuse scores that cannot be taken, before anything is loaded.
+
+    Raises:
+        TwinFlowConfigError: naming the option and the remedy.
+    """
+    given = [name for name in ("frechet_model", "prompt_score_model", "judge") if getattr(args, name)]
+    if not args.score_steps:
+        if given or args.early_stopping_patience:
+            raise TwinFlowConfigError(f"--{(given or ['early_stopping_patience'])[0]} needs --score_steps: set it.")
+        return
+    if not given:
+        raise TwinFlowConfigError("--score_steps needs --frechet_model, --prompt_score_model or --judge: give one.")
+    if args.streaming:
+        raise TwinFlowConfigError("--score_steps takes prompts from data of known size: leave --streaming out.")
+    if args.frechet_model and args.twinflow_image_free:
+        raise TwinFlowConfigError(
+            "--frechet_model compares with the data's images, which --twinflow_image_free lacks."
+        )
+    for name in ("frechet_model", "prompt_score_model"):
+        directory = getattr(args, name)
+        if directory and importlib.util.find_spec("torchmetrics") is None:
+            raise TwinFlowConfigError(f"--{name} needs a package that is not installed: pip install torchmetrics.")
+        if directory and not (Path(directory) / "config.json").is_file():
+            raise TwinFlowConfigError(
+                f"--{name}='{directory}' is no directory of a transformers model; nothing is downloaded for scores: "
+                "give one that is on this machine."
+            )
+    if args.judge:
+        load_judge(args.judge)
+
+
+def load_judge(name: str) -> Judge:
+    """The function that `module:function` names; the module may lie in the working directory.
+
+    It takes pictures in [0, 1] of shape [N, 3, H, W] and the N prompts, and returns a number, or numbers by name.
+
+    Raises:
+        TwinFlowConfigError: where there is no such function.
+    """
+    module_name, _, function_name = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        judge = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise TwinFlowConfigError(f"--judge='{name}' cannot be loaded ({error}): write module:function.") from error
+    if not callable(judge):
+        raise TwinFlowConfigError(f"--judge='{name}' is a {type(judge).__name__}: it must be a function.")
+    return judge
+
+
+class ImageFeatures(torch.nn.Module):
+    """One row of features for each picture, by an image model of transformers on this machine.
+
+    Args:
+        directory: holds the model and its image processor.
+    """
+
+    def __init__(self, directory: str):
+        super().__init__()
+        self.processor = AutoImageProcessor.from_pretrained(directory, local_files_only=True)
+        self.model = AutoModel.from_pretrained(directory, local_files_only=True).eval()
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of shape [N, D] of uint8 pictures, shape [N, 3, H, W]."""
+        inputs = self.processor(images=list(images.cpu()), return_tensors="pt")["pixel_values"].to(images.device)
+        encode = getattr(self.model, "get_image_features", self.model)
+        return as_tensor(encode(inputs))
+
+
+class PromptModel(torch.nn.Module):
+    """A CLIP of transformers as torchmetrics calls it."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model, self.config = model.eval(), model.config
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return as_tensor(self.model.get_image_features(pixel_values))
+
+    def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return as_tensor(self.model.get_text_features(input_ids, attention_mask))
+
+    @classmethod
+    def load(cls, directory: str) -> tuple["PromptModel", Any]:
+        """The model and its processor."""
+        model = AutoModel.from_pretrained(directory, local_files_only=True)
+        return cls(model), AutoProcessor.from_pretrained(directory, local_files_only=True)
+
+
+def as_tensor(output: Any) -> torch.Tensor:
+    """The pooled features of a model's output, which some models give as they are."""
+    return output if isinstance(output, torch.Tensor) else output.pooler_output
+
+
+class Scores:
+    """Draws pictures of the data's captions, spread over the processes, and has them judged by the main one.
+
+    Args:
+        args: the training script's arguments.
+        judge: the user's.
+        samples: where captions come from, and the pictures that the Fréchet distance compares with.
+    """
+
+    def __init__(
+        self,
+        args: Namespace,
+        family: Family,
+        accelerator: Accelerator,
+        validation: Validation,
+        samples: Samples,
+        judge: Judge | None,
+    ):
+        self.args, self.family, self.accelerator, self.validation = args, family, accelerator, validation
+        self.samples, self.judge = samples, judge
+        count = -(-args.num_score_images // accelerator.num_processes) * accelerator.num_processes
+        self.rows = spread(range(len(samples.checked.rows)), count)
+        self.prompts = [samples.checked.facts[row]["captions"][0] for row in self.rows]
+        self.frechet = self.prompt_score = None
+        if accelerator.is_main_process and (args.frechet_model or args.prompt_score_model):
+            self._load_models()
+
+    def _load_models(self) -> None:
+        from torchmetrics.image.fid import FrechetInceptionDistance
+        from torchmetrics.multimodal import CLIPScore
+
+        if self.args.frechet_model:
+            features = ImageFeatures(self.args.frechet_model)
+            self.frechet = FrechetInceptionDistance(features, reset_real_features=False, sync_on_compute=False)
+            for row in self.rows:
+                self.frechet.update(self._real_image(row), real=True)
+        if self.args.prompt_score_model:
+            load = lambda: PromptModel.load(self.args.prompt_score_model)  # noqa: E731
+            self.prompt_score = CLIPScore(load, sync_on_compute=False)
+
+    def _real_image(self, row: int) -> torch.Tensor:
+        image, framing = self.samples.image(row), self.samples.framing
+        pixels = framing.pixels(image, framing.bucket_of(*image.size), MIDDLE)
+        return ((pixels + 1) * 127.5).round().to(torch.uint8)[None]
+
+    def measure(self, average, described: TwinFlowRepositoryConfig) -> dict[str, float]:
+        """The scores by name, the same in every process; all of them call it.
+
+        Args:
+            average: the EMA weights, where any are kept.
+            described: what `twinflow_config.json` says of the weights.
+        """
+        with self.validation.trained_pipeline(average, described) as (pipeline, steps):
+            images = self.accelerator.gather(self._draw(pipeline, steps))
+        scores = [self._judge(images) if self.accelerator.is_main_process else None]
+        return broadcast_object_list(scores)[0]
+
+    def _draw(self, pipeline, num_inference_steps: int) -> torch.Tensor:
+        """This process's share of the pictures, uint8 of shape [n, 3, H, W], from the same noise at every call."""
+        share = range(self.accelerator.process_index, len(self.prompts), self.accelerator.num_processes)
+        images: list[Image.Image] = []
+        for start in range(0, len(share), self.args.train_batch_size):
+            chosen = share[start : start + self.args.train_batch_size]
+            images += self.family.draw(
+                pipeline,
+                [self.prompts[i] for i in chosen],
+                num_inference_steps=num_inference_steps,
+                generator=[torch.Generator("cpu").manual_seed(self.args.seed + i) for i in chosen],
+                **self.validation.options,
+            )
+        arrays = [np.asarray(image.convert("RGB")) for image in images]
+        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous().to(self.accelerator.device)
+
+    @torch.no_grad()
+    def _judge(self, images: torch.Tensor) -> dict[str, float]:
+        processes = self.accelerator.num_processes
+        prompts = [prompt for rank in range(processes) for prompt in self.prompts[rank::processes]]
+        scores: dict[str, float] = {}
+        for name, metric in ((FRECHET, self.frechet), (PROMPT, self.prompt_score)):
+            if metric is not None:
+                metric.to(images.device)
+                metric.update(images, real=False) if name == FRECHET else metric.update(images, prompts)
+                scores[name] = metric.compute().item()
+                metric.reset()
+                metric.to("cpu")
+        if self.judge is not None:
+            judged = self.judge(images.float() / 255, prompts)
+            scores |= judged if isinstance(judged, dict) else {JUDGE: float(judged)}
+        return scores
+
+
+class ScoreBook:
+    """The scores of a run so far, in `scores.json`; which are the best, and when to stop.
+
+    Args:
+        directory: where the file is.
+        metric: which score decides; the default is the first.
+        higher_is_better: `None` for the usual of the score: a Fréchet distance is better lower, others higher.
+        patience: how many scores in a row may be no better than the best before the run is over.
+        first_step: the step that the run goes on from; what an earlier run wrote of later ones is forgotten.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        metric: str | None = None,
+        higher_is_better: bool | None = None,
+        patience: int | None = None,
+        first_step: int = 0,
+    ):
+        self.path, self.metric, self.higher_is_better = Path(directory) / FILE_NAME, metric, higher_is_better
+        self.patience = patience
+        known = json.loads(self.path.read_text(encoding="utf-8"))["scores"] if self.path.is_file() else []
+        self.entries: list[dict[str, float]] = [entry for entry in known if entry["step"] <= first_step]
+
+    def add(self, step: int, scores: dict[str, float]) -> bool:
+        """Note the scores of a step; returns whether they are the best so far.
+
+        Raises:
+            TwinFlowConfigError: where the score that decides is not among them.
+        """
+        self._value(scores)
+        self.entries.append({"step": step} | scores)
+        return self.best["step"] == step
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The entry with the best score, the first of equals."""
+        return max(self.entries, key=self._value)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether patience is at its end."""
+        if self.patience is None:
+            return False
+        return len(self.entries) - 1 - self.entries.index(self.best) >= self.patience
+
+    def save(self) -> None:
+        """Write the file."""
+        values = {"metric": self._metric(self.entries[0]), "best_step": self.best["step"], "scores": self.entries}
+        self.path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+    def _metric(self, scores: dict[str, float]) -> str:
+        return self.metric or next(name for name in scores if name != "step")
+
+    def _value(self, scores: dict[str, float]) -> float:
+        name = self._metric(scores)
+        if name not in scores:
+            raise TwinFlowConfigError(f"--score_metric={name} is not measured: choose one of {', '.join(scores)}.")
+        is_higher = name != FRECHET if self.higher_is_better is None else self.higher_is_better
+        value = float(scores[name])
+        return -math.inf if math.isnan(value) else value if is_higher else -value
+
+
+def spread(values: Sequence[Any], count: int) -> list[Any]:
+    """`count` of the values at even distances, repeated where there are fewer."""
+    return [values[i * len(values) // count] for i in range(count)]
