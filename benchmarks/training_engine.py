@@ -203,6 +203,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compiled", nargs="*", default=[] if small else ["lora"], help="What to measure compiled.")
     parser.add_argument("--orders", type=int, nargs="*", default=[1, 2, 3], help="Orders of the table.")
     parser.add_argument("--batch_sizes", type=int, nargs="*", default=[4, 8] if small else [4, 16, 64, 256])
+    parser.add_argument("--table_latent_size", type=int, default=8 if small else 32)
     parser.add_argument("--table_runs", type=int, default=2 if small else 6)
     parser.add_argument("--output", help="JSON file of the results.")
     parser.add_argument("--plot", help="PNG file of the table's plot.")
@@ -211,15 +212,13 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
 
 def measure_table(args) -> list[dict]:
     """The engine's LoRA step against the order of the estimate and the size of the batch; `None` is out of memory."""
-    rows = []
+    rows, changes = [], {"latent_size": args.table_latent_size, "warmup": 3, "runs": args.table_runs}
     for order in args.orders:
         config = TwinFlowConfig(
             twinflow_enabled=True, twinflow_adversarial_enabled=True, twinflow_estimate_order=order
         )
         for batch_size in args.batch_sizes:
-            point = argparse.Namespace(
-                **{**vars(args), "batch_size": batch_size, "warmup": 3, "runs": args.table_runs}
-            )
+            point = argparse.Namespace(**{**vars(args), **changes, "batch_size": batch_size})
             try:
                 rows.append(measure(point, "engine", "lora", engine_loss, config))
             except torch.OutOfMemoryError:
