@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from diffusers_twinflow.configuration import TwinFlowConfig, TwinFlowConfigError
 from diffusers_twinflow.data import CAPTION_STRATEGIES, DataConfig, TrainingData, open_source
 from diffusers_twinflow.families import Family, family_of
+from diffusers_twinflow.hub.push import whole_repo_id
 from diffusers_twinflow.hub.samples import STEP_COUNTS
 from diffusers_twinflow.training.arguments import parse_with_config, save_arguments
 from diffusers_twinflow.training.base_model import (
@@ -53,7 +54,14 @@ from diffusers_twinflow.training.saving import (
 from diffusers_twinflow.training.scores import ScoreBook, Scores, check_scores, load_judge
 from diffusers_twinflow.training.state import TrainedWeights
 from diffusers_twinflow.training.teacher import copy_for_teacher
-from diffusers_twinflow.training.trackers import Throughput, log_picture, log_points, start_trackers, tracker_names
+from diffusers_twinflow.training.trackers import (
+    Throughput,
+    check_trackers,
+    log_picture,
+    log_points,
+    start_trackers,
+    tracker_names,
+)
 from diffusers_twinflow.training.trajectory import COLUMNS, NAME, TITLE, trajectory_picture, trajectory_rows
 from diffusers_twinflow.training.validation import Validation, labelled_grid, save_validation_grid
 
@@ -126,6 +134,7 @@ def add_data_arguments(group) -> None:
     group.add_argument("--data_files", nargs="+", help="Files of the dataset to read, such as *.parquet or *.tar.")
     group.add_argument("--streaming", action=SWITCH, default=False, help="Read the dataset while training.")
     group.add_argument("--image_column", default="image")
+    group.add_argument("--reference_image_column", help="Of the image that an edit starts from.")
     group.add_argument("--caption_column", nargs="+", default=["text"], help="One column, or several to draw from.")
     group.add_argument("--caption_strategy", choices=CAPTION_STRATEGIES, help="Where captions are.")
     group.add_argument("--instance_prompt", help="The caption of every image.")
@@ -213,6 +222,7 @@ def add_validation_arguments(group) -> None:
     group.add_argument("--validation_epochs", type=int, help="Draw every so many epochs instead.")
     group.add_argument("--validation_step_counts", type=int, nargs="+", default=[1, 2, 4], help="TwinFlow's columns.")
     group.add_argument("--validation_base_steps", type=int, help="Of the base's column; 0 for none.")
+    group.add_argument("--validation_image", help="Image that the validation prompts edit, where the model edits.")
     group.add_argument("--validation_resolution", type=int, help="Defaults to --resolution.")
     group.add_argument("--num_validation_images", type=int, default=4, help="Of each prompt.")
     group.add_argument("--report_to", nargs="+", default=["none"], help="Trackers of accelerate, 'all' or 'none'.")
@@ -236,7 +246,7 @@ def add_score_arguments(group) -> None:
 
 
 def add_hub_arguments(group) -> None:
-    group.add_argument("--push_to_hub", action=SWITCH, default=False, help="Push the LoRA when it is trained.")
+    group.add_argument("--push_to_hub", action=SWITCH, default=False, help="Push the result when it is trained.")
     group.add_argument("--hub_model_id", help="Repository to push to, such as me/my-lora.")
     group.add_argument("--hub_base_model", help="Hub id of the base, where it is trained from a directory.")
     group.add_argument("--hub_token", help="Defaults to the token that you logged in with.")
@@ -262,30 +272,43 @@ def check_arguments(args: argparse.Namespace) -> tuple[TwinFlowConfig, Family]:
     check_quantization(args.quantize_base, args.train_type)
     check_optimizer(args)
     check_scores(args)
-    tracker_names(args.report_to)
+    check_trackers(args.report_to, args.hub_token)
     config = TwinFlowConfig.from_dict({name: getattr(args, name) for name in TwinFlowConfig.option_names()})
     base = {"name_or_path": args.pretrained_model_name_or_path, "revision": args.revision, "cache_dir": args.cache_dir}
     index = load_model_index(**base)
     config.check_training(flow_matching=has_flow_matching_scheduler(index=index, **base), use_ema=args.use_ema)
-    return config, family_of(index["_class_name"])
+    family = family_of(index["_class_name"])
+    check_reference(args, family)
+    return config, family
+
+
+def check_reference(args, family: Family) -> None:
+    """Refuse a model that edits without an image to edit, and an image for one that does not."""
+    given = {"reference_image_column": args.reference_image_column}
+    if args.validation_prompts:
+        given["validation_image"] = args.validation_image
+    for name, value in given.items():
+        if family.takes_reference_image and not value:
+            raise TwinFlowConfigError(f"--{name} is missing: {family.pipeline_class.__name__} edits an image.")
+        if value and not family.takes_reference_image:
+            raise TwinFlowConfigError(
+                f"--{name}={value} is not for {family.pipeline_class.__name__}, which edits no image: leave it out."
+            )
 
 
 def check_push(args) -> None:
     if not args.push_to_hub:
         return
-    if args.hub_token and "wandb" in tracker_names(args.report_to):
-        raise TwinFlowConfigError(
-            "--hub_token with --report_to=wandb would log the token: use `hf auth login` instead."
-        )
-    if args.train_type != "lora" or not args.twinflow_enabled:
-        raise TwinFlowConfigError("--push_to_hub pushes TwinFlow LoRAs: train with --train_type=lora and TwinFlow on.")
-    if "/" not in (args.hub_model_id or ""):
-        raise TwinFlowConfigError(f"--hub_model_id={args.hub_model_id!r} must name a repository, such as me/my-lora.")
+    if not args.twinflow_enabled:
+        raise TwinFlowConfigError("--push_to_hub pushes what TwinFlow distilled: set --twinflow_enabled.")
+    if not args.hub_model_id:
+        raise TwinFlowConfigError("--push_to_hub needs --hub_model_id, the repository's name such as me/my-lora.")
     if Path(args.pretrained_model_name_or_path).is_dir() and not args.hub_base_model:
         raise TwinFlowConfigError(
             f"--push_to_hub with --pretrained_model_name_or_path='{args.pretrained_model_name_or_path}', a base that "
             "only this machine has: name its Hub id with --hub_base_model."
         )
+    args.hub_model_id = whole_repo_id(args.hub_model_id, args.hub_token)
 
 
 def build_accelerator(args) -> Accelerator:
@@ -442,7 +465,7 @@ def build_loss(args, config, family: Family, model, transformer, prompts, teache
         transformer,
         seed=args.seed,
         flow_matching=FlowMatchingObjective(args.weighting_scheme, args.logit_mean, args.logit_std, args.mode_scale),
-        unconditional=prompts([""]) if config.needs_unconditional else None,
+        unconditional=prompts([""]) if config.needs_unconditional and not family.takes_reference_image else None,
         use_ema=args.use_ema,
         teacher_copy=teacher_copy,
     )
@@ -503,7 +526,8 @@ def train_micro_batch(run: Run, batch: dict) -> torch.Tensor | None:
     accelerator, grad_norm, takes_step = run.accelerator, None, True
     with accelerator.accumulate(run.model), accelerator.autocast():
         passes_of = run.schedule.step_positions(batch["position"][0]) if shards_parameters(accelerator) else None
-        result = run.compute_loss(*run.data.read(batch), batch["position"], passes_of)
+        unconditional = run.data.read_unconditional(batch) if run.config.needs_unconditional else None
+        result = run.compute_loss(*run.data.read(batch), batch["position"], passes_of, unconditional)
         accelerator.backward(result.loss)
         run.health.record(result)
         if accelerator.sync_gradients:
@@ -578,7 +602,7 @@ def finish(run: Run, step: int) -> None:
     save_result(args, run.config, run.family, run.pipeline, run.average, step, samples=samples)
     if accelerator.is_main_process:
         save_arguments(args, args.output_dir)
-        if args.train_type == "lora" and args.twinflow_enabled:
+        if args.twinflow_enabled:
             publish_card(args)
         logger.info(f"saved to {args.output_dir}")
     accelerator.end_training()

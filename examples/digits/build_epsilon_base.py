@@ -22,8 +22,8 @@ DEFAULT_OUTPUT_DIR = "outputs/digits/epsilon_base"
 EMPTY_PROMPT = 10  # comes after the ten digits
 
 
-def build_unet(seed: int, channels: tuple[int, ...] = (96, 192)) -> UNet2DConditionModel:
-    """A UNet on latents of 8x8x4 with two resolutions."""
+def build_unet(seed: int, channels: list[int]) -> UNet2DConditionModel:
+    """A UNet on latents of 8x8x4 with a resolution for each number of channels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return UNet2DConditionModel(
@@ -32,8 +32,8 @@ def build_unet(seed: int, channels: tuple[int, ...] = (96, 192)) -> UNet2DCondit
             out_channels=4,
             block_out_channels=channels,
             layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D",) * 2,
-            up_block_types=("CrossAttnUpBlock2D",) * 2,
+            down_block_types=("CrossAttnDownBlock2D",) * len(channels),
+            up_block_types=("CrossAttnUpBlock2D",) * len(channels),
             cross_attention_dim=HIDDEN_SIZE,
             attention_head_dim=4,
             norm_num_groups=16,
@@ -53,7 +53,7 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def assemble(digits_base: str, seed: int) -> StableDiffusionPipeline:
+def assemble(digits_base: str, channels: list[int], seed: int) -> StableDiffusionPipeline:
     """The pipeline with an untrained UNet."""
     digits = load_base(digits_base)
     digits.vae.register_to_config(shift_factor=None)
@@ -61,7 +61,7 @@ def assemble(digits_base: str, seed: int) -> StableDiffusionPipeline:
         vae=digits.vae,
         text_encoder=digits.text_encoder.text_model,
         tokenizer=digits.tokenizer,
-        unet=build_unet(seed),
+        unet=build_unet(seed, channels),
         scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -109,9 +109,10 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--digits_base", default=DEFAULT_BASE_DIR, help="Folder of the digits base.")
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder that prepare_data.py wrote.")
     parser.add_argument("--output_dir", default=DEFAULT_OUTPUT_DIR, help="Folder the pipeline is saved to.")
+    parser.add_argument("--channels", type=int, nargs="+", default=[96, 192], help="Of the UNet, by resolution.")
     parser.add_argument("--steps", type=int, default=6000, help="Optimizer steps of the UNet.")
     parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--learning_rate", type=float, default=5e-4)
     parser.add_argument("--empty_prompts", type=float, default=0.1, help="Share of empty prompts, for guidance.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the initial weights and of the training.")
     parser.add_argument(
@@ -122,7 +123,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     start = time.perf_counter()
-    pipeline = assemble(args.digits_base, args.seed).to(args.device)
+    pipeline = assemble(args.digits_base, args.channels, args.seed).to(args.device)
     train_unet(pipeline, *(tensor.to(args.device) for tensor in load_split(args.data_dir, "train")), args)
     pipeline.save_pretrained(args.output_dir)
     seconds, parameters = time.perf_counter() - start, pipeline.unet.num_parameters()

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
-from diffusers_twinflow.data.cache import DiskCache, MemoryCache, fill_cache
+from diffusers_twinflow.data.cache import DiskCache, MemoryCache, batched, fill_cache
 
 IDENTITY = {"model": "a", "resolution": 16}
 
@@ -33,6 +33,10 @@ def entry(number: int) -> dict[str, torch.Tensor]:
 
 def entries(*numbers: int) -> dict:
     return {f"key-{number}": entry(number) for number in numbers}
+
+
+def batches(count: int, size: int) -> list[dict[str, int]]:
+    return batched({f"key-{number}": number for number in range(count)}, size)
 
 
 def assert_holds(cache, *numbers: int) -> None:
@@ -102,40 +106,44 @@ class Processes:
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_share_the_work_and_each_finds_all_of_it(tmp_path, count):
+    """Each process opens the cache only when the ones before it have written their part."""
     barrier, encoded, caches = threading.Barrier(count), Counter(), {}
-    batches = [[2 * i, 2 * i + 1] for i in range(5)]
+    has_written = [threading.Event() for _ in range(count)]
 
     def work(index):
         def encode(own):
             for batch in own:
-                encoded.update(batch)
-                yield entries(*batch)
+                encoded.update(batch.keys())
+                yield {key: entry(number) for key, number in batch.items()}
 
-        caches[index] = DiskCache(tmp_path, IDENTITY, shard_bytes=200)
-        fill_cache(caches[index], batches, encode, processes=Processes(index, barrier), description="")
+        if index:
+            has_written[index - 1].wait(60)
+        cache = caches[index] = DiskCache(tmp_path, IDENTITY, shard_bytes=100)
+        flush = cache.flush
+        cache.flush = lambda: (flush(), has_written[index].set())
+        fill_cache(cache, batches(20, 2), encode, processes=Processes(index, barrier), description="")
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(count)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
-    assert encoded == Counter(range(10))
+    assert encoded == Counter(f"key-{number}" for number in range(20))
     for cache in caches.values():
-        assert_holds(cache, *range(10))
+        assert_holds(cache, *range(20))
 
 
 FILL_SLOWLY = """
     import sys, time, torch
     from accelerate import PartialState
     from diffusers_twinflow.data.cache import DiskCache, fill_cache
-    from test_cache import IDENTITY, entries
+    from test_cache import IDENTITY, batches, entry
 
     def encode(batches):
-        for number in batches:
+        for batch in batches:
             time.sleep(0.02)
-            yield entries(number)
+            yield {key: entry(number) for key, number in batch.items()}
 
     cache = DiskCache(sys.argv[1], IDENTITY, shard_bytes=100)
-    todo = [number for number in range(200) if f"key-{number}" not in cache]
-    fill_cache(cache, todo, encode, processes=PartialState(cpu=True), description="")
+    fill_cache(cache, batches(200, 1), encode, processes=PartialState(cpu=True), description="")
 """
 
 
@@ -155,13 +163,12 @@ def test_killed_while_writing_it_keeps_what_was_written_and_does_the_rest(tmp_pa
 
     encoded = []
 
-    def encode(batches):
-        for number in batches:
-            encoded.append(number)
-            yield entries(number)
+    def encode(lacking):
+        for batch in lacking:
+            encoded.extend(batch.values())
+            yield {key: entry(number) for key, number in batch.items()}
 
-    todo = [number for number in range(200) if f"key-{number}" not in before]
-    fill_cache(before, todo, encode, processes=PartialState(), description="")
+    fill_cache(before, batches(200, 1), encode, processes=PartialState(), description="")
     assert sorted(encoded + kept) == list(range(200))
     assert_holds(DiskCache(tmp_path, IDENTITY), *range(200))
     shards = [load_file(path) for path in tmp_path.glob("*/*.safetensors")]

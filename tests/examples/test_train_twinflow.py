@@ -1,61 +1,22 @@
 """The training script as a user runs it, on a tiny Stable Diffusion 3."""
 
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import DDIMScheduler, StableDiffusion3Pipeline
+from launching import ENVIRONMENT, SCRIPT
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing import event_accumulator
 
 from diffusers_twinflow.pipelines import TwinFlowPipeline
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "train_twinflow.py"
 TWINFLOW = ["--twinflow_enabled", "--twinflow_adversarial_enabled"]
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("train_twinflow", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(autouse=True)
-def new_accelerator_state():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture
-def arguments(base_dir, image_dir, tmp_path):
-    """Arguments of a short run; what a test adds comes after and wins."""
-
-    def build(*more: str) -> list[str]:
-        options = {
-            "pretrained_model_name_or_path": base_dir,
-            "dataset_name": image_dir,
-            "output_dir": tmp_path / "out",
-            "resolution": 16,
-            "max_sequence_length": 2,
-            "train_batch_size": 4,
-            "max_train_steps": 4,
-            "checkpointing_steps": 2,
-            "learning_rate": 1e-3,
-            "rank": 2,
-        }
-        return [f"--{name}={value}" for name, value in options.items()] + list(more)
-
-    return build
 
 
 def draw(pipeline, **options):
@@ -165,7 +126,7 @@ def test_configuration_file_and_arguments_over_it(script, arguments, tmp_path):
     ],
 )
 def test_bad_input_is_one_clear_error(script, arguments, more, message, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read when the hub is imported
     with pytest.raises(SystemExit, match=f"(?s){message}"):
         script.main(arguments(*more))
 
@@ -190,20 +151,20 @@ def test_a_diffusion_model_is_refused(script, arguments, base_dir, tmp_path):
         script.main(arguments(*TWINFLOW, f"--pretrained_model_name_or_path={directory}"))
 
 
-def test_interrupted_run_keeps_its_last_checkpoint(arguments, tmp_path):
+def test_interrupted_run_keeps_its_last_checkpoint(start, arguments, tmp_path):
     """Launched by accelerate, stopped by SIGTERM in the middle, resumed from where it was."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=1", str(SCRIPT)]
     long = arguments(*TWINFLOW, "--max_train_steps=100000", "--cache_latents", "--cache_text_embeddings")
     out = tmp_path / "out"
-    process = subprocess.Popen([*launch, *long], env=environment, start_new_session=True, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 90
+    process = subprocess.Popen(
+        [*launch, *long], env=os.environ | ENVIRONMENT, start_new_session=True, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
     while len(list(out.glob("checkpoint-*[0-9]"))) < 3 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate()
     last = max(int(path.name.split("-")[1]) for path in out.glob("checkpoint-*[0-9]"))
-    resume = arguments(*TWINFLOW, f"--max_train_steps={last + 1}", "--resume_from_checkpoint=latest")
-    subprocess.run([*launch, *resume], env=environment, check=True, capture_output=True)
+    start(arguments(*TWINFLOW, f"--max_train_steps={last + 1}", "--resume_from_checkpoint=latest")).check()
     config = json.loads((out / "twinflow_config.json").read_text())
     assert config["trained"]["steps"] == last + 1

@@ -5,6 +5,7 @@ A family passes by being listed in `CASES`: `test_families.py` runs the checks o
 
 import importlib.util
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,7 @@ from diffusers import DiffusionPipeline
 import tiny
 from diffusers_twinflow.diff2flow import Diff2Flow, flow_scale
 from diffusers_twinflow.families import FAMILIES, Family
+from diffusers_twinflow.families.qwen_image_edit import as_pictures
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_twinflow.py"
 PROMPTS = ["a picture", "b"]
@@ -75,9 +77,19 @@ class Case:
             options["max_sequence_length"] = self.max_sequence_length
         return options
 
+    def encode_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
+        return self.family.encode_prompts(
+            self.pipeline, list(prompts), self.max_sequence_length, **self.references(len(prompts))
+        )
+
+    def references(self, count: int) -> dict[str, torch.Tensor]:
+        """The argument of `encode_prompts` that holds a reference image a prompt."""
+        return {"reference_images": self.pixels(count, seed=5)} if self.family.takes_reference_image else {}
+
     def pixels(self, count: int = 2, seed: int = 0) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return torch.rand(count, 3, self.resolution, self.resolution, generator=generator) * 2 - 1
+        shape = (count, 3, self.resolution, self.resolution)
+        return torch.randint(256, shape, generator=generator) / 127.5 - 1
 
 
 VIDEO = {"num_frames": 1}
@@ -89,6 +101,7 @@ CASES = [
     Case("flux", tiny_flux.dev, label="dev"),
     Case("flux2", tiny_flux.flux2, max_sequence_length=400),
     Case("qwen_image", tiny_qwen.qwen_image, resolution=16, max_sequence_length=192),
+    Case("qwen_image_edit", tiny_qwen.qwen_image_edit, max_sequence_length=480),
     Case("z_image", tiny_z_image.z_image),
     Case("chroma", tiny_flux.chroma),
     Case("sana", tiny_images.sana),
@@ -112,9 +125,14 @@ def fill_zeros(model: torch.nn.Module) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
 
 
-def stock_call(case: Case, **options) -> torch.Tensor:
-    """What the stock pipeline gives, first element of its tuple."""
-    return case.pipeline(prompt=list(PROMPTS), return_dict=False, **case.call_options() | options)[0]
+def stock_call(case: Case, latents: torch.Tensor, **options) -> torch.Tensor:
+    """What the stock pipeline gives for `PROMPTS` from latents of its own layout, first element of its tuple."""
+    options = {"return_dict": False} | case.call_options() | options
+    if not case.family.takes_reference_image:
+        return case.pipeline(prompt=list(PROMPTS), latents=latents, **options)[0]
+    images = as_pictures(case.references(len(PROMPTS))["reference_images"])
+    calls = zip(PROMPTS, images, latents.split(1))
+    return torch.cat([case.pipeline(prompt=p, image=image, latents=x, **options)[0] for p, image, x in calls])
 
 
 def noise_of(case: Case) -> torch.Tensor:
@@ -139,7 +157,7 @@ def grid(scheduler) -> tuple[float, torch.Tensor]:
 def euler(case: Case, noise: torch.Tensor, time_of=lambda sigma: sigma, prompts=PROMPTS) -> torch.Tensor:
     """Latents after the steps of the scheduler's present grid, by the family's velocity."""
     family, pipeline = case.family, case.pipeline
-    condition = family.encode_prompts(pipeline, list(prompts), case.max_sequence_length)
+    condition = case.encode_prompts(prompts)
     velocity = family.bind(pipeline).velocity(family.denoiser(pipeline))
     scale, sigmas = grid(pipeline.scheduler)
     x = noise * scale
@@ -154,7 +172,9 @@ def check_velocity(case: Case) -> None:
     stock = stock_call(case, latents=case.family.pack(noise), num_inference_steps=STEPS, output_type="latent")
     ours = euler(case, noise)
     assert ours.shape == noise.shape
-    torch.testing.assert_close(ours, case.family.unpack(stock, *noise.shape[-2:]), **CLOSE)
+    expected = case.family.unpack(stock, *noise.shape[-2:])
+    size = max(1.0, expected.abs().mean().item())
+    torch.testing.assert_close(ours / size, expected / size, **CLOSE)
     assert not torch.allclose(euler(case, noise, lambda sigma: 1 - sigma), ours, atol=1e-3)
     assert not torch.allclose(euler(case, noise, prompts=PROMPTS[::-1]), ours, atol=1e-3)
 
@@ -192,13 +212,19 @@ def check_encoding(case: Case) -> None:
 
 
 def check_padding(case: Case) -> None:
-    """A prompt's condition and velocity do not depend on the prompts beside it, and conditions of prompts stack."""
-    family, pipeline = case.family, case.pipeline
+    """A prompt's condition does not depend on the prompts beside it, and conditions of prompts stack."""
+    prompts = ["", *PROMPTS]
+    images = {name: pixels[:1] for name, pixels in case.references(1).items()}
     with torch.no_grad():
-        together = family.encode_prompts(pipeline, [*PROMPTS, ""], case.max_sequence_length)
-        alone = [family.encode_prompts(pipeline, [prompt], case.max_sequence_length) for prompt in [*PROMPTS, ""]]
-        for name, tensor in together.items():
-            torch.testing.assert_close(torch.cat([condition[name] for condition in alone]), tensor, **CLOSE)
+        alone = [case.encode_prompts([prompt]) for prompt in prompts]
+        together = case.family.encode_prompts(
+            case.pipeline,
+            list(prompts),
+            case.max_sequence_length,
+            **{k: v.repeat(3, 1, 1, 1) for k, v in images.items()},
+        )
+    for name, tensor in together.items():
+        torch.testing.assert_close(torch.cat([condition[name] for condition in alone]), tensor, **CLOSE)
 
 
 def load_script():
@@ -206,6 +232,16 @@ def load_script():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def add_references(images: Path) -> Path:
+    """Give every image of a folder the next one as its reference, in the column `reference`."""
+    rows = [json.loads(line) for line in (images / "metadata.jsonl").read_text().splitlines()]
+    names = [row["file_name"] for row in rows]
+    for row, name in zip(rows, names[1:] + names[:1]):
+        row["reference_file_name"] = name
+    (images / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return images
 
 
 def train(script, case: Case, base: Path, images: Path, output: Path, train_type: str) -> None:
@@ -222,7 +258,10 @@ def train(script, case: Case, base: Path, images: Path, output: Path, train_type
         "learning_rate": 1e-2,
         "rank": 2,
         "num_validation_images": 1,
+        "validation_base_steps": 2,
     }
+    if case.family.takes_reference_image:
+        options |= {"reference_image_column": "reference", "validation_image": next(images.glob("*.png"))}
     switches = ["--twinflow_enabled", "--twinflow_adversarial_enabled", "--no-save_ema", *case.options]
     try:
         script.main([f"--{k}={v}" for k, v in options.items()] + switches + ["--validation_prompts", *PROMPTS])
@@ -235,6 +274,8 @@ def draw(case: Case, pipeline: DiffusionPipeline) -> torch.Tensor:
     """One picture by the family, pixels of shape [3, H, W]."""
     generator = torch.Generator().manual_seed(0)
     options = case.family.size_options(case.resolution)
+    if case.family.takes_reference_image:
+        options["image"] = as_pictures(case.references(1)["reference_images"])[0]
     return case.family.draw(pipeline, PROMPTS[:1], generator=generator, output_type="pt", **options)[0]
 
 

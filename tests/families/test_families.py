@@ -35,12 +35,18 @@ def test_conditions_stack(case):
     kit.check_padding(case)
 
 
+@pytest.fixture
+def images(tmp_path):
+    tiny.image_folder(tmp_path / "images")
+    return kit.add_references(tmp_path / "images")
+
+
 @pytest.mark.parametrize("train_type", ["lora", "full"])
 @each_case
-def test_a_step_of_the_script_to_a_picture(case, train_type, script, image_dir, tmp_path):
+def test_a_step_of_the_script_to_a_picture(case, train_type, script, images, tmp_path):
     base, out = tmp_path / "base", tmp_path / "out"
     case.pipeline.save_pretrained(base)
-    kit.train(script, case, base, image_dir, out, train_type)
+    kit.train(script, case, base, images, out, train_type)
     assert (out / "validation" / "step-000001.png").is_file()
     pipeline = TwinFlowPipeline.from_pretrained(out)
     pipeline.set_progress_bar_config(disable=True)

@@ -4,6 +4,9 @@ import torch
 
 from diffusers_twinflow import TwinFlowConfigError
 from diffusers_twinflow.families import FAMILIES
+from diffusers_twinflow.hub.repository import TwinFlowRepositoryConfig
+from diffusers_twinflow.models import enable_twinflow
+from diffusers_twinflow.pipelines import as_twinflow_pipeline
 
 FAMILY = FAMILIES["wan"]
 
@@ -63,6 +66,27 @@ def test_one_time_for_all_tokens_is_the_stock_calls_time_per_token():
         for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:]):
             x = x + (sigma_next - sigma) * velocity(x, sigma.expand(1), None, None, condition)
     torch.testing.assert_close(x, stock, rtol=1e-4, atol=1e-4)
+
+
+def test_a_distilled_model_with_a_time_per_token_draws_as_with_one_for_all():
+    pipeline = tiny_videos.wan(expand_timesteps=True)
+    enable_twinflow(pipeline.transformer)
+    for parameter in pipeline.transformer.time_conditioning.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    as_twinflow_pipeline(pipeline, TwinFlowRepositoryConfig("lora", "wan", "base", num_inference_steps=2))
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 16, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    call = {"latents": noise, "height": 32, "width": 32, "num_frames": 5, "max_sequence_length": 8}
+    drawn = []
+    for per_token, is_trained in ((True, True), (False, True), (False, False)):
+        pipeline.register_to_config(expand_timesteps=per_token)
+        if not is_trained:
+            pipeline.transformer.time_conditioning.reset_parameters()
+        torch.manual_seed(0)
+        drawn.append(pipeline("a", **call, output_type="latent").frames)
+    per_token, for_all, untrained = drawn
+    torch.testing.assert_close(per_token, for_all, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(for_all, untrained, atol=1e-2)
 
 
 def test_a_pipeline_of_the_same_components_keeps_its_options():

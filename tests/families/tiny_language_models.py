@@ -1,5 +1,6 @@
 """Tokenizers of single bytes with chat templates, and language models of real classes."""
 
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     Mistral3Config,
@@ -7,15 +8,14 @@ from transformers import (
     MistralConfig,
     PixtralVisionConfig,
     PreTrainedTokenizerFast,
-    ProcessorMixin,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen2VLImageProcessor,
-    Qwen2VLProcessor,
     Qwen3Config,
     Qwen3Model,
 )
+from transformers.utils import is_torchvision_available
 
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
 CHAT = (
@@ -54,7 +54,13 @@ def qwen2_5_vl():
     )
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     config = Qwen2_5_VLConfig(
-        text_config={"vocab_size": len(tokenizer), "num_key_value_heads": 1, "rope_parameters": rope, **SIZES},
+        text_config={
+            "vocab_size": len(tokenizer),
+            "num_key_value_heads": 1,
+            "rope_parameters": rope,
+            "max_window_layers": 3,
+            **SIZES,
+        },
         vision_config={
             "depth": 1,
             "hidden_size": 16,
@@ -69,21 +75,28 @@ def qwen2_5_vl():
     return {"tokenizer": tokenizer, "text_encoder": Qwen2_5_VLForConditionalGeneration(config).eval()}
 
 
-class ImageAndTextProcessor(Qwen2VLProcessor):
-    """A Qwen2VLProcessor without videos, whose processor needs torchvision."""
+class ImageAndTextProcessor(transformers.Qwen2VLProcessor):
+    """A Qwen2VLProcessor without videos, which alone need torchvision."""
 
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None):
         self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
         self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(
             [self.image_token, self.video_token]
         )
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+        transformers.ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
 
-def qwen_processor(tokenizer: Qwen2Tokenizer) -> ImageAndTextProcessor:
+if not is_torchvision_available():
+    ImageAndTextProcessor.__name__, ImageAndTextProcessor.__module__ = "Qwen2VLProcessor", "transformers"
+    transformers.Qwen2VLProcessor = ImageAndTextProcessor
+
+
+def qwen_processor(tokenizer: Qwen2Tokenizer) -> transformers.Qwen2VLProcessor:
     """What Qwen-Image-Edit reads its reference image with, at few patches."""
-    image_processor = Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56)
-    return ImageAndTextProcessor(image_processor=image_processor, tokenizer=tokenizer, chat_template=CHAT)
+    parts = {"image_processor": Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56), "tokenizer": tokenizer}
+    if is_torchvision_available():
+        parts["video_processor"] = transformers.Qwen2VLVideoProcessor()
+    return transformers.Qwen2VLProcessor(**parts, chat_template=CHAT)
 
 
 def mistral3():

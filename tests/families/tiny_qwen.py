@@ -9,7 +9,8 @@ SCHEDULER = {"use_dynamic_shifting": True, "max_image_seq_len": 8192, "max_shift
 
 
 def transformer(**config):
-    return diffusers.QwenImageTransformer2DModel(
+    """A transformer whose prompts have weight beside the words of the pipeline's own around them."""
+    model = diffusers.QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=16,
         out_channels=4,
@@ -19,12 +20,15 @@ def transformer(**config):
         joint_attention_dim=16,
         axes_dims_rope=(8, 4, 4),
         **config,
-    ).eval()
+    )
+    for block in model.transformer_blocks:
+        block.attn.add_v_proj.weight.data.mul_(8)
+    return model.eval()
 
 
-def vae(stages: int):
+def vae(stages: int, base_dim: int = 3):
     return AutoencoderKLQwenImage(
-        base_dim=3,
+        base_dim=base_dim,
         z_dim=4,
         dim_mult=[1] * (stages + 1),
         num_res_blocks=1,
@@ -49,7 +53,7 @@ def qwen_image_edit():
     language = qwen2_5_vl()
     return diffusers.QwenImageEditPipeline(
         transformer=transformer(zero_cond_t=True),
-        vae=vae(stages=4),
+        vae=vae(stages=4, base_dim=2),
         scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER),
         processor=qwen_processor(language["tokenizer"]),
         **language,

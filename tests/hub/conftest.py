@@ -1,6 +1,13 @@
 import pytest
+from huggingface_hub import constants
 from processes import shared_hub
 from repositories import FAMILY, write_model, write_repository
+
+
+@pytest.fixture(autouse=True)
+def this_process_has_no_hub(monkeypatch):
+    """Processes that `hub` starts have one."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A Hub on this machine: the parts of the Hub's HTTP API that huggingface_hub calls, over the standard library.
 
 `python hub_server.py` prints its port and serves until its standard input closes. State is in memory. Faults are ordered
-through `POST /test/faults` with `{"match": part of "METHOD path", "status": 500, "times": 1, "cut_after": bytes}`;
+through `POST /test/faults` with `{"match": part of "METHOD path", "status": 500, "times": 1, "cut_after": bytes, "shrink_to": bytes}`;
 `GET /test/log` lists the requests so far.
 """
 
@@ -67,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if not url.path.startswith("/test/"):
                 with self.state.lock:
-                    self.state.log.append(f"{self.command} {self.path}")
+                    self.state.log.append(f"{self.command} {self.path} {self.headers.get('Range', '')}".strip())
                 self.fault = self.take_fault()
                 if self.fault and self.fault.get("status"):
                     raise HubError(self.fault["status"], "ordered by the test")
@@ -300,6 +300,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.send_content(content, headers | {"ETag": f'"{git_oid(content)}"'})
 
     def send_content(self, content: bytes, headers: dict):
+        content = content[: (self.fault or {}).get("shrink_to")]
         asked = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if not asked:
             return self.send(200, content, headers | {"Content-Length": len(content)})

@@ -1,11 +1,21 @@
 """A TwinFlow LoRA beside other LoRAs: weights, fusing, and the way back to the stock pipeline."""
 
+import shutil
+
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
+from repositories import FAMILY
 
 from diffusers_twinflow import TwinFlowConfigError, TwinFlowPipeline, load_twinflow_lora, unload_twinflow_lora
+
+
+@pytest.fixture(autouse=True)
+def logs_stay_in_the_test():
+    yield
+    diffusers_logging.disable_propagation()
 
 
 def draw(pipeline, **options):
@@ -85,16 +95,68 @@ def test_beside_a_style_lora_and_back_to_it(shared_repository, pipeline, order):
     assert torch.equal(draw(pipeline), styled)
 
 
-def test_fused_weights_draw_the_same_and_unload_up_to_rounding(shared_repository, pipeline):
+def assert_same(before, after):
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_weights_draw_the_same_and_unload_exactly(shared_repository, base_dir, dtype, caplog):
+    pipeline = FAMILY.load(base_dir, dtype=dtype)
+    pipeline.set_progress_bar_config(disable=True)
     before = state(pipeline)
     load_twinflow_lora(pipeline, shared_repository)
     picture = draw(pipeline)
     pipeline.fuse_lora(adapter_names=["twinflow"])
-    torch.testing.assert_close(draw(pipeline), picture, atol=1e-4, rtol=1e-3)
+    if dtype == torch.float32:
+        torch.testing.assert_close(draw(pipeline), picture, atol=1e-4, rtol=1e-3)
+    with torch.no_grad():
+        name, layer = next((n, m) for n, m in pipeline.transformer.named_modules() if n.endswith("attn.to_q"))
+        assert not torch.equal(layer.base_layer.weight, before[f"{name}.weight"])
+    unload_twinflow_lora(pipeline)
+    assert_same(before, state(pipeline))
+    assert "up to rounding" not in caplog.text
+
+
+def test_unfusing_alone_is_not_exact(shared_repository, pipeline):
+    before = state(pipeline)
+    load_twinflow_lora(pipeline, shared_repository)
+    pipeline.fuse_lora(adapter_names=["twinflow"])
+    pipeline.unfuse_lora()
     unload_twinflow_lora(pipeline)
     after = state(pipeline)
-    assert before.keys() == after.keys()
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_base_that_is_not_its_files_any_more_comes_back_up_to_rounding(shared_repository, pipeline, caplog):
+    with torch.no_grad():
+        pipeline.transformer.transformer_blocks[0].attn.to_q.weight.add_(0.5)
+    before = state(pipeline)
+    load_twinflow_lora(pipeline, shared_repository)
+    pipeline.fuse_lora(adapter_names=["twinflow"])
+    diffusers_logging.enable_propagation()
+    unload_twinflow_lora(pipeline)
+    after = state(pipeline)
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == ["transformer_blocks.0.attn.to_q.weight"]
+    assert "'transformer_blocks.0.attn.to_q' and 0 other layers" in caplog.text
+
+
+def test_a_base_without_files_comes_back_up_to_rounding(shared_repository, tmp_path, base_dir):
+    pipeline = FAMILY.load(shutil.copytree(base_dir, tmp_path / "base"))
+    before = state(pipeline)
+    load_twinflow_lora(pipeline, shared_repository)
+    pipeline.fuse_lora(adapter_names=["twinflow"])
+    shutil.rmtree(tmp_path / "base" / "transformer")
+    unload_twinflow_lora(pipeline)
+    torch.testing.assert_close(state(pipeline), before, atol=1e-5, rtol=1e-4)
+
+
+def test_loading_says_nothing_of_text_encoders(shared_repository, pipeline, caplog):
+    diffusers_logging.enable_propagation()
+    load_twinflow_lora(pipeline, shared_repository)
+    unload_twinflow_lora(pipeline)
+    assert caplog.text == ""
 
 
 def test_a_second_twinflow_lora_is_refused(shared_repository, pipeline):

@@ -1,20 +1,19 @@
 """The real client of the Hub against a server that speaks its API; every push and pull is a process of its own."""
 
+import hashlib
 import json
 import shutil
-import threading
-from pathlib import Path
 
 import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 
 from diffusers_twinflow import TwinFlowConfigError, push_twinflow_lora
-from diffusers_twinflow.families import FAMILIES
-from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_twinflow_model
+from diffusers_twinflow.hub import TwinFlowRepositoryConfig, push_twinflow_model
 from diffusers_twinflow.hub.files import CARD_NAME, CONDITIONING_NAME, CONFIG_NAME, LORA_NAME, SCHEDULER_NAME
-from diffusers_twinflow.models import enable_twinflow
 
-FAMILY = FAMILIES["stable_diffusion_3"]
-SERVER = Path(__file__).with_name("hub_server.py")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 FILES = {CONFIG_NAME, LORA_NAME, CONDITIONING_NAME, SCHEDULER_NAME}
 REPO = "me/tiny-twinflow"
 
@@ -68,10 +67,36 @@ pipe = StableDiffusion3Pipeline.from_pretrained("me/tiny-sd3", text_encoder_3=No
 load_twinflow_lora(pipe, sys.argv[1], revision="main", adapter_name="fast")
 print(pipe.get_active_adapters(), type(pipe.scheduler).__name__)
 """
+PUBLISH_MODEL = """
+import sys
+from diffusers_twinflow.hub import push_twinflow_model, save_model_card
+save_model_card(sys.argv[1], sys.argv[2])
+push_twinflow_model(sys.argv[1], sys.argv[2])
+"""
+STOCK_MODEL = """
+import sys
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], text_encoder_3=None, tokenizer_3=None)
+print(type(pipe).__name__, type(pipe.scheduler).__name__)
+"""
+WHO = """
+import sys
+from diffusers_twinflow.hub import whole_repo_id
+from diffusers_twinflow import TwinFlowConfigError
+try:
+    print(whole_repo_id(sys.argv[1]))
+except TwinFlowConfigError as error:
+    print("error:", error)
+"""
+LICENSE = """
+import sys
+from diffusers_twinflow.hub import save_model_card
+print(save_model_card(sys.argv[1], "me/x", **eval(sys.argv[2])).data.to_dict())
+"""
 UPLOAD = """
 import sys
 from huggingface_hub import HfApi
-HfApi().create_repo(sys.argv[2]); HfApi().upload_folder(repo_id=sys.argv[2], folder_path=sys.argv[1])
+HfApi().create_repo(sys.argv[2], exist_ok=True); HfApi().upload_folder(repo_id=sys.argv[2], folder_path=sys.argv[1])
 """
 
 
@@ -173,21 +198,55 @@ def test_a_subfolder(hub, shared_repository, tmp_path):
     assert "has no twinflow_config.json and none of its files" in pull(hub, "me/nested", home=tmp_path)[0]
 
 
-def test_a_whole_model(hub, base_dir, tmp_path):
-    pipeline = FAMILY.load(base_dir)
-    enable_twinflow(pipeline.transformer, FAMILY.transformer_class)
-    (tmp_path / "whole").mkdir()
-    save_twinflow_model(
-        tmp_path / "whole",
-        pipeline,
-        TwinFlowRepositoryConfig(
-            train_type="full", family=FAMILY.name, base_model="me/tiny-sd3", max_sequence_length=2
-        ),
-    )
-    uploaded = hub.run(UPLOAD, tmp_path / "whole", "me/whole")
-    assert uploaded.returncode == 0, uploaded.stderr
-    result = hub.run(PIPELINE, "me/whole", {}, home=tmp_path)
-    assert result.stdout.startswith("TwinFlowStableDiffusion3Pipeline TwinFlowScheduler"), result.stderr
+def test_a_whole_model(hub, shared_model, base_dir, tmp_path):
+    directory = shutil.copytree(shared_model, tmp_path / "whole")
+    (directory / "checkpoint-5").mkdir()
+    (directory / "checkpoint-5" / "model.safetensors").write_bytes(b"x")
+    (directory / "transformer" / "optimizer.bin").write_bytes(b"x")
+    hub.run(PUBLISH_MODEL, directory, "me/whole").check()
+    assert [title for _, title in hub.history("me/whole")] == ["initial commit", "TwinFlow model for 2 step(s)"]
+    tree = hub.tree("me/whole")
+    assert {CONFIG_NAME, "model_index.json", CARD_NAME, SCHEDULER_NAME, "vae/config.json"} <= tree
+    assert not [name for name in tree if name.startswith("checkpoint") or name.endswith(".bin")]
+    card = ModelCard((directory / CARD_NAME).read_text()).data
+    assert card.base_model == "me/tiny-sd3" and card.to_dict()["base_model_relation"] == "finetune"
+    assert card.tags == ["twinflow", "diffusers", "stable-diffusion-3", "text-to-image"]
+
+    before = len(hub.log())
+    result = hub.run(PIPELINE, "me/whole", {}, home=tmp_path).check()
+    assert result.stdout.startswith("TwinFlowStableDiffusion3Pipeline TwinFlowScheduler")
+    assert result.stdout == hub.run(PIPELINE, directory, {}, home=tmp_path).stdout
+    assert not [line for line in hub.log()[before:] if "optimizer" in line]
+    again = hub.run(PIPELINE, "me/whole", {"local_files_only": True}, home=tmp_path)
+    assert again.stdout == result.stdout, again.stderr
+    loaded = hub.run(STOCK_MODEL, "me/whole", home=tmp_path)
+    assert loaded.stdout.strip() == "StableDiffusion3Pipeline FlowMatchEulerDiscreteScheduler", loaded.stderr
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: (d / "transformer" / WEIGHTS).unlink(), "no safetensors weights"),
+        (lambda d: (d / "vae" / WEIGHTS).write_bytes(b"x"), "no sensible size"),
+        (lambda d: (d / SCHEDULER_NAME).unlink(), f"lacks {SCHEDULER_NAME}"),
+        (lambda d: change_config(d, base_model="../base"), "only this machine has"),
+        (lambda d: fill_with_nan(d / "transformer" / WEIGHTS), "not finite"),
+    ],
+)
+def test_a_whole_model_that_is_refused_before_anything_is_sent(shared_model, tmp_path, spoil, message):
+    directory = shutil.copytree(shared_model, tmp_path / "whole")
+    spoil(directory)
+    with pytest.raises(TwinFlowConfigError, match=message):
+        push_twinflow_model(directory, REPO)
+
+
+def test_a_lora_is_pushed_by_its_own_name(shared_model):
+    with pytest.raises(TwinFlowConfigError, match="push_twinflow_model"):
+        push_twinflow_lora(shared_model, REPO)
+
+
+def fill_with_nan(path):
+    save_file({name: torch.full_like(tensor, torch.nan) for name, tensor in load_file(path).items()}, path)
 
 
 def test_missing_repository_and_revision(pushed, tmp_path):
@@ -218,6 +277,48 @@ def test_a_push_that_dies_before_the_commit_shows_nothing(hub, shared_repository
     assert {entry["path"] for entry in hub.ask(f"/api/models/{repo_id}/tree/main")} == FILES
 
 
+def test_the_owner_of_a_bare_name_is_asked_of_the_hub(hub, tmp_path):
+    def ask(name, token):
+        return hub.run(WHO, name, token=token, home=tmp_path).stdout.strip()
+
+    assert ask("my-lora", "hf_writer") == "me/my-lora"
+    assert ask("you/theirs", "hf_writer") == "you/theirs"
+    for token in (None, "hf_unknown"):
+        refused = ask("my-lora", token)
+        assert refused.startswith("error: the Hub does not know who pushes") and "hf_unknown" not in refused
+    assert "is no Hub id" in ask("a b", "hf_writer")
+    hub.fault("GET /api/whoami-v2", status=500, times=9)
+    assert ask("my-lora", "hf_writer").startswith("error: the Hub does not know who pushes")
+
+
+def test_the_license_of_a_base_on_the_hub(hub, shared_repository, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_text("---\nlicense: other\nlicense_name: tiny-license\n---\n# base\n")
+    hub.run(UPLOAD, base, "me/licensed").check()
+    directory = shutil.copytree(shared_repository, tmp_path / "run")
+    data = eval(hub.run(LICENSE, directory, {"base_model": "me/licensed"}, home=tmp_path).check().stdout)
+    assert (data["license"], data["license_name"], data["base_model"]) == ("other", "tiny-license", "me/licensed")
+    offline = hub.run(LICENSE, directory, {"base_model": "me/licensed"}, home=tmp_path, HF_HUB_OFFLINE="1").check()
+    assert eval(offline.stdout) == data
+    nowhere = eval(hub.run(LICENSE, directory, {"base_model": "me/unlicensed"}, home=tmp_path).check().stdout)
+    assert "license" not in nowhere and nowhere["base_model_relation"] == "adapter"
+
+
+def test_the_base_is_pulled_in_the_revision_that_was_trained_on(hub, shared_repository, base_dir, tmp_path):
+    hub.run(UPLOAD, base_dir, "me/moving").check()
+    trained_on = hub.history("me/moving")[-1][0]
+    changed = shutil.copytree(base_dir, tmp_path / "changed")
+    fill_with_nan(changed / "vae" / WEIGHTS)
+    hub.run(UPLOAD, changed, "me/moving").check()
+    pictures = {}
+    for revision in (trained_on, None):
+        directory = shutil.copytree(shared_repository, tmp_path / f"run-{revision}")
+        change_config(directory, base_model="me/moving", base_model_revision=revision)
+        pictures[revision] = hub.run(PIPELINE, directory, {}, home=tmp_path).check().stdout.split()[-1]
+    assert pictures[None] == "nan" and pictures[trained_on] != "nan"
+
+
 def test_an_upload_that_is_throttled_goes_on(hub, shared_repository):
     hub.fault("POST /me/throttled.git/info/lfs", status=429)
     assert push(hub, shared_repository, "me/throttled").returncode == 0
@@ -233,28 +334,38 @@ def test_two_pushes_at_once_both_arrive_whole(hub, shared_repository, tmp_path):
     other = shutil.copytree(shared_repository, tmp_path / "other")
     values = json.loads((other / CONFIG_NAME).read_text())
     (other / CONFIG_NAME).write_text(json.dumps(values | {"num_inference_steps": 4}))
-    results = {}
-    threads = [
-        threading.Thread(target=lambda d=d: results.update({d: push(hub, d, "me/at-once")}))
-        for d in (shared_repository, other)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [result.returncode for result in results.values()] == [0, 0], [r.stderr for r in results.values()]
+    started = {d: hub.start(PUSH, d, "me/at-once", {}) for d in (shared_repository, other)}
+    results = {d: wait().check() for d, wait in started.items()}
     assert len(hub.history("me/at-once")) == 3
     last = next(d for d, r in results.items() if r.stdout.strip() == hub.history("me/at-once")[-1][0])
     steps = json.loads((last / CONFIG_NAME).read_text())["num_inference_steps"]
     assert pull(hub, "me/at-once", home=tmp_path)[0] == str(steps)
 
 
-def test_a_broken_download_is_resumed(pushed, shared_repository, tmp_path):
+SMALL_CHUNKS = "from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = 256\n"
+
+
+@pytest.fixture
+def lora_request(shared_repository):
+    return f"GET /lfs/{hashlib.sha256((shared_repository / LORA_NAME).read_bytes()).hexdigest()}"
+
+
+def test_a_broken_download_is_resumed(pushed, shared_repository, lora_request, tmp_path):
     before = len(pushed.log())
-    pushed.fault("GET /lfs/", cut_after=1000, times=1)
+    pushed.fault(lora_request, cut_after=1000)
+    pulled = pushed.run(SMALL_CHUNKS + PULL, REPO, {}, home=tmp_path).check()
+    assert pulled.stdout.splitlines()[2] == lora_hex(shared_repository)
+    requests = [line.removeprefix(lora_request) for line in pushed.log()[before:] if lora_request in line]
+    assert requests == ["", " bytes=768-"]
+
+
+def test_a_file_that_shrinks_during_a_broken_download_is_named(pushed, shared_repository, lora_request, tmp_path):
+    pushed.fault(lora_request, cut_after=1000)
+    pushed.fault(lora_request, shrink_to=500)
+    refused = pushed.run(SMALL_CHUNKS + PULL, REPO, {}, home=tmp_path)
+    assert refused.stdout.startswith("error:") and "416" in refused.stdout, refused.stderr
+    assert "could not be downloaded" in refused.stdout
     assert pull(pushed, home=tmp_path)[2] == lora_hex(shared_repository)
-    downloads = [line for line in pushed.log()[before:] if line.startswith("GET /lfs/")]
-    assert len(downloads) == 3
 
 
 FULL_DISK = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -279,7 +390,7 @@ def change_config(directory, **values):
         (lambda d: (d / SCHEDULER_NAME).unlink(), f"lacks {SCHEDULER_NAME}"),
         (lambda d: (d / LORA_NAME).write_bytes(b"x"), "no sensible size"),
         (lambda d: (d / CONFIG_NAME).unlink(), f"no {CONFIG_NAME}"),
-        (lambda d: change_config(d, train_type="full"), "holds a full model"),
+        (lambda d: change_config(d, train_type="full"), "has no model_index.json"),
         (lambda d: change_config(d, trained={"note": "hf_" + "a" * 34}), "Hub token"),
         (lambda d: (d / CARD_NAME).write_text("---\nlicense: [\n---\n"), "metadata that is not valid"),
         (lambda d: None, "only this machine has.*base_model="),

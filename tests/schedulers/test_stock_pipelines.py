@@ -6,13 +6,17 @@ grid, so what differs would be a sign, a place on the grid, a re-noising or a sc
 
 import functools
 import inspect
+import re
+from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from plain_sampler import plain_grid
 from stock_pipelines import PIPELINES, VARIANTS
+from stock_pipelines.cannot import CANNOT, easy_animate_control, sana_sprint
 
 from diffusers_twinflow import TwinFlowScheduler
 
@@ -22,6 +26,7 @@ MODEL_TIMES = {
     "from 0 to 1, reversed": lambda t, scale: 1 - t / scale,
     "one below": lambda t, scale: t - 1,
 }
+PAGE = Path(__file__).parents[2] / "docs" / "scheduler.md"
 TIME_ARGUMENTS = ("timestep", "timesteps", "t", "vision_timesteps")
 GAP_END = {1: 0.6, 2: 0.6, 4: 0.5}
 ONE_STEP_IS_TOO_FEW = {"inverted sigmas": "MochiPipeline divides by the half of the steps"}
@@ -34,6 +39,7 @@ SECTIONS = {
     "VisualClozePipeline": 2,
 }
 CACHE_PASSES = ("AnyFlowFARPipeline",)  # at time 0, after each section
+NOT_BY_SEED = {"CogView4ControlPipeline": "encodes its control image without the user's generator"}
 NO_EULER = {"copies of the scheduler, whole timesteps, one a frame": "Euler looks for whole timesteps on its grid"}
 
 
@@ -48,6 +54,9 @@ def swap(contract, **options):
     """The pipeline with a `TwinFlowScheduler` made from the config of its stock scheduler."""
     pipe, call = load(contract)
     pipe.scheduler = TwinFlowScheduler.from_config(pipe.stock_scheduler_config, **options)
+    for inner in ("generation_pipe", "upsampling_pipe"):
+        if hasattr(pipe, inner):
+            getattr(pipe, inner).scheduler = pipe.scheduler
     return pipe, call
 
 
@@ -68,7 +77,10 @@ def repeat(contract, call, count):
 def draw(pipe, call, seeds, steps=2, **arguments):
     """The latents of one sample a seed."""
     arguments = {**repeat(pipe.contract, call, len(seeds)), "num_inference_steps": steps, **arguments}
-    if "output_type" in inspect.signature(type(pipe).__call__).parameters:
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    if "num_inference_steps" not in parameters:
+        arguments["sigmas"] = np.linspace(1, 1 / arguments.pop("num_inference_steps"), steps).tolist()
+    if "output_type" in parameters:
         arguments.setdefault("output_type", "latent")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     torch.seed()
@@ -103,13 +115,27 @@ def own_grid(scheduler, steps):
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize("contract", PIPELINES)
-def test_own_grid(contract, steps):
+def test_own_grid(contract, steps, caplog):
+    run_on_own_grid(contract, steps)
+    assert "replaced" not in caplog.text
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants(name, caplog):
+    """Those that talk to their scheduler as one of the matrix does."""
+    for steps in (1, 2, 4):
+        latents = run_on_own_grid(name, steps)
+    assert name in NOT_BY_SEED or torch.equal(latents, run_on_own_grid(name, 4))
+    assert "replaced" not in caplog.text
+
+
+def run_on_own_grid(contract, steps):
     if steps == 1 and contract in ONE_STEP_IS_TOO_FEW:
         pytest.skip(ONE_STEP_IS_TOO_FEW[contract])
     pipe, call = swap(contract)
     seen, hook = times_seen(pipe)
     with hook:
-        draw(pipe, call, [0], steps, **({"strength": 1.0} if "strength" in call else {}))
+        latents = draw(pipe, call, [0], steps, **({"strength": 1.0} if "strength" in call else {}))
     seen = seen[:: PASSES.get(contract, 1)]
     if contract in CACHE_PASSES:
         seen = [time for time in seen if time != 0]
@@ -127,6 +153,7 @@ def test_own_grid(contract, steps):
         seen,
         scheduler.timesteps,
     )
+    return latents
 
 
 @pytest.mark.parametrize("contract", PIPELINES)
@@ -137,6 +164,38 @@ def test_same_seed_same_sample_whatever_the_neighbours(contract):
     together = draw(pipe, call, [0, 1, 2], steps=4)
     torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+def test_no_flow_pipeline_of_diffusers_is_forgotten():
+    covered = {type(load(contract)[0]).__name__ for contract in PIPELINES} | {*VARIANTS}
+    assert not covered & {*CANNOT}
+    assert f"All {len(covered)} pipeline classes" in PAGE.read_text()
+    classes = {name: getattr(diffusers, name) for name in dir(diffusers) if re.search("Pipeline$|Refiner$", name)}
+    flow = {
+        name
+        for name, cls in classes.items()
+        if issubclass(cls, diffusers.DiffusionPipeline) and "FlowMatch" in inspect.getsource(inspect.getmodule(cls))
+    }
+    assert len(flow) > 100
+    assert flow <= covered | {*CANNOT}, "a new pipeline: add it to stock_pipelines, or to CANNOT with its reason"
+
+
+def test_the_page_names_every_pipeline_that_cannot():
+    assert not [name for name in CANNOT if f"`{name}`" not in PAGE.read_text()]
+
+
+def test_what_cannot():
+    pipe, call = sana_sprint()
+    assert pipe(**call).images.isfinite().all()
+    with pytest.raises(ValueError, match="prediction_type='trigflow'"):
+        TwinFlowScheduler.from_config(pipe.scheduler.config)
+    pipe.scheduler = TwinFlowScheduler()
+    with pytest.raises(TypeError, match="max_timesteps"):
+        pipe(**call)
+    pipe, call = easy_animate_control()
+    assert type(pipe.scheduler) is FlowMatchEulerDiscreteScheduler
+    with pytest.raises(TypeError, match="text_encoder_index"):
+        pipe(**call)
 
 
 class EulerOnTheSameGrid(FlowMatchEulerDiscreteScheduler):

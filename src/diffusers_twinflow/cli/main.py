@@ -6,9 +6,9 @@ import sys
 from huggingface_hub.errors import HfHubHTTPError
 
 from ..configuration import TwinFlowConfigError
-from . import compare, generate, info, push
+from . import compare, convert, generate, info, push
 
-COMMANDS = (generate, info, push, compare)
+COMMANDS = (generate, info, push, compare, convert)
 
 
 def build_parser() -> argparse.ArgumentParser:

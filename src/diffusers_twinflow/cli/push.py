@@ -1,4 +1,4 @@
-"""Put a trained TwinFlow LoRA on the Hub, with a model card, as one commit."""
+"""Put a trained TwinFlow LoRA or model on the Hub, with a model card, as one commit."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from ..configuration import TwinFlowConfigError
 from ..hub.files import CARD_NAME
 from ..hub.model_card import save_model_card
-from ..hub.push import check_pushable, push_twinflow_lora
+from ..hub.push import check_pushable, push_twinflow_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     check_pushable(args.directory, base_model=args.base_model)
     if needs_card(Path(args.directory) / CARD_NAME, args):
         save_model_card(args.directory, args.repo_id, base_model=args.base_model)
-    commit = push_twinflow_lora(
+    commit = push_twinflow_model(
         args.directory,
         args.repo_id,
         private=args.private,

@@ -143,22 +143,31 @@ class DiskCache:
 
 def fill_cache(
     cache: TensorCache,
-    batches: Sequence[Work],
-    encode: Callable[[Iterator[Work]], Iterator[dict[str, Entry]]],
+    batches: Sequence[dict[str, Work]],
+    encode: Callable[[list[dict[str, Work]]], Iterator[dict[str, Entry]]],
     *,
     processes: PartialState,
     description: str,
 ) -> None:
-    """Encode batches of work into a cache, with a progress bar; processes that share a cache share the work.
+    """Encode what a cache lacks, with a progress bar; processes that share a cache share the work.
 
     Args:
-        batches: the work that is not in the cache yet, the same in every process.
+        batches: all that the cache is to hold, work by key, the same in every process. Each batch belongs to one
+            process, whatever the cache holds when that process looks.
         encode: takes batches and gives the entries of each.
     """
     own = batches[processes.process_index :: processes.num_processes] if cache.is_shared else batches
-    progress = tqdm(encode(own), total=len(own), desc=description, disable=not processes.is_local_main_process)
+    lacking = [{key: work for key, work in batch.items() if key not in cache} for batch in own]
+    lacking = [batch for batch in lacking if batch]
+    progress = tqdm(encode(lacking), total=len(lacking), desc=description, disable=not processes.is_local_main_process)
     for entries in progress:
         cache.add(entries)
     cache.flush()
     processes.wait_for_everyone()
     cache.refresh()
+
+
+def batched(work: dict[str, Work], batch_size: int) -> list[dict[str, Work]]:
+    """Work by key in batches."""
+    items = list(work.items())
+    return [dict(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]

@@ -30,12 +30,13 @@ class CheckedRows:
     Attributes:
         rows: the data, images still encoded.
         facts: beside each row its captions, its image's size in pixels and the hash of its image's file.
-        image_column: `None` where images are not used.
+        image_column, reference_image_column: `None` where such images are not used.
     """
 
     rows: Dataset
     facts: Dataset
     image_column: str | None
+    reference_image_column: str | None = None
 
 
 def check_rows(
@@ -44,13 +45,14 @@ def check_rows(
     image_column: str | None,
     report: DataReport,
     *,
+    reference_image_column: str | None = None,
     num_proc: int = 1,
     unlisted: list[str] | None = None,
 ) -> CheckedRows:
     """Decode every image and read every caption once, with a progress bar; `datasets` keeps the result on disk.
 
     Args:
-        image_column: `None` where images are not used.
+        image_column, reference_image_column: `None` where such images are not used.
         report: gets the faulty samples.
         num_proc: processes that share the work.
         unlisted: files of the data that have no row, to be reported with the others.
@@ -64,6 +66,7 @@ def check_rows(
         fn_kwargs={
             "captions": captions,
             "image_column": image_column,
+            "reference_image_column": reference_image_column,
             "files": files_state(rows, image_column, captions),
         },
         remove_columns=rows.column_names,
@@ -81,15 +84,24 @@ def check_rows(
     report.add(faults)
     if not good:
         raise TwinFlowConfigError(f"no sample of the data can be trained on: {report.counts()}.")
-    return CheckedRows(rows.select(good), facts.select(good), image_column)
+    return CheckedRows(rows.select(good), facts.select(good), image_column, reference_image_column)
 
 
-def describe(row: dict, index: int, captions: CaptionSource, image_column: str | None, files: str = "") -> dict:
+def describe(
+    row: dict,
+    index: int,
+    captions: CaptionSource,
+    image_column: str | None,
+    reference_image_column: str | None = None,
+    files: str = "",
+) -> dict:
     """What is to be known of a row, and what is wrong with it; `files` tells `datasets` when what it kept is stale."""
     value = row[image_column] if image_column else None
     fact = {"content": None, "width": None, "height": None, CORRUPT_IMAGES: None}
     if image_column:
         fact |= _describe_image(value)
+    if reference_image_column and not fact[CORRUPT_IMAGES]:
+        fact[CORRUPT_IMAGES] = _describe_image(row[reference_image_column]).get(CORRUPT_IMAGES)
     texts, fault = read_captions(row, captions)
     name = f"row {index}" + (f" ({value['path']})" if value and value["path"] else "")
     return fact | {"captions": texts, MISSING_CAPTIONS: fault, "name": name}

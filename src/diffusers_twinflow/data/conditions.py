@@ -7,7 +7,7 @@ import torch
 from accelerate import PartialState
 
 from ..training.objective import Condition
-from .cache import Entry, TensorCache, fill_cache
+from .cache import Entry, TensorCache, batched, fill_cache
 from .encoders import encoder_modules, seeded, weights_identity
 
 
@@ -57,14 +57,18 @@ def cache_conditions(
         encode: takes a list of B prompts and returns their condition, tensors of batch B.
         batch_size: prompts encoded at once.
     """
-    wanted = [prompt for prompt in dict.fromkeys(prompts) if prompt_key(prompt) not in cache]
-    batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
 
-    def encode_batches(own: list[list[str]]) -> Iterator[dict[str, Entry]]:
-        for batch in own:
-            yield encode_entries(encode, batch)
+    def encode_batches(batches: list[dict[str, str]]) -> Iterator[dict[str, Entry]]:
+        for batch in batches:
+            yield encode_entries(encode, list(batch.values()))
 
-    fill_cache(cache, batches, encode_batches, processes=processes or PartialState(), description="Encoding prompts")
+    fill_cache(
+        cache,
+        batched({prompt_key(prompt): prompt for prompt in prompts}, batch_size),
+        encode_batches,
+        processes=processes or PartialState(),
+        description="Encoding prompts",
+    )
 
 
 def text_identity(pipeline, denoiser: torch.nn.Module, name: str, max_sequence_length: int | None) -> dict:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ..configuration import TwinFlowConfigError
-from .cache import Entry, TensorCache, fill_cache
+from .cache import Entry, TensorCache, batched, fill_cache
 from .draws import SampleDraw
 from .encoders import seeded, weights_identity
 from .framing import Framing
@@ -21,7 +21,6 @@ MIDDLE = SampleDraw(dropout=1.0, caption=0.0, left=0.5, top=0.5, flip=1.0)
 class Variant(NamedTuple):
     """One way in which an image can come up in training."""
 
-    key: str
     row: int
     bucket: int
     flipped: bool
@@ -49,10 +48,9 @@ def cache_latents(
         TwinFlowConfigError: where crops are drawn anew at each visit.
     """
     refuse_free_crops(samples)
-    wanted = {variant.key: variant for variant in variants(samples) if variant.key not in cache}
     fill_cache(
         cache,
-        batches_of_one_size(list(wanted.values()), batch_size),
+        batches_of_one_size(variants(samples), batch_size),
         lambda batches: _encode_batches(samples, encode, batches, num_workers),
         processes=processes or PartialState(),
         description="Encoding images",
@@ -82,27 +80,23 @@ def refuse_free_crops(samples: Samples) -> None:
             )
 
 
-def variants(samples: Samples) -> list[Variant]:
-    """Every way in which each image can come up."""
+def variants(samples: Samples) -> dict[str, Variant]:
+    """Every way in which each image can come up, by its key in the cache."""
     flips = (False, True) if samples.framing.random_flip else (False,)
-    found = []
+    found = {}
     for row, fact in enumerate(samples.checked.facts.select_columns(["content", "width", "height"])):
         bucket = samples.framing.bucket_of(fact["width"], fact["height"])
         size = samples.framing.buckets[bucket]
-        found += [Variant(latent_key(fact["content"], size, flip), row, bucket, flip) for flip in flips]
+        found |= {latent_key(fact["content"], size, flip): Variant(row, bucket, flip) for flip in flips}
     return found
 
 
-def batches_of_one_size(wanted: list[Variant], batch_size: int) -> list[list[Variant]]:
+def batches_of_one_size(wanted: dict[str, Variant], batch_size: int) -> list[dict[str, Variant]]:
     """The variants in batches of one bucket each."""
-    by_bucket: dict[int, list[Variant]] = {}
-    for variant in wanted:
-        by_bucket.setdefault(variant.bucket, []).append(variant)
-    return [
-        members[start : start + batch_size]
-        for members in by_bucket.values()
-        for start in range(0, len(members), batch_size)
-    ]
+    by_bucket: dict[int, dict[str, Variant]] = {}
+    for key, variant in wanted.items():
+        by_bucket.setdefault(variant.bucket, {})[key] = variant
+    return [batch for members in by_bucket.values() for batch in batched(members, batch_size)]
 
 
 class _Pixels(TorchDataset):
@@ -115,10 +109,13 @@ class _Pixels(TorchDataset):
 
 
 @torch.no_grad()
-def _encode_batches(samples: Samples, encode, batches: list[list[Variant]], num_workers: int) -> Iterator[Entry]:
-    loader = DataLoader(_Pixels(samples), batch_sampler=batches, num_workers=num_workers)
-    for batch, pixels in zip(batches, loader):
-        keys = [variant.key for variant in batch]
+def _encode_batches(
+    samples: Samples, encode: Callable[[torch.Tensor], torch.Tensor], batches: list[dict[str, Variant]], workers: int
+) -> Iterator[dict[str, Entry]]:
+    loader = DataLoader(
+        _Pixels(samples), batch_sampler=[list(batch.values()) for batch in batches], num_workers=workers
+    )
+    for keys, pixels in zip(batches, loader):
         with seeded(*keys):
             latents = encode(pixels).cpu()
         yield {key: {"latents": row.clone()} for key, row in zip(keys, latents)}

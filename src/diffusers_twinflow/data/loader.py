@@ -1,5 +1,6 @@
 """Batches of a run from data that can be looked up by number."""
 
+import torch
 from torch.utils.data import DataLoader
 
 from .sampler import RunSampler
@@ -35,4 +36,12 @@ def build_loader(
         process_index=process_index,
         num_processes=num_processes,
     )
-    return DataLoader(samples, sampler=sampler, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
+    return DataLoader(
+        samples,
+        sampler=sampler,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=torch.accelerator.is_available(),
+        generator=torch.Generator(),  # its own, so that starting it does not move the random numbers of training
+    )

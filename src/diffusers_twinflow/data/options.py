@@ -26,6 +26,7 @@ class DataConfig:
     cache_dir: str | None = None
     streaming: bool = False
     image_column: str = "image"
+    reference_image_column: str | None = None
     caption_column: list[str] | str = "text"
     caption_strategy: str | None = None
     instance_prompt: str | None = None
@@ -64,9 +65,19 @@ class DataConfig:
                 f"cache_directory='{self.cache_directory}' has nothing to keep: set --cache_latents, "
                 "--cache_text_embeddings or both."
             )
+        if self.reference_image_column:
+            self._check_reference()
         if self.streaming:
             self._check_streaming()
         self.captions  # noqa: B018
+
+    def _check_reference(self) -> None:
+        for name in ("streaming", "cache_text_embeddings", "twinflow_image_free"):
+            if getattr(self, name):
+                raise TwinFlowConfigError(
+                    f"{name}=True does not go with reference_image_column='{self.reference_image_column}', whose image "
+                    f"is encoded with each prompt: leave {name} out."
+                )
 
     def _check_streaming(self) -> None:
         refused = {

@@ -93,26 +93,29 @@ def _load_files(data_files: list[str], builder: str | None, options: dict) -> Ro
     return load_dataset(builder or builders.pop(), data_files={options["split"]: data_files}, **options)
 
 
-def keep_encoded(rows: Rows, image_column: str | None, captions: CaptionSource) -> Rows:
+def keep_encoded(
+    rows: Rows, image_column: str | None, captions: CaptionSource, reference_image_column: str | None = None
+) -> Rows:
     """Check that the columns are there, leave images as `{"bytes", "path"}` rather than decoded, and drop the rest.
 
     Args:
-        image_column: `None` where images are not used.
+        image_column, reference_image_column: `None` where such images are not used.
 
     Raises:
         TwinFlowConfigError: where a column is not there.
     """
     names = rows.column_names or list(next(iter(rows.take(1)), {}))
     read_column = image_column or (captions.image_column if captions.reads_path else None)
-    wanted = [("image_column", read_column)] if read_column else []
+    images = {"image_column": read_column, "reference_image_column": reference_image_column}
+    wanted = [(option, column) for option, column in images.items() if column]
     for option, column in wanted + [("caption_column", column) for column in captions.needed_columns]:
         if column not in names:
             raise TwinFlowConfigError(
                 f"{option}='{column}' is no column of the data: choose one of {', '.join(names) or 'none'}."
             )
-    if read_column:
-        rows = rows.cast_column(read_column, Image(decode=False))
-    used = {*captions.needed_columns, *KEY_COLUMNS, read_column}
+    for column in filter(None, images.values()):
+        rows = rows.cast_column(column, Image(decode=False))
+    used = {*captions.needed_columns, *KEY_COLUMNS, *images.values()}
     return rows.select_columns([name for name in names if name in used])
 
 

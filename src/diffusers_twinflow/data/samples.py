@@ -17,7 +17,7 @@ class Samples(TorchDataset):
     """Samples by place in the run: what is drawn for one depends on its position and the seed alone.
 
     Gives `{"position", "caption"}`, and with images `"pixels"` in [-1, 1] of shape [3, height, width], or `"latents"`
-    where they are cached.
+    where they are cached. A reference image comes as `"reference"`, pixels cut as the image is.
 
     Args:
         checked: the data; without an image column there are neither pixels nor latents.
@@ -44,13 +44,16 @@ class Samples(TorchDataset):
         if self.checked.image_column is None:
             return sample
         bucket = self.framing.bucket_of(fact["width"], fact["height"])
+        reference = self.checked.reference_image_column
+        if reference is not None:
+            sample["reference"] = self.framing.pixels(self.image(row, reference), bucket, draw)
         if self.latents is not None:
             key = latent_key(fact["content"], self.framing.buckets[bucket], self.framing.flips(draw))
             return sample | self.latents[key]
         return sample | {"pixels": self.framing.pixels(self.image(row), bucket, draw)}
 
-    def image(self, row: int):
-        return decode(self.checked.rows[row][self.checked.image_column])
+    def image(self, row: int, column: str | None = None):
+        return decode(self.checked.rows[row][column or self.checked.image_column])
 
     def buckets(self) -> np.ndarray:
         """The bucket of each sample, shape [size]."""

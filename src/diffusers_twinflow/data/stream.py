@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import torch
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
@@ -141,7 +142,12 @@ class StreamLoader:
         self.starts = range(own_first, last_position, batch_size * num_processes)
         self.num_processes, self.num_workers = num_processes, min(num_workers, samples.rows.num_shards)
         self.loader = StatefulDataLoader(
-            samples, batch_size=batch_size, num_workers=self.num_workers, collate_fn=collate
+            samples,
+            batch_size=batch_size,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            pin_memory=torch.accelerator.is_available(),
+            generator=torch.Generator(),  # its own, so that starting it does not move the random numbers of training
         )
 
     def __len__(self) -> int:

@@ -123,10 +123,21 @@ class TrainingData:
             latents = self.encode_images(batch["pixels"])
         else:
             latents = self.blank.expand(len(batch["caption"]), *self.blank.shape[1:])
+        if "reference" in batch:
+            return latents.float(), self.encode_prompts(batch["caption"], batch["reference"])
         return latents.float(), self.conditions(batch["caption"])
 
-    def encode_prompts(self, prompts: list[str]) -> Condition:
-        return self.family.encode_prompts(self.encoding_pipeline, prompts, self.source.config.max_sequence_length)
+    def read_unconditional(self, batch: dict) -> Condition | None:
+        """The condition of the empty prompt for each sample of a batch; `None` where it is the same for all."""
+        if "reference" not in batch:
+            return None
+        return self.encode_prompts([""] * len(batch["caption"]), batch["reference"])
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str], reference_images: torch.Tensor | None = None) -> Condition:
+        images = {} if reference_images is None else {"reference_images": reference_images}
+        length = self.source.config.max_sequence_length
+        return self.family.encode_prompts(self.encoding_pipeline, prompts, length, **images)
 
     @torch.no_grad()
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:

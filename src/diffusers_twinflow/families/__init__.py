@@ -12,6 +12,7 @@ from .ltx_video import LTXVideoFamily
 from .lumina2 import Lumina2Family
 from .pixart_sigma import PixArtSigmaFamily
 from .qwen_image import QwenImageFamily
+from .qwen_image_edit import QwenImageEditFamily
 from .sana import SanaFamily
 from .scheduler_kind import is_flow_matching
 from .stable_diffusion import StableDiffusionFamily
@@ -27,6 +28,7 @@ FAMILIES: dict[str, Family] = {
         FluxFamily(),
         Flux2Family(),
         QwenImageFamily(),
+        QwenImageEditFamily(),
         ZImageFamily(),
         ChromaFamily(),
         SanaFamily(),

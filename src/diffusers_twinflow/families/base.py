@@ -11,8 +11,10 @@ from diffusers import DiffusionPipeline
 from diffusers.models.modeling_utils import ModelMixin
 from PIL import Image
 
+from ..configuration import TwinFlowConfigError
 from ..models import TwinFlowTransformerMixin
 from ..training.objective import Condition, VelocityFunction
+from .scheduler_kind import is_flow_matching
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
@@ -69,7 +71,17 @@ class Family:
         return self.pipeline_class.load_config(name_or_path, **hub_options)
 
     def bind(self, pipeline: DiffusionPipeline) -> "Family":
-        """The family as it is for this pipeline; families whose `velocity` depends on its scheduler need it first."""
+        """The family as it is for this pipeline; families whose `velocity` depends on its scheduler need it first.
+
+        Raises:
+            TwinFlowConfigError: where the scheduler says that the model is none that the family can call.
+        """
+        scheduler = type(pipeline.scheduler).__name__
+        if not is_flow_matching(scheduler, pipeline.scheduler.config):
+            raise TwinFlowConfigError(
+                f"the base's scheduler is a {scheduler}, for a diffusion model, and {self.name} is no diffusion family: "
+                "give the base its flow-matching scheduler."
+            )
         return self
 
     def assemble(self, pipeline: DiffusionPipeline, components: dict[str, Any] | None = None) -> DiffusionPipeline:
@@ -99,9 +111,14 @@ class Family:
         )
 
     def load_lora(self, pipeline: DiffusionPipeline, directory: Path, weight_name: str, adapter_name: str) -> None:
-        """Put a LoRA that `save_lora` wrote on a pipeline."""
-        pipeline.load_lora_weights(
-            directory, weight_name=weight_name, adapter_name=adapter_name, local_files_only=True
+        """Put a LoRA that `save_lora` wrote on a pipeline's component; its text encoders are not looked at."""
+        self.denoiser(pipeline).load_lora_adapter(
+            directory,
+            prefix=self.component_name,
+            weight_name=weight_name,
+            adapter_name=adapter_name,
+            local_files_only=True,
+            _pipeline=pipeline,
         )
 
     def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:

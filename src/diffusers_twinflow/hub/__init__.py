@@ -1,15 +1,19 @@
 from .loading import load_twinflow_lora, unload_twinflow_lora
 from .model_card import save_model_card
-from .push import push_twinflow_lora
+from .published import convert_published_transformer, load_published_transformer
+from .push import push_twinflow_lora, push_twinflow_model, whole_repo_id
 from .recipes import ignored_options, translate_recipe
 from .repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
 from .samples import save_samples
 
 __all__ = [
     "TwinFlowRepositoryConfig",
+    "convert_published_transformer",
     "ignored_options",
+    "load_published_transformer",
     "load_twinflow_lora",
     "push_twinflow_lora",
+    "push_twinflow_model",
     "save_model_card",
     "save_samples",
     "save_stock_lora",
@@ -17,4 +21,5 @@ __all__ = [
     "save_twinflow_model",
     "translate_recipe",
     "unload_twinflow_lora",
+    "whole_repo_id",
 ]

@@ -14,6 +14,7 @@ from ..configuration import TwinFlowConfigError
 from ..families import Family, family_of
 from ..models import disable_twinflow, enable_twinflow
 from ..schedulers import TwinFlowScheduler
+from .base_weights import unfuse_exactly
 from .files import (
     CONDITIONING_NAME,
     LORA_NAME,
@@ -100,8 +101,9 @@ def load_located_lora(
 def unload_twinflow_lora(pipeline: DiffusionPipeline) -> None:
     """Take the TwinFlow LoRA off: the stock transformer and the scheduler from before, bit for bit; other LoRAs stay.
 
-    A fused LoRA is unfused first, which gives the weights back up to rounding; only a pipeline loaded anew is then
-    exact, and a warning says so.
+    A fused LoRA is unfused first, and the fused layers' weights are read again from the files that the base was loaded
+    from. Where those are gone, or the base's weights were changed since, they come back up to rounding, and a warning
+    says so.
 
     Raises:
         TwinFlowConfigError: where the pipeline has no TwinFlow LoRA.
@@ -109,13 +111,12 @@ def unload_twinflow_lora(pipeline: DiffusionPipeline) -> None:
     state = getattr(pipeline, STATE_NAME, None)
     if state is None:
         raise TwinFlowConfigError("the pipeline has no TwinFlow LoRA: load_twinflow_lora puts one on.")
-    layers = [module for module in _denoiser(pipeline).modules() if isinstance(module, BaseTunerLayer)]
-    if any(state.adapter_name in layer.merged_adapters for layer in layers):
+    inexact = unfuse_exactly(_denoiser(pipeline)) if _is_fused(pipeline, state.adapter_name) else []
+    if inexact:
         logger.warning(
-            "The TwinFlow LoRA was fused: unfusing gives the base's weights back up to rounding. Load the pipeline "
-            "anew for the exact ones."
+            f"The TwinFlow LoRA was fused, and the base's files have no weight of '{inexact[0]}' and {len(inexact) - 1} "
+            "other layers: they are the base's up to rounding. Load the pipeline anew for the exact ones."
         )
-        pipeline.unfuse_lora()
     others = {name: weight for name, weight in _active_adapters(pipeline).items() if name != state.adapter_name}
     _remove(pipeline, state.adapter_name, others)
     pipeline.scheduler = state.scheduler
@@ -123,6 +124,11 @@ def unload_twinflow_lora(pipeline: DiffusionPipeline) -> None:
     restore_class = getattr(pipeline, "as_stock_pipeline", None)
     if restore_class is not None:
         restore_class()
+
+
+def _is_fused(pipeline: DiffusionPipeline, adapter_name: str) -> bool:
+    layers = [module for module in _denoiser(pipeline).modules() if isinstance(module, BaseTunerLayer)]
+    return any(adapter_name in layer.merged_adapters for layer in layers)
 
 
 def _denoiser(pipeline: DiffusionPipeline) -> torch.nn.Module:

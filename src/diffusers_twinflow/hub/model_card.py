@@ -3,14 +3,17 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
+from diffusers.utils import logging
+from huggingface_hub import ModelCard, ModelCardData, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..families import FAMILIES
 from .files import CARD_NAME, CONDITIONING_NAME, SAMPLE_SUFFIXES, SAMPLES_FOLDER
-from .repository import TwinFlowRepositoryConfig
+from .repository import LORA, TwinFlowRepositoryConfig
 from .samples import read_prompts
+
+logger = logging.get_logger(__name__)
 
 SHOWN_OPTIONS = (
     "twinflow_estimate_order",
@@ -31,8 +34,9 @@ def save_model_card(
     scores: Mapping[str, float] | None = None,
     base_model: str | None = None,
     cache_dir: str | Path | None = None,
+    token: str | None = None,
 ) -> ModelCard:
-    """Write the card of a repository that `save_twinflow_lora` wrote; run again after `samples/` has changed.
+    """Write the card of a LoRA's or a whole model's repository; run again after `samples/` has changed.
 
     Args:
         directory: the repository, which the card is written into.
@@ -41,6 +45,7 @@ def save_model_card(
         scores: measured numbers by name, where there are any.
         base_model: Hub id of the base, where the configuration names a local directory.
         cache_dir: where a base pulled from the Hub lies, to find its license; the default is the Hub's cache.
+        token: for a base that is private or gated; defaults to the one that you logged in with.
 
     Raises:
         TwinFlowConfigError: where the directory is no TwinFlow repository.
@@ -53,11 +58,11 @@ def save_model_card(
         config,
         repo_id,
         base_model=base_model or (None if is_local else _hub_id(config.base_model)),
-        license_fields=base_license(config, directory, base_model=base_model, cache_dir=cache_dir),
+        license_fields=base_license(config, directory, base_model=base_model, cache_dir=cache_dir, token=token),
         samples=[f"{SAMPLES_FOLDER}/{name}" for name in samples],
         prompts=prompts or read_prompts(directory),
         scores=scores,
-        has_conditioning=(directory / CONDITIONING_NAME).is_file(),
+        has_conditioning=config.train_type != LORA or (directory / CONDITIONING_NAME).is_file(),
     )
     card.save(directory / CARD_NAME)
     return card
@@ -74,7 +79,7 @@ def build_model_card(
     scores: Mapping[str, float] | None = None,
     has_conditioning: bool = True,
 ) -> ModelCard:
-    """The card of a TwinFlow LoRA.
+    """The card of a TwinFlow LoRA or of a whole TwinFlow model.
 
     Args:
         base_model: Hub id of the base, or `None` where it is on no Hub.
@@ -84,13 +89,14 @@ def build_model_card(
         has_conditioning: whether the repository holds a time conditioning.
     """
     family, task = config.family.replace("_", "-"), FAMILIES[config.family].task
+    is_lora = config.train_type == LORA
     data = ModelCardData(
         base_model=base_model,
         library_name="diffusers",
         pipeline_tag=task,
-        tags=["twinflow", "lora", "diffusers", family, task],
+        tags=["twinflow", *(["lora"] if is_lora else []), "diffusers", family, task],
         **(license_fields or {}),
-        **({"base_model_relation": "adapter"} if base_model else {}),
+        **({"base_model_relation": "adapter" if is_lora else "finetune"} if base_model else {}),
     )
     sections = [
         _head(config, repo_id, base_model),
@@ -99,7 +105,7 @@ def build_model_card(
         _stock(config, repo_id, base_model, has_conditioning),
         _training(config),
         _scores(scores),
-        _license(license_fields),
+        _license(config, license_fields),
     ]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n")
 
@@ -110,18 +116,32 @@ def base_license(
     *,
     base_model: str | None = None,
     cache_dir: str | Path | None = None,
+    token: str | None = None,
 ) -> dict[str, str]:
-    """The license fields of the base's card, where the card is on this machine; nothing is downloaded."""
-    paths = [Path(directory, config.base_model, CARD_NAME)]
-    for name in (base_model, config.base_model):
+    """The license fields of the base's card: of a local base's README.md, or of the base's page on the Hub.
+
+    Without the Hub the cache is looked in; where the card is nowhere, there are none.
+    """
+    local = Path(directory, config.base_model)
+    paths = [local / CARD_NAME]
+    for name in (base_model, None if local.is_dir() else config.base_model):
         if name and _hub_id(name):
-            cached = try_to_load_from_cache(name, CARD_NAME, cache_dir=cache_dir, revision=config.base_model_revision)
-            paths += [Path(cached)] if isinstance(cached, str) else []
+            revision = config.base_model_revision if name == config.base_model else None
+            paths += _pulled_card(name, revision=revision, cache_dir=cache_dir, token=token)
     for path in paths:
         if path.is_file():
             data = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
             return {name: data[name] for name in LICENSE_FIELDS if isinstance(data.get(name), str)}
     return {}
+
+
+def _pulled_card(name: str, *, revision: str | None, cache_dir: str | Path | None, token: str | None) -> list[Path]:
+    try:
+        return [Path(hf_hub_download(name, CARD_NAME, revision=revision, cache_dir=cache_dir, token=token))]
+    except (OSError, HfHubHTTPError) as error:
+        logger.info(f"the card of '{name}' was not pulled ({type(error).__name__}): looking in the cache")
+    cached = try_to_load_from_cache(name, CARD_NAME, cache_dir=cache_dir, revision=revision)
+    return [Path(cached)] if isinstance(cached, str) else []
 
 
 def _hub_id(name: str) -> str | None:
@@ -138,8 +158,9 @@ def _plural(count: int) -> str:
 
 def _head(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None) -> str:
     base = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "a base model that is on no Hub"
+    kind = "LoRA for" if config.train_type == LORA else "model distilled from"
     return (
-        f"# {repo_id.split('/')[-1]}\n\nA [TwinFlow](https://huggingface.co/papers/2512.05150) LoRA for {base}: "
+        f"# {repo_id.split('/')[-1]}\n\nA [TwinFlow](https://huggingface.co/papers/2512.05150) {kind} {base}: "
         f"pictures in {_plural(config.num_inference_steps)} without classifier-free guidance."
     )
 
@@ -159,11 +180,12 @@ def _one_line(text: str) -> str:
 
 
 def _use(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None) -> str:
-    base = "" if base_model else ', base_model="path/to/the/base"'
+    is_lora = config.train_type == LORA
+    base = "" if base_model or not is_lora else ', base_model="path/to/the/base"'
     family = FAMILIES[config.family]
     pipeline, output, result = family.pipeline_class.__name__, family.output_name, family.task.split("-")[-1]
     guidance_off = ", ".join(f"{name}={value}" for name, value in family.guidance_off.items())
-    return f"""## Use
+    text = f"""## Use
 
 ```bash
 pip install diffusers-twinflow
@@ -175,7 +197,10 @@ from diffusers_twinflow import TwinFlowPipeline
 
 pipe = TwinFlowPipeline.from_pretrained("{repo_id}", torch_dtype=torch.bfloat16{base}).to("cuda")
 {result} = pipe("your prompt", num_inference_steps={config.num_inference_steps}).{output}[0]
-```
+```"""
+    if not is_lora:
+        return text
+    return f"""{text}
 
 On a `{pipeline}` that you already have, beside other LoRAs:
 
@@ -192,6 +217,10 @@ def _stock(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | Non
     missing = "the few-step scheduler"
     if has_conditioning:
         missing = "the time conditioning (the target time of each step), and " + missing
+    if config.train_type != LORA:
+        return f"""## Without the package
+
+`DiffusionPipeline.from_pretrained("{repo_id}")` in stock diffusers loads the weights. Missing are then {missing}."""
     return f"""## Without the package
 
 `pipe.load_lora_weights("{repo_id}")` in stock diffusers loads the low-rank weights with their alpha. Missing are \
@@ -226,7 +255,8 @@ def _scores(scores: Mapping[str, float] | None) -> str:
     return "## Scores\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value:.4g} |" for name, value in scores.items())
 
 
-def _license(license_fields: Mapping[str, str] | None) -> str:
+def _license(config: TwinFlowRepositoryConfig, license_fields: Mapping[str, str] | None) -> str:
+    kind = "LoRA" if config.train_type == LORA else "model"
     if not license_fields:
-        return "## License\n\nThe license of the base model holds for this LoRA too: see its page."
-    return "## License\n\nThat of the base model, whose weights these low-rank weights are trained on."
+        return f"## License\n\nThe license of the base model holds for this {kind} too: see its page."
+    return f"## License\n\nThat of the base model, from whose weights this {kind} was trained."

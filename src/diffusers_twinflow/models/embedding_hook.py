@@ -11,29 +11,33 @@ class CallState(threading.local):
     """What the forward in progress adds to its timestep embeddings; each thread has its own.
 
     Attributes:
-        embeddings: one tensor of shape [B, width] an embedder, or `None` for nothing.
+        conditioning: the module that made the additions.
+        additions: what the hooks add, or `None` for nothing.
         carrying_call: the call of an embedder within this forward that carries the timestep; `None` for every one.
         calls: how often each embedder was called so far.
-        conditioning_name: the child of the model that makes the embeddings.
+        conditioning_name: the child of the model that makes the additions.
     """
 
-    embeddings: tuple[torch.Tensor, ...] | None = None
+    conditioning: nn.Module | None = None
+    additions: tuple[torch.Tensor, ...] | None = None
     carrying_call: int | None = None
     calls: tuple[int, ...] = ()
     conditioning_name: str = "time_conditioning"
 
-    def begin(self, embeddings: tuple[torch.Tensor, ...], carrying_call: int | None) -> None:
-        self.embeddings, self.carrying_call = embeddings, carrying_call
-        self.calls = (0,) * len(embeddings)
+    def begin(self, conditioning: nn.Module, additions: tuple[torch.Tensor, ...], carrying_call: int | None) -> None:
+        self.conditioning, self.additions, self.carrying_call = conditioning, additions, carrying_call
+        self.calls = (0,) * len(additions)
 
     def end(self) -> None:
-        self.embeddings = None
+        self.conditioning = self.additions = None
 
-    def count_call(self, index: int) -> int:
-        """Number of the present call of an embedder, from 0."""
+    def carries(self, index: int) -> bool:
+        """Whether the present call of embedder number `index` carries the timestep of a forward with additions."""
+        if self.additions is None:
+            return False
         call = self.calls[index]
         self.calls = (*self.calls[:index], call + 1, *self.calls[index + 1 :])
-        return call
+        return self.carrying_call is None or call == self.carrying_call
 
     def __deepcopy__(self, memo):
         return type(self)()
@@ -52,12 +56,9 @@ class AddEmbedding:
         self.element = element
 
     def __call__(self, module: nn.Module, args, output):
-        state = self.state
-        if state.embeddings is None:
+        if not self.state.carries(self.index):
             return output
-        if state.carrying_call is not None and state.count_call(self.index) != state.carrying_call:
-            return output
-        embedding = state.embeddings[self.index]
+        embedding = self.state.additions[self.index]
         if self.element is None:
             return add_rows(output, embedding, self.rows)
         changed = add_rows(output[self.element], embedding, self.rows)
@@ -72,7 +73,7 @@ def add_rows(output: torch.Tensor, embedding: torch.Tensor, rows: str) -> torch.
         embedding: shape [B, width].
         rows: "repeat" where every row is some sample's, "first" where only the first B rows are.
     """
-    embedding = embedding.to(output)
+    embedding = embedding.to(output.device)
     flat = output.flatten(0, -2)
     count, batch = flat.shape[0], embedding.shape[0]
     if rows == "first":
@@ -80,5 +81,5 @@ def add_rows(output: torch.Tensor, embedding: torch.Tensor, rows: str) -> torch.
     elif count > batch:
         embedding = embedding.repeat_interleave(count // batch, dim=0, output_size=count)
     elif count < batch:
-        return output + embedding
-    return output + embedding.view(output.shape)
+        return (output + embedding).to(output.dtype)
+    return (output + embedding.view(output.shape)).to(output.dtype)

@@ -13,8 +13,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from .embedding_hook import AddEmbedding, CallState
+from .second_embedder import SECOND_EMBEDDERS, AddSecondEmbedding, SecondEmbedder
 from .time_conditioning import TimeConditioning
 from .timestep_embedders import TimestepEmbedders
+
+TARGET_AND_SIGN, SIGN, SECOND_EMBEDDER = "target_and_sign", "sign", "second_embedder"
+CONDITIONINGS = (TARGET_AND_SIGN, SIGN, SECOND_EMBEDDER)
 
 TargetTimestepSource = Callable[[torch.Tensor], torch.Tensor | None]
 
@@ -48,8 +52,12 @@ class TwinFlowTransformerMixin:
         return sum(cls.timestep_embedding_dims(transformer))
 
     @classmethod
-    def conditioning_of(cls, transformer: ModelMixin) -> TimeConditioning:
+    def conditioning_of(
+        cls, transformer: ModelMixin, conditioning: str = TARGET_AND_SIGN
+    ) -> TimeConditioning | SecondEmbedder:
         """An untrained time conditioning for a stock or TwinFlow transformer, on torch's default device."""
+        if conditioning == SECOND_EMBEDDER:
+            return SecondEmbedder(transformer, SECOND_EMBEDDERS[cls._stock_class.__name__])
         rule, config = cls._timestep_embedders, transformer.config
         scale = 1.0 if rule.config_scale is None else config[rule.config_scale]
         widths = cls.timestep_embedding_dims(transformer)
@@ -58,20 +66,37 @@ class TwinFlowTransformerMixin:
             rule.at_noise * scale,
             rule.at_data * scale,
             hidden_dim=widths[0],
-            embeds_target=rule.native_target is None or not rule.native_target.is_in(transformer),
+            embeds_target=conditioning == TARGET_AND_SIGN and not cls._has_native_target(transformer),
         )
 
     @property
     def twinflow_enabled(self) -> bool:
         return "time_conditioning" in self._modules
 
-    def enable_twinflow(self) -> None:
-        """Add the time conditioning, which changes nothing until it is trained or loaded. Does nothing if it is on."""
+    @property
+    def twinflow_conditioning(self) -> str:
+        """Which of `CONDITIONINGS` this model has or would have."""
+        return self.config.get("twinflow_conditioning", TARGET_AND_SIGN)
+
+    def enable_twinflow(self, conditioning: str = TARGET_AND_SIGN) -> None:
+        """Add the time conditioning, which changes nothing until it is trained or loaded. Does nothing if it is on.
+
+        Args:
+            conditioning: "target_and_sign"; "sign" for the weights that SimpleTuner trains and "second_embedder" for
+                those of the TwinFlow authors, which a converted checkpoint asks for in its configuration.
+
+        Raises:
+            ValueError: where this class has no such conditioning.
+        """
         if self.twinflow_enabled:
             return
-        self._prepare_twinflow()
-        self.time_conditioning = self.new_time_conditioning()
+        self._check_conditioning(conditioning)
+        module = self.new_time_conditioning(conditioning)
+        self._prepare_twinflow(conditioning)
+        self.time_conditioning = module
         self.register_to_config(twinflow_enabled=True)
+        if conditioning != TARGET_AND_SIGN:
+            self.register_to_config(twinflow_conditioning=conditioning)
 
     def disable_twinflow(self) -> None:
         """Take the time conditioning away: the stock model again, bit for bit."""
@@ -79,19 +104,20 @@ class TwinFlowTransformerMixin:
             return
         for module in self.modules():
             for key, hook in list(module._forward_hooks.items()):
-                if isinstance(hook, AddEmbedding):
+                if isinstance(hook, (AddEmbedding, AddSecondEmbedding)):
                     del module._forward_hooks[key]
+                    module._forward_hooks_with_kwargs.pop(key, None)
         for name in [name for name in self._modules if name.endswith("time_conditioning")]:
             delattr(self, name)
         del self._call_state, self._target_timestep_source, self._embedding_dims
-        self._internal_dict = FrozenDict({k: v for k, v in self.config.items() if k != "twinflow_enabled"})
+        self._internal_dict = FrozenDict({k: v for k, v in self.config.items() if not k.startswith("twinflow_")})
 
-    def new_time_conditioning(self) -> TimeConditioning:
-        """An untrained time conditioning of this model's width, device and dtype."""
+    def new_time_conditioning(self, conditioning: str | None = None) -> TimeConditioning | SecondEmbedder:
+        """An untrained time conditioning of this model's width, device and dtype, by default of its own kind."""
         reference = next(self._embedder_modules(self)[0].parameters())
         with torch.device(reference.device):
-            conditioning = self.conditioning_of(self)
-        return conditioning.to(self.dtype)
+            module = self.conditioning_of(self, conditioning or self.twinflow_conditioning)
+        return module.to(self.dtype)
 
     def set_target_timestep_source(self, source: TargetTimestepSource | None) -> None:
         """Where the target timestep comes from in a call that does not pass one, as stock pipelines' calls do not.
@@ -130,21 +156,48 @@ class TwinFlowTransformerMixin:
         rule = self._timestep_embedders
         arguments = {**dict(zip(self._forward_parameters, args)), **kwargs}
         timestep = _sample_timesteps(arguments[rule.argument], rule, type(self).__name__)
-        if target_timestep is None and self._target_timestep_source is not None:
-            target_timestep = self._target_timestep_source(timestep)
+        target_timestep = self._known_target(timestep, target_timestep)
         args, kwargs = self._with_native_target(args, kwargs, arguments, target_timestep)
         if target_timestep is None and timestep_sign is None:
             return super().forward(*args, **kwargs)
 
         state = self._call_state
         conditioning = getattr(self, state.conditioning_name)
-        embedding = conditioning(timestep, target_timestep, timestep_sign)
-        call = rule.call(self, arguments) if callable(rule.call) else rule.call
-        state.begin(embedding.split(self._embedding_dims, dim=-1), call)
+        additions = conditioning(timestep, target_timestep, timestep_sign)
+        if isinstance(conditioning, SecondEmbedder):
+            own = conditioning.stock_timestep(timestep, timestep_sign)
+            args, kwargs = self._with_argument(args, kwargs, rule.argument, own)
+            call = conditioning.rule.call
+        else:
+            additions = additions.split(self._embedding_dims, dim=-1)
+            call = rule.call(self, arguments) if callable(rule.call) else rule.call
+        state.begin(conditioning, additions, call)
         try:
             return super().forward(*args, **kwargs)
         finally:
             state.end()
+
+    def _known_target(self, timestep: torch.Tensor, target_timestep: torch.Tensor | None) -> torch.Tensor | None:
+        """The target that the caller or else the source gives, where the conditioning knows one."""
+        if self.twinflow_conditioning == SIGN:
+            if target_timestep is not None:
+                raise ValueError(
+                    f"this {type(self).__name__} has twinflow_conditioning='{SIGN}' and knows no target_timestep: "
+                    "pass timestep_sign alone."
+                )
+            return None
+        if target_timestep is None and self._target_timestep_source is not None:
+            return self._target_timestep_source(timestep)
+        return target_timestep
+
+    def _check_conditioning(self, conditioning: str) -> None:
+        if conditioning not in CONDITIONINGS:
+            raise ValueError(f"conditioning={conditioning!r} is none of {', '.join(CONDITIONINGS)}.")
+        if conditioning == SECOND_EMBEDDER and self._stock_class.__name__ not in SECOND_EMBEDDERS:
+            raise ValueError(
+                f"conditioning='{SECOND_EMBEDDER}' is made for {', '.join(SECOND_EMBEDDERS)} and not for a "
+                f"{self._stock_class.__name__}."
+            )
 
     def _check_off(self, timestep_sign: torch.Tensor | None, target_timestep: torch.Tensor | None) -> None:
         native = self._timestep_embedders.native_target
@@ -162,7 +215,7 @@ class TwinFlowTransformerMixin:
         Without a target it is what the caller put there, or the timestep itself.
         """
         rule = self._timestep_embedders
-        if rule.native_target is None or not rule.native_target.is_in(self):
+        if not self._has_native_target(self):
             return args, kwargs
         timestep, name = arguments[rule.argument], rule.native_target.argument
         if target_timestep is not None:
@@ -170,15 +223,29 @@ class TwinFlowTransformerMixin:
         else:
             target = arguments.get(name)
         target = timestep if target is None else target
+        return self._with_argument(args, kwargs, name, target)
+
+    def _with_argument(self, args: tuple, kwargs: dict[str, Any], name: str, value: Any):
+        """The stock forward's arguments with another value for one of them."""
         position = self._forward_parameters.index(name)
         if position < len(args):
-            return (*args[:position], target, *args[position + 1 :]), kwargs
-        return args, {**kwargs, name: target}
+            return (*args[:position], value, *args[position + 1 :]), kwargs
+        return args, {**kwargs, name: value}
 
-    def _prepare_twinflow(self) -> None:
+    @classmethod
+    def _has_native_target(cls, transformer: ModelMixin) -> bool:
+        native = cls._timestep_embedders.native_target
+        return native is not None and native.is_in(transformer)
+
+    def _prepare_twinflow(self, conditioning: str) -> None:
         self._call_state = CallState()
         self._target_timestep_source = None
         self._embedding_dims = self.timestep_embedding_dims(self)
+        if conditioning == SECOND_EMBEDDER:
+            rule = SECOND_EMBEDDERS[self._stock_class.__name__]
+            hook = AddSecondEmbedding(self._call_state, rule)
+            self.get_submodule(rule.path).register_forward_hook(hook, with_kwargs=True)
+            return
         rule = self._timestep_embedders
         for index, module in enumerate(self._embedder_modules(self)):
             hook = AddEmbedding(self._call_state, index, rows=rule.rows, element=rule.element)
@@ -199,15 +266,17 @@ def make_twinflow_class(stock: type[ModelMixin], rule: TimestepEmbedders, module
         module: name of the module that the class will be found in.
     """
 
-    def __init__(self, *args, twinflow_enabled: bool = False, **kwargs):
+    def __init__(self, *args, twinflow_enabled: bool = False, twinflow_conditioning: str = TARGET_AND_SIGN, **kwargs):
         stock.__init__(self, *args, **kwargs)
         if twinflow_enabled:
-            self.enable_twinflow()
+            self.enable_twinflow(twinflow_conditioning)
 
     def forward(self, *args, **kwargs):
         return TwinFlowTransformerMixin.forward(self, *args, **kwargs)
 
-    __init__.__signature__ = _with_keywords(stock.__init__, twinflow_enabled=False)
+    __init__.__signature__ = _with_keywords(
+        stock.__init__, twinflow_enabled=False, twinflow_conditioning=TARGET_AND_SIGN
+    )
     forward.__signature__ = _with_keywords(stock.forward, timestep_sign=None, target_timestep=None)
     forward.__doc__ = TwinFlowTransformerMixin.forward.__doc__
     unsplit = stock._no_split_modules

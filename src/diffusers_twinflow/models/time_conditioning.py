@@ -65,15 +65,21 @@ class TimeConditioning(nn.Module):
         Returns:
             shape [B, embedding_dim].
         """
-        dtype = self.time_sign_embed.weight.dtype
-        signs = torch.ones_like(timestep) if timestep_sign is None else timestep_sign.expand_as(timestep)
-        embedding = self.time_sign_embed((signs < 0).long())
+        dtype, width = self.time_sign_embed.weight.dtype, self.time_sign_embed.weight.shape[1]
+        if timestep_sign is None:
+            embedding = torch.zeros(*timestep.shape, width, dtype=dtype, device=timestep.device)
+        else:
+            embedding = self.time_sign_embed((timestep_sign.expand_as(timestep) < 0).long())
         if target_timestep is None or self.target_timestep_embedder is None:
             return embedding
         target = self.noise_time(target_timestep).expand_as(timestep)
         gap = self.noise_time(timestep) - target
         frequencies = self.time_proj(target * EMBEDDED_TIME_SCALE).to(dtype)
         return embedding + gap.unsqueeze(-1).to(dtype) * self.target_timestep_embedder(frequencies)
+
+    def stock_timestep(self, timestep: torch.Tensor, timestep_sign: torch.Tensor | None) -> torch.Tensor:
+        """What the model's own embedder gets: the timestep, whatever its sign."""
+        return timestep
 
     def noise_time(self, timestep: torch.Tensor) -> torch.Tensor:
         """Timesteps in the transformer's unit as times in [0, 1] with 1 at noise."""

@@ -2,6 +2,8 @@
 
 import torch
 
+from ..diff2flow import DIFFUSION_PREDICTION_TYPES
+
 NEEDED = {"sampling_order": 1, "extrapolation_ratio": 0, "squeeze_target_time": False, "invert_sigmas": False}
 
 
@@ -16,6 +18,8 @@ def per_token_sigmas(timesteps: torch.Tensor, grid: torch.Tensor, config) -> tup
     Raises:
         ValueError: for an option that needs one time a sample.
     """
+    if config.prediction_type in DIFFUSION_PREDICTION_TYPES:
+        raise ValueError(f"prediction_type={config.prediction_type!r} does not go with per_token_timesteps.")
     for name, value in NEEDED.items():
         if config[name] != value:
             raise ValueError(f"{name}={config[name]} does not go with per_token_timesteps: set {name}={value}.")

@@ -6,6 +6,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 
@@ -98,6 +99,11 @@ def prepare_lora(
     """
     if config.twinflow_enabled:
         enable_twinflow(transformer, family.transformer_class)
+    if not isinstance(transformer, PeftAdapterMixin):
+        raise TwinFlowConfigError(
+            f"train_type=lora with twinflow_enabled=false: diffusers has no LoRA for a {type(transformer).__name__}. "
+            "Train with train_type=full, or with twinflow_enabled=true."
+        )
     lora_config = LoraConfig(
         r=rank,
         lora_alpha=lora_alpha or rank,

@@ -54,10 +54,12 @@ class LossFunction:
         condition: Condition,
         positions: Sequence[int],
         passes_of: Sequence[int] | None = None,
+        unconditional: Condition | None = None,
     ) -> TwinFlowLoss:
         """The loss of latents, shape [B, ...], that stand at `positions` of the run.
 
         Args:
+            unconditional: the empty prompt's condition of each sample, where that is not the same for all.
             passes_of: positions of all processes, where sharded parameters make all of them run the same passes.
         """
         where = {"seed": self.seed, "device": latents.device}
@@ -71,5 +73,5 @@ class LossFunction:
             student=self.student,
             student_without_grad=self.student_without_grad,
             teacher=self.teacher,
-            unconditional=self.unconditional,
+            unconditional=self.unconditional if unconditional is None else unconditional,
         )

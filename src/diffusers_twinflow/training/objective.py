@@ -74,7 +74,7 @@ class TwinFlowObjective:
             draw: the randomness, see `draw_training_step`.
             student: velocity function of the model in training; called once with gradient, on the whole batch.
             teacher: a `training.teacher` object; `teacher.activated()` is a context that yields its velocity function.
-            unconditional: tensors of batch 1, the empty prompt; needed where `twinflow_enhanced_ratio` > 0.
+            unconditional: the empty prompt, tensors of batch 1 or B; needed where `twinflow_enhanced_ratio` > 0.
             student_without_grad: used for the passes without gradient; the unwrapped model, where `student` is
                 wrapped for several processes.
         """
@@ -161,8 +161,8 @@ class TwinFlowObjective:
     def _enhanced(self, x_t, v, condition, unconditional, draw, teacher_velocity) -> torch.Tensor:
         """The velocity with guidance baked in."""
         chosen = at_least_one(draw.enhanced)
-        signs, empty = draw.sign[chosen], expand(unconditional, len(chosen))
-        prompts = take(condition, chosen)
+        signs, prompts = draw.sign[chosen], take(condition, chosen)
+        empty = take(expand(unconditional, len(x_t)), chosen)
         pair = self._pair(teacher_velocity, x_t[chosen], draw.t[chosen], (signs, signs), (prompts, empty))
         enhanced = enhance_velocity(v[chosen], *pair, self.config.twinflow_enhanced_ratio)
         return v.index_copy(0, draw.enhanced, enhanced[: len(draw.enhanced)].to(v.dtype))
@@ -203,5 +203,5 @@ def concatenate(first: Condition, second: Condition) -> Condition:
 
 
 def expand(condition: Condition, count: int) -> Condition:
-    """A condition of batch 1, `count` times."""
+    """A condition of batch 1, `count` times; one of batch `count` as it is."""
     return {name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in condition.items()}

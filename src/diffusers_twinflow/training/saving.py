@@ -12,14 +12,15 @@ import peft
 import torch
 from accelerate import Accelerator, PartialState
 from diffusers import DiffusionPipeline
+from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 
 import diffusers_twinflow
 
-from ..configuration import TwinFlowConfig
+from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..families import Family, family_of
 from ..hub.model_card import save_model_card
-from ..hub.push import push_twinflow_lora
+from ..hub.push import push_twinflow_model
 from ..hub.repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
 from ..hub.samples import write_samples
 from ..schedulers import TwinFlowScheduler
@@ -104,7 +105,7 @@ def save_result(
             names = getattr(average, "saved_names", {}) if args.save_ema else {}
             write = partial(write_lora, args, saved, result, names, samples)
         elif config.twinflow_enabled:
-            write = partial(save_twinflow_model, pipeline=result, config=saved)
+            write = partial(write_model, args, saved, result, samples)
         else:
             write = result.save_pretrained
         is_main_process = PartialState().is_main_process
@@ -140,17 +141,32 @@ def write_lora(
         write_samples(directory, samples, args.validation_prompts)
 
 
+def write_model(
+    args: Namespace, saved: TwinFlowRepositoryConfig, pipeline: DiffusionPipeline, samples: Columns, directory: Path
+) -> None:
+    """Write a whole distilled model and its samples."""
+    save_twinflow_model(directory, pipeline, saved)
+    if samples:
+        write_samples(directory, samples, args.validation_prompts)
+
+
 def publish_card(args: Namespace) -> None:
-    """Write the model card of a TwinFlow LoRA, and push the repository where that is asked for."""
+    """Write the model card of what was distilled, and push the repository where that is asked for.
+
+    Raises:
+        TwinFlowConfigError: where the Hub refuses; the result stays in the run's directory.
+    """
     repository_id = args.hub_model_id or Path(args.output_dir).resolve().name
-    base_model, prompts = args.hub_base_model, args.validation_prompts or []
-    save_model_card(args.output_dir, repository_id, prompts=prompts, base_model=base_model, cache_dir=args.cache_dir)
-    if args.push_to_hub:
-        push_twinflow_lora(
-            args.output_dir,
-            repository_id,
-            token=args.hub_token,
-            base_model=base_model,
-            private=args.hub_private_repo,
-            revision=args.hub_revision,
-        )
+    base_model, prompts, token = args.hub_base_model, args.validation_prompts or [], args.hub_token
+    options = {"prompts": prompts, "base_model": base_model, "cache_dir": args.cache_dir, "token": token}
+    save_model_card(args.output_dir, repository_id, **options)
+    if not args.push_to_hub:
+        return
+    where = {"private": args.hub_private_repo, "revision": args.hub_revision}
+    try:
+        push_twinflow_model(args.output_dir, repository_id, token=token, base_model=base_model, **where)
+    except HfHubHTTPError as error:
+        raise TwinFlowConfigError(
+            f"the Hub refused the push ({error}). The result is in '{args.output_dir}': push it with "
+            f"`diffusers-twinflow push {args.output_dir} {repository_id}`."
+        ) from error

@@ -19,6 +19,7 @@ logger = get_logger(__name__)
 
 NONE, ALL = "none", "all"
 ALIASES = {"comet": "comet_ml"}
+LOCAL = ("tensorboard",)
 GIB = 2**30
 
 
@@ -41,6 +42,19 @@ def tracker_names(report_to: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name for name in names if name != NONE))
 
 
+def check_trackers(report_to: Sequence[str], hub_token: str | None) -> None:
+    """Refuse trackers that are not there, and a token among the arguments where those leave the machine.
+
+    Raises:
+        TwinFlowConfigError: naming the option and the remedy.
+    """
+    remote = [name for name in tracker_names(report_to) if name not in LOCAL]
+    if hub_token and remote:
+        raise TwinFlowConfigError(
+            f"--hub_token with --report_to={remote[0]} would log the token: use `hf auth login` instead."
+        )
+
+
 def start_trackers(accelerator: Accelerator, project_name: str, arguments: dict[str, Any]) -> None:
     """Start a run of `project_name` in every tracker; what wandb and comet keep offline goes to the logging folder."""
     directory = Path(accelerator.project_configuration.logging_dir)
@@ -48,7 +62,7 @@ def start_trackers(accelerator: Accelerator, project_name: str, arguments: dict[
     if accelerator.is_main_process and accelerator.log_with:
         directory.mkdir(parents=True, exist_ok=True)
         options["wandb"] = {"dir": str(directory)}
-        if "comet_ml" in accelerator.log_with:
+        if "comet_ml" in map(str, accelerator.log_with):
             import comet_ml
 
             options["comet_ml"] = {"experiment_config": comet_ml.ExperimentConfig(offline_directory=str(directory))}

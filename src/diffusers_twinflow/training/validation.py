@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
-from diffusers.utils import make_image_grid
+from diffusers.utils import load_image, make_image_grid
 from PIL import Image, ImageDraw, ImageFont
 
 from ..families import Family
@@ -82,6 +82,8 @@ class Validation:
         self.options = family.size_options(args.validation_resolution or args.resolution)
         if args.max_sequence_length and "max_sequence_length" in parameters:
             self.options["max_sequence_length"] = args.max_sequence_length
+        if args.validation_image:
+            self.options["image"] = load_image(args.validation_image)
         self.base: Columns = {}
         self.drawn: Columns = {}
         self.drawn_step: int | None = None

@@ -1,7 +1,8 @@
 """Stock flow-matching pipelines with tiny real components, prompts given as embeddings, so that each runs in no time.
 
 `PIPELINES` holds, by a name that says what is special about the way the pipeline talks to its scheduler, a function that
-returns the pipeline with its stock scheduler and the arguments of a call.
+returns the pipeline with its stock scheduler and the arguments of a call. `VARIANTS` holds, by the name of their class,
+those that talk to it as one of these does. `cannot.CANNOT` says of all others why they cannot take the scheduler.
 """
 
 from . import (

@@ -143,6 +143,12 @@ def ltx_2_condition(name):
     return ltx_2(name, conditions=LTX2VideoCondition(frames=picture(), index=0, strength=1.0, crf=0), **LTX_2_OFF)
 
 
+@variant("LTX2DFRPipeline")
+def ltx_2_dfr(name):
+    pipe, call = ltx_2(name, generate_slots=False)
+    return pipe, {key: value for key, value in call.items() if key != "guidance_scale"}
+
+
 @variant("LTX2HDRPipeline")
 def ltx_2_hdr(name):
     return ltx_2(name, reference_conditions=LTX2HDRReferenceCondition(frames=picture(), strength=1.0))

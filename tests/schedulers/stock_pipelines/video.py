@@ -250,11 +250,6 @@ def easy_animate_text_to_video():
     return easy_animate("EasyAnimatePipeline")
 
 
-@variant("EasyAnimateControlPipeline")
-def easy_animate_control(name):
-    return easy_animate(name, 8, control_video=picture().unsqueeze(2))
-
-
 @variant("EasyAnimateInpaintPipeline")
 def easy_animate_inpaint(name):
     pipe, call = easy_animate(name, 9, video=picture().unsqueeze(2), mask_video=mask().unsqueeze(2) * 255)

@@ -1,0 +1,72 @@
+import torch
+from diffusers import QwenImageEditPipeline
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit import calculate_dimensions
+
+from .packing import pad_tokens
+from .qwen_image import QwenImageFamily
+
+REFERENCE_AREA = 1024 * 1024
+
+
+class QwenImageEditFamily(QwenImageFamily):
+    """Qwen-Image-Edit: Qwen-Image with a reference image, which its prompt encoder sees and its tokens follow."""
+
+    name = "qwen_image_edit"
+    pipeline_class = QwenImageEditPipeline
+    takes_reference_image = True
+
+    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+        """The prompts with what the encoder saw of the image, and the image's latents, shape [B, C, h, w].
+
+        Prompts are `max_sequence_length` tokens long, and as many more as the image has.
+        """
+        height, width = reference_images.shape[-2:]
+        width, height, _ = calculate_dimensions(REFERENCE_AREA, width / height)
+        processor = pipeline.image_processor
+        images = [processor.resize(image, height, width) for image in as_pictures(reference_images)]
+        length = (max_sequence_length or self.max_sequence_length) + image_tokens(pipeline, height, width)
+        prompt_embeds, prompt_embeds_mask = pad_tokens(*pipeline.encode_prompt(prompts, image=images), length)
+        pixels = processor.preprocess(images, height, width).to(prompt_embeds.device)
+        return {
+            "prompt_embeds": prompt_embeds,
+            "prompt_embeds_mask": prompt_embeds_mask,
+            "reference_latents": self.encode_reference(pipeline, pixels),
+        }
+
+    def encode_reference(self, pipeline, pixels: torch.Tensor) -> torch.Tensor:
+        """Latents of a reference image, without noise: shape [B, C, h, w] of pixels [B, 3, H, W]."""
+        return pipeline._encode_vae_image(pixels.unsqueeze(2).to(pipeline.vae.dtype), generator=None).squeeze(2)
+
+    def velocity(self, model):
+        def velocity(x_t, t, r, sign, condition):
+            dtype, reference = condition["prompt_embeds"].dtype, condition["reference_latents"]
+            tokens = self.pack(x_t.to(dtype))
+            sizes = [(1, x.shape[-2] // 2, x.shape[-1] // 2) for x in (x_t, reference)]
+            predicted = model(
+                hidden_states=torch.cat([tokens, self.pack(reference.to(dtype))], dim=1),
+                encoder_hidden_states=condition["prompt_embeds"],
+                encoder_hidden_states_mask=condition["prompt_embeds_mask"],
+                img_shapes=[sizes] * len(x_t),
+                return_dict=False,
+                **self.times(t, r, sign),
+            )[0]
+            return self.unpack(predicted[:, : tokens.shape[1]], *x_t.shape[-2:])
+
+        return velocity
+
+    def draw(self, pipeline, prompts, images_per_prompt=1, *, image, **call_options):
+        """One call a picture, each an edit of `image`: the stock call mixes up the images of several prompts."""
+        each = [prompt for prompt in prompts for _ in range(images_per_prompt)]
+        return [pipeline(image=image, prompt=prompt, **call_options).images[0] for prompt in each]
+
+
+def as_pictures(pixels: torch.Tensor) -> list:
+    """PIL images of pixels in [-1, 1], shape [B, 3, H, W]."""
+    return VaeImageProcessor().postprocess(pixels.float().cpu(), output_type="pil")
+
+
+def image_tokens(pipeline, height: int, width: int) -> int:
+    """Tokens of the prompt encoder for one image."""
+    processor = pipeline.processor.image_processor
+    return processor.get_number_of_image_patches(height, width, {}) // processor.merge_size**2

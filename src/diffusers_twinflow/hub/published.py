@@ -1,0 +1,173 @@
+"""Transformers that the TwinFlow authors and SimpleTuner publish, loaded on the fly or rewritten for from_pretrained."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from accelerate import init_empty_weights
+from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file, save_file
+
+from ..configuration import TwinFlowConfigError
+from ..models import TwinFlowTransformerMixin, twinflow_class_of
+from ..models.published_layouts import PublishedLayout, published_layout
+from ..training.checkpoints import publish_directory
+from .files import LocatedRepository, locate_repository, read_header, read_json
+
+MODEL_CONFIG_NAME = "config.json"
+PATTERNS = (MODEL_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, "*.safetensors")
+
+
+@dataclass(frozen=True)
+class PublishedTransformer:
+    """A published transformer on this machine, checked against the class that it is loaded into.
+
+    Attributes:
+        config: the configuration of that class.
+        twinflow_class: that class.
+        layout: how its tensors are called.
+        shards: its weight files.
+    """
+
+    config: dict[str, Any]
+    twinflow_class: type[TwinFlowTransformerMixin]
+    layout: PublishedLayout
+    shards: list[Path]
+
+    def empty(self) -> TwinFlowTransformerMixin:
+        """The model with its weights on the meta device."""
+        with init_empty_weights():
+            return self.twinflow_class.from_config(self.config)
+
+    def state_dicts(self) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+        """Tensors by the names that they have here, one weight file after another."""
+        for shard in self.shards:
+            yield shard.name, {self.layout.rename(key): tensor for key, tensor in load_file(shard).items()}
+
+
+def load_published_transformer(
+    name_or_path: str | Path, *, subfolder: str | None = None, torch_dtype: torch.dtype | None = None, **hub_options
+) -> TwinFlowTransformerMixin:
+    """Load a transformer that the TwinFlow authors or SimpleTuner published, on the CPU and in evaluation mode.
+
+    Args:
+        name_or_path: local directory or Hub repository.
+        subfolder: folder of the transformer in it, such as "transformer".
+        torch_dtype: dtype of floating weights; defaults to the one that they are saved in.
+        hub_options: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`.
+
+    Raises:
+        TwinFlowConfigError: where it is no such transformer, or its tensors do not fit its configuration.
+    """
+    published = open_published(locate_repository(name_or_path, subfolder=subfolder, patterns=PATTERNS, **hub_options))
+    transformer = published.empty()
+    for _, tensors in published.state_dicts():
+        for name, tensor in tensors.items():
+            if torch_dtype is not None and tensor.is_floating_point():
+                tensors[name] = tensor.to(torch_dtype)
+        transformer.load_state_dict(tensors, strict=False, assign=True)
+    return transformer.eval()
+
+
+def convert_published_transformer(
+    name_or_path: str | Path, output_dir: str | Path, *, subfolder: str | None = None, **hub_options
+) -> PublishedTransformer:
+    """Rewrite such a transformer so that the TwinFlow class's `from_pretrained` loads it, one weight file at a time.
+
+    Args:
+        output_dir: a directory that is not there yet, or is empty.
+
+    Raises:
+        TwinFlowConfigError: as `load_published_transformer`, and where `output_dir` holds something.
+    """
+    output_dir = Path(output_dir)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise TwinFlowConfigError(f"'{output_dir}' is not empty: give a new directory.")
+    repository = locate_repository(name_or_path, subfolder=subfolder, patterns=PATTERNS, **hub_options)
+    published = open_published(repository)
+    publish_directory(output_dir, lambda directory: _write(published, repository, directory))
+    return published
+
+
+def open_published(repository: LocatedRepository) -> PublishedTransformer:
+    """Find out what a located transformer is; only its configuration and the headers of its weights are read.
+
+    Raises:
+        TwinFlowConfigError: as `load_published_transformer`.
+    """
+    path = repository.find(MODEL_CONFIG_NAME)
+    if path is None:
+        raise TwinFlowConfigError(
+            f"'{repository.name}' has no {MODEL_CONFIG_NAME} of a transformer: give its folder as subfolder."
+        )
+    config = read_json(path)
+    stock = _stock_class(str(config.get("_class_name")), repository.name)
+    shards = _shards(repository)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for shard in shards:
+        shapes |= read_header(shard, float_only=False).shapes
+    try:
+        layout = published_layout(stock.__name__, shapes)
+    except ValueError as error:
+        raise TwinFlowConfigError(f"'{repository.name}' cannot be converted: {error}") from error
+    config = {key: value for key, value in config.items() if key != "enable_time_sign_embed"}
+    config |= {"twinflow_enabled": True, "twinflow_conditioning": layout.conditioning}
+    published = PublishedTransformer(config, twinflow_class_of(stock), layout, shards)
+    _check_shapes(published, {layout.rename(key): shape for key, shape in shapes.items()}, repository.name)
+    return published
+
+
+def _stock_class(class_name: str, repository_name: str) -> type:
+    """The stock class that a configuration names; the authors' classes have `Wrapper` after its name."""
+    stock = getattr(diffusers, class_name.removesuffix("Wrapper"), None)
+    try:
+        return twinflow_class_of(stock).stock_class()
+    except TypeError as error:
+        raise TwinFlowConfigError(
+            f"'{repository_name}' holds a {class_name}, which no TwinFlow class extends."
+        ) from error
+
+
+def _shards(repository: LocatedRepository) -> list[Path]:
+    index = repository.find(SAFE_WEIGHTS_INDEX_NAME)
+    names = [SAFETENSORS_WEIGHTS_NAME] if index is None else sorted(set(read_index(index).values()))
+    paths = [repository.find(Path(name).name) for name in names]
+    if None in paths:
+        raise TwinFlowConfigError(
+            f"'{repository.name}' has no {names[paths.index(None)]}: only whole checkpoints in safetensors are loaded."
+        )
+    return paths
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """The weight file of each tensor of a sharded checkpoint."""
+    weight_map = json.loads(path.read_bytes()).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise TwinFlowConfigError(f"{path.name} has no weight_map of tensors to files.")
+    return weight_map
+
+
+def _check_shapes(published: PublishedTransformer, shapes: dict[str, tuple[int, ...]], name: str) -> None:
+    expected = {key: tuple(tensor.shape) for key, tensor in published.empty().state_dict().items()}
+    wrong = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
+    if wrong:
+        key = wrong[0]
+        raise TwinFlowConfigError(
+            f"'{name}' does not fit its configuration in {len(wrong)} tensors: '{key}' is "
+            f"{shapes.get(key, 'missing')} and must be {expected.get(key, 'absent')}."
+        )
+
+
+def _write(published: PublishedTransformer, repository: LocatedRepository, directory: Path) -> None:
+    published.empty().save_config(directory)
+    for name, tensors in published.state_dicts():
+        save_file(tensors, directory / name, metadata={"format": "pt"})
+    index = repository.find(SAFE_WEIGHTS_INDEX_NAME)
+    if index is not None:
+        values = json.loads(index.read_bytes())
+        values["weight_map"] = {published.layout.rename(key): name for key, name in values["weight_map"].items()}
+        (directory / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,289 @@
+"""The option groups of the training script, launched as a user launches them or called where that proves the same."""
+
+import json
+import sqlite3
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing import event_accumulator
+from trained_weights import equal, trained
+
+from diffusers_twinflow import TwinFlowPipeline
+
+TWINFLOW = ["--twinflow_enabled", "--twinflow_adversarial_enabled"]
+PROMPTS = ["--validation_prompts", "a picture", "b picture"]
+JUDGE = """
+calls = []
+
+def falling(images, prompts):
+    assert images.shape == (len(prompts), 3, 16, 16) and images.min() >= 0 and images.max() <= 1
+    assert set(prompts) == {"a picture", "b picture"}
+    calls.append(len(calls))
+    return {"taste": 3.0 if calls == [0] else 5.0 - len(calls)}
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A tiny image model and a tiny CLIP on disk."""
+    from transformers import (
+        CLIPConfig,
+        CLIPImageProcessor,
+        CLIPModel,
+        CLIPProcessor,
+        ViTConfig,
+        ViTImageProcessor,
+        ViTModel,
+    )
+
+    import tiny
+
+    directory, tokenizer = tmp_path_factory.mktemp("models"), tiny.clip_tokenizer()
+    torch.manual_seed(0)
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    image = {"image_size": 16, "patch_size": 8}
+    ViTModel(ViTConfig(**size, **image)).save_pretrained(directory / "vit")
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(directory / "vit")
+    text = {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "eos_token_id": tokenizer.eos_token_id}
+    config = CLIPConfig(text_config={**size, **text}, vision_config={**size, **image}, projection_dim=8)
+    CLIPModel(config).save_pretrained(directory / "clip")
+    crop = {"height": 16, "width": 16}
+    processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=crop)
+    CLIPProcessor(image_processor=processor, tokenizer=tokenizer).save_pretrained(directory / "clip")
+    return directory
+
+
+def tensorboard_log(directory):
+    log = event_accumulator.EventAccumulator(str(directory))
+    log.Reload()
+    return log
+
+
+def test_every_tracker_offline(launch, arguments, tmp_path):
+    """One launch that tells tensorboard, wandb, trackio and comet, each by accelerate, numbers and pictures."""
+    trackers = ["--report_to", "tensorboard", "wandb", "trackio", "comet", "--tracker_project_name=digits"]
+    more = ["--logging_steps=2", "--log_trajectory", "--num_validation_images=1", "--validation_base_steps=2"]
+    launch(arguments(*TWINFLOW, *PROMPTS, *trackers, *more), TRACKIO_DIR=str(tmp_path / "trackio"))
+    logs = tmp_path / "out" / "logs"
+
+    log = tensorboard_log(logs / "digits")
+    numbers = {"loss", "grad_norm", "lr", "lr/time_conditioning", "teacher_decay", "samples_per_second", "memory_gib"}
+    branches = {f"loss/{name}" for name in ("one_step", "any_step", "multi_step", "adversarial", "rectify")}
+    assert numbers | branches | {"skipped_steps"} <= set(log.Tags()["scalars"])
+    assert [event.step for event in log.Images("trajectory")] == [2, 4]
+    assert [event.step for event in log.Images("validation")] == [4]
+
+    (wandb_run,) = logs.glob("wandb/offline-run-*")
+    table = json.loads(next(wandb_run.glob("files/media/table/trajectory/table_2_*.json")).read_text())
+    assert table["columns"] == ["sigma", "target_time", "sign", "branch"] and len(table["data"]) == 8
+    history = next(wandb_run.glob("*.wandb")).read_bytes()
+    assert b"experimental/theory unverified" in history and b"loss/one_step" in history
+    assert list(wandb_run.glob("files/media/images/validation_4_*.png"))
+
+    with sqlite3.connect(tmp_path / "trackio" / "digits.db") as database:
+        logged = b" ".join(row[0] for row in database.execute("SELECT metrics FROM metrics")).decode()
+    assert "loss/adversarial" in logged and "trackio.image" in logged
+
+    (comet_run,) = logs.glob("*.zip")
+    with zipfile.ZipFile(comet_run) as archive:
+        messages = archive.read("messages.json").decode()
+    assert "loss/adversarial" in messages and messages.count("validation") > 0
+
+
+def test_validation_leaves_training_as_it_was(script, arguments, tmp_path):
+    """Pictures, scores and logging between the steps move no bit of what is trained."""
+    often = ["--validation_steps=1", "--num_validation_images=2", "--validation_base_steps=2", "--logging_steps=1"]
+    for name, more in {"without": [], "with": [*PROMPTS, *often, "--validation_step_counts", "1", "3"]}.items():
+        dropout = ["--lora_dropout=0.5", "--random_flip", "--caption_dropout_probability=0.3"]
+        script.main(arguments(*TWINFLOW, f"--output_dir={tmp_path / name}", *dropout, *more))
+    assert equal(trained(tmp_path / "without", 4), trained(tmp_path / "with", 4))
+    grids = sorted((tmp_path / "with" / "validation").iterdir())
+    assert [path.name for path in grids] == [f"step-{step:06d}.png" for step in (1, 2, 3, 4)]
+    between, last = (Image.open(grids[i]) for i in (2, 3))
+    assert between.width % 3 == 0 and last.width // 5 == between.width // 3
+    card = (tmp_path / "with" / "README.md").read_text()
+    assert "samples/steps.png" in card and Image.open(tmp_path / "with" / "samples" / "steps.png").size == (48, 32)
+
+
+def test_the_last_column_is_what_the_saved_adapter_draws(script, arguments, tmp_path):
+    """With EMA weights where those are saved, and the base's column is the stock pipeline's picture."""
+    script.main(arguments(*TWINFLOW, *PROMPTS, "--num_validation_images=1", "--validation_base_steps=2"))
+    out = tmp_path / "out"
+    options = {"height": 16, "width": 16, "output_type": "np"}
+
+    def draw(pipeline, steps, **more):
+        generator = torch.Generator().manual_seed(0)
+        return pipeline("a picture", num_inference_steps=steps, generator=generator, **options, **more).images[0]
+
+    grid = np.asarray(Image.open(out / "validation" / "step-000004.png"))
+    width = grid.shape[1] // 4
+    cells = [grid[-32:-16, column * width + (width - 16) // 2 :][:, :16] for column in range(4)]
+    pipeline = TwinFlowPipeline.from_pretrained(out)
+    for cell, steps in zip(cells[1:], (1, 2, 4)):
+        assert np.array_equal(cell, (draw(pipeline, steps) * 255).round().astype("uint8"))
+    base = StableDiffusion3Pipeline.from_pretrained(
+        next(a for a in arguments() if "pretrained" in a).split("=")[1], text_encoder_3=None, tokenizer_3=None
+    )
+    assert np.array_equal(cells[0], (draw(base, 2, max_sequence_length=2) * 255).round().astype("uint8"))
+
+
+def test_scores_stop_the_run_and_keep_the_best(start, arguments, models, tmp_path):
+    """A judge of the user's decides; the Fréchet distance and the prompt score are taken beside it."""
+    (tmp_path / "tasteful.py").write_text(JUDGE)
+    scores = ["--score_steps=1", "--judge=tasteful:falling", "--score_metric=taste", "--num_score_images=5"]
+    scores += [f"--frechet_model={models / 'vit'}", f"--prompt_score_model={models / 'clip'}"]
+    more = ["--early_stopping_patience=2", "--max_train_steps=9", "--checkpointing_steps=1"]
+    start(arguments(*TWINFLOW, *scores, *more, "--no-save_ema")).check()
+    out = tmp_path / "out"
+    written = json.loads((out / "scores.json").read_text())
+    assert [entry["taste"] for entry in written["scores"]] == [3.0, 3.0, 2.0] and written["best_step"] == 1
+    assert all(entry["frechet_distance"] >= 0 and 0 <= entry["prompt_score"] <= 100 for entry in written["scores"])
+    assert json.loads((out / "twinflow_config.json").read_text())["trained"]["steps"] == 3
+    best, first = load_file(out / "best" / "pytorch_lora_weights.safetensors"), trained(out, 1)
+    name = next(name for name in best if name.endswith("lora_A.weight"))
+    key = name.removeprefix("transformer.").replace(".weight", ".default.weight")
+    assert torch.equal(best[name], first[key]) and not torch.equal(best[name], trained(out, 3)[key])
+    assert TwinFlowPipeline.from_pretrained(out / "best").twinflow_config.trained["steps"] == 1
+
+
+def test_two_processes_validate_score_and_report_together(start, arguments, models, tmp_path):
+    """The same scores as one process takes, losses over both, and a dry run in both."""
+    (tmp_path / "tasteful.py").write_text("def mean(images, prompts):\n    return images.mean().item()\n")
+    scores = ["--score_steps=1", "--judge=tasteful:mean", "--num_score_images=4", "--max_train_steps=1"]
+    more = [*PROMPTS, "--cache_latents", "--num_validation_images=1", "--report_to=tensorboard", "--logging_steps=1"]
+    runs = []
+    for processes in (1, 2):
+        place = [f"--output_dir={tmp_path / str(processes)}", f"--train_batch_size={4 // processes}"]
+        runs.append(start(arguments(*TWINFLOW, *scores, *more, *place), processes))
+    for run in runs:
+        run.check()
+    one, two = (json.loads((tmp_path / name / "scores.json").read_text())["scores"][0]["judge"] for name in "12")
+    assert one == pytest.approx(two, abs=2e-3) and one != 0
+    one, two = (tensorboard_log(tmp_path / name / "logs" / "twinflow") for name in "12")
+    for name in ("loss", "loss/one_step", "loss/any_step", "loss/multi_step", "loss/adversarial", "grad_norm"):
+        assert one.Scalars(name)[0].value == pytest.approx(two.Scalars(name)[0].value, rel=1e-5), name
+    grids = [Image.open(tmp_path / name / "validation" / "step-000001.png") for name in "12"]
+    assert grids[0].size == grids[1].size
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_dry_run_reports_and_writes_nothing_else(start, arguments, tmp_path, processes):
+    more = ["--dry_run", "--train_batch_size=3", "--gradient_accumulation_steps=2", "--max_train_steps=7200"]
+    text = start(arguments(*TWINFLOW, *more, "--report_to=tensorboard", *PROMPTS), processes).check()
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} <= {"dry_run.json", "data_report.json"}
+    report = json.loads((out / "dry_run.json").read_text())
+    assert list(report["step_of_each_kind"]) == ["one_step", "any_step", "multi_step", "adversarial", "mixed"]
+    costs = [*report["step_of_each_kind"].values(), report["picture"]]
+    assert all(cost["seconds"] > 0 and cost["memory_gib"] > 0 for cost in costs)
+    assert report["samples_a_step"] == 6 * processes
+    assert report["hours"] == pytest.approx(2 * report["step_of_each_kind"]["mixed"]["seconds"])
+    assert "adversarial" in text and "7200 steps" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "rate", "conditioning_rate"),
+    [
+        (["--optimizer=prodigy", "--learning_rate=1"], 1e-6, 1e-6),
+        (["--use_8bit_adam", "--lr_scheduler=cosine_with_restarts", "--lr_num_cycles=2"], 1e-3, 1e-3),
+        (["--lr_scheduler=polynomial", "--lr_power=2"], 0.25e-3, 0.25e-3),
+        (["--scale_lr", "--time_conditioning_learning_rate=1e-4"], 4e-3, 4e-4),
+    ],
+    ids=["prodigy", "8bit", "polynomial", "scaled"],
+)
+def test_optimizers_and_rates(script, arguments, tmp_path, options, rate, conditioning_rate):
+    """The rates after the second of four steps, and weights that have moved."""
+    script.main(
+        arguments(*TWINFLOW, "--checkpointing_steps=1", "--logging_steps=2", "--report_to=tensorboard", *options)
+    )
+    first, last = trained(tmp_path / "out", 1), trained(tmp_path / "out", 4)
+    assert all(tensor.isfinite().all() for tensor in last.values()) and not equal(first, last)
+    log = tensorboard_log(tmp_path / "out" / "logs" / "twinflow")
+    assert log.Scalars("lr")[0].value == pytest.approx(rate, rel=1e-3)
+    assert log.Scalars("lr/time_conditioning")[0].value == pytest.approx(conditioning_rate, rel=1e-3)
+
+
+def test_epochs_are_counted_in_steps(script, arguments, tmp_path):
+    """Eight images, each twice an epoch, in steps of four: four steps an epoch."""
+    epochs = ["--num_train_epochs=1", "--validation_epochs=1", "--repeats=2", *PROMPTS, "--num_validation_images=1"]
+    given = [argument for argument in arguments() if "max_train_steps" not in argument]
+    script.main([*given, *TWINFLOW, *epochs, "--num_train_epochs=2"])
+    assert sorted(path.name for path in (tmp_path / "out" / "validation").iterdir()) == [
+        "step-000004.png",
+        "step-000008.png",
+    ]
+
+
+@pytest.mark.parametrize("train_type", ["lora", "full"])
+def test_flow_matching_keeps_an_average_where_asked(script, arguments, tmp_path, train_type):
+    """The average is saved, is not the last weights, and a resumed run has the same one."""
+    more = [f"--train_type={train_type}", "--learning_rate=1e-2"]
+    for name, ema in {"plain": [], "averaged": ["--use_ema"], "last": ["--use_ema", "--no-save_ema"]}.items():
+        script.main(arguments(*more, *ema, f"--output_dir={tmp_path / name}"))
+    script.main(arguments(*more, "--use_ema", f"--output_dir={tmp_path / 'stopped'}", "--max_train_steps=2"))
+    resumed = ["--resume_from_checkpoint=latest", f"--output_dir={tmp_path / 'stopped'}"]
+    script.main(arguments(*more, "--use_ema", *resumed))
+    lora, full = "pytorch_lora_weights.safetensors", "transformer/diffusion_pytorch_model.safetensors"
+    path = lora if train_type == "lora" else full
+    saved = {name: load_file(tmp_path / name / path) for name in ("plain", "averaged", "last", "stopped")}
+    assert equal(saved["plain"], saved["last"]) and not equal(saved["averaged"], saved["last"])
+    assert equal(saved["averaged"], saved["stopped"])
+
+
+def test_the_saved_arguments_are_a_configuration(script, arguments, tmp_path):
+    """Every option but tokens comes back from the file, and the weights in it are in the training dtype."""
+    options = ["--mixed_precision=bf16", "--no-upcast_before_saving", "--hub_token=secret", "--caption_column", "text"]
+    script.main(arguments(*TWINFLOW, *options, "--max_train_steps=1"))
+    path = tmp_path / "out" / "training_arguments.json"
+    assert "secret" not in path.read_text()
+    given = vars(script.parse_args(arguments(*TWINFLOW, *options, "--max_train_steps=1")))
+    read = vars(script.parse_args(["--config", str(path)]))
+    assert {name: value for name, value in given.items() if read[name] != value} == {
+        "config": None,
+        "hub_token": "secret",
+    }
+    weights = load_file(tmp_path / "out" / "pytorch_lora_weights.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+
+
+def test_help_is_in_groups(script):
+    text = script.build_parser().format_help()
+    for group in (
+        "model",
+        "data",
+        "optimizer",
+        "loop",
+        "output",
+        "validation and tracking",
+        "scores",
+        "Hub",
+        "TwinFlow",
+    ):
+        assert f"\n{group}" in text
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--optimizer=prodigy"], "learning_rate=0.001.*learning_rate=1"),
+        (["--optimizer=prodigy", "--use_8bit_adam"], "use_8bit_adam"),
+        (["--report_to=tensorbord"], "tensorbord.*tensorboard"),
+        (["--report_to=aim"], "pip install aim"),
+        (["--score_steps=2"], "--frechet_model, --prompt_score_model or --judge"),
+        (["--judge=json:loads"], "needs --score_steps"),
+        (["--score_steps=2", "--judge=no_such_module:judge"], "no_such_module.*module:function"),
+        (["--score_steps=2", "--judge=json:nothing"], "json:nothing"),
+        (["--score_steps=2", "--frechet_model=org/model"], "org/model.*nothing is downloaded"),
+        (["--validation_steps=0"], "validation_steps=0"),
+        (["--hub_token=secret", "--report_to", "tensorboard", "comet"], "comet.*would log the token"),
+    ],
+)
+def test_refused_before_anything_is_loaded(script, arguments, more, message, monkeypatch):
+    monkeypatch.setattr(script, "prepare_run", None)
+    with pytest.raises(SystemExit, match=f"(?s){message}"):
+        script.main(arguments(*TWINFLOW, *more))
