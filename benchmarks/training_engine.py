@@ -198,11 +198,12 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=8 if small else 64)
     parser.add_argument("--warmup", type=int, default=2 if small else 8)
     parser.add_argument("--runs", type=int, default=3 if small else 20)
-    parser.add_argument(
-        "--only", nargs="+", help="Names of the rows to measure; a CPU leaves out 'engine, compiled' unless named."
-    )
+    parser.add_argument("--train_types", nargs="*", default=["lora", "full"])
+    parser.add_argument("--only", nargs="+", help="Names of the eager rows to measure, without the table.")
+    parser.add_argument("--compiled", nargs="*", default=[] if small else ["lora"], help="What to measure compiled.")
     parser.add_argument("--orders", type=int, nargs="*", default=[1, 2, 3], help="Orders of the table.")
     parser.add_argument("--batch_sizes", type=int, nargs="*", default=[4, 8] if small else [4, 16, 64, 256])
+    parser.add_argument("--table_latent_size", type=int, default=8 if small else 32)
     parser.add_argument("--table_runs", type=int, default=2 if small else 6)
     parser.add_argument("--output", help="JSON file of the results.")
     parser.add_argument("--plot", help="PNG file of the table's plot.")
@@ -211,15 +212,13 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
 
 def measure_table(args) -> list[dict]:
     """The engine's LoRA step against the order of the estimate and the size of the batch; `None` is out of memory."""
-    rows = []
+    rows, changes = [], {"latent_size": args.table_latent_size, "warmup": 3, "runs": args.table_runs}
     for order in args.orders:
         config = TwinFlowConfig(
             twinflow_enabled=True, twinflow_adversarial_enabled=True, twinflow_estimate_order=order
         )
         for batch_size in args.batch_sizes:
-            point = argparse.Namespace(
-                **{**vars(args), "batch_size": batch_size, "warmup": 3, "runs": args.table_runs}
-            )
+            point = argparse.Namespace(**{**vars(args), **changes, "batch_size": batch_size})
             try:
                 rows.append(measure(point, "engine", "lora", engine_loss, config))
             except torch.OutOfMemoryError:
@@ -248,36 +247,38 @@ def plot_table(rows: list[dict], path: Path) -> None:
 def main(args: argparse.Namespace) -> None:
     off = TwinFlowConfig()
     on = TwinFlowConfig(twinflow_enabled=True, twinflow_adversarial_enabled=True)
-    ways = [("flow matching", flow_matching_loss, off, False), ("plain", plain_loss, on, False)]
-    ways += [("engine", engine_loss, on, False)]
-    if args.device == "cuda" or "engine, compiled" in (args.only or ()):
-        ways += [("engine, compiled", engine_loss, on, True)]
-    rows = []
-    for train_type in ("lora", "full"):
-        for name, loss_function, config, compiled in ways:
+    ways = [("flow matching", flow_matching_loss, off), ("plain", plain_loss, on), ("engine", engine_loss, on)]
+    result = {"rows": [], "table": [], **environment(args)}
+    for train_type in args.train_types:
+        for name, loss_function, config in ways:
             if not args.only or name in args.only:
-                rows.append(measure(args, name, train_type, loss_function, config, compiled))
-    for train_type in ("lora", "full"):
-        found = {row["name"]: row for row in rows if row["train_type"] == train_type}
-        if "plain" in found:
-            for name, row in found.items():
-                print(
-                    f"{train_type:5} {name:18} {found['plain']['seconds'] / row['seconds']:.2f} times as fast as plain"
-                )
-    table = [] if args.only else measure_table(args)
-    if args.plot and table:
-        plot_table(table, Path(args.plot))
+                result["rows"].append(measure(args, name, train_type, loss_function, config))
+                save(args, result)
+    if not args.only:
+        result["table"] = measure_table(args)
+        save(args, result)
+    for train_type in args.compiled:
+        result["rows"].append(measure(args, "engine, compiled", train_type, engine_loss, on, compiled=True))
+        save(args, result)
+    for train_type in args.train_types:
+        found = {row["name"]: row for row in result["rows"] if row["train_type"] == train_type}
+        for name, row in found.items():
+            if "plain" in found:
+                speed = found["plain"]["seconds"] / row["seconds"]
+                print(f"{train_type:5} {name:18} {speed:.2f} times as fast as plain")
+
+
+def environment(args) -> dict:
     device = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
+    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
+    return {"device": device, **versions, "arguments": vars(args), "date": datetime.date.today().isoformat()}
+
+
+def save(args, result: dict) -> None:
     if args.output:
-        result = {
-            "rows": rows,
-            "table": table,
-            "device": device,
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-        }
-        result |= {"arguments": vars(args), "date": datetime.date.today().isoformat()}
         Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
+    if args.plot and result["table"]:
+        plot_table(result["table"], Path(args.plot))
 
 
 if __name__ == "__main__":

@@ -35,13 +35,15 @@ from diffusers_twinflow.training.base_model import (
 )
 from diffusers_twinflow.training.checkpoints import checkpoint_step, find_checkpoint, remove_unfinished
 from diffusers_twinflow.training.compilation import compile_blocks
-from diffusers_twinflow.training.distributed import check_distributed, shard_frozen, shards_parameters, whole
+from diffusers_twinflow.training.distributed import check_distributed, place_teacher, shards_parameters, whole
 from diffusers_twinflow.training.dry_run import DryRun, format_report, save_report
 from diffusers_twinflow.training.ema import EMAOfTrained
 from diffusers_twinflow.training.flow_matching import FlowMatchingObjective
 from diffusers_twinflow.training.health import TrainingHealth
 from diffusers_twinflow.training.loss import LossFunction
 from diffusers_twinflow.training.optimizer import OPTIMIZERS, build_optimizer, check_optimizer, learning_rates
+from diffusers_twinflow.training.quantization import LIBRARIES as QUANTIZATIONS
+from diffusers_twinflow.training.quantization import check_quantization
 from diffusers_twinflow.training.saving import (
     plain_arguments,
     publish_card,
@@ -115,6 +117,10 @@ def add_model_arguments(group) -> None:
     group.add_argument("--lora_alpha", type=float, help="Defaults to the rank.")
     group.add_argument("--lora_dropout", type=float, default=0.0)
     group.add_argument("--lora_layers", nargs="+", help="Module names to adapt; defaults to the family's.")
+    group.add_argument("--quantize_base", choices=sorted(QUANTIZATIONS), help="Quantise the frozen base of a LoRA.")
+    group.add_argument(
+        "--offload_ema", action=SWITCH, default=False, help="Keep the teacher of a full run on the CPU."
+    )
     group.add_argument(
         "--use_ema", action=SWITCH, help="Keep EMA weights: with TwinFlow the teacher's, on by default."
     )
@@ -263,6 +269,7 @@ def check_arguments(args: argparse.Namespace) -> tuple[TwinFlowConfig, Family]:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise TwinFlowConfigError(f"--{name}={getattr(args, name)} must be 1 or more.")
     check_push(args)
+    check_quantization(args.quantize_base, args.train_type)
     check_optimizer(args)
     check_scores(args)
     check_trackers(args.report_to, args.hub_token)
@@ -313,7 +320,7 @@ def build_accelerator(args) -> Accelerator:
             num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False
         ),
     )
-    check_distributed(accelerator)
+    check_distributed(accelerator, args.offload_ema)
     set_seed(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
     return accelerator
@@ -326,6 +333,7 @@ def load_pipeline(args, config: TwinFlowConfig, family: Family) -> DiffusionPipe
         args.pretrained_model_name_or_path,
         train_type=args.train_type,
         weight_dtype=DTYPES[args.mixed_precision],
+        quantize_base=args.quantize_base,
         revision=args.revision,
         variant=args.variant,
         cache_dir=args.cache_dir,
@@ -425,7 +433,7 @@ def prepare_run(args, config: TwinFlowConfig, family: Family) -> Run:
     teacher_copy = copy_for_teacher(transformer, config, args.use_ema)
     model, optimizer, lr_scheduler = accelerator.prepare(transformer, optimizer, lr_scheduler)
     if teacher_copy is not None:
-        teacher_copy = shard_frozen(accelerator, teacher_copy)
+        teacher_copy = place_teacher(accelerator, teacher_copy, args.offload_ema)
     compute_loss = build_loss(args, config, family, model, transformer, data.conditions, teacher_copy)
     TrainedWeights(transformer).register(accelerator)
     data.register(accelerator)

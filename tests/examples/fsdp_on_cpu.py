@@ -1,16 +1,20 @@
-"""Runs the training script under FSDP2 on CPU processes, which accelerate by itself shards on accelerators only."""
-
-import sys
-from pathlib import Path
+"""FSDP2 on CPU processes, which accelerate by itself shards on accelerators only."""
 
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+# What `accelerate launch --config_file examples/accelerate/fsdp2.yaml` sets, in float32.
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+}
 
-import train_twinflow  # noqa: E402
 
-if __name__ == "__main__":
+def pretend_accelerators() -> None:
+    """Have accelerate take this process's CPU for one of several accelerators."""
     PartialState(cpu=True)
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    train_twinflow.main(sys.argv[1:])

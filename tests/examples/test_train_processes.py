@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from fsdp_on_cpu import FSDP
+from safetensors.torch import load_file
 from trained_weights import equal, trained
 
 TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -39,17 +41,34 @@ def teacher(directory: Path, step: int) -> dict:
 
 @pytest.mark.parametrize("train_type", ["lora", "full"])
 def test_two_processes_are_one_with_the_same_batch(start, short, tmp_path, train_type):
-    for processes in (1, 2):
-        start(short(str(processes), processes, f"--train_type={train_type}"), processes).check()
-    one, two = (trained(tmp_path / name, 3) for name in "12")
-    first = trained(tmp_path / "1", 1)
+    """Weights, teacher and result, with whole models in every process and with models spread over them."""
+    pictures = ("--validation_prompts", "a picture", "--num_validation_images=1", "--validation_steps=2")
+    more = (f"--train_type={train_type}", *pictures)
+    runs = [start(short("one", 1, *more)), start(short("ddp", 2, *more), 2), start(short("fsdp", 2, *more), 2, **FSDP)]
+    for run in runs:
+        run.check()
+    one, first = (trained(tmp_path / "one", step) for step in (3, 1))
     assert max((one[name] - first[name]).abs().max() for name in one) > 1e-2
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=5e-5)
-    one, two = (teacher(tmp_path / name, 3) for name in "12")
-    assert one["decay"] == two["decay"] > 0
-    for name in one["weights"]:
-        torch.testing.assert_close(one["weights"][name], two["weights"][name], rtol=1e-4, atol=5e-5)
+    result = "pytorch_lora_weights" if train_type == "lora" else "transformer/diffusion_pytorch_model"
+    for name in ("ddp", "fsdp"):
+        assert_close(trained(tmp_path / name, 3), one)
+        a, b = (teacher(tmp_path / run_name, 3) for run_name in ("one", name))
+        assert a["decay"] == b["decay"] > 0
+        assert_close(b["weights"], a["weights"])
+        assert_close(*(load_file(tmp_path / run_name / f"{result}.safetensors") for run_name in (name, "one")))
+
+
+def assert_close(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=5e-5, msg=name)
+
+
+def test_spread_over_two_processes_it_resumes_bit_for_bit(start, short, tmp_path):
+    start(short("whole", 2), 2, **FSDP).check()
+    start(short("stopped", 2, "--max_train_steps=2"), 2, **FSDP).check()
+    start(short("stopped", 2, "--resume_from_checkpoint=latest"), 2, **FSDP).check()
+    assert equal(trained(tmp_path / "whole", 3), trained(tmp_path / "stopped", 3))
 
 
 def test_two_processes_resume_bit_for_bit(launch, start, short, tmp_path):

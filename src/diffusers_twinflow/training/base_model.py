@@ -14,6 +14,7 @@ from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..families import Family, is_flow_matching
 from ..models import enable_twinflow
 from ..schedulers import TwinFlowScheduler
+from .quantization import quantization_config
 from .teacher import add_teacher_adapter, keeps_teacher
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -47,14 +48,23 @@ def has_flow_matching_scheduler(name_or_path: str, index: dict[str, Any], **hub_
 
 
 def load_frozen_pipeline(
-    family: Family, name_or_path: str, *, train_type: str, weight_dtype: torch.dtype, **options: Any
+    family: Family,
+    name_or_path: str,
+    *,
+    train_type: str,
+    weight_dtype: torch.dtype,
+    quantize_base: str | None = None,
+    **options: Any,
 ) -> DiffusionPipeline:
     """The base with nothing that trains, in `weight_dtype`; the whole model that `train_type` "full" trains is float32.
 
     Args:
+        quantize_base: how to quantise the component that a LoRA is put on, see `quantization_config`.
         options: `revision`, `variant` and `cache_dir`, as diffusers takes them.
     """
     full_precision = {family.component_name: torch.float32} if train_type == "full" else {}
+    if quantize_base is not None:
+        options["quantization_config"] = quantization_config(quantize_base, family.component_name, weight_dtype)
     pipeline = family.load(name_or_path, dtype={"default": weight_dtype, **full_precision}, **options)
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):

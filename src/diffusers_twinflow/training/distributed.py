@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -14,12 +15,16 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ..configuration import TwinFlowConfigError
 
 
-def check_distributed(accelerator: Accelerator) -> None:
+def check_distributed(accelerator: Accelerator, offload_ema: bool = False) -> None:
     """Refuse what would train wrongly.
 
     Raises:
-        TwinFlowConfigError: for FSDP of version 1, whose flat parameters have no names to train by.
+        TwinFlowConfigError: for FSDP of version 1, whose flat parameters have no names to train by, and for a teacher
+            on the CPU where there is no other device or where it is sharded.
     """
+    if offload_ema and (accelerator.is_fsdp2 or accelerator.device.type == "cpu"):
+        why = "the teacher is sharded" if accelerator.is_fsdp2 else "this run is on the CPU"
+        raise TwinFlowConfigError(f"--offload_ema has no use where {why}: leave it out.")
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise TwinFlowConfigError(
             "fsdp_version=1 of the accelerate configuration is not supported: set fsdp_version: 2, as "
@@ -34,9 +39,20 @@ def shards_parameters(accelerator: Accelerator) -> bool:
     return accelerator.is_fsdp2
 
 
-def shard_frozen(accelerator: Accelerator, module: nn.Module) -> nn.Module:
-    """Spread a module that is not trained over the processes, as accelerate has spread the trained one."""
-    return fsdp2_prepare_model(accelerator, module) if accelerator.is_fsdp2 else module
+def place_teacher(accelerator: Accelerator, copy: ModelMixin, offload: bool) -> ModelMixin:
+    """Put a frozen copy of the student where it belongs.
+
+    Args:
+        copy: from `copy_for_teacher`; sharded in place where the student is.
+        offload: keep it on the CPU, and bring a block at a time to the device when it runs.
+    """
+    if accelerator.is_fsdp2:
+        return fsdp2_prepare_model(accelerator, copy)
+    if offload:
+        copy.enable_group_offload(
+            onload_device=accelerator.device, offload_type="block_level", num_blocks_per_group=1, use_stream=True
+        )
+    return copy
 
 
 def reshard(module: nn.Module) -> None:

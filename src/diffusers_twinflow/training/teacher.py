@@ -35,7 +35,8 @@ class EMAWeights:
         """Move the teacher once; call it once an optimizer step, before the teacher is used."""
         if self.target_decay == 1.0:
             return
-        teacher, student = (list(map(local_part, tensors)) for tensors in (self.teacher, self.student))
+        teacher = [local_part(tensor) for tensor in self.teacher]
+        student = [local_part(tensor).to(t.device) for tensor, t in zip(self.student, teacher)]
         torch._foreach_lerp_(teacher, student, 1 - self.decay)
         self.decay = ema_decay_warmup(self.decay, self.target_decay)
 

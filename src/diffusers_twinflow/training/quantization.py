@@ -1,0 +1,56 @@
+"""A quantised frozen base under a LoRA, by the libraries that diffusers quantises with."""
+
+import importlib.util
+from collections.abc import Callable
+
+import torch
+from diffusers import BitsAndBytesConfig, PipelineQuantizationConfig, TorchAoConfig
+
+from ..configuration import TwinFlowConfigError
+
+LIBRARIES = {"bnb_4bit": "bitsandbytes", "torchao_int8": "torchao"}
+
+
+def check_quantization(name: str | None, train_type: str) -> None:
+    """Refuse, before anything is loaded, what cannot be quantised.
+
+    Args:
+        name: a key of `LIBRARIES`, or `None` for a base that is not quantised.
+
+    Raises:
+        TwinFlowConfigError: naming the option and the remedy.
+    """
+    if name is None:
+        return
+    if train_type != "lora":
+        raise TwinFlowConfigError(
+            f"--quantize_base={name} freezes the base, and --train_type={train_type} trains it: use --train_type=lora."
+        )
+    library = LIBRARIES[name]
+    if importlib.util.find_spec(library) is None:
+        raise TwinFlowConfigError(f"--quantize_base={name} needs {library}: pip install {library}.")
+    if name == "bnb_4bit" and not torch.cuda.is_available():
+        raise TwinFlowConfigError("--quantize_base=bnb_4bit needs a GPU: use --quantize_base=torchao_int8 on a CPU.")
+
+
+def quantization_config(name: str, component_name: str, dtype: torch.dtype) -> PipelineQuantizationConfig:
+    """What quantises the component that is trained, and nothing else, while the pipeline is loaded.
+
+    Args:
+        name: "bnb_4bit" (NF4 with double quantisation) or "torchao_int8" (weights only).
+        dtype: what the layers compute in.
+    """
+    build: dict[str, Callable] = {"bnb_4bit": _bitsandbytes_nf4, "torchao_int8": _torchao_int8}
+    return PipelineQuantizationConfig(quant_mapping={component_name: build[name](dtype)})
+
+
+def _bitsandbytes_nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _torchao_int8(dtype: torch.dtype) -> TorchAoConfig:
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
