@@ -43,9 +43,9 @@ def lora_transformer() -> TwinFlowSD3Transformer2DModel:
     return transformer
 
 
-def run(config: TwinFlowConfig, transformer, positions=range(BATCH), batch=BATCH):
+def run(config: TwinFlowConfig, transformer, positions=range(BATCH), batch=BATCH, passes_of=None):
     rotation = BranchRotation(config.branch_shares)
-    draw = draw_training_step(config, rotation, list(positions), (4, 8, 8), seed=3)
+    draw = draw_training_step(config, rotation, list(positions), (4, 8, 8), seed=3, passes_of=passes_of)
     teacher = build_teacher(transformer, FAMILY.velocity, config, use_ema=True)
     teacher.update()
     latents = torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -230,9 +230,32 @@ def test_passes_are_only_for_samples_that_need_them():
     )
     teacher_passes_too = {"twinflow_ema_decay": 0.0, "twinflow_allow_no_ema_teacher": True}
     _, draw, _ = run(TwinFlowConfig(**FULL, **teacher_passes_too), transformer, range(32), 32)
-    assert sizes == [8, 32, 32, len(draw.rollout), len(draw.rollout), 16]
+    assert sizes == [8, 32, len(draw.rollout), len(draw.rollout), 32, 16]
     long = ((draw.t - draw.r) >= 0.01).numpy() & np.array([b is not Branch.ADVERSARIAL for b in draw.branches])
     assert len(draw.rollout) == long.sum() < 24
+
+
+def test_processes_with_other_branches_can_make_the_same_passes():
+    """Sharded parameters are gathered in every pass: a process without a sample for it takes part, and learns the same."""
+    config, everyone = TwinFlowConfig(**FULL), range(4)
+    assert len(set(BranchRotation(config.branch_shares).at(everyone))) == 4
+    passes = []
+    for position in everyone:
+        grads = []
+        for passes_of in (None, everyone):
+            transformer, sizes = student_transformer(), []
+            transformer.register_forward_pre_hook(
+                lambda _, args, kwargs, sizes=sizes: sizes.append(len(kwargs["hidden_states"])), with_kwargs=True
+            )
+            teacher_passes_too = {"twinflow_ema_decay": 0.0, "twinflow_allow_no_ema_teacher": True}
+            config = TwinFlowConfig(**FULL, **teacher_passes_too)
+            run(config, transformer, [position], 1, passes_of=passes_of)[0].loss.backward()
+            grads.append([p.grad for p in transformer.parameters() if p.grad is not None])
+        passes.append(sizes)
+        for alone, together in zip(*grads, strict=True):
+            torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5 * alone.abs().max().item())
+    assert all(sizes == passes[0] for sizes in passes), passes
+    assert len(passes[0]) == 6
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

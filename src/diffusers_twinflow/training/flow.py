@@ -79,19 +79,51 @@ def rcgm_target(
     with torch.no_grad():
         residual = prediction - velocity
         if order > 0:
-            start = torch.maximum(t - delta, r)
-            x = x_t - delta * velocity
-            jumped = torch.zeros_like(prediction)
-            for k in range(order):
-                tau = start + (r - start) * (k / order)
-                tau_next = start + (r - start) * ((k + 1) / order)
-                step = expand_time(tau - tau_next, x)
-                jump = step * teacher(x, tau, tau_next)
-                x = x - jump
-                jumped = jumped + jump
-            gap = expand_time(t - r, x)
-            residual = torch.where(gap >= delta, (prediction * gap - jumped) / delta - velocity, residual)
+            jumped = rcgm_jump(teacher, velocity, x_t, t, r, order=order, delta=delta)
+            residual = rcgm_residual(prediction, velocity, jumped, t, r, delta=delta)
         return clamped_target(prediction, residual, clamp)
+
+
+@torch.no_grad()
+def rcgm_jump(
+    teacher: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    velocity: torch.Tensor,
+    x_t: torch.Tensor,
+    t: torch.Tensor,
+    r: torch.Tensor,
+    *,
+    order: int,
+    delta: float,
+) -> torch.Tensor:
+    """What the teacher's jumps to `r` add up to, after the step of length `delta`; arguments as in `rcgm_target`.
+
+    It does not depend on the student's prediction, and can be had before it.
+    """
+    start = torch.maximum(t - delta, r)
+    x = x_t - delta * velocity
+    jumped = torch.zeros_like(velocity)
+    for k in range(order):
+        tau = start + (r - start) * (k / order)
+        tau_next = start + (r - start) * ((k + 1) / order)
+        jump = expand_time(tau - tau_next, x) * teacher(x, tau, tau_next)
+        x = x - jump
+        jumped = jumped + jump
+    return jumped
+
+
+@torch.no_grad()
+def rcgm_residual(
+    prediction: torch.Tensor,
+    velocity: torch.Tensor,
+    jumped: torch.Tensor,
+    t: torch.Tensor,
+    r: torch.Tensor,
+    *,
+    delta: float,
+) -> torch.Tensor:
+    """How far the student's whole jump is from the step along `velocity` and the teacher's jumps, by `delta`."""
+    gap = expand_time(t - r, velocity)
+    return torch.where(gap >= delta, (prediction * gap - jumped) / delta - velocity, prediction - velocity)
 
 
 def barron_loss(

@@ -15,7 +15,8 @@ from .flow import (
     enhance_velocity,
     interpolate,
     interval_weight,
-    rcgm_target,
+    rcgm_jump,
+    rcgm_residual,
     recover,
     squared_error,
     velocity,
@@ -84,9 +85,10 @@ class TwinFlowObjective:
         v = velocity(x, draw.noise)
 
         snapshot = RNGSnapshot(latents.device)
+        with torch.no_grad(), snapshot.replay():  # before the student's pass, whose activations fill the memory
+            v, jumped = self._teach(x_t, v, condition, unconditional, draw, teacher, snapshot)
         prediction = student(x_t, draw.t, draw.r, draw.sign, condition).float()
-        with torch.no_grad(), snapshot.replay():
-            target = self._target(prediction, x_t, v, condition, unconditional, draw, teacher, snapshot)
+        target = self._target(prediction.detach(), v, jumped, draw)
 
         weight = interval_weight(draw.t, draw.r)
         weight = weight.index_fill(0, draw.adversarial, self.config.twinflow_adversarial_weight)
@@ -126,36 +128,50 @@ class TwinFlowObjective:
         fakes, _ = recover(noise, ones, prediction)
         return latents.index_copy(0, draw.faked, fakes[: len(draw.faked)].to(latents.dtype))
 
-    def _target(self, prediction, x_t, v, condition, unconditional, draw, teacher, snapshot) -> torch.Tensor:
+    def _teach(self, x_t, v, condition, unconditional, draw, teacher, snapshot):
+        """The velocity with guidance baked in, and the teacher's jumps of the samples that it walks."""
         config = self.config
-        needs_teacher = draw.passes.rollout and config.twinflow_estimate_order > 0
+        walks = draw.passes.rollout and config.twinflow_estimate_order > 0
         enhances = config.needs_unconditional and draw.passes.enhance
-        with teacher.activated() if needs_teacher or enhances else nullcontext() as teacher_velocity:
+        jumped = v[:0]
+        with teacher.activated() if walks or enhances else nullcontext() as teacher_velocity:
             if enhances:
                 v = self._enhanced(x_t, v, condition, unconditional, draw, teacher_velocity)
-            target = v.clone()
-            real, rollout = draw.real, draw.rollout
-            target[real] = clamped_target(prediction[real], prediction[real] - v[real], config.twinflow_target_clamp)
-            if needs_teacher:
-                rollout = at_least_one(rollout)
-                positive, rollout_condition = draw.sign[rollout].abs(), take(condition, rollout)
+            if walks:
+                chosen = at_least_one(draw.rollout)
+                positive, prompts = draw.sign[chosen].abs(), take(condition, chosen)
 
                 def walk(x, tau, tau_next):
                     with snapshot.replay():
-                        return teacher_velocity(x, tau, tau_next, positive, rollout_condition).float()
+                        return teacher_velocity(x, tau, tau_next, positive, prompts).float()
 
-                walked = rcgm_target(
+                jumped = rcgm_jump(
                     walk,
-                    prediction[rollout],
-                    v[rollout],
-                    x_t[rollout],
-                    draw.t[rollout],
-                    draw.r[rollout],
+                    v[chosen],
+                    x_t[chosen],
+                    draw.t[chosen],
+                    draw.r[chosen],
                     order=config.twinflow_estimate_order,
                     delta=config.twinflow_delta_t,
-                    clamp=config.twinflow_target_clamp,
                 )
-                target[draw.rollout] = walked[: len(draw.rollout)]
+        return v, jumped
+
+    def _target(self, prediction, v, jumped, draw) -> torch.Tensor:
+        """The student's prediction less the clamped residual; the velocity itself on the twin trajectory."""
+        config, target = self.config, v.clone()
+        residual = prediction - v
+        if len(jumped):
+            chosen = draw.rollout
+            residual[chosen] = rcgm_residual(
+                prediction[chosen],
+                v[chosen],
+                jumped[: len(chosen)],
+                draw.t[chosen],
+                draw.r[chosen],
+                delta=config.twinflow_delta_t,
+            )
+        real = draw.real
+        target[real] = clamped_target(prediction[real], residual[real], config.twinflow_target_clamp)
         return target
 
     def _enhanced(self, x_t, v, condition, unconditional, draw, teacher_velocity) -> torch.Tensor:
