@@ -7,6 +7,7 @@ accelerate launch examples/train_twinflow.py --config recipe.json --output_dir o
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, set_seed
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, ProjectConfiguration, set_seed
 from diffusers import DiffusionPipeline
 from diffusers.optimization import SchedulerType, get_scheduler
 from tqdm.auto import tqdm
@@ -70,6 +71,8 @@ logger = get_logger(__name__)
 SWITCH = argparse.BooleanOptionalAction
 TRAJECTORY_POINTS = 1024
 BEST = "best"
+LONGEST_WAIT = timedelta(hours=3)
+"""How long processes wait for each other: one looks through the data, all encode their share, one draws pictures."""
 AT_LEAST_ONE = (
     "train_batch_size",
     "gradient_accumulation_steps",
@@ -319,6 +322,7 @@ def build_accelerator(args) -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False
         ),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
     )
     check_distributed(accelerator, args.offload_ema)
     set_seed(args.seed)

@@ -131,45 +131,49 @@ def test_processes_share_the_work_and_each_finds_all_of_it(tmp_path, count):
         assert_holds(cache, *range(20))
 
 
-FILL_SLOWLY = """
-    import sys, time, torch
+FILL = """
+    import sys
     from accelerate import PartialState
     from diffusers_twinflow.data.cache import DiskCache, fill_cache
-    from test_cache import IDENTITY, batches, entry
+    from test_cache import IDENTITY, batches, encode_large
 
-    def encode(batches):
-        for batch in batches:
-            time.sleep(0.02)
-            yield {key: entry(number) for key, number in batch.items()}
-
-    cache = DiskCache(sys.argv[1], IDENTITY, shard_bytes=100)
-    fill_cache(cache, batches(200, 1), encode, processes=PartialState(cpu=True), description="")
+    cache = DiskCache(sys.argv[1], IDENTITY, shard_bytes=2**20)
+    fill_cache(cache, batches(60, 1), encode_large, processes=PartialState(cpu=True), description="")
 """
 
 
+def encode_large(lacking):
+    for batch in lacking:
+        yield {key: {"latents": torch.full((2**19,), float(number))} for key, number in batch.items()}
+
+
 def test_killed_while_writing_it_keeps_what_was_written_and_does_the_rest(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-c", textwrap.dedent(FILL_SLOWLY), str(tmp_path)]
+    """A file with its name is complete at any moment that another process may look."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, "-c", textwrap.dedent(FILL), str(tmp_path)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("*/*.safetensors"))) < 20 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    seen, deadline = set(), time.monotonic() + 240
+    while len(seen) < 20 and process.poll() is None and time.monotonic() < deadline:
+        for path in set(tmp_path.glob("*/*.safetensors")) - seen:
+            load_file(path)
+            seen.add(path)
+        time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    _, errors = process.communicate()
+    assert len(seen) >= 20, errors.decode()[-2000:]
     before = DiskCache(tmp_path, IDENTITY)
-    kept = [number for number in range(200) if f"key-{number}" in before]
-    assert 20 <= len(kept) < 200
-    assert_holds(before, *kept)
+    kept = {number for number in range(60) if f"key-{number}" in before}
+    assert 20 <= len(kept) < 60
 
     encoded = []
 
     def encode(lacking):
-        for batch in lacking:
-            encoded.extend(batch.values())
-            yield {key: entry(number) for key, number in batch.items()}
+        encoded.extend(number for batch in lacking for number in batch.values())
+        return encode_large(lacking)
 
-    fill_cache(before, batches(200, 1), encode, processes=PartialState(), description="")
-    assert sorted(encoded + kept) == list(range(200))
-    assert_holds(DiskCache(tmp_path, IDENTITY), *range(200))
-    shards = [load_file(path) for path in tmp_path.glob("*/*.safetensors")]
-    assert max(Counter(key for shard in shards for key in shard).values()) == 1
+    fill_cache(before, batches(60, 1), encode, processes=PartialState(), description="")
+    assert sorted([*encoded, *kept]) == list(range(60))
+    after = DiskCache(tmp_path, IDENTITY)
+    assert all((after[f"key-{number}"]["latents"] == number).all() for number in range(60))
+    keys = Counter(key for path in tmp_path.glob("*/*.safetensors") for key in load_file(path))
+    assert len(keys) == 60 and set(keys.values()) == {1}

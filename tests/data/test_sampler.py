@@ -76,6 +76,13 @@ def test_a_step_holds_one_bucket_and_any_number_of_processes_the_same_samples(
     assert {len(part) for part in parts} == {len(list(part)) for part in parts} == {steps * accumulation * batch}
 
 
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 4), st.integers(1, 3))
+def test_the_length_of_a_part_is_told_beforehand(start, count, batch, processes):
+    for process in range(processes):
+        part = RunSampler(5, 0, start, start + count, batch_size=batch, process_index=process, num_processes=processes)
+        assert len(part) == len(list(part))
+
+
 def test_epochs_and_seeds_differ():
     runs = [indices(100, 0, start, start + 100) for start in (0, 100)] + [indices(100, 1, 0, 100)]
     assert runs[0] != runs[1] and runs[0] != runs[2]

@@ -11,6 +11,7 @@ from diffusers_twinflow.families import family_of, is_flow_matching
 from diffusers_twinflow.models import TwinFlowTransformerMixin
 from diffusers_twinflow.pipelines import TwinFlowPipeline
 
+pytestmark = pytest.mark.usefixtures("small_references")
 each_case = pytest.mark.parametrize("case", kit.CASES, ids=lambda case: case.id)
 
 

@@ -15,6 +15,7 @@ from diffusers_twinflow.data.draws import SampleDraw
 from diffusers_twinflow.data.framing import Framing
 from diffusers_twinflow.data.sampler import Place
 from diffusers_twinflow.families import FAMILIES
+from diffusers_twinflow.families.qwen_image_edit import as_pictures
 from diffusers_twinflow.training.branches import BranchRotation
 from diffusers_twinflow.training.draw import draw_training_step
 from diffusers_twinflow.training.objective import TwinFlowObjective
@@ -123,6 +124,32 @@ def test_the_empty_prompt_keeps_the_samples_own_reference():
     assert not torch.isclose(loss({"offset": offsets[:1]}, 0.5), plain)
 
 
+def test_the_transformer_gets_what_the_stock_call_gives_it():
+    """At the stock call's own size of references, with one that is not square."""
+    pipeline = tiny_qwen.qwen_image_edit()
+    pipeline.set_progress_bar_config(disable=True)
+    calls = []
+    pipeline.transformer.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    reference = torch.randint(256, (1, 3, 24, 48), generator=torch.Generator().manual_seed(0)) / 127.5 - 1
+    noise = torch.randn(1, 4, 4, 2, generator=torch.Generator().manual_seed(1))
+    (image,) = as_pictures(reference)
+    pipeline(
+        image, "a", true_cfg_scale=1.0, height=64, width=32, latents=FAMILY.pack(noise), num_inference_steps=2,
+        output_type="latent",
+    )  # fmt: skip
+    condition = FAMILY.encode_prompts(pipeline, ["a"], 480, reference)
+    with torch.no_grad():
+        FAMILY.velocity(pipeline.transformer)(noise, torch.ones(1), None, None, condition)
+    stock, ours = calls[0], calls[-1]
+    length = stock["encoder_hidden_states"].shape[1]
+    assert ours["img_shapes"] == stock["img_shapes"] == [[(1, 2, 1), (1, 23, 45)]]
+    torch.testing.assert_close(ours["hidden_states"], stock["hidden_states"])
+    torch.testing.assert_close(ours["encoder_hidden_states"][:, :length], stock["encoder_hidden_states"])
+    assert ours["encoder_hidden_states_mask"].sum() == length
+    assert torch.equal(ours["timestep"], stock["timestep"])
+
+
+@pytest.mark.usefixtures("small_references")
 def test_each_prompt_edits_the_image_anew():
     pipeline = tiny_qwen.qwen_image_edit()
     pipeline.set_progress_bar_config(disable=True)

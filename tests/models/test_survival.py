@@ -10,7 +10,8 @@ from diffusers.hooks import apply_group_offloading
 from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from peft import LoraConfig, inject_adapter_in_model
 from stock import STOCK
-from stock.spec import run, stock_class
+from stock.spec import flat, run, stock_class
+from torch.utils._pytree import tree_map
 from trained import TIMES, both, conditioned, device_for_backward, randomise, trained, twinflow_class
 
 from diffusers_twinflow.models import disable_twinflow, enable_twinflow
@@ -123,6 +124,31 @@ def test_layerwise_casting(name):
     ours.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
     assert all(parameter.dtype == torch.float32 for parameter in ours.time_conditioning.parameters())
     assert (conditioned(name, ours) - expected).norm() < 0.1 * expected.norm()
+
+
+@torch.no_grad()
+def test_half_precision(name):
+    """What is added does not change the dtype that goes on."""
+    stock, ours = STOCK[name], trained(name)
+    expected = conditioned(name, ours)
+    arguments, times = (tree_map(to_half, values) for values in (stock.arguments(*TIMES), both(name)))
+    plain = flat(half_model(stock.build(stock_class(name)))(**arguments))
+    output = flat(half_model(ours)(**arguments, **times))
+    assert output.dtype == plain.dtype
+    assert (output.float() - expected).norm() < 0.2 * expected.norm()
+
+
+def to_half(value):
+    return value.bfloat16() if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
+
+
+def half_model(model: torch.nn.Module) -> torch.nn.Module:
+    """In bfloat16 but for the modules that the stock class keeps in float32, as `from_pretrained` loads it."""
+    model.bfloat16()
+    for name, module in model.named_modules():
+        if set(name.split(".")) & set(model._keep_in_fp32_modules or ()):
+            module.float()
+    return model
 
 
 @torch.no_grad()

@@ -407,6 +407,13 @@ def test_shift_of_other_flow_schedulers(stock, shift, tmp_path):
     )
 
 
+def test_flow_sigmas_need_a_model_that_predicts_a_velocity():
+    stock = UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=5.0)
+    with pytest.raises(ValueError, match="prediction_type='epsilon' with use_flow_sigmas"):
+        TwinFlowScheduler.from_config(stock.config)
+    assert TwinFlowScheduler.from_config(stock.config, prediction_type="flow_prediction").config.shift == 5.0
+
+
 def test_flow_shift_counts_only_with_flow_sigmas():
     stock = UniPCMultistepScheduler(prediction_type="flow_prediction", flow_shift=5.0)
     assert TwinFlowScheduler.from_config(stock.config).config.shift == 1.0
@@ -553,6 +560,18 @@ def test_more_steps_than_the_grid():
     run(scheduler, x)
     with pytest.raises(ValueError, match="2 steps"):
         scheduler.step(x, scheduler.timesteps[1], x)
+
+
+@pytest.mark.parametrize("begin_index", [-1, 3])
+def test_a_begin_index_that_is_not_on_the_grid(begin_index):
+    with pytest.raises(ValueError, match=f"begin_index={begin_index}"):
+        make(2).set_begin_index(begin_index)
+
+
+def test_a_begin_index_after_the_last_step_leaves_the_picture_as_it_is():
+    scheduler, x = make(2), latents()
+    scheduler.set_begin_index(2)
+    assert torch.equal(scheduler.scale_noise(x, scheduler.timesteps[2:], latents(seed=7)), x)
 
 
 @pytest.mark.parametrize("timestep", [500.0, 5000.0, float("nan"), torch.tensor(700.0)])

@@ -1,7 +1,7 @@
 import torch
 from diffusers import QwenImageEditPipeline
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit import calculate_dimensions
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as stock
 
 from .packing import pad_tokens
 from .qwen_image import QwenImageFamily
@@ -22,7 +22,7 @@ class QwenImageEditFamily(QwenImageFamily):
         Prompts are `max_sequence_length` tokens long, and as many more as the image has.
         """
         height, width = reference_images.shape[-2:]
-        width, height, _ = calculate_dimensions(REFERENCE_AREA, width / height)
+        width, height, _ = stock.calculate_dimensions(REFERENCE_AREA, width / height)
         processor = pipeline.image_processor
         images = [processor.resize(image, height, width) for image in as_pictures(reference_images)]
         length = (max_sequence_length or self.max_sequence_length) + image_tokens(pipeline, height, width)

@@ -114,8 +114,7 @@ class TwinFlowTransformerMixin:
 
     def new_time_conditioning(self, conditioning: str | None = None) -> TimeConditioning | SecondEmbedder:
         """An untrained time conditioning of this model's width, device and dtype, by default of its own kind."""
-        reference = next(self._embedder_modules(self)[0].parameters())
-        with torch.device(reference.device):
+        with torch.device(self.device):
             module = self.conditioning_of(self, conditioning or self.twinflow_conditioning)
         return module.to(self.dtype)
 

@@ -93,7 +93,8 @@ def spell_out_schedule(config: Mapping) -> dict:
     `from_config` drops what was a default of the class a config comes from, and the defaults of classes differ.
 
     Raises:
-        ValueError: for a scheduler of diffusion models that has no `beta_schedule`, such as the EDM ones.
+        ValueError: for a scheduler of diffusion models that has no `beta_schedule`, such as the EDM ones, and for flow
+            sigmas of a model that predicts no velocity.
     """
     stock_class = getattr(diffusers, str(config.get("_class_name")), None)
     parameters = signature(stock_class.__init__).parameters if stock_class is not None else {}
@@ -104,6 +105,11 @@ def spell_out_schedule(config: Mapping) -> dict:
         raise ValueError(
             f"prediction_type={values['prediction_type']!r} comes without a beta_schedule, so its noise levels are "
             "unknown: give the config of a scheduler that has one, or keep the pipeline's own scheduler."
+        )
+    if values.get("prediction_type") in DIFFUSION_PREDICTION_TYPES and config.get("use_flow_sigmas"):
+        raise ValueError(
+            f"prediction_type={values['prediction_type']!r} with use_flow_sigmas=True is neither a flow nor a diffusion "
+            "model's: if the model predicts a velocity, pass prediction_type='flow_prediction'."
         )
     defaults = [name for name in config.get("_use_default_values", []) if name not in values]
     return {**config, **values, "_use_default_values": defaults}

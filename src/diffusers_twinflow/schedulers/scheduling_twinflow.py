@@ -166,11 +166,13 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             kwargs: options that replace those of the config.
 
         Raises:
-            ValueError: for a diffusion scheduler without a `beta_schedule`.
+            ValueError: for a diffusion scheduler without a `beta_schedule`, and for flow sigmas of a model that predicts
+                no velocity.
         """
         if isinstance(config, dict) and "shift" not in kwargs and (shift := shift_of(config)) is not None:
             kwargs["shift"] = shift
-        return super().from_config(spell_out_schedule(config), return_unused_kwargs, **kwargs)
+        asked = {name: kwargs[name] for name in ("prediction_type",) if name in kwargs}
+        return super().from_config(spell_out_schedule({**config, **asked}), return_unused_kwargs, **kwargs)
 
     @property
     def init_noise_sigma(self) -> float:
@@ -192,8 +194,13 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         Start at an evaluation in the middle of the grid, as image-to-image pipelines do.
 
         Args:
-            begin_index (`int`, defaults to 0): index into `timesteps`.
+            begin_index (`int`, defaults to 0): index into `timesteps`; their number is after the last one.
+
+        Raises:
+            ValueError: for an index that the grid does not have.
         """
+        if self.num_inference_steps is not None and not 0 <= begin_index <= self.num_inference_steps:
+            raise ValueError(f"begin_index={begin_index} is not on a grid of {self.num_inference_steps} steps.")
         self._begin_index = begin_index
 
     def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor | None = None) -> torch.Tensor:

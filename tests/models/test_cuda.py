@@ -1,0 +1,76 @@
+"""What only a GPU can show of every class."""
+
+import pytest
+import torch
+from accelerate import cpu_offload, cpu_offload_with_hook
+from diffusers.hooks import apply_group_offloading
+from stock import STOCK
+from stock.spec import stock_class
+from trained import conditioned, randomise, trained
+
+from diffusers_twinflow.models import enable_twinflow
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+@pytest.fixture(autouse=True)
+def on_cuda():
+    with torch.device("cuda"):
+        yield
+
+
+def close(output: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(output, expected, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("offload_type, use_stream", [("leaf_level", True), ("block_level", False)])
+def test_group_offload(name, offload_type, use_stream):
+    expected = conditioned(name, trained(name))
+    ours = STOCK[name].build(stock_class(name)).to("cpu")
+    options = {"num_blocks_per_group": 1} if offload_type == "block_level" else {}
+    apply_group_offloading(
+        ours,
+        onload_device=torch.device("cuda"),
+        offload_device=torch.device("cpu"),
+        offload_type=offload_type,
+        use_stream=use_stream,
+        **options,
+    )
+    enable_twinflow(ours)
+    assert next(ours.time_conditioning.parameters()).device.type == "cuda"
+    randomise(ours.time_conditioning)
+    close(conditioned(name, ours), expected)
+
+
+@torch.no_grad()
+def test_offloaded_as_a_whole_and_layer_by_layer(name):
+    expected = conditioned(name, trained(name))
+    ours = trained(name).to("cpu")
+    cpu_offload_with_hook(ours, execution_device=torch.device("cuda"))
+    close(conditioned(name, ours), expected)
+    if STOCK[name].not_offloaded:
+        return
+    ours = trained(name).to("cpu")
+    cpu_offload(ours, execution_device=torch.device("cuda"))
+    close(conditioned(name, ours), expected)
+
+
+@torch.no_grad()
+def test_layerwise_casting_to_eight_bits(name):
+    ours = trained(name)
+    expected = conditioned(name, ours)
+    ours.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    assert all(parameter.dtype == torch.float32 for parameter in ours.time_conditioning.parameters())
+    assert (conditioned(name, ours) - expected).norm() < 0.5 * expected.norm()
+
+
+@torch.no_grad()
+def test_enabled_on_cuda_and_moved(name):
+    ours = STOCK[name].build(stock_class(name))
+    enable_twinflow(ours)
+    randomise(ours.time_conditioning)
+    on_cuda = conditioned(name, ours)
+    assert all(parameter.device.type == "cuda" for parameter in ours.parameters())
+    with torch.device("cpu"):
+        close(on_cuda.cpu(), conditioned(name, ours.to("cpu")))

@@ -1,0 +1,97 @@
+import json
+from argparse import Namespace
+
+import pytest
+import torch
+
+from diffusers_twinflow.configuration import TwinFlowConfigError
+from diffusers_twinflow.training.scores import ScoreBook, check_scores, load_judge, spread
+
+
+def book_of(tmp_path, values, name="prompt_score", **options):
+    book = ScoreBook(tmp_path, **options)
+    return book, [book.add(step, {name: value}) for step, value in enumerate(values, 1)]
+
+
+def test_the_first_of_equals_is_best_and_others_are_not(tmp_path):
+    book, is_best = book_of(tmp_path, [1.0, 1.0, 3.0, 2.0])
+    assert is_best == [True, False, True, False] and book.best == {"step": 3, "prompt_score": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "higher_is_better", "best"),
+    [("frechet_distance", None, 2), ("frechet_distance", True, 1), ("judge", None, 1), ("judge", False, 2)],
+)
+def test_a_distance_is_better_lower(tmp_path, name, higher_is_better, best):
+    book, _ = book_of(tmp_path, [5.0, 2.0, 3.0], name, higher_is_better=higher_is_better)
+    assert book.best["step"] == best
+
+
+def test_not_a_number_is_never_best(tmp_path):
+    nan = float("nan")
+    assert book_of(tmp_path, [1.0, nan, 2.0])[1] == [True, False, True]
+    assert book_of(tmp_path, [3.0, nan, 2.0], "frechet_distance")[1] == [True, False, True]
+
+
+def test_patience_counts_the_scores_since_the_best(tmp_path):
+    book = ScoreBook(tmp_path, patience=2)
+    over = []
+    for step, value in enumerate([1.0, 0.0, 2.0, 1.0, 1.5], 1):
+        book.add(step, {"judge": value})
+        over.append(book.is_over)
+    assert over == [False, False, False, False, True]
+    assert not book_of(tmp_path, [3.0, 2.0, 1.0])[0].is_over
+
+
+def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
+    book, _ = book_of(tmp_path, [1.0, 9.0, 2.0], metric="prompt_score")
+    book.save()
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert written["metric"] == "prompt_score" and written["best_step"] == 2
+    resumed = ScoreBook(tmp_path, metric="prompt_score", first_step=1)
+    assert resumed.entries == [{"step": 1, "prompt_score": 1.0}]
+    assert resumed.add(2, {"prompt_score": 2.0})
+    assert ScoreBook(tmp_path, first_step=3).entries == written["scores"]
+
+
+def test_the_deciding_score_must_be_measured(tmp_path):
+    with pytest.raises(TwinFlowConfigError, match="score_metric=taste.*choose one of judge"):
+        ScoreBook(tmp_path, metric="taste").add(1, {"judge": 1.0})
+
+
+def test_a_judge_is_found_in_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "judge_of_this_test.py").write_text(
+        "number = 3\ndef mean(images, prompts):\n    return images.mean()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    assert load_judge("judge_of_this_test:mean")(torch.ones(1, 3, 2, 2), ["a"]) == 1
+    for name, message in {
+        "judge_of_this_test:number": "must be a function",
+        "judge_of_this_test": "module:function",
+        ":mean": "module:function",
+    }.items():
+        with pytest.raises(TwinFlowConfigError, match=message):
+            load_judge(name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"streaming": True}, "streaming"),
+        ({"frechet_model": "somewhere", "twinflow_image_free": True}, "frechet_model"),
+        ({"judge": None}, "score_steps needs"),
+        ({"score_steps": None}, "judge needs --score_steps"),
+    ],
+)
+def test_scores_that_cannot_be_taken(changes, message):
+    given = {"score_steps": 1, "judge": "json:loads", "frechet_model": None, "prompt_score_model": None}
+    rest = {"streaming": False, "twinflow_image_free": False, "early_stopping_patience": None}
+    check_scores(Namespace(**given, **rest))
+    with pytest.raises(TwinFlowConfigError, match=message):
+        check_scores(Namespace(**{**given, **rest, **changes}))
+
+
+def test_spread():
+    assert spread("abcd", 2) == ["a", "c"] and spread("ab", 5) == ["a", "a", "a", "b", "b"]
+    assert spread("abc", 3) == ["a", "b", "c"]

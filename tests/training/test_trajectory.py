@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+import torch
+
+from diffusers_twinflow.configuration import TwinFlowConfig
+from diffusers_twinflow.training.branches import BranchRotation
+from diffusers_twinflow.training.draw import draw_training_step
+from diffusers_twinflow.training.trajectory import COLUMNS, TITLE, trajectory_picture, trajectory_rows
+
+CONFIG = TwinFlowConfig(twinflow_enabled=True, twinflow_adversarial_enabled=True, twinflow_few_step_share=1.0)
+
+
+@pytest.fixture
+def rotation():
+    return BranchRotation(CONFIG.branch_shares)
+
+
+def test_rows_are_what_training_drew(rotation):
+    """The times of the latents' own draw, whatever the latents' shape and however positions are split."""
+    positions = [3, 17, 4, 250, 8, 9]
+    draw = draw_training_step(CONFIG, rotation, positions, (4, 8, 8), seed=5)
+    rows = trajectory_rows(CONFIG, rotation, positions, seed=5)
+    assert len(COLUMNS) == 4 and [row[3] for row in rows] == [branch.value for branch in draw.branches]
+    assert torch.equal(torch.tensor([row[:3] for row in rows]), torch.stack([draw.t, draw.r, draw.sign], dim=1))
+    assert trajectory_rows(CONFIG, rotation, positions[3:], seed=5) == rows[3:]
+    assert trajectory_rows(CONFIG, rotation, positions, seed=6) != rows
+
+
+def test_global_generators_are_not_touched(rotation):
+    before = torch.get_rng_state()
+    trajectory_picture(trajectory_rows(CONFIG, rotation, range(20), seed=0))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_picture_has_a_colour_a_branch(rotation):
+    assert "experimental/theory unverified" in TITLE
+    rows = trajectory_rows(CONFIG, rotation, range(200), seed=0)
+    colours = [set(map(tuple, np.asarray(trajectory_picture(r)).reshape(-1, 3))) for r in (rows, [rows[0]])]
+    tab10 = [(31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189)]
+    assert set(tab10) <= colours[0] and sum(colour in colours[1] for colour in tab10) == 1
