@@ -128,14 +128,17 @@ def test_layerwise_casting(name):
 
 @torch.no_grad()
 def test_half_precision(name):
-    """What is added does not change the dtype that goes on."""
+    """At a time that is exact in bfloat16, also times 1000; what is added does not change the dtype that goes on."""
     stock, ours = STOCK[name], trained(name)
-    expected = conditioned(name, ours)
-    arguments, times = (tree_map(to_half, values) for values in (stock.arguments(*TIMES), both(name)))
+    exact = stock.in_unit(torch.tensor(0.5)).bfloat16().item()
+    time = (exact - stock.at_data) / (stock.at_noise - stock.at_data)
+    twinflow = both(name) | {"target_timestep": stock.times(0.25, 0.0)}
+    expected = run(stock, ours, time, time, **twinflow)
+    arguments, twinflow = (tree_map(to_half, values) for values in (stock.arguments(time, time), twinflow))
     plain = flat(half_model(stock.build(stock_class(name)))(**arguments))
-    output = flat(half_model(ours)(**arguments, **times))
+    output = flat(half_model(ours)(**arguments, **twinflow))
     assert output.dtype == plain.dtype
-    assert (output.float() - expected).norm() < 0.2 * expected.norm()
+    assert (output.float() - expected).norm() < 0.3 * expected.norm()
 
 
 def to_half(value):
