@@ -113,7 +113,7 @@ class Hub:
         process.start()
 
         def wait() -> Result:
-            process.join(timeout=120)
+            process.join(timeout=300)
             assert process.exitcode is not None, "the process hangs"
             return Result(process.exitcode, *(Path(path).read_text() for path in outputs))
 
@@ -126,7 +126,7 @@ class Hub:
         """A process that has nothing imported yet: Python with this command line."""
         environment = self.environment(home or self.home, token, **variables)
         command = [sys.executable, *map(str, command)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         return Result(done.returncode, done.stdout, done.stderr)
 
 
