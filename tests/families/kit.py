@@ -102,6 +102,7 @@ CASES = [
     Case("flux2", tiny_flux.flux2, max_sequence_length=400),
     Case("qwen_image", tiny_qwen.qwen_image, resolution=16, max_sequence_length=192),
     Case("qwen_image_edit", tiny_qwen.qwen_image_edit, max_sequence_length=480),
+    Case("qwen_image_edit_plus", tiny_qwen.qwen_image_edit_plus, max_sequence_length=480),
     Case("z_image", tiny_z_image.z_image),
     Case("chroma", tiny_flux.chroma),
     Case("sana", tiny_images.sana),

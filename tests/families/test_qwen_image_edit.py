@@ -14,7 +14,7 @@ from diffusers_twinflow.data import DataConfig, Samples, open_source
 from diffusers_twinflow.data.draws import SampleDraw
 from diffusers_twinflow.data.framing import Framing
 from diffusers_twinflow.data.sampler import Place
-from diffusers_twinflow.families import FAMILIES
+from diffusers_twinflow.families import FAMILIES, family_of
 from diffusers_twinflow.families.qwen_image_edit import as_pictures
 from diffusers_twinflow.training.branches import BranchRotation
 from diffusers_twinflow.training.draw import draw_training_step
@@ -124,9 +124,11 @@ def test_the_empty_prompt_keeps_the_samples_own_reference():
     assert not torch.isclose(loss({"offset": offsets[:1]}, 0.5), plain)
 
 
-def test_the_transformer_gets_what_the_stock_call_gives_it():
+@pytest.mark.parametrize("build", [tiny_qwen.qwen_image_edit, tiny_qwen.qwen_image_edit_plus])
+def test_the_transformer_gets_what_the_stock_call_gives_it(build):
     """At the stock call's own size of references, with one that is not square."""
-    pipeline = tiny_qwen.qwen_image_edit()
+    pipeline = build()
+    family = family_of(pipeline)
     pipeline.set_progress_bar_config(disable=True)
     calls = []
     pipeline.transformer.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True)
@@ -134,12 +136,12 @@ def test_the_transformer_gets_what_the_stock_call_gives_it():
     noise = torch.randn(1, 4, 4, 2, generator=torch.Generator().manual_seed(1))
     (image,) = as_pictures(reference)
     pipeline(
-        image, "a", true_cfg_scale=1.0, height=64, width=32, latents=FAMILY.pack(noise), num_inference_steps=2,
+        image, "a", true_cfg_scale=1.0, height=64, width=32, latents=family.pack(noise), num_inference_steps=2,
         output_type="latent",
     )  # fmt: skip
-    condition = FAMILY.encode_prompts(pipeline, ["a"], 480, reference)
+    condition = family.encode_prompts(pipeline, ["a"], 480, reference)
     with torch.no_grad():
-        FAMILY.velocity(pipeline.transformer)(noise, torch.ones(1), None, None, condition)
+        family.velocity(pipeline.transformer)(noise, torch.ones(1), None, None, condition)
     stock, ours = calls[0], calls[-1]
     length = stock["encoder_hidden_states"].shape[1]
     assert ours["img_shapes"] == stock["img_shapes"] == [[(1, 2, 1), (1, 23, 45)]]

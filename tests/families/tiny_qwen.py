@@ -48,13 +48,17 @@ def qwen_image():
     )
 
 
-def qwen_image_edit():
+def qwen_image_edit(pipeline_class=diffusers.QwenImageEditPipeline):
     torch.manual_seed(0)
     language = qwen2_5_vl()
-    return diffusers.QwenImageEditPipeline(
+    return pipeline_class(
         transformer=transformer(zero_cond_t=True),
         vae=vae(stages=4, base_dim=2),
         scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER),
         processor=qwen_processor(language["tokenizer"]),
         **language,
     )
+
+
+def qwen_image_edit_plus():
+    return qwen_image_edit(diffusers.QwenImageEditPlusPipeline)

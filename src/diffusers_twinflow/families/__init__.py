@@ -13,6 +13,7 @@ from .lumina2 import Lumina2Family
 from .pixart_sigma import PixArtSigmaFamily
 from .qwen_image import QwenImageFamily
 from .qwen_image_edit import QwenImageEditFamily
+from .qwen_image_edit_plus import QwenImageEditPlusFamily
 from .sana import SanaFamily
 from .scheduler_kind import is_flow_matching
 from .stable_diffusion import StableDiffusionFamily
@@ -29,6 +30,7 @@ FAMILIES: dict[str, Family] = {
         Flux2Family(),
         QwenImageFamily(),
         QwenImageEditFamily(),
+        QwenImageEditPlusFamily(),
         ZImageFamily(),
         ChromaFamily(),
         SanaFamily(),

@@ -2,6 +2,7 @@ import torch
 from diffusers import QwenImageEditPipeline
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as stock
+from PIL import Image
 
 from .packing import pad_tokens
 from .qwen_image import QwenImageFamily
@@ -10,33 +11,44 @@ REFERENCE_AREA = 1024 * 1024
 
 
 class QwenImageEditFamily(QwenImageFamily):
-    """Qwen-Image-Edit: Qwen-Image with a reference image, which its prompt encoder sees and its tokens follow."""
+    """Qwen-Image-Edit: Qwen-Image with a reference image, which its prompt encoder sees and its tokens follow.
+
+    Attributes:
+        encoder_area: pixels of the reference image that the prompt encoder sees.
+    """
 
     name = "qwen_image_edit"
     pipeline_class = QwenImageEditPipeline
     takes_reference_image = True
+    encoder_area = REFERENCE_AREA
 
     def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
         """The prompts with what the encoder saw of the image, and the image's latents, shape [B, C, h, w].
 
         Prompts are `max_sequence_length` tokens long, and as many more as the image has.
         """
-        height, width = reference_images.shape[-2:]
-        width, height, _ = stock.calculate_dimensions(REFERENCE_AREA, width / height)
-        processor = pipeline.image_processor
-        images = [processor.resize(image, height, width) for image in as_pictures(reference_images)]
+        pictures, processor = as_pictures(reference_images), pipeline.image_processor
+        width, height, _ = stock.calculate_dimensions(self.encoder_area, pictures[0].width / pictures[0].height)
         length = (max_sequence_length or self.max_sequence_length) + image_tokens(pipeline, height, width)
-        prompt_embeds, prompt_embeds_mask = pad_tokens(*pipeline.encode_prompt(prompts, image=images), length)
-        pixels = processor.preprocess(images, height, width).to(prompt_embeds.device)
+        resized = [processor.resize(picture, height, width) for picture in pictures]
+        prompt_embeds, prompt_embeds_mask = self.encode_with_images(pipeline, prompts, resized, length)
         return {
             "prompt_embeds": prompt_embeds,
             "prompt_embeds_mask": prompt_embeds_mask,
-            "reference_latents": self.encode_reference(pipeline, pixels),
+            "reference_latents": self.encode_references(pipeline, pictures, prompt_embeds.device),
         }
 
-    def encode_reference(self, pipeline, pixels: torch.Tensor) -> torch.Tensor:
-        """Latents of a reference image, without noise: shape [B, C, h, w] of pixels [B, 3, H, W]."""
-        return pipeline._encode_vae_image(pixels.unsqueeze(2).to(pipeline.vae.dtype), generator=None).squeeze(2)
+    def encode_with_images(
+        self, pipeline, prompts: list[str], images: list[Image.Image], length: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of prompts, each with its image, shape [B, length, D], and their mask."""
+        return pad_tokens(*pipeline.encode_prompt(prompts, image=images), length)
+
+    def encode_references(self, pipeline, pictures: list[Image.Image], device: torch.device) -> torch.Tensor:
+        """Latents of reference images of one size, without noise, shape [B, C, h, w]."""
+        width, height, _ = stock.calculate_dimensions(REFERENCE_AREA, pictures[0].width / pictures[0].height)
+        pixels = pipeline.image_processor.preprocess(pictures, height, width).to(device, pipeline.vae.dtype)
+        return pipeline._encode_vae_image(pixels.unsqueeze(2), generator=None).squeeze(2)
 
     def velocity(self, model):
         def velocity(x_t, t, r, sign, condition):
@@ -61,8 +73,8 @@ class QwenImageEditFamily(QwenImageFamily):
         return [pipeline(image=image, prompt=prompt, **call_options).images[0] for prompt in each]
 
 
-def as_pictures(pixels: torch.Tensor) -> list:
-    """PIL images of pixels in [-1, 1], shape [B, 3, H, W]."""
+def as_pictures(pixels: torch.Tensor) -> list[Image.Image]:
+    """Pictures of pixels in [-1, 1], shape [B, 3, H, W]."""
     return VaeImageProcessor().postprocess(pixels.float().cpu(), output_type="pil")
 
 
