@@ -99,6 +99,7 @@ TIMESTEP_EMBEDDERS: dict[str, TimestepEmbedders] = {
     "CogView4Transformer2DModel": _at("time_condition_embed.timestep_embedder"),
     "Cosmos3OmniTransformer": _at("time_embedder", argument="vision_timesteps", packed=True),
     "CosmosTransformer3DModel": _unit("time_embed", output_layer="norm", element=1),
+    "DreamLiteUNetModel": _at("time_embedding"),
     "EasyAnimateTransformer3DModel": _at("time_embedding"),
     "ErnieImageTransformer2DModel": _at("time_embedding"),
     "Flux2Transformer2DModel": _unit("time_guidance_embed.timestep_embedder", call=0),

@@ -1,8 +1,26 @@
-"""Classes of diffusion bases, which are trained through the bridge."""
+"""U-Nets, and what diffusion bases have, which are trained through the bridge."""
 
 import torch
 
 from .spec import Stock, noise
+
+UNET = {
+    "sample_size": 4,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (4,),
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "attention_head_dim": 4,
+    "cross_attention_dim": 8,
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("CrossAttnUpBlock2D",),
+}
+
+
+def unet_inputs():
+    return {"sample": noise(2, 4, 4, 4), "encoder_hidden_states": noise(2, 3, 8)}
+
 
 DIFFUSION: dict[str, Stock] = {
     "PixArtTransformer2DModel": Stock(
@@ -25,19 +43,6 @@ DIFFUSION: dict[str, Stock] = {
             "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
         },
     ),
-    "UNet2DConditionModel": Stock(
-        {
-            "sample_size": 4,
-            "in_channels": 4,
-            "out_channels": 4,
-            "block_out_channels": (4,),
-            "layers_per_block": 1,
-            "norm_num_groups": 2,
-            "attention_head_dim": 4,
-            "cross_attention_dim": 8,
-            "down_block_types": ("CrossAttnDownBlock2D",),
-            "up_block_types": ("CrossAttnUpBlock2D",),
-        },
-        lambda: {"sample": noise(2, 4, 4, 4), "encoder_hidden_states": noise(2, 3, 8)},
-    ),
+    "DreamLiteUNetModel": Stock(UNET, unet_inputs),
+    "UNet2DConditionModel": Stock(UNET, unet_inputs),
 }
