@@ -99,6 +99,24 @@ def test_changed_files_are_checked_again(files, check):
     assert len(check(folder, textfile).rows) == 7 and "3.txt" in str(check.report())
 
 
+def test_changed_files_that_a_table_points_to_are_checked_again(files, cache_dir):
+    folder = files.folder(3, metadata=None)
+    (folder / "0.txt").write_text("a text")
+    table = files.text("table.jsonl", json.dumps({"image": str(folder / "0.png")}))
+
+    def look() -> dict:
+        captions = CaptionSource("textfile")
+        rows = keep_encoded(load_rows(data_files=[table], cache_dir=cache_dir), "image", captions)
+        return check_rows(rows, captions, "image", DataReport(None)).facts[0]
+
+    first = look()
+    assert look() == first and first["captions"] == ["a text"]
+    (folder / "0.txt").write_text("another text")
+    assert look() == first | {"captions": ["another text"]}
+    picture(99, (20, 20)).save(folder / "0.png")
+    assert look()["width"] == 20
+
+
 def test_several_processes_check_alike(files, cache_dir, tmp_path):
     rows = load_rows(data_files=files.parquet(), cache_dir=cache_dir)
     rows = keep_encoded(rows, "image", CaptionSource())
@@ -143,8 +161,20 @@ def test_a_report_counts_a_sample_once_and_goes_on_after_a_resume(tmp_path):
     resumed.add([Fault(CORRUPT_IMAGES, "a", "cut"), Fault(MISSING_CAPTIONS, "b", "no text")])
     saved = json.loads(path.read_text())
     assert (saved[CORRUPT_IMAGES]["count"], saved[MISSING_CAPTIONS]["count"]) == (1, 1)
+    with pytest.raises(TwinFlowConfigError, match="1 corrupt images, 1 missing captions.*a: cut"):
+        DataReport(path, resume=True, stop=True).add([])
     DataReport(path).add([])
     assert json.loads(path.read_text())[CORRUPT_IMAGES]["count"] == 0
+
+
+def test_a_report_is_written_when_there_is_something_new(tmp_path):
+    report = DataReport(tmp_path / "report.json")
+    report.add([])
+    (tmp_path / "report.json").unlink()
+    report.add([])
+    assert not (tmp_path / "report.json").exists()
+    report.add([Fault(CORRUPT_IMAGES, "a", "cut")])
+    assert (tmp_path / "report.json").exists()
 
 
 def test_long_lists_are_cut_in_the_log_alone(tmp_path, caplog):

@@ -37,6 +37,7 @@ class DataReport:
     def __init__(self, path: str | Path | None, stop: bool = False, resume: bool = False):
         self.path, self.stop = path and Path(path), stop
         self.totals: dict[str, int] = {}
+        self.is_written = False
         self.faults: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
         if resume and self.path and self.path.is_file():
             saved = json.loads(self.path.read_text(encoding="utf-8"))
@@ -51,13 +52,14 @@ class DataReport:
         new = [fault for fault in faults if fault.name not in self.faults[fault.kind]]
         for kind, name, reason in new:
             self.faults[kind][name] = reason
-        if self.path:
+        if self.path and (new or not self.is_written):
             self._log(new)
             self._write()
-        if self.stop and any(self.faults.values()):
+        found = [f"{name}: {reason}" for kind in KINDS for name, reason in self.faults[kind].items()]
+        if self.stop and found:
             raise TwinFlowConfigError(
-                f"the data has {self.counts()}, named in {FILE_NAME} ({new[0].name}: {new[0].reason}, ...): repair or "
-                "remove them, or train without --stop_on_bad_samples, which leaves them out."
+                f"the data has {self.counts()}, named in {FILE_NAME} ({found[0]}, ...): repair or remove them, or "
+                "train without --stop_on_bad_samples, which leaves them out."
             )
 
     def counts(self) -> str:
@@ -67,9 +69,10 @@ class DataReport:
     def _write(self) -> None:
         samples = {kind: {"count": len(found), "samples": found} for kind, found in self.faults.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_name(f"{self.path.name}.unfinished")
+        unfinished = self.path.with_name(f"{self.path.name}.part")
         unfinished.write_text(json.dumps(self.totals | samples, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(unfinished, self.path)
+        self.is_written = True
 
     def _log(self, new: list[Fault]) -> None:
         for kind, name, reason in new[:LOGGED_NAMES]:
