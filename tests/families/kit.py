@@ -40,7 +40,7 @@ class Case:
     Attributes:
         family_name: key of `FAMILIES`.
         build: makes the pipeline, the same at every call.
-        resolution: pixels of a side.
+        resolution: pixels of a side; where no training is, pictures are twice as wide.
         max_sequence_length: tokens of an encoded prompt; more than those of `PROMPTS`.
         call: further arguments of the stock call.
         options: further arguments of the training script.
@@ -72,7 +72,8 @@ class Case:
         return pipeline
 
     def call_options(self) -> dict[str, Any]:
-        options = self.family.guidance_off | self.family.size_options(self.resolution) | self.call
+        size = self.family.size_options(self.resolution) | {"width": 2 * self.resolution}
+        options = self.family.guidance_off | size | self.call
         if "max_sequence_length" in inspect.signature(type(self.pipeline).__call__).parameters:
             options["max_sequence_length"] = self.max_sequence_length
         return options
@@ -88,7 +89,7 @@ class Case:
 
     def pixels(self, count: int = 2, seed: int = 0) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        shape = (count, 3, self.resolution, self.resolution)
+        shape = (count, 3, self.resolution, 2 * self.resolution)
         return torch.randint(256, shape, generator=generator) / 127.5 - 1
 
 
