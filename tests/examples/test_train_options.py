@@ -28,6 +28,12 @@ def falling(images, prompts):
 """
 
 
+PROMPT_JUDGE = """
+def corner(images, prompts):
+    return images[[prompt == "a picture" for prompt in prompts], :, :4, :4].mean().item()
+"""
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """A tiny image model and a tiny CLIP on disk."""
@@ -153,8 +159,8 @@ def test_scores_stop_the_run_and_keep_the_best(start, arguments, models, tmp_pat
 
 def test_two_processes_validate_score_and_report_together(start, arguments, models, tmp_path):
     """The same scores as one process takes, losses over both, and a dry run in both."""
-    (tmp_path / "tasteful.py").write_text("def mean(images, prompts):\n    return images.mean().item()\n")
-    scores = ["--score_steps=1", "--judge=tasteful:mean", "--num_score_images=4", "--max_train_steps=1"]
+    (tmp_path / "tasteful.py").write_text(PROMPT_JUDGE)
+    scores = ["--score_steps=1", "--judge=tasteful:corner", "--num_score_images=8", "--max_train_steps=1"]
     more = [*PROMPTS, "--cache_latents", "--num_validation_images=1", "--report_to=tensorboard", "--logging_steps=1"]
     runs = []
     for processes in (1, 2):

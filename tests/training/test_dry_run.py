@@ -1,0 +1,50 @@
+from types import SimpleNamespace
+
+import pytest
+
+from diffusers_twinflow.training.branches import Branch, BranchRotation
+from diffusers_twinflow.training.dry_run import DryRun, format_report, positions_of
+
+
+@pytest.fixture
+def rotation():
+    return BranchRotation({"one_step": 1, "any_step": 2, "adversarial": 1})
+
+
+@pytest.mark.parametrize("branch", [Branch.ONE_STEP, Branch.ANY_STEP, Branch.ADVERSARIAL])
+def test_positions_are_the_first_of_the_branch(rotation, branch):
+    found = positions_of(rotation, branch, 5)
+    assert rotation.at(found) == [branch] * 5
+    assert found == [position for position in range(found[-1] + 1) if rotation.at([position]) == [branch]]
+
+
+def test_a_step_of_each_kind_is_all_that_branchs(rotation):
+    run = SimpleNamespace(accelerator=SimpleNamespace(device=None), compute_loss=SimpleNamespace(rotation=rotation))
+    batches = [
+        {"position": [0, 1, 2], "caption": ["a", "b", "c"]},
+        {"position": [3, 4, 5], "caption": ["d", "e", "f"]},
+    ]
+    kinds = dict(DryRun(run, None, None)._kinds(batches))
+    assert list(kinds) == ["one_step", "any_step", "adversarial"]
+    for name, chosen in kinds.items():
+        assert [batch["caption"] for batch in chosen] == [["a", "b", "c"], ["d", "e", "f"]]
+        for batch in chosen:
+            assert [branch.value for branch in rotation.at(batch["position"])] == [name] * 3
+
+
+def test_the_report_in_words():
+    cost = {"seconds": 1.5, "memory_gib": 2.0}
+    report = {
+        "device": "cuda:0",
+        "processes": 2,
+        "parameters": 2000,
+        "parameters_trained": 1000,
+        "samples_a_step": 8,
+        "steps": 100,
+        "step_of_each_kind": {"mixed": cost},
+        "picture": cost,
+        "hours": 0.25,
+    }
+    text = format_report(report)
+    assert "1,000 of 2,000 parameters" in text and text.count("1.500 s     2.00 GiB") == 2
+    assert "100 steps take about 0.25 hours" in text
