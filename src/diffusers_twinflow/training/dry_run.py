@@ -36,10 +36,11 @@ class DryRun:
         self.device = run.accelerator.device
 
     def measure(self) -> dict[str, Any]:
-        """Seconds and peak GiB of a step of each kind and of a picture, and the hours of the whole run."""
+        """Seconds and peak GiB of a step of each kind and of a picture, after one to warm up; hours of the whole run."""
         run = self.run
         batches = list(islice(run.loader, run.args.gradient_accumulation_steps))
         kinds = dict(self._kinds(batches))
+        self.take_step(batches)
         steps = {name: self._timed(lambda chosen=chosen: self.take_step(chosen)) for name, chosen in kinds.items()}
         for _ in range(MIXED_STEPS):
             steps["mixed"] = self._timed(lambda: self.take_step(batches))
