@@ -602,7 +602,7 @@ def finish(run: Run, step: int) -> None:
     args, accelerator = run.args, run.accelerator
     validate(run, step, STEP_COUNTS)
     accelerator.wait_for_everyone()
-    samples = run.validation.samples(STEP_COUNTS) if args.validation_prompts and args.twinflow_enabled else ()
+    samples = run.validation.samples(STEP_COUNTS) if args.validation_prompts and args.twinflow_enabled else None
     save_result(args, run.config, run.family, run.pipeline, run.average, step, samples=samples)
     if accelerator.is_main_process:
         save_arguments(args, args.output_dir)

@@ -113,7 +113,8 @@ def test_validation_leaves_training_as_it_was(script, arguments, tmp_path):
     between, last = (Image.open(grids[i]) for i in (2, 3))
     assert between.width % 3 == 0 and last.width // 5 == between.width // 3
     card = (tmp_path / "with" / "README.md").read_text()
-    assert "samples/steps.png" in card and Image.open(tmp_path / "with" / "samples" / "steps.png").size == (48, 32)
+    assert "samples/steps.png" in card and "Columns: base, 2 steps; 1 step; 2 steps; 4 steps." in card
+    assert Image.open(tmp_path / "with" / "samples" / "steps.png").size == (64, 32)
 
 
 def test_the_last_column_is_what_the_saved_adapter_draws(script, arguments, tmp_path):

@@ -11,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..families import FAMILIES
 from .files import CARD_NAME, CONDITIONING_NAME, SAMPLE_SUFFIXES, SAMPLES_FOLDER
 from .repository import LORA, TwinFlowRepositoryConfig
-from .samples import read_prompts
+from .samples import read_columns, read_prompts
 
 logger = logging.get_logger(__name__)
 
@@ -61,6 +61,7 @@ def save_model_card(
         license_fields=base_license(config, directory, base_model=base_model, cache_dir=cache_dir, token=token),
         samples=[f"{SAMPLES_FOLDER}/{name}" for name in samples],
         prompts=prompts or read_prompts(directory),
+        columns=read_columns(directory),
         scores=scores,
         has_conditioning=config.train_type != LORA or (directory / CONDITIONING_NAME).is_file(),
     )
@@ -75,6 +76,7 @@ def build_model_card(
     base_model: str | None = None,
     license_fields: Mapping[str, str] | None = None,
     samples: Sequence[str] = (),
+    columns: Sequence[str] = (),
     prompts: Sequence[str] = (),
     scores: Mapping[str, float] | None = None,
     has_conditioning: bool = True,
@@ -85,6 +87,7 @@ def build_model_card(
         base_model: Hub id of the base, or `None` where it is on no Hub.
         license_fields: the base's `license`, and its `license_name` and `license_link` where it has them.
         samples: paths of pictures in the repository.
+        columns: labels of their columns; the default is 1, 2 and 4 steps.
         prompts, scores: as in `save_model_card`.
         has_conditioning: whether the repository holds a time conditioning.
     """
@@ -100,7 +103,7 @@ def build_model_card(
     )
     sections = [
         _head(config, repo_id, base_model),
-        _pictures(samples, prompts),
+        _pictures(samples, prompts, columns),
         _use(config, repo_id, base_model),
         _stock(config, repo_id, base_model, has_conditioning),
         _training(config),
@@ -165,12 +168,13 @@ def _head(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None
     )
 
 
-def _pictures(samples: Sequence[str], prompts: Sequence[str]) -> str:
+def _pictures(samples: Sequence[str], prompts: Sequence[str], columns: Sequence[str]) -> str:
     if not samples:
         return ""
     lines = [f"![{path}]({path})" for path in samples]
     if prompts:
-        lines.append("Columns: 1, 2 and 4 steps. Rows, from the top:")
+        labels = "; ".join(map(_one_line, columns)) or "1, 2 and 4 steps"
+        lines.append(f"Columns: {labels}. Rows, from the top:")
         lines.append("\n".join(f"{i}. {_one_line(prompt)}" for i, prompt in enumerate(prompts, 1)))
     return "## Samples\n\n" + "\n\n".join(lines)
 

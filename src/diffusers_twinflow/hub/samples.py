@@ -1,7 +1,7 @@
 """Pictures of the same noise at several step counts, in one grid."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from ..families import family_of
 from .files import SAMPLES_FOLDER
 
-PROMPTS_KEY = "prompts"
+PROMPTS_KEY, COLUMNS_KEY = "prompts", "columns"
 SAMPLE_NAME = "steps.png"
 STEP_COUNTS = (1, 2, 4)
 
@@ -55,25 +55,42 @@ def save_samples(
     **call_options,
 ) -> Path:
     """Draw the grid that a model card shows: a row a prompt, a column a step count; returns its path."""
-    columns = [draw_row(pipeline, prompts, steps, seed, **call_options) for steps in step_counts]
+    columns = {
+        count_of_steps(steps): draw_row(pipeline, prompts, steps, seed, **call_options) for steps in step_counts
+    }
     return write_samples(directory, columns, prompts)
 
 
-def write_samples(directory: str | Path, columns: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> Path:
-    """Write drawn columns as the grid that a model card shows; returns its path."""
-    grid = grid_of_columns(columns)
+def count_of_steps(steps: int) -> str:
+    """A step count in words."""
+    return f"{steps} step" if steps == 1 else f"{steps} steps"
+
+
+def write_samples(directory: str | Path, columns: Mapping[str, Sequence[Image.Image]], prompts: Sequence[str]) -> Path:
+    """Write drawn columns, by label, as the grid that a model card shows; returns its path."""
+    grid = grid_of_columns(list(columns.values()))
     path = Path(directory) / SAMPLES_FOLDER / SAMPLE_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     info = PngInfo()
     info.add_text(PROMPTS_KEY, json.dumps(list(prompts)))
+    info.add_text(COLUMNS_KEY, json.dumps(list(columns)))
     grid.save(path, pnginfo=info)
     return path
 
 
 def read_prompts(directory: str | Path) -> list[str]:
     """The prompts of the grid that `save_samples` wrote; none where there is no such grid."""
+    return _read_note(directory, PROMPTS_KEY)
+
+
+def read_columns(directory: str | Path) -> list[str]:
+    """The labels of the grid's columns; none where there is no such grid, or it has no labels."""
+    return _read_note(directory, COLUMNS_KEY)
+
+
+def _read_note(directory: str | Path, key: str) -> list[str]:
     path = Path(directory) / SAMPLES_FOLDER / SAMPLE_NAME
     if not path.is_file():
         return []
     with Image.open(path) as image:
-        return json.loads(image.info.get(PROMPTS_KEY, "[]"))
+        return json.loads(image.info.get(key, "[]"))

@@ -2,7 +2,6 @@
 
 import os
 from argparse import Namespace
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from accelerate import Accelerator, PartialState
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HfHubHTTPError
-from PIL import Image
 
 import diffusers_twinflow
 
@@ -27,9 +25,8 @@ from ..schedulers import TwinFlowScheduler
 from .base_model import DTYPES
 from .checkpoints import PREFIX, publish_directory, remove_old_checkpoints, unfinished_directory
 from .distributed import gathered
-from .validation import components_to_save
+from .validation import Columns, components_to_save
 
-Columns = Sequence[Sequence[Image.Image]]
 NOT_OF_THE_RESULT = {
     "cache_dir", "cache_directory", "config", "frechet_model", "instance_data_dir", "judge", "logging_dir", "output_dir",
     "prompt_score_model", "prompts_file", "resume_from_checkpoint",
@@ -82,7 +79,7 @@ def save_result(
     step: int,
     *,
     directory: str | Path | None = None,
-    samples: Columns = (),
+    samples: Columns | None = None,
 ) -> None:
     """Write the trained model: a TwinFlow repository, or a stock LoRA or pipeline where TwinFlow is off.
 
@@ -91,7 +88,7 @@ def save_result(
     Args:
         average: the EMA weights, where any are kept: a `training.teacher` object or an `EMAOfTrained`.
         directory: where to; defaults to the run's `output_dir`.
-        samples: pictures for the model card, a column a step count.
+        samples: pictures for the model card, in columns by label.
     """
     directory = Path(directory or args.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
@@ -125,7 +122,7 @@ def write_lora(
     saved: TwinFlowRepositoryConfig,
     pipeline: DiffusionPipeline,
     saved_names: dict[str, str],
-    samples: Columns,
+    samples: Columns | None,
     directory: Path,
 ) -> None:
     """Write LoRA, time conditioning and samples, or a stock LoRA where TwinFlow is off."""
@@ -142,7 +139,11 @@ def write_lora(
 
 
 def write_model(
-    args: Namespace, saved: TwinFlowRepositoryConfig, pipeline: DiffusionPipeline, samples: Columns, directory: Path
+    args: Namespace,
+    saved: TwinFlowRepositoryConfig,
+    pipeline: DiffusionPipeline,
+    samples: Columns | None,
+    directory: Path,
 ) -> None:
     """Write a whole distilled model and its samples."""
     save_twinflow_model(directory, pipeline, saved)

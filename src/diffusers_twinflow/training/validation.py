@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..families import Family
 from ..hub.repository import TwinFlowRepositoryConfig
-from ..hub.samples import draw_row
+from ..hub.samples import count_of_steps, draw_row
 from ..pipelines import as_twinflow_pipeline
 from .rng import RNGSnapshot
 
@@ -93,7 +93,7 @@ class Validation:
         steps = self.stock_steps if self.args.validation_base_steps is None else self.args.validation_base_steps
         if self.args.validation_prompts and steps:
             with self.drawing():
-                self.base = {f"base, {_count(steps)}": self._column(self._pipeline(), steps)}
+                self.base = {f"base, {count_of_steps(steps)}": self._column(self._pipeline(), steps)}
 
     def draw(self, average, step: int, step_counts: Sequence[int], described: TwinFlowRepositoryConfig) -> Columns:
         """The columns by label, with the weights that would be saved at `step`; the base's first.
@@ -104,9 +104,9 @@ class Validation:
         """
         with self.trained_pipeline(average, described) as (pipeline, steps):
             if self.args.twinflow_enabled:
-                self.drawn = {_count(steps): self._column(pipeline, steps) for steps in step_counts}
+                self.drawn = {count_of_steps(steps): self._column(pipeline, steps) for steps in step_counts}
             else:
-                self.drawn = {f"trained, {_count(steps)}": self._column(pipeline, steps)}
+                self.drawn = {f"trained, {count_of_steps(steps)}": self._column(pipeline, steps)}
         self.drawn_step = step
         return self.base | self.drawn
 
@@ -129,9 +129,10 @@ class Validation:
             else:
                 yield pipeline, self.stock_steps
 
-    def samples(self, step_counts: Sequence[int]) -> list[list[Image.Image]]:
-        """Columns of the pictures drawn last, one a prompt."""
-        return [self.drawn[_count(steps)][:: self.args.num_validation_images] for steps in step_counts]
+    def samples(self, step_counts: Sequence[int]) -> Columns:
+        """The base's column and some of those drawn last, a picture a prompt."""
+        chosen = self.base | {label: self.drawn[label] for label in map(count_of_steps, step_counts)}
+        return {label: images[:: self.args.num_validation_images] for label, images in chosen.items()}
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
@@ -153,10 +154,6 @@ class Validation:
             for i in range(args.num_validation_images)
         ]
         return [image for images in zip(*rows) for image in images]
-
-
-def _count(steps: int) -> str:
-    return f"{steps} step" if steps == 1 else f"{steps} steps"
 
 
 def labelled_grid(columns: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
