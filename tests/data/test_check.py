@@ -54,6 +54,7 @@ def test_faulty_samples_are_named_and_left_out(files, check, caplog):
     named = " ".join([*report[CORRUPT_IMAGES]["samples"], *report[MISSING_CAPTIONS]["samples"]])
     for name in ("1.jpg", "2.png", "4.png", "5.jpg", "6.png", "unlisted.png"):
         assert name in named and name in caplog.text
+    assert "2.png): no known image format" in caplog.text and "1.jpg): OSError: Truncated" in caplog.text
     assert "3 corrupt images, 3 missing captions" in caplog.text
 
 
@@ -154,11 +155,13 @@ def test_size_is_that_of_the_image_as_it_is_turned():
     assert measure(value) == decode(value).size == (24, 40)
 
 
-def test_a_report_counts_a_sample_once_and_goes_on_after_a_resume(tmp_path):
+def test_a_report_counts_a_sample_once_and_goes_on_after_a_resume(tmp_path, caplog):
     path = tmp_path / "out" / "report.json"
     DataReport(path).add([Fault(CORRUPT_IMAGES, "a", "cut"), Fault(CORRUPT_IMAGES, "a", "cut")])
     resumed = DataReport(path, resume=True)
+    caplog.clear()
     resumed.add([Fault(CORRUPT_IMAGES, "a", "cut"), Fault(MISSING_CAPTIONS, "b", "no text")])
+    assert "b: no text" in caplog.text and "a: cut" not in caplog.text
     saved = json.loads(path.read_text())
     assert (saved[CORRUPT_IMAGES]["count"], saved[MISSING_CAPTIONS]["count"]) == (1, 1)
     with pytest.raises(TwinFlowConfigError, match="1 corrupt images, 1 missing captions.*a: cut"):

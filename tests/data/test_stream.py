@@ -81,6 +81,13 @@ def test_epochs_are_shuffled_anew(build):
     assert first != [f"caption {i}" for i in range(ROWS)]
 
 
+def test_epochs_take_the_files_in_another_order(build):
+    rows_of_a_file = ROWS // 4
+    numbers = [int(caption.split()[1]) // rows_of_a_file for caption in captions_of(take(build(), 48))]
+    epochs = [tuple(dict.fromkeys(numbers[start : start + ROWS])) for start in range(0, len(numbers), ROWS)]
+    assert len(set(epochs)) > 1
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("stop", [1, 7, 12, 19])
 def test_a_stream_goes_on_exactly_where_it_was_saved(build, tmp_path, workers, stop):

@@ -116,7 +116,7 @@ def test_other_weights_and_dtypes_are_another_identity(pipeline):
 
 
 def test_encoders_are_off_the_device_where_all_is_encoded(build, monkeypatch):
-    """The trained network is not there while the others encode: its weights have no data, so nothing may use them."""
+    """Nothing may use the trained network while the others encode: its weights have no data."""
     pipeline = tiny.sd3_pipeline()
     monkeypatch.setattr(pipeline, "transformer", pipeline.transformer.to("meta"))
     monkeypatch.setattr(type(pipeline.transformer), "to", lambda self, *args, **kwargs: self)

@@ -6,7 +6,7 @@ from datasets import Dataset, Features, List, Value
 
 from ..configuration import TwinFlowConfigError
 from .captions import CaptionSource
-from .images import content_hash, measure
+from .images import content_hash, measure, what_is_wrong
 from .report import CORRUPT_IMAGES, MISSING_CAPTIONS, DataReport, Fault
 from .rows import files_state
 
@@ -123,4 +123,4 @@ def _describe_image(value: dict | None) -> dict:
         width, height = measure(value)
         return {"content": content_hash(value), "width": width, "height": height}
     except Exception as error:  # decoders raise whatever they like on broken files; the report says what it was
-        return {CORRUPT_IMAGES: f"{type(error).__name__}: {error}"}
+        return {CORRUPT_IMAGES: what_is_wrong(error)}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 DECODER = datasets.Image()
 TURNED = (5, 6, 7, 8)
@@ -42,6 +42,13 @@ def measure(value: dict) -> tuple[int, int]:
         image.draft(None, (1, 1))
         image.load()
     return size[::-1] if orientation in TURNED else size
+
+
+def what_is_wrong(error: Exception) -> str:
+    """The error of a decoder in words."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no known image format"
+    return f"{type(error).__name__}: {error}"
 
 
 def content_hash(value: dict) -> str:

@@ -19,7 +19,7 @@ from .captions import CaptionSource
 from .check import read_captions
 from .draws import SampleDraw
 from .framing import Framing
-from .images import content_hash, decode
+from .images import content_hash, decode, what_is_wrong
 from .report import CORRUPT_IMAGES, MISSING_CAPTIONS, DataReport, Fault
 from .samples import collate
 
@@ -108,7 +108,7 @@ class StreamedSamples(TorchIterableDataset):
             except (
                 Exception
             ) as error:  # decoders raise whatever they like on broken files; the report says what it was
-                image_fault = f"{type(error).__name__}: {error}"
+                image_fault = what_is_wrong(error)
         found = [(CORRUPT_IMAGES, image_fault), (MISSING_CAPTIONS, caption_fault)]
         faults = [Fault(kind, row_name(row, value), reason) for kind, reason in found if reason]
         return (None if faults else sample | {"caption": self.captions.choose(texts, draw)}), faults

@@ -1,10 +1,8 @@
 """The batches of a run, as latents and conditions."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -60,7 +58,6 @@ class TrainingData:
         processes: PartialState | None = None,
     ):
         self.source, self.family, self.pipeline, self.base_name = source, family, pipeline, base_name
-        self.encoding_pipeline = without_denoiser(pipeline, family)
         self.seed, self.batch_size, self.processes = seed, batch_size, processes or PartialState()
         self.device = self.processes.device
         self.framing = self._frame()
@@ -137,11 +134,11 @@ class TrainingData:
     def encode_prompts(self, prompts: list[str], reference_images: torch.Tensor | None = None) -> Condition:
         images = {} if reference_images is None else {"reference_images": reference_images}
         length = self.source.config.max_sequence_length
-        return self.family.encode_prompts(self.encoding_pipeline, prompts, length, **images)
+        return self.family.encode_prompts(self.pipeline, prompts, length, **images)
 
     @torch.no_grad()
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.family.encode_images(self.encoding_pipeline, pixels.to(self.device, non_blocking=True))
+        return self.family.encode_images(self.pipeline, pixels.to(self.device, non_blocking=True))
 
     def _frame(self) -> Framing:
         config = self.source.config
@@ -186,18 +183,3 @@ class TrainingData:
     def _cache(self, identity) -> TensorCache:
         directory = self.source.config.cache_directory
         return DiskCache(Path(directory), identity()) if directory else MemoryCache()
-
-
-@dataclass
-class DenoiserFacts:
-    """What encoding needs to know of the network that is trained."""
-
-    config: Any
-    dtype: torch.dtype
-
-
-def without_denoiser(pipeline: DiffusionPipeline, family: Family) -> DiffusionPipeline:
-    """The same pipeline for encoding alone, whose device is that of its encoders."""
-    denoiser = family.denoiser(pipeline)
-    facts = DenoiserFacts(denoiser.config, denoiser.dtype)
-    return type(pipeline)(**{**pipeline.components, family.component_name: facts})
