@@ -49,6 +49,7 @@ def build_scheduler() -> DDIMScheduler:
         prediction_type="epsilon",
         clip_sample=False,
         set_alpha_to_one=False,
+        steps_offset=1,
         timestep_spacing="trailing",
     )
 

@@ -15,7 +15,13 @@ WITHOUT_SAFETY = {"safety_checker": None, "feature_extractor": None, "requires_s
 
 def ddim(**changes):
     """Deterministic, from the last timestep down to the data: the flow's Euler steps at its own timesteps."""
-    options = {**SCHEDULE, "clip_sample": False, "set_alpha_to_one": True, "timestep_spacing": "trailing"}
+    options = {
+        **SCHEDULE,
+        "clip_sample": False,
+        "set_alpha_to_one": True,
+        "steps_offset": 1,
+        "timestep_spacing": "trailing",
+    }
     return DDIMScheduler(**{**options, **changes})
 
 
@@ -36,11 +42,11 @@ def clip(cls, **changes):
     return tokenizer, cls(config).eval()
 
 
-def unet(channels=(8, 8), cross_attention_dim=8, **config):
+def unet(channels=(8, 8), cross_attention_dim=8, in_channels=4, **config):
     torch.manual_seed(0)
     return UNet2DConditionModel(
         sample_size=4,
-        in_channels=4,
+        in_channels=in_channels,
         out_channels=4,
         block_out_channels=channels,
         layers_per_block=1,

@@ -45,7 +45,7 @@ STYLES = ("few", "any", "multi")
 
 
 @functools.cache
-def load(name, build=None):
+def load(name, build):
     """A pipeline and the config of the scheduler it came with."""
     default_build, call = PIPELINES[name]
     stock = (build or default_build)()
@@ -85,10 +85,34 @@ def test_unmodified_pipelines(name, style):
     assert 0.5 < first.std() / stock.std() < 2
 
 
-@pytest.mark.parametrize(
-    ("name", "guidance_scale"),
-    [("StableDiffusionPipeline", 3.0), ("StableDiffusionXLPipeline", 1.0), ("PixArtSigmaPipeline", 1.0)],
-)
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize("name", PIPELINES)
+def test_at_ddims_timesteps_it_is_ddim(name, guidance_scale):
+    """An Euler step of the flow is a DDIM step, so the same timesteps give the same picture, up to rounding."""
+    reference = draw(name, DDIMScheduler.from_config, 20, guidance_scale=guidance_scale)
+    timesteps = load(name, None)[0].scheduler.timesteps.tolist()
+    scheduler = ours(sampling_style="any", use_custom_sigmas=True)
+    given = {"timesteps": timesteps, "guidance_scale": guidance_scale}
+    if name.startswith("PixArt"):
+        given["num_inference_steps"] = None
+    assert relative_error(draw(name, scheduler, 20, **given), reference) < 1e-4
+
+
+def nine_channels():
+    pipe = tiny_diffusion.stable_diffusion()
+    pipe.unet = tiny_diffusion.unet(in_channels=9)
+    return pipe
+
+
+def test_inpainting_networks_see_mask_and_picture_unscaled():
+    name = "StableDiffusionInpaintPipeline"
+    reference = draw(name, DDIMScheduler.from_config, 20, nine_channels)
+    timesteps = load(name, nine_channels)[0].scheduler.timesteps.tolist()
+    scheduler = ours(sampling_style="any", use_custom_sigmas=True)
+    assert relative_error(draw(name, scheduler, 20, nine_channels, timesteps=timesteps), reference) < 1e-4
+
+
+@pytest.mark.parametrize(("name", "guidance_scale"), [("StableDiffusionPipeline", 3.0), ("PixArtSigmaPipeline", 1.0)])
 def test_many_steps_converge_to_ddim(name, guidance_scale):
     """From the same noise; four times the steps have less than half the error."""
     reference = draw(name, DDIMScheduler.from_config, 500, guidance_scale=guidance_scale)
@@ -109,7 +133,7 @@ def test_other_solvers_and_v_prediction(scheduler, build):
 
 def test_image_to_image_starts_where_ddim_starts():
     """The picture with noise, as the network sees it first, is the stock scheduler's at the same timestep."""
-    pipe, config, _ = load("StableDiffusionImg2ImgPipeline")
+    pipe, config, _ = load("StableDiffusionImg2ImgPipeline", None)
     picture, noise = (torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     scheduler = TwinFlowScheduler.from_config(config, sampling_style="multi")
     scheduler.set_timesteps(20)
