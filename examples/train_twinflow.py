@@ -39,7 +39,7 @@ from diffusers_twinflow.training.compilation import compile_blocks
 from diffusers_twinflow.training.distributed import check_distributed, place_teacher, shards_parameters, whole
 from diffusers_twinflow.training.dry_run import DryRun, format_report, save_report
 from diffusers_twinflow.training.ema import EMAOfTrained
-from diffusers_twinflow.training.flow_matching import FlowMatchingObjective
+from diffusers_twinflow.training.flow_matching import WEIGHTINGS, FlowMatchingObjective
 from diffusers_twinflow.training.health import TrainingHealth
 from diffusers_twinflow.training.loss import LossFunction
 from diffusers_twinflow.training.optimizer import OPTIMIZERS, build_optimizer, check_optimizer, learning_rates
@@ -200,7 +200,9 @@ def add_loop_arguments(group) -> None:
     group.add_argument("--allow_tf32", action=SWITCH, default=False)
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--local_rank", type=int, default=-1, help="Given by launchers; LOCAL_RANK is what counts.")
-    group.add_argument("--weighting_scheme", default="none", help="Density of t for flow matching (TwinFlow off).")
+    group.add_argument(
+        "--weighting_scheme", choices=WEIGHTINGS, default="none", help="Density of t for flow matching (TwinFlow off)."
+    )
     group.add_argument("--logit_mean", type=float, default=0.0)
     group.add_argument("--logit_std", type=float, default=1.0)
     group.add_argument("--mode_scale", type=float, default=1.29)
@@ -275,6 +277,8 @@ def check_arguments(args: argparse.Namespace) -> tuple[TwinFlowConfig, Family]:
     check_quantization(args.quantize_base, args.train_type)
     check_optimizer(args)
     check_scores(args)
+    if args.resume_from_checkpoint:
+        find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     check_trackers(args.report_to, args.hub_token)
     config = TwinFlowConfig.from_dict({name: getattr(args, name) for name in TwinFlowConfig.option_names()})
     base = {"name_or_path": args.pretrained_model_name_or_path, "revision": args.revision, "cache_dir": args.cache_dir}
@@ -536,7 +540,7 @@ def train_micro_batch(run: Run, batch: dict) -> torch.Tensor | None:
         run.health.record(result)
         if accelerator.sync_gradients:
             grad_norm = whole(accelerator.clip_grad_norm_(run.trainable, run.args.max_grad_norm))
-            takes_step = run.health.guard_step(grad_norm)
+            takes_step = run.health.guard_step(grad_norm) or accelerator.scaler is not None
         if takes_step:
             run.optimizer.step()
         run.lr_scheduler.step()
@@ -607,7 +611,7 @@ def finish(run: Run, step: int) -> None:
     if accelerator.is_main_process:
         save_arguments(args, args.output_dir)
         if args.twinflow_enabled:
-            publish_card(args)
+            publish_card(args, scores=run.score_book and run.score_book.last)
         logger.info(f"saved to {args.output_dir}")
     accelerator.end_training()
 

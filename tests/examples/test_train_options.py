@@ -148,6 +148,7 @@ def test_scores_stop_the_run_and_keep_the_best(start, arguments, models, tmp_pat
     start(arguments(*TWINFLOW, *scores, *more, "--no-save_ema")).check()
     out = tmp_path / "out"
     written = json.loads((out / "scores.json").read_text())
+    assert "| taste | 2 |" in (out / "README.md").read_text()
     assert [entry["taste"] for entry in written["scores"]] == [3.0, 3.0, 2.0] and written["best_step"] == 1
     assert all(entry["frechet_distance"] >= 0 and 0 <= entry["prompt_score"] <= 100 for entry in written["scores"])
     assert json.loads((out / "twinflow_config.json").read_text())["trained"]["steps"] == 3
@@ -287,6 +288,7 @@ def test_help_is_in_groups(script):
         (["--score_steps=2", "--judge=json:nothing"], "json:nothing"),
         (["--score_steps=2", "--frechet_model=org/model"], "org/model.*nothing is downloaded"),
         (["--validation_steps=0"], "validation_steps=0"),
+        (["--resume_from_checkpoint=checkpoint-9"], "checkpoint-9.*latest"),
         (["--hub_token=secret", "--report_to", "tensorboard", "comet"], "comet.*would log the token"),
     ],
 )

@@ -10,6 +10,8 @@ from diffusers.training_utils import compute_density_for_timestep_sampling, comp
 from .flow import expand_time, interpolate, velocity
 from .objective import Condition, TwinFlowLoss, VelocityFunction
 
+WEIGHTINGS = ("none", "logit_normal", "mode", "sigma_sqrt", "cosmap")
+
 
 @dataclass
 class FlowMatchingDraw:
@@ -23,7 +25,7 @@ class FlowMatchingObjective:
     """Mean squared error of the velocity, with diffusers' densities and weightings of the time.
 
     Args:
-        weighting_scheme: "none", "logit_normal", "mode", "sigma_sqrt" or "cosmap", as diffusers' scripts name them.
+        weighting_scheme: one of `WEIGHTINGS`, as diffusers' scripts name them.
         logit_mean, logit_std: of the logit-normal density.
         mode_scale: of the mode density.
     """

@@ -2,6 +2,7 @@
 
 import os
 from argparse import Namespace
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -151,8 +152,11 @@ def write_model(
         write_samples(directory, samples, args.validation_prompts)
 
 
-def publish_card(args: Namespace) -> None:
+def publish_card(args: Namespace, scores: Mapping[str, float] | None = None) -> None:
     """Write the model card of what was distilled, and push the repository where that is asked for.
+
+    Args:
+        scores: of the weights in the repository, by name.
 
     Raises:
         TwinFlowConfigError: where the Hub refuses; the result stays in the run's directory.
@@ -160,7 +164,7 @@ def publish_card(args: Namespace) -> None:
     repository_id = args.hub_model_id or Path(args.output_dir).resolve().name
     base_model, prompts, token = args.hub_base_model, args.validation_prompts or [], args.hub_token
     options = {"prompts": prompts, "base_model": base_model, "cache_dir": args.cache_dir, "token": token}
-    save_model_card(args.output_dir, repository_id, **options)
+    save_model_card(args.output_dir, repository_id, scores=scores, **options)
     if not args.push_to_hub:
         return
     where = {"private": args.hub_private_repo, "revision": args.hub_revision}

@@ -256,6 +256,11 @@ class ScoreBook:
         return max(self.entries, key=self._value)
 
     @property
+    def last(self) -> dict[str, float]:
+        """The scores of the last entry by name; none where there is no entry."""
+        return {name: value for name, value in self.entries[-1].items() if name != "step"} if self.entries else {}
+
+    @property
     def is_over(self) -> bool:
         """Whether patience is at its end."""
         if self.patience is None:
