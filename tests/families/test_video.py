@@ -49,7 +49,7 @@ def test_videos_are_decoded_as_the_pipeline_decodes_them(case):
     frames = kit.stock_call(case, latents=case.family.pack(latents), output_type="pt", **options)
     with torch.no_grad():
         decoded = case.family.decode_latents(case.pipeline, case.family.unpack(drawn, *latents.shape[-2:]))
-    assert pixels.shape == (2, 3, FRAMES, 32, 32)
+    assert pixels.shape == (2, 3, FRAMES, 32, 64)
     torch.testing.assert_close(decoded.transpose(1, 2), frames, **kit.CLOSE)
 
 

@@ -1,3 +1,4 @@
+import torch
 from diffusers import Flux2Pipeline, Flux2Transformer2DModel
 
 from ..models import twinflow_class_of
@@ -63,8 +64,8 @@ class Flux2Family(Family):
             tokens = model(
                 hidden_states=Flux2Pipeline._pack_latents(x_t.to(prompt_embeds.dtype)),
                 encoder_hidden_states=prompt_embeds,
-                img_ids=Flux2Pipeline._prepare_latent_ids(x_t[:1])[0].to(x_t.device),
-                txt_ids=Flux2Pipeline._prepare_text_ids(prompt_embeds[:1])[0].to(x_t.device),
+                img_ids=position_ids(x_t.device, 1, *x_t.shape[-2:], 1),
+                txt_ids=position_ids(x_t.device, 1, 1, 1, prompt_embeds.shape[1]),
                 guidance=t.new_full(t.shape, EMBEDDED_GUIDANCE),
                 return_dict=False,
                 **self.times(t, r, sign),
@@ -72,3 +73,8 @@ class Flux2Family(Family):
             return self.unpack(tokens, *x_t.shape[-2:])
 
         return velocity
+
+
+def position_ids(device: torch.device, *sizes: int) -> torch.Tensor:
+    """Time, row, column and place in the prompt of each token, shape [tokens, 4], of a grid of those four sizes."""
+    return torch.cartesian_prod(*(torch.arange(size, device=device) for size in sizes))

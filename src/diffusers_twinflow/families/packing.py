@@ -17,8 +17,9 @@ def unpack_patches(tokens: torch.Tensor, height: int, width: int) -> torch.Tenso
 
 def position_ids(latents: torch.Tensor) -> torch.Tensor:
     """Row and column of each token of `pack_patches`, shape [(h / 2) * (w / 2), 3] with zeros in front."""
-    height, width = latents.shape[-2:]
-    return FluxPipeline._prepare_latent_image_ids(None, height // 2, width // 2, latents.device, latents.dtype)
+    sides = [torch.arange(side // 2, device=latents.device, dtype=latents.dtype) for side in latents.shape[-2:]]
+    rows, columns = torch.meshgrid(*sides, indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
 
 
 def pad_tokens(embeds: torch.Tensor, mask: torch.Tensor | None, length: int) -> tuple[torch.Tensor, torch.Tensor]:

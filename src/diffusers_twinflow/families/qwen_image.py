@@ -1,8 +1,8 @@
-import torch
 from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
 
 from ..models import twinflow_class_of
 from .base import Family, to_unit_range
+from .latent_statistics import latent_statistics
 from .packing import pack_patches, pad_tokens, unpack_patches
 
 
@@ -40,13 +40,13 @@ class QwenImageFamily(Family):
     def encode_images(self, pipeline, pixels):
         vae = pipeline.vae
         mean, std = latent_statistics(vae, pixels.device)
-        latents = vae.encode(pixels.unsqueeze(2).to(vae.dtype)).latent_dist.sample().squeeze(2)
-        return (latents - mean) / std
+        latents = vae.encode(pixels.unsqueeze(2).to(vae.dtype)).latent_dist.sample()
+        return ((latents - mean) / std).squeeze(2)
 
     def decode_latents(self, pipeline, latents):
         vae = pipeline.vae
         mean, std = latent_statistics(vae, latents.device)
-        latents = (latents * std + mean).unsqueeze(2)
+        latents = latents.unsqueeze(2) * std + mean
         return to_unit_range(vae.decode(latents.to(vae.dtype), return_dict=False)[0].squeeze(2))
 
     def timestep(self, t):
@@ -72,9 +72,3 @@ class QwenImageFamily(Family):
             return self.unpack(tokens, height, width)
 
         return velocity
-
-
-def latent_statistics(vae, device: torch.device) -> torch.Tensor:
-    """Mean and standard deviation of the latent channels, each of shape [1, C, 1, 1]."""
-    statistics = torch.tensor([vae.config.latents_mean, vae.config.latents_std], dtype=vae.dtype, device=device)
-    return statistics.reshape(2, 1, -1, 1, 1)

@@ -1,10 +1,10 @@
-import torch
 from diffusers import WanPipeline, WanTransformer3DModel
 from diffusers.utils import logging
 
 from ..configuration import TwinFlowConfigError
 from ..models import twinflow_class_of
 from .base import to_unit_range
+from .latent_statistics import latent_statistics
 from .video import VideoFamily, as_video
 
 logger = logging.get_logger(__name__)
@@ -88,9 +88,3 @@ class WanFamily(VideoFamily):
             )[0]
 
         return velocity
-
-
-def latent_statistics(vae, device: torch.device) -> torch.Tensor:
-    """Mean and standard deviation of a Wan autoencoder's latent channels, each of shape [1, C, 1, 1, 1]."""
-    statistics = torch.tensor([vae.config.latents_mean, vae.config.latents_std], dtype=vae.dtype, device=device)
-    return statistics.reshape(2, 1, -1, 1, 1, 1)

@@ -1,0 +1,16 @@
+from functools import cache
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+
+
+def latent_statistics(vae: ModelMixin, device: torch.device) -> torch.Tensor:
+    """Mean and standard deviation of an autoencoder's latent channels, each of shape [1, C, 1, 1, 1]."""
+    return _on_device(tuple(vae.config.latents_mean), tuple(vae.config.latents_std), vae.dtype, device)
+
+
+@cache
+def _on_device(mean: tuple, std: tuple, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Sent to a device once, for sending makes the host wait."""
+    with torch.inference_mode(False):
+        return torch.tensor([mean, std], dtype=dtype, device=device).reshape(2, 1, -1, 1, 1, 1)
