@@ -83,9 +83,10 @@ def train_unet(pipeline: StableDiffusionPipeline, images: torch.Tensor, labels: 
     """Train in place, and leave the moving average of the weights."""
     latents, embeddings = encode(pipeline, images)
     unet, scheduler = pipeline.unet.train(), pipeline.scheduler
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2)
+    options = {"lr": args.learning_rate, "betas": (0.9, 0.99), "weight_decay": 1e-2, "fused": True}
+    optimizer = torch.optim.AdamW(unet.parameters(), **options)
     schedule = get_cosine_schedule_with_warmup(optimizer, args.steps // 40, args.steps)
-    average = EMAModel(unet.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
+    average = EMAModel(unet.parameters(), decay=0.998, use_ema_warmup=True, power=0.75, foreach=True)
     torch.manual_seed(args.seed)
     for _ in tqdm(range(args.steps), desc="UNet"):
         indices = torch.randint(len(latents), (args.batch_size,), device=images.device)
@@ -111,9 +112,9 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder that prepare_data.py wrote.")
     parser.add_argument("--output_dir", default=DEFAULT_OUTPUT_DIR, help="Folder the pipeline is saved to.")
     parser.add_argument("--channels", type=int, nargs="+", default=[96, 192], help="Of the UNet, by resolution.")
-    parser.add_argument("--steps", type=int, default=6000, help="Optimizer steps of the UNet.")
+    parser.add_argument("--steps", type=int, default=3000, help="Optimizer steps of the UNet.")
     parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--learning_rate", type=float, default=5e-4)
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--empty_prompts", type=float, default=0.1, help="Share of empty prompts, for guidance.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the initial weights and of the training.")
     parser.add_argument(

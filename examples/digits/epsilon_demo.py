@@ -67,7 +67,7 @@ def parse_args(input_args: list[str] | None = None) -> tuple[argparse.Namespace,
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", default="outputs/epsilon_demo")
     parser.add_argument("--base", default=build_epsilon_base.DEFAULT_OUTPUT_DIR, help="Made here if not there.")
-    parser.add_argument("--base_steps", default="6000", help="Optimizer steps of a base that is made here.")
+    parser.add_argument("--base_steps", default="3000", help="Optimizer steps of a base that is made here.")
     parser.add_argument("--config", default="examples/digits/distill_epsilon_lora.json", help="Of the distillation.")
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder of the digits.")
     parser.add_argument("--judge", default=judges.DEFAULT_JUDGE_PATH, help="File of the judge.")
