@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/digits/demo.py --output_dir outputs/demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
