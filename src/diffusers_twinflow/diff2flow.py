@@ -96,9 +96,20 @@ class NoiseSchedule:
     def sigma_max(self) -> float:
         return sigma_of_alpha_bar(self.alphas_cumprod[-1]).item()
 
+    @cached_property
+    def _log_snr_copies(self) -> dict[tuple[torch.device, torch.dtype], torch.Tensor]:
+        return {}
+
+    def _log_snr_like(self, times: torch.Tensor) -> torch.Tensor:
+        """`log_snr` where the times are, copied there once: a copy in every step would stop the host."""
+        key = times.device, times.dtype
+        if key not in self._log_snr_copies:
+            self._log_snr_copies[key] = self.log_snr.to(times)
+        return self._log_snr_copies[key]
+
     def timestep_of(self, sigma: torch.Tensor) -> torch.Tensor:
         """The network's timestep, in [0, T - 1] and not a whole number, that has this sigma or the nearest it knows."""
-        falling = self.log_snr.to(sigma)
+        falling = self._log_snr_like(sigma)
         log_snr = torch.minimum(torch.maximum(-torch.logit(sigma), falling[-1]), falling[0])
         above = torch.searchsorted(-falling, -log_snr.contiguous()).clamp(1, len(falling) - 1)
         start, end = falling[above - 1], falling[above]
@@ -107,7 +118,7 @@ class NoiseSchedule:
     def sigma_of(self, timestep: torch.Tensor) -> torch.Tensor:
         """The inverse of `timestep_of`, for timesteps in [0, T - 1]."""
         below = timestep.floor().long().clamp(0, len(self.log_snr) - 2)
-        falling = self.log_snr.to(timestep)
+        falling = self._log_snr_like(timestep)
         return torch.sigmoid(-torch.lerp(falling[below], falling[below + 1], timestep - below))
 
 

@@ -50,8 +50,9 @@ class StableDiffusionXLFamily(DiffusionFamily):
             return super().decode_latents(pipeline, latents)
 
     def predict(self, model, sample, times, condition):
-        height, width = (side * self.vae_scale_factor for side in sample.shape[-2:])
-        size = sample.new_tensor([height, width, 0, 0, height, width]).expand(len(sample), 6)
+        height, width = (sample.new_full((len(sample), 1), side * self.vae_scale_factor) for side in sample.shape[-2:])
+        corner = torch.zeros_like(height)
+        size = torch.cat([height, width, corner, corner, height, width], dim=1)
         added = {"text_embeds": condition["pooled_prompt_embeds"], "time_ids": size}
         return model(
             sample=sample,
