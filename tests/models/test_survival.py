@@ -10,7 +10,7 @@ from diffusers.hooks import apply_group_offloading
 from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from peft import LoraConfig, inject_adapter_in_model
 from stock import STOCK
-from stock.spec import flat, run, stock_class
+from stock.spec import call, run, stock_class
 from torch.utils._pytree import tree_map
 from trained import TIMES, both, conditioned, device_for_backward, randomise, trained, twinflow_class
 
@@ -135,8 +135,8 @@ def test_half_precision(name):
     twinflow = both(name) | {"target_timestep": stock.times(0.25, 0.0)}
     expected = run(stock, ours, time, time, **twinflow)
     arguments, twinflow = (tree_map(to_half, values) for values in (stock.arguments(time, time), twinflow))
-    plain = flat(half_model(stock.build(stock_class(name)))(**arguments))
-    output = flat(half_model(ours)(**arguments, **twinflow))
+    plain = call(stock, half_model(stock.build(stock_class(name))), arguments)
+    output = call(stock, half_model(ours), arguments | twinflow)
     assert output.dtype == plain.dtype
     assert (output.float() - expected).norm() < 0.3 * expected.norm()
 

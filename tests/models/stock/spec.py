@@ -96,8 +96,13 @@ def stock_class(name: str) -> type:
 
 def run(stock: Stock, model: torch.nn.Module, *times: float, native_times=None, **twinflow) -> torch.Tensor:
     """What a model gives at these times in [0, 1], one row a sample."""
+    return call(stock, model, {**stock.arguments(*times, native_times=native_times), **twinflow})
+
+
+def call(stock: Stock, model: torch.nn.Module, arguments: dict[str, Any]) -> torch.Tensor:
+    """What a model gives, one row a sample; without the compiling that a stock class does by itself."""
     with set_stance("force_eager" if stock.not_compiled else "default"):
-        return flat(model(**stock.arguments(*times, native_times=native_times), **twinflow))
+        return flat(model(**arguments))
 
 
 def flat(output: Any) -> torch.Tensor:
