@@ -2,33 +2,18 @@ from diffusers import ChromaPipeline, ChromaTransformer2DModel
 from torch.nn import functional as F
 
 from ..models import twinflow_class_of
-from .base import Family
-from .packing import pack_patches, position_ids, unpack_patches
+from .flux import FluxFamily
+from .packing import position_ids
 
 
-class ChromaFamily(Family):
+class ChromaFamily(FluxFamily):
     """Chroma: FLUX.1 without a pooled prompt; tokens behind the prompt's end and one more are masked."""
 
     name = "chroma"
     pipeline_class = ChromaPipeline
     transformer_class = twinflow_class_of(ChromaTransformer2DModel)
-    lora_target_modules = [
-        "attn.to_q",
-        "attn.to_k",
-        "attn.to_v",
-        "attn.to_out.0",
-        "attn.add_q_proj",
-        "attn.add_k_proj",
-        "attn.add_v_proj",
-        "attn.to_add_out",
-        "ff.net.0.proj",
-        "ff.net.2",
-        "ff_context.net.0.proj",
-        "ff_context.net.2",
-        "proj_mlp",
-        "single_transformer_blocks.*.proj_out",
-    ]
-    max_sequence_length = 512
+    lora_target_modules = [name for name in FluxFamily.lora_target_modules if "norm" not in name]
+    guidance_off = {"guidance_scale": 0.0}
 
     def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
         prompt_embeds, _, prompt_attention_mask, *_ = pipeline.encode_prompt(
@@ -37,15 +22,6 @@ class ChromaFamily(Family):
             max_sequence_length=max_sequence_length or self.max_sequence_length,
         )
         return {"prompt_embeds": prompt_embeds, "prompt_attention_mask": prompt_attention_mask}
-
-    def timestep(self, t):
-        return t
-
-    def pack(self, latents):
-        return pack_patches(latents)
-
-    def unpack(self, packed, height, width):
-        return unpack_patches(packed, height, width)
 
     def velocity(self, model):
         def velocity(x_t, t, r, sign, condition):

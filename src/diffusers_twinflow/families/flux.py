@@ -2,13 +2,12 @@ from accelerate.utils import extract_model_from_parallel
 from diffusers import FluxPipeline, FluxTransformer2DModel
 
 from ..models import twinflow_class_of
-from .base import Family
-from .packing import pack_patches, position_ids, unpack_patches
+from .packing import PackedFamily, position_ids
 
 EMBEDDED_GUIDANCE = 1.0
 
 
-class FluxFamily(Family):
+class FluxFamily(PackedFamily):
     """FLUX.1 dev and schnell: times in 0..1, latents packed in 2 x 2 patches; dev is called at embedded guidance 1."""
 
     name = "flux"
@@ -41,15 +40,6 @@ class FluxFamily(Family):
             prompts, None, max_sequence_length=max_sequence_length or self.max_sequence_length
         )
         return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled_prompt_embeds}
-
-    def timestep(self, t):
-        return t
-
-    def pack(self, latents):
-        return pack_patches(latents)
-
-    def unpack(self, packed, height, width):
-        return unpack_patches(packed, height, width)
 
     def velocity(self, model):
         has_guidance = extract_model_from_parallel(model).config.guidance_embeds

@@ -4,19 +4,25 @@ import torch
 from diffusers import FluxPipeline
 from torch.nn import functional as F
 
-
-def pack_patches(latents: torch.Tensor) -> torch.Tensor:
-    """[B, C, h, w] as tokens [B, (h / 2) * (w / 2), 4 * C]."""
-    return FluxPipeline._pack_latents(latents, *latents.shape)
+from .base import Family
 
 
-def unpack_patches(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """What `pack_patches` made of latents with `height` and `width`."""
-    return FluxPipeline._unpack_latents(tokens, height, width, vae_scale_factor=1)
+class PackedFamily(Family):
+    """A family whose latents are packed in 2 x 2 patches and whose times are in 0..1."""
+
+    def timestep(self, t):
+        return t
+
+    def pack(self, latents):
+        """[B, C, h, w] as tokens [B, (h / 2) * (w / 2), 4 * C]."""
+        return FluxPipeline._pack_latents(latents, *latents.shape)
+
+    def unpack(self, packed, height, width):
+        return FluxPipeline._unpack_latents(packed, height, width, vae_scale_factor=1)
 
 
 def position_ids(latents: torch.Tensor) -> torch.Tensor:
-    """Row and column of each token of `pack_patches`, shape [(h / 2) * (w / 2), 3] with zeros in front."""
+    """Row and column of each packed token, shape [(h / 2) * (w / 2), 3] with zeros in front."""
     sides = [torch.arange(side // 2, device=latents.device, dtype=latents.dtype) for side in latents.shape[-2:]]
     rows, columns = torch.meshgrid(*sides, indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)

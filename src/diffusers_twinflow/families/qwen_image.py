@@ -1,12 +1,12 @@
 from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
 
 from ..models import twinflow_class_of
-from .base import Family, to_unit_range
+from .base import to_unit_range
 from .latent_statistics import latent_statistics
-from .packing import pack_patches, pad_tokens, unpack_patches
+from .packing import PackedFamily, pad_tokens
 
 
-class QwenImageFamily(Family):
+class QwenImageFamily(PackedFamily):
     """Qwen-Image: times in 0..1, latents packed in 2 x 2 patches, a video autoencoder for pictures of one frame."""
 
     name = "qwen_image"
@@ -48,15 +48,6 @@ class QwenImageFamily(Family):
         mean, std = latent_statistics(vae, latents.device)
         latents = latents.unsqueeze(2) * std + mean
         return to_unit_range(vae.decode(latents.to(vae.dtype), return_dict=False)[0].squeeze(2))
-
-    def timestep(self, t):
-        return t
-
-    def pack(self, latents):
-        return pack_patches(latents)
-
-    def unpack(self, packed, height, width):
-        return unpack_patches(packed, height, width)
 
     def velocity(self, model):
         def velocity(x_t, t, r, sign, condition):
