@@ -144,7 +144,9 @@ class Diff2Flow:
 
     def __post_init__(self):
         if self.prediction_type not in DIFFUSION_PREDICTION_TYPES:
-            raise ValueError(f"prediction_type={self.prediction_type!r} must be one of {', '.join(DIFFUSION_PREDICTION_TYPES)}.")
+            raise ValueError(
+                f"prediction_type={self.prediction_type!r} must be one of {', '.join(DIFFUSION_PREDICTION_TYPES)}."
+            )
 
     @classmethod
     def from_config(cls, config: Mapping) -> "Diff2Flow":
