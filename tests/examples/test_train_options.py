@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from fsdp_on_cpu import FSDP
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing import event_accumulator
@@ -159,24 +160,46 @@ def test_scores_stop_the_run_and_keep_the_best(start, arguments, models, tmp_pat
     assert TwinFlowPipeline.from_pretrained(out / "best").twinflow_config.trained["steps"] == 1
 
 
-def test_two_processes_validate_score_and_report_together(start, arguments, models, tmp_path):
-    """The same scores as one process takes, losses over both, and a dry run in both."""
+def test_two_processes_validate_score_and_report_together(start, arguments, tmp_path):
+    """The losses and scores that one process has, with a copy of the model each and with a part of it each."""
     (tmp_path / "tasteful.py").write_text(PROMPT_JUDGE)
     scores = ["--score_steps=1", "--judge=tasteful:corner", "--num_score_images=8", "--max_train_steps=1"]
     more = [*PROMPTS, "--cache_latents", "--num_validation_images=1", "--report_to=tensorboard", "--logging_steps=1"]
-    runs = []
-    for processes in (1, 2):
-        place = [f"--output_dir={tmp_path / str(processes)}", f"--train_batch_size={4 // processes}"]
-        runs.append(start(arguments(*TWINFLOW, *scores, *more, *place), processes))
-    for run in runs:
+    runs = {"one": (1, {}), "copies": (2, {}), "parts": (2, FSDP)}
+    started = []
+    for name, (processes, environment) in runs.items():
+        place = [f"--output_dir={tmp_path / name}", f"--train_batch_size={4 // processes}"]
+        started.append(start(arguments(*TWINFLOW, *scores, *more, *place), processes, **environment))
+    for run in started:
         run.check()
-    one, two = (json.loads((tmp_path / name / "scores.json").read_text())["scores"][0]["judge"] for name in "12")
-    assert one == pytest.approx(two, abs=2e-3) and one != 0
-    one, two = (tensorboard_log(tmp_path / name / "logs" / "twinflow") for name in "12")
+    outputs = [tmp_path / name for name in runs]
+    judged = [json.loads((out / "scores.json").read_text())["scores"][0]["judge"] for out in outputs]
+    assert judged[1:] == pytest.approx([judged[0]] * 2, abs=2e-3) and judged[0] != 0
+    logs = [tensorboard_log(out / "logs" / "twinflow") for out in outputs]
     for name in ("loss", "loss/one_step", "loss/any_step", "loss/multi_step", "loss/adversarial", "grad_norm"):
-        assert one.Scalars(name)[0].value == pytest.approx(two.Scalars(name)[0].value, rel=1e-5), name
-    grids = [Image.open(tmp_path / name / "validation" / "step-000001.png") for name in "12"]
-    assert grids[0].size == grids[1].size
+        one, *others = (log.Scalars(name)[0].value for log in logs)
+        assert others == pytest.approx([one] * 2, rel=1e-5), name
+    assert len({Image.open(out / "validation" / "step-000001.png").size for out in outputs}) == 1
+    assert all((out / "best" / "pytorch_lora_weights.safetensors").is_file() for out in outputs)
+
+
+def test_the_average_of_flow_matching_is_sharded_like_the_model(start, arguments, tmp_path):
+    """Two processes with a part of the model each save the average of one with all of it, resumed or not."""
+    more = ["--train_type=full", "--use_ema", "--cache_latents", *PROMPTS, "--num_validation_images=1"]
+
+    def run(name, processes, *options, **environment):
+        place = [f"--output_dir={tmp_path / name}", f"--train_batch_size={4 // processes}"]
+        return start(arguments(*more, *place, *options), processes, **environment)
+
+    whole = [run("one", 1), run("parts", 2, **FSDP), run("stopped", 2, "--max_train_steps=2", **FSDP)]
+    for started in whole:
+        started.check()
+    run("stopped", 2, "--resume_from_checkpoint=latest", **FSDP).check()
+    path = "transformer/diffusion_pytorch_model.safetensors"
+    one, parts, resumed = (load_file(tmp_path / name / path) for name in ("one", "parts", "stopped"))
+    assert equal(parts, resumed)
+    for name, tensor in one.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -5,18 +5,24 @@ from contextlib import contextmanager
 
 import torch
 from diffusers.training_utils import EMAModel
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from .distributed import local_part, reshard
 
 
 class EMAOfTrained:
     """The exponential moving average of a model's trained weights, with diffusers' warm-up of the decay.
+
+    Where the model is sharded, each process averages its own part; checkpoints hold whole tensors.
 
     Args:
         decay: what the decay approaches.
     """
 
     def __init__(self, transformer: torch.nn.Module, decay: float, device: torch.device):
-        self.trained = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
-        self.device = device
+        self.model, self.device = transformer, device
+        self.parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+        self.trained = [local_part(parameter).requires_grad_(True) for parameter in self.parameters]
         self.average = EMAModel(self.trained, decay=decay, foreach=True)
         self.average.to(device)
 
@@ -31,16 +37,37 @@ class EMAOfTrained:
     @contextmanager
     def activated(self) -> Iterator[None]:
         """The model has the average as its weights within the context."""
+        reshard(self.model)
         self.average.store(self.trained)
         self.average.copy_to(self.trained)
         try:
             yield
         finally:
+            reshard(self.model)
             self.average.restore(self.trained)
 
     def state_dict(self) -> dict:
-        return self.average.state_dict()
+        """The state with whole tensors, which all processes gather."""
+        parts = zip(self.average.shadow_params, self.parameters)
+        return self.average.state_dict() | {"shadow_params": [_whole(part, parameter) for part, parameter in parts]}
 
     def load_state_dict(self, state: dict) -> None:
-        self.average.load_state_dict(state)
+        values = zip(state["shadow_params"], self.parameters)
+        parts = [_part(value.to(self.device), parameter) for value, parameter in values]
+        self.average.load_state_dict(state | {"shadow_params": parts})
         self.average.to(self.device)
+
+
+def _whole(part: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """What the parts of all processes make up, each being the part that belongs to a process's part of `parameter`."""
+    if not isinstance(parameter, DTensor):
+        return part
+    where = {"device_mesh": parameter.device_mesh, "placements": parameter.placements}
+    return DTensor.from_local(part, **where, shape=parameter.shape, stride=parameter.stride()).full_tensor()
+
+
+def _part(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """This process's part of a whole tensor."""
+    if not isinstance(parameter, DTensor):
+        return value
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
