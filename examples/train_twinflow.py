@@ -115,10 +115,12 @@ def add_model_arguments(group) -> None:
     group.add_argument("--revision", help="Revision of the base on the Hub.")
     group.add_argument("--variant", help="Variant of the base's files, such as fp16.")
     group.add_argument("--cache_dir", help="Where downloads are kept.")
-    group.add_argument("--train_type", choices=["lora", "full"], default="lora")
+    group.add_argument(
+        "--train_type", choices=["lora", "full"], default="lora", help="What trains: low-rank weights, or all."
+    )
     group.add_argument("--rank", type=int, default=64, help="Rank of the LoRA.")
     group.add_argument("--lora_alpha", type=float, help="Defaults to the rank.")
-    group.add_argument("--lora_dropout", type=float, default=0.0)
+    group.add_argument("--lora_dropout", type=float, default=0.0, help="Dropout of the LoRA's inputs.")
     group.add_argument("--lora_layers", nargs="+", help="Module names to adapt; defaults to the family's.")
     group.add_argument("--quantize_base", choices=sorted(QUANTIZATIONS), help="Quantise the frozen base of a LoRA.")
     group.add_argument(
@@ -131,12 +133,12 @@ def add_model_arguments(group) -> None:
 
 def add_data_arguments(group) -> None:
     group.add_argument("--dataset_name", help="Hub dataset, or local folder.")
-    group.add_argument("--dataset_config_name")
-    group.add_argument("--dataset_split", default="train")
+    group.add_argument("--dataset_config_name", help="Configuration of the dataset.")
+    group.add_argument("--dataset_split", default="train", help="Split of the dataset.")
     group.add_argument("--instance_data_dir", help="Local folder of images.")
     group.add_argument("--data_files", nargs="+", help="Files of the dataset to read, such as *.parquet or *.tar.")
     group.add_argument("--streaming", action=SWITCH, default=False, help="Read the dataset while training.")
-    group.add_argument("--image_column", default="image")
+    group.add_argument("--image_column", default="image", help="Of the images.")
     group.add_argument("--reference_image_column", help="Of the image that an edit starts from.")
     group.add_argument("--caption_column", nargs="+", default=["text"], help="One column, or several to draw from.")
     group.add_argument("--caption_strategy", choices=CAPTION_STRATEGIES, help="Where captions are.")
@@ -150,14 +152,16 @@ def add_data_arguments(group) -> None:
     )
     group.add_argument("--repeats", type=int, default=1, help="How often an epoch sees each image.")
     group.add_argument("--prompts_file", help="Prompts, one a line, for image-free training.")
-    group.add_argument("--resolution", type=int, default=512)
+    group.add_argument("--resolution", type=int, default=512, help="Side of the squares in pixels.")
     group.add_argument("--center_crop", action=SWITCH, default=True, help="Crop in the middle, or anywhere.")
-    group.add_argument("--random_flip", action=SWITCH, default=False)
+    group.add_argument("--random_flip", action=SWITCH, default=False, help="Mirror half of the samples.")
     group.add_argument(
         "--aspect_ratio_buckets", nargs="?", const="auto", help="'auto', or sizes: 'height,width;height,width'."
     )
     group.add_argument("--stop_on_bad_samples", action=SWITCH, default=False, help="Rather than leave them out.")
-    group.add_argument("--dataloader_num_workers", type=int, default=0)
+    group.add_argument(
+        "--dataloader_num_workers", type=int, default=0, help="Processes that read the data; 0 is the main one."
+    )
 
 
 def add_cache_arguments(group) -> None:
@@ -169,60 +173,69 @@ def add_cache_arguments(group) -> None:
 
 def add_optimizer_arguments(group) -> None:
     kinds = [kind.value for kind in SchedulerType if kind is not SchedulerType.PIECEWISE_CONSTANT]
-    group.add_argument("--optimizer", type=str.lower, choices=OPTIMIZERS, default="adamw")
+    group.add_argument(
+        "--optimizer", type=str.lower, choices=OPTIMIZERS, default="adamw", help="Fused AdamW, or that of prodigyopt."
+    )
     group.add_argument("--use_8bit_adam", action=SWITCH, default=False, help="AdamW of bitsandbytes.")
-    group.add_argument("--learning_rate", type=float, default=1e-4)
+    group.add_argument("--learning_rate", type=float, default=1e-4, help="Of the weights that train.")
     group.add_argument("--time_conditioning_learning_rate", type=float, help="Defaults to --learning_rate.")
     group.add_argument("--scale_lr", action=SWITCH, default=False, help="Times the samples of a step.")
-    group.add_argument("--lr_scheduler", choices=kinds, default="constant")
-    group.add_argument("--lr_warmup_steps", type=int, default=0)
+    group.add_argument("--lr_scheduler", choices=kinds, default="constant", help="As diffusers has them.")
+    group.add_argument("--lr_warmup_steps", type=int, default=0, help="Steps in which the rate rises from 0.")
     group.add_argument("--lr_num_cycles", type=int, default=1, help="Restarts of cosine_with_restarts.")
     group.add_argument("--lr_power", type=float, default=1.0, help="Power of polynomial.")
-    group.add_argument("--adam_beta1", type=float, default=0.9)
-    group.add_argument("--adam_beta2", type=float, default=0.99)
-    group.add_argument("--adam_weight_decay", type=float, default=0.0)
-    group.add_argument("--adam_epsilon", type=float, default=1e-8)
+    group.add_argument("--adam_beta1", type=float, default=0.9, help="Of AdamW and Prodigy.")
+    group.add_argument("--adam_beta2", type=float, default=0.99, help="Of AdamW and Prodigy.")
+    group.add_argument("--adam_weight_decay", type=float, default=0.0, help="Of AdamW and Prodigy.")
+    group.add_argument("--adam_epsilon", type=float, default=1e-8, help="Of AdamW and Prodigy.")
     group.add_argument("--prodigy_beta3", type=float, help="Defaults to the root of --adam_beta2.")
-    group.add_argument("--prodigy_decouple", action=SWITCH, default=True)
-    group.add_argument("--prodigy_use_bias_correction", action=SWITCH, default=True)
-    group.add_argument("--prodigy_safeguard_warmup", action=SWITCH, default=True)
-    group.add_argument("--max_grad_norm", type=float, default=1.0)
+    group.add_argument("--prodigy_decouple", action=SWITCH, default=True, help="Decay weights as AdamW does.")
+    group.add_argument("--prodigy_use_bias_correction", action=SWITCH, default=True, help="As in Adam.")
+    group.add_argument(
+        "--prodigy_safeguard_warmup",
+        action=SWITCH,
+        default=True,
+        help="Keep a warm-up out of the estimate of the rate.",
+    )
+    group.add_argument("--max_grad_norm", type=float, default=1.0, help="Norm that gradients are clipped to.")
 
 
 def add_loop_arguments(group) -> None:
     group.add_argument("--train_batch_size", type=int, default=4, help="Samples of one micro-batch of one process.")
-    group.add_argument("--gradient_accumulation_steps", type=int, default=1)
+    group.add_argument("--gradient_accumulation_steps", type=int, default=1, help="Micro-batches of one step.")
     group.add_argument("--max_train_steps", type=int, help="Defaults to --num_train_epochs, or to 1000 steps.")
-    group.add_argument("--num_train_epochs", type=int)
-    group.add_argument("--gradient_checkpointing", action=SWITCH, default=False)
+    group.add_argument("--num_train_epochs", type=int, help="Where --max_train_steps is not given.")
+    group.add_argument("--gradient_checkpointing", action=SWITCH, default=False, help="Less memory, more time.")
     group.add_argument("--compile", action=SWITCH, default=False, help="Compile the transformer's blocks.")
-    group.add_argument("--mixed_precision", choices=list(DTYPES), default="no")
-    group.add_argument("--allow_tf32", action=SWITCH, default=False)
-    group.add_argument("--seed", type=int, default=0)
+    group.add_argument(
+        "--mixed_precision", choices=list(DTYPES), default="no", help="Of the passes and of what is frozen."
+    )
+    group.add_argument("--allow_tf32", action=SWITCH, default=False, help="TF32 in float32 products on CUDA.")
+    group.add_argument("--seed", type=int, default=0, help="Of everything that is drawn.")
     group.add_argument("--local_rank", type=int, default=-1, help="Given by launchers; LOCAL_RANK is what counts.")
     group.add_argument(
         "--weighting_scheme", choices=WEIGHTINGS, default="none", help="Density of t for flow matching (TwinFlow off)."
     )
-    group.add_argument("--logit_mean", type=float, default=0.0)
-    group.add_argument("--logit_std", type=float, default=1.0)
-    group.add_argument("--mode_scale", type=float, default=1.29)
+    group.add_argument("--logit_mean", type=float, default=0.0, help="Of logit_normal.")
+    group.add_argument("--logit_std", type=float, default=1.0, help="Of logit_normal.")
+    group.add_argument("--mode_scale", type=float, default=1.29, help="Of mode.")
     group.add_argument("--flow_matching_ema_decay", type=float, default=0.9999, help="Of --use_ema, TwinFlow off.")
 
 
 def add_output_arguments(group) -> None:
-    group.add_argument("--output_dir", default="twinflow-output")
+    group.add_argument("--output_dir", default="twinflow-output", help="Where everything is written.")
     group.add_argument("--save_ema", action=SWITCH, default=True, help="Save the EMA weights rather than the last.")
     group.add_argument("--upcast_before_saving", action=SWITCH, default=True, help="Save the LoRA in float32.")
     group.add_argument(
         "--dry_run", action=SWITCH, default=False, help="A step of each kind and a picture, then a report, then stop."
     )
-    group.add_argument("--checkpointing_steps", type=int, default=500)
-    group.add_argument("--checkpoints_total_limit", type=int)
+    group.add_argument("--checkpointing_steps", type=int, default=500, help="Write a checkpoint every so many steps.")
+    group.add_argument("--checkpoints_total_limit", type=int, help="Keep only the newest ones.")
     group.add_argument("--resume_from_checkpoint", help="A checkpoint's name, or 'latest'.")
 
 
 def add_validation_arguments(group) -> None:
-    group.add_argument("--validation_prompts", "--validation_prompt", nargs="+")
+    group.add_argument("--validation_prompts", "--validation_prompt", nargs="+", help="What to draw.")
     group.add_argument("--validation_steps", type=int, default=500, help="Draw every so many steps, and at the end.")
     group.add_argument("--validation_epochs", type=int, help="Draw every so many epochs instead.")
     group.add_argument("--validation_step_counts", type=int, nargs="+", default=[1, 2, 4], help="TwinFlow's columns.")
@@ -231,9 +244,9 @@ def add_validation_arguments(group) -> None:
     group.add_argument("--validation_resolution", type=int, help="Defaults to --resolution.")
     group.add_argument("--num_validation_images", type=int, default=4, help="Of each prompt.")
     group.add_argument("--report_to", nargs="+", default=["none"], help="Trackers of accelerate, 'all' or 'none'.")
-    group.add_argument("--tracker_project_name", default="twinflow")
+    group.add_argument("--tracker_project_name", default="twinflow", help="Of the trackers.")
     group.add_argument("--logging_dir", default="logs", help="In --output_dir.")
-    group.add_argument("--logging_steps", type=int, default=10)
+    group.add_argument("--logging_steps", type=int, default=10, help="Log every so many steps.")
     group.add_argument(
         "--log_trajectory", action=SWITCH, default=False, help="Picture of the times trained on (experimental)."
     )
@@ -244,7 +257,7 @@ def add_score_arguments(group) -> None:
     group.add_argument("--frechet_model", help="Directory of a transformers image model, for the Fréchet distance.")
     group.add_argument("--prompt_score_model", help="Directory of a transformers CLIP, for the prompt score.")
     group.add_argument("--judge", help="module:function that takes pictures and prompts and returns scores.")
-    group.add_argument("--num_score_images", type=int, default=64)
+    group.add_argument("--num_score_images", type=int, default=64, help="Pictures that a score is taken of.")
     group.add_argument("--score_metric", help="The score that decides which adapter is best; defaults to the first.")
     group.add_argument("--score_higher_is_better", action=SWITCH, help="Defaults to what is usual for the score.")
     group.add_argument("--early_stopping_patience", type=int, help="Stop after so many scores without a better one.")
