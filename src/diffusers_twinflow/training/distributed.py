@@ -19,9 +19,15 @@ def check_distributed(accelerator: Accelerator, offload_ema: bool = False) -> No
     """Refuse what would train wrongly.
 
     Raises:
-        TwinFlowConfigError: for FSDP of version 1, whose flat parameters have no names to train by, and for a teacher
-            on the CPU where there is no other device or where it is sharded.
+        TwinFlowConfigError: for FSDP of version 1, whose flat parameters have no names to train by; for DeepSpeed, which
+            steps inside the backward pass and keeps the weights that the teacher averages in half precision; and for a
+            teacher on the CPU where there is no other device or where it is sharded.
     """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise TwinFlowConfigError(
+            "distributed_type=DEEPSPEED of the accelerate configuration is not supported: use FSDP2, which spreads the "
+            "same things over the processes, with examples/accelerate/fsdp2.yaml."
+        )
     if offload_ema and (accelerator.is_fsdp2 or accelerator.device.type == "cpu"):
         why = "the teacher is sharded" if accelerator.is_fsdp2 else "this run is on the CPU"
         raise TwinFlowConfigError(f"--offload_ema has no use where {why}: leave it out.")
@@ -34,8 +40,6 @@ def check_distributed(accelerator: Accelerator, offload_ema: bool = False) -> No
 
 def shards_parameters(accelerator: Accelerator) -> bool:
     """Whether a forward pass gathers parameters from all processes, so that all must make the same passes."""
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        return accelerator.deepspeed_plugin.zero_stage == 3
     return accelerator.is_fsdp2
 
 

@@ -1,0 +1,44 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.utils import DistributedType
+
+from diffusers_twinflow.configuration import TwinFlowConfigError
+from diffusers_twinflow.training.distributed import check_distributed, copy_whole, gathered, local_part, whole
+
+
+def accelerator(kind: DistributedType, is_fsdp2: bool = False, device: str = "cuda"):
+    """What the checks look at of an accelerator."""
+    return SimpleNamespace(distributed_type=kind, is_fsdp2=is_fsdp2, device=torch.device(device))
+
+
+@pytest.mark.parametrize(
+    ("found", "offload_ema", "message"),
+    [
+        (accelerator(DistributedType.DEEPSPEED), False, "distributed_type=DEEPSPEED.*fsdp2.yaml"),
+        (accelerator(DistributedType.FSDP), False, "fsdp_version=1.*fsdp_version: 2"),
+        (accelerator(DistributedType.FSDP, is_fsdp2=True), True, "--offload_ema.*sharded.*leave it out"),
+        (accelerator(DistributedType.NO, device="cpu"), True, "--offload_ema.*on the CPU.*leave it out"),
+    ],
+)
+def test_what_would_train_wrongly_is_refused(found, offload_ema, message):
+    with pytest.raises(TwinFlowConfigError, match=message):
+        check_distributed(found, offload_ema)
+
+
+@pytest.mark.parametrize(
+    "found", [accelerator(DistributedType.NO, device="cpu"), accelerator(DistributedType.FSDP, is_fsdp2=True)]
+)
+def test_the_rest_is_let_through(found):
+    check_distributed(found)
+
+
+def test_tensors_that_are_not_sharded_stay_what_they_are():
+    module = torch.nn.Linear(2, 2)
+    weight = module.weight
+    assert local_part(weight).data_ptr() == whole(weight).data_ptr() == weight.data_ptr()
+    copy_whole(weight, torch.ones(2, 2))
+    assert weight.eq(1).all() and weight.requires_grad
+    with gathered(module, keep=True):
+        assert module.weight is weight
