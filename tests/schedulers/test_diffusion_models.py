@@ -114,11 +114,11 @@ def test_inpainting_networks_see_mask_and_picture_unscaled():
 
 @pytest.mark.parametrize(("name", "guidance_scale"), [("StableDiffusionPipeline", 3.0), ("PixArtSigmaPipeline", 1.0)])
 def test_many_steps_converge_to_ddim(name, guidance_scale):
-    """From the same noise; three times the steps have less than 0.6 of the error."""
+    """From the same noise; four times the steps have less than 0.6 of the error."""
     reference = draw(name, DDIMScheduler.from_config, 250, guidance_scale=guidance_scale)
     errors = [
         relative_error(draw(name, ours(sampling_style="multi"), steps, guidance_scale=guidance_scale), reference)
-        for steps in (8, 24, 72)
+        for steps in (8, 32, 128)
     ]
     assert all(after < 0.6 * before for before, after in zip(errors, errors[1:])), errors
     assert errors[-1] < 0.04
