@@ -48,7 +48,7 @@ def row(name: str, rule: TimestepEmbedders, stock: Stock) -> list[str]:
         "yes" if stock.backward_on_cpu else "on CUDA",
         "yes" if checkpointing else "no",
         f"no: {stock.not_compiled}" if stock.not_compiled else "yes",
-        "yes" if hasattr(cls, "add_adapter") else "by PEFT",
+        "yes" if hasattr(cls, "add_adapter") else "with TwinFlow",
         "yes" if cls._no_split_modules else "no",
         f"no: {stock.not_offloaded}" if stock.not_offloaded else "yes",
         ", ".join(published(name)) or "-",

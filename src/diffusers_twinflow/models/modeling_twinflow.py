@@ -1,18 +1,17 @@
 """The mixin that gives a stock diffusers transformer a target time and a sign."""
 
-import inspect
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import FrozenDict
-from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from .embedding_hook import AddEmbedding, CallState
+from .sample_timesteps import for_every_token, sample_timesteps
 from .second_embedder import SECOND_EMBEDDERS, AddSecondEmbedding, SecondEmbedder
 from .time_conditioning import TimeConditioning
 from .timestep_embedders import TimestepEmbedders
@@ -154,7 +153,7 @@ class TwinFlowTransformerMixin:
 
         rule = self._timestep_embedders
         arguments = {**dict(zip(self._forward_parameters, args)), **kwargs}
-        timestep = _sample_timesteps(arguments[rule.argument], rule, type(self).__name__)
+        timestep = sample_timesteps(arguments[rule.argument], rule, type(self).__name__)
         target_timestep = self._known_target(timestep, target_timestep)
         args, kwargs = self._with_native_target(args, kwargs, arguments, target_timestep)
         if target_timestep is None and timestep_sign is None:
@@ -218,7 +217,7 @@ class TwinFlowTransformerMixin:
             return args, kwargs
         timestep, name = arguments[rule.argument], rule.native_target.argument
         if target_timestep is not None:
-            target = _like_timestep(target_timestep, timestep)
+            target = for_every_token(target_timestep, timestep)
         else:
             target = arguments.get(name)
         target = timestep if target is None else target
@@ -256,56 +255,6 @@ class TwinFlowTransformerMixin:
         return [module for module in modules if module is not None]
 
 
-def make_twinflow_class(stock: type[ModelMixin], rule: TimestepEmbedders, module: str) -> type:
-    """The `timestep_sign` aware subclass of a stock class.
-
-    Args:
-        stock: a diffusers model class.
-        rule: where it embeds its timestep.
-        module: name of the module that the class will be found in.
-    """
-
-    def __init__(self, *args, twinflow_enabled: bool = False, twinflow_conditioning: str = TARGET_AND_SIGN, **kwargs):
-        stock.__init__(self, *args, **kwargs)
-        if twinflow_enabled:
-            self.enable_twinflow(twinflow_conditioning)
-
-    def forward(self, *args, **kwargs):
-        return TwinFlowTransformerMixin.forward(self, *args, **kwargs)
-
-    __init__.__signature__ = _with_keywords(
-        stock.__init__, twinflow_enabled=False, twinflow_conditioning=TARGET_AND_SIGN
-    )
-    forward.__signature__ = _with_keywords(stock.forward, timestep_sign=None, target_timestep=None)
-    forward.__doc__ = TwinFlowTransformerMixin.forward.__doc__
-    unsplit = stock._no_split_modules
-    namespace = {
-        "__doc__": f"[`~diffusers.{stock.__name__}`] with a sign and a target timestep; `{rule.argument}` is "
-        f"{rule.at_noise:g} at noise and {rule.at_data:g} at data.",
-        "__init__": __init__,
-        "__module__": module,
-        "forward": forward,
-        "_timestep_embedders": rule,
-        "_stock_class": stock,
-        "_forward_parameters": tuple(inspect.signature(stock.forward).parameters)[1:],
-        "_no_split_modules": unsplit and [*unsplit, TimeConditioning.__name__],
-        "_skip_layerwise_casting_patterns": [*(stock._skip_layerwise_casting_patterns or ()), "time_conditioning"],
-    }
-    adapters = () if issubclass(stock, PeftAdapterMixin) else (PeftAdapterMixin,)
-    return type(f"TwinFlow{stock.__name__}", (TwinFlowTransformerMixin, stock, *adapters), namespace)
-
-
-def _with_keywords(function: Callable, **defaults: Any) -> inspect.Signature:
-    """The signature of a function with keywords that it does not have yet; modular pipelines filter by it."""
-    signature = inspect.signature(function)
-    keywords = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in defaults.items()
-        if name not in signature.parameters
-    ]
-    return signature.replace(parameters=[*signature.parameters.values(), *keywords])
-
-
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:
     """The module at a path, through adapters on the way; `None` where there is none."""
     for name in filter(None, path.split(".")):
@@ -317,23 +266,3 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
 
 def _without_adapter(module: nn.Module) -> nn.Module:
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-
-
-def _sample_timesteps(timestep: torch.Tensor, rule: TimestepEmbedders, name: str) -> torch.Tensor:
-    """One timestep a sample, shape [B]: the noisiest of its tokens."""
-    if rule.max_timestep_dim is not None and timestep.ndim > rule.max_timestep_dim:
-        raise ValueError(
-            f"{name} takes one timestep a sample with TwinFlow on, and got timesteps of shape {tuple(timestep.shape)}: "
-            "times that differ within a sample mix the samples of a batch there."
-        )
-    if rule.packed or timestep.ndim == 0:
-        timestep = timestep.reshape(1, -1)
-    if timestep.ndim == 1:
-        return timestep
-    tokens = timestep.flatten(1)
-    return tokens.amax(1) if rule.at_noise > rule.at_data else tokens.amin(1)
-
-
-def _like_timestep(target: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-    """One target a sample, for every token of it."""
-    return target.reshape(-1, *[1] * (timestep.ndim - 1)).expand_as(timestep) if timestep.ndim else target

@@ -5,7 +5,8 @@ from types import MethodType
 import diffusers
 from diffusers.models.modeling_utils import ModelMixin
 
-from .modeling_twinflow import TwinFlowTransformerMixin, make_twinflow_class
+from .class_factory import make_twinflow_class
+from .modeling_twinflow import TwinFlowTransformerMixin
 from .timestep_embedders import REFUSED, TIMESTEP_EMBEDDERS
 
 TWINFLOW_CLASSES: dict[str, type[TwinFlowTransformerMixin]] = {

@@ -1,0 +1,62 @@
+"""How the TwinFlow class of a stock class is made."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.modeling_utils import ModelMixin
+
+from .modeling_twinflow import TARGET_AND_SIGN, TwinFlowTransformerMixin
+from .time_conditioning import TimeConditioning
+from .timestep_embedders import TimestepEmbedders
+
+
+def make_twinflow_class(stock: type[ModelMixin], rule: TimestepEmbedders, module: str) -> type:
+    """The `timestep_sign` aware subclass of a stock class.
+
+    Args:
+        stock: a diffusers model class.
+        rule: where it embeds its timestep.
+        module: name of the module that the class will be found in.
+    """
+
+    def __init__(self, *args, twinflow_enabled: bool = False, twinflow_conditioning: str = TARGET_AND_SIGN, **kwargs):
+        stock.__init__(self, *args, **kwargs)
+        if twinflow_enabled:
+            self.enable_twinflow(twinflow_conditioning)
+
+    def forward(self, *args, **kwargs):
+        return TwinFlowTransformerMixin.forward(self, *args, **kwargs)
+
+    __init__.__signature__ = _with_keywords(
+        stock.__init__, twinflow_enabled=False, twinflow_conditioning=TARGET_AND_SIGN
+    )
+    forward.__signature__ = _with_keywords(stock.forward, timestep_sign=None, target_timestep=None)
+    forward.__doc__ = TwinFlowTransformerMixin.forward.__doc__
+    unsplit = stock._no_split_modules
+    namespace = {
+        "__doc__": f"[`~diffusers.{stock.__name__}`] with a sign and a target timestep; `{rule.argument}` is "
+        f"{rule.at_noise:g} at noise and {rule.at_data:g} at data.",
+        "__init__": __init__,
+        "__module__": module,
+        "forward": forward,
+        "_timestep_embedders": rule,
+        "_stock_class": stock,
+        "_forward_parameters": tuple(inspect.signature(stock.forward).parameters)[1:],
+        "_no_split_modules": unsplit and [*unsplit, TimeConditioning.__name__],
+        "_skip_layerwise_casting_patterns": [*(stock._skip_layerwise_casting_patterns or ()), "time_conditioning"],
+    }
+    adapters = () if issubclass(stock, PeftAdapterMixin) else (PeftAdapterMixin,)
+    return type(f"TwinFlow{stock.__name__}", (TwinFlowTransformerMixin, stock, *adapters), namespace)
+
+
+def _with_keywords(function: Callable, **defaults: Any) -> inspect.Signature:
+    """The signature of a function with keywords that it does not have yet; modular pipelines filter by it."""
+    signature = inspect.signature(function)
+    keywords = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in defaults.items()
+        if name not in signature.parameters
+    ]
+    return signature.replace(parameters=[*signature.parameters.values(), *keywords])
