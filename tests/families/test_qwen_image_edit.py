@@ -6,9 +6,11 @@ import kit
 import pytest
 import tiny_qwen
 import torch
+from peft import LoraConfig
 from PIL import Image
 
 import tiny
+from diffusers_twinflow.cli import main
 from diffusers_twinflow.configuration import TwinFlowConfig, TwinFlowConfigError
 from diffusers_twinflow.data import DataConfig, Samples, open_source
 from diffusers_twinflow.data.draws import SampleDraw
@@ -16,6 +18,8 @@ from diffusers_twinflow.data.framing import Framing
 from diffusers_twinflow.data.sampler import Place
 from diffusers_twinflow.families import FAMILIES, family_of
 from diffusers_twinflow.families.qwen_image_edit import as_pictures
+from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_model_card, save_twinflow_lora
+from diffusers_twinflow.schedulers import TwinFlowScheduler
 from diffusers_twinflow.training.branches import BranchRotation
 from diffusers_twinflow.training.draw import draw_training_step
 from diffusers_twinflow.training.objective import TwinFlowObjective
@@ -160,3 +164,31 @@ def test_each_prompt_edits_the_image_anew():
     generator = torch.Generator().manual_seed(0)
     pictures = FAMILY.draw(pipeline, ["a", "b"], 2, image=image, generator=generator, **options)
     assert len(pictures) == 4 and len({picture.sum().item() for picture in pictures}) == 4
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A repository with an untrained LoRA, beside its base."""
+    pipeline = tiny_qwen.qwen_image_edit()
+    pipeline.save_pretrained(tmp_path / "base")
+    pipeline.transformer.add_adapter(LoraConfig(r=2, target_modules=["attn.to_q"]))
+    directory = tmp_path / "adapter"
+    directory.mkdir()
+    config = TwinFlowRepositoryConfig("lora", FAMILY.name, "../base", max_sequence_length=480)
+    save_twinflow_lora(directory, pipeline.transformer, config, TwinFlowScheduler())
+    return directory
+
+
+@pytest.mark.usefixtures("small_references")
+def test_the_command_line_edits_an_image(adapter, tmp_path, capsys):
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "before.png")
+    command = ["generate", "a", "--adapter", str(adapter), "--device=cpu", f"--out={tmp_path / 'after.png'}"]
+    assert main(command) == 1 and "--image is missing" in capsys.readouterr().err
+    assert main([*command, f"--image={tmp_path / 'before.png'}", "--height=32", "--width=64"]) == 0
+    assert Image.open(tmp_path / "after.png").size == (64, 32)
+
+
+def test_the_card_shows_a_call_with_an_image(adapter):
+    card = save_model_card(adapter, "me/my-edit")
+    assert 'pipe(image=load_image("before.png"), prompt="your prompt"' in card.text
+    assert card.data.pipeline_tag == "image-to-image"

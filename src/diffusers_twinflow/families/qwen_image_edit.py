@@ -20,6 +20,7 @@ class QwenImageEditFamily(QwenImageFamily):
     name = "qwen_image_edit"
     pipeline_class = QwenImageEditPipeline
     takes_reference_image = True
+    task = "image-to-image"
     encoder_area = REFERENCE_AREA
 
     def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):

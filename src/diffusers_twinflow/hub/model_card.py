@@ -189,6 +189,9 @@ def _use(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None)
     family = FAMILIES[config.family]
     pipeline, output, result = family.pipeline_class.__name__, family.output_name, family.task.split("-")[-1]
     guidance_off = ", ".join(f"{name}={value}" for name, value in family.guidance_off.items())
+    what, imports = 'prompt="your prompt"', ""
+    if family.takes_reference_image:
+        what, imports = f'image=load_image("before.png"), {what}', "from diffusers.utils import load_image\n"
     text = f"""## Use
 
 ```bash
@@ -197,10 +200,10 @@ pip install diffusers-twinflow
 
 ```python
 import torch
-from diffusers_twinflow import TwinFlowPipeline
+{imports}from diffusers_twinflow import TwinFlowPipeline
 
 pipe = TwinFlowPipeline.from_pretrained("{repo_id}", torch_dtype=torch.bfloat16{base}).to("cuda")
-{result} = pipe("your prompt", num_inference_steps={config.num_inference_steps}).{output}[0]
+{result} = pipe({what}, num_inference_steps={config.num_inference_steps}).{output}[0]
 ```"""
     if not is_lora:
         return text
@@ -212,7 +215,7 @@ On a `{pipeline}` that you already have, beside other LoRAs:
 from diffusers_twinflow import load_twinflow_lora, unload_twinflow_lora
 
 load_twinflow_lora(pipe, "{repo_id}")
-{result} = pipe("your prompt", num_inference_steps={config.num_inference_steps}, {guidance_off}).{output}[0]
+{result} = pipe({what}, num_inference_steps={config.num_inference_steps}, {guidance_off}).{output}[0]
 unload_twinflow_lora(pipe)
 ```"""
 
