@@ -2,10 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers.utils import load_image
 
 from ..configuration import TwinFlowConfigError
+from ..families import family_of
 from ..pipelines import TwinFlowPipeline
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -17,6 +20,7 @@ def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base_model", help="The base, where it is not the one that the repository names.")
     parser.add_argument("--revision", help="Revision of the repository on the Hub.")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--image", help="What the prompts edit, where the base edits an image: a path or a URL.")
     parser.add_argument("--height", type=int, help="In pixels; defaults to the base's.")
     parser.add_argument("--width", type=int, help="In pixels; defaults to the base's.")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="Defaults to bfloat16 on a GPU, float32 on the CPU.")
@@ -34,6 +38,8 @@ def load_pipeline(args: argparse.Namespace) -> TwinFlowPipeline:
     pipeline = TwinFlowPipeline.from_pretrained(
         args.adapter, base_model=args.base_model, torch_dtype=dtype, revision=args.revision
     )
+    if family_of(pipeline).takes_reference_image and not args.image:
+        raise TwinFlowConfigError(f"--image is missing: the model of '{args.adapter}' edits an image.")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
@@ -44,8 +50,10 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def size_options(args: argparse.Namespace) -> dict[str, int]:
-    return {name: getattr(args, name) for name in ("height", "width") if getattr(args, name) is not None}
+def size_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Size and image, as the pipeline's call takes them."""
+    options = {name: getattr(args, name) for name in ("height", "width") if getattr(args, name) is not None}
+    return options | ({"image": load_image(args.image)} if args.image else {})
 
 
 def check_picture_path(text: str) -> Path:
