@@ -1,0 +1,39 @@
+"""What scripts made for the pages is what they would make now."""
+
+import method
+import numpy as np
+import options_reference
+import pytest
+from PIL import Image
+
+
+def test_the_page_of_options_is_up_to_date():
+    page = options_reference.PAGE.read_text(encoding="utf-8")
+    assert page == options_reference.fill(page), "run `python docs/options_reference.py`"
+
+
+def test_every_option_says_what_it_is():
+    undescribed = [
+        action.dest for action in options_reference.train_twinflow.build_parser()._actions if not action.help
+    ]
+    assert undescribed == []
+
+
+def test_a_page_without_a_place_is_refused():
+    with pytest.raises(ValueError, match="0 places"):
+        options_reference.fill("no place")
+
+
+@pytest.mark.parametrize("mixture", [method.DATA, method.FAKES], ids=["data", "fakes"])
+def test_the_drawn_paths_lead_to_the_mixture(mixture):
+    noise = np.random.default_rng(0).standard_normal(20_000)
+    _, points = method.paths(noise, mixture)
+    (low, low_deviation), (high, high_deviation) = mixture
+    second_moment = (low**2 + low_deviation**2 + high**2 + high_deviation**2) / 2
+    assert points[-1].mean() == pytest.approx((low + high) / 2, abs=0.03)
+    assert (points[-1] ** 2).mean() == pytest.approx(second_moment, rel=0.02)
+
+
+def test_the_picture_is_drawn_at_the_size_that_is_there(tmp_path):
+    method.draw(tmp_path / "method.png")
+    assert Image.open(tmp_path / "method.png").size == Image.open(method.PICTURE).size

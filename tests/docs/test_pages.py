@@ -1,0 +1,132 @@
+"""What the pages name is there: files, options, names to import, messages of the code."""
+
+import ast
+import importlib
+import inspect
+import re
+import textwrap
+from pkgutil import resolve_name
+from urllib.parse import unquote
+
+import options_reference
+import pytest
+from accelerate.commands.launch import launch_command_parser
+from pages import CODE, PAGES, ROOT, blocks, links, tokens
+
+from diffusers_twinflow.cli.main import build_parser as build_cli_parser
+from diffusers_twinflow.configuration import TwinFlowConfig
+from diffusers_twinflow.families import FAMILIES
+
+OPTION = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
+QUOTE = re.compile(r"```text\n(.*?)\n```\n+(?:A warning|`\w+`) of `([\w.]+)`", re.S)
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def option_strings(parser) -> set[str]:
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            found = found.union(*map(option_strings, action.choices.values()))
+    return found
+
+
+TRAINING = option_strings(options_reference.train_twinflow.build_parser())
+COMMAND_LINE = option_strings(build_cli_parser())
+LAUNCHER = option_strings(launch_command_parser())
+
+
+def known_options(code: str) -> set[str]:
+    """The options of the command that a piece of code calls, or of the script and the command line."""
+    if code.lstrip().startswith("diffusers-twinflow"):
+        return COMMAND_LINE
+    others = [ROOT / path for path in re.findall(r"\S+\.py", code) if not path.endswith("train_twinflow.py")]
+    if others:
+        return {option for script in others for option in OPTION.findall(script.read_text(encoding="utf-8"))}
+    return TRAINING | (LAUNCHER if "accelerate launch" in code else COMMAND_LINE)
+
+
+def unknown_options(text: str) -> list[str]:
+    pieces = [token.content for token in tokens(text) if token.type in (*CODE, "text")]
+    return [option for piece in pieces for option in OPTION.findall(piece) if option not in known_options(piece)]
+
+
+def absent_imports(code: str) -> list[str]:
+    """Names that a piece of Python imports and that do not exist."""
+    absent = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                importlib.import_module(name.name)
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            absent += [f"{node.module}.{name.name}" for name in node.names if not hasattr(module, name.name)]
+    return absent
+
+
+def messages_of(name: str) -> list[str]:
+    """The texts in the source of an object, with "…" for what is filled in."""
+    source = textwrap.dedent(inspect.getsource(resolve_name(name)))
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    return found
+
+
+@each_page
+def test_links_point_at_files_that_are_there(page):
+    targets = [page.parent / unquote(link.split("#")[0]) for link in links(page.read_text(encoding="utf-8"))]
+    assert [target for target in targets if not target.exists()] == []
+
+
+@each_page
+def test_options_exist(page):
+    assert unknown_options(page.read_text(encoding="utf-8")) == []
+
+
+@each_page
+def test_python_blocks_import_what_exists(page):
+    for code in blocks(page.read_text(encoding="utf-8"), "python"):
+        assert absent_imports(code) == []
+
+
+@each_page
+def test_recipes_are_read(page, tmp_path):
+    for number, recipe in enumerate(blocks(page.read_text(encoding="utf-8"), "json")):
+        path = tmp_path / f"{number}.json"
+        path.write_text(recipe, encoding="utf-8")
+        args = options_reference.train_twinflow.parse_args(["--config", str(path)])
+        TwinFlowConfig.from_dict({name: getattr(args, name) for name in TwinFlowConfig.option_names()})
+
+
+PAGE_OF_MESSAGES = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+QUOTES = QUOTE.findall(PAGE_OF_MESSAGES)
+
+
+def test_every_message_says_where_it_comes_from():
+    assert len(QUOTES) == len(blocks(PAGE_OF_MESSAGES, "text")) > 0
+
+
+@pytest.mark.parametrize("message, name", QUOTES, ids=[name.rsplit(".", 1)[-1] for _, name in QUOTES])
+def test_messages_are_those_of_the_code(message, name):
+    message = " ".join(message.split())
+    assert any(message in text for text in messages_of(name)), message
+
+
+def test_recipes_name_every_family_and_configuration():
+    page = ROOT / "docs" / "recipes.md"
+    text = page.read_text(encoding="utf-8")
+    assert {name for name in FAMILIES if f"`{name}`" not in text} == set()
+    linked = {(page.parent / link).resolve() for link in links(text)}
+    assert {path for path in (ROOT / "hub_configs").iterdir() if path.is_dir()} <= linked
+
+
+def test_what_is_not_there_is_found():
+    assert links("[a](b.md) ![c](d.png) [e](https://f)") == ["b.md", "d.png"]
+    assert unknown_options("`--rank 4 --rankk 4` and `accelerate launch --nope examples/train_twinflow.py`") == ["--rankk", "--nope"]
+    assert unknown_options("`diffusers-twinflow push --rank`") == ["--rank"]
+    assert absent_imports("from diffusers_twinflow import TwinFlowScheduler, Nothing") == [
+        "diffusers_twinflow.Nothing"
+    ]
