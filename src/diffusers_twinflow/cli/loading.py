@@ -9,6 +9,9 @@ from diffusers.utils import load_image
 
 from ..configuration import TwinFlowConfigError
 from ..families import family_of
+from ..hub.files import locate_repository
+from ..hub.repository import LORA, TwinFlowRepositoryConfig
+from ..hub.samples import STEP_COUNTS
 from ..pipelines import TwinFlowPipeline
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -16,6 +19,16 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="+", help="What to draw; several prompts give several pictures.")
+    add_pipeline_arguments(parser)
+
+
+def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, nargs="+", default=list(STEP_COUNTS), help="Step counts of the LoRA.")
+    parser.add_argument("--base_steps", type=int, default=50)
+    parser.add_argument("--base_guidance", type=float, help="Guidance of the base; defaults to the stock pipeline's.")
+
+
+def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", required=True, help="TwinFlow repository: a directory or a Hub id.")
     parser.add_argument("--base_model", help="The base, where it is not the one that the repository names.")
     parser.add_argument("--revision", help="Revision of the repository on the Hub.")
@@ -67,6 +80,21 @@ def check_picture_path(text: str) -> Path:
         raise TwinFlowConfigError(f"--out={text!r} must end in .png, .jpg or .webp.")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def check_comparable(args: argparse.Namespace) -> TwinFlowRepositoryConfig:
+    """The configuration of `--adapter`, where its base can be drawn beside it; no weights are loaded.
+
+    Raises:
+        TwinFlowConfigError: where a step count is below 1, or `--adapter` holds no TwinFlow LoRA.
+    """
+    check_steps([*args.steps, args.base_steps])
+    config = TwinFlowRepositoryConfig.load_located(locate_repository(args.adapter, revision=args.revision))
+    if config.train_type != LORA:
+        raise TwinFlowConfigError(
+            f"'{args.adapter}' holds a whole model, which has no base in it: {args.command} takes a LoRA."
+        )
+    return config
 
 
 def check_steps(steps: list[int]) -> list[int]:

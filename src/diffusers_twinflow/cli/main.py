@@ -6,9 +6,9 @@ import sys
 from huggingface_hub.errors import HfHubHTTPError
 
 from ..configuration import TwinFlowConfigError
-from . import compare, convert, generate, info, push
+from . import compare, convert, demo, generate, info, push
 
-COMMANDS = (generate, info, push, compare, convert)
+COMMANDS = (generate, info, push, compare, demo, convert)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,97 @@
+"""Pictures of a TwinFlow LoRA beside those of its base, from the same noise and one copy of the weights."""
+
+import inspect
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from ..families import family_of
+from ..hub.loading import STATE_NAME
+from ..hub.samples import count_of_steps, draw_row
+from ..hub.target_timesteps import link_target_timesteps
+from ..pipelines import TwinFlowPipeline
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture, and how many seconds its pipeline's call took: text encoders, steps and decoder."""
+
+    image: Image.Image
+    seconds: float
+
+
+class Comparison:
+    """Draws a prompt with a TwinFlow LoRA at some step counts, and with its base at many.
+
+    Attributes:
+        labels: a name a picture, the base's first, such as "base, 50 steps" and "2 steps".
+
+    Args:
+        pipeline: has a TwinFlow LoRA and no other.
+        base_guidance: defaults to the stock pipeline's.
+        call_options: of every call, such as `height`.
+    """
+
+    def __init__(
+        self,
+        pipeline: TwinFlowPipeline,
+        steps: Sequence[int],
+        base_steps: int,
+        *,
+        base_guidance: float | None = None,
+        **call_options: Any,
+    ):
+        self.pipeline, self.base_steps, self.call_options = pipeline, base_steps, call_options
+        self.steps = dict.fromkeys(steps)
+        self.base_options = base_options(pipeline, base_guidance)
+        self.base_label = f"base, {count_of_steps(base_steps)}"
+        self.labels = [self.base_label, *map(count_of_steps, self.steps)]
+
+    def draw(self, prompt: str, seed: int) -> Iterator[tuple[str, Drawn]]:
+        """Labels and pictures, each as soon as it is drawn: the base's, which takes longest, is the last."""
+        for steps in self.steps:
+            yield count_of_steps(steps), timed_draw(self.pipeline, prompt, steps, seed, **self.call_options)
+        with bare_base(self.pipeline) as base:
+            options = self.call_options | self.base_options
+            drawn = timed_draw(base, prompt, self.base_steps, seed, **options)
+        yield self.base_label, drawn
+
+    def draw_all(self, prompt: str, seed: int) -> dict[str, Drawn]:
+        """Every picture by its label."""
+        return dict(self.draw(prompt, seed))
+
+
+def timed_draw(pipeline: DiffusionPipeline, prompt: str, steps: int, seed: int, **call_options: Any) -> Drawn:
+    started = time.perf_counter()
+    (image,) = draw_row(pipeline, [prompt], steps, seed, **call_options)
+    return Drawn(image, time.perf_counter() - started)
+
+
+def base_options(pipeline: TwinFlowPipeline, guidance: float | None) -> dict[str, Any]:
+    """Arguments of the base's call: its guidance, where one is given, and prompts as long as those of the LoRA."""
+    options = {} if guidance is None else {"guidance_scale": guidance}
+    length = pipeline.twinflow_config.max_sequence_length
+    if length and "max_sequence_length" in inspect.signature(family_of(pipeline).pipeline_class.__call__).parameters:
+        options["max_sequence_length"] = length
+    return options
+
+
+@contextmanager
+def bare_base(pipeline: TwinFlowPipeline) -> Iterator[DiffusionPipeline]:
+    """Within the block, the stock pipeline that `pipeline` was before its LoRA; `pipeline` must not be called there."""
+    family = family_of(pipeline)
+    denoiser, scheduler = family.denoiser(pipeline), getattr(pipeline, STATE_NAME).scheduler
+    base = family.assemble(pipeline, pipeline.components | {"scheduler": scheduler})
+    base.set_progress_bar_config(disable=True)
+    denoiser.disable_lora()
+    link_target_timesteps(base)
+    try:
+        yield base
+    finally:
+        link_target_timesteps(pipeline)
+        denoiser.enable_lora()

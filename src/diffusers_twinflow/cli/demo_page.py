@@ -1,0 +1,105 @@
+"""The web page of `demo`: a prompt and a seed in, pictures and timings out."""
+
+from collections.abc import Iterator
+
+import gradio as gr
+
+from ..configuration import TwinFlowConfigError
+from .comparison import Comparison
+
+MAX_SEED = 2**32 - 1
+HOUR = 3600
+CSS = ".picture img {width: 100% !important; height: auto !important}"
+
+
+def build_page(comparison: Comparison, *, title: str, prompt: str, seed: int) -> gr.Blocks:
+    """The page, not open yet; its pictures are deleted from the disk after an hour and when it closes.
+
+    Its one function, `/draw` to clients, takes a prompt and a seed, and gives all pictures and then all timings, in the
+    order of `comparison.labels`; it yields them again after every picture that it draws.
+
+    Args:
+        prompt, seed: what its fields hold at first.
+    """
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
+        gr.Markdown(
+            f"# {title}\nAll pictures start from the noise of the seed. The times are of whole calls, text encoders and decoder included."
+        )
+        with gr.Row(equal_height=True):
+            prompt_box = gr.Textbox(prompt, label="Prompt", scale=6, autofocus=True)
+            seed_box = gr.Number(seed, label="Seed", scale=1)
+            button = gr.Button("Draw", variant="primary", scale=1)
+        with gr.Row():
+            outputs = [_column(label) for label in comparison.labels]
+
+        def draw(prompt: str, seed: float | None) -> Iterator[list]:
+            try:
+                prompt, seed = check_prompt(prompt), check_seed(seed)
+            except TwinFlowConfigError as error:
+                raise gr.Error(str(error), print_exception=False) from error
+            drawn = {}
+            for label, result in comparison.draw(prompt, seed):
+                drawn[label] = result
+                found = [drawn.get(label) for label in comparison.labels]
+                yield [each and each.image for each in found] + [each and f"{each.seconds:.3g} s" for each in found]
+
+        gr.on(
+            [button.click, prompt_box.submit, seed_box.submit],
+            draw,
+            [prompt_box, seed_box],
+            [image for image, _ in outputs] + [timing for _, timing in outputs],
+            api_name="draw",
+            concurrency_limit=1,
+        )
+    return page
+
+
+def _column(label: str) -> tuple[gr.Image, gr.Textbox]:
+    with gr.Column(min_width=160):
+        image = gr.Image(
+            label=label,
+            show_label=False,
+            format="png",
+            interactive=False,
+            buttons=["download", "fullscreen"],
+            elem_classes="picture",
+        )
+        timing = gr.Textbox(label=label)
+    return image, timing
+
+
+def open_page(page: gr.Blocks, *, host: str, port: int | None, share: bool) -> tuple[str, str | None]:
+    """Serve the page from threads of their own; returns its address, and its public one where `share` got one."""
+    _, local_url, public_url = page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        prevent_thread_lock=True,
+        show_error=True,
+        quiet=True,
+        ssr_mode=False,
+        run_history=False,
+        css=CSS,
+    )
+    return local_url, public_url
+
+
+def check_prompt(prompt: str) -> str:
+    """
+    Raises:
+        TwinFlowConfigError: where there is nothing in it.
+    """
+    if not prompt.strip():
+        raise TwinFlowConfigError("The prompt is empty: write what to draw.")
+    return prompt
+
+
+def check_seed(seed: float | None) -> int:
+    """The seed as a whole number.
+
+    Raises:
+        TwinFlowConfigError: where it is none, or too small or large.
+    """
+    if not isinstance(seed, (int, float)) or not 0 <= seed <= MAX_SEED or seed != int(seed):
+        raise TwinFlowConfigError(f"The seed must be a whole number from 0 to {MAX_SEED}, and is {seed!r}.")
+    return int(seed)
