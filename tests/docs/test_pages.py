@@ -19,7 +19,7 @@ from diffusers_twinflow.families import FAMILIES
 
 OPTION = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
 QUOTE = re.compile(r"```text\n(.*?)\n```\n+(?:A warning|`\w+`) of `([\w.]+)`", re.S)
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def option_strings(parser) -> set[str]:
@@ -121,6 +121,12 @@ def test_recipes_name_every_family_and_configuration():
     assert {name for name in FAMILIES if f"`{name}`" not in text} == set()
     linked = {(page.parent / link).resolve() for link in links(text)}
     assert {path for path in (ROOT / "hub_configs").iterdir() if path.is_dir()} <= linked
+
+
+def test_the_index_has_every_page():
+    index = ROOT / "docs" / "README.md"
+    linked = {index.parent / link for link in links(index.read_text(encoding="utf-8"))}
+    assert linked == set(index.parent.glob("*.md")) - {index}
 
 
 def test_what_is_not_there_is_found():
