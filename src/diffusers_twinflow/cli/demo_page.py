@@ -9,7 +9,10 @@ from .comparison import Comparison
 
 MAX_SEED = 2**32 - 1
 HOUR = 3600
-CSS = ".picture img {width: 100% !important; height: auto !important}"
+CSS = """
+.picture .image-frame, .picture img {width: 100% !important; height: auto !important}
+.picture img {object-fit: contain !important}
+"""
 
 
 def build_page(comparison: Comparison, *, title: str, prompt: str, seed: int) -> gr.Blocks:

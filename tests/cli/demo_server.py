@@ -1,0 +1,47 @@
+"""The demo command in a process of its own, as a user starts it."""
+
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+
+OPEN = re.compile(r"^The page is open at (http://\S+)$")
+DEADLINE = 240
+
+
+class DemoServer:
+    """A running `diffusers-twinflow demo`; `url` is where it says that its page is."""
+
+    def __init__(self, home, *arguments):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("GRADIO")} | {
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "HF_HUB_OFFLINE": "1",
+            "GRADIO_TEMP_DIR": str(home),
+        }
+        self.errors = (home / "stderr").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "diffusers_twinflow.cli", "demo", *map(str, arguments)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+        )
+        lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=lambda: lines.put(self.process.stdout.readline()), daemon=True).start()
+        line = lines.get(timeout=DEADLINE)
+        found = OPEN.match(line)
+        assert found, f"{line!r} is no address; standard error: {self.stderr()}"
+        self.url = found[1]
+
+    def stderr(self) -> str:
+        self.errors.seek(0)
+        return self.errors.read()
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=30)
+        self.process.stdout.close()
+        self.errors.close()

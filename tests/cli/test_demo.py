@@ -1,0 +1,246 @@
+"""The demo command, with the digits base and an untrained LoRA on it."""
+
+import shutil
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from demo_server import DemoServer
+from diffusers import StableDiffusion3Pipeline
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from peft import LoraConfig
+from PIL import Image
+from repositories import FAMILY, repository_config, train_conditioning, write_model
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from diffusers_twinflow import TwinFlowPipeline, enable_twinflow, save_twinflow_lora
+from diffusers_twinflow.cli import main
+from diffusers_twinflow.cli.comparison import Comparison, bare_base
+from diffusers_twinflow.schedulers import TwinFlowScheduler
+
+DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "base"
+PROMPT, SEED, BASE_STEPS, GUIDANCE = "a handwritten seven", 3, 6, 1.2
+LABELS = [f"base, {BASE_STEPS} steps", "1 step", "2 steps", "4 steps"]
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def digits_adapter(tmp_path_factory):
+    """A LoRA of random weights, with time conditioning, on the digits base."""
+    transformer = FAMILY.load(DIGITS).transformer
+    enable_twinflow(transformer)
+    train_conditioning(transformer)
+    transformer.add_adapter(
+        LoraConfig(r=2, lora_alpha=2, target_modules=FAMILY.lora_target_modules, init_lora_weights=False)
+    )
+    directory = tmp_path_factory.mktemp("digits") / "lora"
+    directory.mkdir()
+    config = replace(repository_config("lora", str(DIGITS)), max_sequence_length=1)
+    save_twinflow_lora(directory, transformer, config, TwinFlowScheduler())
+    return directory
+
+
+@pytest.fixture(scope="module")
+def pipeline(digits_adapter):
+    pipeline = TwinFlowPipeline.from_pretrained(digits_adapter)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, digits_adapter):
+    server = DemoServer(
+        tmp_path_factory.mktemp("server"),
+        *("--adapter", digits_adapter, "--device", "cpu", "--prompt", PROMPT, "--seed", 5),
+        *("--base_steps", BASE_STEPS, "--base_guidance", GUIDANCE),
+    )
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def client(server, tmp_path_factory):
+    return Client(server.url, download_files=tmp_path_factory.mktemp("downloads"), verbose=False)
+
+
+def ask(client, prompt=PROMPT, seed=SEED):
+    """What the page shows after each picture: pictures, then times, in the order of its columns."""
+    job = client.submit(prompt, seed, api_name="/draw")
+    job.result(timeout=120)
+    return job.outputs()
+
+
+def pixels(path) -> bytes:
+    return Image.open(path).convert("RGB").tobytes()
+
+
+def generator():
+    return torch.Generator("cpu").manual_seed(SEED)
+
+
+def drawn_by_hand(pipeline) -> list[bytes]:
+    """What the page should show: the stock pipeline's picture, and those of the TwinFlow pipeline."""
+    base = StableDiffusion3Pipeline.from_pretrained(DIGITS, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32)
+    options = {"num_inference_steps": BASE_STEPS, "guidance_scale": GUIDANCE, "max_sequence_length": 1}
+    images = [base(PROMPT, generator=generator(), **options).images[0]]
+    images += [pipeline(PROMPT, num_inference_steps=steps, generator=generator()).images[0] for steps in (1, 2, 4)]
+    return [image.tobytes() for image in images]
+
+
+def test_the_page_draws_what_the_pipelines_draw(client, pipeline):
+    first, *_, last = ask(client)
+    pictures = [pixels(path) for path in last[:4]]
+    assert pictures == drawn_by_hand(pipeline) and len(set(pictures)) == 4
+    assert [path is None for path in first[:4]] == [True, False, True, True], "the fast picture comes first"
+    seconds = [float(timing.removesuffix(" s")) for timing in last[4:]]
+    assert all(0 < each < 60 for each in seconds) and seconds[0] > seconds[1]
+
+
+def test_a_seed_gives_the_same_pictures_again(client):
+    first, again, other = (list(map(pixels, ask(client, seed=seed)[-1][:4])) for seed in (7, 7, 8))
+    assert first == again and not set(first) & set(other)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "seed", "message"),
+    [
+        ("", 0, "The prompt is empty"),
+        (" \n", 0, "The prompt is empty"),
+        ("a", -1, "from 0 to 4294967295, and is -1"),
+        ("a", 2**32, "and is 4294967296"),
+        ("a", 1.5, "and is 1.5"),
+        ("a", 1e300, "and is 1e+300"),
+        ("a", None, "and is None"),
+        ("a", "seven", "and is 'seven'"),
+    ],
+)
+def test_what_is_no_prompt_or_seed_is_told(client, prompt, seed, message):
+    with pytest.raises(AppError, match=message.replace("+", r"\+")):
+        client.predict(prompt, seed, api_name="/draw")
+
+
+def test_it_listens_on_this_machine_alone(server):
+    assert server.url.startswith("http://127.0.0.1:")
+    port = int(server.url.rstrip("/").rsplit(":", 1)[1])
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port), timeout=5)
+
+
+def test_drawing_the_base_leaves_no_trace(pipeline):
+    comparison = Comparison(pipeline, [1, 2, 1], BASE_STEPS, base_guidance=GUIDANCE)
+    assert comparison.labels == LABELS[:3]
+    first, again = (comparison.draw_all(PROMPT, SEED) for _ in range(2))
+    assert images_of(first) == images_of(again)
+    with pytest.raises(KeyError), bare_base(pipeline) as base:
+        assert type(base) is StableDiffusion3Pipeline
+        raise KeyError
+    assert images_of(comparison.draw_all(PROMPT, SEED)) == images_of(first)
+
+
+def images_of(drawn) -> dict[str, bytes]:
+    return {label: each.image.tobytes() for label, each in drawn.items()}
+
+
+@pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs Chromium and its driver: apt-get install chromium chromium-driver"
+)
+def test_in_a_browser(server, tmp_path):
+    """Type a prompt and a seed, press Draw, and see four pictures with times; an empty prompt shows its message."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (
+        "window-size=1000,640",
+        "headless=new",
+        "no-sandbox",
+        "disable-dev-shm-usage",
+        f"user-data-dir={tmp_path / 'profile'}",
+    ):
+        options.add_argument(f"--{argument}")
+    with webdriver.Chrome(options, webdriver.ChromeService(DRIVER)) as browser:
+        drive(browser, server.url)
+
+
+def drive(browser, url: str) -> None:
+    browser.get(url)
+    wait = WebDriverWait(browser, 60)
+    wait.until(lambda _: browser.find_elements(By.TAG_NAME, "textarea"))
+    prompt, *times = browser.find_elements(By.TAG_NAME, "textarea")
+    seed = browser.find_element(By.CSS_SELECTOR, "input[type=number]")
+    assert prompt.get_attribute("value") == PROMPT and seed.get_attribute("value") == "5"
+    seed.send_keys(Keys.BACKSPACE, str(SEED))
+    browser.find_element(By.XPATH, "//button[normalize-space()='Draw']").click()
+    wait.until(lambda _: all(each.get_attribute("value") for each in times) and len(times) == 4)
+    pictures = wait.until(lambda _: found if len(found := shown_pictures(browser)) == 4 else None)
+    assert pictures == [(32, 32)] * 4
+    shown = [each.rect for each in browser.find_elements(By.CSS_SELECTOR, ".picture img")]
+    assert all(each["width"] > 100 and each["width"] == each["height"] for each in shown)
+    assert shown == sorted(shown, key=lambda each: each["x"]), "the base is on the left"
+    text = browser.find_element(By.TAG_NAME, "body").text
+    assert all(label in text for label in LABELS)
+
+    prompt.send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.BACKSPACE, Keys.ENTER)
+    wait.until(lambda _: "The prompt is empty" in browser.find_element(By.TAG_NAME, "body").text)
+
+
+def shown_pictures(browser) -> list[tuple[int, int]]:
+    """Sizes of the pictures that the browser has loaded."""
+    images = browser.find_elements(By.CSS_SELECTOR, ".picture img")
+    return [
+        (int(each.get_attribute("naturalWidth")), int(each.get_attribute("naturalHeight")))
+        for each in images
+        if each.get_attribute("complete") == "true"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--adapter", "no/such/place"], "neither a directory nor a Hub id"),
+        (["--port", "0"], "--port=0 is no port"),
+        (["--port", "65536"], "--port=65536 is no port"),
+        (["--host", "203.0.113.1"], "--host=203.0.113.1 cannot be listened on"),
+        (["--base_steps", "0"], "0 steps are too few"),
+        (["--seed", "-1"], "The seed must be a whole number"),
+        ([], "'no/such/base' cannot be loaded"),
+    ],
+)
+def test_errors_come_before_loading(arguments, message, digits_adapter, capsys):
+    """Loading would fail with the last message."""
+    assert demo(digits_adapter, *arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_told(digits_adapter, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        assert demo(digits_adapter, "--port", str(port)) == 1
+    assert f"--port={port} of --host=127.0.0.1 cannot be listened on" in capsys.readouterr().err
+
+
+def test_without_gradio_the_extra_is_named(digits_adapter, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert demo(digits_adapter) == 1
+    assert "pip install 'diffusers-twinflow[web]'" in capsys.readouterr().err
+
+
+def test_a_whole_model_has_no_base(tmp_path, base_dir, capsys):
+    write_model(tmp_path / "model", base_dir)
+    assert demo(tmp_path / "model") == 1
+    assert "demo takes a LoRA" in capsys.readouterr().err
+
+
+def test_an_adapter_is_needed(capsys):
+    with pytest.raises(SystemExit):
+        main(["demo"])
+    assert "--adapter" in capsys.readouterr().err
+
+
+def demo(adapter, *arguments) -> int:
+    return main(["demo", "--adapter", str(adapter), "--base_model", "no/such/base", *arguments])
