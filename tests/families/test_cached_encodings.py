@@ -2,9 +2,9 @@
 
 import kit
 import pytest
-import tiny
 import torch
 
+import tiny
 from diffusers_twinflow.data import DataConfig, TrainingData, open_source
 
 

@@ -10,11 +10,14 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from ..configuration import TwinFlowConfigError
 from ..families import family_of
 from ..hub.loading import STATE_NAME
 from ..hub.samples import count_of_steps, draw_row
 from ..hub.target_timesteps import link_target_timesteps
 from ..pipelines import TwinFlowPipeline
+
+MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -95,3 +98,24 @@ def bare_base(pipeline: TwinFlowPipeline) -> Iterator[DiffusionPipeline]:
     finally:
         link_target_timesteps(pipeline)
         denoiser.enable_lora()
+
+
+def check_prompt(prompt: str) -> str:
+    """
+    Raises:
+        TwinFlowConfigError: where there is nothing in it.
+    """
+    if not prompt.strip():
+        raise TwinFlowConfigError("The prompt is empty: write what to draw.")
+    return prompt
+
+
+def check_seed(seed: float | None) -> int:
+    """The seed as a whole number.
+
+    Raises:
+        TwinFlowConfigError: where it is none, or too small or large.
+    """
+    if not isinstance(seed, (int, float)) or not 0 <= seed <= MAX_SEED or seed != int(seed):
+        raise TwinFlowConfigError(f"The seed must be a whole number from 0 to {MAX_SEED}, and is {seed!r}.")
+    return int(seed)

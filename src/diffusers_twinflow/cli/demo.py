@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ..configuration import TwinFlowConfigError
-from .comparison import Comparison
+from .comparison import Comparison, check_seed
 from .loading import (
     add_comparison_arguments,
     add_pipeline_arguments,
@@ -32,9 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     check_arguments(args)
-    from .demo_page import build_page, check_seed, open_page
+    from .demo_page import build_page, open_page
 
-    check_seed(args.seed)
     comparison = Comparison(
         load_pipeline(args), args.steps, args.base_steps, base_guidance=args.base_guidance, **size_options(args)
     )
@@ -57,6 +56,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise TwinFlowConfigError("demo needs gradio, which is not installed: pip install 'diffusers-twinflow[web]'.")
     check_address(args.host, args.port)
+    check_seed(args.seed)
     check_comparable(args)
 
 

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import gradio as gr
 
 from ..configuration import TwinFlowConfigError
-from .comparison import Comparison
+from .comparison import Comparison, check_prompt, check_seed
 
-MAX_SEED = 2**32 - 1
 HOUR = 3600
 CSS = """
 .picture .image-frame, .picture img {width: 100% !important; height: auto !important}
@@ -85,24 +84,3 @@ def open_page(page: gr.Blocks, *, host: str, port: int | None, share: bool) -> t
         css=CSS,
     )
     return local_url, public_url
-
-
-def check_prompt(prompt: str) -> str:
-    """
-    Raises:
-        TwinFlowConfigError: where there is nothing in it.
-    """
-    if not prompt.strip():
-        raise TwinFlowConfigError("The prompt is empty: write what to draw.")
-    return prompt
-
-
-def check_seed(seed: float | None) -> int:
-    """The seed as a whole number.
-
-    Raises:
-        TwinFlowConfigError: where it is none, or too small or large.
-    """
-    if not isinstance(seed, (int, float)) or not 0 <= seed <= MAX_SEED or seed != int(seed):
-        raise TwinFlowConfigError(f"The seed must be a whole number from 0 to {MAX_SEED}, and is {seed!r}.")
-    return int(seed)
