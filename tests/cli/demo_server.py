@@ -3,6 +3,7 @@
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -40,8 +41,12 @@ class DemoServer:
         self.errors.seek(0)
         return self.errors.read()
 
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(timeout=30)
-        self.process.stdout.close()
-        self.errors.close()
+    def close(self) -> int:
+        """Press Ctrl+C; returns the exit status."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(timeout=30)
+        finally:
+            self.process.kill()
+            self.process.stdout.close()
+            self.errors.close()

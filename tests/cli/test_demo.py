@@ -56,13 +56,15 @@ def pipeline(digits_adapter):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, digits_adapter):
+    """A running demo; when it is closed no picture stays on the disk."""
+    home = tmp_path_factory.mktemp("server")
     server = DemoServer(
-        tmp_path_factory.mktemp("server"),
+        home,
         *("--adapter", digits_adapter, "--device", "cpu", "--prompt", PROMPT, "--seed", 5),
         *("--base_steps", BASE_STEPS, "--base_guidance", GUIDANCE),
     )
     yield server
-    server.close()
+    assert server.close() == 0 and not list(home.rglob("*.png"))
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +181,8 @@ def drive(browser, url: str) -> None:
     wait.until(lambda _: all(each.get_attribute("value") for each in times) and len(times) == 4)
     pictures = wait.until(lambda _: found if len(found := shown_pictures(browser)) == 4 else None)
     assert pictures == [(32, 32)] * 4
+    addresses = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
+    assert len(addresses) > 4 and all(address.startswith(url) for address in addresses), "nothing of other hosts"
     shown = [each.rect for each in browser.find_elements(By.CSS_SELECTOR, ".picture img")]
     assert all(each["width"] > 100 and each["width"] == each["height"] for each in shown)
     assert shown == sorted(shown, key=lambda each: each["x"]), "the base is on the left"
