@@ -25,7 +25,8 @@ def build_page(comparison: Comparison, *, title: str, prompt: str, seed: int) ->
     """
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
         gr.Markdown(
-            f"# {title}\nAll pictures start from the noise of the seed. The times are of whole calls, text encoders and decoder included."
+            f"# {title}\nAll pictures start from the noise of the seed. "
+            "The times are of whole calls, text encoders and decoder included."
         )
         with gr.Row(equal_height=True):
             prompt_box = gr.Textbox(prompt, label="Prompt", scale=6, autofocus=True)
