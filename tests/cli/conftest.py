@@ -20,3 +20,10 @@ def adapter(tmp_path_factory, base_dir):
 @pytest.fixture(scope="session")
 def hub():
     return shared_hub()
+
+
+@pytest.fixture(autouse=True)
+def no_faults_left(request):
+    yield
+    if "hub" in request.fixturenames:
+        request.getfixturevalue("hub").take_back_faults()

@@ -42,3 +42,10 @@ def pipeline(base_dir):
 @pytest.fixture(scope="session")
 def hub():
     return shared_hub()
+
+
+@pytest.fixture(autouse=True)
+def no_faults_left(request):
+    yield
+    if "hub" in request.fixturenames:
+        request.getfixturevalue("hub").take_back_faults()

@@ -2,7 +2,7 @@
 
 `python hub_server.py` prints its port and serves until its standard input closes. State is in memory. Faults are ordered
 through `POST /test/faults` with `{"match": part of "METHOD path", "status": 500, "times": 1, "cut_after": bytes, "shrink_to": bytes}`;
-`GET /test/log` lists the requests so far.
+an empty order takes back the faults that are left. `GET /test/log` lists the requests so far.
 """
 
 import base64
@@ -141,7 +141,8 @@ class Handler(BaseHTTPRequestHandler):
     def route(self, path: str):
         path = path if path.startswith("/api/models") or "/resolve/" in path else unquote(path)
         if path == "/test/faults":
-            self.state.faults.append(json.loads(self.body))
+            order = json.loads(self.body)
+            self.state.faults = [*self.state.faults, order] if order else []
             return self.send(200, {})
         if path == "/test/log":
             return self.send(200, self.state.log)

@@ -74,7 +74,7 @@ class Hub:
         self.server.wait(timeout=10)
 
     def ask(self, path: str, content=None):
-        data = content and json.dumps(content).encode()
+        data = None if content is None else json.dumps(content).encode()
         request = urllib.request.Request(self.url + path, data, {"Authorization": "Bearer hf_writer"})
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
@@ -82,6 +82,10 @@ class Hub:
     def fault(self, match: str, **fault) -> None:
         """Order a fault for the next request whose "METHOD path" has `match` in it; see `hub_server`."""
         self.ask("/test/faults", {"match": match, **fault})
+
+    def take_back_faults(self) -> None:
+        """No fault that a test ordered stays for the next one."""
+        self.ask("/test/faults", {})
 
     def log(self) -> list[str]:
         return self.ask("/test/log")
