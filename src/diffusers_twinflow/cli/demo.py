@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import socket
-import sys
 from pathlib import Path
 
 from ..configuration import TwinFlowConfigError
@@ -39,12 +38,8 @@ def run(args: argparse.Namespace) -> None:
     )
     comparison.draw_all(args.prompt, args.seed)  # so that no timing on the page has the device's start-up in it
     page = build_page(comparison, title=f"TwinFlow: {shown_name(args.adapter)}", prompt=args.prompt, seed=args.seed)
-    local_url, public_url = open_page(page, host=args.host, port=args.port, share=args.share)
-    print(f"The page is open at {local_url}", flush=True)  # noqa: T201
-    if public_url:
-        print(f"and for everyone at {public_url}", flush=True)  # noqa: T201
-    elif args.share:
-        print("warning: gradio's servers gave no link, so the page is on this machine alone.", file=sys.stderr)  # noqa: T201
+    url = open_page(page, host=args.host, port=args.port, share=args.share)
+    print(f"The page is open at {url}", flush=True)  # noqa: T201
     page.block_thread()
 
 

@@ -71,9 +71,9 @@ def _column(label: str) -> tuple[gr.Image, gr.Textbox]:
     return image, timing
 
 
-def open_page(page: gr.Blocks, *, host: str, port: int | None, share: bool) -> tuple[str, str | None]:
-    """Serve the page from threads of their own; returns its address, and its public one where `share` got one."""
-    _, local_url, public_url = page.launch(
+def open_page(page: gr.Blocks, *, host: str, port: int | None, share: bool) -> str:
+    """Serve the page from threads of their own; returns its address here. Of a public one gradio itself tells."""
+    _, local_url, _ = page.launch(
         server_name=host,
         server_port=port,
         share=share,
@@ -84,4 +84,4 @@ def open_page(page: gr.Blocks, *, host: str, port: int | None, share: bool) -> t
         run_history=False,
         css=CSS,
     )
-    return local_url, public_url
+    return local_url
