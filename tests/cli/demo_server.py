@@ -12,6 +12,11 @@ OPEN = re.compile(r"^The page is open at (http://\S+)$")
 DEADLINE = 240
 
 
+def listen_to_interrupts() -> None:
+    """A test run in the background of a shell ignores Ctrl+C, and its children would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class DemoServer:
     """A running `diffusers-twinflow demo`; `url` is where it says that its page is."""
 
@@ -29,6 +34,7 @@ class DemoServer:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
+            preexec_fn=listen_to_interrupts,
         )
         lines: queue.Queue[str] = queue.Queue()
         threading.Thread(target=lambda: lines.put(self.process.stdout.readline()), daemon=True).start()
