@@ -80,6 +80,7 @@ AT_LEAST_ONE = (
     "num_train_epochs",
     "rank",
     "repeats",
+    "num_frames",
     "checkpointing_steps",
     "validation_steps",
     "validation_epochs",
@@ -138,7 +139,7 @@ def add_data_arguments(group) -> None:
     group.add_argument("--instance_data_dir", help="Local folder of images.")
     group.add_argument("--data_files", nargs="+", help="Files of the dataset to read, such as *.parquet or *.tar.")
     group.add_argument("--streaming", action=SWITCH, default=False, help="Read the dataset while training.")
-    group.add_argument("--image_column", default="image", help="Of the images.")
+    group.add_argument("--image_column", default="image", help="Of the images, or of videos.")
     group.add_argument("--reference_image_column", help="Of the image that an edit starts from.")
     group.add_argument("--caption_column", nargs="+", default=["text"], help="One column, or several to draw from.")
     group.add_argument("--caption_strategy", choices=CAPTION_STRATEGIES, help="Where captions are.")
@@ -153,6 +154,8 @@ def add_data_arguments(group) -> None:
     group.add_argument("--repeats", type=int, default=1, help="How often an epoch sees each image.")
     group.add_argument("--prompts_file", help="Prompts, one a line, for image-free training.")
     group.add_argument("--resolution", type=int, default=512, help="Side of the squares in pixels.")
+    group.add_argument("--num_frames", type=int, help="Train a video model on clips of so many frames.")
+    group.add_argument("--video_fps", type=float, help="Frames taken of a second of video; by default every frame.")
     group.add_argument("--center_crop", action=SWITCH, default=True, help="Crop in the middle, or anywhere.")
     group.add_argument("--random_flip", action=SWITCH, default=False, help="Mirror half of the samples.")
     group.add_argument(
@@ -299,6 +302,11 @@ def check_arguments(args: argparse.Namespace) -> tuple[TwinFlowConfig, Family]:
     config.check_training(flow_matching=has_flow_matching_scheduler(index=index, **base), use_ema=args.use_ema)
     family = family_of(index["_class_name"])
     check_reference(args, family)
+    if args.num_frames and not family.draws_videos:
+        raise TwinFlowConfigError(
+            f"--num_frames={args.num_frames} is not for {family.pipeline_class.__name__}, which draws no videos: leave "
+            "it out."
+        )
     return config, family
 
 

@@ -7,17 +7,17 @@ from torch.utils.data import Dataset as TorchDataset
 from .cache import TensorCache
 from .captions import CaptionSource
 from .check import CheckedRows
+from .clips import read
 from .draws import SampleDraw
 from .framing import Framing
-from .images import decode
 from .sampler import Place
 
 
 class Samples(TorchDataset):
     """Samples by place in the run: what is drawn for one depends on its position and the seed alone.
 
-    Gives `{"position", "caption"}`, and with images `"pixels"` in [-1, 1] of shape [3, height, width], or `"latents"`
-    where they are cached. A reference image comes as `"reference"`, pixels cut as the image is.
+    Gives `{"position", "caption"}`, and with images `"pixels"` in [-1, 1] of shape [3, height, width], with videos
+    [3, frames, height, width], or `"latents"` where they are cached. A reference image comes as `"reference"`, pixels cut as the image is.
 
     Args:
         checked: the data; without an image column there are neither pixels nor latents.
@@ -53,7 +53,9 @@ class Samples(TorchDataset):
         return sample | {"pixels": self.framing.pixels(self.image(row), bucket, draw)}
 
     def image(self, row: int, column: str | None = None):
-        return decode(self.checked.rows[row][column or self.checked.image_column])
+        """The image of a row, or the frames of its clip."""
+        value = self.checked.rows[row][column or self.checked.image_column]
+        return read(value, None if column else self.checked.clip)
 
     def buckets(self) -> np.ndarray:
         """The bucket of each sample, shape [size]."""

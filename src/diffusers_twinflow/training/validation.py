@@ -84,6 +84,8 @@ class Validation:
             self.options["max_sequence_length"] = args.max_sequence_length
         if args.validation_image:
             self.options["image"] = load_image(args.validation_image)
+        if args.num_frames:
+            self.options["num_frames"] = args.num_frames
         self.base: Columns = {}
         self.drawn: Columns = {}
         self.drawn_step: int | None = None
