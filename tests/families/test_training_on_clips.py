@@ -114,14 +114,6 @@ def test_a_model_of_pictures_takes_no_clips(script, base_dir, image_dir, tmp_pat
         script.main([*arguments, f"--output_dir={tmp_path}"])
 
 
-def test_pictures_alone_are_no_measure_of_clips(script, tmp_path):
-    base = tmp_path / "base"
-    tiny_videos.wan().save_pretrained(base)
-    arguments = [f"--pretrained_model_name_or_path={base}", "--dataset_name=a", "--num_frames=5", "--score_steps=1"]
-    with pytest.raises(SystemExit, match="frechet_model compares pictures"):
-        script.main([*arguments, "--frechet_model=b", f"--output_dir={tmp_path}"])
-
-
 def test_frames_differ_in_what_is_trained_on(clips, tmp_path):
     case, _ = CASES[0]
     data = open_data(case, clips("gif"), tmp_path)

@@ -61,10 +61,10 @@ def content_hash(value: dict | list) -> str:
 def files_of(value: dict | list | None) -> list[dict]:
     """The files of a row's image, video or list of frames; those that are not there are left out."""
     values = value if isinstance(value, list) else [value]
-    return [file for file in values if file and (file["bytes"] or file["path"])]
+    return [file for file in values if file and (file.get("bytes") or file.get("path"))]
 
 
 def path_of(value: dict | list | None) -> str | None:
     """The path of the first file, where it has one."""
     files = files_of(value)
-    return files[0]["path"] if files else None
+    return files[0].get("path") if files else None
