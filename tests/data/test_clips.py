@@ -1,4 +1,5 @@
 import json
+import struct
 
 import pytest
 import torch
@@ -65,6 +66,20 @@ def test_every_kind_of_file_is_cut_from_its_beginning(kind, inside, tmp_path):
 )
 def test_the_frame_nearest_in_time_is_taken(times, fps, expected):
     assert list(at_rate(((time, number) for number, time in enumerate(times)), fps)) == expected
+
+
+def test_a_video_is_turned_as_its_file_says(tmp_path):
+    """A phone's portrait: stored with its top at the left."""
+    frame = videos.frames(1, (48, 32), first=1)[0]
+    frame.paste((220,) * 3, (0, 0, 48, 16))
+    path = videos.write_video(tmp_path / "a.mp4", [frame] * 3)
+    stored = path.read_bytes()
+    matrix = stored.index(b"tkhd") + 4 + 40
+    turned = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 32 << 16, 0, 1 << 30)
+    path.write_bytes(stored[:matrix] + turned + stored[matrix + len(turned) :])
+    shown = Clip(3).decode({"bytes": None, "path": str(path)})[2]
+    assert shown.size == (32, 48)
+    assert shown.getpixel((28, 24))[0] > 200 and shown.getpixel((4, 24))[0] < 40
 
 
 def test_frames_of_several_sizes_are_refused(tmp_path):
