@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
-from fsdp_on_cpu import FSDP
 from PIL import Image
 from safetensors.torch import load_file
+from sharding_on_cpu import FSDP
 from tensorboard.backend.event_processing import event_accumulator
 from trained_weights import equal, trained
 
