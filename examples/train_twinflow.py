@@ -5,6 +5,7 @@ accelerate launch examples/train_twinflow.py --config recipe.json --output_dir o
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -217,7 +218,9 @@ def add_loop_arguments(group) -> None:
     group.add_argument("--gradient_checkpointing", action=SWITCH, default=False, help="Less memory, more time.")
     group.add_argument("--compile", action=SWITCH, default=False, help="Compile the transformer's blocks.")
     group.add_argument(
-        "--mixed_precision", choices=list(DTYPES), default="no", help="Of the passes and of what is frozen."
+        "--mixed_precision",
+        choices=list(DTYPES),
+        help="Of the passes and of what is frozen; defaults to that of accelerate's configuration.",
     )
     group.add_argument("--allow_tf32", action=SWITCH, default=False, help="TF32 in float32 products on CUDA.")
     group.add_argument("--seed", type=int, default=0, help="Of everything that is drawn.")
@@ -285,6 +288,8 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     args = parse_with_config(build_parser(), input_args)
     if args.use_ema is None:
         args.use_ema = args.twinflow_enabled
+    if args.mixed_precision is None:
+        args.mixed_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     return args
 
 
@@ -296,10 +301,10 @@ def check_arguments(args: argparse.Namespace) -> tuple[TwinFlowConfig, Family]:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise TwinFlowConfigError(f"--{name}={getattr(args, name)} must be 1 or more.")
     check_push(args)
+    check_precision(args.mixed_precision)
     check_quantization(args.quantize_base, args.train_type)
     check_optimizer(args)
     check_scores(args)
-    deepspeed.check_precision(args.mixed_precision)
     if args.resume_from_checkpoint:
         find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     check_trackers(args.report_to, args.hub_token)
@@ -324,6 +329,13 @@ def check_reference(args, family: Family) -> None:
             raise TwinFlowConfigError(
                 f"--{name}={value} is not for {family.pipeline_class.__name__}, which edits no image: leave it out."
             )
+
+
+def check_precision(mixed_precision: str) -> None:
+    """Refuse what accelerate's configuration may name and this script has not."""
+    if mixed_precision not in DTYPES:
+        raise TwinFlowConfigError(f"--mixed_precision={mixed_precision} must be one of {', '.join(DTYPES)}.")
+    deepspeed.check_precision(mixed_precision)
 
 
 def check_push(args) -> None:
