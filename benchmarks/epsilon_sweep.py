@@ -1,0 +1,285 @@
+#!/usr/bin/env python
+"""What distils a small epsilon model of the digits: one base, several ways at once, each for the same time.
+
+Trains the base, scores it at several guidance scales, and meanwhile distils it in one process a variant (spread over the
+GPUs), with the package's own objective, families and files. Every variant is saved, loaded with `TwinFlowPipeline`, and
+scored at 1, 2 and 4 steps from the noise that the base is scored from.
+
+    python benchmarks/epsilon_sweep.py --output benchmarks/results/epsilon_sweep.json
+
+The folder gets a JSON file a part as soon as it is there; a part that fails leaves its error in its place.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY / "examples" / "digits"), str(REPOSITORY / "examples")]
+
+import build_epsilon_base  # noqa: E402
+import judge as judges  # noqa: E402
+from comparison import save_comparison  # noqa: E402
+from demo import BASE_STEPS, PROMPTS, TWINFLOW_STEPS, score_real_digits  # noqa: E402
+from diffusers import StableDiffusionPipeline  # noqa: E402
+from prepare_data import DEFAULT_DATA_DIR, load_split  # noqa: E402
+from report import environment, write_report  # noqa: E402
+from score import base_column, initial_noise, score_column, twinflow_column  # noqa: E402
+
+from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler  # noqa: E402
+from diffusers_twinflow.families.stable_diffusion import UNET_LORA_TARGETS, StableDiffusionFamily  # noqa: E402
+from diffusers_twinflow.training.branches import BranchRotation  # noqa: E402
+from diffusers_twinflow.training.draw import draw_training_step  # noqa: E402
+from diffusers_twinflow.training.objective import TwinFlowObjective  # noqa: E402
+from diffusers_twinflow.training.optimizer import build_optimizer  # noqa: E402
+from diffusers_twinflow.training.saving import save_result  # noqa: E402
+from diffusers_twinflow.training.teacher import build_teacher  # noqa: E402
+from train_twinflow import check_arguments, load_pipeline  # noqa: E402
+from train_twinflow import parse_args as parse_training_args  # noqa: E402
+
+GUIDANCE_SCALES = (1.0, 1.25, 1.5, 2.0)
+ATTENTION = UNET_LORA_TARGETS[:4]
+ALL_LAYERS = [*UNET_LORA_TARGETS, "conv_in", "conv_out", "linear_1", "linear_2"]
+NO_GUIDANCE = {"twinflow_enhanced_ratio": 0.0}
+VARIANTS = {
+    "lora": {},
+    "lora_slow": {"learning_rate": 2e-4},
+    "lora_fast": {"learning_rate": 1.5e-3},
+    "lora_attention": {"lora_layers": ATTENTION, "learning_rate": 1e-3},
+    "lora_all_layers": {"lora_layers": ALL_LAYERS},
+    "lora_no_guidance": NO_GUIDANCE,
+    "full": {"train_type": "full", "learning_rate": 2e-4},
+    "full_scaled_gradient": {"train_type": "full", "learning_rate": 2e-4},
+    "lora_scaled_gradient": {},
+}
+SCALED_GRADIENT = ("full_scaled_gradient", "lora_scaled_gradient")
+
+
+class ScaledGradientFamily(StableDiffusionFamily):
+    """The same velocity, whose gradient is that of the network's own error at every time.
+
+    An error of the noise counts `1 / (1 - sigma)` times in the velocity; here it counts once in the gradient.
+    """
+
+    def predict(self, model, sample, times, condition):
+        output = super().predict(model, sample, times, condition)
+        weight = 1 - self.bridge.schedule.sigma_of(times["timestep"])
+        return torch.lerp(output.detach(), output, weight.view(-1, 1, 1, 1))
+
+
+def variant_arguments(name: str, args) -> list[str]:
+    """Arguments of train_twinflow.py."""
+    values = {"learning_rate": None, "train_type": None} | VARIANTS[name]
+    arguments = ["--config", args.config, "--pretrained_model_name_or_path", args.base]
+    arguments += ["--dataset_name", args.data_dir, "--output_dir", str(args.output_dir / name)]
+    for option, value in values.items():
+        if value is not None:
+            arguments += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+    return arguments
+
+
+def distil(name: str, args) -> dict[str, object]:
+    """Distil one variant until its time is over, and save it."""
+    training = parse_training_args(variant_arguments(name, args))
+    config, family = check_arguments(training)
+    pipeline = load_pipeline(training, config, family).to(args.device)
+    if name in SCALED_GRADIENT:
+        family = ScaledGradientFamily()
+    family, unet = family.bind(pipeline), pipeline.unet
+    images, labels = (tensor.to(args.device) for tensor in load_split(args.data_dir, "train"))
+    latents, embeddings = build_epsilon_base.encode(pipeline, images)
+    rotation = BranchRotation(config.branch_shares)
+    objective, teacher = TwinFlowObjective(config, rotation), build_teacher(unet, family.velocity, config, True)
+    optimizer = build_optimizer(training, unet, args.batch_size)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    trainable = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    empty = {"prompt_embeds": embeddings[build_epsilon_base.EMPTY_PROMPT :]}
+    generator = torch.Generator().manual_seed(training.seed)
+    start, step, losses = time.perf_counter(), 0, []
+    while (elapsed := time.perf_counter() - start) < args.seconds and step < args.max_steps:
+        factor = build_epsilon_base.rate_factor(max(elapsed / args.seconds, step / args.max_steps))
+        for group, rate in zip(optimizer.param_groups, rates):
+            group["lr"] = rate * factor
+        teacher.update()
+        chosen = torch.randint(len(latents), (args.batch_size,), generator=generator).to(args.device)
+        positions = range(step * args.batch_size, (step + 1) * args.batch_size)
+        where = {"seed": training.seed, "device": args.device}
+        draw = draw_training_step(config, rotation, positions, latents.shape[1:], **where)
+        condition = {"prompt_embeds": embeddings[labels[chosen]]}
+        student = family.velocity(unet)
+        result = objective(latents[chosen], condition, draw, student=student, teacher=teacher, unconditional=empty)
+        result.loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(trainable, training.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 50 == 0:
+            losses.append({"step": step, "loss": result.loss.item(), "grad_norm": norm.item()})
+            print(f"{name}: {elapsed:.0f} s, {losses[-1]}", flush=True)
+        step += 1
+    save_result(training, config, family, pipeline, teacher, step)
+    seconds, parameters = time.perf_counter() - start, sum(parameter.numel() for parameter in trainable)
+    return {"steps": step, "seconds": seconds, "trained_parameters": parameters, "progress": losses}
+
+
+def judge_of(args):
+    """The judge, and its features of the real train digits."""
+    judge = judges.load_judge(args.judge)
+    return judge, judges.extract_features(judge, load_split(args.data_dir, "train")[0])
+
+
+def score_variant(name: str, args) -> list[dict[str, object]]:
+    """What is saved, loaded again and drawn from."""
+    judge, reference = judge_of(args)
+    pipeline = TwinFlowPipeline.from_pretrained(args.output_dir / name).to(args.device)
+    noise = initial_noise(pipeline, args.num_samples, args.seed).to(args.device)
+    rows, images = [], {}
+    for steps in TWINFLOW_STEPS:
+        row, images[f"TwinFlow, {steps}"] = score_column(twinflow_column(pipeline, steps), judge, reference, noise)
+        rows.append(row)
+        print(f"{name}: {row}", flush=True)
+    save_comparison(images, PROMPTS, args.output_dir / name / "comparison.png")
+    return rows
+
+
+def score_base(args) -> list[dict[str, object]]:
+    """The base by its own scheduler, guided and not, at few steps, and through the bridge."""
+    judge, reference = judge_of(args)
+    rows = [score_real_digits(judge, args.data_dir, reference)]
+    pipeline = StableDiffusionPipeline.from_pretrained(args.base).to(args.device)
+    noise = initial_noise(pipeline, args.num_samples, args.seed).to(args.device)
+    ways = [(f"guidance {scale:g}", BASE_STEPS, scale) for scale in GUIDANCE_SCALES]
+    ways += [(f"{steps} steps", steps, 1.0) for steps in TWINFLOW_STEPS] + [("bridged", BASE_STEPS, 1.0)]
+    for name, steps, guidance_scale in ways:
+        if name == "bridged":
+            pipeline.scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config, sampling_style="multi")
+        row, _ = score_column(base_column(pipeline, steps, guidance_scale), judge, reference, noise)
+        rows.append(row | {"name": f"base, {name}"})
+        print(rows[-1], flush=True)
+        write_report({"columns": rows}, args.output_dir / "base.json")
+    return rows
+
+
+def run_part(name: str, args) -> None:
+    """One part in this process; its result or its error goes into the folder."""
+    try:
+        if name == "base":
+            result = {"columns": score_base(args)}
+        else:
+            result = {"options": VARIANTS[name], "training": distil(name, args)}
+            write_report(result, args.output_dir / f"{name}.json")
+            result |= {"columns": score_variant(name, args)}
+    except Exception:
+        traceback.print_exc()
+        result = {"error": traceback.format_exc()}
+    write_report(result, args.output_dir / f"{name}.json")
+
+
+def make_base(args) -> None:
+    """The base, as a CUDA graph where there is a GPU, else or where that fails by plain steps."""
+    if Path(args.base, "model_index.json").is_file():
+        return
+    command = [sys.executable, str(REPOSITORY / "examples/digits/build_epsilon_base.py"), "--device", args.device]
+    command += ["--data_dir", args.data_dir, "--output_dir", args.base, "--steps", str(args.base_steps)]
+    command += ["--minutes", str(args.base_minutes), "--channels", *map(str, args.channels)]
+    if args.device == "cuda" and subprocess.run([*command, "--cuda_graph"]).returncode == 0:
+        return
+    subprocess.run(command, check=True)
+
+
+def start_part(name: str, number: int, args) -> subprocess.Popen:
+    environment_of_part = os.environ | {"OMP_NUM_THREADS": "1"}
+    if args.device == "cuda":
+        environment_of_part |= {"CUDA_VISIBLE_DEVICES": args.gpus[number % len(args.gpus)]}
+    log = (args.output_dir / f"{name}.log").open("w")
+    command = [sys.executable, *sys.argv, "--part", name]
+    return subprocess.Popen(command, env=environment_of_part, stdout=log, stderr=subprocess.STDOUT)
+
+
+def wait_for(parts: dict[str, subprocess.Popen], args) -> None:
+    """Print each result as it comes; what is not done in time is ended."""
+    deadline = time.monotonic() + args.seconds + args.grace_seconds
+    waiting = dict(parts)
+    while waiting:
+        for name in [name for name, part in waiting.items() if part.poll() is not None]:
+            del waiting[name]
+            print(f"{name}: {summary(args.output_dir / f'{name}.json')}", flush=True)
+        if time.monotonic() > deadline:
+            for name, part in waiting.items():
+                part.kill()
+                print(f"{name}: ended, out of time; see {args.output_dir / f'{name}.log'}", flush=True)
+            return
+        time.sleep(0.5)
+
+
+def read_result(path: Path) -> dict[str, object]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"error": "no result: see its log"}
+
+
+def summary(path: Path) -> str:
+    result = read_result(path)
+    if "error" in result:
+        return result["error"].strip().splitlines()[-1]
+    steps = f"{result['training']['steps']} steps; " if "training" in result else ""
+    rows = [f"{row['name']}: {row['frechet_distance']:.2f} ({row['agreement']:.1%})" for row in result["columns"]]
+    return steps + ", ".join(rows)
+
+
+def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/epsilon_sweep"))
+    parser.add_argument("--output", type=Path, help="JSON file for all results together.")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--config", default="examples/digits/distill_epsilon_lora.json", help="What variants change.")
+    parser.add_argument("--base", default=build_epsilon_base.DEFAULT_OUTPUT_DIR, help="Made here if not there.")
+    parser.add_argument("--base_steps", type=int, default=20000, help="Of the base, where the minutes allow them.")
+    parser.add_argument("--base_minutes", type=float, default=1.5)
+    parser.add_argument("--channels", type=int, nargs="+", default=[96, 192], help="Of the base's UNet.")
+    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR)
+    parser.add_argument("--judge", default=judges.DEFAULT_JUDGE_PATH)
+    parser.add_argument("--seconds", type=float, default=120, help="Of distillation, each variant at the same time.")
+    parser.add_argument("--grace_seconds", type=float, default=120, help="For loading and scoring besides.")
+    parser.add_argument("--max_steps", type=int, default=100000, help="Of distillation.")
+    parser.add_argument("--batch_size", type=int, default=128, help="Of distillation.")
+    parser.add_argument("--num_samples", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="Of the noise that the samples start from.")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--gpus", nargs="+", default=[str(i) for i in range(torch.cuda.device_count())])
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    return parser.parse_args(input_args)
+
+
+def main(args: argparse.Namespace) -> None:
+    os.chdir(REPOSITORY)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    if args.part:
+        run_part(args.part, args)
+        return
+    started = time.perf_counter()
+    if not Path(args.judge).is_file():
+        judges.main(judges.parse_args(["--data_dir", args.data_dir, "--output", args.judge]))
+    make_base(args)
+    base_seconds = time.perf_counter() - started
+    names = ["base", *args.variants]
+    wait_for({name: start_part(name, number, args) for number, name in enumerate(names)}, args)
+    report = {
+        "parts": {name: read_result(args.output_dir / f"{name}.json") for name in names},
+        "base": read_result(Path(args.base, build_epsilon_base.MADE_NAME)),
+        "seconds": {"base": base_seconds, "total": time.perf_counter() - started},
+        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+        "command": ["python", *sys.argv],
+        **environment(),
+    }
+    for path in filter(None, (args.output_dir / "report.json", args.output)):
+        write_report(report, path)
+        print(path)
+
+
+if __name__ == "__main__":
+    main(parse_args())
