@@ -47,19 +47,24 @@ from train_twinflow import parse_args as parse_training_args  # noqa: E402
 GUIDANCE_SCALES = (1.0, 1.25, 1.5, 2.0)
 ATTENTION = UNET_LORA_TARGETS[:4]
 ALL_LAYERS = [*UNET_LORA_TARGETS, "conv_in", "conv_out", "linear_1", "linear_2"]
-NO_GUIDANCE = {"twinflow_enhanced_ratio": 0.0}
+
+
+def at(rate: float, **options) -> dict[str, object]:
+    return {"learning_rate": rate, "time_conditioning_learning_rate": 2 * rate, **options}
+
+
 VARIANTS = {
-    "lora": {},
-    "lora_slow": {"learning_rate": 2e-4},
-    "lora_fast": {"learning_rate": 1.5e-3},
-    "lora_attention": {"lora_layers": ATTENTION, "learning_rate": 1e-3},
-    "lora_all_layers": {"lora_layers": ALL_LAYERS},
-    "lora_no_guidance": NO_GUIDANCE,
-    "full": {"train_type": "full", "learning_rate": 2e-4},
-    "full_scaled_gradient": {"train_type": "full", "learning_rate": 2e-4},
-    "lora_scaled_gradient": {},
+    "lora_5e-4": at(5e-4),
+    "lora_2e-4": at(2e-4),
+    "lora_5e-5": at(5e-5),
+    "lora_attention": at(2e-4, lora_layers=ATTENTION),
+    "lora_all_layers": at(2e-4, lora_layers=ALL_LAYERS),
+    "lora_no_guidance": at(2e-4, twinflow_enhanced_ratio=0.0),
+    "lora_scaled_gradient": at(2e-4),
+    "full_1e-4": at(1e-4, train_type="full"),
+    "full_scaled_gradient": at(1e-4, train_type="full"),
 }
-SCALED_GRADIENT = ("full_scaled_gradient", "lora_scaled_gradient")
+SCALED_GRADIENT = ("lora_scaled_gradient", "full_scaled_gradient")
 
 
 class ScaledGradientFamily(StableDiffusionFamily):
@@ -76,12 +81,10 @@ class ScaledGradientFamily(StableDiffusionFamily):
 
 def variant_arguments(name: str, args) -> list[str]:
     """Arguments of train_twinflow.py."""
-    values = {"learning_rate": None, "train_type": None} | VARIANTS[name]
     arguments = ["--config", args.config, "--pretrained_model_name_or_path", args.base]
     arguments += ["--dataset_name", args.data_dir, "--output_dir", str(args.output_dir / name)]
-    for option, value in values.items():
-        if value is not None:
-            arguments += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+    for option, value in VARIANTS[name].items():
+        arguments += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
     return arguments
 
 
@@ -231,6 +234,47 @@ def summary(path: Path) -> str:
     return steps + ", ".join(rows)
 
 
+def choose(parts: dict[str, dict]) -> tuple[str, float] | None:
+    """The LoRA that the training script can make with the least distance at one step, and the base's best guidance."""
+    scores = {
+        name: part["columns"][0]["frechet_distance"]
+        for name, part in parts.items()
+        if name.startswith("lora") and name not in SCALED_GRADIENT and "error" not in part
+    }
+    guided = dict(zip(GUIDANCE_SCALES[1:], parts["base"].get("columns", [])[2 : 1 + len(GUIDANCE_SCALES)]))
+    if not scores or not guided:
+        return None
+    return min(scores, key=scores.get), min(guided, key=lambda scale: guided[scale]["frechet_distance"])
+
+
+def write_chosen(name: str, part: dict, args) -> Path:
+    """Options of train_twinflow.py that make the chosen LoRA in as many steps."""
+    options = json.loads(Path(args.config).read_text(encoding="utf-8")) | VARIANTS[name]
+    steps = {"max_train_steps": part["training"]["steps"], "checkpointing_steps": part["training"]["steps"]}
+    path = args.output_dir / "chosen.json"
+    write_report(options | steps | {"train_batch_size": args.batch_size}, path)
+    return path
+
+
+def run_demo(parts: dict[str, dict], args) -> dict[str, object]:
+    """The demo with the chosen options, by the training script."""
+    chosen = choose(parts)
+    if chosen is None:
+        return {"error": "no LoRA or no guided base to choose from"}
+    name, guidance_scale = chosen
+    command = [sys.executable, "examples/digits/epsilon_demo.py", "--base", args.base, "--judge", args.judge]
+    command += ["--data_dir", args.data_dir, "--config", str(write_chosen(name, parts[name], args))]
+    command += ["--base_guidance_scale", str(guidance_scale), "--num_samples", str(args.num_samples)]
+    command += ["--device", args.device, "--output_dir", str(args.output_dir / "demo")]
+    print(f"chosen: {name}, guidance {guidance_scale:g}: {' '.join(command)}", flush=True)
+    try:
+        subprocess.run(command, check=True, timeout=60 * args.demo_minutes)
+    except subprocess.SubprocessError as error:
+        print(f"demo: {error}", flush=True)
+        return {"chosen": name, "command": command[1:], "error": str(error)}
+    return {"chosen": name, "command": command[1:], "report": str(args.output_dir / "demo" / "report.json")}
+
+
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/epsilon_sweep"))
@@ -251,6 +295,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="Of the noise that the samples start from.")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--gpus", nargs="+", default=[str(i) for i in range(torch.cuda.device_count())])
+    parser.add_argument("--demo_minutes", type=float, default=0, help="Then run the demo with the best LoRA; 0: no.")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     return parser.parse_args(input_args)
 
@@ -268,8 +313,9 @@ def main(args: argparse.Namespace) -> None:
     base_seconds = time.perf_counter() - started
     names = ["base", *args.variants]
     wait_for({name: start_part(name, number, args) for number, name in enumerate(names)}, args)
+    parts = {name: read_result(args.output_dir / f"{name}.json") for name in names}
     report = {
-        "parts": {name: read_result(args.output_dir / f"{name}.json") for name in names},
+        "parts": parts,
         "base": read_result(Path(args.base, build_epsilon_base.MADE_NAME)),
         "seconds": {"base": base_seconds, "total": time.perf_counter() - started},
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
@@ -278,7 +324,9 @@ def main(args: argparse.Namespace) -> None:
     }
     for path in filter(None, (args.output_dir / "report.json", args.output)):
         write_report(report, path)
-        print(path)
+        print(path, flush=True)
+    if args.demo_minutes:
+        write_report(run_demo(parts, args), args.output_dir / "demo.json")
 
 
 if __name__ == "__main__":

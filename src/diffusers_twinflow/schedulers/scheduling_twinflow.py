@@ -57,7 +57,8 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             What the model predicts; `"flow_prediction"` is another name of the same. With `"epsilon"`,
             `"v_prediction"` and `"sample"` the scheduler still steps along the linear flow: `scale_model_input` gives
             the diffusion model its own input, `timesteps` are its own, not whole numbers, and `step` converts what it
-            predicts. The grid then starts at the sigma of the model's last timestep at the latest.
+            predicts. The grid then starts at the sigma of the model's last timestep at the latest, and that of the
+            multi style is spaced in the model's timesteps.
         shift (`float`, defaults to 1.0):
             Static time shift of the grid, `shift * sigma / (1 + (shift - 1) * sigma)`. As in the stock scheduler it
             has no effect where `use_dynamic_shifting` is set.
@@ -257,9 +258,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         else:
             self._warn_if_replaced(given)
             timesteps = None
-            true_sigmas, self._is_correction = own_grid(
-                self.config, num_inference_steps, self._prediction.largest_sigma
-            )
+            true_sigmas, self._is_correction = own_grid(self.config, num_inference_steps, self._prediction)
 
         self.num_inference_steps = num_inference_steps
         self._sigmas = [*true_sigmas.tolist(), 0.0]
