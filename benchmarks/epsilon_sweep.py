@@ -34,7 +34,7 @@ from report import environment, write_report  # noqa: E402
 from score import base_column, initial_noise, score_column, twinflow_column  # noqa: E402
 
 from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler  # noqa: E402
-from diffusers_twinflow.families.stable_diffusion import UNET_LORA_TARGETS, StableDiffusionFamily  # noqa: E402
+from diffusers_twinflow.families.stable_diffusion import UNET_LORA_TARGETS  # noqa: E402
 from diffusers_twinflow.training.branches import BranchRotation  # noqa: E402
 from diffusers_twinflow.training.draw import draw_training_step  # noqa: E402
 from diffusers_twinflow.training.objective import TwinFlowObjective  # noqa: E402
@@ -46,7 +46,7 @@ from train_twinflow import parse_args as parse_training_args  # noqa: E402
 
 GUIDANCE_SCALES = (1.0, 1.25, 1.5, 2.0)
 ATTENTION = UNET_LORA_TARGETS[:4]
-ALL_LAYERS = [*UNET_LORA_TARGETS, "conv_in", "conv_out", "linear_1", "linear_2"]
+ALL_LAYERS = [*UNET_LORA_TARGETS, "conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"]
 
 
 def at(rate: float, **options) -> dict[str, object]:
@@ -60,23 +60,9 @@ VARIANTS = {
     "lora_attention": at(2e-4, lora_layers=ATTENTION),
     "lora_all_layers": at(2e-4, lora_layers=ALL_LAYERS),
     "lora_no_guidance": at(2e-4, twinflow_enhanced_ratio=0.0),
-    "lora_scaled_gradient": at(2e-4),
     "full_1e-4": at(1e-4, train_type="full"),
-    "full_scaled_gradient": at(1e-4, train_type="full"),
+    "full_3e-5": at(3e-5, train_type="full"),
 }
-SCALED_GRADIENT = ("lora_scaled_gradient", "full_scaled_gradient")
-
-
-class ScaledGradientFamily(StableDiffusionFamily):
-    """The same velocity, whose gradient is that of the network's own error at every time.
-
-    An error of the noise counts `1 / (1 - sigma)` times in the velocity; here it counts once in the gradient.
-    """
-
-    def predict(self, model, sample, times, condition):
-        output = super().predict(model, sample, times, condition)
-        weight = 1 - self.bridge.schedule.sigma_of(times["timestep"])
-        return torch.lerp(output.detach(), output, weight.view(-1, 1, 1, 1))
 
 
 def variant_arguments(name: str, args) -> list[str]:
@@ -93,8 +79,6 @@ def distil(name: str, args) -> dict[str, object]:
     training = parse_training_args(variant_arguments(name, args))
     config, family = check_arguments(training)
     pipeline = load_pipeline(training, config, family).to(args.device)
-    if name in SCALED_GRADIENT:
-        family = ScaledGradientFamily()
     family, unet = family.bind(pipeline), pipeline.unet
     images, labels = (tensor.to(args.device) for tensor in load_split(args.data_dir, "train"))
     latents, embeddings = build_epsilon_base.encode(pipeline, images)
@@ -235,11 +219,11 @@ def summary(path: Path) -> str:
 
 
 def choose(parts: dict[str, dict]) -> tuple[str, float] | None:
-    """The LoRA that the training script can make with the least distance at one step, and the base's best guidance."""
+    """The LoRA with the least distance at one step, and the base's best guidance."""
     scores = {
         name: part["columns"][0]["frechet_distance"]
         for name, part in parts.items()
-        if name.startswith("lora") and name not in SCALED_GRADIENT and "error" not in part
+        if name.startswith("lora") and "error" not in part
     }
     guided = dict(zip(GUIDANCE_SCALES[1:], parts["base"].get("columns", [])[2 : 1 + len(GUIDANCE_SCALES)]))
     if not scores or not guided:

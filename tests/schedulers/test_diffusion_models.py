@@ -220,30 +220,28 @@ def test_the_grid_starts_at_the_last_timestep_and_ends_where_it_is_asked_to():
         TwinFlowScheduler(prediction_type="epsilon", gap_end=0.98, **SD).set_timesteps(2)
 
 
-def even_multi(schedule, steps, **options):
-    scheduler = TwinFlowScheduler(
-        prediction_type="epsilon", sampling_style="multi", kumaraswamy=[1.0, 1.0, 1.0], **schedule, **options
-    )
+def multi_scheduler(schedule, steps, **options):
+    scheduler = TwinFlowScheduler(prediction_type="epsilon", sampling_style="multi", **schedule, **options)
     scheduler.set_timesteps(steps)
     return scheduler
 
 
 @pytest.mark.parametrize("schedule", [SD, {}, {"beta_schedule": "squaredcos_cap_v2"}])
-def test_the_multi_grid_without_its_warp_is_ddims(schedule):
+def test_the_multi_grid_is_ddims(schedule):
     """On every noise schedule, since it is even in the model's time."""
     stock = DDIMScheduler(timestep_spacing="trailing", **schedule)
     stock.set_timesteps(20)
-    timesteps = even_multi(schedule, 20).timesteps
+    timesteps = multi_scheduler(schedule, 20).timesteps
     torch.testing.assert_close(timesteps, stock.timesteps.float(), rtol=0, atol=2e-2)
 
 
 def test_the_multi_grid_falls_at_any_number_of_steps_and_ends_at_the_gap():
-    sigmas = even_multi(SD, 3000).sigmas
+    sigmas = multi_scheduler(SD, 3000).sigmas
     assert (sigmas.diff() < 0).all() and sigmas[-2] > 0
-    ends = even_multi(SD, 20, gap_end=0.3).sigmas
+    ends = multi_scheduler(SD, 20, gap_end=0.3).sigmas
     assert (ends[0].item(), ends[-2].item()) == pytest.approx((0.93596, 0.3), abs=1e-5)
     with pytest.raises(ValueError, match="gap_end=0.98.*0.936"):
-        even_multi(SD, 2, gap_end=0.98)
+        multi_scheduler(SD, 2, gap_end=0.98)
 
 
 def test_zero_terminal_snr_starts_where_flow_models_start():

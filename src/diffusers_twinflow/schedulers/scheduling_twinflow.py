@@ -58,7 +58,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             `"v_prediction"` and `"sample"` the scheduler still steps along the linear flow: `scale_model_input` gives
             the diffusion model its own input, `timesteps` are its own, not whole numbers, and `step` converts what it
             predicts. The grid then starts at the sigma of the model's last timestep at the latest, and that of the
-            multi style is spaced in the model's timesteps.
+            multi style is even in the model's timesteps, as DDIM's.
         shift (`float`, defaults to 1.0):
             Static time shift of the grid, `shift * sigma / (1 + (shift - 1) * sigma)`. As in the stock scheduler it
             has no effect where `use_dynamic_shifting` is set.
@@ -74,7 +74,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             `shift`: few 0.6 up to 2 steps and 0.5 above, any 0.5, multi 0 (the grid is then even down to the data).
         kumaraswamy (`list[float]`, *optional*):
             The three parameters of the Kumaraswamy warp of the grid. `None` is what is known to work: (1.17, 0.8, 1.1)
-            for multi and (1, 1, 1), no warp, for few and any.
+            for multi on a flow model and (1, 1, 1), no warp, for few, any and diffusion models.
         extrapolation_ratio (`float`, defaults to 0.0):
             How far, in [0, 1], `x_hat` and `z_hat` are carried on along their last change, from the third step on.
         sampling_order (`int`, defaults to 1):

@@ -97,8 +97,8 @@ def own_grid(config, evaluations: int, prediction) -> tuple[np.ndarray, list[boo
     Args:
         config: of a `TwinFlowScheduler`.
         evaluations: of the model.
-        prediction: from `prediction_of`. The multi style, which follows the model's own trajectory, spaces its grid in
-            the model's time, as the model's own samplers do; the other styles space it in sigma.
+        prediction: from `prediction_of`. The multi style, which follows the model's own trajectory, spaces its grid
+            evenly in the model's time, as the model's own samplers do; the other styles space it in sigma.
 
     Returns:
         The sigma of every evaluation, shape [evaluations], and whether it is a second-order correction.
@@ -108,17 +108,13 @@ def own_grid(config, evaluations: int, prediction) -> tuple[np.ndarray, list[boo
     gap_start, gap_end, highest = config.gap_start, config.gap_end, prediction.largest_sigma
     if gap_end is None:
         gap_end = unshift_sigmas(known_gap_end(config.sampling_style, evaluations), shift)
+    warp = config.kumaraswamy or KNOWN_KUMARASWAMY[config.sampling_style]
     in_time = config.sampling_style == "multi" and prediction.is_bridged and gap_start + gap_end < 1
     if in_time:
+        warp = config.kumaraswamy or (1.0, 1.0, 1.0)
         check_gap_end(gap_end, highest)
         gap_start, gap_end = 1 - prediction.time_fraction(1 - gap_start), prediction.time_fraction(gap_end)
-    sigmas = twinflow_sigmas(
-        points,
-        gap_start=gap_start,
-        gap_end=gap_end,
-        kumaraswamy=config.kumaraswamy or KNOWN_KUMARASWAMY[config.sampling_style],
-        shift=shift,
-    )
+    sigmas = twinflow_sigmas(points, gap_start=gap_start, gap_end=gap_end, kumaraswamy=warp, shift=shift)
     if in_time:
         sigmas = prediction.sigmas_at(sigmas)
     return with_corrections(start_at(sigmas, highest), evaluations - points)
