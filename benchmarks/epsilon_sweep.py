@@ -44,6 +44,7 @@ from diffusers_twinflow.training.teacher import build_teacher  # noqa: E402
 from train_twinflow import check_arguments, load_pipeline  # noqa: E402
 from train_twinflow import parse_args as parse_training_args  # noqa: E402
 
+WORST_BASE_LOSS = 0.3  # of an epsilon model that has learned; 1 is one that has not
 GUIDANCE_SCALES = (1.0, 1.25, 1.5, 2.0)
 ATTENTION = UNET_LORA_TARGETS[:4]
 ALL_LAYERS = [*UNET_LORA_TARGETS, "conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"]
@@ -170,13 +171,20 @@ def run_part(name: str, args) -> None:
 
 def make_base(args) -> None:
     """The base, as a CUDA graph where there is a GPU, else or where that fails by plain steps."""
-    if Path(args.base, "model_index.json").is_file():
+    made = Path(args.base, build_epsilon_base.MADE_NAME)
+    if made.is_file():
         return
     command = [sys.executable, str(REPOSITORY / "examples/digits/build_epsilon_base.py"), "--device", args.device]
     command += ["--data_dir", args.data_dir, "--output_dir", args.base, "--steps", str(args.base_steps)]
     command += ["--minutes", str(args.base_minutes), "--channels", *map(str, args.channels)]
-    if args.device == "cuda" and subprocess.run([*command, "--cuda_graph"]).returncode == 0:
-        return
+    if args.device == "cuda":
+        try:
+            subprocess.run([*command, "--cuda_graph"], check=True, timeout=60 * args.base_minutes + args.grace_seconds)
+            if read_result(made)["last_loss"] < WORST_BASE_LOSS:
+                return
+            print(f"the base does not learn as a CUDA graph: {read_result(made)}", flush=True)
+        except subprocess.SubprocessError as error:
+            print(f"the base as a CUDA graph: {error}", flush=True)
     subprocess.run(command, check=True)
 
 

@@ -143,8 +143,17 @@ def rate_factor(progress: float, warmup: float = 0.025) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
-def train_unet(pipeline: StableDiffusionPipeline, images: torch.Tensor, labels: torch.Tensor, args) -> int:
-    """Train in place, and leave the moving average of the weights; returns how many steps there was time for."""
+def train_unet(
+    pipeline: StableDiffusionPipeline, images: torch.Tensor, labels: torch.Tensor, args
+) -> dict[str, float]:
+    """Train in place, and leave the moving average of the weights.
+
+    Returns:
+        `steps`, how many there was time for, and `last_loss`.
+
+    Raises:
+        FloatingPointError: where the loss is no longer finite.
+    """
     torch.manual_seed(args.seed)
     training, unet = UNetTraining(pipeline, images, labels, args), pipeline.unet
     average = EMAModel(unet.parameters(), decay=0.998, use_ema_warmup=True, power=0.75, foreach=True)
@@ -162,9 +171,11 @@ def train_unet(pipeline: StableDiffusionPipeline, images: torch.Tensor, labels: 
         progress.update()
         if step % 100 == 0:
             progress.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+            if not math.isfinite(loss.item()):
+                raise FloatingPointError(f"the loss is {loss.item()} at step {step}: lower --learning_rate.")
     average.copy_to(unet.parameters())
     unet.eval()
-    return step
+    return {"steps": step, "last_loss": loss.item()}
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
@@ -189,10 +200,14 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     pipeline = assemble(args.digits_base, args.channels, args.seed).to(args.device)
-    steps = train_unet(pipeline, *(tensor.to(args.device) for tensor in load_split(args.data_dir, "train")), args)
+    trained = train_unet(pipeline, *(tensor.to(args.device) for tensor in load_split(args.data_dir, "train")), args)
     pipeline.save_pretrained(args.output_dir)
-    made = {"output_dir": args.output_dir, "parameters": pipeline.unet.num_parameters(), "steps": steps}
-    made |= {"batch_size": args.batch_size, "seconds": round(time.perf_counter() - start, 1)}
+    made = {"output_dir": args.output_dir, "parameters": pipeline.unet.num_parameters(), **trained}
+    made |= {
+        "cuda_graph": args.cuda_graph,
+        "batch_size": args.batch_size,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
     Path(args.output_dir, MADE_NAME).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(made))
 
