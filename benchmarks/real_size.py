@@ -14,6 +14,7 @@ import dataclasses
 import statistics
 
 import torch
+
 from at_real_size.building import random_transformer
 from at_real_size.measuring import (
     Report,
@@ -26,7 +27,6 @@ from at_real_size.measuring import (
 )
 from at_real_size.models import FLUX_DEV, QWEN_IMAGE, SD35_MEDIUM, RealModel
 from at_real_size.ours import FULL_TWINFLOW, OurTraining, script_arguments
-
 from diffusers_twinflow.training.quantization import check_quantization
 
 TINY_RESOLUTION = 64

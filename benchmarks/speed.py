@@ -13,6 +13,7 @@ import functools
 import json
 
 import torch
+
 from at_real_size.building import random_pipeline, random_transformer
 from at_real_size.diffusers_example import TARGET_MODULES, ExampleTraining
 from at_real_size.latency import LatencyRows, speedups

@@ -55,7 +55,7 @@ def quantized_transformer(
 ) -> ModelMixin:
     """What diffusers makes of files with this quantisation: its quantiser gets a random tensor for each one of them."""
     config = quantization_config(quantize_base, "transformer", dtype).quant_mapping["transformer"]
-    quantizer = DiffusersAutoQuantizer.from_config(config)
+    quantizer = DiffusersAutoQuantizer.from_config(config, pre_quantized=False)
     quantizer.validate_environment()
     with no_init_weights(), init_empty_weights():
         transformer = model.transformer_class(**model.transformer)
@@ -66,9 +66,9 @@ def quantized_transformer(
         if quantizer.check_if_quantized_param(transformer, value, name, {}, param_device=device):
             quantizer.create_quantized_param(transformer, value, name, device, {}, [], dtype=dtype)
         else:
-            set_module_tensor_to_device(transformer, name, device, value=value)
+            set_module_tensor_to_device(transformer, name, device, value=value, dtype=dtype)
     for name, buffer in list(transformer.named_buffers()):
-        set_module_tensor_to_device(transformer, name, device, value=buffer.to(dtype))
+        set_module_tensor_to_device(transformer, name, device, value=buffer, dtype=dtype)
     transformer.hf_quantizer = quantizer
     quantizer.postprocess_model(transformer)
     return transformer.requires_grad_(False).eval()

@@ -99,7 +99,7 @@ class Report:
         free_memory()
         try:
             yield
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             text = traceback.format_exc()
             print(text, flush=True)
             self.result["failures"].append({"name": name, "error": repr(error), "traceback": text})

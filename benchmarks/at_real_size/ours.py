@@ -18,7 +18,7 @@ from .models import RealModel
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
-import train_twinflow as script  # noqa: E402
+import train_twinflow as script
 
 FULL_TWINFLOW = ["--twinflow_enabled", "--twinflow_adversarial_enabled", "--twinflow_estimate_order=2"]
 
