@@ -3,23 +3,30 @@
 
 Compares, on one SD3 transformer with random weights and random latents:
 - plain: section by section as the paper writes it, every pass on every sample, eager;
-- engine: `TwinFlowObjective`, only the samples that need a pass, eager and with the blocks compiled;
-- flow matching: one forward and backward of the same adapter, the least that training can cost.
+- engine: `TwinFlowObjective`, only the samples that need a pass, eager, with split passes and with compiled blocks;
+- flow matching: one forward and backward of the same weights, the least that training can cost.
 
-    python benchmarks/training_engine.py --output benchmarks/results/training_engine.json
+    python benchmarks/training_engine.py --output_dir benchmarks/results
+
+writes `training_engine_full.json` and `training_engine_lora.json`, a row at a time.
 """
 
 import argparse
 import datetime
+import gc
 import json
 import statistics
 import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import diffusers
 import matplotlib.pyplot as plt
 import torch
 from peft import LoraConfig
+from torch._dynamo.utils import counters
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowSD3Transformer2DModel
 from diffusers_twinflow.families import FAMILIES
@@ -33,22 +40,27 @@ from diffusers_twinflow.training.teacher import add_teacher_adapter, build_teach
 FAMILY = FAMILIES["stable_diffusion_3"]
 
 
+def random_transformer(args) -> TwinFlowSD3Transformer2DModel:
+    return TwinFlowSD3Transformer2DModel(
+        sample_size=args.latent_size,
+        num_layers=args.num_layers,
+        num_attention_heads=args.num_attention_heads,
+        caption_projection_dim=64 * args.num_attention_heads,
+        joint_attention_dim=1024,
+        pooled_projection_dim=1024,
+        pos_embed_max_size=args.latent_size,
+        qk_norm="rms_norm",
+    )
+
+
 class Setting:
     """A transformer, its optimizer, data and teacher for one way of training."""
 
     def __init__(self, args, train_type: str, config: TwinFlowConfig, compiled: bool = False):
         torch.manual_seed(0)
         self.config, self.device = config, torch.device(args.device)
-        transformer = TwinFlowSD3Transformer2DModel(
-            sample_size=args.latent_size,
-            num_layers=args.num_layers,
-            num_attention_heads=args.num_attention_heads,
-            caption_projection_dim=64 * args.num_attention_heads,
-            joint_attention_dim=1024,
-            pooled_projection_dim=1024,
-            pos_embed_max_size=args.latent_size,
-            qk_norm="rms_norm",
-        )
+        with self.device:
+            transformer = random_transformer(args)
         dtype = torch.bfloat16 if train_type == "lora" else torch.float32
         transformer.to(self.device, dtype)
         self.parameter_count = sum(parameter.numel() for parameter in transformer.parameters())
@@ -75,7 +87,7 @@ class Setting:
         self.latents = torch.randn(shape, device=self.device)
         self.condition = self.random_condition(args.batch_size, args.text_tokens)
         self.unconditional = self.random_condition(1, args.text_tokens)
-        self.position = 0
+        self.step_count, self.cycle = 0, args.runs
 
     def random_condition(self, batch: int, tokens: int) -> dict[str, torch.Tensor]:
         return {
@@ -84,8 +96,10 @@ class Setting:
         }
 
     def draw(self):
-        positions = list(range(self.position, self.position + len(self.latents)))
-        self.position += len(self.latents)
+        """The draw of the next step; it comes again after as many steps as are timed."""
+        first = self.step_count % self.cycle * len(self.latents)
+        positions = list(range(first, first + len(self.latents)))
+        self.step_count += 1
         shape = self.latents.shape[1:]
         return draw_training_step(self.config, self.rotation, positions, shape, seed=0, device=self.device)
 
@@ -159,30 +173,81 @@ def plain_loss(setting: Setting) -> torch.Tensor:
     return (barron_loss(prediction, target) * weight).mean() + config.twinflow_rectify_weight * rectify
 
 
-def measure(args, name: str, train_type: str, loss_function, config: TwinFlowConfig, compiled=False) -> dict:
+@dataclass(frozen=True)
+class Way:
+    """A way of training that gets a row."""
+
+    name: str
+    loss_function: Callable
+    twinflow: bool = True
+    compiled: bool = False
+    split_passes: bool = False
+
+    def config(self, **options) -> TwinFlowConfig:
+        if not self.twinflow:
+            return TwinFlowConfig()
+        options |= {"twinflow_adversarial_enabled": True, "twinflow_split_passes": self.split_passes}
+        return TwinFlowConfig(twinflow_enabled=True, **options)
+
+
+ENGINE = Way("engine", engine_loss)
+WAYS = [
+    Way("flow matching", flow_matching_loss, twinflow=False),
+    Way("plain", plain_loss),
+    ENGINE,
+    Way("engine, split passes", engine_loss, split_passes=True),
+    Way("engine, compiled", engine_loss, compiled=True),
+    Way("flow matching, compiled", flow_matching_loss, twinflow=False, compiled=True),
+]
+
+
+def measure(args, way: Way, train_type: str, **options) -> dict:
     """Median seconds of a step and peak memory of one way of training, which is then taken off the device."""
     torch.compiler.reset()
-    setting = Setting(args, train_type, config, compiled)
+    counters.clear()
+    config = way.config(**options)
+    setting = Setting(args, train_type, config, way.compiled)
     cuda = setting.device.type == "cuda"
-    synchronize = torch.cuda.synchronize if cuda else (lambda: None)
-    for _ in range(args.warmup):
-        setting.step(loss_function)
-    synchronize()
+
+    def timed_step() -> float:
+        start = time.perf_counter()
+        setting.step(way.loss_function)
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    # What is compiled warms up with every batch that is timed, so that no graph is made in a timed step.
+    warmup = [timed_step() for _ in range(args.runs if way.compiled else args.warmup)]
+    if not way.compiled:
+        setting.step_count = 0
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    seconds = []
-    for _ in range(args.runs):
-        start = time.perf_counter()
-        setting.step(loss_function)
-        synchronize()
-        seconds.append(time.perf_counter() - start)
-    row = {"name": name, "train_type": train_type, "seconds": statistics.median(seconds), "runs": args.runs}
-    row["batch_size"], row["parameters"] = args.batch_size, setting.parameter_count
+    graphs = counters["stats"]["unique_graphs"]
+    seconds = [timed_step() for _ in range(args.runs)]
+    row = {"name": way.name, "train_type": train_type, "seconds": statistics.median(seconds), "runs": args.runs}
+    row |= {"fastest": min(seconds), "slowest": max(seconds)}
+    row |= {"batch_size": args.batch_size, "parameters": setting.parameter_count}
     row["order"] = config.twinflow_estimate_order
     row["peak_gigabytes"] = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
-    del setting
-    if cuda:
+    if way.compiled:
+        row["compile_seconds"] = sum(warmup) - len(warmup) * row["seconds"]
+        row |= {"graphs": graphs, "graphs_in_timed_steps": counters["stats"]["unique_graphs"] - graphs}
+    return row
+
+
+def try_to_measure(args, way: Way, train_type: str, **options) -> dict:
+    """A row, or what went wrong in its place."""
+    start = time.perf_counter()
+    try:
+        row = measure(args, way, train_type, **options)
+    except Exception as error:
+        traceback.print_exc()
+        row = {"name": way.name, "train_type": train_type, "batch_size": args.batch_size, **options}
+        row |= {"seconds": None, "peak_gigabytes": None, "error": f"{type(error).__name__}: {error}"}
+    gc.collect()
+    if args.device == "cuda":
         torch.cuda.empty_cache()
+    row["total_seconds"] = time.perf_counter() - start
     print(json.dumps(row), flush=True)
     return row
 
@@ -191,40 +256,33 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     small = not torch.cuda.is_available()
+    names = [way.name for way in WAYS]
     parser.add_argument("--num_layers", type=int, default=2 if small else 12)
-    parser.add_argument("--num_attention_heads", type=int, default=2 if small else 12)
-    parser.add_argument("--latent_size", type=int, default=8 if small else 32)
+    parser.add_argument("--num_attention_heads", type=int, default=2 if small else 12, help="Of 64 channels each.")
+    parser.add_argument("--latent_size", type=int, default=8 if small else 64)
     parser.add_argument("--text_tokens", type=int, default=8 if small else 154)
     parser.add_argument("--batch_size", type=int, default=8 if small else 64)
-    parser.add_argument("--warmup", type=int, default=2 if small else 8)
-    parser.add_argument("--runs", type=int, default=3 if small else 20)
-    parser.add_argument("--train_types", nargs="*", default=["lora", "full"])
-    parser.add_argument("--only", nargs="+", help="Names of the eager rows to measure, without the table.")
-    parser.add_argument("--compiled", nargs="*", default=[] if small else ["lora"], help="What to measure compiled.")
+    parser.add_argument("--warmup", type=int, default=2 if small else 3, help="Steps before the timed ones; eager.")
+    parser.add_argument("--runs", type=int, default=3 if small else 8, help="Steps that are timed.")
+    parser.add_argument("--train_types", nargs="*", choices=["full", "lora"], default=["full", "lora"])
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="Rows to measure.")
+    parser.add_argument("--minutes", type=float, default=60, help="No row is begun after so long.")
+    parser.add_argument("--table", action="store_true", help="Measure orders and batch sizes, and not the rows.")
     parser.add_argument("--orders", type=int, nargs="*", default=[1, 2, 3], help="Orders of the table.")
     parser.add_argument("--batch_sizes", type=int, nargs="*", default=[4, 8] if small else [4, 16, 64, 256])
-    parser.add_argument("--table_latent_size", type=int, default=8 if small else 32)
-    parser.add_argument("--table_runs", type=int, default=2 if small else 6)
-    parser.add_argument("--output", help="JSON file of the results.")
-    parser.add_argument("--plot", help="PNG file of the table's plot.")
+    parser.add_argument("--output_dir", help="Folder of the results.")
+    parser.add_argument("--name", default="training_engine", help="How the files' names begin.")
     return parser.parse_args(input_args)
 
 
 def measure_table(args) -> list[dict]:
-    """The engine's LoRA step against the order of the estimate and the size of the batch; `None` is out of memory."""
-    rows, changes = [], {"latent_size": args.table_latent_size, "warmup": 3, "runs": args.table_runs}
+    """The engine's LoRA step against the order of the estimate and the size of the batch."""
+    rows = []
     for order in args.orders:
-        config = TwinFlowConfig(
-            twinflow_enabled=True, twinflow_adversarial_enabled=True, twinflow_estimate_order=order
-        )
         for batch_size in args.batch_sizes:
-            point = argparse.Namespace(**{**vars(args), **changes, "batch_size": batch_size})
-            try:
-                rows.append(measure(point, "engine", "lora", engine_loss, config))
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                rows.append({"name": "engine", "train_type": "lora", "order": order, "batch_size": batch_size})
-                rows[-1] |= {"seconds": None, "peak_gigabytes": None}
+            point = argparse.Namespace(**{**vars(args), "batch_size": batch_size})
+            rows.append(try_to_measure(point, ENGINE, "lora", twinflow_estimate_order=order))
+            save(args, "orders", {"table": rows})
     return rows
 
 
@@ -244,41 +302,53 @@ def plot_table(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main(args: argparse.Namespace) -> None:
-    off = TwinFlowConfig()
-    on = TwinFlowConfig(twinflow_enabled=True, twinflow_adversarial_enabled=True)
-    ways = [("flow matching", flow_matching_loss, off), ("plain", plain_loss, on), ("engine", engine_loss, on)]
-    result = {"rows": [], "table": [], **environment(args)}
+def measure_rows(args) -> None:
+    """The rows of each way of training, the eager ones and the compiled engine first."""
+    start, rows = time.monotonic(), {train_type: [] for train_type in args.train_types}
+    wanted = [way for way in WAYS if way.name in args.only]
+    for chosen in (wanted[:-1], wanted[-1:]):
+        for train_type in args.train_types:
+            for way in chosen:
+                if time.monotonic() - start > 60 * args.minutes:
+                    print(f"{train_type}: no time left for {way.name}", flush=True)
+                    continue
+                rows[train_type].append(try_to_measure(args, way, train_type))
+                save(args, train_type, {"rows": rows[train_type]})
     for train_type in args.train_types:
-        for name, loss_function, config in ways:
-            if not args.only or name in args.only:
-                result["rows"].append(measure(args, name, train_type, loss_function, config))
-                save(args, result)
-    if not args.only:
-        result["table"] = measure_table(args)
-        save(args, result)
-    for train_type in args.compiled:
-        result["rows"].append(measure(args, "engine, compiled", train_type, engine_loss, on, compiled=True))
-        save(args, result)
-    for train_type in args.train_types:
-        found = {row["name"]: row for row in result["rows"] if row["train_type"] == train_type}
-        for name, row in found.items():
-            if "plain" in found:
-                speed = found["plain"]["seconds"] / row["seconds"]
-                print(f"{train_type:5} {name:18} {speed:.2f} times as fast as plain")
+        print_comparison(train_type, {row["name"]: row for row in rows[train_type] if row["seconds"]})
+
+
+def print_comparison(train_type: str, rows: dict[str, dict]) -> None:
+    for name, row in rows.items():
+        plain, base = rows.get("plain", row), rows.get("flow matching", row)
+        text = f"{plain['seconds'] / row['seconds']:.2f} times as fast as plain"
+        if row["peak_gigabytes"]:
+            copy = row["parameters"] * 4 / 2**30
+            more = row["peak_gigabytes"] - base["peak_gigabytes"]
+            text += f", {more:+.3f} GiB to flow matching (float32 weights: {copy:.3f})"
+        print(f"{train_type:5} {name:24} {text}", flush=True)
 
 
 def environment(args) -> dict:
     device = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
-    return {"device": device, **versions, "arguments": vars(args), "date": datetime.date.today().isoformat()}
+    arguments = {name: value for name, value in vars(args).items() if name != "output_dir"}
+    return {"device": device, **versions, "arguments": arguments, "date": datetime.date.today().isoformat()}
 
 
-def save(args, result: dict) -> None:
-    if args.output:
-        Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
-    if args.plot and result["table"]:
-        plot_table(result["table"], Path(args.plot))
+def save(args, kind: str, result: dict) -> None:
+    if args.output_dir:
+        path = Path(args.output_dir, f"{args.name}_{kind}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result | environment(args), indent=2) + "\n")
+
+
+def main(args: argparse.Namespace) -> None:
+    if not args.table:
+        return measure_rows(args)
+    rows = measure_table(args)
+    if args.output_dir:
+        plot_table(rows, Path(args.output_dir, f"{args.name}_orders.png"))
 
 
 if __name__ == "__main__":

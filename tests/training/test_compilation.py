@@ -1,7 +1,10 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from test_objective import FULL, lora_transformer, run, student_transformer
 
+import tiny
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.training.compilation import compile_blocks
 
@@ -19,3 +22,39 @@ def test_compiled_blocks_give_the_same_loss_and_gradients(make):
     for (name, a), b in zip(eager.named_parameters(), compiled.parameters()):
         if a.grad is not None:
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-3 * a.grad.abs().max().item(), msg=name)
+
+
+@pytest.mark.parametrize("make, graphs", [(student_transformer, 6), (lora_transformer, 7)])
+def test_equal_blocks_share_their_graphs(make, graphs):
+    """A middle block and the last have a graph each for the teacher, for the student and for its gradients; the first
+    block of a LoRA one more, as its input has no gradient. Steps of other sizes add none."""
+    torch.compiler.reset()
+    made = []
+
+    def backend(graph, example_inputs):
+        made.append(graph)
+        return graph
+
+    transformer = make(num_layers=3)
+    compile_blocks(transformer, backend=backend)
+    for batch in (16, 16, 20):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = run(TwinFlowConfig(**FULL), transformer, range(batch), batch)[0].loss
+        loss.backward()
+    assert len(made) == graphs
+
+
+def test_a_copy_of_a_compiled_transformer_computes_with_its_own_weights():
+    torch.compiler.reset()
+    transformer = student_transformer()
+    compile_blocks(transformer, backend="aot_eager")
+    copy, inputs = deepcopy(transformer), {"hidden_states": torch.randn(2, 4, 8, 8), "timestep": torch.ones(2)}
+    condition = tiny.sd3_condition(2)
+    inputs |= {"encoder_hidden_states": condition["prompt_embeds"], "return_dict": False}
+    inputs["pooled_projections"] = condition["pooled_prompt_embeds"]
+    with torch.no_grad():
+        before = transformer(**inputs)[0]
+        for block in transformer.transformer_blocks:
+            block.requires_grad_(False).ff.net[2].weight.mul_(3)
+        assert not torch.allclose(transformer(**inputs)[0], before)
+        torch.testing.assert_close(copy(**inputs)[0], before)

@@ -22,9 +22,9 @@ FULL = {"twinflow_enabled": True, "twinflow_adversarial_enabled": True}
 BATCH = 8
 
 
-def student_transformer() -> TwinFlowSD3Transformer2DModel:
+def student_transformer(**changes) -> TwinFlowSD3Transformer2DModel:
     """With a time conditioning that does something."""
-    transformer = tiny.sd3_transformer(TwinFlowSD3Transformer2DModel)
+    transformer = tiny.sd3_transformer(TwinFlowSD3Transformer2DModel, **changes)
     transformer.enable_twinflow()
     conditioning = transformer.time_conditioning
     generator = torch.Generator().manual_seed(1)
@@ -34,8 +34,8 @@ def student_transformer() -> TwinFlowSD3Transformer2DModel:
     return transformer
 
 
-def lora_transformer() -> TwinFlowSD3Transformer2DModel:
-    transformer = student_transformer()
+def lora_transformer(**changes) -> TwinFlowSD3Transformer2DModel:
+    transformer = student_transformer(**changes)
     lora_config = LoraConfig(r=2, lora_alpha=2, target_modules=FAMILY.lora_target_modules, init_lora_weights=False)
     transformer.add_adapter(lora_config)
     transformer.time_conditioning.requires_grad_(True)
@@ -230,9 +230,34 @@ def test_passes_are_only_for_samples_that_need_them():
     )
     teacher_passes_too = {"twinflow_ema_decay": 0.0, "twinflow_allow_no_ema_teacher": True}
     _, draw, _ = run(TwinFlowConfig(**FULL, **teacher_passes_too), transformer, range(32), 32)
-    assert sizes == [8, 32, len(draw.rollout), len(draw.rollout), 32, 16]
+    assert sizes == [8, 32, len(draw.rollout), len(draw.rollout), 32, 8, 8]
     long = ((draw.t - draw.r) >= 0.01).numpy() & np.array([b is not Branch.ADVERSARIAL for b in draw.branches])
     assert len(draw.rollout) == long.sum() < 24
+
+
+def test_the_rectify_pair_of_a_small_batch_is_one_pass():
+    sizes, transformer = [], student_transformer()
+    transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    run(TwinFlowConfig(**FULL), transformer, range(16), 16)
+    assert sizes[-2:] == [16, 8]
+
+
+def test_bf16_passes_without_gradient_leave_the_weights_their_gradients():
+    """Autocast keeps its casts of the weights, and those of the first passes serve the student's pass as well."""
+    grads = []
+    for make in (student_transformer, lora_transformer):
+        for autocast in (False, True):
+            transformer = make()
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                loss = run(TwinFlowConfig(**FULL), transformer)[0].loss
+            loss.backward()
+            grads.append({n: p.grad for n, p in transformer.named_parameters() if p.grad is not None})
+        exact, low = grads[-2:]
+        assert exact.keys() == low.keys()
+        flat = [torch.cat([grad.flatten() for grad in found.values()]) for found in (exact, low)]
+        assert torch.cosine_similarity(*flat, dim=0) > 0.95
 
 
 def test_processes_with_other_branches_can_make_the_same_passes():

@@ -23,6 +23,9 @@ from .flow import (
 )
 from .rng import RNGSnapshot
 
+PAIR_AS_ONE = 16
+"""Up to so many samples the rectify pair is one pass: it runs while the student's activations fill the memory."""
+
 Condition = dict[str, torch.Tensor]
 VelocityFunction = Callable[..., torch.Tensor]
 """`(x_t, t, r, sign, condition) -> F` in canonical form: `noise - data`, times in [0, 1], one of each a sample."""
@@ -83,6 +86,7 @@ class TwinFlowObjective:
         x = self._with_fakes(latents, condition, draw, frozen_student)
         x_t = interpolate(x, draw.noise, draw.t)
         v = velocity(x, draw.noise)
+        del x  # so much less in memory during the student's pass
 
         snapshot = RNGSnapshot(latents.device)
         with torch.no_grad(), snapshot.replay():  # before the student's pass, whose activations fill the memory
@@ -190,12 +194,14 @@ class TwinFlowObjective:
         x_hat, _ = recover(x_t[one_step], draw.t[one_step], prediction)
         noise, t = (draw.rectify_noise, draw.rectify_t) if count else (draw.noise[one_step], draw.t[one_step])
         positive, prompts = torch.ones_like(t), take(condition, one_step)
-        twin, real = self._pair(student, interpolate(x_hat, noise, t), t, (-positive, positive), (prompts, prompts))
+        points = interpolate(x_hat, noise, t)
+        split = len(x_t) > PAIR_AS_ONE  # by the batch and not by `count`, which may differ between processes
+        twin, real = self._pair(student, points, t, (-positive, positive), (prompts, prompts), split)
         return clamped_target(prediction, twin - real, 1.0)[:count]
 
-    def _pair(self, velocity_function, x, t, signs, conditions) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pair(self, velocity_function, x, t, signs, conditions, split=False) -> tuple[torch.Tensor, torch.Tensor]:
         """Velocities at the same points with two signs or conditions, as one batch unless passes are to be split."""
-        if self.config.twinflow_split_passes:
+        if split or self.config.twinflow_split_passes:
             first, second = (velocity_function(x, t, t, sign, c) for sign, c in zip(signs, conditions))
             return first.float(), second.float()
         twice = t.repeat(2)
