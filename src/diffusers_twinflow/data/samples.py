@@ -44,7 +44,7 @@ class Samples(TorchDataset):
         rows = [index % len(self.checked.rows) for index, _ in places]
         columns = self.checked.facts[rows]
         facts = (dict(zip(columns, values)) for values in zip(*columns.values()))
-        return [self._sample(row, place.position, fact) for row, place, fact in zip(rows, places, facts)]
+        return [self._sample(row, position, fact) for row, (_, position), fact in zip(rows, places, facts)]
 
     def _sample(self, row: int, position: int, fact: dict) -> dict:
         draw = SampleDraw.at(self.seed, position)
