@@ -68,6 +68,8 @@ def train_base_autoencoder(images: torch.Tensor, settings: Settings) -> Autoenco
     calls = steps_within(
         settings.autoencoder_seconds,
         lambda: train_autoencoder(trial, images, steps=per_call, **options),
+        warm_up=1,
+        timed=1,
         least=2,
     )
     train_autoencoder(autoencoder, images, steps=calls * per_call, **options)

@@ -5,19 +5,25 @@ from collections.abc import Callable
 
 import torch
 
-WARM_UP, TIMED = 5, 10
 
-
-def steps_within(seconds: float, step: Callable[[], object], *, least: int = 20, most: int = 20_000) -> int:
+def steps_within(
+    seconds: float,
+    step: Callable[[], object],
+    *,
+    warm_up: int = 5,
+    timed: int = 10,
+    least: int = 20,
+    most: int = 20_000,
+) -> int:
     """The steps that fit into `seconds`, by what a few of them take; they are really taken."""
-    for _ in range(WARM_UP):
+    for _ in range(warm_up):
         step()
     synchronize()
     start = time.perf_counter()
-    for _ in range(TIMED):
+    for _ in range(timed):
         step()
     synchronize()
-    return max(least, min(most, int(seconds * TIMED / (time.perf_counter() - start))))
+    return max(least, min(most, int(seconds * timed / (time.perf_counter() - start))))
 
 
 def synchronize() -> None:
