@@ -2,7 +2,7 @@
 
 On a GPU, with the data that `benchmarks/quality/prepare_data.py` makes:
 
-    python benchmarks/quality.py --stage base --gpus 0 1 --minutes 10
+    python benchmarks/quality.py --stage base --gpus 0 1 --base_minutes 7
     python benchmarks/quality.py --stage variants --gpus 0 1 --jobs_per_gpu 4 --minutes 10
     python benchmarks/quality.py --stage report --publish
 
@@ -58,7 +58,6 @@ class Benchmark:
         self.work_dir, self.data_dir = Path(args.output_dir), Path(args.data_dir)
         self.base_dir, self.judge_path = self.work_dir / "base", self.work_dir / "judge.safetensors"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.deadline = time.monotonic() + 60 * args.minutes
         self.work_dir.mkdir(parents=True, exist_ok=True)
 
     @cached_property
@@ -103,10 +102,8 @@ class Benchmark:
             beside = subprocess.Popen([sys.executable, *again], env=environment)
         else:
             self.run_judge()
-        scoring = 60 * args.scoring_minutes
-        minutes = (self.deadline - time.monotonic() - scoring) / 60
         report = train_base(
-            self.data_dir, self.base_dir, self.work_dir, self.settings, minutes=minutes, gpus=args.base_gpus
+            self.data_dir, self.base_dir, self.work_dir, self.settings, minutes=args.base_minutes, gpus=args.base_gpus
         )
         print(json.dumps(report, indent=2), flush=True)
         if beside is not None and beside.wait():
@@ -122,7 +119,6 @@ class Benchmark:
         rows = reference_rows(self.base, self.sampler, self.scorer, self.settings)
         chosen = choose_reference(rows, self.settings)
         scored = {"judge": judge, "reference": chosen, "rows": rows}
-        write_json(path.with_suffix(".unfinished"), scored)
         self.set_reference(chosen)
         scored["rows"] = rows + stock_rows(
             self.base, self.sampler, self.scorer, self.settings, chosen["guidance_scale"]
@@ -138,7 +134,7 @@ class Benchmark:
         save_pictures(dict(zip(names, (images, one))), self.work_dir / "pictures" / "base.safetensors")
 
     def run_variants(self) -> None:
-        self.run_base()
+        deadline = time.monotonic() + 60 * self.args.minutes
         reference = json.loads((self.work_dir / "base_rows.json").read_text())["reference"]
         if self.scorer.reference is None:
             self.set_reference(reference)
@@ -150,7 +146,7 @@ class Benchmark:
             settings=self.settings,
             score=self.score,
             ratio=matched_ratio(reference["guidance_scale"]),
-            deadline=self.deadline,
+            deadline=deadline,
             bf16=self.device.type == "cuda",
             keep_weights=self.args.keep_weights,
         )
@@ -202,8 +198,8 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gpus", nargs="+", default=[], help="Devices to use, such as 0 1; by default the first.")
     parser.add_argument("--base_processes", type=int, default=1, help="Devices that train the base together.")
     parser.add_argument("--jobs_per_gpu", type=int, default=4, help="Variants trained at once on each.")
-    parser.add_argument("--minutes", type=float, default=10.0, help="Time of this call, scores included.")
-    parser.add_argument("--scoring_minutes", type=float, default=1.5, help="Of them, kept for scoring the base.")
+    parser.add_argument("--base_minutes", type=float, default=7.0, help="For the base's transformer, all in all.")
+    parser.add_argument("--minutes", type=float, default=10.0, help="For the variants, their scores included.")
     parser.add_argument("--steps", type=int, help="Optimizer steps of a variant.")
     parser.add_argument("--only", nargs="+", help="Names of variants; all by default.")
     parser.add_argument("--keep_weights", action="store_true", help="Of the variants, once they are scored.")
@@ -218,7 +214,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
         args.rehearsal = not torch.cuda.is_available()
     if args.rehearsal:
         args.only = args.only or list(REHEARSED)
-        args.jobs_per_gpu = 1
+        args.jobs_per_gpu, args.base_minutes = 1, 0.0
     if not args.gpus and torch.cuda.is_available():
         args.gpus = ["0"]
     args.base_gpus = args.gpus[: args.base_processes]

@@ -70,7 +70,7 @@ def base_options(
 def train_transformer(
     untrained: Path, data_dir: Path, work_dir: Path, settings: Settings, *, minutes: float, gpus: list[str], bf16: bool
 ) -> dict[str, object]:
-    """Warms up for the calibration steps, then resumes for as many as fit into `minutes`."""
+    """Warms up for the calibration steps, then resumes for as many as fit into `minutes`, and as many again at least."""
     deadline = time.monotonic() + 60 * minutes
     where = work_dir / "trained"
     shared = {"processes": max(1, len(gpus)), "bf16": bf16}

@@ -62,7 +62,8 @@ def train_base_autoencoder(images: torch.Tensor, settings: Settings) -> Autoenco
     autoencoder = build_autoencoder(
         settings.vae_channels, latent_channels=settings.latent_channels, image_size=settings.image_size
     ).to(images.device)
-    options = {"learning_rate": AUTOENCODER_RATE, "kl_weight": 1e-4}
+    batch_size = min(64, settings.batch_size)
+    options = {"learning_rate": AUTOENCODER_RATE, "kl_weight": 1e-4, "batch_size": batch_size}
     trial = deepcopy(autoencoder)
     per_call = 20
     calls = steps_within(

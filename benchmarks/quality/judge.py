@@ -18,7 +18,7 @@ from .settings import Settings
 from .timing import steps_within
 
 FEATURES = 128
-BATCH_SIZE = 128
+BATCH_SIZE = 64
 
 
 class Judge(nn.Module):

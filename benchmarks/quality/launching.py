@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 from . import ROOT
 
 SCRIPT = "examples/train_twinflow.py"
@@ -20,7 +22,7 @@ def training_command(options: dict[str, object], *, processes: int = 1, script: 
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
-    command += ["--num_cpu_threads_per_process", str(min(THREADS, os.cpu_count() or 1)), script]
+    command += ["--num_cpu_threads_per_process", str(min(THREADS, torch.get_num_threads())), script]
     return command + [text for name, value in options.items() for text in as_arguments(name, value)]
 
 

@@ -15,18 +15,19 @@ from .settings import Settings
 from .timing import synchronize
 from .variants import Variant
 
+PRINTED = ("frechet_distance", "agreement", "diversity", "distance_to_base", "seconds")
 PICTURES = 12
 PICTURED_STEPS = (1, 2, 4)
 
 
 def measured(row: dict, draw: Callable[[], torch.Tensor], scorer: Scorer) -> tuple[dict, torch.Tensor | None]:
     """A row with its scores and the pictures; what fails is the row's `error`."""
-    start = time.perf_counter()
+    start, described = time.perf_counter(), ", ".join(f"{name} {value}" for name, value in row.items())
     try:
         images = draw()
         synchronize()
         row = row | {"seconds": time.perf_counter() - start} | scorer.score(images)
-        print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+        print(f"{described}: " + ", ".join(f"{name} {row[name]:.3f}" for name in PRINTED if name in row), flush=True)
         return row, images
     except Exception:
         print(f"FAILED {row}: {traceback.format_exc()[-1500:]}", flush=True)
