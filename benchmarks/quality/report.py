@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from report import environment, target
 from safetensors.torch import load_file
 
+from .variants import VARIANTS
+
 CELL_INCHES = 1.0
 REFERENCES = {"full weights": "full-reference", "LoRA, rank 64": "lora-reference"}
 
@@ -16,7 +18,8 @@ REFERENCES = {"full weights": "full-reference", "LoRA, rank 64": "lora-reference
 def assemble(work_dir: Path, settings: dict, command: str) -> dict:
     """All that was measured, from what the stages left in `work_dir`."""
     base = _read(work_dir / "base_rows.json")
-    variants = [_read(path) for path in sorted((work_dir / "results").glob("*.json"))]
+    paths = [work_dir / "results" / f"{variant.name}.json" for variant in VARIANTS]
+    variants = [_read(path) for path in paths if path.is_file()]
     return {
         "command": command,
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -97,7 +100,7 @@ def table(report: dict) -> str:
 def draw_grid(work_dir: Path, prompts: list[str], path: Path) -> None:
     """A row a prompt, a column a way of drawing, the same noise along each row."""
     base = load_file(str(work_dir / "pictures" / "base.safetensors"))
-    columns = {f"base, {name}": images for name, images in base.items()}
+    columns = {f"base, {name}": base[name] for name in sorted(base, key=lambda name: -int(name.split()[0]))}
     for label, name in REFERENCES.items():
         file = work_dir / "pictures" / f"{name}.safetensors"
         drawn = load_file(str(file)) if file.is_file() else {}
