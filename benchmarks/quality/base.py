@@ -112,5 +112,6 @@ def train_base(
         untrained, data_dir, work_dir, settings, minutes=minutes, gpus=gpus, bf16=device.type == "cuda"
     )
     report["bytes"] = finish(work_dir / "trained", output_dir)
+    shutil.rmtree(untrained)
     report_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
