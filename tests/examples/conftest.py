@@ -47,6 +47,26 @@ def arguments(base_dir, image_dir, tmp_path):
     return build
 
 
+@pytest.fixture
+def short(arguments, tmp_path):
+    """Arguments of a run of 4 samples a step."""
+
+    def build(name: str, processes: int, *more: str) -> list[str]:
+        options = {
+            "output_dir": tmp_path / name,
+            "train_batch_size": 4 // processes,
+            "max_train_steps": 3,
+            "checkpointing_steps": 1,
+            # Adam with so large an epsilon is plain gradient descent: rounding does not flip the sign of an update.
+            "learning_rate": 10,
+            "adam_epsilon": 10,
+        }
+        switches = ["--twinflow_enabled", "--twinflow_adversarial_enabled", "--cache_latents", "--no-save_ema"]
+        return arguments(*(f"--{option}={value}" for option, value in options.items()), *switches, *more)
+
+    return build
+
+
 @dataclass
 class Run:
     """A run that was started, in one or more processes."""

@@ -10,33 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sharding_on_cpu import DEEPSPEED, FSDP
-from trained_weights import equal, trained
+from trained_weights import assert_close, assert_same_training, equal, trained
 
 TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-
-
-@pytest.fixture
-def short(arguments, tmp_path):
-    """Arguments of a run of 4 samples a step."""
-
-    def build(name: str, processes: int, *more: str) -> list[str]:
-        options = {
-            "output_dir": tmp_path / name,
-            "train_batch_size": 4 // processes,
-            "max_train_steps": 3,
-            "checkpointing_steps": 1,
-            # Adam with so large an epsilon is plain gradient descent: rounding does not flip the sign of an update.
-            "learning_rate": 10,
-            "adam_epsilon": 10,
-        }
-        switches = ["--twinflow_enabled", "--twinflow_adversarial_enabled", "--cache_latents", "--no-save_ema"]
-        return arguments(*(f"--{option}={value}" for option, value in options.items()), *switches, *more)
-
-    return build
-
-
-def teacher(directory: Path, step: int) -> dict:
-    return torch.load(directory / f"checkpoint-{step}" / "custom_checkpoint_0.pkl", weights_only=False)
 
 
 @pytest.mark.parametrize("train_type", ["lora", "full"])
@@ -56,17 +32,8 @@ def test_two_processes_are_one_with_the_same_batch(start, short, tmp_path, train
     assert max((one[name] - first[name]).abs().max() for name in one) > 1e-2
     result = "pytorch_lora_weights" if train_type == "lora" else "transformer/diffusion_pytorch_model"
     for name in ways:
-        assert_close(trained(tmp_path / name, 3), one)
-        a, b = (teacher(tmp_path / run_name, 3) for run_name in ("one", name))
-        assert a["decay"] == b["decay"] > 0
-        assert_close(b["weights"], a["weights"])
+        assert_same_training(tmp_path / name, tmp_path / "one", 3)
         assert_close(*(load_file(tmp_path / run_name / f"{result}.safetensors") for run_name in (name, "one")))
-
-
-def assert_close(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == wanted.keys()
-    for name in wanted:
-        torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=5e-5, msg=name)
 
 
 @pytest.mark.parametrize(("precision", "environment"), [("no", FSDP), ("bf16", DEEPSPEED)], ids=["fsdp", "deepspeed"])
