@@ -5,6 +5,7 @@ accelerate launch examples/train_twinflow.py --config recipe.json --output_dir o
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -25,6 +26,7 @@ from diffusers_twinflow.data import CAPTION_STRATEGIES, DataConfig, TrainingData
 from diffusers_twinflow.families import Family, family_of
 from diffusers_twinflow.hub.push import whole_repo_id
 from diffusers_twinflow.hub.samples import STEP_COUNTS
+from diffusers_twinflow.training import deepspeed
 from diffusers_twinflow.training.arguments import parse_with_config, save_arguments
 from diffusers_twinflow.training.base_model import (
     DTYPES,
@@ -36,7 +38,14 @@ from diffusers_twinflow.training.base_model import (
 )
 from diffusers_twinflow.training.checkpoints import checkpoint_step, find_checkpoint, remove_unfinished
 from diffusers_twinflow.training.compilation import compile_blocks
-from diffusers_twinflow.training.distributed import check_distributed, place_teacher, shards_parameters, whole
+from diffusers_twinflow.training.distributed import (
+    autocast,
+    check_distributed,
+    clip_grad_norm,
+    place_teacher,
+    shards_parameters,
+    uses_deepspeed,
+)
 from diffusers_twinflow.training.dry_run import DryRun, format_report, save_report
 from diffusers_twinflow.training.ema import EMAOfTrained
 from diffusers_twinflow.training.flow_matching import WEIGHTINGS, FlowMatchingObjective
@@ -46,6 +55,7 @@ from diffusers_twinflow.training.optimizer import OPTIMIZERS, build_optimizer, c
 from diffusers_twinflow.training.quantization import LIBRARIES as QUANTIZATIONS
 from diffusers_twinflow.training.quantization import check_quantization
 from diffusers_twinflow.training.saving import (
+    load_checkpoint,
     plain_arguments,
     publish_card,
     repository_config,
@@ -80,6 +90,7 @@ AT_LEAST_ONE = (
     "num_train_epochs",
     "rank",
     "repeats",
+    "num_frames",
     "checkpointing_steps",
     "validation_steps",
     "validation_epochs",
@@ -138,7 +149,7 @@ def add_data_arguments(group) -> None:
     group.add_argument("--instance_data_dir", help="Local folder of images.")
     group.add_argument("--data_files", nargs="+", help="Files of the dataset to read, such as *.parquet or *.tar.")
     group.add_argument("--streaming", action=SWITCH, default=False, help="Read the dataset while training.")
-    group.add_argument("--image_column", default="image", help="Of the images.")
+    group.add_argument("--image_column", default="image", help="Of the images, or of videos.")
     group.add_argument("--reference_image_column", help="Of the image that an edit starts from.")
     group.add_argument("--caption_column", nargs="+", default=["text"], help="One column, or several to draw from.")
     group.add_argument("--caption_strategy", choices=CAPTION_STRATEGIES, help="Where captions are.")
@@ -153,6 +164,8 @@ def add_data_arguments(group) -> None:
     group.add_argument("--repeats", type=int, default=1, help="How often an epoch sees each image.")
     group.add_argument("--prompts_file", help="Prompts, one a line, for image-free training.")
     group.add_argument("--resolution", type=int, default=512, help="Side of the squares in pixels.")
+    group.add_argument("--num_frames", type=int, help="Train a video model on clips of so many frames.")
+    group.add_argument("--video_fps", type=float, help="Frames taken of a second of video; by default every frame.")
     group.add_argument("--center_crop", action=SWITCH, default=True, help="Crop in the middle, or anywhere.")
     group.add_argument("--random_flip", action=SWITCH, default=False, help="Mirror half of the samples.")
     group.add_argument(
@@ -208,7 +221,9 @@ def add_loop_arguments(group) -> None:
     group.add_argument("--gradient_checkpointing", action=SWITCH, default=False, help="Less memory, more time.")
     group.add_argument("--compile", action=SWITCH, default=False, help="Compile the transformer's blocks.")
     group.add_argument(
-        "--mixed_precision", choices=list(DTYPES), default="no", help="Of the passes and of what is frozen."
+        "--mixed_precision",
+        choices=list(DTYPES),
+        help="Of the passes and of what is frozen; defaults to that of accelerate's configuration.",
     )
     group.add_argument("--allow_tf32", action=SWITCH, default=False, help="TF32 in float32 products on CUDA.")
     group.add_argument("--seed", type=int, default=0, help="Of everything that is drawn.")
@@ -276,6 +291,8 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     args = parse_with_config(build_parser(), input_args)
     if args.use_ema is None:
         args.use_ema = args.twinflow_enabled
+    if args.mixed_precision is None:
+        args.mixed_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     return args
 
 
@@ -287,6 +304,7 @@ def check_arguments(args: argparse.Namespace) -> tuple[TwinFlowConfig, Family]:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise TwinFlowConfigError(f"--{name}={getattr(args, name)} must be 1 or more.")
     check_push(args)
+    check_precision(args.mixed_precision)
     check_quantization(args.quantize_base, args.train_type)
     check_optimizer(args)
     check_scores(args)
@@ -299,6 +317,11 @@ def check_arguments(args: argparse.Namespace) -> tuple[TwinFlowConfig, Family]:
     config.check_training(flow_matching=has_flow_matching_scheduler(index=index, **base), use_ema=args.use_ema)
     family = family_of(index["_class_name"])
     check_reference(args, family)
+    if args.num_frames and not family.draws_videos:
+        raise TwinFlowConfigError(
+            f"--num_frames={args.num_frames} is not for {family.pipeline_class.__name__}, which draws no videos: leave "
+            "it out."
+        )
     return config, family
 
 
@@ -314,6 +337,13 @@ def check_reference(args, family: Family) -> None:
             raise TwinFlowConfigError(
                 f"--{name}={value} is not for {family.pipeline_class.__name__}, which edits no image: leave it out."
             )
+
+
+def check_precision(mixed_precision: str) -> None:
+    """Refuse what accelerate's configuration may name and this script has not."""
+    if mixed_precision not in DTYPES:
+        raise TwinFlowConfigError(f"--mixed_precision={mixed_precision} must be one of {', '.join(DTYPES)}.")
+    deepspeed.check_precision(mixed_precision)
 
 
 def check_push(args) -> None:
@@ -333,7 +363,7 @@ def check_push(args) -> None:
 
 def build_accelerator(args) -> Accelerator:
     accelerator = Accelerator(
-        mixed_precision=args.mixed_precision,
+        mixed_precision="no" if deepspeed.is_asked_for() else args.mixed_precision,
         log_with=None if args.dry_run else tracker_names(args.report_to) or None,
         project_config=ProjectConfiguration(args.output_dir, logging_dir=str(Path(args.output_dir, args.logging_dir))),
         gradient_accumulation_plugin=GradientAccumulationPlugin(
@@ -342,6 +372,14 @@ def build_accelerator(args) -> Accelerator:
         kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
     )
     check_distributed(accelerator, args.offload_ema)
+    if uses_deepspeed(accelerator):
+        deepspeed.configure(
+            accelerator,
+            DTYPES[args.mixed_precision],
+            batch_size=args.train_batch_size,
+            accumulation_steps=args.gradient_accumulation_steps,
+            max_grad_norm=args.max_grad_norm,
+        )
     set_seed(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
     return accelerator
@@ -468,7 +506,7 @@ def prepare_run(args, config: TwinFlowConfig, family: Family) -> Run:
         validation.draw_base()
         start_trackers(accelerator, args.tracker_project_name, plain_arguments(args))
     if checkpoint:
-        accelerator.load_state(str(checkpoint))
+        load_checkpoint(accelerator, checkpoint)
         logger.info(f"resumed from {checkpoint}")
     scores, book = build_scores(args, family, accelerator, validation, data, schedule)
     health = TrainingHealth(optimizer.optimizer, accelerator.device)
@@ -545,14 +583,14 @@ def train_loop(run: Run) -> int:
 def train_micro_batch(run: Run, batch: dict) -> torch.Tensor | None:
     """Forward, backward and, where it is the last micro-batch of its step, the step; then the gradient's norm."""
     accelerator, grad_norm, takes_step = run.accelerator, None, True
-    with accelerator.accumulate(run.model), accelerator.autocast():
+    with accelerator.accumulate(run.model), autocast(accelerator):
         passes_of = run.schedule.step_positions(batch["position"][0]) if shards_parameters(accelerator) else None
         unconditional = run.data.read_unconditional(batch) if run.config.needs_unconditional else None
         result = run.compute_loss(*run.data.read(batch), batch["position"], passes_of, unconditional)
         accelerator.backward(result.loss)
         run.health.record(result)
         if accelerator.sync_gradients:
-            grad_norm = whole(accelerator.clip_grad_norm_(run.trainable, run.args.max_grad_norm))
+            grad_norm = clip_grad_norm(accelerator, run.trainable, run.args.max_grad_norm)
             takes_step = run.health.guard_step(grad_norm) or accelerator.scaler is not None
         if takes_step:
             run.optimizer.step()

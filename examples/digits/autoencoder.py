@@ -1,4 +1,4 @@
-"""The autoencoder of the digits base: its architecture, its training and the statistics of its latents."""
+"""The autoencoder of a small base: its architecture, its training and the statistics of its latents."""
 
 import torch
 import torch.nn.functional as F
@@ -8,16 +8,18 @@ from tqdm.auto import tqdm
 LATENT_CHANNELS = 4
 
 
-def build_autoencoder(channels: tuple[int, int, int] = (16, 32, 32)) -> AutoencoderKL:
-    """A convolutional `AutoencoderKL` of spatial factor 4: 32x32 pixels to 8x8x4 latents."""
+def build_autoencoder(
+    channels: tuple[int, int, int] = (16, 32, 32), *, latent_channels: int = LATENT_CHANNELS, image_size: int = 32
+) -> AutoencoderKL:
+    """A convolutional `AutoencoderKL` of spatial factor 4: by default 32x32 pixels to 8x8x4 latents."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=channels,
         layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=latent_channels,
         norm_num_groups=8,
-        sample_size=32,
+        sample_size=image_size,
         force_upcast=False,
         mid_block_add_attention=False,
     )
@@ -73,10 +75,10 @@ def equalize_latent_channels(autoencoder: AutoencoderKL, images: torch.Tensor) -
     """
     latents = encode_means(autoencoder, images)
     mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3), correction=0)
-    quant, post_quant = autoencoder.quant_conv, autoencoder.post_quant_conv
-    quant.weight[:LATENT_CHANNELS] /= deviation.view(-1, 1, 1, 1)
-    quant.bias[:LATENT_CHANNELS] = (quant.bias[:LATENT_CHANNELS] - mean) / deviation
-    quant.bias[LATENT_CHANNELS:] -= 2 * deviation.log()
+    quant, post_quant, channels = autoencoder.quant_conv, autoencoder.post_quant_conv, len(mean)
+    quant.weight[:channels] /= deviation.view(-1, 1, 1, 1)
+    quant.bias[:channels] = (quant.bias[:channels] - mean) / deviation
+    quant.bias[channels:] -= 2 * deviation.log()
     post_quant.bias += post_quant.weight[:, :, 0, 0] @ mean
     post_quant.weight *= deviation.view(1, -1, 1, 1)
 

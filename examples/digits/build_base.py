@@ -81,6 +81,10 @@ def save_base(pipeline: StableDiffusion3Pipeline, output_dir: str | Path) -> int
     """Saves the transformer in float16, which loads as float32, and the rest in float32; gives the size in bytes."""
     pipeline.transformer.half()
     pipeline.save_pretrained(output_dir)
+    return folder_bytes(output_dir)
+
+
+def folder_bytes(output_dir: str | Path) -> int:
     return sum(path.stat().st_size for path in Path(output_dir).rglob("*") if path.is_file())
 
 

@@ -6,19 +6,21 @@ the squared error of the noise at uniform timesteps.
 
 import argparse
 import json
+import math
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from base import DEFAULT_BASE_DIR, load_base
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from prepare_data import DEFAULT_DATA_DIR, digit_prompt, load_split
 from text import HIDDEN_SIZE
 from tqdm.auto import tqdm
 
 DEFAULT_OUTPUT_DIR = "outputs/digits/epsilon_base"
+MADE_NAME = "made.json"  # how the base was made
 EMPTY_PROMPT = 10  # comes after the ten digits
 
 
@@ -79,31 +81,101 @@ def encode(pipeline: StableDiffusionPipeline, images: torch.Tensor) -> tuple[tor
     return torch.cat(latents) * pipeline.vae.config.scaling_factor, embeddings
 
 
-def train_unet(pipeline: StableDiffusionPipeline, images: torch.Tensor, labels: torch.Tensor, args) -> None:
-    """Train in place, and leave the moving average of the weights."""
-    latents, embeddings = encode(pipeline, images)
-    unet, scheduler = pipeline.unet.train(), pipeline.scheduler
-    options = {"lr": args.learning_rate, "betas": (0.9, 0.99), "weight_decay": 1e-2, "fused": True}
-    optimizer = torch.optim.AdamW(unet.parameters(), **options)
-    schedule = get_cosine_schedule_with_warmup(optimizer, args.steps // 40, args.steps)
-    average = EMAModel(unet.parameters(), decay=0.998, use_ema_warmup=True, power=0.75, foreach=True)
-    torch.manual_seed(args.seed)
-    for _ in tqdm(range(args.steps), desc="UNet"):
-        indices = torch.randint(len(latents), (args.batch_size,), device=images.device)
-        timesteps = torch.randint(scheduler.config.num_train_timesteps, (args.batch_size,), device=images.device)
-        is_empty = torch.rand(args.batch_size, device=images.device) < args.empty_prompts
-        noise = torch.randn(args.batch_size, *latents.shape[1:], device=images.device)
-        noisy = scheduler.add_noise(latents[indices], noise, timesteps)
-        condition = embeddings[labels[indices].masked_fill(is_empty, EMPTY_PROMPT)]
-        loss = F.mse_loss(unet(noisy, timesteps, condition, return_dict=False)[0], noise)
+class UNetTraining:
+    """Takes the optimizer steps of a UNet on the squared error of the noise."""
+
+    def __init__(self, pipeline: StableDiffusionPipeline, images: torch.Tensor, labels: torch.Tensor, args):
+        self.latents, self.embeddings = encode(pipeline, images)
+        self.unet, self.scheduler, self.labels, self.args = pipeline.unet.train(), pipeline.scheduler, labels, args
+        self.device = images.device
+        rate = torch.tensor(args.learning_rate, device=self.device) if args.cuda_graph else args.learning_rate
+        options = {"betas": (0.9, 0.99), "weight_decay": 1e-2, "fused": True, "capturable": args.cuda_graph}
+        self.optimizer = torch.optim.AdamW(self.unet.parameters(), lr=rate, **options)
+        self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)
+        self.run = self.captured() if args.cuda_graph else self.step
+
+    def step(self) -> torch.Tensor:
+        size = (self.args.batch_size,)
+        indices = torch.randint(len(self.latents), size, device=self.device)
+        timesteps = torch.randint(self.scheduler.config.num_train_timesteps, size, device=self.device)
+        is_empty = torch.rand(size, device=self.device) < self.args.empty_prompts
+        noise = torch.randn(*size, *self.latents.shape[1:], device=self.device)
+        noisy = self.scheduler.add_noise(self.latents[indices], noise, timesteps)
+        condition = self.embeddings[self.labels[indices].masked_fill(is_empty, EMPTY_PROMPT)]
+        loss = F.mse_loss(self.unet(noisy, timesteps, condition, return_dict=False)[0], noise)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
+        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach()
+
+    def captured(self):
+        """The step as one CUDA graph: eager steps of so small a model spend their time on starting kernels."""
+        self.set_rate(0.0)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss = self.step()
+
+        def replay() -> torch.Tensor:
+            graph.replay()
+            return loss
+
+        return replay
+
+    def set_rate(self, factor: float) -> None:
+        for group in self.optimizer.param_groups:
+            if torch.is_tensor(group["lr"]):
+                group["lr"].fill_(self.args.learning_rate * factor)
+            else:
+                group["lr"] = self.args.learning_rate * factor
+
+
+def rate_factor(progress: float, warmup: float = 0.025) -> float:
+    """Of the learning rate, linear up and a cosine down, where `progress` in [0, 1] of the training is done."""
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def train_unet(
+    pipeline: StableDiffusionPipeline, images: torch.Tensor, labels: torch.Tensor, args
+) -> dict[str, float]:
+    """Train in place, and leave the moving average of the weights.
+
+    Returns:
+        `steps`, how many there was time for, and `last_loss`.
+
+    Raises:
+        FloatingPointError: where the loss is no longer finite.
+    """
+    torch.manual_seed(args.seed)
+    training, unet = UNetTraining(pipeline, images, labels, args), pipeline.unet
+    average = EMAModel(unet.parameters(), decay=0.998, use_ema_warmup=True, power=0.75, foreach=True)
+    progress, start, step = tqdm(total=args.steps, desc="UNet", mininterval=5), time.perf_counter(), 0
+    while step < args.steps:
+        done = step / args.steps
+        if args.minutes:
+            done = max(done, (time.perf_counter() - start) / (60 * args.minutes))
+        if done >= 1:
+            break
+        training.set_rate(rate_factor(done))
+        loss = training.run()
         average.step(unet.parameters())
+        step += 1
+        progress.update()
+        if step % 100 == 0:
+            progress.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+            if not math.isfinite(loss.item()):
+                raise FloatingPointError(f"the loss is {loss.item()} at step {step}: lower --learning_rate.")
     average.copy_to(unet.parameters())
     unet.eval()
+    return {"steps": step, "last_loss": loss.item()}
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
@@ -113,6 +185,8 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output_dir", default=DEFAULT_OUTPUT_DIR, help="Folder the pipeline is saved to.")
     parser.add_argument("--channels", type=int, nargs="+", default=[96, 192], help="Of the UNet, by resolution.")
     parser.add_argument("--steps", type=int, default=3000, help="Optimizer steps of the UNet.")
+    parser.add_argument("--minutes", type=float, help="Stop, at the end of the learning rate's decay, by then.")
+    parser.add_argument("--cuda_graph", action="store_true", help="Take the steps as one CUDA graph; needs a GPU.")
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--empty_prompts", type=float, default=0.1, help="Share of empty prompts, for guidance.")
@@ -126,10 +200,16 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     pipeline = assemble(args.digits_base, args.channels, args.seed).to(args.device)
-    train_unet(pipeline, *(tensor.to(args.device) for tensor in load_split(args.data_dir, "train")), args)
+    trained = train_unet(pipeline, *(tensor.to(args.device) for tensor in load_split(args.data_dir, "train")), args)
     pipeline.save_pretrained(args.output_dir)
-    seconds, parameters = time.perf_counter() - start, pipeline.unet.num_parameters()
-    print(json.dumps({"output_dir": args.output_dir, "parameters": parameters, "seconds": round(seconds, 1)}))
+    made = {"output_dir": args.output_dir, "parameters": pipeline.unet.num_parameters(), **trained}
+    made |= {
+        "cuda_graph": args.cuda_graph,
+        "batch_size": args.batch_size,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    Path(args.output_dir, MADE_NAME).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(made))
 
 
 if __name__ == "__main__":

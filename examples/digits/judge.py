@@ -46,14 +46,14 @@ class DigitJudge(nn.Module):
         return self.classifier(self.dropout(self.features(images)))
 
 
-def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Shifts, turns and scales each image a little."""
+def augment(images: torch.Tensor, generator: torch.Generator, padding_mode: str = "zeros") -> torch.Tensor:
+    """Shifts, turns and scales each image a little; `padding_mode` says what comes in at the borders."""
     shift_x, shift_y, turn, scale = (2 * torch.rand(4, len(images), generator=generator) - 1).to(images.device)
     angle, zoom = turn * 0.2, 1 + scale * 0.1
     cosine, sine = zoom * torch.cos(angle), zoom * torch.sin(angle)
     matrices = torch.stack([cosine, -sine, shift_x * 0.1, sine, cosine, shift_y * 0.1], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    return F.grid_sample(images, grid, padding_mode=padding_mode, align_corners=False)
 
 
 def train_judge(

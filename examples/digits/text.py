@@ -1,4 +1,4 @@
-"""The text side of the digits base: a word-level CLIP tokenizer and small CLIP text encoders with random weights."""
+"""The text side of a small base: a word-level CLIP tokenizer and small CLIP text encoders with random weights."""
 
 import torch
 import torch.nn as nn
@@ -14,6 +14,10 @@ HIDDEN_SIZE = 32
 def build_tokenizer() -> CLIPTokenizer:
     """A `CLIPTokenizer` with one token a word; other words are spelt in its letters or become the unknown token."""
     vocabulary, merges = word_vocabulary(WORDS)
+    return clip_tokenizer(vocabulary, merges, MAX_TOKENS)
+
+
+def clip_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]], max_tokens: int) -> CLIPTokenizer:
     return CLIPTokenizer(
         vocab=vocabulary,
         merges=merges,
@@ -21,7 +25,7 @@ def build_tokenizer() -> CLIPTokenizer:
         bos_token=START_TOKEN,
         eos_token=END_TOKEN,
         pad_token=END_TOKEN,
-        model_max_length=MAX_TOKENS,
+        model_max_length=max_tokens,
     )
 
 
@@ -40,13 +44,15 @@ def word_vocabulary(words: tuple[str, ...]) -> tuple[dict[str, int], list[tuple[
     return {token: index for index, token in enumerate(tokens)}, list(dict.fromkeys(merges))
 
 
-def build_text_encoder(tokenizer: CLIPTokenizer, seed: int = 0) -> CLIPTextModelWithProjection:
-    """A frozen two-layer text encoder with random weights: enough to tell ten words apart."""
+def build_text_encoder(
+    tokenizer: CLIPTokenizer, seed: int = 0, hidden_size: int = HIDDEN_SIZE
+) -> CLIPTextModelWithProjection:
+    """A frozen two-layer text encoder with random weights: enough to tell words apart."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=HIDDEN_SIZE,
-        intermediate_size=2 * HIDDEN_SIZE,
-        projection_dim=HIDDEN_SIZE,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        projection_dim=hidden_size,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=tokenizer.model_max_length,
@@ -57,6 +63,6 @@ def build_text_encoder(tokenizer: CLIPTokenizer, seed: int = 0) -> CLIPTextModel
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text_encoder = CLIPTextModelWithProjection(config)
-        # Ten times what the class draws: then the digit shows well in both the hidden states and the pooled output.
+        # Ten times what the class draws: then a word shows well in both the hidden states and the pooled output.
         nn.init.normal_(text_encoder.get_input_embeddings().weight, std=0.3)
     return text_encoder.eval().requires_grad_(False)

@@ -29,6 +29,8 @@ def test_the_strategy_of_captions_follows_from_the_prompt():
         ({"dataset_name": "a", "streaming": True, "repeats": 2}, "repeats=2.*--streaming"),
         ({"dataset_name": "a", "streaming": True, "cache_latents": True}, "cache_latents=True.*--streaming"),
         ({"dataset_name": "a", "streaming": True, "aspect_ratio_buckets": "auto"}, "aspect_ratio_buckets=auto"),
+        ({"dataset_name": "a", "video_fps": 8}, "video_fps=8 .*--num_frames"),
+        ({"dataset_name": "a", "num_frames": 5, "video_fps": 0}, "video_fps=0 must be more than 0"),
         ({"dataset_name": "a", "caption_strategy": "instance_prompt"}, "--instance_prompt"),
         ({"dataset_name": "a", "caption_dropout_probability": -1}, "caption_dropout_probability=-1"),
     ],

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
-from fsdp_on_cpu import FSDP
 from PIL import Image
 from safetensors.torch import load_file
+from sharding_on_cpu import FSDP
 from tensorboard.backend.event_processing import event_accumulator
 from trained_weights import equal, trained
 
 from diffusers_twinflow import TwinFlowPipeline
+from diffusers_twinflow.configuration import TwinFlowConfigError
 
 TWINFLOW = ["--twinflow_enabled", "--twinflow_adversarial_enabled"]
 PROMPTS = ["--validation_prompts", "a picture", "b picture"]
@@ -319,3 +320,12 @@ def test_refused_before_anything_is_loaded(script, arguments, more, message, mon
     monkeypatch.setattr(script, "prepare_run", None)
     with pytest.raises(SystemExit, match=f"(?s){message}"):
         script.main(arguments(*TWINFLOW, *more))
+
+
+def test_the_precision_is_that_of_accelerates_configuration_unless_given(script, arguments, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert script.parse_args([]).mixed_precision == "bf16"
+    assert script.parse_args(["--mixed_precision=no"]).mixed_precision == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+    with pytest.raises(TwinFlowConfigError, match="mixed_precision=fp8.*bf16"):
+        script.check_arguments(script.parse_args(arguments()))

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from fsdp_on_cpu import FSDP
+import torch
 from safetensors.torch import load_file
+from sharding_on_cpu import DEEPSPEED, FSDP
 from trained_weights import assert_close, assert_same_training, equal, trained
 
 TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -19,22 +20,31 @@ def test_two_processes_are_one_with_the_same_batch(start, short, tmp_path, train
     """Weights, teacher and result, with whole models in every process and with models spread over them."""
     pictures = ("--validation_prompts", "a picture", "--num_validation_images=1", "--validation_steps=2")
     more = (f"--train_type={train_type}", *pictures)
-    runs = [start(short("one", 1, *more)), start(short("ddp", 2, *more), 2), start(short("fsdp", 2, *more), 2, **FSDP)]
+    ways = {"ddp": {}, "fsdp": FSDP, "deepspeed": DEEPSPEED}
+    halves = {"deepspeed": ("--train_batch_size=1", "--gradient_accumulation_steps=2")}
+    runs = [start(short("one", 1, *more))]
+    for name, environment in ways.items():
+        runs.append(start(short(name, 2, *more, *halves.get(name, ())), 2, **environment))
     for run in runs:
         run.check()
+    assert len(list(tmp_path.glob("deepspeed/checkpoint-3/pytorch_model/*optim_states.pt"))) == 2
     one, first = (trained(tmp_path / "one", step) for step in (3, 1))
     assert max((one[name] - first[name]).abs().max() for name in one) > 1e-2
     result = "pytorch_lora_weights" if train_type == "lora" else "transformer/diffusion_pytorch_model"
-    for name in ("ddp", "fsdp"):
+    for name in ways:
         assert_same_training(tmp_path / name, tmp_path / "one", 3)
         assert_close(*(load_file(tmp_path / run_name / f"{result}.safetensors") for run_name in (name, "one")))
 
 
-def test_spread_over_two_processes_it_resumes_bit_for_bit(start, short, tmp_path):
-    start(short("whole", 2), 2, **FSDP).check()
-    start(short("stopped", 2, "--max_train_steps=2"), 2, **FSDP).check()
-    start(short("stopped", 2, "--resume_from_checkpoint=latest"), 2, **FSDP).check()
-    assert equal(trained(tmp_path / "whole", 3), trained(tmp_path / "stopped", 3))
+@pytest.mark.parametrize(("precision", "environment"), [("no", FSDP), ("bf16", DEEPSPEED)], ids=["fsdp", "deepspeed"])
+def test_spread_over_two_processes_it_resumes_bit_for_bit(start, short, tmp_path, precision, environment):
+    mixed = f"--mixed_precision={precision}"
+    start(short("whole", 2, mixed), 2, **environment).check()
+    start(short("stopped", 2, mixed, "--max_train_steps=2"), 2, **environment).check()
+    start(short("stopped", 2, mixed, "--resume_from_checkpoint=latest"), 2, **environment).check()
+    whole = trained(tmp_path / "whole", 3)
+    assert equal(whole, trained(tmp_path / "stopped", 3))
+    assert {tensor.dtype for tensor in whole.values()} == {torch.float32}
 
 
 def test_two_processes_resume_bit_for_bit(launch, start, short, tmp_path):

@@ -1,10 +1,11 @@
-"""The table of docs/base_models.md, from the kit's list.
+"""The tables of families in docs/base_models.md and README.md, from the kit's list.
 
-Run it to write the page anew: `python tests/families/family_matrix.py`.
+Run it to write the pages anew: `python tests/families/family_matrix.py`.
 """
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -14,7 +15,8 @@ import kit
 
 from diffusers_twinflow.families.diffusion import DiffusionFamily
 
-PAGE = Path(__file__).parents[2] / "docs" / "base_models.md"
+ROOT = Path(__file__).parents[2]
+PAGE, README = ROOT / "docs" / "base_models.md", ROOT / "README.md"
 COLUMNS = ("family", "velocity against", "LoRA step", "full step", "validation picture", "call of what was saved")
 
 
@@ -24,7 +26,18 @@ def matrix() -> str:
         (f"`{case.family_name}` {case.label}".strip(), compared_with(case), *["yes"] * (len(COLUMNS) - 2))
         for case in kit.CASES
     ]
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
+    return table(COLUMNS, rows)
+
+
+def summary() -> str:
+    """One row a family, without what its velocity is compared with."""
+    columns = (COLUMNS[0], *COLUMNS[2:])
+    names = dict.fromkeys(case.family_name for case in kit.CASES)
+    return table(columns, [(f"`{name}`", *["yes"] * (len(columns) - 1)) for name in names])
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -33,18 +46,25 @@ def compared_with(case: kit.Case) -> str:
     return f"{scheduler}, bridged" if isinstance(case.family, DiffusionFamily) else scheduler
 
 
-def fill(page: str) -> str:
-    """The page with its generated part replaced.
+def pages() -> dict[Path, str]:
+    """The pages as they should be."""
+    parts = {PAGE: ("matrix", matrix()), README: ("families", summary())}
+    return {page: fill(page.read_text(encoding="utf-8"), *part) for page, part in parts.items()}
+
+
+def fill(page: str, part: str, text: str) -> str:
+    """The page with a generated part replaced.
 
     Raises:
         ValueError: where the page has no place for it, or several.
     """
-    replacement = f"<!-- matrix -->\n{matrix()}\n<!-- end -->"
-    page, count = re.subn("<!-- matrix -->\n.*?<!-- end -->", lambda found: replacement, page, flags=re.S)
+    replacement = f"<!-- {part} -->\n{text}\n<!-- end -->"
+    page, count = re.subn(f"<!-- {part} -->\n.*?<!-- end -->", lambda found: replacement, page, flags=re.S)
     if count != 1:
-        raise ValueError(f"{PAGE.name} has {count} places for the matrix.")
+        raise ValueError(f"the page has {count} places for '{part}'.")
     return page
 
 
 if __name__ == "__main__":
-    PAGE.write_text(fill(PAGE.read_text()))
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")

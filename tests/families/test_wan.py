@@ -1,3 +1,4 @@
+import kit
 import pytest
 import tiny_videos
 import torch
@@ -6,7 +7,7 @@ from diffusers_twinflow import TwinFlowConfigError
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub.repository import TwinFlowRepositoryConfig
 from diffusers_twinflow.models import enable_twinflow
-from diffusers_twinflow.pipelines import as_twinflow_pipeline
+from diffusers_twinflow.pipelines import TwinFlowPipeline, as_twinflow_pipeline
 
 FAMILY = FAMILIES["wan"]
 
@@ -114,6 +115,25 @@ def test_of_two_transformers_the_first_is_loaded_alone(two_transformers, tmp_pat
         output_type="pt",
     ).frames  # fmt: skip
     assert video.shape == (1, 1, 3, 16, 16)
+
+
+def test_trained_on_a_base_of_two_transformers_the_first_draws_every_step(
+    two_transformers, image_dir, tmp_path, caplog
+):
+    two_transformers.save_pretrained(tmp_path / "base")
+    kit.train(
+        kit.load_script(), kit.Case("wan", tiny_videos.wan), tmp_path / "base", image_dir, tmp_path / "out", "lora"
+    )
+    assert "without its transformer_2: transformer is called at every time" in caplog.text
+    pipeline = TwinFlowPipeline.from_pretrained(tmp_path / "out")
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.transformer_2 is None and pipeline.config.boundary_ratio is None
+    times = []
+    pipeline.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: times.append(kwargs["timestep"][0].item()), with_kwargs=True
+    )
+    pipeline("a", height=16, width=16, num_frames=1, num_inference_steps=4, max_sequence_length=8)
+    assert len(times) == 4 and times[0] > 875 > times[-1]
 
 
 def test_a_second_transformer_is_refused(two_transformers):

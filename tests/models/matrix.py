@@ -1,6 +1,6 @@
-"""The table of docs/models.md, from the package's table and from what the tests here know of the stock classes.
+"""The tables of classes in docs/models.md and README.md, from the package's table and what the tests know of the classes.
 
-Run it to write the page anew: `python tests/models/matrix.py`.
+Run it to write the pages anew: `python tests/models/matrix.py`.
 """
 
 import re
@@ -16,7 +16,8 @@ from diffusers_twinflow.models.published_layouts import SIMPLETUNER_SIGNS
 from diffusers_twinflow.models.second_embedder import SECOND_EMBEDDERS
 from diffusers_twinflow.models.timestep_embedders import REFUSED, TIMESTEP_EMBEDDERS, TimestepEmbedders
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+ROOT = Path(__file__).parents[2]
+PAGE, README = ROOT / "docs" / "models.md", ROOT / "README.md"
 COLUMNS = (
     "class",
     "timestep at noise → data",
@@ -47,12 +48,18 @@ def row(name: str, rule: TimestepEmbedders, stock: Stock) -> list[str]:
         target_time(rule),
         "yes" if stock.backward_on_cpu else "on CUDA",
         "yes" if checkpointing else "no",
-        f"no: {stock.not_compiled}" if stock.not_compiled else "yes",
+        compiled(stock),
         "yes" if hasattr(cls, "add_adapter") else "with TwinFlow",
         "yes" if cls._no_split_modules else "no",
         f"no: {stock.not_offloaded}" if stock.not_offloaded else "yes",
         ", ".join(published(name)) or "-",
     ]
+
+
+def compiled(stock: Stock) -> str:
+    if stock.not_compiled:
+        return f"no: {stock.not_compiled}"
+    return f"yes, but for the backward: {stock.backward_not_compiled}" if stock.backward_not_compiled else "yes"
 
 
 def target_time(rule: TimestepEmbedders) -> str:
@@ -70,9 +77,35 @@ def refused() -> str:
     return "\n".join(f"- `{name}`: {reason}." for name, reason in REFUSED.items())
 
 
-def fill(page: str) -> str:
-    """The page with its two generated parts replaced."""
-    for part, text in (("matrix", matrix()), ("refused", refused())):
+def summary() -> str:
+    """How many of the classes pass what."""
+    count, compiling = len(STOCK), sum(not stock.not_compiled for stock in STOCK.values())
+    on_cuda = sum(not stock.backward_on_cpu for stock in STOCK.values())
+    cells = {
+        "off: the stock model bit for bit": count,
+        "on and untrained: the stock output": count,
+        "forward and backward, sign and target": f"{count}, {on_cuda} of them backward on CUDA only",
+        "saved and loaded": count,
+        "compiled as one graph": f"{compiling}; the other {count - compiling} stock classes do not either",
+        "LoRA": count,
+    }
+    lines = [(f"of {count} transformer classes", "pass"), ("---", "---"), *cells.items()]
+    return "\n".join(f"| {what} | {how_many} |" for what, how_many in lines)
+
+
+def pages() -> dict[Path, str]:
+    """The pages as they should be."""
+    parts = {PAGE: {"matrix": matrix(), "refused": refused()}, README: {"classes": summary()}}
+    return {page: fill(page.read_text(encoding="utf-8"), texts) for page, texts in parts.items()}
+
+
+def fill(page: str, parts: dict[str, str]) -> str:
+    """The page with its generated parts replaced.
+
+    Raises:
+        ValueError: where the page has no place for a part, or several.
+    """
+    for part, text in parts.items():
         page, count = re.subn(
             f"(<!-- {part} -->\n).*?(<!-- end -->)",
             lambda found, text=text: f"{found[1]}{text}\n{found[2]}",
@@ -80,9 +113,10 @@ def fill(page: str) -> str:
             flags=re.S,
         )
         if count != 1:
-            raise ValueError(f"{PAGE.name} has {count} places for '{part}'.")
+            raise ValueError(f"the page has {count} places for '{part}'.")
     return page
 
 
 if __name__ == "__main__":
-    PAGE.write_text(fill(PAGE.read_text()))
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")

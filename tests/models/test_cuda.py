@@ -14,7 +14,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUD
 
 
 @pytest.fixture(autouse=True)
-def on_cuda():
+def on_cuda(monkeypatch):
+    """Tensors are made on the GPU, and convolutions are as exact as products of matrices are by default."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     with torch.device("cuda"):
         yield
 
@@ -40,7 +42,8 @@ def test_group_offload(name, offload_type, use_stream):
     enable_twinflow(ours)
     assert next(ours.time_conditioning.parameters()).device.type == "cuda"
     randomise(ours.time_conditioning)
-    close(conditioned(name, ours), expected)
+    for _ in range(2):  # from the second call on, a stream loads ahead in the order of the first
+        close(conditioned(name, ours), expected)
 
 
 @torch.no_grad()
@@ -58,11 +61,15 @@ def test_offloaded_as_a_whole_and_layer_by_layer(name):
 
 @torch.no_grad()
 def test_layerwise_casting_to_eight_bits(name):
-    ours = trained(name)
-    expected = conditioned(name, ours)
+    """The same as weights that were rounded once; those of the conditioning are not."""
+    ours, rounded = trained(name), trained(name)
     ours.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
     assert all(parameter.dtype == torch.float32 for parameter in ours.time_conditioning.parameters())
-    assert (conditioned(name, ours) - expected).norm() < 0.5 * expected.norm()
+    stored = dict(ours.named_parameters())
+    assert any(parameter.dtype == torch.float8_e4m3fn for parameter in stored.values())
+    for key, parameter in rounded.named_parameters():
+        parameter.copy_(stored[key].float())
+    close(conditioned(name, ours), conditioned(name, rounded))
 
 
 @torch.no_grad()
@@ -74,3 +81,12 @@ def test_enabled_on_cuda_and_moved(name):
     assert all(parameter.device.type == "cuda" for parameter in ours.parameters())
     with torch.device("cpu"):
         close(on_cuda.cpu(), conditioned(name, ours.to("cpu")))
+
+
+def test_backward(name):
+    """Every class has one here, also those that have none on the CPU."""
+    ours = trained(name)
+    conditioned(name, ours).square().mean().backward()
+    gradients = [parameter.grad for parameter in ours.time_conditioning.parameters()]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert ours.time_conditioning.time_sign_embed.weight.grad[1].any()

@@ -220,6 +220,32 @@ def test_the_grid_starts_at_the_last_timestep_and_ends_where_it_is_asked_to():
         TwinFlowScheduler(prediction_type="epsilon", gap_end=0.98, **SD).set_timesteps(2)
 
 
+def multi_scheduler(schedule, steps, **options):
+    scheduler = TwinFlowScheduler(prediction_type="epsilon", sampling_style="multi", **schedule, **options)
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+@pytest.mark.parametrize(
+    "schedule, tolerance", [(SD, 2e-2), ({}, 2e-2), ({"beta_schedule": "squaredcos_cap_v2"}, 1.0)]
+)
+def test_the_multi_grid_is_ddims(schedule, tolerance):
+    """It is even in the model's time. The cosine schedule knows sigmas above `1 - gap_start`."""
+    stock = DDIMScheduler(timestep_spacing="trailing", **schedule)
+    stock.set_timesteps(20)
+    timesteps = multi_scheduler(schedule, 20).timesteps
+    torch.testing.assert_close(timesteps, stock.timesteps.float(), rtol=0, atol=tolerance)
+
+
+def test_the_multi_grid_falls_at_any_number_of_steps_and_ends_at_the_gap():
+    sigmas = multi_scheduler(SD, 3000).sigmas
+    assert (sigmas.diff() < 0).all() and sigmas[-2] > 0
+    ends = multi_scheduler(SD, 20, gap_end=0.3).sigmas
+    assert (ends[0].item(), ends[-2].item()) == pytest.approx((0.93596, 0.3), abs=1e-5)
+    with pytest.raises(ValueError, match="gap_end=0.98.*0.936"):
+        multi_scheduler(SD, 2, gap_end=0.98)
+
+
 def test_zero_terminal_snr_starts_where_flow_models_start():
     scheduler = TwinFlowScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True, **SD)
     scheduler.set_timesteps(4)

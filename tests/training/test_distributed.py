@@ -8,15 +8,20 @@ from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.training.distributed import check_distributed, copy_whole, gathered, local_part, whole
 
 
-def accelerator(kind: DistributedType, is_fsdp2: bool = False, device: str = "cuda"):
+def accelerator(kind: DistributedType, is_fsdp2: bool = False, device: str = "cuda", zero_stage: int | None = None):
     """What the checks look at of an accelerator."""
-    return SimpleNamespace(distributed_type=kind, is_fsdp2=is_fsdp2, device=torch.device(device))
+    return SimpleNamespace(
+        distributed_type=kind,
+        is_fsdp2=is_fsdp2,
+        device=torch.device(device),
+        deepspeed_plugin=SimpleNamespace(zero_stage=zero_stage),
+    )
 
 
 @pytest.mark.parametrize(
     ("found", "offload_ema", "message"),
     [
-        (accelerator(DistributedType.DEEPSPEED), False, "distributed_type=DEEPSPEED.*fsdp2.yaml"),
+        (accelerator(DistributedType.DEEPSPEED, zero_stage=3), False, "zero_stage=3.*zero_stage: 2.*fsdp2.yaml"),
         (accelerator(DistributedType.FSDP), False, "fsdp_version=1.*fsdp_version: 2"),
         (accelerator(DistributedType.FSDP, is_fsdp2=True), True, "--offload_ema.*sharded.*leave it out"),
         (accelerator(DistributedType.NO, device="cpu"), True, "--offload_ema.*on the CPU.*leave it out"),
@@ -28,7 +33,12 @@ def test_what_would_train_wrongly_is_refused(found, offload_ema, message):
 
 
 @pytest.mark.parametrize(
-    "found", [accelerator(DistributedType.NO, device="cpu"), accelerator(DistributedType.FSDP, is_fsdp2=True)]
+    "found",
+    [
+        accelerator(DistributedType.NO, device="cpu"),
+        accelerator(DistributedType.FSDP, is_fsdp2=True),
+        accelerator(DistributedType.DEEPSPEED, zero_stage=2),
+    ],
 )
 def test_the_rest_is_let_through(found):
     check_distributed(found)

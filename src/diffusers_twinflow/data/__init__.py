@@ -3,6 +3,7 @@
 from .cache import DiskCache, MemoryCache
 from .captions import CAPTION_STRATEGIES, CaptionSource
 from .check import CheckedRows, check_rows
+from .clips import Clip
 from .framing import Framing, parse_buckets
 from .options import DataConfig
 from .report import DataReport
@@ -17,6 +18,7 @@ __all__ = [
     "CAPTION_STRATEGIES",
     "CaptionSource",
     "CheckedRows",
+    "Clip",
     "DataConfig",
     "DataReport",
     "DiskCache",

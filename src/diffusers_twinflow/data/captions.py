@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..configuration import TwinFlowConfigError
 from .draws import SampleDraw
+from .images import path_of
 
 CAPTION_STRATEGIES = ("column", "textfile", "filename", "instance_prompt")
 
@@ -61,7 +62,7 @@ class CaptionSource:
             return [self.instance_prompt]
         if self.strategy == "column":
             return _texts([row[column] for column in self.columns])
-        path = Path((row[self.image_column] or {}).get("path") or "")
+        path = Path(path_of(row[self.image_column]) or "")
         if self.strategy == "filename":
             return _texts([path.stem.replace("_", " ")])
         return _texts(text_file(path).read_text(encoding="utf-8").splitlines() if path.name else [])

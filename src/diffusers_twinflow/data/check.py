@@ -6,7 +6,8 @@ from datasets import Dataset, Features, List, Value
 
 from ..configuration import TwinFlowConfigError
 from .captions import CaptionSource
-from .images import content_hash, measure, what_is_wrong
+from .clips import Clip, size_of
+from .images import content_hash, files_of, path_of, what_is_wrong
 from .report import CORRUPT_IMAGES, MISSING_CAPTIONS, DataReport, Fault
 from .rows import files_state
 
@@ -31,12 +32,14 @@ class CheckedRows:
         rows: the data, images still encoded.
         facts: beside each row its captions, its image's size in pixels and the hash of its image's file.
         image_column, reference_image_column: `None` where such images are not used.
+        clip: what of a video is trained on, where the images are videos.
     """
 
     rows: Dataset
     facts: Dataset
     image_column: str | None
     reference_image_column: str | None = None
+    clip: Clip | None = None
 
 
 def check_rows(
@@ -46,6 +49,7 @@ def check_rows(
     report: DataReport,
     *,
     reference_image_column: str | None = None,
+    clip: Clip | None = None,
     num_proc: int = 1,
     unlisted: list[str] | None = None,
 ) -> CheckedRows:
@@ -53,6 +57,7 @@ def check_rows(
 
     Args:
         image_column, reference_image_column: `None` where such images are not used.
+        clip: what of a video is decoded, where the images are videos.
         report: gets the faulty samples.
         num_proc: processes that share the work.
         unlisted: files of the data that have no row, to be reported with the others.
@@ -67,6 +72,7 @@ def check_rows(
             "captions": captions,
             "image_column": image_column,
             "reference_image_column": reference_image_column,
+            "clip": clip,
             "files": files_state(rows, image_column, captions),
         },
         remove_columns=rows.column_names,
@@ -84,7 +90,7 @@ def check_rows(
     report.add(faults)
     if not good:
         raise TwinFlowConfigError(f"no sample of the data can be trained on: {report.counts()}.")
-    return CheckedRows(rows.select(good), facts.select(good), image_column, reference_image_column)
+    return CheckedRows(rows.select(good), facts.select(good), image_column, reference_image_column, clip)
 
 
 def describe(
@@ -93,17 +99,19 @@ def describe(
     captions: CaptionSource,
     image_column: str | None,
     reference_image_column: str | None = None,
+    clip: Clip | None = None,
     files: str = "",
 ) -> dict:
     """What is to be known of a row, and what is wrong with it; `files` tells `datasets` when what it kept is stale."""
     value = row[image_column] if image_column else None
     fact = {"content": None, "width": None, "height": None, CORRUPT_IMAGES: None}
     if image_column:
-        fact |= _describe_image(value)
+        fact |= _describe_image(value, clip)
     if reference_image_column and not fact[CORRUPT_IMAGES]:
         fact[CORRUPT_IMAGES] = _describe_image(row[reference_image_column]).get(CORRUPT_IMAGES)
     texts, fault = read_captions(row, captions)
-    name = f"row {index}" + (f" ({value['path']})" if value and value["path"] else "")
+    path = path_of(value)
+    name = f"row {index}" + (f" ({path})" if path else "")
     return fact | {"captions": texts, MISSING_CAPTIONS: fault, "name": name}
 
 
@@ -116,11 +124,11 @@ def read_captions(row: dict, captions: CaptionSource) -> tuple[list[str], str | 
     return texts, None if texts else f"no text ({captions.strategy})"
 
 
-def _describe_image(value: dict | None) -> dict:
-    if not value or not (value["bytes"] or value["path"]):
+def _describe_image(value: dict | list | None, clip: Clip | None = None) -> dict:
+    if not files_of(value):
         return {CORRUPT_IMAGES: "no image"}
     try:
-        width, height = measure(value)
+        width, height = size_of(value, clip)
         return {"content": content_hash(value), "width": width, "height": height}
     except Exception as error:  # decoders raise whatever they like on broken files; the report says what it was
         return {CORRUPT_IMAGES: what_is_wrong(error)}

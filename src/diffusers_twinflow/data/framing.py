@@ -59,8 +59,13 @@ class Framing:
         """The bucket of an image of that size."""
         return find_nearest_bucket(height, width, self.buckets)
 
-    def pixels(self, image: Image.Image, bucket: int, draw: SampleDraw) -> torch.Tensor:
-        """Pixels in [-1, 1], shape [3, height, width]: resized to cover the bucket, then cropped and flipped."""
+    def pixels(self, image: Image.Image | list[Image.Image], bucket: int, draw: SampleDraw) -> torch.Tensor:
+        """Pixels in [-1, 1], shape [3, height, width]: resized to cover the bucket, then cropped and flipped.
+
+        Frames of a clip are all cut alike, shape [3, frames, height, width].
+        """
+        if isinstance(image, list):
+            return torch.stack([self.pixels(frame, bucket, draw) for frame in image], dim=1)
         height, width = self.buckets[bucket]
         left, top = (0.5, 0.5) if self.center_crop else (draw.left, draw.top)
         image = _cover(as_rgb(image), width, height, left, top)

@@ -51,6 +51,20 @@ def what_is_wrong(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def content_hash(value: dict) -> str:
-    """Hash of the image's file."""
+def content_hash(value: dict | list) -> str:
+    """Hash of the image's file, or of the hashes of several."""
+    if isinstance(value, list):
+        return hashlib.sha256("".join(map(content_hash, files_of(value))).encode()).hexdigest()
     return hashlib.sha256(value["bytes"] or Path(value["path"]).read_bytes()).hexdigest()
+
+
+def files_of(value: dict | list | None) -> list[dict]:
+    """The files of a row's image, video or list of frames; those that are not there are left out."""
+    values = value if isinstance(value, list) else [value]
+    return [file for file in values if file and (file.get("bytes") or file.get("path"))]
+
+
+def path_of(value: dict | list | None) -> str | None:
+    """The path of the first file, where it has one."""
+    files = files_of(value)
+    return files[0].get("path") if files else None

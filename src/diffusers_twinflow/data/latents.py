@@ -1,6 +1,7 @@
 """Latents of all images, encoded before training."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..configuration import TwinFlowConfigError
 from .cache import Entry, TensorCache, batched, fill_cache
+from .clips import Clip
 from .draws import SampleDraw
 from .encoders import seeded, weights_identity
 from .framing import Framing
@@ -40,7 +42,7 @@ def cache_latents(
     What is random in encoding depends on the images of a batch alone.
 
     Args:
-        encode: takes pixels of shape [B, 3, height, width] and returns latents of shape [B, ...].
+        encode: takes pixels of shape [B, 3, height, width], or [B, 3, frames, height, width], and returns latents of shape [B, ...].
         batch_size: images encoded at once.
         num_workers: processes that decode images.
 
@@ -58,7 +60,7 @@ def cache_latents(
     samples.latents = cache
 
 
-def latent_identity(pipeline, framing: Framing, name: str) -> dict:
+def latent_identity(pipeline, framing: Framing, name: str, clip: Clip | None = None) -> dict:
     """What latents depend on besides the image's file, its size and its flip; `name` is the base's."""
     return {
         "kind": "latents",
@@ -67,6 +69,7 @@ def latent_identity(pipeline, framing: Framing, name: str) -> dict:
         "vae": weights_identity(pipeline.vae),
         "buckets": framing.buckets,
         "center_crop": framing.center_crop,
+        **({"clip": asdict(clip)} if clip else {}),
     }
 
 

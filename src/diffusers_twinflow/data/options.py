@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 
 from ..configuration import TwinFlowConfigError
 from .captions import CaptionSource
+from .clips import Clip
 
 SOURCES = ("dataset_name", "instance_data_dir", "data_files", "prompts_file")
 
@@ -34,6 +35,8 @@ class DataConfig:
     stop_on_bad_samples: bool = False
     repeats: int = 1
     resolution: int = 512
+    num_frames: int | None = None
+    video_fps: float | None = None
     center_crop: bool = True
     random_flip: bool = False
     aspect_ratio_buckets: str | None = None
@@ -65,6 +68,12 @@ class DataConfig:
                 f"cache_directory='{self.cache_directory}' has nothing to keep: set --cache_latents, "
                 "--cache_text_embeddings or both."
             )
+        if self.video_fps is not None and not self.num_frames:
+            raise TwinFlowConfigError(
+                f"video_fps={self.video_fps:g} is of clips: set --num_frames too, or leave it out."
+            )
+        if self.video_fps is not None and self.video_fps <= 0:
+            raise TwinFlowConfigError(f"video_fps={self.video_fps:g} must be more than 0.")
         if self.reference_image_column:
             self._check_reference()
         if self.streaming:
@@ -96,6 +105,11 @@ class DataConfig:
     def used_image_column(self) -> str | None:
         """The column of images; `None` where training makes its own."""
         return None if self.twinflow_image_free else self.image_column
+
+    @property
+    def clip(self) -> Clip | None:
+        """What of a video is trained on; `None` where images are."""
+        return Clip(self.num_frames, self.video_fps) if self.num_frames else None
 
     @property
     def captions(self) -> CaptionSource:

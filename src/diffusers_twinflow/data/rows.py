@@ -1,15 +1,19 @@
 """Rows of a data set, read with `datasets`; images stay encoded until they are needed."""
 
 import hashlib
+import importlib.util
 import os
 from pathlib import Path
 
-from datasets import Dataset, Image, IterableDataset, load_dataset
+from datasets import Dataset, Image, IterableDataset, LargeList, List, Video, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from datasets.packaged_modules.videofolder.videofolder import VideoFolder
 
 from ..configuration import TwinFlowConfigError
 from .captions import CaptionSource, text_file
+from .clips import Clip
+from .images import files_of
 
 Rows = Dataset | IterableDataset
 
@@ -22,6 +26,7 @@ BUILDERS = {
     ".txt": "text",
     ".arrow": "arrow",
 }
+VIDEOS = (*VideoFolder.EXTENSIONS, ".webm")
 KEY_COLUMNS = ("__key__", "__url__")
 """What a webdataset calls a sample."""
 
@@ -43,7 +48,7 @@ def load_rows(
     Args:
         dataset_name: Hub dataset, a local folder in any layout that `datasets` knows, or a builder's name, such as
             "webdataset", for `data_files`.
-        instance_data_dir: a local folder of images, with or without a metadata.jsonl or metadata.csv.
+        instance_data_dir: a local folder of images, or of videos and nothing else, with or without a metadata.jsonl or metadata.csv.
         data_files: paths or patterns of files; their ending says how they are read, unless `dataset_name` does.
         prompts_file: a text file with a prompt a line, or a json, jsonl, csv or parquet table.
         streaming: read while training, without a copy on disk.
@@ -82,7 +87,9 @@ def load_rows(
 def _load_folder(directory: str, options: dict) -> Rows:
     if not Path(directory).is_dir():
         raise FileNotFoundError("there is no such folder")
-    return load_dataset("imagefolder", data_dir=directory, drop_labels=True, **options)
+    has_videos = any(path.suffix.lower() in VIDEOS for path in Path(directory).rglob("*"))
+    builder = "videofolder" if has_videos else "imagefolder"
+    return load_dataset(builder, data_dir=directory, drop_labels=True, **options)
 
 
 def _load_files(data_files: list[str], builder: str | None, options: dict) -> Rows:
@@ -94,17 +101,23 @@ def _load_files(data_files: list[str], builder: str | None, options: dict) -> Ro
 
 
 def keep_encoded(
-    rows: Rows, image_column: str | None, captions: CaptionSource, reference_image_column: str | None = None
+    rows: Rows,
+    image_column: str | None,
+    captions: CaptionSource,
+    reference_image_column: str | None = None,
+    clip: Clip | None = None,
 ) -> Rows:
     """Check that the columns are there, leave images as `{"bytes", "path"}` rather than decoded, and drop the rest.
 
     Args:
         image_column, reference_image_column: `None` where such images are not used.
+        clip: what of a video is trained on, where the images are videos or lists of frames.
 
     Raises:
-        TwinFlowConfigError: where a column is not there.
+        TwinFlowConfigError: where a column is not there, or holds videos and is not to, or the other way round.
     """
-    names = rows.column_names or list(next(iter(rows.take(1)), {}))
+    first = {} if rows.features else next(iter(rows.take(1)), {})
+    names = rows.column_names or list(first)
     read_column = image_column or (captions.image_column if captions.reads_path else None)
     images = {"image_column": read_column, "reference_image_column": reference_image_column}
     wanted = [(option, column) for option, column in images.items() if column]
@@ -114,20 +127,37 @@ def keep_encoded(
                 f"{option}='{column}' is no column of the data: choose one of {', '.join(names) or 'none'}."
             )
     for column in filter(None, images.values()):
-        rows = rows.cast_column(column, Image(decode=False))
+        kind = (rows.features or {}).get(column)
+        is_list = isinstance(kind, (List, LargeList)) or isinstance(first.get(column), list)
+        if column == image_column:
+            _check_clip(column, clip, is_list=is_list, is_video=isinstance(kind, Video))
+        rows = rows.cast_column(column, List(Image(decode=False)) if is_list else Image(decode=False))
     used = {*captions.needed_columns, *KEY_COLUMNS, *images.values()}
     return rows.select_columns([name for name in names if name in used])
 
 
+def _check_clip(column: str, clip: Clip | None, *, is_list: bool, is_video: bool) -> None:
+    if clip is None and (is_list or is_video):
+        raise TwinFlowConfigError(f"image_column='{column}' holds videos: set --num_frames to train on clips of them.")
+    if clip is not None and clip.fps and is_list:
+        raise TwinFlowConfigError(
+            f"video_fps={clip.fps:g} is of video files, and image_column='{column}' holds lists of frames: leave it out."
+        )
+    if clip is not None and not is_list and importlib.util.find_spec("av") is None:
+        raise TwinFlowConfigError("--num_frames needs a package that is not installed: pip install av.")
+
+
 def unlisted_images(rows: Dataset, image_column: str) -> list[str]:
-    """Image files in the folders of the data that no metadata lists, and which `datasets` therefore leaves out."""
-    paths = [Path(value["path"]) for value in _local_images(rows, image_column)]
+    """Files of the same kind in the folders of the data that no metadata lists; `datasets` therefore leaves them out."""
+    paths = [Path(file["path"]) for file in _local_files(rows, image_column)]
     listed = set(paths)
+    suffixes = {path.suffix.lower() for path in listed}
+    alike = {suffix for kind in (ImageFolder.EXTENSIONS, VIDEOS) if suffixes & {*kind} for suffix in kind}
     return sorted(
         str(path)
         for folder in {path.parent for path in paths}
         for path in folder.glob("*")
-        if path.suffix.lower() in ImageFolder.EXTENSIONS and path not in listed
+        if path.suffix.lower() in alike and path not in listed
     )
 
 
@@ -135,7 +165,7 @@ def files_state(rows: Dataset, image_column: str | None, captions: CaptionSource
     """A hash of name, size and time of the local files that rows only point to; it changes when a file does."""
     digest = hashlib.sha256()
     column = image_column or captions.image_column
-    paths = [value["path"] for value in _local_images(rows, column)] if column in rows.column_names else []
+    paths = [file["path"] for file in _local_files(rows, column)] if column in rows.column_names else []
     if captions.strategy == "textfile":
         paths += [str(text_file(path)) for path in paths]
     for path in paths:
@@ -144,8 +174,8 @@ def files_state(rows: Dataset, image_column: str | None, captions: CaptionSource
     return digest.hexdigest()
 
 
-def _local_images(rows: Dataset, image_column: str) -> list[dict]:
-    """The images of rows that hold a path instead of the file's content."""
-    if not len(rows) or (rows[0][image_column] or {}).get("bytes"):
+def _local_files(rows: Dataset, image_column: str) -> list[dict]:
+    """The images and videos of rows that hold a path instead of the file's content."""
+    if not len(rows) or any(file["bytes"] for file in files_of(rows[0][image_column])):
         return []
-    return [value for value in rows[image_column] if value and value["path"]]
+    return [file for value in rows[image_column] for file in files_of(value) if file["path"]]

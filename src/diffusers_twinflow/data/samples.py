@@ -7,17 +7,17 @@ from torch.utils.data import Dataset as TorchDataset
 from .cache import TensorCache
 from .captions import CaptionSource
 from .check import CheckedRows
+from .clips import read
 from .draws import SampleDraw
 from .framing import Framing
-from .images import decode
 from .sampler import Place
 
 
 class Samples(TorchDataset):
     """Samples by place in the run: what is drawn for one depends on its position and the seed alone.
 
-    Gives `{"position", "caption"}`, and with images `"pixels"` in [-1, 1] of shape [3, height, width], or `"latents"`
-    where they are cached. A reference image comes as `"reference"`, pixels cut as the image is.
+    Gives `{"position", "caption"}`, and with images `"pixels"` in [-1, 1] of shape [3, height, width], with videos
+    [3, frames, height, width], or `"latents"` where they are cached. A reference image comes as `"reference"`, pixels cut as the image is.
 
     Args:
         checked: the data; without an image column there are neither pixels nor latents.
@@ -37,9 +37,17 @@ class Samples(TorchDataset):
         return len(self.checked.rows) * self.repeats
 
     def __getitem__(self, place: Place) -> dict:
-        index, position = place
-        row = index % len(self.checked.rows)
-        fact, draw = self.checked.facts[row], SampleDraw.at(self.seed, position)
+        return self.__getitems__([place])[0]
+
+    def __getitems__(self, places: list[Place]) -> list[dict]:
+        """The samples at several places; a table is much faster read once than row by row."""
+        rows = [index % len(self.checked.rows) for index, _ in places]
+        columns = self.checked.facts[rows]
+        facts = (dict(zip(columns, values)) for values in zip(*columns.values()))
+        return [self._sample(row, position, fact) for row, (_, position), fact in zip(rows, places, facts)]
+
+    def _sample(self, row: int, position: int, fact: dict) -> dict:
+        draw = SampleDraw.at(self.seed, position)
         sample = {"position": position, "caption": self.captions.choose(fact["captions"], draw)}
         if self.checked.image_column is None:
             return sample
@@ -53,7 +61,9 @@ class Samples(TorchDataset):
         return sample | {"pixels": self.framing.pixels(self.image(row), bucket, draw)}
 
     def image(self, row: int, column: str | None = None):
-        return decode(self.checked.rows[row][column or self.checked.image_column])
+        """The image of a row, or the frames of its clip."""
+        value = self.checked.rows[row][column or self.checked.image_column]
+        return read(value, None if column else self.checked.clip)
 
     def buckets(self) -> np.ndarray:
         """The bucket of each sample, shape [size]."""

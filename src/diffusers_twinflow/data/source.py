@@ -49,7 +49,7 @@ def open_source(
             cache_dir=config.cache_dir,
             streaming=config.streaming,
         )
-        rows = keep_encoded(rows, image_column, captions, config.reference_image_column)
+        rows = keep_encoded(rows, image_column, captions, config.reference_image_column, config.clip)
         report = _report(config, Path(output_dir), processes, resume)
         if not config.streaming:
             rows = check_rows(
@@ -58,6 +58,7 @@ def open_source(
                 image_column,
                 report,
                 reference_image_column=config.reference_image_column,
+                clip=config.clip,
                 num_proc=config.dataloader_num_workers,
                 unlisted=unlisted_images(rows, image_column) if _should_list_all(config) else [],
             )

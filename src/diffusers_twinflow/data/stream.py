@@ -17,9 +17,10 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from ..configuration import TwinFlowConfigError
 from .captions import CaptionSource
 from .check import read_captions
+from .clips import Clip, read
 from .draws import SampleDraw
 from .framing import Framing
-from .images import content_hash, decode, what_is_wrong
+from .images import content_hash, files_of, path_of, what_is_wrong
 from .report import CORRUPT_IMAGES, MISSING_CAPTIONS, DataReport, Fault
 from .samples import collate
 
@@ -35,6 +36,7 @@ class StreamedSamples(TorchIterableDataset):
     Args:
         rows: the data, images still encoded.
         image_column, framing: `None` where images are not used.
+        clip: what of a video is trained on, where the images are videos.
         seed: seed of the run.
         shuffled_rows: how many rows are shuffled together; as many are held in memory, still encoded.
     """
@@ -47,12 +49,13 @@ class StreamedSamples(TorchIterableDataset):
         framing: Framing | None,
         *,
         seed: int,
+        clip: Clip | None = None,
         process_index: int = 0,
         num_processes: int = 1,
         shuffled_rows: int = SHUFFLED_ROWS,
     ):
         self.rows = split_dataset_by_node(rows, process_index, num_processes)
-        self.captions, self.image_column, self.framing = captions, image_column, framing
+        self.captions, self.image_column, self.framing, self.clip = captions, image_column, framing, clip
         self.seed, self.process_index, self.shuffled_rows = seed, process_index, shuffled_rows
         self.epoch = self.served = 0
         self._epoch_rows: datasets.IterableDataset | None = None
@@ -103,8 +106,9 @@ class StreamedSamples(TorchIterableDataset):
         sample, image_fault = {}, None
         if self.image_column:
             try:
-                image = decode(value)
-                sample["pixels"] = self.framing.pixels(image, self.framing.bucket_of(*image.size), draw)
+                image = read(value, self.clip)
+                width, height = image[0].size if self.clip else image.size
+                sample["pixels"] = self.framing.pixels(image, self.framing.bucket_of(width, height), draw)
             except (
                 Exception
             ) as error:  # decoders raise whatever they like on broken files; the report says what it was
@@ -198,13 +202,13 @@ def shuffle_together(rows: dict[str, list], indices: list[int], seed: tuple[int,
     return {name: [values[place] for place in order] for name, values in rows.items()}
 
 
-def row_name(row: dict, value: dict | None) -> str:
+def row_name(row: dict, value: dict | list | None) -> str:
     """What a row of a stream is called: by its key, its image's path, or the image's content."""
     if "__key__" in row:
         return f"{row['__key__']} in {row['__url__']}"
-    if value and value["path"]:
-        return value["path"]
-    if value and value["bytes"]:
+    if path_of(value):
+        return path_of(value)
+    if files_of(value):
         return f"image with sha256 {content_hash(value)}"
     return "row " + json.dumps(row, default=str, sort_keys=True)
 

@@ -26,9 +26,9 @@ ENCODED_PIXELS = 2**21
 MOST_ENCODED_AT_ONCE = 16
 
 
-def encoding_batch_size(resolution: int) -> int:
-    """Images encoded at once; it decides their random numbers, so it depends on nothing that a resume may change."""
-    return max(1, min(MOST_ENCODED_AT_ONCE, ENCODED_PIXELS // resolution**2))
+def encoding_batch_size(resolution: int, num_frames: int = 1) -> int:
+    """Images or clips encoded at once; it decides their random numbers, so a resume may change nothing of it."""
+    return max(1, min(MOST_ENCODED_AT_ONCE, ENCODED_PIXELS // (resolution**2 * num_frames)))
 
 
 class TrainingData:
@@ -60,6 +60,8 @@ class TrainingData:
         self.source, self.family, self.pipeline, self.base_name = source, family, pipeline, base_name
         self.seed, self.batch_size, self.processes = seed, batch_size, processes or PartialState()
         self.device = self.processes.device
+        if source.config.num_frames:
+            family.check_num_frames(pipeline, source.config.num_frames)
         self.framing = self._frame()
         self.samples = self._build_samples()
         self.conditions = Conditions(self.encode_prompts, self.device)
@@ -156,20 +158,22 @@ class TrainingData:
             config.used_image_column,
             self.framing,
             seed=self.seed,
+            clip=config.clip,
             process_index=self.processes.process_index,
             num_processes=self.processes.num_processes,
         )
 
     def _encode_beforehand(self) -> None:
         config = self.source.config
-        shared = {"batch_size": encoding_batch_size(config.resolution), "processes": self.processes}
+        batch_size = encoding_batch_size(config.resolution, config.num_frames or 1)
+        shared = {"batch_size": batch_size, "processes": self.processes}
         if config.used_image_column is None:
             with seeded("blank"):
-                self.blank = torch.zeros_like(
-                    self.encode_images(torch.zeros(1, 3, config.resolution, config.resolution))
-                )
+                frames = [config.num_frames] if config.num_frames else []
+                pixels = torch.zeros(1, 3, *frames, config.resolution, config.resolution)
+                self.blank = torch.zeros_like(self.encode_images(pixels))
         elif config.cache_latents:
-            cache = self._cache(partial(latent_identity, self.pipeline, self.framing, self.base_name))
+            cache = self._cache(partial(latent_identity, self.pipeline, self.framing, self.base_name, config.clip))
             cache_latents(self.samples, self.encode_images, cache, num_workers=config.dataloader_num_workers, **shared)
         if config.cache_text_embeddings:
             denoiser = self.family.denoiser(self.pipeline)

@@ -35,6 +35,7 @@ class Family:
             guidance gets the same value here and in `velocity`: 1, where the base predicts the velocity of the data
             itself, which is what the loss compares with; guidance is baked in by `twinflow_enhanced_ratio`.
         takes_reference_image: whether the model edits an image that it is given; `encode_prompts` then needs it.
+        draws_videos: whether it can be trained on clips; `check_num_frames` then says of which lengths.
         timestep_argument: what the component's forward calls its timestep.
         task: what the Hub calls what the pipeline does.
         output_name: where the stock call's output holds its pictures or videos.
@@ -48,6 +49,7 @@ class Family:
     max_sequence_length: int
     guidance_off: dict[str, float] = {"guidance_scale": 0.0}
     takes_reference_image: bool = False
+    draws_videos: bool = False
     timestep_argument: str = "timestep"
     task: str = "text-to-image"
     output_name: str = "images"

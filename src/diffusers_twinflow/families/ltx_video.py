@@ -48,10 +48,13 @@ class LTXVideoFamily(VideoFamily):
             "rope_interpolation_scale": scale.expand(len(prompts), 3),
         }
 
+    def temporal_compression(self, pipeline):
+        return pipeline.vae_temporal_compression_ratio
+
     def encode_images(self, pipeline, pixels):
         """Latents of images [B, 3, H, W] or videos [B, 3, F, H, W], F = 1, 9, 17, ..."""
         vae = pipeline.vae
-        video = as_video(pixels, pipeline.vae_temporal_compression_ratio)
+        video = as_video(pixels, self.temporal_compression(pipeline))
         latents = vae.encode(video.to(vae.dtype)).latent_dist.sample()
         return pipeline._normalize_latents(latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
 

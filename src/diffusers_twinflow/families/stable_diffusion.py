@@ -16,6 +16,8 @@ UNET_LORA_TARGETS = [
     "conv1",
     "conv2",
     "conv_shortcut",
+    "downsamplers.0.conv",
+    "upsamplers.0.conv",
     "time_emb_proj",
 ]
 

@@ -18,14 +18,19 @@ def as_video(pixels: torch.Tensor, temporal_compression: int) -> torch.Tensor:
         TwinFlowConfigError: where the autoencoder would leave out frames.
     """
     video = pixels.unsqueeze(2) if pixels.ndim == 4 else pixels
-    frames = video.shape[2]
-    if frames % temporal_compression != 1 % temporal_compression:
-        below = (frames - 1) // temporal_compression * temporal_compression + 1
-        raise TwinFlowConfigError(
-            f"videos of {frames} frames do not fit an autoencoder that takes the first frame and then "
-            f"{temporal_compression} at a time: cut them to {below} or pad them to {below + temporal_compression}."
-        )
+    check_frames(video.shape[2], temporal_compression)
     return video
+
+
+def check_frames(num_frames: int, temporal_compression: int) -> None:
+    """Raise a `TwinFlowConfigError` where an autoencoder would leave out some of so many frames."""
+    if num_frames % temporal_compression != 1 % temporal_compression:
+        below = (num_frames - 1) // temporal_compression * temporal_compression + 1
+        raise TwinFlowConfigError(
+            f"num_frames={num_frames}: videos of {num_frames} frames do not fit an autoencoder that takes the first "
+            f"frame and then {temporal_compression} at a time: cut them to {below} or pad them to "
+            f"{below + temporal_compression}."
+        )
 
 
 class VideoFamily(Family):
@@ -33,6 +38,15 @@ class VideoFamily(Family):
 
     task = "text-to-video"
     output_name = "frames"
+    draws_videos = True
+
+    def temporal_compression(self, pipeline) -> int:
+        """Frames of one latent frame after the first."""
+        raise NotImplementedError
+
+    def check_num_frames(self, pipeline, num_frames: int) -> None:
+        """Raise a `TwinFlowConfigError` where clips of so many frames cannot be encoded."""
+        check_frames(num_frames, self.temporal_compression(pipeline))
 
     def draw(self, pipeline, prompts, images_per_prompt=1, **call_options):
         """A strip of each video; `num_frames` is 1 where the call does not say otherwise."""

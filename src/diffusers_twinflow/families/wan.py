@@ -64,11 +64,14 @@ class WanFamily(VideoFamily):
         )
         return {"prompt_embeds": prompt_embeds}
 
+    def temporal_compression(self, pipeline):
+        return pipeline.vae_scale_factor_temporal
+
     def encode_images(self, pipeline, pixels):
         """Latents of images [B, 3, H, W] or videos [B, 3, F, H, W], F = 1, 5, 9, ..."""
         vae = pipeline.vae
         mean, std = latent_statistics(vae, pixels.device)
-        video = as_video(pixels, pipeline.vae_scale_factor_temporal)
+        video = as_video(pixels, self.temporal_compression(pipeline))
         return (vae.encode(video.to(vae.dtype)).latent_dist.mode() - mean) / std
 
     def decode_latents(self, pipeline, latents):

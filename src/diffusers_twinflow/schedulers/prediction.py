@@ -62,6 +62,18 @@ class DiffusionPrediction:
     def sigmas_of(self, timesteps: np.ndarray) -> np.ndarray:
         return self.bridge.schedule.sigma_of(torch.from_numpy(timesteps)).numpy()
 
+    def time_fraction(self, sigma: float) -> float:
+        """How much of the network's timesteps lies below `sigma`, in [0, 1]: 1/T at its timestep 0, 0 at the data."""
+        schedule = self.bridge.schedule
+        timestep = schedule.timestep_of(torch.tensor(sigma, dtype=torch.float64)).item()
+        return (timestep + min(sigma / schedule.sigma_min, 1.0)) / len(schedule.log_snr)
+
+    def sigmas_at(self, fractions: np.ndarray) -> np.ndarray:
+        """The inverse of `time_fraction`."""
+        schedule = self.bridge.schedule
+        counts = torch.from_numpy(fractions) * len(schedule.log_snr)
+        return (schedule.sigma_of((counts - 1).clamp_min(0)) * counts.clamp_max(1)).numpy()
+
     def set_sigmas(self, sigmas: np.ndarray):
         """Prepare for a grid, given without its terminal zero."""
         sigmas = torch.from_numpy(sigmas)

@@ -57,7 +57,8 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             What the model predicts; `"flow_prediction"` is another name of the same. With `"epsilon"`,
             `"v_prediction"` and `"sample"` the scheduler still steps along the linear flow: `scale_model_input` gives
             the diffusion model its own input, `timesteps` are its own, not whole numbers, and `step` converts what it
-            predicts. The grid then starts at the sigma of the model's last timestep at the latest.
+            predicts. The grid then starts at the sigma of the model's last timestep at the latest, and that of the
+            multi style is even in the model's timesteps, as DDIM's.
         shift (`float`, defaults to 1.0):
             Static time shift of the grid, `shift * sigma / (1 + (shift - 1) * sigma)`. As in the stock scheduler it
             has no effect where `use_dynamic_shifting` is set.
@@ -73,7 +74,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             `shift`: few 0.6 up to 2 steps and 0.5 above, any 0.5, multi 0 (the grid is then even down to the data).
         kumaraswamy (`list[float]`, *optional*):
             The three parameters of the Kumaraswamy warp of the grid. `None` is what is known to work: (1.17, 0.8, 1.1)
-            for multi and (1, 1, 1), no warp, for few and any.
+            for multi on a flow model and (1, 1, 1), no warp, for few, any and diffusion models.
         extrapolation_ratio (`float`, defaults to 0.0):
             How far, in [0, 1], `x_hat` and `z_hat` are carried on along their last change, from the third step on.
         sampling_order (`int`, defaults to 1):
@@ -257,9 +258,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         else:
             self._warn_if_replaced(given)
             timesteps = None
-            true_sigmas, self._is_correction = own_grid(
-                self.config, num_inference_steps, self._prediction.largest_sigma
-            )
+            true_sigmas, self._is_correction = own_grid(self.config, num_inference_steps, self._prediction)
 
         self.num_inference_steps = num_inference_steps
         self._sigmas = [*true_sigmas.tolist(), 0.0]

@@ -51,6 +51,14 @@ def twinflow_sigmas(
     return shift_sigmas(1 - (1 - (1 - tau**a) ** b) ** c, shift)
 
 
+def check_gap_end(last: float, highest: float) -> None:
+    """Refuse a last sigma that is not below the largest one that the model knows."""
+    if last >= highest:
+        raise ValueError(
+            f"gap_end={last:.4g} is not below {highest:.4g}, the largest sigma that the model knows: lower it."
+        )
+
+
 def start_at(sigmas: np.ndarray, highest: float) -> np.ndarray:
     """Spread a falling grid between `highest`, where it would start above that, and its last sigma.
 
@@ -62,10 +70,7 @@ def start_at(sigmas: np.ndarray, highest: float) -> np.ndarray:
         return sigmas
     if len(sigmas) == 1:
         return np.array([highest])
-    if last >= highest:
-        raise ValueError(
-            f"gap_end={last:.4g} is not below {highest:.4g}, the largest sigma that the model knows: lower it."
-        )
+    check_gap_end(last, highest)
     return last + (sigmas - last) * ((highest - last) / (first - last))
 
 
@@ -86,29 +91,32 @@ def with_corrections(sigmas: np.ndarray, corrections: int) -> tuple[np.ndarray, 
     return np.repeat(sigmas, repeats), is_correction
 
 
-def own_grid(config, evaluations: int, highest: float) -> tuple[np.ndarray, list[bool]]:
+def own_grid(config, evaluations: int, prediction) -> tuple[np.ndarray, list[bool]]:
     """The grid that a scheduler's options ask for.
 
     Args:
         config: of a `TwinFlowScheduler`.
         evaluations: of the model.
-        highest: the largest sigma that the model knows.
+        prediction: from `prediction_of`. The multi style, which follows the model's own trajectory, spaces its grid
+            evenly in the model's time, as the model's own samplers do; the other styles space it in sigma.
 
     Returns:
         The sigma of every evaluation, shape [evaluations], and whether it is a second-order correction.
     """
     shift = 1.0 if config.use_dynamic_shifting else config.shift
     points = evaluations if config.sampling_order == 1 else evaluations // 2 + 1
-    gap_end = config.gap_end
+    gap_start, gap_end, highest = config.gap_start, config.gap_end, prediction.largest_sigma
     if gap_end is None:
         gap_end = unshift_sigmas(known_gap_end(config.sampling_style, evaluations), shift)
-    sigmas = twinflow_sigmas(
-        points,
-        gap_start=config.gap_start,
-        gap_end=gap_end,
-        kumaraswamy=config.kumaraswamy or KNOWN_KUMARASWAMY[config.sampling_style],
-        shift=shift,
-    )
+    warp = config.kumaraswamy or KNOWN_KUMARASWAMY[config.sampling_style]
+    in_time = config.sampling_style == "multi" and prediction.is_bridged and gap_start + gap_end < 1
+    if in_time:
+        warp = config.kumaraswamy or (1.0, 1.0, 1.0)
+        check_gap_end(gap_end, highest)
+        gap_start, gap_end = 1 - prediction.time_fraction(1 - gap_start), prediction.time_fraction(gap_end)
+    sigmas = twinflow_sigmas(points, gap_start=gap_start, gap_end=gap_end, kumaraswamy=warp, shift=shift)
+    if in_time:
+        sigmas = prediction.sigmas_at(sigmas)
     return with_corrections(start_at(sigmas, highest), evaluations - points)
 
 

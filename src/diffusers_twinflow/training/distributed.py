@@ -1,7 +1,7 @@
 """What sharded training needs beside accelerate: the same passes on every process, a sharded teacher, whole tensors."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -13,20 +13,21 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..configuration import TwinFlowConfigError
+from . import deepspeed
 
 
 def check_distributed(accelerator: Accelerator, offload_ema: bool = False) -> None:
     """Refuse what would train wrongly.
 
     Raises:
-        TwinFlowConfigError: for FSDP of version 1, whose flat parameters have no names to train by; for DeepSpeed, which
-            steps inside the backward pass and keeps the weights that the teacher averages in half precision; and for a
-            teacher on the CPU where there is no other device or where it is sharded.
+        TwinFlowConfigError: for FSDP of version 1, whose flat parameters have no names to train by; for ZeRO of stage 3,
+            whose parameters are empty between passes; and for a teacher on the CPU where there is no other device or
+            where it is sharded.
     """
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+    if uses_deepspeed(accelerator) and accelerator.deepspeed_plugin.zero_stage == 3:
         raise TwinFlowConfigError(
-            "distributed_type=DEEPSPEED of the accelerate configuration is not supported: use FSDP2, which spreads the "
-            "same things over the processes, with examples/accelerate/fsdp2.yaml."
+            "zero_stage=3 of the accelerate configuration is not supported: set zero_stage: 2, as "
+            "examples/accelerate/deepspeed.yaml does, or spread the weights too with examples/accelerate/fsdp2.yaml."
         )
     if offload_ema and (accelerator.is_fsdp2 or accelerator.device.type == "cpu"):
         why = "the teacher is sharded" if accelerator.is_fsdp2 else "this run is on the CPU"
@@ -36,6 +37,22 @@ def check_distributed(accelerator: Accelerator, offload_ema: bool = False) -> No
             "fsdp_version=1 of the accelerate configuration is not supported: set fsdp_version: 2, as "
             "examples/accelerate/fsdp2.yaml does."
         )
+
+
+def uses_deepspeed(accelerator: Accelerator) -> bool:
+    """Whether DeepSpeed takes the steps, which it does at the end of the backward pass."""
+    return accelerator.distributed_type == DistributedType.DEEPSPEED
+
+
+def autocast(accelerator: Accelerator) -> AbstractContextManager:
+    """The context of passes in the run's precision; accelerate's own does nothing with DeepSpeed."""
+    return deepspeed.autocast(accelerator) if uses_deepspeed(accelerator) else accelerator.autocast()
+
+
+def clip_grad_norm(accelerator: Accelerator, parameters: list[torch.Tensor], max_norm: float) -> torch.Tensor:
+    """Clip the gradients of all processes; returns their norm before, which DeepSpeed, that clips by itself, tells."""
+    norm = accelerator.clip_grad_norm_(parameters, max_norm)
+    return whole(norm) if isinstance(norm, torch.Tensor) else torch.tensor(norm, device=accelerator.device)
 
 
 def shards_parameters(accelerator: Accelerator) -> bool:

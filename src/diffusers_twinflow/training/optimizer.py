@@ -91,5 +91,5 @@ def build_optimizer(args: Namespace, transformer: torch.nn.Module, step_samples:
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """The rates of the next step by the name they are logged under; Prodigy's own factor is in them."""
     names = ("lr", "lr/time_conditioning")
-    groups = zip(names, optimizer.param_groups, strict=True)
+    groups = zip(names, optimizer.param_groups)  # DeepSpeed drops the second where it is empty
     return {name: group["lr"] * group.get("d", 1.0) for name, group in groups if group["params"]}

@@ -23,9 +23,10 @@ from ..hub.push import push_twinflow_model
 from ..hub.repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
 from ..hub.samples import write_samples
 from ..schedulers import TwinFlowScheduler
+from . import deepspeed
 from .base_model import DTYPES
 from .checkpoints import PREFIX, publish_directory, remove_old_checkpoints, unfinished_directory
-from .distributed import gathered
+from .distributed import gathered, uses_deepspeed
 from .validation import Columns, components_to_save
 
 NOT_OF_THE_RESULT = {
@@ -66,9 +67,14 @@ def save_checkpoint(args: Namespace, accelerator: Accelerator, step: int) -> Non
     """Write `checkpoint-{step}`, which is there only once it is complete; all processes call it."""
     directory = Path(args.output_dir) / f"{PREFIX}{step}"
     with unfinished_directory(directory, accelerator) as unfinished:
-        accelerator.save_state(str(unfinished))
+        accelerator.save_state(str(unfinished), **(deepspeed.SAVE_OPTIONS if uses_deepspeed(accelerator) else {}))
     if accelerator.is_main_process:
         remove_old_checkpoints(args.output_dir, args.checkpoints_total_limit)
+
+
+def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
+    """Go back to what `save_checkpoint` wrote; all processes call it."""
+    accelerator.load_state(str(checkpoint), **(deepspeed.LOAD_OPTIONS if uses_deepspeed(accelerator) else {}))
 
 
 def save_result(

@@ -47,6 +47,10 @@ def check_scores(args: Namespace) -> None:
         raise TwinFlowConfigError(
             "--frechet_model compares with the data's images, which --twinflow_image_free lacks."
         )
+    if args.frechet_model and args.num_frames:
+        raise TwinFlowConfigError(
+            f"--frechet_model compares pictures, and with --num_frames={args.num_frames} the data are clips: leave it out."
+        )
     for name in ("frechet_model", "prompt_score_model"):
         directory = getattr(args, name)
         if directory and importlib.util.find_spec("torchmetrics") is None:

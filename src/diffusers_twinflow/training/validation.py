@@ -17,6 +17,7 @@ from ..families import Family
 from ..hub.repository import TwinFlowRepositoryConfig
 from ..hub.samples import count_of_steps, draw_row
 from ..pipelines import as_twinflow_pipeline
+from .distributed import autocast
 from .rng import RNGSnapshot
 
 FOLDER = "validation"
@@ -84,6 +85,8 @@ class Validation:
             self.options["max_sequence_length"] = args.max_sequence_length
         if args.validation_image:
             self.options["image"] = load_image(args.validation_image)
+        if args.num_frames:
+            self.options["num_frames"] = args.num_frames
         self.base: Columns = {}
         self.drawn: Columns = {}
         self.drawn_step: int | None = None
@@ -138,7 +141,7 @@ class Validation:
     def drawing(self) -> Iterator[None]:
         """Draw inside the block; afterwards training goes on as if there had been none."""
         model = self.family.denoiser(self.pipeline)
-        with self.with_encoders(), self.accelerator.autocast(), aside_from_training(model, self.accelerator.device):
+        with self.with_encoders(), autocast(self.accelerator), aside_from_training(model, self.accelerator.device):
             yield
 
     def _pipeline(self, components: dict[str, Any] | None = None) -> DiffusionPipeline:

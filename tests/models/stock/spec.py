@@ -41,6 +41,7 @@ class Stock:
         checkpointing_broken: whether the stock class raises with gradient checkpointing on.
         backward_on_cpu: false where the stock class has a backward on CUDA only.
         not_compiled: why the stock class does not compile as one graph.
+        backward_not_compiled: why the stock class's backward does not compile.
         not_offloaded: why the stock class does not run with its weights offloaded layer by layer.
     """
 
@@ -55,6 +56,7 @@ class Stock:
     checkpointing_broken: bool = False
     backward_on_cpu: bool = True
     not_compiled: str | None = None
+    backward_not_compiled: str | None = None
     not_offloaded: str | None = None
 
     def build(self, cls: type, seed: int = 0) -> torch.nn.Module:

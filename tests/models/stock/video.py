@@ -455,6 +455,7 @@ VIDEO: dict[str, Stock] = {
             "inject_face_latents_blocks": 1,
         },
         _wan_animate_inputs,
+        backward_not_compiled="it views a gradient whose strides do not allow it",
     ),
     "WanTransformer3DModel": Stock(dict(WAN), film()),
     "WanVACETransformer3DModel": Stock(

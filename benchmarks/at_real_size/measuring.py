@@ -1,0 +1,157 @@
+"""Seconds, memory, and a report that keeps what it has when a part fails or the time is over."""
+
+import argparse
+import datetime
+import gc
+import importlib.metadata
+import json
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "torchao", "bitsandbytes")
+GIB = 2**30
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds until the device has done the work."""
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def measure(work: Callable[[], Any], device: torch.device, *, warmup: int, runs: int) -> dict[str, Any]:
+    """Median, mean and every one of the seconds of `runs` calls, and the peak of memory in GiB, `None` on a CPU."""
+    for _ in range(warmup):
+        work()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = [timed(work, device) for _ in range(runs)]
+    return {
+        "seconds": statistics.median(seconds),
+        "mean_seconds": statistics.fmean(seconds),
+        "all_seconds": [round(value, 6) for value in seconds],
+        "runs": runs,
+        "warmup": warmup,
+        "peak_gib": peak_gib(device),
+    }
+
+
+def peak_gib(device: torch.device) -> float | None:
+    return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
+
+
+def allocated_gib(device: torch.device) -> float | None:
+    return torch.cuda.memory_allocated(device) / GIB if device.type == "cuda" else None
+
+
+def free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class Report:
+    """Rows of results, written after each.
+
+    Args:
+        path: JSON file, or `None` for none.
+        minutes: no row is begun after so long.
+    """
+
+    def __init__(self, args: argparse.Namespace, path: str | None, minutes: float):
+        self.path, self.deadline = path and Path(path), time.monotonic() + 60 * minutes
+        device = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
+        self.result = {
+            "command": " ".join(sys.argv),
+            "date": datetime.datetime.now().isoformat(timespec="seconds"),
+            "device": device,
+            "versions": {name: installed_version(name) for name in PACKAGES},
+            "arguments": vars(args),
+            "tiny_rehearsal": args.tiny,
+            "rows": [],
+            "failures": [],
+        }
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.result["rows"].append(row)
+        print(json.dumps(row), flush=True)
+        self.save()
+
+    @contextmanager
+    def guarded(self, name: str) -> Iterator[None]:
+        """Note an error in the block with its whole text, so that the next one still runs."""
+        print(f"--- {name}", flush=True)
+        free_memory()
+        try:
+            yield
+        except Exception as error:
+            text = traceback.format_exc()
+            print(text, flush=True)
+            self.result["failures"].append({"name": name, "error": repr(error), "traceback": text})
+            self.save()
+        finally:
+            free_memory()
+
+    def is_over(self, name: str) -> bool:
+        """Whether the time is over; the part is then noted as not run."""
+        if time.monotonic() < self.deadline:
+            return False
+        print(f"--- {name}: not run, the time is over", flush=True)
+        self.result["failures"].append({"name": name, "error": "not run: the time given with --minutes was over"})
+        self.save()
+        return True
+
+    def save(self) -> None:
+        if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(self.result, indent=2) + "\n", encoding="utf-8")
+
+    def exit_code(self) -> int:
+        """1 where anything failed or was not run."""
+        for failure in self.result["failures"]:
+            print(f"FAILED {failure['name']}: {failure['error']}", flush=True)
+        return 1 if self.result["failures"] else 0
+
+
+def installed_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, parts: list[str], result_name: str) -> None:
+    """Arguments of both scripts, whose defaults are real size on a GPU and a tiny rehearsal without one."""
+    has_gpu = torch.cuda.is_available()
+    parser.add_argument("--rank", type=int, default=64, help="Of every LoRA.")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if has_gpu else "cpu")
+    parser.add_argument(
+        "--tiny", action=argparse.BooleanOptionalAction, default=not has_gpu, help="Tiny models: a rehearsal."
+    )
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="What to measure, in this order.")
+    parser.add_argument("--minutes", type=float, default=60.0, help="Begin nothing after so long.")
+    parser.add_argument(
+        "--output",
+        default=f"benchmarks/results/{result_name}.json" if has_gpu else None,
+        help="JSON file of the results; by default none for a rehearsal.",
+    )
+
+
+def announce(args: argparse.Namespace) -> None:
+    if args.tiny:
+        print("TINY REHEARSAL: tiny models; its times say nothing of real ones.", flush=True)

@@ -1,0 +1,325 @@
+#!/usr/bin/env python
+"""What distils a small epsilon model of the digits: one base, several ways at once, each for the same time.
+
+Trains the base, scores it at several guidance scales, and meanwhile distils it in one process a variant (spread over the
+GPUs), with the package's own objective, families and files. Every variant is saved, loaded with `TwinFlowPipeline`, and
+scored at 1, 2 and 4 steps from the noise that the base is scored from.
+
+    python benchmarks/epsilon_sweep.py --output benchmarks/results/epsilon_sweep.json
+
+The folder gets a JSON file a part as soon as it is there; a part that fails leaves its error in its place.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY / "examples" / "digits"), str(REPOSITORY / "examples")]
+
+import build_epsilon_base  # noqa: E402
+import judge as judges  # noqa: E402
+from comparison import save_comparison  # noqa: E402
+from demo import BASE_STEPS, PROMPTS, TWINFLOW_STEPS, score_real_digits  # noqa: E402
+from diffusers import StableDiffusionPipeline  # noqa: E402
+from prepare_data import DEFAULT_DATA_DIR, load_split  # noqa: E402
+from report import environment, write_report  # noqa: E402
+from score import base_column, initial_noise, score_column, twinflow_column  # noqa: E402
+
+from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler  # noqa: E402
+from diffusers_twinflow.families.stable_diffusion import UNET_LORA_TARGETS  # noqa: E402
+from diffusers_twinflow.training.branches import BranchRotation  # noqa: E402
+from diffusers_twinflow.training.draw import draw_training_step  # noqa: E402
+from diffusers_twinflow.training.objective import TwinFlowObjective  # noqa: E402
+from diffusers_twinflow.training.optimizer import build_optimizer  # noqa: E402
+from diffusers_twinflow.training.saving import save_result  # noqa: E402
+from diffusers_twinflow.training.teacher import build_teacher  # noqa: E402
+from train_twinflow import check_arguments, load_pipeline  # noqa: E402
+from train_twinflow import parse_args as parse_training_args  # noqa: E402
+
+WORST_BASE_LOSS = 0.3  # of an epsilon model that has learned; 1 is one that has not
+GUIDANCE_SCALES = (1.0, 1.25, 1.5, 2.0)
+ATTENTION = UNET_LORA_TARGETS[:4]
+ALL_LAYERS = [*UNET_LORA_TARGETS, "conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"]
+
+
+def at(rate: float, **options) -> dict[str, object]:
+    return {"learning_rate": rate, "time_conditioning_learning_rate": 2 * rate, **options}
+
+
+VARIANTS = {
+    "lora_5e-4": at(5e-4),
+    "lora_2e-4": at(2e-4),
+    "lora_5e-5": at(5e-5),
+    "lora_attention": at(2e-4, lora_layers=ATTENTION),
+    "lora_all_layers": at(2e-4, lora_layers=ALL_LAYERS),
+    "lora_no_guidance": at(2e-4, twinflow_enhanced_ratio=0.0),
+    "full_1e-4": at(1e-4, train_type="full"),
+    "full_3e-5": at(3e-5, train_type="full"),
+}
+
+
+def variant_arguments(name: str, args) -> list[str]:
+    """Arguments of train_twinflow.py."""
+    arguments = ["--config", args.config, "--pretrained_model_name_or_path", args.base]
+    arguments += ["--dataset_name", args.data_dir, "--output_dir", str(args.output_dir / name)]
+    for option, value in VARIANTS[name].items():
+        arguments += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+    return arguments
+
+
+def distil(name: str, args) -> dict[str, object]:
+    """Distil one variant until its time is over, and save it."""
+    training = parse_training_args(variant_arguments(name, args))
+    config, family = check_arguments(training)
+    pipeline = load_pipeline(training, config, family).to(args.device)
+    family, unet = family.bind(pipeline), pipeline.unet
+    images, labels = (tensor.to(args.device) for tensor in load_split(args.data_dir, "train"))
+    latents, embeddings = build_epsilon_base.encode(pipeline, images)
+    rotation = BranchRotation(config.branch_shares)
+    objective, teacher = TwinFlowObjective(config, rotation), build_teacher(unet, family.velocity, config, True)
+    optimizer = build_optimizer(training, unet, args.batch_size)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    trainable = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    empty = {"prompt_embeds": embeddings[build_epsilon_base.EMPTY_PROMPT :]}
+    generator = torch.Generator().manual_seed(training.seed)
+    start, step, losses = time.perf_counter(), 0, []
+    while (elapsed := time.perf_counter() - start) < args.seconds and step < args.max_steps:
+        factor = build_epsilon_base.rate_factor(max(elapsed / args.seconds, step / args.max_steps))
+        for group, rate in zip(optimizer.param_groups, rates):
+            group["lr"] = rate * factor
+        teacher.update()
+        chosen = torch.randint(len(latents), (args.batch_size,), generator=generator).to(args.device)
+        positions = range(step * args.batch_size, (step + 1) * args.batch_size)
+        where = {"seed": training.seed, "device": args.device}
+        draw = draw_training_step(config, rotation, positions, latents.shape[1:], **where)
+        condition = {"prompt_embeds": embeddings[labels[chosen]]}
+        student = family.velocity(unet)
+        result = objective(latents[chosen], condition, draw, student=student, teacher=teacher, unconditional=empty)
+        result.loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(trainable, training.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 50 == 0:
+            losses.append({"step": step, "loss": result.loss.item(), "grad_norm": norm.item()})
+            print(f"{name}: {elapsed:.0f} s, {losses[-1]}", flush=True)
+        step += 1
+    save_result(training, config, family, pipeline, teacher, step)
+    seconds, parameters = time.perf_counter() - start, sum(parameter.numel() for parameter in trainable)
+    return {"steps": step, "seconds": seconds, "trained_parameters": parameters, "progress": losses}
+
+
+def judge_of(args):
+    """The judge, and its features of the real train digits."""
+    judge = judges.load_judge(args.judge)
+    return judge, judges.extract_features(judge, load_split(args.data_dir, "train")[0])
+
+
+def score_variant(name: str, args) -> list[dict[str, object]]:
+    """What is saved, loaded again and drawn from."""
+    judge, reference = judge_of(args)
+    pipeline = TwinFlowPipeline.from_pretrained(args.output_dir / name).to(args.device)
+    noise = initial_noise(pipeline, args.num_samples, args.seed).to(args.device)
+    rows, images = [], {}
+    for steps in TWINFLOW_STEPS:
+        row, images[f"TwinFlow, {steps}"] = score_column(twinflow_column(pipeline, steps), judge, reference, noise)
+        rows.append(row)
+        print(f"{name}: {row}", flush=True)
+    save_comparison(images, PROMPTS, args.output_dir / name / "comparison.png")
+    return rows
+
+
+def score_base(args) -> list[dict[str, object]]:
+    """The base by its own scheduler, guided and not, at few steps, and through the bridge."""
+    judge, reference = judge_of(args)
+    rows = [score_real_digits(judge, args.data_dir, reference)]
+    pipeline = StableDiffusionPipeline.from_pretrained(args.base).to(args.device)
+    noise = initial_noise(pipeline, args.num_samples, args.seed).to(args.device)
+    ways = [(f"guidance {scale:g}", BASE_STEPS, scale) for scale in GUIDANCE_SCALES]
+    ways += [(f"{steps} steps", steps, 1.0) for steps in TWINFLOW_STEPS] + [("bridged", BASE_STEPS, 1.0)]
+    for name, steps, guidance_scale in ways:
+        if name == "bridged":
+            pipeline.scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config, sampling_style="multi")
+        row, _ = score_column(base_column(pipeline, steps, guidance_scale), judge, reference, noise)
+        rows.append(row | {"name": f"base, {name}"})
+        print(rows[-1], flush=True)
+        write_report({"columns": rows}, args.output_dir / "base.json")
+    return rows
+
+
+def run_part(name: str, args) -> None:
+    """One part in this process; its result or its error goes into the folder."""
+    try:
+        if name == "base":
+            result = {"columns": score_base(args)}
+        else:
+            result = {"options": VARIANTS[name], "training": distil(name, args)}
+            write_report(result, args.output_dir / f"{name}.json")
+            result |= {"columns": score_variant(name, args)}
+    except Exception:
+        traceback.print_exc()
+        result = {"error": traceback.format_exc()}
+    write_report(result, args.output_dir / f"{name}.json")
+
+
+def make_base(args) -> None:
+    """The base, as a CUDA graph where there is a GPU, else or where that fails by plain steps."""
+    made = Path(args.base, build_epsilon_base.MADE_NAME)
+    if made.is_file():
+        return
+    command = [sys.executable, str(REPOSITORY / "examples/digits/build_epsilon_base.py"), "--device", args.device]
+    command += ["--data_dir", args.data_dir, "--output_dir", args.base, "--steps", str(args.base_steps)]
+    command += ["--minutes", str(args.base_minutes), "--channels", *map(str, args.channels)]
+    if args.device == "cuda":
+        try:
+            subprocess.run([*command, "--cuda_graph"], check=True, timeout=60 * args.base_minutes + args.grace_seconds)
+            if read_result(made)["last_loss"] < WORST_BASE_LOSS:
+                return
+            print(f"the base does not learn as a CUDA graph: {read_result(made)}", flush=True)
+        except subprocess.SubprocessError as error:
+            print(f"the base as a CUDA graph: {error}", flush=True)
+    subprocess.run(command, check=True)
+
+
+def start_part(name: str, number: int, args) -> subprocess.Popen:
+    environment_of_part = os.environ | {"OMP_NUM_THREADS": "1"}
+    if args.device == "cuda":
+        environment_of_part |= {"CUDA_VISIBLE_DEVICES": args.gpus[number % len(args.gpus)]}
+    log = (args.output_dir / f"{name}.log").open("w")
+    command = [sys.executable, *sys.argv, "--part", name]
+    return subprocess.Popen(command, env=environment_of_part, stdout=log, stderr=subprocess.STDOUT)
+
+
+def wait_for(parts: dict[str, subprocess.Popen], args) -> None:
+    """Print each result as it comes; what is not done in time is ended."""
+    deadline = time.monotonic() + args.seconds + args.grace_seconds
+    waiting = dict(parts)
+    while waiting:
+        for name in [name for name, part in waiting.items() if part.poll() is not None]:
+            del waiting[name]
+            print(f"{name}: {summary(args.output_dir / f'{name}.json')}", flush=True)
+        if time.monotonic() > deadline:
+            for name, part in waiting.items():
+                part.kill()
+                print(f"{name}: ended, out of time; see {args.output_dir / f'{name}.log'}", flush=True)
+            return
+        time.sleep(0.5)
+
+
+def read_result(path: Path) -> dict[str, object]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"error": "no result: see its log"}
+
+
+def summary(path: Path) -> str:
+    result = read_result(path)
+    if "error" in result:
+        return result["error"].strip().splitlines()[-1]
+    steps = f"{result['training']['steps']} steps; " if "training" in result else ""
+    rows = [f"{row['name']}: {row['frechet_distance']:.2f} ({row['agreement']:.1%})" for row in result["columns"]]
+    return steps + ", ".join(rows)
+
+
+def choose(parts: dict[str, dict]) -> tuple[str, float] | None:
+    """The LoRA with the least distance at one step, and the base's best guidance."""
+    scores = {
+        name: part["columns"][0]["frechet_distance"]
+        for name, part in parts.items()
+        if name.startswith("lora") and "error" not in part
+    }
+    guided = dict(zip(GUIDANCE_SCALES[1:], parts["base"].get("columns", [])[2 : 1 + len(GUIDANCE_SCALES)]))
+    if not scores or not guided:
+        return None
+    return min(scores, key=scores.get), min(guided, key=lambda scale: guided[scale]["frechet_distance"])
+
+
+def write_chosen(name: str, part: dict, args) -> Path:
+    """Options of train_twinflow.py that make the chosen LoRA in as many steps."""
+    options = json.loads(Path(args.config).read_text(encoding="utf-8")) | VARIANTS[name]
+    steps = {"max_train_steps": part["training"]["steps"], "checkpointing_steps": part["training"]["steps"]}
+    path = args.output_dir / "chosen.json"
+    write_report(options | steps | {"train_batch_size": args.batch_size}, path)
+    return path
+
+
+def run_demo(parts: dict[str, dict], args) -> dict[str, object]:
+    """The demo with the chosen options, by the training script."""
+    chosen = choose(parts)
+    if chosen is None:
+        return {"error": "no LoRA or no guided base to choose from"}
+    name, guidance_scale = chosen
+    command = [sys.executable, "examples/digits/epsilon_demo.py", "--base", args.base, "--judge", args.judge]
+    command += ["--data_dir", args.data_dir, "--config", str(write_chosen(name, parts[name], args))]
+    command += ["--base_guidance_scale", str(guidance_scale), "--num_samples", str(args.num_samples)]
+    command += ["--device", args.device, "--output_dir", str(args.output_dir / "demo")]
+    print(f"chosen: {name}, guidance {guidance_scale:g}: {' '.join(command)}", flush=True)
+    try:
+        subprocess.run(command, check=True, timeout=60 * args.demo_minutes)
+    except subprocess.SubprocessError as error:
+        print(f"demo: {error}", flush=True)
+        return {"chosen": name, "command": command[1:], "error": str(error)}
+    return {"chosen": name, "command": command[1:], "report": str(args.output_dir / "demo" / "report.json")}
+
+
+def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/epsilon_sweep"))
+    parser.add_argument("--output", type=Path, help="JSON file for all results together.")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--config", default="examples/digits/distill_epsilon_lora.json", help="What variants change.")
+    parser.add_argument("--base", default=build_epsilon_base.DEFAULT_OUTPUT_DIR, help="Made here if not there.")
+    parser.add_argument("--base_steps", type=int, default=20000, help="Of the base, where the minutes allow them.")
+    parser.add_argument("--base_minutes", type=float, default=1.5)
+    parser.add_argument("--channels", type=int, nargs="+", default=[96, 192], help="Of the base's UNet.")
+    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR)
+    parser.add_argument("--judge", default=judges.DEFAULT_JUDGE_PATH)
+    parser.add_argument("--seconds", type=float, default=120, help="Of distillation, each variant at the same time.")
+    parser.add_argument("--grace_seconds", type=float, default=120, help="For loading and scoring besides.")
+    parser.add_argument("--max_steps", type=int, default=100000, help="Of distillation.")
+    parser.add_argument("--batch_size", type=int, default=128, help="Of distillation.")
+    parser.add_argument("--num_samples", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="Of the noise that the samples start from.")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--gpus", nargs="+", default=[str(i) for i in range(torch.cuda.device_count())])
+    parser.add_argument("--demo_minutes", type=float, default=0, help="Then run the demo with the best LoRA; 0: no.")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    return parser.parse_args(input_args)
+
+
+def main(args: argparse.Namespace) -> None:
+    os.chdir(REPOSITORY)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    if args.part:
+        run_part(args.part, args)
+        return
+    started = time.perf_counter()
+    if not Path(args.judge).is_file():
+        judges.main(judges.parse_args(["--data_dir", args.data_dir, "--output", args.judge]))
+    make_base(args)
+    base_seconds = time.perf_counter() - started
+    names = ["base", *args.variants]
+    wait_for({name: start_part(name, number, args) for number, name in enumerate(names)}, args)
+    parts = {name: read_result(args.output_dir / f"{name}.json") for name in names}
+    report = {
+        "parts": parts,
+        "base": read_result(Path(args.base, build_epsilon_base.MADE_NAME)),
+        "seconds": {"base": base_seconds, "total": time.perf_counter() - started},
+        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+        "command": ["python", *sys.argv],
+        **environment(),
+    }
+    for path in filter(None, (args.output_dir / "report.json", args.output)):
+        write_report(report, path)
+        print(path, flush=True)
+    if args.demo_minutes:
+        write_report(run_demo(parts, args), args.output_dir / "demo.json")
+
+
+if __name__ == "__main__":
+    main(parse_args())

@@ -1,0 +1,240 @@
+"""How good few-step models get: a text-to-image base trained on captioned emoji, distilled in many ways and scored.
+
+On a GPU, with the data that `benchmarks/quality/prepare_data.py` makes:
+
+    python benchmarks/quality.py --stage base --gpus 0 1 --base_minutes 7
+    python benchmarks/quality.py --stage variants --gpus 0 1 --jobs_per_gpu 4 --minutes 10
+    python benchmarks/quality.py --stage report --publish
+
+Without one it is a rehearsal: tiny models on handwritten digits, to see that everything runs. Its figures mean
+nothing, and it writes to outputs/ alone.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from quality import ROOT
+from quality.base import train_base
+from quality.dataset import load_split
+from quality.digits_data import prepare_digits
+from quality.judge import load_judge, save_judge, train_judge
+from quality.prompts import build_evaluation
+from quality.report import assemble, draw_curves, draw_grid, table
+from quality.rows import (
+    choose_reference,
+    pictured_prompts,
+    reference_rows,
+    save_pictures,
+    score_variant,
+    stock_rows,
+)
+from quality.running import Runner
+from quality.sampling import Sampler, load_base
+from quality.scores import Scorer
+from quality.settings import FULL, REHEARSAL, Settings
+from quality.variants import VARIANTS, matched_ratio
+
+STAGES = ("data", "judge", "base", "variants", "report")
+REHEARSED = ("full-reference", "lora-all-linears", "full-negative-time", "lora-squeezed")
+RESULTS = "benchmarks/results/quality.json"
+GRID, CURVES = "docs/images/quality_grid.png", "docs/images/quality_curves.png"
+
+
+class Benchmark:
+    """Its stages; what an earlier call left in the folder is used again."""
+
+    def __init__(self, args: argparse.Namespace, settings: Settings):
+        self.args, self.settings = args, settings
+        self.work_dir, self.data_dir = Path(args.output_dir), Path(args.data_dir)
+        self.base_dir, self.judge_path = self.work_dir / "base", self.work_dir / "judge.safetensors"
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def train(self):
+        return load_split(self.data_dir, "train")
+
+    @cached_property
+    def test(self):
+        return load_split(self.data_dir, "test")
+
+    @cached_property
+    def evaluation(self):
+        return build_evaluation(self.train, self.test, self.settings)
+
+    @cached_property
+    def base(self):
+        return load_base(self.base_dir, self.device)
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        return Sampler(self.base, self.evaluation.prompts, self.evaluation.noise, self.settings.seed)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        return Scorer(load_judge(self.judge_path, self.settings, self.device), self.train, self.evaluation)
+
+    def run_data(self) -> None:
+        if self.args.rehearsal and not (self.data_dir / "train.parquet").is_file():
+            prepare_digits(self.data_dir)
+        print(f"data: {len(self.train)} train and {len(self.test)} held-out images", flush=True)
+
+    def run_judge(self) -> None:
+        if not self.judge_path.is_file():
+            save_judge(train_judge(self.train, self.settings, self.device), self.judge_path)
+
+    def run_base(self) -> None:
+        """Judge (beside the autoencoder where there are two devices), base, and the base's scores."""
+        args, beside = self.args, None
+        if len(args.gpus) > 1 and not self.judge_path.is_file():
+            environment = os.environ | {"CUDA_VISIBLE_DEVICES": args.gpus[-1]}
+            again = [*sys.argv, "--stage", "judge", "--gpus", args.gpus[-1]]
+            beside = subprocess.Popen([sys.executable, *again], env=environment)
+        else:
+            self.run_judge()
+        report = train_base(
+            self.data_dir, self.base_dir, self.work_dir, self.settings, minutes=args.base_minutes, gpus=args.base_gpus
+        )
+        print(json.dumps(report, indent=2), flush=True)
+        if beside is not None and beside.wait():
+            raise SystemExit(f"the judge's training failed with code {beside.returncode}: see above")
+        self.score_base()
+
+    def score_base(self) -> None:
+        path = self.work_dir / "base_rows.json"
+        if path.is_file():
+            return
+        judge = {"features": "last hidden layer", **self.scorer.real_row(self.train, self.test)}
+        print(f"judge, on real images: {judge}", flush=True)
+        rows = reference_rows(self.base, self.sampler, self.scorer, self.settings)
+        chosen = choose_reference(rows, self.settings)
+        scored = {"judge": judge, "reference": chosen, "rows": rows}
+        self.set_reference(chosen)
+        scored["rows"] = rows + stock_rows(
+            self.base, self.sampler, self.scorer, self.settings, chosen["guidance_scale"]
+        )
+        write_json(path, scored)
+
+    def set_reference(self, chosen: dict) -> None:
+        """Draw the base's own pictures, which distances are taken to."""
+        images = self.sampler.draw(self.base, chosen["steps"], chosen["guidance_scale"])
+        self.scorer.set_reference(images)
+        one = self.sampler.draw(self.base, 1)
+        names = (f"{chosen['evaluations']}\nevaluations", "1\nevaluation")
+        save_pictures(dict(zip(names, (images, one))), self.work_dir / "pictures" / "base.safetensors")
+
+    def run_variants(self) -> None:
+        deadline = time.monotonic() + 60 * self.args.minutes
+        reference = json.loads((self.work_dir / "base_rows.json").read_text())["reference"]
+        if self.scorer.reference is None:
+            self.set_reference(reference)
+        chosen = [variant for variant in VARIANTS if not self.args.only or variant.name in self.args.only]
+        runner = Runner(
+            base=self.base_dir,
+            data_dir=self.data_dir,
+            work_dir=self.work_dir,
+            settings=self.settings,
+            score=self.score,
+            ratio=matched_ratio(reference["guidance_scale"]),
+            deadline=deadline,
+            bf16=self.device.type == "cuda",
+            keep_weights=self.args.keep_weights,
+        )
+        runner.run_all(tuple(chosen), self.args.gpus, self.args.jobs_per_gpu)
+
+    def score(self, variant, folder: Path, steps: int) -> list[dict]:
+        where = {"base": self.base_dir, "sampler": self.sampler, "scorer": self.scorer, "settings": self.settings}
+        rows, pictures = score_variant(variant, folder, steps, **where)
+        save_pictures(pictures, self.work_dir / "pictures" / f"{variant.name}.safetensors")
+        return rows
+
+    def run_report(self) -> None:
+        report = assemble(self.work_dir, asdict(self.settings), plain_call())
+        report["rehearsal"] = self.args.rehearsal
+        here = self.work_dir / "report"
+        publish = self.args.publish and not self.args.rehearsal
+        write_json(ROOT / RESULTS if publish else here / "quality.json", report)
+        (here / "table.md").write_text(table(report), encoding="utf-8")
+        draw_grid(self.work_dir, pictured_prompts(self.evaluation), ROOT / GRID if publish else here / "grid.png")
+        draw_curves(report, ROOT / CURVES if publish else here / "curves.png")
+        print(f"{table(report)}\n{json.dumps(report['targets'], indent=2)}\nwritten to {here}", flush=True)
+
+
+def write_json(path: Path, values: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def plain_call() -> str:
+    return " ".join(["python", "benchmarks/quality.py", *sys.argv[1:]])
+
+
+@contextmanager
+def timed(name: str, work_dir: Path):
+    """Announces a stage and leaves its command and seconds beside what it made."""
+    print(f"== {name}", flush=True)
+    start = time.monotonic()
+    yield
+    write_json(work_dir / f"seconds_{name}.json", {"command": plain_call(), "seconds": time.monotonic() - start})
+
+
+def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=STAGES, help="All by default.")
+    parser.add_argument(
+        "--output_dir", help="Defaults to outputs/quality, a rehearsal's to outputs/quality_rehearsal."
+    )
+    parser.add_argument("--data_dir", help="What prepare_data.py wrote; defaults to data/ in --output_dir.")
+    parser.add_argument("--gpus", nargs="+", default=[], help="Devices to use, such as 0 1; by default the first.")
+    parser.add_argument("--base_processes", type=int, default=1, help="Devices that train the base together.")
+    parser.add_argument("--jobs_per_gpu", type=int, default=4, help="Variants trained at once on each.")
+    parser.add_argument("--base_minutes", type=float, default=7.0, help="For the base's transformer, all in all.")
+    parser.add_argument("--minutes", type=float, default=10.0, help="For the variants, their scores included.")
+    parser.add_argument("--steps", type=int, help="Optimizer steps of a variant.")
+    parser.add_argument("--only", nargs="+", help="Names of variants; all by default.")
+    parser.add_argument("--keep_weights", action="store_true", help="Of the variants, once they are scored.")
+    parser.add_argument("--publish", action="store_true", help="Write the report into benchmarks/results and docs.")
+    parser.add_argument("--rehearsal", action=argparse.BooleanOptionalAction, help="Tiny; the default without a GPU.")
+    args = parser.parse_args(input_args)
+    known = {variant.name for variant in VARIANTS}
+    for name in args.only or []:
+        if name not in known:
+            parser.error(f"--only {name} is no variant: choose from {', '.join(sorted(known))}.")
+    if args.rehearsal is None:
+        args.rehearsal = not torch.cuda.is_available()
+    if args.rehearsal:
+        args.only = args.only or list(REHEARSED)
+        args.jobs_per_gpu, args.base_minutes = 1, 0.0
+    if not args.gpus and torch.cuda.is_available():
+        args.gpus = ["0"]
+    args.base_gpus = args.gpus[: args.base_processes]
+    args.output_dir = args.output_dir or ("outputs/quality_rehearsal" if args.rehearsal else "outputs/quality")
+    args.data_dir = args.data_dir or str(Path(args.output_dir) / "data")
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    os.chdir(ROOT)
+    settings = REHEARSAL if args.rehearsal else FULL
+    if args.steps:
+        settings = replace(settings, steps=args.steps)
+    if args.rehearsal:
+        print("REHEARSAL: tiny models, a few steps, digits. It shows that everything runs; its figures mean nothing.")
+    benchmark = Benchmark(args, settings)
+    for stage in [args.stage] if args.stage else STAGES:
+        with timed(stage, benchmark.work_dir):
+            getattr(benchmark, f"run_{stage}")()
+
+
+if __name__ == "__main__":
+    main(parse_args())

@@ -1,0 +1,117 @@
+"""Trains the base: the autoencoder, then the transformer by the training script with TwinFlow off."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from build_base import folder_bytes
+from diffusers import StableDiffusion3Pipeline
+
+from .building import assemble, psnr, train_base_autoencoder
+from .dataset import load_split
+from .launching import plain_command, run_logged, training_command, training_seconds
+from .settings import Settings
+
+SHARD_BYTES = "14MB"
+RESERVE_SECONDS = 45
+"""For starting the script, encoding the data and saving."""
+
+
+def build_untrained(data_dir: Path, output_dir: Path, settings: Settings, device: torch.device) -> dict[str, object]:
+    """The pipeline with a trained autoencoder, saved in float16; gives the report."""
+    start = time.perf_counter()
+    train, test = load_split(data_dir, "train"), load_split(data_dir, "test")
+    autoencoder = train_base_autoencoder(train.images.to(device), settings)
+    report = {"psnr_held_out": psnr(autoencoder, test.images.to(device)), "seconds": time.perf_counter() - start}
+    pipeline = assemble(autoencoder.cpu(), train, settings)
+    report["transformer_parameters"] = sum(p.numel() for p in pipeline.transformer.parameters())
+    pipeline.save_pretrained(output_dir)
+    return report
+
+
+def data_options(base: Path, data_dir: Path, settings: Settings) -> dict[str, object]:
+    """What every run of the training script is given."""
+    return {
+        "pretrained_model_name_or_path": str(base),
+        "dataset_name": str(data_dir),
+        "caption_column": ["text", "group_text"],
+        "resolution": settings.image_size,
+        "max_sequence_length": 1,
+        "cache_latents": True,
+        "cache_text_embeddings": True,
+        "train_batch_size": settings.batch_size,
+        "seed": settings.seed,
+    }
+
+
+def base_options(
+    untrained: Path, data_dir: Path, output_dir: Path, settings: Settings, *, steps: int, processes: int, bf16: bool
+) -> dict[str, object]:
+    return data_options(untrained, data_dir, settings) | {
+        "output_dir": str(output_dir),
+        "train_type": "full",
+        "twinflow_enabled": False,
+        "use_ema": True,
+        "flow_matching_ema_decay": 0.999,
+        "train_batch_size": settings.batch_size // processes,
+        "max_train_steps": steps,
+        "checkpointing_steps": settings.calibration_steps if steps == settings.calibration_steps else steps + 1,
+        "learning_rate": settings.base_learning_rate,
+        "lr_scheduler": "cosine",
+        "lr_warmup_steps": settings.calibration_steps,
+        "caption_dropout_probability": 0.1,
+        "mixed_precision": "bf16" if bf16 else "no",
+        "dataloader_num_workers": 2 if bf16 else 0,
+    }
+
+
+def train_transformer(
+    untrained: Path, data_dir: Path, work_dir: Path, settings: Settings, *, minutes: float, gpus: list[str], bf16: bool
+) -> dict[str, object]:
+    """Warms up for the calibration steps, then resumes for as many as fit into `minutes`, and as many again at least."""
+    deadline = time.monotonic() + 60 * minutes
+    where = work_dir / "trained"
+    shared = {"processes": max(1, len(gpus)), "bf16": bf16}
+    first = base_options(untrained, data_dir, where, settings, steps=settings.calibration_steps, **shared)
+    log = work_dir / "base_calibration.log"
+    run_logged(training_command(first, processes=shared["processes"]), log, gpus=gpus or None)
+    rate = settings.calibration_steps / max(1.0, training_seconds(log))
+    left = deadline - time.monotonic() - RESERVE_SECONDS
+    steps = settings.calibration_steps + max(settings.calibration_steps, int(rate * left))
+    print(f"base: {rate:.1f} steps/s, so {steps} steps", flush=True)
+    options = base_options(untrained, data_dir, where, settings, steps=steps, **shared)
+    command = training_command(options | {"resume_from_checkpoint": "latest"}, processes=shared["processes"])
+    seconds = run_logged(command, work_dir / "base.log", gpus=gpus or None)
+    return {"steps": steps, "steps_per_second": rate, "seconds": seconds, "command": plain_command(command)}
+
+
+def finish(trained: Path, output_dir: Path) -> int:
+    """The trained pipeline in float16, in files small enough to carry; gives its bytes."""
+    pipeline = StableDiffusion3Pipeline.from_pretrained(trained, text_encoder_3=None, tokenizer_3=None)
+    pipeline.to(torch.float16)
+    pipeline.save_pretrained(output_dir, max_shard_size=SHARD_BYTES)
+    shutil.rmtree(trained)
+    return folder_bytes(output_dir)
+
+
+def train_base(
+    data_dir: Path, output_dir: Path, work_dir: Path, settings: Settings, *, minutes: float, gpus: list[str]
+) -> dict[str, object]:
+    """Everything of the base but its scores; what is there already is used again."""
+    report_path = output_dir / "training.json"
+    if report_path.is_file():
+        return json.loads(report_path.read_text(encoding="utf-8"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    untrained = work_dir / "untrained"
+    shutil.rmtree(work_dir / "trained", ignore_errors=True)
+    report = {"autoencoder": build_untrained(data_dir, untrained, settings, device)}
+    print(f"autoencoder: {report['autoencoder']}", flush=True)
+    report["transformer"] = train_transformer(
+        untrained, data_dir, work_dir, settings, minutes=minutes, gpus=gpus, bf16=device.type == "cuda"
+    )
+    report["bytes"] = finish(work_dir / "trained", output_dir)
+    shutil.rmtree(untrained)
+    report_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report

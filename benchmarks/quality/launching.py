@@ -1,0 +1,75 @@
+"""Starts the training script as a user does."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from . import ROOT
+
+SCRIPT = "examples/train_twinflow.py"
+THREADS = 4
+
+
+def training_command(options: dict[str, object], *, processes: int = 1, script: str = SCRIPT) -> list[str]:
+    """`accelerate launch` of the training script with options by name."""
+    from diffusers_twinflow.training.arguments import as_arguments
+
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
+    command += ["--num_cpu_threads_per_process", str(min(THREADS, torch.get_num_threads())), script]
+    return command + [text for name, value in options.items() for text in as_arguments(name, value)]
+
+
+def plain_command(command: list[str]) -> str:
+    """The command as a reader would type it."""
+    return " ".join(["accelerate", "launch", *command[3:]])
+
+
+def run_logged(
+    command: list[str], log: Path, *, gpus: list[str] | None = None, deadline: float | None = None
+) -> float:
+    """Run in the repository, both streams to `log`; gives the seconds it took.
+
+    Args:
+        gpus: the devices that the process may see; `None` leaves them as they are.
+        deadline: when to end it, by `time.monotonic()`.
+
+    Raises:
+        RuntimeError: with the end of the log, where it failed or was ended at the deadline.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    if gpus is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    start = time.monotonic()
+    with log.open("a", encoding="utf-8") as file:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            code = process.wait(None if deadline is None else max(1.0, deadline - start))
+        except BaseException as error:
+            process.terminate()
+            process.wait()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise RuntimeError(f"ended at the time limit after {time.monotonic() - start:.0f} s") from None
+            raise
+    if code:
+        raise RuntimeError(f"exit code {code}: {log.read_text(encoding='utf-8', errors='replace')[-4000:]}")
+    return time.monotonic() - start
+
+
+def training_seconds(log: Path) -> float:
+    """The seconds that the steps took, from the last progress bar of a log."""
+    bars = re.findall(
+        r"Steps:\s+100%[^\r\n]*\[(?:(\d+):)?(\d+):(\d+)<", log.read_text(encoding="utf-8", errors="replace")
+    )
+    if not bars:
+        raise RuntimeError(f"{log} has no finished progress bar")
+    hours, minutes, seconds = bars[-1]
+    return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds)

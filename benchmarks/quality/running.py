@@ -1,0 +1,123 @@
+"""Trains and scores the variants, several at once on each device, and keeps each result as it comes."""
+
+import json
+import queue
+import shutil
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .launching import SCRIPT, plain_command, run_logged, training_command, training_seconds
+from .settings import Settings
+from .variants import ABLATION_SCRIPT, Variant, variant_options
+
+RESERVE_SECONDS = 20
+
+
+@dataclass
+class Runner:
+    """
+    Attributes:
+        score: takes a variant, the folder of what it trained and the steps, and gives rows.
+        ratio: enhanced ratio of variants that do not set one.
+        deadline: by `time.monotonic()`; nothing new begins that cannot end by then.
+    """
+
+    base: Path
+    data_dir: Path
+    work_dir: Path
+    settings: Settings
+    score: Callable[[Variant, Path, int], list[dict]]
+    ratio: float
+    deadline: float
+    bf16: bool
+    keep_weights: bool = False
+
+    def __post_init__(self):
+        self.score_lock, self.seconds_per_step = threading.Lock(), 0.0
+
+    def run_all(self, variants: tuple[Variant, ...], gpus: list[str], jobs_per_gpu: int) -> list[dict]:
+        """Every variant's result, also of those that failed or did not begin; results on disk are used again."""
+        waiting: queue.SimpleQueue[Variant] = queue.SimpleQueue()
+        for variant in variants:
+            waiting.put(variant)
+        slots = [gpu for _ in range(jobs_per_gpu) for gpu in (gpus or [None])]
+        threads = [threading.Thread(target=self._work, args=(waiting, gpu)) for gpu in slots[: len(variants)]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return [self._read(variant) for variant in variants]
+
+    def result_path(self, variant: Variant) -> Path:
+        return self.work_dir / "results" / f"{variant.name}.json"
+
+    def _read(self, variant: Variant) -> dict:
+        return json.loads(self.result_path(variant).read_text(encoding="utf-8"))
+
+    def _work(self, waiting: queue.SimpleQueue, gpu: str | None) -> None:
+        while True:
+            try:
+                variant = waiting.get_nowait()
+            except queue.Empty:
+                return
+            path = self.result_path(variant)
+            if path.is_file() and self._read(variant)["state"] == "done":
+                continue
+            self._run(variant, gpu)
+
+    def _run(self, variant: Variant, gpu: str | None) -> None:
+        """Train and score one variant; whatever goes wrong is its result."""
+        result = {"name": variant.name, "question": variant.question, "state": "not begun", "rows": []}
+        start = time.monotonic()
+        self._save(variant, result)
+        try:
+            done = 0
+            for steps in variant.stops(self.settings):
+                needed = (steps - done) * self.seconds_per_step + RESERVE_SECONDS
+                if time.monotonic() + needed > self.deadline:
+                    result["state"] = "cut by the time limit" if done else "not begun: no time left"
+                    break
+                self._train(variant, steps, done, gpu, result)
+                with self.score_lock:
+                    result["rows"] += self.score(variant, self._folder(variant), steps)
+                done, result["state"] = steps, "done"
+                self._save(variant, result)
+        except Exception:
+            result |= {"state": "failed", "error": traceback.format_exc()}
+            print(f"FAILED {variant.name}: {result['error'][-3000:]}", flush=True)
+        result["seconds"] = time.monotonic() - start
+        self._save(variant, result)
+        if not self.keep_weights:
+            shutil.rmtree(self._folder(variant), ignore_errors=True)
+        print(f"{variant.name}: {result['state']} after {result['seconds']:.0f} s", flush=True)
+
+    def _folder(self, variant: Variant) -> Path:
+        return self.work_dir / "variants" / variant.name
+
+    def _train(self, variant: Variant, steps: int, done: int, gpu: str | None, result: dict) -> None:
+        options = variant_options(
+            variant, self.base, self.data_dir, self._folder(variant), self.settings,
+            steps=steps, ratio=self.ratio, bf16=self.bf16,
+        )  # fmt: skip
+        if done:
+            options["resume_from_checkpoint"] = "latest"
+        command = training_command(options, script=ABLATION_SCRIPT if variant.times else SCRIPT)
+        if variant.times:
+            command += ["--times", variant.times]
+        result |= {"command": plain_command(command), "options": options, "state": "training"}
+        log = self.work_dir / "logs" / f"{variant.name}.log"
+        seconds = run_logged(command, log, gpus=None if gpu is None else [gpu], deadline=self.deadline)
+        rate = training_seconds(log) / max(1, steps - done)
+        result.setdefault("training", []).append({"steps": steps, "seconds": seconds, "seconds_per_step": rate})
+        self.seconds_per_step = max(self.seconds_per_step, rate)
+
+    def _save(self, variant: Variant, result: dict) -> None:
+        path = self.result_path(variant)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".unfinished")
+        aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        aside.replace(path)

@@ -1,0 +1,105 @@
+"""Draws the evaluation's pictures with a stock pipeline call, prompts encoded once."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    StableDiffusion3Pipeline,
+    UniPCMultistepScheduler,
+)
+
+from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler
+from diffusers_twinflow.families import family_of
+
+BATCH_SIZE = 512
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 1.0}
+STOCK_SCHEDULERS = {
+    "FlowMatchEuler": lambda: FlowMatchEulerDiscreteScheduler(shift=1.0),
+    "FlowMatchLCM": lambda: FlowMatchLCMScheduler(shift=1.0),
+    "UniPC": lambda: UniPCMultistepScheduler(**FLOW),
+    "DPM++": lambda: DPMSolverMultistepScheduler(**FLOW),
+}
+
+
+def load_base(directory: str | Path, device: torch.device) -> StableDiffusion3Pipeline:
+    if not (Path(directory) / "model_index.json").is_file():
+        raise FileNotFoundError(f"no pipeline in {directory}: run `python benchmarks/quality.py --stage base` first.")
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        directory, text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32
+    )
+    return _quiet(pipeline.to(device))
+
+
+def load_distilled(directory: str | Path, base: str | Path, device: torch.device) -> TwinFlowPipeline:
+    return _quiet(
+        TwinFlowPipeline.from_pretrained(directory, base_model=str(base), torch_dtype=torch.float32).to(device)
+    )
+
+
+def _quiet(pipeline):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+class Sampler:
+    """The evaluation's prompts, encoded, and its noise, on the device; draws them with any pipeline of the same base.
+
+    The transformer runs in bfloat16 on a GPU; latents, scheduler and decoder stay in float32.
+    """
+
+    def __init__(self, base: StableDiffusion3Pipeline, prompts: list[str], noise: torch.Tensor, seed: int):
+        self.device, self.seed = base._execution_device, seed
+        self.noise = noise.to(self.device)
+        family = family_of(base)
+        parts = [prompts[start : start + BATCH_SIZE] for start in range(0, len(prompts), BATCH_SIZE)]
+        with torch.no_grad():
+            encoded = [family.encode_prompts(base, part, 1) for part in parts]
+            self.empty = family.encode_prompts(base, [""], 1)
+        self.condition = {name: torch.cat([part[name] for part in encoded]) for name in self.empty}
+
+    @torch.no_grad()
+    def draw(self, pipeline, steps: int, guidance_scale: float = 1.0, scheduler=None) -> torch.Tensor:
+        """Images `[N, 3, H, W]` in [0, 1].
+
+        Args:
+            guidance_scale: of a stock pipeline; 1 is none.
+            scheduler: in the place of the pipeline's own.
+        """
+        family, own_scheduler = family_of(pipeline), pipeline.scheduler
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        images = []
+        try:
+            pipeline.scheduler = scheduler or own_scheduler
+            for start in range(0, len(self.noise), BATCH_SIZE):
+                rows = slice(start, start + BATCH_SIZE)
+                with torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext():
+                    latents = pipeline(
+                        **{name: tensor[rows] for name, tensor in self.condition.items()},
+                        **self._guidance(pipeline, guidance_scale, len(self.noise[rows])),
+                        num_inference_steps=steps,
+                        latents=self.noise[rows].clone(),
+                        generator=generator,
+                        max_sequence_length=1,
+                        output_type="latent",
+                    ).images
+                images.append(family.decode_latents(pipeline, latents.float()).float())
+        finally:
+            pipeline.scheduler = own_scheduler
+        return torch.cat(images)
+
+    def _guidance(self, pipeline, scale: float, count: int) -> dict[str, object]:
+        if isinstance(pipeline, TwinFlowPipeline):
+            return {}
+        if scale <= 1:
+            return {"guidance_scale": 1.0}
+        empty = {f"negative_{name}": tensor.expand(count, *tensor.shape[1:]) for name, tensor in self.empty.items()}
+        return {"guidance_scale": scale, **empty}
+
+
+def twinflow_scheduler(pipeline: TwinFlowPipeline, style: str, **options) -> TwinFlowScheduler:
+    """The pipeline's scheduler in another style, with what that style is known to be good with."""
+    return TwinFlowScheduler.from_config(pipeline.scheduler.config, sampling_style=style, **options)

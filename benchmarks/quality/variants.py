@@ -1,0 +1,137 @@
+"""What is compared: a short name each, the most telling ones first, so that a time limit cuts the rest."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .base import data_options
+from .settings import Settings
+
+ABLATION_SCRIPT = "benchmarks/quality/train_ablated.py"
+WARM_UP_STEPS = 25
+FULL = {"train_type": "full", "learning_rate": 3e-4}
+LORA = {"train_type": "lora", "rank": 64, "learning_rate": 1e-3}
+ATTENTION = [f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")]
+ATTENTION += [f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")]
+FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
+MODULATION = ["norm1.linear", "norm1_context.linear"]
+ENDS = ["norm_out.linear", "proj_out", "context_embedder"]
+ENDS += [f"time_text_embed.{name}_embedder.linear_{n}" for name in ("timestep", "text") for n in (1, 2)]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    Attributes:
+        name: short and unique.
+        question: what it is there for.
+        options: of the training script, beside those that all share.
+        curve: whether it is scored along the way, and trained for as long as the curve goes.
+        styles: of sampling, beside few.
+        times: of `train_ablated.py`.
+    """
+
+    name: str
+    question: str
+    options: dict[str, object]
+    curve: bool = False
+    styles: tuple[str, ...] = ()
+    times: str | None = None
+    scheduler: dict[str, object] = field(default_factory=dict)
+
+    def stops(self, settings: Settings) -> list[int]:
+        """The steps after which it is scored."""
+        return [max(1, round(settings.steps * part)) for part in (settings.curve if self.curve else (1.0,))]
+
+
+def full(name: str, question: str, **options) -> Variant:
+    return _variant(f"full-{name}", question, FULL, options)
+
+
+def lora(name: str, question: str, **options) -> Variant:
+    return _variant(f"lora-{name}", question, LORA, options)
+
+
+def _variant(name: str, question: str, shared: dict, options: dict) -> Variant:
+    own = {key: options.pop(key) for key in ("curve", "styles", "times", "scheduler") if key in options}
+    renamed = {key if key in NOT_TWINFLOW else f"twinflow_{key}": value for key, value in options.items()}
+    return Variant(name, question, shared | renamed, **own)
+
+
+NOT_TWINFLOW = {"learning_rate", "time_conditioning_learning_rate", "rank", "lora_layers"}
+
+VARIANTS: tuple[Variant, ...] = (
+    full("reference", "all weights; the others change one thing", curve=True, styles=("any", "multi")),
+    lora("reference", "LoRA of rank 64; the others change one thing", curve=True, styles=("any", "multi")),
+    lora("all-linears", "which layers", lora_layers=ATTENTION + FEED_FORWARD + MODULATION + ENDS),
+    lora("lr-2e-3", "learning rate", learning_rate=2e-3),
+    lora("rank-16", "rank", rank=16),
+    full("rcgm", "without the twin", adversarial_enabled=False),
+    lora("rcgm", "without the twin", adversarial_enabled=False),
+    full("lr-1e-4", "learning rate", learning_rate=1e-4),
+    full("enhanced-0", "guidance", enhanced_ratio=0.0),
+    full("enhanced-0.5", "guidance", enhanced_ratio=0.5),
+    full("negative-time", "sign embedding against negative time", times="negative"),
+    lora(
+        "squeezed", "two times against one", times="squeezed", scheduler={"squeeze_target_time": True}
+    ),
+    lora("lr-3e-4", "learning rate", learning_rate=3e-4),
+    lora("attention", "which layers", lora_layers=ATTENTION),
+    lora("no-modulation", "which layers", lora_layers=ATTENTION + FEED_FORWARD),
+    full("order-1", "teacher's steps", estimate_order=1),
+    full("rectify-0.5", "rectification", rectify_weight=0.5),
+    lora("time-lr-1e-4", "learning rate of the time conditioning", time_conditioning_learning_rate=1e-4),
+    lora("time-lr-4e-3", "learning rate of the time conditioning", time_conditioning_learning_rate=4e-3),
+    full("enhanced-0.2", "guidance", enhanced_ratio=0.2),
+    full("ema-0.999", "decay of the teacher", ema_decay=0.999),
+    full("ema-0.95", "decay of the teacher", ema_decay=0.95),
+    full("one-step-2", "shares of the branches", one_step_share=2.0),
+    full("few-for-any", "shares of the branches", few_step_share=1.0, any_step_share=0.0),
+    full("squeezed", "two times against one", times="squeezed", scheduler={"squeeze_target_time": True}),
+    full("lr-1e-3", "learning rate", learning_rate=1e-3),
+    full("enhanced-0.8", "guidance", enhanced_ratio=0.8),
+    lora("order-1", "teacher's steps", estimate_order=1),
+    lora("negative-time", "sign embedding against negative time", times="negative"),
+    full("multi-step-2", "shares of the branches", multi_step_share=2.0),
+    full("enhanced-1.5", "guidance", enhanced_ratio=1.5),
+)  # fmt: skip
+
+
+def matched_ratio(guidance_scale: float) -> float:
+    """The enhanced ratio whose fixed point is a guidance scale: `1 / (1 - ratio)`."""
+    return round(max(0.0, 1 - 1 / guidance_scale), 4)
+
+
+def variant_options(
+    variant: Variant,
+    base: Path,
+    data_dir: Path,
+    output_dir: Path,
+    settings: Settings,
+    *,
+    steps: int,
+    ratio: float,
+    bf16: bool,
+) -> dict[str, object]:
+    """All options of one run of the training script.
+
+    Args:
+        ratio: the enhanced ratio of variants that do not set it.
+    """
+    return (
+        data_options(base, data_dir, settings)
+        | {
+            "output_dir": str(output_dir),
+            "twinflow_enabled": True,
+            "twinflow_adversarial_enabled": True,
+            "twinflow_enhanced_ratio": ratio,
+            "twinflow_target_step_count": 2,
+            "lr_scheduler": "constant_with_warmup",
+            "lr_warmup_steps": WARM_UP_STEPS,
+            "max_train_steps": steps,
+            "checkpointing_steps": steps if variant.curve else steps + 1,
+            "checkpoints_total_limit": 1,
+            "mixed_precision": "bf16" if bf16 else "no",
+            "dataloader_num_workers": 1 if bf16 else 0,
+        }
+        | variant.options
+    )

@@ -1,0 +1,140 @@
+#!/usr/bin/env python
+"""Speed of drawing and of training at real size, with random weights, on a GPU; without one, a tiny rehearsal.
+
+- latency: a stock pipeline with guidance at its usual step counts against TwinFlow at 4, 2 and 1 steps without;
+- training: a step of diffusers' own LoRA example against ours of flow matching and of TwinFlow, on the same base and
+  batch, and against the TwinFlow authors' step where `--reference_dir` is a checkout of their repository.
+
+    python benchmarks/speed.py --parts sd3 training_1024 --minutes 8
+"""
+
+import argparse
+import functools
+import json
+
+import torch
+
+from at_real_size.building import random_pipeline, random_transformer
+from at_real_size.diffusers_example import TARGET_MODULES, ExampleTraining
+from at_real_size.latency import LatencyRows, speedups
+from at_real_size.measuring import Report, add_common_arguments, allocated_gib, announce, measure, timed
+from at_real_size.models import FLUX_DEV, QWEN_IMAGE, SD35_MEDIUM, RealModel
+from at_real_size.ours import FULL_TWINFLOW, OurTraining, script_arguments
+from at_real_size.reference import ReferenceTraining
+
+LATENCY = {"sd3": SD35_MEDIUM, "flux": FLUX_DEV, "qwen": QWEN_IMAGE}
+NAMES = {"sd3": "SD3.5-medium", "flux": "FLUX.1-dev", "qwen": "Qwen-Image"}
+STEP_COUNTS = [4, 2, 1]
+TRAINING = {
+    "training_1024": {"resolution": 1024, "batch": 4, "gradient_checkpointing": True},
+    "training_512": {"resolution": 512, "batch": 4, "gradient_checkpointing": False},
+}
+TINY_RESOLUTION = 64
+TRAINING_RUNS, LATENCY_RUNS, TINY_RUNS = 8, 5, 2
+
+
+def number_of_runs(args, default: int) -> int:
+    return args.runs or (TINY_RUNS if args.tiny else default)
+
+
+def measure_latency(args, report: Report, part: str) -> None:
+    model, name, resolution = LATENCY[part], NAMES[part], 1024
+    if args.tiny:
+        model, name, resolution = model.tiny(), f"tiny {name}", TINY_RESOLUTION
+    device = torch.device(args.device)
+    pipeline = random_pipeline(model, device, torch.bfloat16)
+    rows = LatencyRows(report, name, model, pipeline, resolution, number_of_runs(args, LATENCY_RUNS))
+    rows.measure_stock()
+    rows.measure_twinflow(STEP_COUNTS)
+    rows.measure_apart(2, args.rank)
+
+
+def training_ways(args, setting: dict) -> dict[str, tuple[torch.dtype, functools.partial]]:
+    """How the base is kept and what makes the trainer, by the row's name; all but the last train the same layers."""
+    batch, checkpointing = setting["batch"], setting["gradient_checkpointing"]
+    adapters = {"rank": args.rank, "gradient_checkpointing": checkpointing}
+
+    def ours(*options: str):
+        given = script_arguments(batch, checkpointing, f"--rank={args.rank}", *options)
+        return lambda model, transformer, latents: OurTraining(model, transformer, given, latents)
+
+    same_layers = ["--lora_layers", *TARGET_MODULES]
+    ways = {
+        "diffusers' example": (torch.bfloat16, functools.partial(ExampleTraining, **adapters)),
+        "ours, flow matching": (torch.bfloat16, ours(*same_layers, "--weighting_scheme=logit_normal")),
+        "ours, TwinFlow": (torch.bfloat16, ours(*same_layers, *FULL_TWINFLOW)),
+    }
+    if args.reference_dir:
+        reference = functools.partial(
+            ReferenceTraining, checkout=args.reference_dir, target_modules=TARGET_MODULES, **adapters
+        )
+        ways["authors' TwinFlow"] = (torch.bfloat16, reference)
+        ways["authors' TwinFlow, base in float32 as in their script"] = (torch.float32, reference)
+    ways["ours, TwinFlow, all the layers of our default"] = (torch.bfloat16, ours(*FULL_TWINFLOW))
+    return ways
+
+
+def measure_training(args, report: Report, part: str) -> None:
+    setting, model, name = dict(TRAINING[part]), SD35_MEDIUM, NAMES["sd3"]
+    if args.tiny:
+        model, name, setting["resolution"] = model.tiny(), f"tiny {name}", TINY_RESOLUTION
+    for way, (dtype, build) in training_ways(args, setting).items():
+        label = f"{part}: {way}"
+        if report.is_over(label):
+            continue
+        with report.guarded(label):
+            row = {"part": "training", "model": name, "way": way, **setting, "rank": args.rank}
+            report.add(row | measure_way(args, model, setting, dtype, build))
+
+
+def measure_way(args, model: RealModel, setting: dict, dtype: torch.dtype, build) -> dict:
+    """Seconds, samples a second and memory of one way of training."""
+    device = torch.device(args.device)
+    torch.manual_seed(0)
+    built = {}
+
+    def make() -> None:
+        transformer = random_transformer(model, device, dtype)
+        latents = model.latents(setting["batch"], setting["resolution"], device)
+        built["training"] = build(model, transformer, latents)
+
+    build_seconds = timed(make, device)
+    training = built.pop("training")
+    try:
+        resident = allocated_gib(device)
+        row = measure(training.step, device, warmup=3, runs=number_of_runs(args, TRAINING_RUNS))
+        row |= {"samples_per_second": setting["batch"] / row["seconds"], "resident_gib": resident}
+        return row | {"trained_parameters": training.trained_parameters, "build_seconds": build_seconds}
+    finally:
+        training.close()
+
+
+def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_arguments(parser, [*LATENCY, *TRAINING], "speed")
+    parser.add_argument("--runs", type=int, help="Timed calls of a row; by default 8 steps of training, 5 pictures.")
+    parser.add_argument("--reference_dir", "--reference-dir", help="Checkout of the TwinFlow authors' repository.")
+    return parser.parse_args(input_args)
+
+
+def main(args: argparse.Namespace) -> int:
+    announce(args)
+    report = Report(args, args.output, args.minutes)
+    for part in args.parts:
+        if report.is_over(part):
+            continue
+        with report.guarded(part):
+            if part in LATENCY:
+                measure_latency(args, report, part)
+            else:
+                measure_training(args, report, part)
+    report.result["speedups"] = speedups(report.result["rows"])
+    for row in report.result["speedups"]:
+        print(json.dumps(row))
+    report.save()
+    announce(args)
+    return report.exit_code()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(parse_args()))

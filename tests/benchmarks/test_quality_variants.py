@@ -1,0 +1,136 @@
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusers_twinflow import TwinFlowConfig
+from diffusers_twinflow.families.stable_diffusion_3 import StableDiffusion3Family
+from quality.base import base_options
+from quality.launching import run_logged, training_command, training_seconds
+from quality.running import Runner
+from quality.settings import FULL, REHEARSAL
+from quality.variants import VARIANTS, Variant, matched_ratio, variant_options
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(path: str):
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load("examples/train_twinflow.py")
+
+
+def arguments(command: list[str]) -> list[str]:
+    return command[command.index("examples/train_twinflow.py") + 1 :]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_the_script_takes_every_variant(script, variant):
+    where = {"base": Path("b"), "data_dir": Path("d"), "output_dir": Path("o")}
+    options = variant_options(variant, **where, settings=FULL, steps=600, ratio=0.2, bf16=True)
+    args = script.parse_args(arguments(training_command(options)))
+    config = TwinFlowConfig.from_dict({name: getattr(args, name) for name in TwinFlowConfig.option_names()})
+    config.check_training(flow_matching=True, use_ema=args.use_ema)
+    for name, value in options.items():
+        assert getattr(args, name) == value, name
+    assert variant.times in (None, *load("benchmarks/quality/train_ablated.py").TIMES)
+
+
+def test_variants_differ():
+    assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
+    assert len({json.dumps([v.options, v.times], sort_keys=True) for v in VARIANTS}) == len(VARIANTS)
+
+
+def test_the_script_takes_the_base(script):
+    options = base_options(Path("b"), Path("d"), Path("o"), FULL, steps=900, processes=2, bf16=True)
+    command = training_command(options | {"resume_from_checkpoint": "latest"}, processes=2)
+    args = script.parse_args(arguments(command))
+    assert args.train_batch_size * 2 == FULL.batch_size and args.use_ema and not args.twinflow_enabled
+    assert "--multi_gpu" in command
+
+
+def test_the_matched_ratio_tends_to_the_guidance_scale():
+    assert matched_ratio(1.0) == 0
+    assert 1 / (1 - matched_ratio(2.0)) == 2
+
+
+def test_ablated_times():
+    times = load("benchmarks/quality/train_ablated.py").TIMES
+    t, r, sign = torch.tensor([0.5, 0.8]), torch.tensor([0.25, 0.8]), torch.tensor([1.0, -1.0])
+    family = StableDiffusion3Family()
+    negative = times["negative"](family, t, r, sign)
+    torch.testing.assert_close(negative["timestep"], torch.tensor([500.0, -800.0]))
+    torch.testing.assert_close(negative["target_timestep"], torch.tensor([250.0, -800.0]))
+    squeezed = times["squeezed"](family, t, r, sign)
+    torch.testing.assert_close(squeezed["timestep"], torch.tensor([375.0, 400.0]))
+    assert squeezed["timestep_sign"] is sign and "target_timestep" not in squeezed
+
+
+@pytest.fixture
+def runner(tmp_path):
+    def build(**more):
+        values = {
+            "base": tmp_path / "base",
+            "data_dir": tmp_path / "data",
+            "work_dir": tmp_path,
+            "settings": REHEARSAL,
+            "score": lambda variant, folder, steps: [{"steps": steps}],
+            "ratio": 0.0,
+            "deadline": time.monotonic() + 100,
+            "bf16": False,
+        }
+        return Runner(**(values | more))
+
+    return build
+
+
+def test_a_failure_is_kept_and_the_others_run(runner, monkeypatch):
+    built = runner()
+
+    def train(variant, steps, done, gpu, result):
+        if variant.name == "b":
+            raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(built, "_train", train)
+    names = [Variant(name, "", {}, curve=name == "a") for name in "abc"]
+    first, second, third = built.run_all(tuple(names), [], 2)
+    assert [row["steps"] for row in first["rows"]] == [4, 8] and first["state"] == third["state"] == "done"
+    assert second["state"] == "failed" and "out of luck" in second["error"]
+
+
+def test_what_is_done_is_not_done_again(runner, monkeypatch):
+    built, trained = runner(), []
+    monkeypatch.setattr(built, "_train", lambda variant, *rest: trained.append(variant.name))
+    variants = (Variant("a", "", {}),)
+    assert built.run_all(variants, [], 1) == built.run_all(variants, [], 1)
+    assert trained == ["a"]
+
+
+def test_nothing_begins_that_cannot_end(runner):
+    (result,) = runner(deadline=time.monotonic() + 1).run_all((Variant("a", "", {}),), [], 1)
+    assert result["state"] == "not begun: no time left"
+
+
+def test_a_failed_run_tells_its_log(tmp_path):
+    with pytest.raises(RuntimeError, match=r"exit code 3.*\n?.*the reason"):
+        run_logged([sys.executable, "-c", "print('the reason'); raise SystemExit(3)"], tmp_path / "log")
+    with pytest.raises(RuntimeError, match="time limit"):
+        run_logged(
+            [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log", deadline=time.monotonic() + 1
+        )
+
+
+def test_seconds_come_from_the_last_finished_bar(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("Steps: 100%|#| 3/3 [00:09<00:00, 1s/it]\rSteps: 100%|#| 8/8 [1:02:03<00:00, 1s/it]\n")
+    assert training_seconds(log) == 3723
