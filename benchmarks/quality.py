@@ -29,12 +29,13 @@ from quality.dataset import load_split
 from quality.digits_data import prepare_digits
 from quality.judge import load_judge, save_judge, train_judge
 from quality.prompts import build_evaluation
-from quality.report import assemble, draw_curves, draw_grid, table
+from quality.report import assemble, draw_curves, draw_grid, machine, table, today
 from quality.rows import (
     choose_reference,
     pictured_prompts,
     reference_rows,
     save_pictures,
+    score_control,
     score_variant,
     stock_rows,
 )
@@ -42,10 +43,10 @@ from quality.running import Runner
 from quality.sampling import Sampler, load_base
 from quality.scores import Scorer
 from quality.settings import FULL, REHEARSAL, Settings
-from quality.variants import VARIANTS, matched_ratio
+from quality.variants import CONTROL, VARIANTS, matched_ratio
 
 STAGES = ("data", "judge", "base", "variants", "report")
-REHEARSED = ("full-reference", "lora-all-linears", "full-negative-time", "lora-squeezed")
+REHEARSED = ("full-reference", CONTROL, "lora-all-linears", "full-negative-time", "lora-squeezed")
 RESULTS = "benchmarks/results/quality.json"
 GRID, CURVES = "docs/images/quality_grid.png", "docs/images/quality_curves.png"
 
@@ -83,6 +84,11 @@ class Benchmark:
     @cached_property
     def scorer(self) -> Scorer:
         return Scorer(load_judge(self.judge_path, self.settings, self.device), self.train, self.evaluation)
+
+    @property
+    def reference(self) -> dict:
+        """The base's row that the distilled models are compared with."""
+        return json.loads((self.work_dir / "base_rows.json").read_text())["reference"]
 
     def run_data(self) -> None:
         if self.args.rehearsal and not (self.data_dir / "train.parquet").is_file():
@@ -135,9 +141,8 @@ class Benchmark:
 
     def run_variants(self) -> None:
         deadline = time.monotonic() + 60 * self.args.minutes
-        reference = json.loads((self.work_dir / "base_rows.json").read_text())["reference"]
         if self.scorer.reference is None:
-            self.set_reference(reference)
+            self.set_reference(self.reference)
         chosen = [variant for variant in VARIANTS if not self.args.only or variant.name in self.args.only]
         runner = Runner(
             base=self.base_dir,
@@ -145,7 +150,7 @@ class Benchmark:
             work_dir=self.work_dir,
             settings=self.settings,
             score=self.score,
-            ratio=matched_ratio(reference["guidance_scale"]),
+            ratio=matched_ratio(self.reference["guidance_scale"]),
             deadline=deadline,
             bf16=self.device.type == "cuda",
             keep_weights=self.args.keep_weights,
@@ -153,13 +158,16 @@ class Benchmark:
         runner.run_all(tuple(chosen), self.args.gpus, self.args.jobs_per_gpu)
 
     def score(self, variant, folder: Path, steps: int) -> list[dict]:
+        if variant.name == CONTROL:
+            shared = {"sampler": self.sampler, "scorer": self.scorer, "reference": self.reference}
+            return score_control(variant, folder, steps, **shared)
         where = {"base": self.base_dir, "sampler": self.sampler, "scorer": self.scorer, "settings": self.settings}
         rows, pictures = score_variant(variant, folder, steps, **where)
         save_pictures(pictures, self.work_dir / "pictures" / f"{variant.name}.safetensors")
         return rows
 
     def run_report(self) -> None:
-        report = assemble(self.work_dir, asdict(self.settings), plain_call())
+        report = assemble(self.work_dir, asdict(self.settings))
         report["rehearsal"] = self.args.rehearsal
         here = self.work_dir / "report"
         publish = self.args.publish and not self.args.rehearsal
@@ -181,11 +189,13 @@ def plain_call() -> str:
 
 @contextmanager
 def timed(name: str, work_dir: Path):
-    """Announces a stage and leaves its command and seconds beside what it made."""
+    """Announces a stage and leaves its command, machine and seconds beside what it made."""
     print(f"== {name}", flush=True)
-    start = time.monotonic()
+    start, path = time.monotonic(), work_dir / f"stage_{name}.json"
+    stage = {"command": plain_call(), "date": today(), **machine()}
+    write_json(path, stage)
     yield
-    write_json(work_dir / f"seconds_{name}.json", {"command": plain_call(), "seconds": time.monotonic() - start})
+    write_json(path, stage | {"seconds": time.monotonic() - start})
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:

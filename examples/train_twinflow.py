@@ -65,6 +65,7 @@ from diffusers_twinflow.training.saving import (
 from diffusers_twinflow.training.scores import ScoreBook, Scores, check_scores, load_judge
 from diffusers_twinflow.training.state import TrainedWeights
 from diffusers_twinflow.training.teacher import copy_for_teacher
+from diffusers_twinflow.training.time_limit import TimeLimit
 from diffusers_twinflow.training.trackers import (
     Throughput,
     check_trackers,
@@ -218,6 +219,7 @@ def add_loop_arguments(group) -> None:
     group.add_argument("--gradient_accumulation_steps", type=int, default=1, help="Micro-batches of one step.")
     group.add_argument("--max_train_steps", type=int, help="Defaults to --num_train_epochs, or to 1000 steps.")
     group.add_argument("--num_train_epochs", type=int, help="Where --max_train_steps is not given.")
+    group.add_argument("--max_train_minutes", type=float, help="End the run after so long as if it were done.")
     group.add_argument("--gradient_checkpointing", action=SWITCH, default=False, help="Less memory, more time.")
     group.add_argument("--compile", action=SWITCH, default=False, help="Compile the transformer's blocks.")
     group.add_argument(
@@ -552,7 +554,7 @@ def train_loop(run: Run) -> int:
     progress = tqdm(
         total=schedule.total_steps, initial=step, desc="Steps", disable=not accelerator.is_local_main_process
     )
-    throughput = Throughput(accelerator.device)
+    throughput, time_limit = Throughput(accelerator.device), TimeLimit(args.max_train_minutes, accelerator)
     for batch in run.loader:
         if is_step_start and teacher is not None:
             teacher.update()
@@ -567,6 +569,8 @@ def train_loop(run: Run) -> int:
             run.average.update()
         if step % args.logging_steps == 0:
             progress.set_postfix(log_step(run, step, grad_norm, throughput))
+            if time_limit.is_over():
+                break
         if step % args.checkpointing_steps == 0:
             save_checkpoint(args, accelerator, step)
             throughput.start()

@@ -11,7 +11,7 @@ from diffusers import StableDiffusion3Pipeline
 
 from .building import assemble, psnr, train_base_autoencoder
 from .dataset import load_split
-from .launching import plain_command, run_logged, training_command, training_seconds
+from .launching import plain_command, run_logged, training_command, training_progress
 from .settings import Settings
 
 SHARD_BYTES = "14MB"
@@ -77,7 +77,7 @@ def train_transformer(
     first = base_options(untrained, data_dir, where, settings, steps=settings.calibration_steps, **shared)
     log = work_dir / "base_calibration.log"
     run_logged(training_command(first, processes=shared["processes"]), log, gpus=gpus or None)
-    rate = settings.calibration_steps / max(1.0, training_seconds(log))
+    rate = settings.calibration_steps / max(1.0, training_progress(log)[1])
     left = deadline - time.monotonic() - RESERVE_SECONDS
     steps = settings.calibration_steps + max(settings.calibration_steps, int(rate * left))
     print(f"base: {rate:.1f} steps/s, so {steps} steps", flush=True)

@@ -64,12 +64,12 @@ def run_logged(
     return time.monotonic() - start
 
 
-def training_seconds(log: Path) -> float:
-    """The seconds that the steps took, from the last progress bar of a log."""
+def training_progress(log: Path) -> tuple[int, float]:
+    """The steps that a run took and their seconds, from the last progress bar of its log."""
     bars = re.findall(
-        r"Steps:\s+100%[^\r\n]*\[(?:(\d+):)?(\d+):(\d+)<", log.read_text(encoding="utf-8", errors="replace")
+        r"Steps:[^\r\n]*?(\d+)/\d+ \[(?:(\d+):)?(\d+):(\d+)<", log.read_text(encoding="utf-8", errors="replace")
     )
     if not bars:
-        raise RuntimeError(f"{log} has no finished progress bar")
-    hours, minutes, seconds = bars[-1]
-    return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds)
+        raise RuntimeError(f"{log} has no progress bar")
+    steps, hours, minutes, seconds = (int(number or 0) for number in bars[-1])
+    return steps, hours * 3600 + minutes * 60 + seconds

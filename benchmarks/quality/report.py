@@ -12,17 +12,16 @@ from safetensors.torch import load_file
 from .variants import VARIANTS
 
 CELL_INCHES = 1.0
-REFERENCES = {"full weights": "full-reference", "LoRA, rank 64": "lora-reference"}
+REFERENCES = {"full weights": "full", "LoRA, rank 64": "lora"}
+LENGTHS = ("shorter", "reference", "longer")
 
 
-def assemble(work_dir: Path, settings: dict, command: str) -> dict:
+def assemble(work_dir: Path, settings: dict) -> dict:
     """All that was measured, from what the stages left in `work_dir`."""
     base = _read(work_dir / "base_rows.json")
     paths = [work_dir / "results" / f"{variant.name}.json" for variant in VARIANTS]
     variants = [_read(path) for path in paths if path.is_file()]
     return {
-        "command": command,
-        "date": datetime.now(timezone.utc).date().isoformat(),
         "settings": settings,
         "training_of_the_base": _read(work_dir / "base" / "training.json"),
         "judge": base["judge"],
@@ -30,25 +29,24 @@ def assemble(work_dir: Path, settings: dict, command: str) -> dict:
         "base": base["rows"],
         "variants": variants,
         "targets": targets(base["reference"], variants),
-        "seconds": {
-            path.stem.removeprefix("seconds_"): _read(path) for path in sorted(work_dir.glob("seconds_*.json"))
-        },
-        "device": device_name(),
-        **environment(),
+        "stages": {path.stem.removeprefix("stage_"): _read(path) for path in sorted(work_dir.glob("stage_*.json"))},
     }
 
 
-def device_name() -> str:
-    if not torch.cuda.is_available():
-        return "cpu"
-    return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+def today() -> str:
+    return datetime.now(timezone.utc).date().isoformat()
+
+
+def machine() -> dict:
+    """The device that this process runs on, and the versions it runs."""
+    device = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "cpu"
+    return {"device": device, **environment()}
 
 
 def targets(reference: dict, variants: list[dict]) -> list[dict]:
     """What the benchmark set out to reach, of the reference recipes at their longest."""
-    found = {v["name"]: last_rows(v) for v in variants}
     base = reference["frechet_distance"]
-    full, lora = (found.get(name, {}) for name in ("full-reference", "lora-reference"))
+    full, lora = (last_rows(variants, kind) for kind in REFERENCES.values())
     rows = []
     for steps, factor in ((1, 1.15), (2, 1.0)):
         if steps in full:
@@ -64,9 +62,15 @@ def targets(reference: dict, variants: list[dict]) -> list[dict]:
     return rows
 
 
-def last_rows(variant: dict) -> dict[int, float]:
+def rows_of_lengths(variants: list[dict], kind: str) -> list[dict]:
+    """The scored rows of a reference recipe, "full" or "lora", at each length of training."""
+    names = [f"{kind}-{length}" for length in LENGTHS]
+    return [row for v in variants if v["name"] in names for row in v["rows"] if "frechet_distance" in row]
+
+
+def last_rows(variants: list[dict], kind: str) -> dict[int, float]:
     """Frechet distance by steps, style few, after the longest training."""
-    rows = [row for row in variant["rows"] if row["style"] == "few" and "frechet_distance" in row]
+    rows = [row for row in rows_of_lengths(variants, kind) if row["style"] == "few"]
     longest = max((row["train_steps"] for row in rows), default=0)
     return {row["steps"]: row["frechet_distance"] for row in rows if row["train_steps"] == longest}
 
@@ -101,9 +105,9 @@ def draw_grid(work_dir: Path, prompts: list[str], path: Path) -> None:
     """A row a prompt, a column a way of drawing, the same noise along each row."""
     base = load_file(str(work_dir / "pictures" / "base.safetensors"))
     columns = {f"base, {name}": base[name] for name in sorted(base, key=lambda name: -int(name.split()[0]))}
-    for label, name in REFERENCES.items():
-        file = work_dir / "pictures" / f"{name}.safetensors"
-        drawn = load_file(str(file)) if file.is_file() else {}
+    for label, kind in REFERENCES.items():
+        files = [work_dir / "pictures" / f"{kind}-{length}.safetensors" for length in LENGTHS]
+        drawn = load_file(str(files[-1])) if (files := [file for file in files if file.is_file()]) else {}
         columns |= {f"{label},\n{steps} step{'s' * (steps != '1')}": drawn[steps] for steps in sorted(drawn)}
     size = (CELL_INCHES * len(columns) + 3.2, CELL_INCHES * len(prompts) + 0.6)
     figure = Figure(figsize=size, dpi=100, layout="constrained")
@@ -123,41 +127,35 @@ def draw_curves(report: dict, path: Path) -> None:
     """Frechet distance against training steps, and against evaluations."""
     figure = Figure(figsize=(10, 4), dpi=110, layout="constrained")
     training, sampling = figure.subplots(1, 2)
-    found = {variant["name"]: variant for variant in report["variants"]}
-    for label, name in REFERENCES.items():
-        rows = [row for row in found.get(name, {"rows": []})["rows"] if "frechet_distance" in row]
+    for label, kind in REFERENCES.items():
+        rows = rows_of_lengths(report["variants"], kind)
         few = [row for row in rows if row["style"] == "few"]
         for steps in (1, 2):
-            points = [(row["train_steps"], row["frechet_distance"]) for row in few if row["steps"] == steps]
-            training.plot(
-                *zip(*points), marker="o", label=f"{label}, {steps} step{'s' * (steps > 1)}"
-            ) if points else None
+            points = sorted((row["train_steps"], row["frechet_distance"]) for row in few if row["steps"] == steps)
+            plot(training, points, f"{label}, {steps} step{'s' * (steps > 1)}", marker="o")
         for style in ("few", "any", "multi"):
-            longest = max((row["train_steps"] for row in rows), default=0)
-            points = [
-                (row["evaluations"], row["frechet_distance"])
-                for row in rows
-                if row["style"] == style and row["train_steps"] == longest
-            ]
-            sampling.plot(*zip(*points), marker="o", label=f"{label}, {style}") if points else None
+            points = [point(row) for row in rows if row["style"] == style and row["variant"] == f"{kind}-reference"]
+            plot(sampling, points, f"{label}, {style}", marker="o")
     for scheduler in ("FlowMatchEuler", "FlowMatchLCM", "UniPC", "DPM++"):
-        points = [
-            (row["evaluations"], row["frechet_distance"])
-            for row in report["base"]
-            if row["scheduler"] == scheduler
-            and row["guidance_scale"] == 1
-            and row["steps"] <= 8
-            and "error" not in row
-        ]
-        sampling.plot(*zip(*points), linestyle=":", marker=".", label=f"base, {scheduler}") if points else None
+        chosen = [row for row in report["base"] if row["scheduler"] == scheduler and row["guidance_scale"] == 1]
+        points = [point(row) for row in chosen if row["steps"] <= 8 and "error" not in row]
+        plot(sampling, points, f"base, {scheduler}", linestyle=":", marker=".")
     for axes, label in ((training, "training steps"), (sampling, "evaluations")):
-        axes.axhline(
-            report["reference"]["frechet_distance"], color="gray", linewidth=1, label="base, many evaluations"
-        )
+        many = report["reference"]["frechet_distance"]
+        axes.axhline(many, color="gray", linewidth=1, label="base, many evaluations")
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="Fréchet distance")
         axes.legend(fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def point(row: dict) -> tuple[int, float]:
+    return row["evaluations"], row["frechet_distance"]
+
+
+def plot(axes, points: list[tuple[int, float]], label: str, **style) -> None:
+    if points:
+        axes.plot(*zip(*points), label=label, **style)
 
 
 def _read(path: Path) -> dict:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from .prompts import Evaluation
-from .sampling import STOCK_SCHEDULERS, Sampler, load_distilled, twinflow_scheduler
+from .sampling import STOCK_SCHEDULERS, Sampler, load_base, load_distilled, twinflow_scheduler
 from .scores import Scorer
 from .settings import Settings
 from .timing import synchronize
@@ -87,11 +87,10 @@ def score_variant(
     scorer: Scorer,
     settings: Settings,
 ) -> tuple[list[dict], dict[str, torch.Tensor]]:
-    """The rows of a trained variant, in other styles too once it is trained to the end, and pictures by step count."""
+    """The rows of a trained variant, and pictures by step count."""
     pipeline = load_distilled(folder, base, sampler.device)
-    is_last = train_steps == variant.stops(settings)[-1]
     rows, pictures = [], {}
-    for style in ("few", *(variant.styles if is_last else ())):
+    for style in ("few", *variant.styles):
         for steps in settings.few_steps:
             row = {
                 "variant": variant.name,
@@ -110,6 +109,16 @@ def score_variant(
             if style == "few" and steps in PICTURED_STEPS and images is not None:
                 pictures[str(steps)] = images
     return rows, pictures
+
+
+def score_control(
+    variant: Variant, folder: Path, train_steps: int, *, sampler: Sampler, scorer: Scorer, reference: dict
+) -> list[dict]:
+    """The row of a base that was trained further, drawn as the reference is."""
+    pipeline, steps = load_base(folder, sampler.device), reference["steps"]
+    row = {"variant": variant.name, "train_steps": train_steps, "style": "FlowMatchEuler", "steps": steps}
+    row |= {"guidance_scale": reference["guidance_scale"], "evaluations": reference["evaluations"]}
+    return [measured(row, lambda: sampler.draw(pipeline, steps, reference["guidance_scale"]), scorer)[0]]
 
 
 def save_pictures(pictures: dict[str, torch.Tensor], path: Path) -> None:

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .launching import SCRIPT, plain_command, run_logged, training_command, training_seconds
+from .launching import SCRIPT, plain_command, run_logged, training_command, training_progress
 from .settings import Settings
 from .variants import ABLATION_SCRIPT, Variant, variant_options
 
-RESERVE_SECONDS = 20
+RESERVE_SECONDS = 110
+"""For starting the script, saving, and scoring after the others that end at the same time."""
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Runner:
     Attributes:
         score: takes a variant, the folder of what it trained and the steps, and gives rows.
         ratio: enhanced ratio of variants that do not set one.
-        deadline: by `time.monotonic()`; nothing new begins that cannot end by then.
+        deadline: by `time.monotonic()`; training ends before it, early where it must, so that it can be scored.
     """
 
     base: Path
@@ -37,7 +38,7 @@ class Runner:
     keep_weights: bool = False
 
     def __post_init__(self):
-        self.score_lock, self.seconds_per_step = threading.Lock(), 0.0
+        self.score_lock = threading.Lock()
 
     def run_all(self, variants: tuple[Variant, ...], gpus: list[str], jobs_per_gpu: int) -> list[dict]:
         """Every variant's result, also of those that failed or did not begin; results on disk are used again."""
@@ -74,18 +75,16 @@ class Runner:
         result = {"name": variant.name, "question": variant.question, "state": "not begun", "rows": []}
         start = time.monotonic()
         self._save(variant, result)
+        minutes = (self.deadline - start - RESERVE_SECONDS) / 60
+        if minutes <= 0:
+            result["state"] = "not begun: no time left"
+            self._save(variant, result)
+            return
         try:
-            done = 0
-            for steps in variant.stops(self.settings):
-                needed = (steps - done) * self.seconds_per_step + RESERVE_SECONDS
-                if time.monotonic() + needed > self.deadline:
-                    result["state"] = "cut by the time limit" if done else "not begun: no time left"
-                    break
-                self._train(variant, steps, done, gpu, result)
-                with self.score_lock:
-                    result["rows"] += self.score(variant, self._folder(variant), steps)
-                done, result["state"] = steps, "done"
-                self._save(variant, result)
+            steps = self._train(variant, minutes, gpu, result)
+            with self.score_lock:
+                result["rows"] = self.score(variant, self._folder(variant), steps)
+            result["state"] = "done"
         except Exception:
             result |= {"state": "failed", "error": traceback.format_exc()}
             print(f"FAILED {variant.name}: {result['error'][-3000:]}", flush=True)
@@ -98,22 +97,21 @@ class Runner:
     def _folder(self, variant: Variant) -> Path:
         return self.work_dir / "variants" / variant.name
 
-    def _train(self, variant: Variant, steps: int, done: int, gpu: str | None, result: dict) -> None:
+    def _train(self, variant: Variant, minutes: float, gpu: str | None, result: dict) -> int:
+        """The steps that it was trained for."""
         options = variant_options(
             variant, self.base, self.data_dir, self._folder(variant), self.settings,
-            steps=steps, ratio=self.ratio, bf16=self.bf16,
+            minutes=minutes, ratio=self.ratio, bf16=self.bf16,
         )  # fmt: skip
-        if done:
-            options["resume_from_checkpoint"] = "latest"
         command = training_command(options, script=ABLATION_SCRIPT if variant.times else SCRIPT)
         if variant.times:
             command += ["--times", variant.times]
         result |= {"command": plain_command(command), "options": options, "state": "training"}
         log = self.work_dir / "logs" / f"{variant.name}.log"
         seconds = run_logged(command, log, gpus=None if gpu is None else [gpu], deadline=self.deadline)
-        rate = training_seconds(log) / max(1, steps - done)
-        result.setdefault("training", []).append({"steps": steps, "seconds": seconds, "seconds_per_step": rate})
-        self.seconds_per_step = max(self.seconds_per_step, rate)
+        steps, training = training_progress(log)
+        result["training"] = {"steps": steps, "seconds": seconds, "seconds_per_step": training / max(1, steps)}
+        return steps
 
     def _save(self, variant: Variant, result: dict) -> None:
         path = self.result_path(variant)

@@ -15,7 +15,6 @@ class Settings:
         calibration_steps: optimizer steps of the base that are timed before its length is fixed.
         base_learning_rate: peak of its cosine.
         steps: optimizer steps of a variant.
-        curve: the points of the curves of quality over training, as parts of `steps`.
         samples: scored for a row.
         diversity_prompts, diversity_seeds: pictures per prompt for the diversity between seeds.
         guidance_scales: tried for the base's reference.
@@ -37,7 +36,6 @@ class Settings:
     base_learning_rate: float
     batch_size: int
     steps: int
-    curve: tuple[float, ...]
     samples: int
     diversity_prompts: int
     diversity_seeds: int
@@ -62,8 +60,7 @@ FULL = Settings(
     calibration_steps=300,
     base_learning_rate=6e-4,
     batch_size=256,
-    steps=600,
-    curve=(0.25, 0.5, 1.0, 2.0, 3.0),
+    steps=500,
     samples=4096,
     diversity_prompts=64,
     diversity_seeds=8,
@@ -87,7 +84,6 @@ REHEARSAL = Settings(
     base_learning_rate=1e-3,
     batch_size=16,
     steps=8,
-    curve=(0.5, 1.0),
     samples=64,
     diversity_prompts=4,
     diversity_seeds=4,

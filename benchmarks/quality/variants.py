@@ -10,6 +10,8 @@ ABLATION_SCRIPT = "benchmarks/quality/train_ablated.py"
 WARM_UP_STEPS = 25
 FULL = {"train_type": "full", "learning_rate": 3e-4}
 LORA = {"train_type": "lora", "rank": 64, "learning_rate": 1e-3}
+FLOW_MATCHING = FULL | {"twinflow_enabled": False, "twinflow_adversarial_enabled": False, "use_ema": True}
+FLOW_MATCHING |= {"flow_matching_ema_decay": 0.99, "caption_dropout_probability": 0.1}
 ATTENTION = [f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")]
 ATTENTION += [f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")]
 FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
@@ -25,7 +27,7 @@ class Variant:
         name: short and unique.
         question: what it is there for.
         options: of the training script, beside those that all share.
-        curve: whether it is scored along the way, and trained for as long as the curve goes.
+        length: of its training, as a part of the usual steps.
         styles: of sampling, beside few.
         times: of `train_ablated.py`.
     """
@@ -33,14 +35,13 @@ class Variant:
     name: str
     question: str
     options: dict[str, object]
-    curve: bool = False
+    length: float = 1.0
     styles: tuple[str, ...] = ()
     times: str | None = None
     scheduler: dict[str, object] = field(default_factory=dict)
 
-    def stops(self, settings: Settings) -> list[int]:
-        """The steps after which it is scored."""
-        return [max(1, round(settings.steps * part)) for part in (settings.curve if self.curve else (1.0,))]
+    def steps(self, settings: Settings) -> int:
+        return max(1, round(settings.steps * self.length))
 
 
 def full(name: str, question: str, **options) -> Variant:
@@ -52,48 +53,50 @@ def lora(name: str, question: str, **options) -> Variant:
 
 
 def _variant(name: str, question: str, shared: dict, options: dict) -> Variant:
-    own = {key: options.pop(key) for key in ("curve", "styles", "times", "scheduler") if key in options}
+    own = {key: options.pop(key) for key in ("length", "styles", "times", "scheduler") if key in options}
     renamed = {key if key in NOT_TWINFLOW else f"twinflow_{key}": value for key, value in options.items()}
     return Variant(name, question, shared | renamed, **own)
 
 
 NOT_TWINFLOW = {"learning_rate", "time_conditioning_learning_rate", "rank", "lora_layers"}
 
+CONTROL = "base-continued"
 VARIANTS: tuple[Variant, ...] = (
-    full("reference", "all weights; the others change one thing", curve=True, styles=("any", "multi")),
-    lora("reference", "LoRA of rank 64; the others change one thing", curve=True, styles=("any", "multi")),
+    full("reference", "all weights; the others change one thing", styles=("any", "multi")),
+    lora("reference", "LoRA of rank 64; the others change one thing", styles=("any", "multi")),
+    full("longer", "length of training", length=1.8),
+    lora("longer", "length of training", length=1.8),
     lora("all-linears", "which layers", lora_layers=ATTENTION + FEED_FORWARD + MODULATION + ENDS),
-    lora("lr-2e-3", "learning rate", learning_rate=2e-3),
-    lora("rank-16", "rank", rank=16),
     full("rcgm", "without the twin", adversarial_enabled=False),
     lora("rcgm", "without the twin", adversarial_enabled=False),
+    lora("lr-2e-3", "learning rate", learning_rate=2e-3),
+    lora("rank-16", "rank", rank=16),
     full("lr-1e-4", "learning rate", learning_rate=1e-4),
-    full("enhanced-0", "guidance", enhanced_ratio=0.0),
-    full("enhanced-0.5", "guidance", enhanced_ratio=0.5),
+    lora("squeezed", "two times against one", times="squeezed", scheduler={"squeeze_target_time": True}),
+    Variant(CONTROL, "what more flow matching gives", FLOW_MATCHING),
+    full("enhanced-0.2", "guidance", enhanced_ratio=0.2),
     full("negative-time", "sign embedding against negative time", times="negative"),
-    lora(
-        "squeezed", "two times against one", times="squeezed", scheduler={"squeeze_target_time": True}
-    ),
+    full("shorter", "length of training", length=0.4),
+    lora("shorter", "length of training", length=0.4),
     lora("lr-3e-4", "learning rate", learning_rate=3e-4),
     lora("attention", "which layers", lora_layers=ATTENTION),
-    lora("no-modulation", "which layers", lora_layers=ATTENTION + FEED_FORWARD),
+    full("lr-1e-3", "learning rate", learning_rate=1e-3),
     full("order-1", "teacher's steps", estimate_order=1),
     full("rectify-0.5", "rectification", rectify_weight=0.5),
-    lora("time-lr-1e-4", "learning rate of the time conditioning", time_conditioning_learning_rate=1e-4),
     lora("time-lr-4e-3", "learning rate of the time conditioning", time_conditioning_learning_rate=4e-3),
-    full("enhanced-0.2", "guidance", enhanced_ratio=0.2),
+    lora("no-modulation", "which layers", lora_layers=ATTENTION + FEED_FORWARD),
+    full("enhanced-0", "guidance", enhanced_ratio=0.0),
     full("ema-0.999", "decay of the teacher", ema_decay=0.999),
-    full("ema-0.95", "decay of the teacher", ema_decay=0.95),
     full("one-step-2", "shares of the branches", one_step_share=2.0),
     full("few-for-any", "shares of the branches", few_step_share=1.0, any_step_share=0.0),
     full("squeezed", "two times against one", times="squeezed", scheduler={"squeeze_target_time": True}),
-    full("lr-1e-3", "learning rate", learning_rate=1e-3),
     full("enhanced-0.8", "guidance", enhanced_ratio=0.8),
     lora("order-1", "teacher's steps", estimate_order=1),
     lora("negative-time", "sign embedding against negative time", times="negative"),
     full("multi-step-2", "shares of the branches", multi_step_share=2.0),
+    full("ema-0.95", "decay of the teacher", ema_decay=0.95),
     full("enhanced-1.5", "guidance", enhanced_ratio=1.5),
-)  # fmt: skip
+)
 
 
 def matched_ratio(guidance_scale: float) -> float:
@@ -108,13 +111,14 @@ def variant_options(
     output_dir: Path,
     settings: Settings,
     *,
-    steps: int,
+    minutes: float,
     ratio: float,
     bf16: bool,
 ) -> dict[str, object]:
     """All options of one run of the training script.
 
     Args:
+        minutes: after which it ends, whatever its steps.
         ratio: the enhanced ratio of variants that do not set it.
     """
     return (
@@ -127,9 +131,10 @@ def variant_options(
             "twinflow_target_step_count": 2,
             "lr_scheduler": "constant_with_warmup",
             "lr_warmup_steps": WARM_UP_STEPS,
-            "max_train_steps": steps,
-            "checkpointing_steps": steps if variant.curve else steps + 1,
-            "checkpoints_total_limit": 1,
+            "max_train_steps": variant.steps(settings),
+            "max_train_minutes": round(minutes, 2),
+            "logging_steps": 5,
+            "checkpointing_steps": variant.steps(settings) + 1,
             "mixed_precision": "bf16" if bf16 else "no",
             "dataloader_num_workers": 1 if bf16 else 0,
         }

@@ -91,10 +91,11 @@ def test_targets_take_the_longest_training():
         ]
         return {"name": name, "rows": rows}
 
-    full = variant("full-reference", {("few", 5, 1): 1.0, ("few", 9, 1): 4.0, ("few", 9, 2): 3.0, ("any", 9, 2): 1.0})
+    full = variant("full-longer", {("few", 9, 1): 4.0, ("few", 9, 2): 3.0, ("any", 9, 2): 1.0})
+    shorter = variant("full-reference", {("few", 5, 1): 1.0})
     lora = variant("lora-reference", {("few", 9, 1): 5.5, ("few", 9, 2): 3.5})
-    assert last_rows(full) == {1: 4.0, 2: 3.0}
-    reached = [row["reached"] for row in targets({"frechet_distance": 3.0}, [full, lora])]
+    assert last_rows([full, shorter, lora], "full") == {1: 4.0, 2: 3.0}
+    reached = [row["reached"] for row in targets({"frechet_distance": 3.0}, [full, shorter, lora])]
     assert reached == [False, True, False, False, True, True]
 
 

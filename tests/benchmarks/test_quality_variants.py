@@ -10,7 +10,7 @@ import torch
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.families.stable_diffusion_3 import StableDiffusion3Family
 from quality.base import base_options
-from quality.launching import run_logged, training_command, training_seconds
+from quality.launching import run_logged, training_command, training_progress
 from quality.running import Runner
 from quality.settings import FULL, REHEARSAL
 from quality.variants import VARIANTS, Variant, matched_ratio, variant_options
@@ -37,7 +37,7 @@ def arguments(command: list[str]) -> list[str]:
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_the_script_takes_every_variant(script, variant):
     where = {"base": Path("b"), "data_dir": Path("d"), "output_dir": Path("o")}
-    options = variant_options(variant, **where, settings=FULL, steps=600, ratio=0.2, bf16=True)
+    options = variant_options(variant, **where, settings=FULL, minutes=1.5, ratio=0.2, bf16=True)
     args = script.parse_args(arguments(training_command(options)))
     config = TwinFlowConfig.from_dict({name: getattr(args, name) for name in TwinFlowConfig.option_names()})
     config.check_training(flow_matching=True, use_ema=args.use_ema)
@@ -48,7 +48,7 @@ def test_the_script_takes_every_variant(script, variant):
 
 def test_variants_differ():
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
-    assert len({json.dumps([v.options, v.times], sort_keys=True) for v in VARIANTS}) == len(VARIANTS)
+    assert len({json.dumps([v.options, v.times, v.length], sort_keys=True) for v in VARIANTS}) == len(VARIANTS)
 
 
 def test_the_script_takes_the_base(script):
@@ -86,7 +86,7 @@ def runner(tmp_path):
             "settings": REHEARSAL,
             "score": lambda variant, folder, steps: [{"steps": steps}],
             "ratio": 0.0,
-            "deadline": time.monotonic() + 100,
+            "deadline": time.monotonic() + 1000,
             "bf16": False,
         }
         return Runner(**(values | more))
@@ -97,14 +97,15 @@ def runner(tmp_path):
 def test_a_failure_is_kept_and_the_others_run(runner, monkeypatch):
     built = runner()
 
-    def train(variant, steps, done, gpu, result):
+    def train(variant, minutes, gpu, result):
         if variant.name == "b":
             raise RuntimeError("out of luck")
+        return 5
 
     monkeypatch.setattr(built, "_train", train)
-    names = [Variant(name, "", {}, curve=name == "a") for name in "abc"]
+    names = [Variant(name, "", {}) for name in "abc"]
     first, second, third = built.run_all(tuple(names), [], 2)
-    assert [row["steps"] for row in first["rows"]] == [4, 8] and first["state"] == third["state"] == "done"
+    assert [row["steps"] for row in first["rows"]] == [5] and first["state"] == third["state"] == "done"
     assert second["state"] == "failed" and "out of luck" in second["error"]
 
 
@@ -130,7 +131,9 @@ def test_a_failed_run_tells_its_log(tmp_path):
         )
 
 
-def test_seconds_come_from_the_last_finished_bar(tmp_path):
+def test_steps_and_seconds_come_from_the_last_bar(tmp_path):
     log = tmp_path / "log"
     log.write_text("Steps: 100%|#| 3/3 [00:09<00:00, 1s/it]\rSteps: 100%|#| 8/8 [1:02:03<00:00, 1s/it]\n")
-    assert training_seconds(log) == 3723
+    assert training_progress(log) == (8, 3723)
+    log.write_text("Steps:  40%|#| 2/5 [00:09<00:14, 4s/it, loss=1.9, lr=6e-5]\nSaving: 100%|#| 1/1 [00:01<00:00]\n")
+    assert training_progress(log) == (2, 9)

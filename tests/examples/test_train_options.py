@@ -329,3 +329,9 @@ def test_the_precision_is_that_of_accelerates_configuration_unless_given(script,
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
     with pytest.raises(TwinFlowConfigError, match="mixed_precision=fp8.*bf16"):
         script.check_arguments(script.parse_args(arguments()))
+
+
+def test_a_run_ends_in_time_as_if_it_were_done(script, arguments, tmp_path):
+    script.main(arguments("--max_train_minutes=0", "--logging_steps=1", "--max_train_steps=500", *TWINFLOW))
+    described = json.loads((tmp_path / "out" / "twinflow_config.json").read_text())
+    assert described["trained"]["steps"] == 1

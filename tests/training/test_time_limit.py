@@ -1,0 +1,37 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from diffusers_twinflow.training import time_limit
+from diffusers_twinflow.training.time_limit import TimeLimit
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = SimpleNamespace(seconds=100.0)
+    monkeypatch.setattr(time_limit, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    return now
+
+
+def processes(others_over: float):
+    """An accelerator beside whose process others say how many of them are over."""
+    return SimpleNamespace(device=torch.device("cpu"), reduce=lambda tensor, reduction: tensor + others_over)
+
+
+def test_it_is_over_after_its_minutes(clock):
+    limit = TimeLimit(0.5, processes(0))
+    clock.seconds += 29
+    assert not limit.is_over()
+    clock.seconds += 2
+    assert limit.is_over()
+
+
+def test_it_is_over_for_all_where_it_is_for_one(clock):
+    assert TimeLimit(10, processes(1)).is_over()
+
+
+def test_without_minutes_it_is_never_over(clock):
+    limit = TimeLimit(None, processes(1))
+    clock.seconds += 1e9
+    assert not limit.is_over()
