@@ -170,10 +170,13 @@ class Benchmark:
         report = assemble(self.work_dir, asdict(self.settings))
         report["rehearsal"] = self.args.rehearsal
         here = self.work_dir / "report"
+        here.mkdir(exist_ok=True)
         publish = self.args.publish and not self.args.rehearsal
         write_json(ROOT / RESULTS if publish else here / "quality.json", report)
         (here / "table.md").write_text(table(report), encoding="utf-8")
-        draw_grid(self.work_dir, pictured_prompts(self.evaluation), ROOT / GRID if publish else here / "grid.png")
+        draw_grid(
+            report, self.work_dir, pictured_prompts(self.evaluation), ROOT / GRID if publish else here / "grid.png"
+        )
         draw_curves(report, ROOT / CURVES if publish else here / "curves.png")
         print(f"{table(report)}\n{json.dumps(report['targets'], indent=2)}\nwritten to {here}", flush=True)
 

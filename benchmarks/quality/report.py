@@ -6,14 +6,17 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 from report import environment, target
 from safetensors.torch import load_file
 
 from .variants import VARIANTS
 
 CELL_INCHES = 1.0
-REFERENCES = {"full weights": "full", "LoRA, rank 64": "lora"}
-LENGTHS = ("shorter", "reference", "longer")
+DISTANCES, EVALUATIONS = (10, 20, 40, 80, 160, 320), (1, 2, 4, 8, 16, 32, 64)
+GRID_ROWS = 8
+KINDS = {"full weights": "full", "LoRA, rank 64": "lora"}
+STOCK = {"FlowMatchEuler": ":", "FlowMatchLCM": "--", "UniPC": "-.", "DPM++": (0, (1, 3))}
 
 
 def assemble(work_dir: Path, settings: dict) -> dict:
@@ -44,10 +47,9 @@ def machine() -> dict:
 
 
 def targets(reference: dict, variants: list[dict]) -> list[dict]:
-    """What the benchmark set out to reach, of the reference recipes at their longest."""
-    base = reference["frechet_distance"]
-    full, lora = (last_rows(variants, kind) for kind in REFERENCES.values())
-    rows = []
+    """What the benchmark set out to reach, of the best variant of each kind."""
+    base, rows = reference["frechet_distance"], []
+    full, lora = (few_steps(best(variants, kind)) for kind in KINDS.values())
     for steps, factor in ((1, 1.15), (2, 1.0)):
         if steps in full:
             rows.append(
@@ -62,17 +64,16 @@ def targets(reference: dict, variants: list[dict]) -> list[dict]:
     return rows
 
 
-def rows_of_lengths(variants: list[dict], kind: str) -> list[dict]:
-    """The scored rows of a reference recipe, "full" or "lora", at each length of training."""
-    names = [f"{kind}-{length}" for length in LENGTHS]
-    return [row for v in variants if v["name"] in names for row in v["rows"] if "frechet_distance" in row]
+def best(variants: list[dict], kind: str) -> dict:
+    """The variant of a kind, "full" or "lora" (of rank 64), with the least distance at one step."""
+    scored = [v for v in variants if v["name"].startswith(f"{kind}-") and v["name"] != "lora-rank-16"]
+    return min((v for v in scored if 1 in few_steps(v)), key=lambda v: few_steps(v)[1], default={"rows": []})
 
 
-def last_rows(variants: list[dict], kind: str) -> dict[int, float]:
-    """Frechet distance by steps, style few, after the longest training."""
-    rows = [row for row in rows_of_lengths(variants, kind) if row["style"] == "few"]
-    longest = max((row["train_steps"] for row in rows), default=0)
-    return {row["steps"]: row["frechet_distance"] for row in rows if row["train_steps"] == longest}
+def few_steps(variant: dict) -> dict[int, float]:
+    """Frechet distance by steps, style few."""
+    rows = [row for row in variant["rows"] if row.get("style") == "few" and "frechet_distance" in row]
+    return {row["steps"]: row["frechet_distance"] for row in rows}
 
 
 COLUMNS = {
@@ -101,13 +102,14 @@ def table(report: dict) -> str:
     return "\n".join([*lines, "", *unfinished]) + "\n"
 
 
-def draw_grid(work_dir: Path, prompts: list[str], path: Path) -> None:
+def draw_grid(report: dict, work_dir: Path, prompts: list[str], path: Path) -> None:
     """A row a prompt, a column a way of drawing, the same noise along each row."""
+    prompts = prompts[:GRID_ROWS]
     base = load_file(str(work_dir / "pictures" / "base.safetensors"))
-    columns = {f"base, {name}": base[name] for name in sorted(base, key=lambda name: -int(name.split()[0]))}
-    for label, kind in REFERENCES.items():
-        files = [work_dir / "pictures" / f"{kind}-{length}.safetensors" for length in LENGTHS]
-        drawn = load_file(str(files[-1])) if (files := [file for file in files if file.is_file()]) else {}
+    columns = {f"base, {name}": base[name] for name in sorted(base, key=len, reverse=True)}
+    for label, kind in KINDS.items():
+        file = work_dir / "pictures" / f"{best(report['variants'], kind).get('name')}.safetensors"
+        drawn = load_file(str(file)) if file.is_file() else {}
         columns |= {f"{label},\n{steps} step{'s' * (steps != '1')}": drawn[steps] for steps in sorted(drawn)}
     size = (CELL_INCHES * len(columns) + 3.2, CELL_INCHES * len(prompts) + 0.6)
     figure = Figure(figsize=size, dpi=100, layout="constrained")
@@ -124,29 +126,41 @@ def draw_grid(work_dir: Path, prompts: list[str], path: Path) -> None:
 
 
 def draw_curves(report: dict, path: Path) -> None:
-    """Frechet distance against training steps, and against evaluations."""
-    figure = Figure(figsize=(10, 4), dpi=110, layout="constrained")
-    training, sampling = figure.subplots(1, 2)
-    for label, kind in REFERENCES.items():
-        rows = rows_of_lengths(report["variants"], kind)
-        few = [row for row in rows if row["style"] == "few"]
-        for steps in (1, 2):
-            points = sorted((row["train_steps"], row["frechet_distance"]) for row in few if row["steps"] == steps)
-            plot(training, points, f"{label}, {steps} step{'s' * (steps > 1)}", marker="o")
-        for style in ("few", "any", "multi"):
-            points = [point(row) for row in rows if row["style"] == style and row["variant"] == f"{kind}-reference"]
-            plot(sampling, points, f"{label}, {style}", marker="o")
-    for scheduler in ("FlowMatchEuler", "FlowMatchLCM", "UniPC", "DPM++"):
-        chosen = [row for row in report["base"] if row["scheduler"] == scheduler and row["guidance_scale"] == 1]
+    """Frechet distance against evaluations, and of each variant at one and two steps."""
+    figure = Figure(figsize=(11, 4.4), dpi=110, layout="constrained")
+    sampling, variants = figure.subplots(1, 2)
+    for label, kind in KINDS.items():
+        chosen = best(report["variants"], kind)
+        plot(sampling, sorted(few_steps(chosen).items()), f"TwinFlow, {label} ({chosen.get('name')})", marker="o")
+    for scheduler, line in STOCK.items():
+        chosen = [row for row in report["base"] if row["scheduler"] == scheduler and row["guidance_scale"] > 1]
         points = [point(row) for row in chosen if row["steps"] <= 8 and "error" not in row]
-        plot(sampling, points, f"base, {scheduler}", linestyle=":", marker=".")
-    for axes, label in ((training, "training steps"), (sampling, "evaluations")):
-        many = report["reference"]["frechet_distance"]
-        axes.axhline(many, color="gray", linewidth=1, label="base, many evaluations")
-        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="Fréchet distance")
+        plot(sampling, points, f"base with guidance, {scheduler}", linestyle=line, color="black", linewidth=1)
+    scored = [(v["name"], found) for v in report["variants"] if 1 in (found := few_steps(v))]
+    scored.sort(key=lambda named: named[1][1], reverse=True)
+    for steps, shift in ((1, 0.2), (2, -0.2)):
+        heights = [number + shift for number in range(len(scored))]
+        label = f"{steps} step{'s' * (steps > 1)}"
+        variants.barh(heights, [found[steps] for _, found in scored], height=0.38, label=label)
+    variants.set_yticks(range(len(scored)), [name for name, _ in scored], fontsize=8)
+    many = report["reference"]["frechet_distance"]
+    for draw in (sampling.axhline, variants.axvline):
+        draw(many, color="gray", linewidth=1, label=f"base, {report['reference']['evaluations']} evaluations")
+    sampling.set(xscale="log", yscale="log", xlabel="evaluations", ylabel="Fréchet distance")
+    variants.set(xscale="log", xlabel="Fréchet distance")
+    for axes, axis in ((sampling, sampling.yaxis), (variants, variants.xaxis)):
         axes.legend(fontsize=7)
+        mark(axis, DISTANCES)
+    mark(sampling.xaxis, EVALUATIONS)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def mark(axis, values: tuple[int, ...]) -> None:
+    """Plain numbers at these places of a logarithmic axis."""
+    axis.set_major_locator(FixedLocator(values))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
 
 
 def point(row: dict) -> tuple[int, float]:

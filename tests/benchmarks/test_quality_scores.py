@@ -5,7 +5,7 @@ from quality.building import build_transformer, build_word_tokenizer
 from quality.dataset import Split
 from quality.judge import Judge, agreement, extract_features
 from quality.prompts import build_evaluation
-from quality.report import last_rows, targets
+from quality.report import best, targets
 from quality.scores import Scorer, diversity, pairwise_mean, real_diversity
 from quality.settings import FULL, REHEARSAL
 from quality.timing import steps_within
@@ -83,19 +83,19 @@ def test_prompts_ask_for_what_is_counted(split):
     assert again.prompts == evaluation.prompts and torch.equal(again.noise, evaluation.noise)
 
 
-def test_targets_take_the_longest_training():
-    def variant(name, values):
-        rows = [
-            {"style": style, "train_steps": train, "steps": steps, "frechet_distance": value}
-            for (style, train, steps), value in values.items()
-        ]
+def test_targets_take_the_best_of_a_kind():
+    def variant(name, one, two, style="few"):
+        rows = [{"style": style, "steps": steps, "frechet_distance": value} for steps, value in ((1, one), (2, two))]
         return {"name": name, "rows": rows}
 
-    full = variant("full-longer", {("few", 9, 1): 4.0, ("few", 9, 2): 3.0, ("any", 9, 2): 1.0})
-    shorter = variant("full-reference", {("few", 5, 1): 1.0})
-    lora = variant("lora-reference", {("few", 9, 1): 5.5, ("few", 9, 2): 3.5})
-    assert last_rows([full, shorter, lora], "full") == {1: 4.0, 2: 3.0}
-    reached = [row["reached"] for row in targets({"frechet_distance": 3.0}, [full, shorter, lora])]
+    full = [variant("full-reference", 9.0, 1.0), variant("full-rcgm", 4.0, 3.0), variant("full-any", 1.0, 1.0, "any")]
+    lora = [
+        variant("lora-reference", 5.5, 3.5),
+        variant("lora-rank-16", 0.1, 0.1),
+        {"name": "lora-failed", "rows": []},
+    ]
+    assert best(full, "full")["name"] == "full-rcgm" and best(lora, "lora")["name"] == "lora-reference"
+    reached = [row["reached"] for row in targets({"frechet_distance": 3.0}, full + lora)]
     assert reached == [False, True, False, False, True, True]
 
 
