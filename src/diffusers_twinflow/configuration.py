@@ -73,7 +73,9 @@ class TwinFlowConfig:
         False, "Train on the student's own one-step images alone; the data's images are not used."
     )
     twinflow_split_passes: bool = option(
-        False, "Run paired passes (prompt and empty prompt, twin and real) one after the other: slower, less memory."
+        False,
+        "Run paired passes (prompt and empty prompt, twin and real) one after the other: less memory. Twin and real are "
+        "two passes in any case where a process's batch is over 16.",
     )
     diff2flow_enabled: bool = option(False, "Train a diffusion model as a flow through the diff2flow bridge.")
 

@@ -4,7 +4,9 @@ import sys
 
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
 
+import call_overhead
 import real_size
 import speed
 from at_real_size.building import random_transformer
@@ -14,6 +16,7 @@ from at_real_size.reference import load_method_class
 
 METHOD = """
 import torch
+from diffusers import StableDiffusion3Pipeline
 
 
 class TwinFlow:
@@ -112,3 +115,15 @@ def test_a_step_at_real_size_trains_every_branch(tmp_path):
         assert set(row["seconds_by_branches"]) == {"one_step", "any_step", "multi_step", "adversarial"}
         assert row["runs"] == 4
         assert math.isfinite(row["last_gradient_norm"]) and row["last_gradient_norm"] > 0
+
+
+def test_the_parts_of_a_call_are_within_it_and_the_timers_are_gone(tmp_path):
+    output = tmp_path / "result.json"
+    call = StableDiffusion3Pipeline.__call__
+    assert call_overhead.main(call_overhead.parse_args(["--runs=2", f"--output={output}"])) == 0
+    assert StableDiffusion3Pipeline.__call__ is call
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["way"] for row in rows] == ["stock", "TwinFlow"]
+    for row in rows:
+        assert 0 < row["scheduler_ms"] < row["transformer_ms"] < row["call_ms"]
+        assert 0 < row["twinflow_pipeline_ms"] < row["outside_steps_ms"] < row["call_ms"]

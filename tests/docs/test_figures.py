@@ -7,6 +7,9 @@ from pages import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BRIDGE = (ROOT / "docs" / "diff2flow.md").read_text(encoding="utf-8")
+BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+TROUBLESHOOTING = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+TRAIN_TYPES = {"lora": "LoRA, rank 64", "full": "full weights"}
 SAMPLERS = {"`TwinFlowScheduler`, multi": "TwinFlow multi", "`DDIMScheduler`": "DDIM"}
 
 
@@ -33,15 +36,165 @@ def test_the_digits():
     assert f"Training took {minutes['training']} minutes, everything after installation {minutes['total']}." in README
 
 
-@pytest.mark.parametrize("name, label", [("lora", "LoRA, rank 64"), ("full", "full weights")])
-def test_the_cost_of_a_step(name, label):
-    found = {row["name"]: row for row in results(f"training_engine_{name}")["rows"]}
-    flow_matching, plain, engine = (found[name] for name in ("flow matching", "plain", "engine"))
+def engine_rows(train_type: str) -> dict[str, dict]:
+    return {row["name"]: row for row in results(f"training_engine_{train_type}")["rows"]}
+
+
+def joined(text: str) -> str:
+    """The text as one line, to look for sentences in."""
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("train_type, label", TRAIN_TYPES.items())
+def test_the_cost_of_a_step(train_type, label):
+    found = engine_rows(train_type)
+    flow_matching, plain, engine, compiled = (
+        found[name] for name in ("flow matching", "plain", "engine", "engine, compiled")
+    )
     (row,) = (row for row in rows(README, "| time, flow matching = 1") if row[0] == label)
     assert row[1] == f"{engine['seconds'] / flow_matching['seconds']:.1f}"
     assert row[2] == f"{plain['seconds'] / engine['seconds']:.2f} times"
+    assert row[3] == f"{plain['seconds'] / compiled['seconds']:.2f} times"
     memory = f"{engine['peak_gigabytes']:.1f} GiB (flow matching {flow_matching['peak_gigabytes']:.1f}"
-    assert row[3].startswith(memory)
+    assert row[4].startswith(memory)
+    assert row[5] == f"{compiled['peak_gigabytes']:.1f} GiB"
+    assert f"{compiled['seconds'] / found['flow matching, compiled']['seconds']:.1f} times" in README
+    assert f"{compiled['compile_seconds']:.0f} s" in TROUBLESHOOTING
+
+
+def test_the_readmes_other_figures_of_speed():
+    on_the_gpu = [row for row in results("scheduler_step_cuda")["rows"] if row["device"].startswith("NVIDIA")]
+    ratios = {
+        noise: [row["ratio"] for row in on_the_gpu if row["noise"] == noise] for noise in ("no noise", "fresh noise")
+    }
+    for noise, text in (("no noise", "{} times as long"), ("fresh noise", "{} times with fresh noise")):
+        assert text.format(f"{max(ratios[noise]):.1f}") in README
+    small, larger = (
+        [row["seconds"] for row in results("training_engine_orders")["table"] if row["batch_size"] == n]
+        for n in (4, 16)
+    )
+    assert sum(small) == pytest.approx(sum(larger), rel=0.1)
+
+
+@pytest.mark.parametrize("train_type, label", TRAIN_TYPES.items())
+def test_the_training_engine(train_type, label):
+    found = engine_rows(train_type)
+    base, plain = found["flow matching"], found["plain"]
+    expected = []
+    for name, row in found.items():
+        assert row.get("graphs_in_timed_steps", 0) == 0
+        seconds = f"{row['seconds']:.3f}", f"{row['fastest']:.3f} to {row['slowest']:.3f}"
+        times = f"{row['seconds'] / base['seconds']:.2f}", f"{plain['seconds'] / row['seconds']:.2f}"
+        memory = f"{row['peak_gigabytes']:.2f}", f"{row['peak_gigabytes'] / base['peak_gigabytes']:.3f}"
+        compiling = [f"{row['compile_seconds']:.0f}", str(row["graphs"])] if "graphs" in row else ["-", "-"]
+        expected.append([name, *seconds, *times, *memory, *compiling])
+    assert rows(BENCHMARKS, label) == expected
+
+
+def test_the_memory_of_a_full_step_and_the_cost_of_compiled_ones():
+    full, lora = engine_rows("full"), engine_rows("lora")
+    more, compiled_more = (
+        full[f"engine{kind}"]["peak_gigabytes"] - full[f"flow matching{kind}"]["peak_gigabytes"]
+        for kind in ("", ", compiled")
+    )
+    copy = full["engine"]["parameters"] * 4 / 2**30
+    text = joined(BENCHMARKS)
+    assert f"{more:.3f} GiB over flow matching's, {compiled_more:.3f} GiB where both are compiled" in text
+    assert f"one copy of the weights in float32 is {copy:.3f} GiB" in text
+    ratios = [
+        rows["engine, compiled"]["seconds"] / rows["flow matching, compiled"]["seconds"] for rows in (full, lora)
+    ]
+    assert "{:.2f} times compiled flow matching with full weights and {:.2f} times with a LoRA".format(*ratios) in text
+    gains = [rows["flow matching"]["seconds"] / rows["flow matching, compiled"]["seconds"] for rows in (full, lora)]
+    assert "flow matching {:.1f} and {:.1f} times".format(*gains) in text
+
+
+def latency_rows() -> dict[tuple, dict]:
+    found = {}
+    for row in results("speed")["rows"]:
+        if row["part"] == "latency":
+            found.setdefault((row["way"], row["steps"]), {})[row["what"]] = row
+    return found
+
+
+def test_the_latency():
+    speedups = {
+        (row["way"], row["steps"], row["stock_steps"]): row["times_faster"] for row in results("speed")["speedups"]
+    }
+    expected = []
+    for (way, steps), measured in latency_rows().items():
+        row, picture = measured["denoising"], measured["picture"]
+        every = row["all_seconds"]
+        seconds = f"{row['seconds']:.3f}", f"{min(every):.3f} to {max(every):.3f}", f"{picture['seconds']:.3f}"
+        times = ("-", "-") if way == "stock" else (f"{speedups[way, steps, stock]:.1f}" for stock in (28, 50))
+        memory = f"{row['peak_gib']:.2f}", f"{picture['peak_gib']:.2f}"
+        expected.append([way, str(steps), *seconds, *times, *memory])
+    assert rows(BENCHMARKS, "way, SD3.5-medium | steps") == expected
+
+
+def test_what_the_latency_says_of_a_step():
+    """Seconds that no step takes: of stock calls where their line begins, of one step what half a guided one leaves."""
+    seconds = {key: measured["denoising"]["seconds"] for key, measured in latency_rows().items()}
+    slope = (seconds["stock", 50] - seconds["stock", 28]) / 22
+    text = joined(BENCHMARKS)
+    assert f"{1000 * slope:.1f} ms a guided step" in text
+    assert f"leaves {seconds['stock', 28] - 28 * slope:.2f} s of the stock call" in text
+    assert f"{seconds['TwinFlow', 1] - slope / 2:.2f} s of the call of one step" in text
+    two = (
+        seconds["stock", 28] / seconds["TwinFlow", 2],
+        seconds["stock", 28] / seconds["TwinFlow, LoRA of rank 64 not merged", 2],
+    )
+    assert "{:.1f} and {:.1f} times".format(*two) in text
+
+
+def test_what_a_call_does_on_the_host():
+    names = ("call", "transformer", "scheduler", "outside_steps", "finding_the_device", "twinflow_pipeline")
+    expected = [
+        [
+            row["way"],
+            *(f"{row[f'{name}_ms']:.2f}" for name in names[:-1]),
+            "-" if row["way"] == "stock" else f"{row['twinflow_pipeline_ms']:.2f}",
+        ]
+        for row in results("call_overhead_cpu")["rows"]
+    ]
+    assert rows(BENCHMARKS, "way, on a CPU") == expected
+
+
+@pytest.mark.parametrize("resolution", [1024, 512])
+def test_training_beside_others(resolution):
+    expected = []
+    for row in results("speed")["rows"]:
+        if row["part"] == "training" and row["resolution"] == resolution:
+            every = row["all_seconds"]
+            seconds = f"{row['seconds']:.3f}", f"{min(every):.3f} to {max(every):.3f}"
+            memory = f"{row['samples_per_second']:.2f}", f"{row['peak_gib']:.1f}"
+            expected.append([row["way"], *seconds, *memory, f"{row['trained_parameters'] / 1e6:.1f}"])
+    assert rows(BENCHMARKS, f"way, {resolution} pixels") == expected
+
+
+def test_real_size():
+    expected = []
+    for row in results("real_size")["rows"] + results("real_size_qwen")["rows"]:
+        size = (
+            f"{row['parameters'] / 1e9:.1f}",
+            row["quantize_base"] or "bf16",
+            str(row["resolution"]),
+            str(row["batch"]),
+        )
+        branches = row["seconds_by_branches"].values()
+        slowest = f"{min(branches):.2f} to {max(branches):.2f}" if len(branches) > 1 else "-"
+        memory = f"{row['base_gib']:.1f}", f"{row['peak_gib']:.1f}"
+        expected.append([row["model"], *size, str(row["runs"]), f"{row['seconds']:.2f}", slowest, *memory])
+    assert rows(BENCHMARKS, "model, real size") == expected
+
+
+@pytest.mark.parametrize("name", ["training_engine_full", "speed", "real_size", "real_size_qwen"])
+def test_the_pages_device_is_that_of_the_files(name):
+    found = results(name)
+    versions = found.get("versions", found)
+    assert found["device"] == "NVIDIA H100 80GB HBM3"
+    assert versions["torch"].startswith("2.11.0") and versions["diffusers"] == "0.42.1"
+    assert "an H100 (80 GB, HBM3) with torch 2.11.0 and diffusers 0.42.1" in joined(BENCHMARKS)
 
 
 def test_the_convergence_of_the_bridge():
