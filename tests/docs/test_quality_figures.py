@@ -2,7 +2,7 @@
 
 import pytest
 from pages import ROOT
-from test_figures import results, rows
+from test_figures import README, results, rows
 
 PAGE = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
 REPORT = results("quality")
@@ -77,3 +77,14 @@ def test_what_is_said_of_the_data_and_the_base():
     assert f"{training['transformer']['steps']:,} steps of 256" in PAGE
     assert f"{training['autoencoder']['transformer_parameters'] / 1e6:.1f} million" in PAGE
     assert f"over {REPORT['settings']['samples']:,} samples" in PAGE
+
+
+def test_the_figures_of_the_readme():
+    def distance(row):
+        return f"{row['frechet_distance']:.1f}"
+
+    full, lora = few("full-rcgm"), few("lora-rcgm")
+    base = measured("base, FlowMatchEuler, 1 step, guidance 2")
+    assert f"base {distance(REPORT['reference'])} at 100 evaluations and {distance(base)} at one step" in README
+    assert f"TwinFlow {distance(full[1])} at 1 step and {distance(full[2])} at 2, a LoRA" in README
+    assert f"of rank 64 {distance(lora[1])} and {distance(lora[2])}." in README
