@@ -1,0 +1,130 @@
+#!/usr/bin/env python
+"""When TwinFlow training runs away: the digits base at high learning rates, with rectification of different weights.
+
+Each run is stopped where its loss is far beyond any that trains. About five minutes on one core:
+
+    python benchmarks/stability.py --output benchmarks/results/stability_digits.json
+"""
+
+import argparse
+import datetime
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY / "examples" / "digits"), str(REPOSITORY / "examples")]
+
+from prepare_data import DEFAULT_DATA_DIR, digit_prompt, load_split, prepare_data  # noqa: E402
+from report import environment  # noqa: E402
+
+from diffusers_twinflow.training.loss import LossFunction  # noqa: E402
+from diffusers_twinflow.training.optimizer import build_optimizer  # noqa: E402
+from train_twinflow import check_arguments, load_pipeline, parse_args  # noqa: E402
+
+CONFIG = str(REPOSITORY / "examples" / "digits" / "distill_lora.json")
+FULL = ["--train_type=full", "--learning_rate=1e-3"]
+LORA = ["--train_type=lora", "--learning_rate=4e-3", "--rank=64"]
+WEIGHT = "--twinflow_rectify_weight="
+RUNS = {
+    "full, weight 1": [*FULL, f"{WEIGHT}1"],
+    "full, weight 0.5": [*FULL, f"{WEIGHT}0.5"],
+    "full, weight 0.25": [*FULL, f"{WEIGHT}0.25"],
+    "full, weight 1, max_grad_norm 0.1": [*FULL, f"{WEIGHT}1", "--max_grad_norm=0.1"],
+    "full at 1e-4, weight 1": ["--train_type=full", "--learning_rate=1e-4", f"{WEIGHT}1"],
+    "LoRA, weight 1": [*LORA, f"{WEIGHT}1"],
+    "LoRA, weight 0.25": [*LORA, f"{WEIGHT}0.25"],
+}
+RUNAWAY_LOSS = 15.0
+WARM_UP_STEPS, WINDOW = 10, 10
+
+
+def encode_digits(family, pipeline, data_dir: str) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """Latents, labels, and the conditions of the ten prompts and of the empty one."""
+    images, labels = load_split(data_dir, "train")
+    with torch.no_grad():
+        latents = torch.cat([family.encode_images(pipeline, 2 * batch - 1) for batch in images.split(500)])
+        prompts = family.encode_prompts(pipeline, [*map(digit_prompt, range(10)), ""], max_sequence_length=1)
+    return latents, labels, prompts
+
+
+def train(name: str, seed: int, args) -> dict:
+    """One run: the largest mean loss of ten steps, and how large the one-step latents grew."""
+    options = ["--config", CONFIG, "--twinflow_enhanced_ratio=0.5", f"--seed={seed}", *RUNS[name]]
+    training = parse_args(options)
+    config, family = check_arguments(training)
+    torch.manual_seed(seed)
+    pipeline = load_pipeline(training, config, family)
+    family, transformer = family.bind(pipeline), pipeline.transformer
+    latents, labels, prompts = encode_digits(family, pipeline, args.data_dir)
+    empty = {name: tensor[10:] for name, tensor in prompts.items()}
+    compute_loss = LossFunction(
+        config, family.velocity, transformer, transformer, seed=seed, flow_matching=None, unconditional=empty
+    )
+    optimizer = build_optimizer(training, transformer, args.batch_size)
+    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARM_UP_STEPS))
+    trainable = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+    generator = torch.Generator().manual_seed(seed)
+    losses, sizes, start = [], [], time.perf_counter()
+    for step in tqdm(range(args.steps), desc=f"{name}, seed {seed}", leave=False):
+        compute_loss.teacher.update()
+        chosen = torch.randint(len(latents), (args.batch_size,), generator=generator)
+        condition = {key: tensor[labels[chosen]] for key, tensor in prompts.items()}
+        positions = range(step * args.batch_size, (step + 1) * args.batch_size)
+        loss = compute_loss(latents[chosen], condition, positions).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainable, training.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        warm_up.step()
+        losses.append(loss.item())
+        if (step + 1) % WINDOW == 0:
+            sizes.append(size_of_one_step(compute_loss.student, latents.shape[1:], prompts))
+            if statistics.mean(losses[-WINDOW:]) > RUNAWAY_LOSS:
+                break
+    windows = [statistics.mean(losses[i : i + WINDOW]) for i in range(0, len(losses), WINDOW)]
+    row = {"run": name, "seed": seed, "steps": len(losses), "largest_loss": max(windows), "largest_rms": max(sizes)}
+    row |= {"losses": windows, "one_step_rms": sizes, "options": RUNS[name]}
+    return row | {"seconds_per_step": (time.perf_counter() - start) / len(losses)}
+
+
+@torch.no_grad()
+def size_of_one_step(student, shape: torch.Size, prompts: dict[str, torch.Tensor]) -> float:
+    """Root mean square of the latents that ten prompts give in one step; that of the data is 1."""
+    noise = torch.randn(10, *shape, generator=torch.Generator().manual_seed(0))
+    ones = torch.ones(10)
+    condition = {name: tensor[:10] for name, tensor in prompts.items()}
+    return (noise - student(noise, ones, 0 * ones, ones, condition)).square().mean().sqrt().item()
+
+
+def parse_benchmark_args(input_args: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder of the digits; made if not there.")
+    parser.add_argument("--output", help="JSON file of the results.")
+    return parser.parse_args(input_args)
+
+
+def main(args: argparse.Namespace) -> None:
+    if not Path(args.data_dir, "train.parquet").is_file():
+        prepare_data(args.data_dir)
+    result = {"rows": [], "arguments": vars(args), "date": datetime.date.today().isoformat(), **environment()}
+    for seed in args.seeds:
+        for name in args.runs:
+            row = train(name, seed, args)
+            result["rows"].append(row)
+            print(f"{name}, seed {seed}: {row['steps']} steps, largest loss {row['largest_loss']:.1f}", flush=True)
+            if args.output:
+                Path(args.output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(parse_benchmark_args())
