@@ -7,9 +7,24 @@ from pages import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BRIDGE = (ROOT / "docs" / "diff2flow.md").read_text(encoding="utf-8")
+<<<<<<< HEAD
 BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 TROUBLESHOOTING = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 TRAIN_TYPES = {"lora": "LoRA, rank 64", "full": "full weights"}
+=======
+EPSILON_ROWS = {
+    "base, `DDIMScheduler`": ["base, 1 steps", "base, 2 steps", "base, 4 steps", "base, guidance 1"],
+    "base, `TwinFlowScheduler`, multi": [None, None, None, "base, bridged"],
+    "base, guidance 1.25": [None, None, None, "base, guidance 1.25"],
+    "base, guidance 2": [None, None, None, "base, guidance 2"],
+}
+EPSILON_VARIANTS = {
+    "LoRA, 5e-5": "lora_5e-5",
+    "LoRA, 2e-4": "lora_2e-4",
+    "LoRA, 5e-4": "lora_5e-4",
+    "full weights, 1e-4": "full_1e-4",
+}
+>>>>>>> epsdocs
 SAMPLERS = {"`TwinFlowScheduler`, multi": "TwinFlow multi", "`DDIMScheduler`": "DDIM"}
 
 
@@ -206,3 +221,28 @@ def test_the_convergence_of_the_bridge():
     assert len(table) > 0
     for setting, sampler, *cells in table:
         assert cells == [f"{error:.4f}" for error in errors[setting, SAMPLERS[sampler]].values()]
+
+
+def score(column: dict | None) -> str:
+    return "-" if column is None else f"{column['frechet_distance']:.1f} ({column['agreement']:.1%})"
+
+
+def test_the_diffusion_digits():
+    report = results("epsilon_sweep")
+    base, batch_size = report["base"], report["settings"]["batch_size"]
+    columns = {column["name"]: column for column in report["parts"]["base"]["columns"]}
+    parts = {label: report["parts"][name] for label, name in EPSILON_VARIANTS.items()}
+    expected = [
+        [label, str(base["steps"]), *(score(name and columns[name]) for name in names)]
+        for label, names in EPSILON_ROWS.items()
+    ]
+    for label, part in parts.items():
+        expected.append([label, str(part["training"]["steps"]), *map(score, part["columns"]), "-"])
+    assert rows(BRIDGE, "| steps of training | 1 step | 2 steps | 4 steps | 50 steps") == expected
+    assert f"digits held out: {score(columns['real test digits'])}" in BRIDGE
+    assert f"{base['parameters'] / 1e6:.1f} million parameters" in BRIDGE
+    assert f"trained for {base['seconds']:.0f} seconds with a batch\nof {base['batch_size']}" in BRIDGE
+    assert f"for {report['settings']['seconds']:.0f} seconds with a batch of {batch_size}" in BRIDGE
+    most = max(part["training"]["steps"] for label, part in parts.items() if label.startswith("LoRA"))
+    assert f"a LoRA saw at most {most * batch_size:,} samples" in BRIDGE
+    assert f"over {report['settings']['num_samples']:,} samples" in BRIDGE
