@@ -7,11 +7,9 @@ from pages import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BRIDGE = (ROOT / "docs" / "diff2flow.md").read_text(encoding="utf-8")
-<<<<<<< HEAD
 BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 TROUBLESHOOTING = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 TRAIN_TYPES = {"lora": "LoRA, rank 64", "full": "full weights"}
-=======
 EPSILON_ROWS = {
     "base, `DDIMScheduler`": ["base, 1 steps", "base, 2 steps", "base, 4 steps", "base, guidance 1"],
     "base, `TwinFlowScheduler`, multi": [None, None, None, "base, bridged"],
@@ -24,7 +22,6 @@ EPSILON_VARIANTS = {
     "LoRA, 5e-4": "lora_5e-4",
     "full weights, 1e-4": "full_1e-4",
 }
->>>>>>> epsdocs
 SAMPLERS = {"`TwinFlowScheduler`, multi": "TwinFlow multi", "`DDIMScheduler`": "DDIM"}
 
 
