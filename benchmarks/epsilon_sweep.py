@@ -7,7 +7,8 @@ scored at 1, 2 and 4 steps from the noise that the base is scored from.
 
     python benchmarks/epsilon_sweep.py --output benchmarks/results/epsilon_sweep.json
 
-The folder gets a JSON file a part as soon as it is there; a part that fails leaves its error in its place.
+The folder gets a JSON file a part as soon as it is there; a part that fails leaves its error in its place. Without a GPU
+it is a rehearsal on a tiny base, whose figures mean nothing.
 """
 
 import argparse
@@ -269,21 +270,30 @@ def run_demo(parts: dict[str, dict], args) -> dict[str, object]:
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/epsilon_sweep"))
+    small = not torch.cuda.is_available()
+    folder = "outputs/epsilon_rehearsal" if small else "outputs/epsilon_sweep"
+    parser.add_argument("--output_dir", type=Path, default=Path(folder))
     parser.add_argument("--output", type=Path, help="JSON file for all results together.")
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument(
+        "--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS)[: 1 if small else None]
+    )
     parser.add_argument("--config", default="examples/digits/distill_epsilon_lora.json", help="What variants change.")
-    parser.add_argument("--base", default=build_epsilon_base.DEFAULT_OUTPUT_DIR, help="Made here if not there.")
+    base = f"{folder}/base" if small else build_epsilon_base.DEFAULT_OUTPUT_DIR
+    parser.add_argument("--base", default=base, help="Made here if not there.")
     parser.add_argument("--base_steps", type=int, default=20000, help="Of the base, where the minutes allow them.")
-    parser.add_argument("--base_minutes", type=float, default=1.5)
-    parser.add_argument("--channels", type=int, nargs="+", default=[96, 192], help="Of the base's UNet.")
+    parser.add_argument("--base_minutes", type=float, default=0.2 if small else 1.5)
+    parser.add_argument(
+        "--channels", type=int, nargs="+", default=[16, 16] if small else [96, 192], help="Of the base's UNet."
+    )
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR)
     parser.add_argument("--judge", default=judges.DEFAULT_JUDGE_PATH)
-    parser.add_argument("--seconds", type=float, default=120, help="Of distillation, each variant at the same time.")
+    parser.add_argument(
+        "--seconds", type=float, default=10 if small else 120, help="Of distillation, each variant at the same time."
+    )
     parser.add_argument("--grace_seconds", type=float, default=120, help="For loading and scoring besides.")
     parser.add_argument("--max_steps", type=int, default=100000, help="Of distillation.")
     parser.add_argument("--batch_size", type=int, default=128, help="Of distillation.")
-    parser.add_argument("--num_samples", type=int, default=1000)
+    parser.add_argument("--num_samples", type=int, default=100 if small else 1000)
     parser.add_argument("--seed", type=int, default=0, help="Of the noise that the samples start from.")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--gpus", nargs="+", default=[str(i) for i in range(torch.cuda.device_count())])
