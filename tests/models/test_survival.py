@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -216,18 +217,19 @@ def test_two_threads_at_once(name):
     stock, ours = STOCK[name], trained(name)
     calls = [both(name), {"target_timestep": stock.times(*TIMES), "timestep_sign": -torch.ones(stock.batch)}]
     expected = [run(stock, ours, *TIMES, **call) for call in calls]
-    wrong, together = [], threading.Barrier(2)
+    together = threading.Barrier(2)
 
-    def work(index):
-        with torch.no_grad():
-            for _ in range(4):
-                together.wait()
-                if not torch.equal(run(stock, ours, *TIMES, **calls[index]), expected[index]):
-                    wrong.append(index)
+    def count_wrong(index) -> int:
+        try:
+            with torch.no_grad():
+                wrong = 0
+                for _ in range(4):
+                    together.wait()
+                    wrong += not torch.equal(run(stock, ours, *TIMES, **calls[index]), expected[index])
+                return wrong
+        except Exception:
+            together.abort()  # so that the other thread does not wait for this one
+            raise
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(count_wrong, (0, 1))) == [0, 0]
