@@ -214,6 +214,8 @@ def test_device_map(name, tmp_path):
 
 @torch.no_grad()
 def test_two_threads_at_once(name):
+    if STOCK[name].compiles_itself:
+        pytest.skip("the stock class compiles its attention, which torch does in one thread alone")
     stock, ours = STOCK[name], trained(name)
     calls = [both(name), {"target_timestep": stock.times(*TIMES), "timestep_sign": -torch.ones(stock.batch)}]
     expected = [run(stock, ours, *TIMES, **call) for call in calls]

@@ -40,6 +40,7 @@ class Stock:
         native: what the class calls a target time of its own, which it must be given.
         checkpointing_broken: whether the stock class raises with gradient checkpointing on.
         backward_on_cpu: false where the stock class has a backward on CUDA only.
+        compiles_itself: whether the stock class compiles FlexAttention in its forward, which torch does in one thread alone.
         not_compiled: why the stock class does not compile as one graph.
         backward_not_compiled: why the stock class's backward does not compile.
         not_offloaded: why the stock class does not run with its weights offloaded layer by layer.
@@ -55,6 +56,7 @@ class Stock:
     native: str | None = None
     checkpointing_broken: bool = False
     backward_on_cpu: bool = True
+    compiles_itself: bool = False
     not_compiled: str | None = None
     backward_not_compiled: str | None = None
     not_offloaded: str | None = None

@@ -163,6 +163,7 @@ VIDEO: dict[str, Stock] = {
         timestep_shape=(4,),
         native="r_timestep",
         backward_on_cpu=False,
+        compiles_itself=True,
     ),
     "AnyFlowTransformer3DModel": Stock(
         {**WAN, "gate_value": 0.25},
@@ -290,6 +291,7 @@ VIDEO: dict[str, Stock] = {
         {**KANDINSKY, "patch_size": (1, 1, 1), "nabla_threshold": 0.5, "nabla_window": (3, 3, 3)},
         lambda: {"hidden_states": noise(2, 1, 8, 8, 9)},
         backward_on_cpu=False,
+        compiles_itself=True,
     ),
     "Kandinsky6Transformer3DModel": Stock(
         {
@@ -436,6 +438,7 @@ VIDEO: dict[str, Stock] = {
         _wan_animate2_inputs,
         checkpointing_broken=True,
         backward_on_cpu=False,
+        compiles_itself=True,
         not_compiled="its rotary embedding reads grid sizes off a tensor",
         not_offloaded="it looks up the device of a weight that is not there yet",
     ),
