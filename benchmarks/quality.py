@@ -47,6 +47,7 @@ from quality.variants import CONTROL, VARIANTS, matched_ratio
 
 STAGES = ("data", "judge", "base", "variants", "report")
 REHEARSED = ("full-reference", CONTROL, "lora-all-linears", "full-negative-time", "lora-squeezed")
+REFERENCE = "base_reference.json"
 RESULTS = "benchmarks/results/quality.json"
 GRID, CURVES = "docs/images/quality_grid.png", "docs/images/quality_curves.png"
 
@@ -88,7 +89,7 @@ class Benchmark:
     @property
     def reference(self) -> dict:
         """The base's row that the distilled models are compared with."""
-        return json.loads((self.work_dir / "base_rows.json").read_text())["reference"]
+        return json.loads((self.work_dir / REFERENCE).read_text())["reference"]
 
     def run_data(self) -> None:
         if self.args.rehearsal and not (self.data_dir / "train.parquet").is_file():
@@ -117,19 +118,24 @@ class Benchmark:
         self.score_base()
 
     def score_base(self) -> None:
+        """First what variants are compared with, then the base at few steps; each is kept once it is there."""
         path = self.work_dir / "base_rows.json"
         if path.is_file():
             return
-        judge = {"features": "last hidden layer", **self.scorer.real_row(self.train, self.test)}
-        print(f"judge, on real images: {judge}", flush=True)
-        rows = reference_rows(self.base, self.sampler, self.scorer, self.settings)
-        chosen = choose_reference(rows, self.settings)
-        scored = {"judge": judge, "reference": chosen, "rows": rows}
-        self.set_reference(chosen)
-        scored["rows"] = rows + stock_rows(
-            self.base, self.sampler, self.scorer, self.settings, chosen["guidance_scale"]
-        )
-        write_json(path, scored)
+        scored = self.score_reference()
+        self.set_reference(scored["reference"])
+        guidance_scale = scored["reference"]["guidance_scale"]
+        rows = stock_rows(self.base, self.sampler, self.scorer, self.settings, guidance_scale)
+        write_json(path, scored | {"rows": scored["rows"] + rows})
+
+    def score_reference(self) -> dict:
+        path = self.work_dir / REFERENCE
+        if not path.is_file():
+            judge = {"features": "last hidden layer", **self.scorer.real_row(self.train, self.test)}
+            print(f"judge, on real images: {judge}", flush=True)
+            rows = reference_rows(self.base, self.sampler, self.scorer, self.settings)
+            write_json(path, {"judge": judge, "reference": choose_reference(rows, self.settings), "rows": rows})
+        return json.loads(path.read_text())
 
     def set_reference(self, chosen: dict) -> None:
         """Draw the base's own pictures, which distances are taken to."""
@@ -227,7 +233,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
         args.rehearsal = not torch.cuda.is_available()
     if args.rehearsal:
         args.only = args.only or list(REHEARSED)
-        args.jobs_per_gpu, args.base_minutes = 1, 0.0
+        args.jobs_per_gpu, args.base_minutes = 1, 5.0
     if not args.gpus and torch.cuda.is_available():
         args.gpus = ["0"]
     args.base_gpus = args.gpus[: args.base_processes]

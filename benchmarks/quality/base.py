@@ -47,7 +47,7 @@ def data_options(base: Path, data_dir: Path, settings: Settings) -> dict[str, ob
 
 
 def base_options(
-    untrained: Path, data_dir: Path, output_dir: Path, settings: Settings, *, steps: int, processes: int, bf16: bool
+    untrained: Path, data_dir: Path, output_dir: Path, settings: Settings, *, minutes: float, processes: int, bf16: bool
 ) -> dict[str, object]:
     return data_options(untrained, data_dir, settings) | {
         "output_dir": str(output_dir),
@@ -55,35 +55,34 @@ def base_options(
         "twinflow_enabled": False,
         "use_ema": True,
         "flow_matching_ema_decay": 0.999,
-        "train_batch_size": settings.batch_size // processes,
-        "max_train_steps": steps,
-        "checkpointing_steps": settings.calibration_steps if steps == settings.calibration_steps else steps + 1,
+        "train_batch_size": settings.base_batch_size // processes,
+        "max_train_steps": settings.base_train_steps,
+        "max_train_minutes": round(minutes, 2),
+        "checkpointing_steps": settings.base_train_steps + 1,
         "learning_rate": settings.base_learning_rate,
-        "lr_scheduler": "cosine",
-        "lr_warmup_steps": settings.calibration_steps,
+        "lr_scheduler": "constant_with_warmup",
+        "lr_warmup_steps": settings.base_warm_up_steps,
         "caption_dropout_probability": 0.1,
         "mixed_precision": "bf16" if bf16 else "no",
-        "dataloader_num_workers": 2 if bf16 else 0,
+        "compile": bf16,
+        "dataloader_num_workers": 4 if bf16 else 0,
     }
 
 
 def train_transformer(
     untrained: Path, data_dir: Path, work_dir: Path, settings: Settings, *, minutes: float, gpus: list[str], bf16: bool
 ) -> dict[str, object]:
-    """Warms up for the calibration steps, then resumes for as many as fit into `minutes`, and as many again at least."""
-    deadline = time.monotonic() + 60 * minutes
-    where = work_dir / "trained"
-    shared = {"processes": max(1, len(gpus)), "bf16": bf16}
-    first = base_options(untrained, data_dir, where, settings, steps=settings.calibration_steps, **shared)
-    log = work_dir / "base_calibration.log"
-    run_logged(training_command(first, processes=shared["processes"]), log, gpus=gpus or None)
-    rate = settings.calibration_steps / max(1.0, training_progress(log)[1])
-    left = deadline - time.monotonic() - RESERVE_SECONDS
-    steps = settings.calibration_steps + max(settings.calibration_steps, int(rate * left))
-    print(f"base: {rate:.1f} steps/s, so {steps} steps", flush=True)
-    options = base_options(untrained, data_dir, where, settings, steps=steps, **shared)
-    command = training_command(options | {"resume_from_checkpoint": "latest"}, processes=shared["processes"])
-    seconds = run_logged(command, work_dir / "base.log", gpus=gpus or None)
+    """Trains for as many steps as fit into the minutes, what it takes to start and to save among them."""
+    processes = max(1, len(gpus))
+    options = base_options(
+        untrained, data_dir, work_dir / "trained", settings,
+        minutes=max(0.0, minutes - RESERVE_SECONDS / 60), processes=processes, bf16=bf16,
+    )  # fmt: skip
+    command, log = training_command(options, processes=processes), work_dir / "base.log"
+    seconds = run_logged(command, log, gpus=gpus or None)
+    steps, training = training_progress(log)
+    rate = steps / max(1, training)
+    print(f"base: {steps} steps, {rate:.1f} a second", flush=True)
     return {"steps": steps, "steps_per_second": rate, "seconds": seconds, "command": plain_command(command)}
 
 

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from .variants import VARIANTS
 
 CELL_INCHES = 1.0
-DISTANCES, EVALUATIONS = (10, 20, 40, 80, 160, 320), (1, 2, 4, 8, 16, 32, 64)
+DISTANCES, EVALUATIONS = (5, 10, 20, 40, 80, 160, 320), (1, 2, 4, 8, 16, 32, 64)
 GRID_ROWS = 8
+LENGTHS = ("shorter", "short", "reference", "longer")
 KINDS = {"full weights": "full", "LoRA, rank 64": "lora"}
 STOCK = {"FlowMatchEuler": ":", "FlowMatchLCM": "--", "UniPC": "-.", "DPM++": (0, (1, 3))}
 
@@ -126,9 +127,9 @@ def draw_grid(report: dict, work_dir: Path, prompts: list[str], path: Path) -> N
 
 
 def draw_curves(report: dict, path: Path) -> None:
-    """Frechet distance against evaluations, and of each variant at one and two steps."""
-    figure = Figure(figsize=(11, 4.4), dpi=110, layout="constrained")
-    sampling, variants = figure.subplots(1, 2)
+    """Frechet distance against evaluations and steps of training, and of each variant at one and two steps."""
+    figure = Figure(figsize=(15, 5), dpi=100, layout="constrained")
+    sampling, training, variants = figure.subplots(1, 3)
     for label, kind in KINDS.items():
         chosen = best(report["variants"], kind)
         plot(sampling, sorted(few_steps(chosen).items()), f"TwinFlow, {label} ({chosen.get('name')})", marker="o")
@@ -136,6 +137,10 @@ def draw_curves(report: dict, path: Path) -> None:
         chosen = [row for row in report["base"] if row["scheduler"] == scheduler and row["guidance_scale"] > 1]
         points = [point(row) for row in chosen if row["steps"] <= 8 and "error" not in row]
         plot(sampling, points, f"base with guidance, {scheduler}", linestyle=line, color="black", linewidth=1)
+    for label, kind in KINDS.items():
+        for steps, line in ((1, "-"), (2, "--")):
+            points = by_length(report["variants"], kind, steps)
+            plot(training, points, f"{label}, {steps} step{'s' * (steps > 1)}", marker="o", linestyle=line)
     scored = [(v["name"], found) for v in report["variants"] if 1 in (found := few_steps(v))]
     scored.sort(key=lambda named: named[1][1], reverse=True)
     for steps, shift in ((1, 0.2), (2, -0.2)):
@@ -144,16 +149,23 @@ def draw_curves(report: dict, path: Path) -> None:
         variants.barh(heights, [found[steps] for _, found in scored], height=0.38, label=label)
     variants.set_yticks(range(len(scored)), [name for name, _ in scored], fontsize=8)
     many = report["reference"]["frechet_distance"]
-    for draw in (sampling.axhline, variants.axvline):
+    for draw in (sampling.axhline, training.axhline, variants.axvline):
         draw(many, color="gray", linewidth=1, label=f"base, {report['reference']['evaluations']} evaluations")
     sampling.set(xscale="log", yscale="log", xlabel="evaluations", ylabel="Fréchet distance")
+    training.set(xscale="log", yscale="log", xlabel="steps of training", ylabel="Fréchet distance")
     variants.set(xscale="log", xlabel="Fréchet distance")
-    for axes, axis in ((sampling, sampling.yaxis), (variants, variants.xaxis)):
+    for axes, axis in ((sampling, sampling.yaxis), (training, training.yaxis), (variants, variants.xaxis)):
         axes.legend(fontsize=7)
         mark(axis, DISTANCES)
     mark(sampling.xaxis, EVALUATIONS)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def by_length(variants: list[dict], kind: str, steps: int) -> list[tuple[int, float]]:
+    """Steps of training and Frechet distance of the reference of a kind and of those that train shorter or longer."""
+    chosen = [v for v in variants if v["name"] in [f"{kind}-{length}" for length in LENGTHS] and steps in few_steps(v)]
+    return sorted((v["training"]["steps"], few_steps(v)[steps]) for v in chosen)
 
 
 def mark(axis, values: tuple[int, ...]) -> None:

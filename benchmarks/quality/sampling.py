@@ -15,7 +15,7 @@ from diffusers import (
 from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler
 from diffusers_twinflow.families import family_of
 
-BATCH_SIZE = 512
+BATCH_SIZE = 2048
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 1.0}
 STOCK_SCHEDULERS = {
     "FlowMatchEuler": lambda: FlowMatchEulerDiscreteScheduler(shift=1.0),

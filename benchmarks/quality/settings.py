@@ -12,8 +12,8 @@ class Settings:
         max_tokens: length of an encoded prompt.
         judge_channels: of the judge's blocks, each of which halves the side down to 4.
         judge_seconds, autoencoder_seconds: how long to train; the steps that fit are measured first.
-        calibration_steps: optimizer steps of the base that are timed before its length is fixed.
-        base_learning_rate: peak of its cosine.
+        base_train_steps: optimizer steps of the base, of which a time limit cuts the last ones.
+        base_warm_up_steps: in which its learning rate rises.
         steps: optimizer steps of a variant.
         samples: scored for a row.
         diversity_prompts, diversity_seeds: pictures per prompt for the diversity between seeds.
@@ -32,7 +32,9 @@ class Settings:
     judge_channels: tuple[int, ...]
     judge_seconds: float
     autoencoder_seconds: float
-    calibration_steps: int
+    base_train_steps: int
+    base_warm_up_steps: int
+    base_batch_size: int
     base_learning_rate: float
     batch_size: int
     steps: int
@@ -57,10 +59,12 @@ FULL = Settings(
     judge_channels=(32, 64, 128, 128),
     judge_seconds=50.0,
     autoencoder_seconds=65.0,
-    calibration_steps=300,
-    base_learning_rate=6e-4,
+    base_train_steps=20_000,
+    base_warm_up_steps=500,
+    base_batch_size=512,
+    base_learning_rate=5e-4,
     batch_size=256,
-    steps=500,
+    steps=2000,
     samples=4096,
     diversity_prompts=64,
     diversity_seeds=8,
@@ -80,7 +84,9 @@ REHEARSAL = Settings(
     judge_channels=(8, 16, 16),
     judge_seconds=3.0,
     autoencoder_seconds=3.0,
-    calibration_steps=10,
+    base_train_steps=20,
+    base_warm_up_steps=5,
+    base_batch_size=16,
     base_learning_rate=1e-3,
     batch_size=16,
     steps=8,

@@ -8,8 +8,9 @@ from .settings import Settings
 
 ABLATION_SCRIPT = "benchmarks/quality/train_ablated.py"
 WARM_UP_STEPS = 25
-FULL = {"train_type": "full", "learning_rate": 3e-4}
-LORA = {"train_type": "lora", "rank": 64, "learning_rate": 1e-3}
+TWIN = {"twinflow_adversarial_enabled": True, "twinflow_rectify_weight": 0.25}
+FULL = {"train_type": "full", "learning_rate": 3e-4} | TWIN
+LORA = {"train_type": "lora", "rank": 64, "learning_rate": 1e-3} | TWIN
 FLOW_MATCHING = FULL | {"twinflow_enabled": False, "twinflow_adversarial_enabled": False, "use_ema": True}
 FLOW_MATCHING |= {"flow_matching_ema_decay": 0.99, "caption_dropout_probability": 0.1}
 ATTENTION = [f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")]
@@ -64,38 +65,40 @@ CONTROL = "base-continued"
 VARIANTS: tuple[Variant, ...] = (
     full("reference", "all weights; the others change one thing", styles=("any", "multi")),
     lora("reference", "LoRA of rank 64; the others change one thing", styles=("any", "multi")),
-    full("longer", "length of training", length=1.8),
-    lora("longer", "length of training", length=1.8),
-    lora("all-linears", "which layers", lora_layers=ATTENTION + FEED_FORWARD + MODULATION + ENDS),
     full("rcgm", "without the twin", adversarial_enabled=False),
     lora("rcgm", "without the twin", adversarial_enabled=False),
-    lora("lr-2e-3", "learning rate", learning_rate=2e-3),
-    lora("rank-16", "rank", rank=16),
     full("lr-1e-4", "learning rate", learning_rate=1e-4),
-    lora("squeezed", "two times against one", times="squeezed", scheduler={"squeeze_target_time": True}),
+    lora("lr-5e-4", "learning rate", learning_rate=5e-4),
+    full("shorter", "length of training", length=0.25),
+    lora("shorter", "length of training", length=0.25),
+    full("short", "length of training", length=0.5),
+    lora("short", "length of training", length=0.5),
+    lora("all-linears", "which layers", lora_layers=ATTENTION + FEED_FORWARD + MODULATION + ENDS),
+    lora("rank-16", "rank", rank=16),
     Variant(CONTROL, "what more flow matching gives", FLOW_MATCHING),
-    full("enhanced-0.2", "guidance", enhanced_ratio=0.2),
     full("negative-time", "sign embedding against negative time", times="negative"),
-    full("shorter", "length of training", length=0.4),
-    lora("shorter", "length of training", length=0.4),
-    lora("lr-3e-4", "learning rate", learning_rate=3e-4),
-    lora("attention", "which layers", lora_layers=ATTENTION),
-    full("lr-1e-3", "learning rate", learning_rate=1e-3),
-    full("order-1", "teacher's steps", estimate_order=1),
-    full("rectify-0.5", "rectification", rectify_weight=0.5),
-    lora("time-lr-4e-3", "learning rate of the time conditioning", time_conditioning_learning_rate=4e-3),
-    lora("no-modulation", "which layers", lora_layers=ATTENTION + FEED_FORWARD),
+    full("squeezed", "two times against one", times="squeezed", scheduler={"squeeze_target_time": True}),
+    lora("squeezed", "two times against one", times="squeezed", scheduler={"squeeze_target_time": True}),
     full("enhanced-0", "guidance", enhanced_ratio=0.0),
+    full("enhanced-0.5", "guidance", enhanced_ratio=0.5),
+    full("enhanced-0.8", "guidance", enhanced_ratio=0.8),
+    full("enhanced-1.5", "guidance", enhanced_ratio=1.5),
+    full("order-1", "teacher's steps", estimate_order=1),
+    lora("order-1", "teacher's steps", estimate_order=1),
+    full("rectify-0.5", "rectification", rectify_weight=0.5),
+    full("rectify-0", "rectification", rectify_weight=0.0),
     full("ema-0.999", "decay of the teacher", ema_decay=0.999),
+    full("ema-0.95", "decay of the teacher", ema_decay=0.95),
     full("one-step-2", "shares of the branches", one_step_share=2.0),
     full("few-for-any", "shares of the branches", few_step_share=1.0, any_step_share=0.0),
-    full("squeezed", "two times against one", times="squeezed", scheduler={"squeeze_target_time": True}),
-    full("enhanced-0.8", "guidance", enhanced_ratio=0.8),
-    lora("order-1", "teacher's steps", estimate_order=1),
-    lora("negative-time", "sign embedding against negative time", times="negative"),
     full("multi-step-2", "shares of the branches", multi_step_share=2.0),
-    full("ema-0.95", "decay of the teacher", ema_decay=0.95),
-    full("enhanced-1.5", "guidance", enhanced_ratio=1.5),
+    full("lr-1e-3", "learning rate", learning_rate=1e-3),
+    lora("lr-2e-3", "learning rate", learning_rate=2e-3),
+    lora("attention", "which layers", lora_layers=ATTENTION),
+    lora("no-modulation", "which layers", lora_layers=ATTENTION + FEED_FORWARD),
+    lora("time-lr-4e-3", "learning rate of the time conditioning", time_conditioning_learning_rate=4e-3),
+    full("longer", "length of training", length=2.0),
+    lora("longer", "length of training", length=2.0),
 )
 
 
@@ -126,16 +129,16 @@ def variant_options(
         | {
             "output_dir": str(output_dir),
             "twinflow_enabled": True,
-            "twinflow_adversarial_enabled": True,
             "twinflow_enhanced_ratio": ratio,
             "twinflow_target_step_count": 2,
-            "lr_scheduler": "constant_with_warmup",
+            "lr_scheduler": "cosine",
             "lr_warmup_steps": WARM_UP_STEPS,
             "max_train_steps": variant.steps(settings),
             "max_train_minutes": round(minutes, 2),
             "logging_steps": 5,
             "checkpointing_steps": variant.steps(settings) + 1,
             "mixed_precision": "bf16" if bf16 else "no",
+            "compile": bf16,
             "dataloader_num_workers": 1 if bf16 else 0,
         }
         | variant.options

@@ -52,10 +52,10 @@ def test_variants_differ():
 
 
 def test_the_script_takes_the_base(script):
-    options = base_options(Path("b"), Path("d"), Path("o"), FULL, steps=900, processes=2, bf16=True)
-    command = training_command(options | {"resume_from_checkpoint": "latest"}, processes=2)
+    options = base_options(Path("b"), Path("d"), Path("o"), FULL, minutes=5.0, processes=2, bf16=True)
+    command = training_command(options, processes=2)
     args = script.parse_args(arguments(command))
-    assert args.train_batch_size * 2 == FULL.batch_size and args.use_ema and not args.twinflow_enabled
+    assert args.train_batch_size * 2 == FULL.base_batch_size and args.use_ema and not args.twinflow_enabled
     assert "--multi_gpu" in command
 
 
