@@ -47,7 +47,14 @@ def data_options(base: Path, data_dir: Path, settings: Settings) -> dict[str, ob
 
 
 def base_options(
-    untrained: Path, data_dir: Path, output_dir: Path, settings: Settings, *, minutes: float, processes: int, bf16: bool
+    untrained: Path,
+    data_dir: Path,
+    output_dir: Path,
+    settings: Settings,
+    *,
+    minutes: float,
+    processes: int,
+    bf16: bool,
 ) -> dict[str, object]:
     return data_options(untrained, data_dir, settings) | {
         "output_dir": str(output_dir),
