@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_twinflow import TwinFlowConfig
-from diffusers_twinflow.training.branches import Branch, BranchRotation
+from diffusers_twinflow.training.branches import BRANCHES, Branch, BranchRotation
 
 shares = st.dictionaries(st.sampled_from([branch.value for branch in Branch]), st.floats(0.05, 4), min_size=1)
 
@@ -20,6 +20,8 @@ def test_any_window_holds_the_shares_within_one(shares, start, length):
     rotation = BranchRotation(shares)
     counts = Counter(rotation.at(range(start, start + length)))
     assert sum(counts.values()) == length
+    positions = range(start, start + length)
+    assert [BRANCHES[index] for index in rotation.indices_at(positions)] == rotation.at(positions)
     for name in shares:
         assert abs(counts[Branch(name)] - length * rotation.fraction(Branch(name))) <= 2
 

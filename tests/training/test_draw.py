@@ -1,6 +1,7 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.training.branches import Branch, BranchRotation
@@ -10,8 +11,9 @@ CONFIG = TwinFlowConfig(twinflow_enabled=True, twinflow_adversarial_enabled=True
 ROTATION = BranchRotation(CONFIG.branch_shares)
 
 
-def draw(positions, seed=0, config=CONFIG):
-    return draw_training_step(config, BranchRotation(config.branch_shares), list(positions), (2, 3), seed=seed)
+def draw(positions, seed=0, config=CONFIG, passes_of=None):
+    rotation = BranchRotation(config.branch_shares)
+    return draw_training_step(config, rotation, list(positions), (2, 3), seed=seed, passes_of=passes_of)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 1000))
@@ -37,6 +39,42 @@ def test_a_sample_draws_the_same_in_any_batch():
     assert torch.equal(whole.fake_noise, torch.cat([first.fake_noise, second.fake_noise]))
     assert torch.equal(whole.rectify_noise, torch.cat([first.rectify_noise, second.rectify_noise]))
     assert torch.equal(whole.rectify_t, torch.cat([first.rectify_t, second.rectify_t]))
+
+
+def test_processes_that_take_turns_share_out_one_run():
+    """Batches of 6 of two processes, which begin and end inside blocks; everyone runs the same passes."""
+    whole = draw(range(60, 120))
+    for start in range(60, 120, 6):
+        own, places = list(range(start, start + 6)), list(range(start - 60, start - 54))
+        part = draw(own, passes_of=range(60, 120))
+        assert torch.equal(part.noise, whole.noise[places]) and torch.equal(part.t, whole.t[places])
+        assert torch.equal(part.fake_noise, whole.fake_noise[torch.isin(whole.faked, torch.tensor(places))])
+        assert torch.equal(part.rectify_noise, whole.rectify_noise[torch.isin(whole.one_step, torch.tensor(places))])
+        assert part.passes == whole.passes
+
+
+def test_passes_are_those_of_the_samples_unless_told():
+    """A single sample of each branch makes no more passes than that branch needs."""
+    for position, branch in enumerate(ROTATION.at(range(5))):
+        passes = draw([position]).passes
+        assert passes.one_step == (branch is Branch.ONE_STEP)
+        assert passes.fake == (branch is Branch.ADVERSARIAL)
+        assert draw([position], passes_of=range(40)).passes == draw(range(40)).passes
+
+
+def test_times_of_a_run_are_uniform():
+    """With the default options, the times that the branch does not fix, and what any-step samples jump."""
+    step = draw(range(8000))
+    free = torch.tensor([branch is not Branch.ONE_STEP for branch in step.branches])
+    assert (
+        stats.kstest(
+            step.t[free].numpy(), stats.beta(CONFIG.twinflow_time_alpha, CONFIG.twinflow_time_beta).cdf
+        ).pvalue
+        > 0.01
+    )
+    jumps = torch.tensor([branch is Branch.ANY_STEP for branch in step.branches])
+    assert stats.kstest(((step.t - step.r) / step.t)[jumps].numpy(), "uniform").pvalue > 0.01
+    assert stats.kstest(step.rectify_t.numpy(), "uniform").pvalue > 0.01
 
 
 def test_positions_seeds_and_noises_are_independent():

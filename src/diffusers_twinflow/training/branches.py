@@ -4,9 +4,11 @@ The branch depends only on the sample's position in the run (counted over optimi
 processes), so the shares hold at any batch size, every process agrees, and a resumed run goes on where it stopped.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from math import gcd
+
+import numpy as np
 
 RESOLUTION = 100
 
@@ -17,6 +19,9 @@ class Branch(str, Enum):
     ANY_STEP = "any_step"
     MULTI_STEP = "multi_step"
     ADVERSARIAL = "adversarial"
+
+
+BRANCHES = list(Branch)
 
 
 class BranchRotation:
@@ -40,6 +45,7 @@ class BranchRotation:
             chosen = max(credit, key=credit.get)
             credit[chosen] -= total
             self.cycle.append(chosen)
+        self.index_cycle = np.array([BRANCHES.index(branch) for branch in self.cycle])
 
     def fraction(self, branch: Branch) -> float:
         """The part of all samples that `branch` trains, in [0, 1]."""
@@ -48,6 +54,10 @@ class BranchRotation:
     def at(self, positions: Iterable[int]) -> list[Branch]:
         """The branch of the sample at each position of the run."""
         return [self.cycle[position % len(self.cycle)] for position in positions]
+
+    def indices_at(self, positions: Sequence[int]) -> np.ndarray:
+        """The same as indices in `BRANCHES`, shape [B]."""
+        return self.index_cycle[np.asarray(positions, dtype=np.int64) % len(self.cycle)]
 
 
 def _integer_weights(shares: dict[Branch, float]) -> dict[Branch, int]:

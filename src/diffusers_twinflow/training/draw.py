@@ -1,19 +1,19 @@
 """All the randomness of one training step, drawn before it: after the draw the loss is deterministic.
 
-Every sample draws from generators seeded by the run's seed and the sample's position in the run. A run gives the same
-numbers however its samples are spread over micro-batches and processes, and after a resume.
+What a sample gets depends on the run's seed and the sample's position in the run alone, see `blocks.py`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from ..configuration import TwinFlowConfig
-from .branches import Branch, BranchRotation
-
-MULTI_STEP_RATIO = 0.05
+from .blocks import Purpose, draw_noise
+from .branches import BRANCHES, Branch, BranchRotation
+from .plan import plan_samples
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,6 @@ class TrainingDraw:
     passes: Passes
 
 
-@dataclass(frozen=True)
-class SamplePlan:
-    """What is drawn for one sample before its noise."""
-
-    branch: Branch
-    t: float
-    r: float
-    rectify_t: float
-    is_faked: bool
-    is_enhanced: bool
-    is_rollout: bool
-
-
 def draw_training_step(
     config: TwinFlowConfig,
     rotation: BranchRotation,
@@ -103,94 +90,43 @@ def draw_training_step(
         device: where the tensors are wanted; noise is drawn there.
         passes_of: positions, of all processes, whose passes are to be made; by default those of `positions`.
     """
-    generators = [np.random.default_rng((seed, position)) for position in positions]
-    plans = [_plan(config, branch, generator) for branch, generator in zip(rotation.at(positions), generators)]
-    others = passes_of if passes_of is not None else []
-    all_plans = plans + [
-        _plan(config, branch, np.random.default_rng((seed, position)))
-        for branch, position in zip(rotation.at(others), others)
-    ]
-
-    def indices(chosen) -> torch.Tensor:
-        return torch.tensor([i for i, keep in enumerate(chosen) if keep], dtype=torch.long)
-
-    times = torch.tensor([(plan.t, plan.r, plan.rectify_t) for plan in plans], dtype=torch.float32)
-    is_real = [plan.branch is not Branch.ADVERSARIAL for plan in plans]
-    one_step = indices(plan.branch is Branch.ONE_STEP for plan in plans)
-    faked = indices(plan.is_faked for plan in plans)
+    plan = plan_samples(config, rotation, positions, seed)
+    everyone = plan if passes_of is None else plan_samples(config, rotation, [*positions, *passes_of], seed)
+    one_step, faked = plan.is_one_step.nonzero()[0], plan.is_faked.nonzero()[0]
     host = {
-        "t": times[:, 0],
-        "r": times[:, 1],
-        "sign": torch.tensor([1.0 if real else -1.0 for real in is_real]),
-        "rectify_t": times[one_step, 2],
+        "t": plan.t,
+        "r": plan.r,
+        "sign": np.where(plan.is_real, 1, -1).astype(np.float32),
+        "rectify_t": plan.rectify_t[one_step],
         "one_step": one_step,
-        "adversarial": indices(not real for real in is_real),
+        "adversarial": (~plan.is_real).nonzero()[0],
         "faked": faked,
-        "real": indices(is_real),
-        "enhanced": indices(plan.is_enhanced for plan in plans),
-        "rollout": indices(plan.is_rollout for plan in plans),
+        "real": plan.is_real.nonzero()[0],
+        "enhanced": plan.is_enhanced.nonzero()[0],
+        "rollout": plan.is_rollout.nonzero()[0],
     }
-    noises = [_draw_noises(latent_shape, generator, device) for generator in generators]
+    positions = np.asarray(positions, dtype=np.int64)
+    noise_of = partial(draw_noise, shape=latent_shape, seed=seed, device=device)
     return TrainingDraw(
-        branches=[plan.branch for plan in plans],
-        noise=_stack(noises, range(len(noises)), 0, latent_shape, device),
-        fake_noise=_stack(noises, faked.tolist(), 1, latent_shape, device),
-        rectify_noise=_stack(noises, one_step.tolist(), 2, latent_shape, device),
+        branches=[BRANCHES[index] for index in plan.branch.tolist()],
+        noise=noise_of(positions, purpose=Purpose.NOISE),
+        fake_noise=noise_of(positions[faked], purpose=Purpose.FAKE_NOISE),
+        rectify_noise=noise_of(positions[one_step], purpose=Purpose.RECTIFY_NOISE),
         passes=Passes(
-            fake=any(plan.is_faked for plan in all_plans),
-            enhance=any(plan.is_enhanced for plan in all_plans),
-            rollout=any(plan.is_rollout for plan in all_plans),
-            one_step=any(plan.branch is Branch.ONE_STEP for plan in all_plans),
+            fake=bool(everyone.is_faked.any()),
+            enhance=bool(everyone.is_enhanced.any()),
+            rollout=bool(everyone.is_rollout.any()),
+            one_step=bool(everyone.is_one_step.any()),
         ),
-        **{name: tensor.to(device, non_blocking=True) for name, tensor in host.items()},
+        **_sent(host, device),
     )
 
 
-def _plan(config: TwinFlowConfig, branch: Branch, generator: np.random.Generator) -> SamplePlan:
-    t, r, rectify_t = map(np.float32, _draw_times(config, branch, generator))
-    low, high = np.float32(config.twinflow_enhanced_low), np.float32(config.twinflow_enhanced_high)
-    is_real = branch is not Branch.ADVERSARIAL
-    return SamplePlan(
-        branch=branch,
-        t=float(t),
-        r=float(r),
-        rectify_t=float(rectify_t),
-        is_faked=config.twinflow_image_free or not is_real,
-        is_enhanced=is_real and bool(low < t < high),
-        is_rollout=is_real and bool(t - r >= np.float32(config.twinflow_delta_t)),
-    )
-
-
-def _draw_times(config: TwinFlowConfig, branch: Branch, generator: np.random.Generator) -> tuple[float, float, float]:
-    beta = generator.beta(config.twinflow_time_alpha, config.twinflow_time_beta)
-    t = min(beta * config.twinflow_time_scale, 1.0)
-    jump, rectify_t = generator.random(2)
-    ratio = config.twinflow_consistency_ratio
-    if branch is Branch.ONE_STEP:
-        t, r = 1.0, 0.0
-    elif branch is Branch.FEW_STEP:
-        r = 0.0
-    elif branch is Branch.ANY_STEP:
-        r = t - jump * t * ratio
-    elif branch is Branch.MULTI_STEP:
-        r = t - jump * t * min(MULTI_STEP_RATIO, ratio)
-    else:
-        r = t
-    return t, r, rectify_t
-
-
-def _draw_noises(shape: Sequence[int], generator: np.random.Generator, device: torch.device | str):
-    """A function that draws the sample's noise of each purpose (0 its own, 1 its fake's, 2 rectification)."""
-    seeds = generator.integers(2**63, size=3).tolist()
-
-    def draw(purpose: int) -> torch.Tensor:
-        torch_generator = torch.Generator(device).manual_seed(seeds[purpose])
-        return torch.randn(tuple(shape), generator=torch_generator, device=device)
-
-    return draw
-
-
-def _stack(draws: list, indices: Sequence[int], purpose: int, shape: Sequence[int], device) -> torch.Tensor:
-    if len(indices) == 0:
-        return torch.empty((0, *shape), device=device)
-    return torch.stack([draws[index](purpose) for index in indices])
+def _sent(arrays: dict[str, np.ndarray], device: torch.device | str) -> dict[str, torch.Tensor]:
+    """The arrays on the device, all of a type in one copy."""
+    sent = {}
+    for dtype in {array.dtype for array in arrays.values()}:
+        chosen = {name: array for name, array in arrays.items() if array.dtype == dtype}
+        together = torch.from_numpy(np.concatenate([*chosen.values()])).to(device, non_blocking=True)
+        sent |= zip(chosen, together.split([len(array) for array in chosen.values()]))
+    return sent

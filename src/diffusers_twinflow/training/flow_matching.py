@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
 
+from .blocks import BLOCK, Purpose, draw_noise, draw_numbers
 from .flow import expand_time, interpolate, velocity
 from .objective import Condition, TwinFlowLoss, VelocityFunction
 
@@ -35,18 +36,15 @@ class FlowMatchingObjective:
         self.density = {"logit_mean": logit_mean, "logit_std": logit_std, "mode_scale": mode_scale}
 
     def draw(self, positions: Sequence[int], latent_shape: Sequence[int], *, seed: int, device) -> FlowMatchingDraw:
-        """Draw for the samples at `positions` of the run, each from its own generator."""
-        times, noises = [], []
-        for position in positions:
-            sample_seed = int(np.random.default_rng((seed, position)).integers(2**63))
-            times.append(
-                compute_density_for_timestep_sampling(
-                    self.weighting_scheme, 1, generator=torch.Generator().manual_seed(sample_seed), **self.density
-                )
-            )
-            generator = torch.Generator(device).manual_seed(sample_seed)
-            noises.append(torch.randn(tuple(latent_shape), generator=generator, device=device))
-        return FlowMatchingDraw(t=torch.cat(times).to(device, non_blocking=True), noise=torch.stack(noises))
+        """Draw for the samples at `positions` of the run."""
+        t = torch.from_numpy(draw_numbers(positions, seed, self._block_of_times))
+        noise = draw_noise(positions, latent_shape, seed=seed, purpose=Purpose.NOISE, device=device)
+        return FlowMatchingDraw(t=t.to(device, non_blocking=True), noise=noise)
+
+    def _block_of_times(self, block_seed: int) -> np.ndarray:
+        generator = torch.Generator().manual_seed(block_seed)
+        density = compute_density_for_timestep_sampling
+        return density(self.weighting_scheme, BLOCK, generator=generator, **self.density).numpy()
 
     def __call__(
         self, latents: torch.Tensor, condition: Condition, draw: FlowMatchingDraw, *, student: VelocityFunction

@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 import torch
 
-from .branches import Branch
+from .branches import BRANCHES
 from .objective import TwinFlowLoss
 
-BRANCHES = list(Branch)
 TOTAL, RECTIFY = len(BRANCHES), len(BRANCHES) + 1
 
 

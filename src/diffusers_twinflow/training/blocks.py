@@ -1,0 +1,62 @@
+"""Random numbers by position in the run, drawn a block of consecutive positions at a time.
+
+What a position gets depends on the run's seed, the position and the sample's shape alone, so a run gives the same
+numbers however its samples are spread over micro-batches and processes, and after a resume. A batch that begins or ends
+inside a block draws the whole block and takes its own rows.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from itertools import groupby
+from math import prod
+
+import numpy as np
+import torch
+
+BLOCK = 64
+NOISE_BLOCK_ELEMENTS = 2**20
+"""So many elements of noise are drawn at once, or one sample where that is larger: memory stays small."""
+
+
+class Purpose(IntEnum):
+    """What numbers are for; each purpose has its own."""
+
+    NUMBERS = 1
+    NOISE = 2
+    FAKE_NOISE = 3
+    RECTIFY_NOISE = 4
+
+
+def draw_numbers(positions: Sequence[int], seed: int, draw: Callable[[int], np.ndarray]) -> np.ndarray:
+    """Numbers of B samples on the host, shape [B, ...].
+
+    Args:
+        draw: takes the seed of a block and returns its numbers, shape [BLOCK, ...].
+    """
+    blocks, rows = np.divmod(np.asarray(positions, dtype=np.int64), BLOCK)
+    numbers, which = np.unique(blocks, return_inverse=True)
+    drawn = [draw(_block_seed(seed, block, Purpose.NUMBERS)) for block in numbers.tolist()]
+    return np.stack(drawn)[which, rows]
+
+
+def draw_noise(
+    positions: Sequence[int], shape: Sequence[int], *, seed: int, purpose: Purpose, device: torch.device | str
+) -> torch.Tensor:
+    """Normal noise of B samples, shape [B, *shape], drawn on the device; nothing is drawn where B is 0."""
+    size = min(BLOCK, max(1, NOISE_BLOCK_ELEMENTS // max(1, prod(shape))))
+    blocks, rows = np.divmod(np.asarray(positions, dtype=np.int64), size)
+    rows = torch.from_numpy(rows).to(device, non_blocking=True)
+    noise = torch.empty((len(rows), *shape), device=device)
+    block_noise = torch.empty((size, *shape), device=device)
+    generator, start = torch.Generator(device), 0
+    for block, members in groupby(blocks.tolist()):
+        stop = start + len(list(members))
+        generator.manual_seed(_block_seed(seed, block, purpose, *shape))
+        block_noise.normal_(generator=generator)
+        torch.index_select(block_noise, 0, rows[start:stop], out=noise[start:stop])
+        start = stop
+    return noise
+
+
+def _block_seed(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
