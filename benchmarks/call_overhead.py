@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What a call of a pipeline does on the host that is no step: stock and TwinFlow, on a thin transformer on a CPU.
+"""What a call of a pipeline does on the host beside the model: stock and TwinFlow, on a thin transformer on a CPU.
 
 The transformer has as many layers as Stable Diffusion 3.5 medium and a width of 64, so that its arithmetic is small and the
 walks over its modules are those of the real size. Prompts are given as embeddings, and the call returns latents.
@@ -22,6 +22,7 @@ from at_real_size.building import random_pipeline
 from at_real_size.measuring import Report
 from at_real_size.models import SD35_MEDIUM, RealModel
 from diffusers_twinflow.hub.repository import LORA, TwinFlowRepositoryConfig
+from diffusers_twinflow.hub.target_timesteps import SchedulerTargets, is_twinflow_transformer
 from diffusers_twinflow.models import enable_twinflow
 from diffusers_twinflow.pipelines import as_twinflow_pipeline
 
@@ -75,6 +76,10 @@ def measure_call(pipeline: DiffusionPipeline, stock_class: type, arguments: dict
             "scheduler": stack.enter_context(counted_seconds(pipeline.scheduler, "step")),
             "stock_call": stack.enter_context(counted_seconds(stock_class, "__call__")),
         }
+        if is_twinflow_transformer(pipeline.transformer):
+            conditioning = pipeline.transformer.time_conditioning
+            timers["target_times"] = stack.enter_context(counted_seconds(SchedulerTargets, "__call__"))
+            timers["conditioning"] = stack.enter_context(counted_seconds(conditioning, "forward"))
         for _ in range(runs + 1):
             call = seconds_of(lambda: pipeline(**arguments))
             row = {"call": call, **{name: taken() for name, taken in timers.items()}}

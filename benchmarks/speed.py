@@ -1,22 +1,24 @@
 #!/usr/bin/env python
 """Speed of drawing and of training at real size, with random weights, on a GPU; without one, a tiny rehearsal.
 
-- latency: a stock pipeline with guidance at its usual step counts against TwinFlow at 4, 2 and 1 steps without;
+- latency: a stock pipeline with guidance at its usual step count against TwinFlow at 4, 2 and 1 steps without, for one
+  picture a call and for several, as they are and with the blocks of both compiled; and where a call of TwinFlow goes;
 - training: a step of diffusers' own LoRA example against ours of flow matching and of TwinFlow, on the same base and
   batch, and against the TwinFlow authors' step where `--reference_dir` is a checkout of their repository.
 
-    python benchmarks/speed.py --parts sd3 training_1024 --minutes 8
+    python benchmarks/speed.py --parts sd3 flux --minutes 5
 """
 
 import argparse
-import functools
 import json
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
 from at_real_size.building import random_pipeline, random_transformer
 from at_real_size.diffusers_example import TARGET_MODULES, ExampleTraining
-from at_real_size.latency import LatencyRows, speedups
+from at_real_size.latency import Latency, Setting, speedups
 from at_real_size.measuring import Report, add_common_arguments, allocated_gib, announce, measure, timed
 from at_real_size.models import FLUX_DEV, QWEN_IMAGE, SD35_MEDIUM, RealModel
 from at_real_size.ours import FULL_TWINFLOW, OurTraining, script_arguments
@@ -24,13 +26,14 @@ from at_real_size.reference import ReferenceTraining
 
 LATENCY = {"sd3": SD35_MEDIUM, "flux": FLUX_DEV, "qwen": QWEN_IMAGE}
 NAMES = {"sd3": "SD3.5-medium", "flux": "FLUX.1-dev", "qwen": "Qwen-Image"}
+BATCHES = {"sd3": [1, 4], "flux": [1], "qwen": [1]}
 STEP_COUNTS = [4, 2, 1]
 TRAINING = {
     "training_1024": {"resolution": 1024, "batch": 4, "gradient_checkpointing": True},
     "training_512": {"resolution": 512, "batch": 4, "gradient_checkpointing": False},
 }
 TINY_RESOLUTION = 64
-TRAINING_RUNS, LATENCY_RUNS, TINY_RUNS = 8, 5, 2
+TRAINING_RUNS, LATENCY_RUNS, LARGE_BATCH_RUNS, TINY_RUNS = 8, 5, 2, 2
 
 
 def number_of_runs(args, default: int) -> int:
@@ -38,18 +41,50 @@ def number_of_runs(args, default: int) -> int:
 
 
 def measure_latency(args, report: Report, part: str) -> None:
-    model, name, resolution = LATENCY[part], NAMES[part], 1024
+    """Groups of rows, what matters most first; one that fails leaves the others."""
+    model, name, resolution, backend = LATENCY[part], NAMES[part], 1024, "inductor"
     if args.tiny:
-        model, name, resolution = model.tiny(), f"tiny {name}", TINY_RESOLUTION
-    device = torch.device(args.device)
-    pipeline = random_pipeline(model, device, torch.bfloat16)
-    rows = LatencyRows(report, name, model, pipeline, resolution, number_of_runs(args, LATENCY_RUNS))
-    rows.measure_stock()
-    rows.measure_twinflow(STEP_COUNTS)
-    rows.measure_apart(2, args.rank)
+        model, name, resolution, backend = model.tiny(), f"tiny {name}", TINY_RESOLUTION, "eager"
+    device, built = torch.device(args.device), {}
+
+    def build() -> None:
+        pipeline = random_pipeline(model, device, torch.bfloat16)
+        built["latency"] = Latency(report, name, model, pipeline, resolution, backend)
+
+    seconds = timed(build, device)
+    report.add({"part": "building", "model": name, "seconds": seconds, "resident_gib": allocated_gib(device)})
+    for label, measure_group in latency_groups(args, built["latency"], args.batches or BATCHES[part]):
+        if not report.is_over(f"{part}: {label}"):
+            with report.guarded(f"{part}: {label}"):
+                measure_group()
 
 
-def training_ways(args, setting: dict) -> dict[str, tuple[torch.dtype, functools.partial]]:
+def latency_groups(args, latency: Latency, batches: list[int]) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What is measured of a model, by its name, in this order."""
+    runs = {batch: number_of_runs(args, LATENCY_RUNS if batch == 1 else LARGE_BATCH_RUNS) for batch in batches}
+    for batch in batches:
+        yield (
+            f"denoising, batch {batch}",
+            partial(latency.measure_denoising, Setting(batch), STEP_COUNTS, runs[batch]),
+        )
+    yield "where a call goes", partial(latency.look_into_calls, Setting(batches[0]), [2, 1])
+    if latency.model.vae:
+        yield "decoding", partial(latency.measure_decoding, batches[0], number_of_runs(args, LATENCY_RUNS))
+    yield "LoRA not merged", partial(latency.measure_apart, 2, args.rank, number_of_runs(args, LATENCY_RUNS))
+    if not args.compiled:
+        return
+    with latency.compiled_blocks():
+        for batch in batches:
+            setting = Setting(batch, compiled=True)
+            yield (
+                f"denoising, compiled, batch {batch}",
+                partial(latency.measure_denoising, setting, STEP_COUNTS, runs[batch]),
+            )
+            if batch == batches[0]:
+                yield "where a compiled call goes", partial(latency.look_into_calls, setting, [2, 1])
+
+
+def training_ways(args, setting: dict) -> dict[str, tuple[torch.dtype, partial]]:
     """How the base is kept and what makes the trainer, by the row's name; all but the last train the same layers."""
     batch, checkpointing = setting["batch"], setting["gradient_checkpointing"]
     adapters = {"rank": args.rank, "gradient_checkpointing": checkpointing}
@@ -60,14 +95,12 @@ def training_ways(args, setting: dict) -> dict[str, tuple[torch.dtype, functools
 
     same_layers = ["--lora_layers", *TARGET_MODULES]
     ways = {
-        "diffusers' example": (torch.bfloat16, functools.partial(ExampleTraining, **adapters)),
+        "diffusers' example": (torch.bfloat16, partial(ExampleTraining, **adapters)),
         "ours, flow matching": (torch.bfloat16, ours(*same_layers, "--weighting_scheme=logit_normal")),
         "ours, TwinFlow": (torch.bfloat16, ours(*same_layers, *FULL_TWINFLOW)),
     }
     if args.reference_dir:
-        reference = functools.partial(
-            ReferenceTraining, checkout=args.reference_dir, target_modules=TARGET_MODULES, **adapters
-        )
+        reference = partial(ReferenceTraining, checkout=args.reference_dir, target_modules=TARGET_MODULES, **adapters)
         ways["authors' TwinFlow"] = (torch.bfloat16, reference)
         ways["authors' TwinFlow, base in float32 as in their script"] = (torch.float32, reference)
     ways["ours, TwinFlow, all the layers of our default"] = (torch.bfloat16, ours(*FULL_TWINFLOW))
@@ -112,7 +145,13 @@ def measure_way(args, model: RealModel, setting: dict, dtype: torch.dtype, build
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_arguments(parser, [*LATENCY, *TRAINING], "speed")
-    parser.add_argument("--runs", type=int, help="Timed calls of a row; by default 8 steps of training, 5 pictures.")
+    parser.add_argument(
+        "--runs", type=int, help="Timed calls of a row; by default 8 of training, 5 of drawing, 2 of batches."
+    )
+    parser.add_argument("--batches", nargs="+", type=int, help="Pictures a call; by default 1, and 4 of SD3.5.")
+    parser.add_argument(
+        "--compiled", action=argparse.BooleanOptionalAction, default=True, help="Measure compiled blocks as well."
+    )
     parser.add_argument("--reference_dir", "--reference-dir", help="Checkout of the TwinFlow authors' repository.")
     return parser.parse_args(input_args)
 

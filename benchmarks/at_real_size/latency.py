@@ -1,124 +1,155 @@
-"""Latency of stock pipelines: many guided steps against a few of TwinFlow's, and the scheduler's part of it."""
+"""Latency of pipelines: many guided steps of the stock one against a few of TwinFlow's, which take turns."""
 
+import copy
 import functools
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.modeling_utils import ModelMixin
 from peft import LoraConfig
 
 from diffusers_twinflow.hub.repository import LORA, TwinFlowRepositoryConfig
 from diffusers_twinflow.models import enable_twinflow
 from diffusers_twinflow.pipelines.pipeline_twinflow import as_twinflow_pipeline
 
-from .measuring import Report, measure, synchronize
+from .measuring import Report, measure, measure_in_turns
 from .models import RealModel
+from .where_a_call_goes import where_a_call_goes
+
+WARMUP_STEPS = 2
+GRAPHS = 64
+"""Each kind of block has a graph for each shape that it meets."""
 
 
-class LatencyRows:
-    """Measures calls of one pipeline object, first the stock one, then with TwinFlow's scheduler and time conditioning.
+class Setting(NamedTuple):
+    """How all ways are called: pictures a call, and whether the blocks are compiled."""
+
+    batch: int
+    compiled: bool = False
+
+
+class Latency:
+    """Measures a stock pipeline and one of TwinFlow on the same weights, with the adapter merged into them.
 
     Args:
         resolution: side of the picture in pixels.
-        runs: timed calls of each row.
+        backend: that compiles.
     """
 
     def __init__(
-        self, report: Report, name: str, model: RealModel, pipeline: DiffusionPipeline, resolution: int, runs: int
+        self,
+        report: Report,
+        name: str,
+        model: RealModel,
+        pipeline: DiffusionPipeline,
+        resolution: int,
+        backend: str = "inductor",
     ):
-        self.report, self.name, self.model, self.pipeline = report, name, model, pipeline
-        self.resolution, self.runs = resolution, runs
+        self.report, self.model, self.resolution, self.backend = report, model, resolution, backend
+        self.described = {"model": name, "resolution": resolution}
         self.device, self.dtype = pipeline.transformer.device, pipeline.transformer.dtype
+        self.pipelines = {"stock": pipeline, "TwinFlow": twinflow_beside(pipeline, model)}
 
-    def call(self, steps: int, is_guided: bool, output_type: str) -> Any:
-        """One picture by the stock call's arguments, or by TwinFlow's."""
-        prompt = self.model.condition(1, self.device, self.dtype)
-        arguments = {"height": self.resolution, "width": self.resolution, "num_inference_steps": steps, **prompt}
-        if is_guided:
+    def call(self, way: str, steps: int, batch: int) -> Callable[..., Any]:
+        """A call that returns latents: `steps` guided ones of the stock pipeline, or those of TwinFlow."""
+        arguments = {"height": self.resolution, "width": self.resolution, "output_type": "latent"}
+        arguments |= self.model.condition(batch, self.device, self.dtype)
+        if way == "stock":
             arguments |= self.model.guidance
             if self.model.is_negative_prompted:
-                negative = self.model.condition(1, self.device, self.dtype)
+                negative = self.model.condition(batch, self.device, self.dtype)
                 arguments |= {f"negative_{name}": tensor for name, tensor in negative.items()}
-        return self.pipeline(**arguments, output_type=output_type)
+        return functools.partial(self.pipelines[way], num_inference_steps=steps, **arguments)
 
-    def measure_stock(self) -> None:
-        for steps in self.model.steps:
-            self._add("stock", steps, is_guided=True)
+    def measure_denoising(self, setting: Setting, step_counts: Iterable[int], runs: int) -> None:
+        """A row for the stock pipeline's steps and for each of the step counts of TwinFlow."""
+        ways = [("stock", steps) for steps in self.model.steps] + [("TwinFlow", steps) for steps in step_counts]
+        works = {way: self.call(*way, setting.batch) for way in ways}
+        warmups = {
+            way: functools.partial(work, num_inference_steps=min(way[1], WARMUP_STEPS)) for way, work in works.items()
+        }
+        for (way, steps), row in measure_in_turns(works, warmups, self.device, runs).items():
+            described = {"way": way, "steps": steps, "what": "denoising", **setting._asdict()}
+            self.report.add({"part": "latency", **self.described, **described, **row})
 
-    def measure_twinflow(self, step_counts: list[int]) -> None:
-        """With the adapter merged into the weights, so that the time conditioning is what the steps cost more."""
-        enable_twinflow(self.pipeline.transformer)
-        config = TwinFlowRepositoryConfig(LORA, self.model.family, "random", num_inference_steps=step_counts[-1])
-        as_twinflow_pipeline(self.pipeline, config)
+    def measure_decoding(self, batch: int, runs: int) -> None:
+        """Latents to pixels, which every picture needs whatever drew it."""
+        pipeline, latents = self.pipelines["stock"], self.model.latents(batch, self.resolution, self.device)
+
+        @torch.no_grad()
+        def decode() -> None:
+            self.model.family_object.decode_latents(pipeline, latents)
+
+        row = measure(decode, self.device, warmup=1, runs=runs)
+        self.report.add({"part": "decoding", **self.described, "batch": batch, **row})
+
+    def measure_apart(self, steps: int, rank: int, runs: int) -> None:
+        """With the adapter beside the weights, as `TwinFlowPipeline.from_pretrained` loads it; one picture a call."""
+        transformer = self.pipelines["TwinFlow"].transformer
+        targets = self.model.family_object.lora_targets(transformer)
+        transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets))
+        try:
+            row = measure(self.call("TwinFlow", steps, 1), self.device, warmup=1, runs=runs)
+        finally:
+            transformer.unload_lora()
+        described = {"way": f"TwinFlow, LoRA of rank {rank} not merged", "steps": steps, "what": "denoising"}
+        self.report.add({"part": "latency", **self.described, **described, **Setting(1)._asdict(), **row})
+
+    def look_into_calls(self, setting: Setting, step_counts: Iterable[int]) -> None:
+        """What the host and the device do in a call of TwinFlow."""
         for steps in step_counts:
-            self._add("TwinFlow", steps, is_guided=False)
+            described = {"way": "TwinFlow", "steps": steps, **setting._asdict()}
+            call = self.call("TwinFlow", steps, setting.batch)
+            found = where_a_call_goes(call, self.device, self.report, f"a call of {steps} steps")
+            self.report.add({"part": "where_a_call_goes", **self.described, **described, **found})
 
-    def measure_apart(self, steps: int, rank: int) -> None:
-        """With the adapter beside the weights, as `TwinFlowPipeline.from_pretrained` loads it."""
-        family = self.model.family_object
-        targets = family.lora_targets(self.pipeline.transformer)
-        self.pipeline.transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets))
-        self._add(f"TwinFlow, LoRA of rank {rank} not merged", steps, is_guided=False)
+    @contextmanager
+    def compiled_blocks(self) -> Iterator[None]:
+        """The blocks of both transformers compiled by diffusers in the context, and as they were after it.
 
-    def _add(self, way: str, steps: int, is_guided: bool) -> None:
-        outputs = {"denoising": "latent"} | ({"picture": "pil"} if self.model.vae else {})
-        for part, output_type in outputs.items():
-            row = measure(
-                lambda output_type=output_type: self.call(steps, is_guided, output_type),
-                self.device,
-                warmup=1,
-                runs=self.runs,
-            )
-            described = {"model": self.name, "way": way, "steps": steps, "resolution": self.resolution, "what": part}
-            if part == "denoising":
-                with scheduler_seconds(self.pipeline.scheduler, self.device) as taken:
-                    self.call(steps, is_guided, output_type)
-                row["scheduler"] = taken
-            self.report.add({"part": "latency", **described, **row})
+        Some classes do not say which of their blocks repeat; it is then those that must not be split over devices.
+        """
+        stock, twinflow = (pipeline.transformer for pipeline in self.pipelines.values())
+        kinds = stock._repeated_blocks or stock._no_split_modules
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+        try:
+            for transformer in (stock, twinflow):
+                transformer._repeated_blocks = kinds
+                transformer.compile_repeated_blocks(fullgraph=True, backend=self.backend)
+            yield
+        finally:
+            for module in chain(stock.modules(), twinflow.modules()):
+                module._compiled_call_impl = None
 
 
-@contextmanager
-def scheduler_seconds(scheduler, device: torch.device) -> Iterator[dict[str, float]]:
-    """What `step` takes in the block, all calls together: on the device by its events, and on the host.
+def twinflow_beside(pipeline: DiffusionPipeline, model: RealModel) -> DiffusionPipeline:
+    """A pipeline of TwinFlow whose transformer has the weights of the stock one's themselves."""
+    transformer = with_same_weights(pipeline.transformer)
+    enable_twinflow(transformer)
+    beside = type(pipeline)(**(pipeline.components | {"transformer": transformer}))
+    beside.set_progress_bar_config(disable=True)
+    return as_twinflow_pipeline(beside, TwinFlowRepositoryConfig(LORA, model.family, "random", num_inference_steps=1))
 
-    On the device that is from the first to the last of its kernels; where the device waits for the host, the wait counts.
-    """
-    events, taken, step = [], {"host_seconds": 0.0, "device_seconds": None, "calls": 0}, scheduler.step
 
-    @functools.wraps(step)
-    def timed_step(*args, **kwargs):
-        if device.type == "cuda":
-            events.append([torch.cuda.Event(enable_timing=True) for _ in range(2)])
-            events[-1][0].record()
-        start = time.perf_counter()
-        result = step(*args, **kwargs)
-        taken["host_seconds"] += time.perf_counter() - start
-        taken["calls"] += 1
-        if device.type == "cuda":
-            events[-1][1].record()
-        return result
-
-    scheduler.step = timed_step
-    try:
-        yield taken
-    finally:
-        del scheduler.step
-        synchronize(device)
-        if events:
-            taken["device_seconds"] = sum(first.elapsed_time(last) for first, last in events) / 1000
+def with_same_weights(transformer: ModelMixin) -> ModelMixin:
+    """Another transformer, whose parameters and buffers are those of this one."""
+    tensors = {id(tensor): tensor for tensor in chain(transformer.parameters(), transformer.buffers())}
+    return copy.deepcopy(transformer, tensors)
 
 
 def speedups(rows: list[dict]) -> list[dict[str, Any]]:
-    """How many times faster than each stock call each of TwinFlow's is, by the medians of the denoising."""
+    """How many times faster than each stock call each of TwinFlow's is, by the medians of calls in the same setting."""
     rows = [row for row in rows if row["part"] == "latency" and row["what"] == "denoising"]
+    shared = ("model", "batch", "compiled")
     found = []
     for stock in (row for row in rows if row["way"] == "stock"):
         for row in rows:
-            if row["model"] == stock["model"] and row["way"] != "stock":
-                entry = {"model": row["model"], "way": row["way"], "steps": row["steps"]}
+            if row["way"] != "stock" and all(row[name] == stock[name] for name in shared):
+                entry = {name: row[name] for name in ("model", "way", "steps", "batch", "compiled")}
                 entry |= {"stock_steps": stock["steps"], "times_faster": stock["seconds"] / row["seconds"]}
                 found.append(entry)
     return found

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo.utils
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "torchao", "bitsandbytes")
 GIB = 2**30
@@ -41,14 +42,49 @@ def measure(work: Callable[[], Any], device: torch.device, *, warmup: int, runs:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seconds = [timed(work, device) for _ in range(runs)]
+    return {**described_seconds(seconds), "warmup": warmup, "peak_gib": peak_gib(device)}
+
+
+def described_seconds(seconds: list[float]) -> dict[str, Any]:
     return {
         "seconds": statistics.median(seconds),
         "mean_seconds": statistics.fmean(seconds),
         "all_seconds": [round(value, 6) for value in seconds],
-        "runs": runs,
-        "warmup": warmup,
-        "peak_gib": peak_gib(device),
+        "runs": len(seconds),
     }
+
+
+def measure_in_turns(works: dict, warmups: dict, device: torch.device, runs: int) -> dict[Any, dict[str, Any]]:
+    """What `measure` gives of several works by their keys, called one after another so that a busy host slows all.
+
+    Args:
+        warmups: what is called before, once for each work; "first_call_seconds" is how long that took, which is where
+            anything is compiled. "graphs_in_timed_calls" tells whether something was compiled later nevertheless.
+    """
+    first_calls = {key: timed(warmups[key], device) for key in works}
+    seconds, peaks, graphs = ({key: [] for key in works} for _ in range(3))
+    for _ in range(runs):
+        for key, work in works.items():
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            before = compiled_graphs()
+            seconds[key].append(timed(work, device))
+            peaks[key].append(peak_gib(device))
+            graphs[key].append(compiled_graphs() - before)
+    return {
+        key: {
+            **described_seconds(seconds[key]),
+            "first_call_seconds": first_calls[key],
+            "graphs_in_timed_calls": sum(graphs[key]),
+            "peak_gib": max(peaks[key]) if device.type == "cuda" else None,
+        }
+        for key in works
+    }
+
+
+def compiled_graphs() -> int:
+    """How many graphs dynamo has made so far."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 def peak_gib(device: torch.device) -> float | None:
@@ -93,10 +129,9 @@ class Report:
         self.save()
 
     @contextmanager
-    def guarded(self, name: str) -> Iterator[None]:
+    def noted(self, name: str) -> Iterator[None]:
         """Note an error in the block with its whole text, so that the next one still runs."""
         print(f"--- {name}", flush=True)
-        free_memory()
         try:
             yield
         except Exception as error:
@@ -104,6 +139,14 @@ class Report:
             print(text, flush=True)
             self.result["failures"].append({"name": name, "error": repr(error), "traceback": text})
             self.save()
+
+    @contextmanager
+    def guarded(self, name: str) -> Iterator[None]:
+        """`noted`, with memory freed before and after the block."""
+        free_memory()
+        try:
+            with self.noted(name):
+                yield
         finally:
             free_memory()
 

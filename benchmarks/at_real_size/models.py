@@ -114,7 +114,7 @@ SD35_MEDIUM = RealModel(
     text_tokens=333,
     guidance={"guidance_scale": 4.5},
     is_negative_prompted=True,
-    steps=(28, 50),
+    steps=(28,),
     tiny_changes={
         "transformer": {
             "sample_size": 8,

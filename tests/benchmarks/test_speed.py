@@ -1,16 +1,20 @@
+import argparse
 import json
 import math
 import sys
 
 import pytest
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
 import call_overhead
 import real_size
 import speed
-from at_real_size.building import random_transformer
+from at_real_size import where_a_call_goes
+from at_real_size.building import random_pipeline, random_transformer
 from at_real_size.diffusers_example import ExampleTraining
+from at_real_size.latency import Latency
+from at_real_size.measuring import Report
 from at_real_size.models import SD35_MEDIUM
 from at_real_size.reference import load_method_class
 
@@ -77,20 +81,56 @@ def test_the_examples_loss_is_zero_at_the_true_velocity_and_is_preconditioned():
     assert training.loss().item() == pytest.approx(seen["error"].mean().item(), rel=1e-3)
 
 
-def test_latency_has_a_row_for_each_call_and_its_speedups(tmp_path):
-    result = run(speed, tmp_path, "--parts=flux", "--runs=1")
-    calls = [(row["way"], row["steps"], row["what"]) for row in result["rows"]]
-    ways = [
-        ("stock", 4),
-        ("TwinFlow", 4),
-        ("TwinFlow", 2),
-        ("TwinFlow", 1),
-        ("TwinFlow, LoRA of rank 2 not merged", 2),
-    ]
-    assert calls == [(*way, what) for way in ways for what in ("denoising", "picture")]
-    assert all(row["scheduler"]["calls"] == row["steps"] for row in result["rows"] if row["what"] == "denoising")
-    assert [entry["steps"] for entry in result["speedups"]] == [4, 2, 1, 2]
+WAYS = [("stock", 4), ("TwinFlow", 4), ("TwinFlow", 2), ("TwinFlow", 1)]
+
+
+def test_latency_has_a_row_for_each_way_in_each_setting(tmp_path):
+    result = run(speed, tmp_path, "--parts=sd3", "--runs=1", "--batches", "1", "2")
+    rows = [row for row in result["rows"] if row["part"] == "latency"]
+    found = [(row["compiled"], row["batch"], row["way"], row["steps"]) for row in rows]
+    apart = (False, 1, "TwinFlow, LoRA of rank 2 not merged", 2)
+    as_they_are = [(False, batch, *way) for batch in (1, 2) for way in WAYS]
+    compiled = [(True, batch, *way) for batch in (1, 2) for way in WAYS]
+    assert found == [*as_they_are, apart, *compiled]
+    assert all(row["graphs_in_timed_calls"] == 0 for row in rows if "first_call_seconds" in row)
+    assert len(result["speedups"]) == 3 * 4 + 1
     assert result["tiny_rehearsal"] and result["device"] == "CPU"
+
+
+def test_where_a_call_goes_is_told_of_calls_as_they_are_and_compiled(tmp_path):
+    result = run(speed, tmp_path, "--parts=flux", "--runs=1")
+    rows = [row for row in result["rows"] if row["part"] == "where_a_call_goes"]
+    assert [(row["compiled"], row["steps"]) for row in rows] == [(False, 2), (False, 1), (True, 2), (True, 1)]
+    for row in rows:
+        assert 0 < row["device_busy_seconds"] <= row["device_span_seconds"]
+        assert any("pipeline_flux.py" in line for line in row["host_by_cumulative"])
+        assert not any("/" in line.split("(")[0].split()[-1] for line in row["host_by_own_time"][4:])
+
+
+def test_a_look_that_fails_is_noted_and_the_others_are_kept(monkeypatch):
+    def fails(call, device):
+        raise RuntimeError("no profiler")
+
+    monkeypatch.setattr(where_a_call_goes, "device_busy", fails)
+    report = Report(argparse.Namespace(device="cpu", tiny=True), None, minutes=1)
+    fails.__name__ = "device_busy"
+    found = where_a_call_goes.where_a_call_goes(lambda: None, torch.device("cpu"), report, "a call")
+    assert "device_busy_seconds" not in found and "host_by_cumulative" in found
+    assert [failure["name"] for failure in report.result["failures"]] == ["a call: device_busy"]
+
+
+def test_the_two_pipelines_share_their_weights_and_are_as_they_were_after_compiling():
+    model, device = SD35_MEDIUM.tiny(), torch.device("cpu")
+    stock = random_pipeline(model, device, torch.float32)
+    latency = Latency(None, "tiny", model, stock, 64, backend="eager")
+    twinflow = latency.pipelines["TwinFlow"].transformer
+    for name, parameter in stock.transformer.named_parameters():
+        assert twinflow.get_parameter(name) is parameter
+    assert type(stock.transformer) is SD3Transformer2DModel and twinflow.twinflow_enabled
+    with latency.compiled_blocks():
+        compiled = [module for module in twinflow.modules() if module._compiled_call_impl]
+        assert len(compiled) == model.transformer["num_layers"]
+    assert not any(module._compiled_call_impl for module in twinflow.modules())
 
 
 def test_the_ways_of_training_train_the_same_layers(tmp_path, checkout):
@@ -127,3 +167,5 @@ def test_the_parts_of_a_call_are_within_it_and_the_timers_are_gone(tmp_path):
     for row in rows:
         assert 0 < row["scheduler_ms"] < row["transformer_ms"] < row["call_ms"]
         assert 0 < row["twinflow_pipeline_ms"] < row["outside_steps_ms"] < row["call_ms"]
+    assert 0 < rows[1]["target_times_ms"] + rows[1]["conditioning_ms"] < rows[1]["transformer_ms"]
+    assert 2 * rows[1]["finding_the_device_ms"] < rows[0]["finding_the_device_ms"]

@@ -168,14 +168,14 @@ class Family:
         """
         raise NotImplementedError
 
-    def timestep(self, t: torch.Tensor) -> torch.Tensor:
+    def timestep(self, t: torch.Tensor | float) -> torch.Tensor | float:
         """A time in [0, 1], 1 = noise, in the unit of the model's forward: 0..1000 unless a family says otherwise."""
         return t * 1000.0
 
     def noise_time(self, timestep: torch.Tensor) -> torch.Tensor:
         """The inverse of `timestep`, which is linear."""
         timestep = timestep.to(torch.promote_types(timestep.dtype, torch.float32))
-        at_data, at_noise = self.timestep(torch.zeros_like(timestep)), self.timestep(torch.ones_like(timestep))
+        at_data, at_noise = self.timestep(0.0), self.timestep(1.0)
         return (timestep - at_data) / (at_noise - at_data)
 
     def times(self, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None) -> dict[str, torch.Tensor]:

@@ -66,16 +66,16 @@ class TimeConditioning(nn.Module):
             shape [B, embedding_dim].
         """
         dtype, width = self.time_sign_embed.weight.dtype, self.time_sign_embed.weight.shape[1]
-        if timestep_sign is None:
-            embedding = torch.zeros(*timestep.shape, width, dtype=dtype, device=timestep.device)
-        else:
-            embedding = self.time_sign_embed((timestep_sign.expand_as(timestep) < 0).long())
+        sign = None
+        if timestep_sign is not None:
+            sign = self.time_sign_embed((timestep_sign.expand_as(timestep) < 0).long())
         if target_timestep is None or self.target_timestep_embedder is None:
-            return embedding
+            return torch.zeros(*timestep.shape, width, dtype=dtype, device=timestep.device) if sign is None else sign
         target = self.noise_time(target_timestep).expand_as(timestep)
         gap = self.noise_time(timestep) - target
         frequencies = self.time_proj(target * EMBEDDED_TIME_SCALE).to(dtype)
-        return embedding + gap.unsqueeze(-1).to(dtype) * self.target_timestep_embedder(frequencies)
+        jump = gap.unsqueeze(-1).to(dtype) * self.target_timestep_embedder(frequencies)
+        return jump if sign is None else sign + jump
 
     def stock_timestep(self, timestep: torch.Tensor, timestep_sign: torch.Tensor | None) -> torch.Tensor:
         """What the model's own embedder gets: the timestep, whatever its sign."""

@@ -15,11 +15,12 @@ from ..hub.model_loading import load_located_model
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
 from ..hub.target_timesteps import link_target_timesteps
 from ..schedulers import TwinFlowScheduler
+from .execution_device import QuickExecutionDevice
 
 GUIDANCE_ARGUMENTS = ("guidance_scale", "true_cfg_scale")
 
 
-class TwinFlowPipeline:
+class TwinFlowPipeline(QuickExecutionDevice):
     """A diffusers pipeline that draws in few steps without guidance.
 
     `from_pretrained` returns an instance of the base's own pipeline class and of this one: everything the stock
