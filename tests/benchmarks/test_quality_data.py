@@ -84,7 +84,7 @@ def test_the_folder_is_data_to_train_on(packages, tmp_path):
     """The counts beside the images are no part of the dataset."""
     train, _ = prepare(packages)
     config = DataConfig(dataset_name=str(packages / "data"), resolution=64, cache_dir=str(tmp_path / "cache"))
-    assert len(open_source(config, tmp_path / "out").rows) == len(train)
+    assert len(open_source(config, tmp_path / "out").rows.rows) == len(train)
 
 
 def test_what_is_held_out_is_known_in_another_style():
