@@ -5,13 +5,11 @@ to the norm of the reference, DDIM with many steps.
 """
 
 import argparse
-import json
-from pathlib import Path
 
-import diffusers
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
+from at_real_size.measuring import Report
 from diffusers_twinflow import TwinFlowScheduler
 
 SCHEDULES = {
@@ -35,8 +33,8 @@ WAYS = {
 }
 
 
-def build_pipeline(prediction_type: str, schedule: dict) -> StableDiffusionPipeline:
-    torch.manual_seed(0)
+def build_pipeline(prediction_type: str, schedule: dict, seed: int) -> StableDiffusionPipeline:
+    torch.manual_seed(seed)
     unet = UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(16, 32),
@@ -54,8 +52,10 @@ def build_pipeline(prediction_type: str, schedule: dict) -> StableDiffusionPipel
     return pipeline
 
 
-def draw(pipeline: StableDiffusionPipeline, make_scheduler, config, steps: int, guidance_scale: float) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
+def draw(
+    pipeline: StableDiffusionPipeline, make_scheduler, config, steps: int, guidance_scale: float, seed: int
+) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(4, 4, 8, 8, generator=generator)
     embeds, negative = torch.randn(2, 4, 5, 16, generator=generator)
     pipeline.scheduler = make_scheduler(config)
@@ -69,14 +69,13 @@ def draw(pipeline: StableDiffusionPipeline, make_scheduler, config, steps: int, 
     ).images
 
 
-def measure(args: argparse.Namespace) -> list[dict]:
-    rows = []
+def measure(args: argparse.Namespace, report: Report) -> None:
     for schedule_name, schedule in SCHEDULES.items():
         for prediction_type in ("epsilon", "v_prediction"):
-            pipeline = build_pipeline(prediction_type, schedule)
+            pipeline = build_pipeline(prediction_type, schedule, args.seed)
             config = pipeline.scheduler.config
             for guidance_scale in (1.0, 5.0):
-                call = {"pipeline": pipeline, "config": config, "guidance_scale": guidance_scale}
+                call = {"pipeline": pipeline, "config": config, "guidance_scale": guidance_scale, "seed": args.seed}
                 reference = draw(make_scheduler=WAYS["DDIM"], steps=args.reference_steps, **call)
                 for way, make_scheduler in WAYS.items():
                     errors = {
@@ -84,30 +83,23 @@ def measure(args: argparse.Namespace) -> list[dict]:
                         for steps in args.steps
                     }
                     case = {"schedule": schedule_name, "prediction_type": prediction_type, "guidance": guidance_scale}
-                    rows.append({**case, "way": way, "relative_error": errors})
-                    shown = " ".join(f"{value:8.4f}" for value in errors.values())
-                    print(f"{schedule_name:18} {prediction_type:13} {guidance_scale:5g} {way:30} {shown}", flush=True)
-    return rows
+                    report.add({**case, "way": way, "relative_error": errors})
 
 
 def error(sample: torch.Tensor, reference: torch.Tensor) -> float:
     return round(((sample - reference).norm() / reference.norm()).item(), 6)
 
 
-def main() -> None:
+def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 25, 50, 100, 250])
     parser.add_argument("--reference_steps", type=int, default=1000, help="Of DDIM, which needs divisors of 1000.")
-    parser.add_argument("--output", type=Path, help="JSON file for the results.")
-    args = parser.parse_args()
-    header = " ".join(f"{steps:8}" for steps in args.steps)
-    print(f"{'schedule':18} {'prediction':13} {'guid.':>5} {'way':30} {header}")
-    rows = measure(args)
-    if args.output:
-        versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
-        report = {"reference": f"DDIM, {args.reference_steps} steps", **versions, "rows": rows}
-        args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    parser.add_argument("--seed", type=int, default=0, help="Of the network, the noise and the prompts.")
+    parser.add_argument("--output", help="JSON file of the results.")
+    parser.set_defaults(device="cpu", tiny=False, minutes=60.0)
+    return parser.parse_args(input_args)
 
 
 if __name__ == "__main__":
-    main()
+    arguments = parse_args()
+    measure(arguments, Report(arguments, arguments.output, arguments.minutes))

@@ -30,7 +30,7 @@ import judge as judges  # noqa: E402
 from comparison import save_comparison  # noqa: E402
 from demo import BASE_STEPS, PROMPTS, TWINFLOW_STEPS, score_real_digits  # noqa: E402
 from diffusers import StableDiffusionPipeline  # noqa: E402
-from prepare_data import DEFAULT_DATA_DIR, load_split  # noqa: E402
+from prepare_data import DEFAULT_DATA_DIR, load_split, prepare_data  # noqa: E402
 from report import environment, write_report  # noqa: E402
 from score import base_column, initial_noise, score_column, twinflow_column  # noqa: E402
 
@@ -285,7 +285,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--channels", type=int, nargs="+", default=[16, 16] if small else [96, 192], help="Of the base's UNet."
     )
-    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR)
+    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder of the digits; made if not there.")
     parser.add_argument("--judge", default=judges.DEFAULT_JUDGE_PATH)
     parser.add_argument(
         "--seconds", type=float, default=10 if small else 120, help="Of distillation, each variant at the same time."
@@ -309,6 +309,8 @@ def main(args: argparse.Namespace) -> None:
         run_part(args.part, args)
         return
     started = time.perf_counter()
+    if not Path(args.data_dir, "train.parquet").is_file():
+        prepare_data(args.data_dir)
     if not Path(args.judge).is_file():
         judges.main(judges.parse_args(["--data_dir", args.data_dir, "--output", args.judge]))
     make_base(args)

@@ -319,11 +319,7 @@ def check_arguments(args: argparse.Namespace) -> tuple[TwinFlowConfig, Family]:
     config.check_training(flow_matching=has_flow_matching_scheduler(index=index, **base), use_ema=args.use_ema)
     family = family_of(index["_class_name"])
     check_reference(args, family)
-    if args.num_frames and not family.draws_videos:
-        raise TwinFlowConfigError(
-            f"--num_frames={args.num_frames} is not for {family.pipeline_class.__name__}, which draws no videos: leave "
-            "it out."
-        )
+    family.check_draws_videos(args.num_frames)
     return config, family
 
 

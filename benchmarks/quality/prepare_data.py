@@ -13,11 +13,13 @@ import argparse
 import io
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
+from pyarrow.parquet import read_table
 from tqdm.auto import tqdm
 
 DEFAULT_OUTPUT_DIR = "outputs/quality/data"
@@ -32,6 +34,8 @@ SKIN_TONES = {
 IMAGE_SIZE = 64
 HELD_OUT_ITEMS = 0.16
 MAXIMUM_BYTES = 15_000_000
+SPLITS = ("train", "test")
+COUNTS_NAME = "counts.json"
 
 
 def plain_words(name: str) -> str:
@@ -123,11 +127,24 @@ def write_splits(rows: list[dict], is_held_out: np.ndarray, output_dir: str | Pa
         {"image": Image(), **{name: Value("string") for name in ("text", "group_text", "category", "item")}}
         | {name: ClassLabel(names=sorted({row[name] for row in rows})) for name in ("group", "style")}
     )
-    for split, chosen in (("train", ~is_held_out), ("test", is_held_out)):
+    for split, chosen in zip(SPLITS, (~is_held_out, is_held_out)):
         part = [row for row, keep in zip(rows, chosen) if keep]
         columns = {name: [row[name] for row in part] for name in features}
         Dataset.from_dict(columns, features=features).to_parquet(output_dir / f"{split}.parquet")
     return output_dir
+
+
+def write_counts(data_dir: str | Path) -> dict[str, int | dict[str, int]]:
+    """Count the images of the parquet files, all together, by split and style, into `COUNTS_NAME` beside them."""
+    counts: dict[str, int | dict[str, int]] = {}
+    for split in SPLITS:
+        styles = Dataset(read_table(Path(data_dir, f"{split}.parquet"))).select_columns("style")
+        names = Counter(map(styles.features["style"].int2str, styles["style"]))
+        counts[split] = {"images": len(styles), **dict(sorted(names.items()))}
+    counts["images"] = sum(counts[split]["images"] for split in SPLITS)
+    counts["bytes"] = sum(path.stat().st_size for path in Path(data_dir).glob("*.parquet"))
+    Path(data_dir, COUNTS_NAME).write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+    return counts
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
@@ -143,10 +160,12 @@ def main(args: argparse.Namespace) -> None:
     rows = read_rows({vendor: getattr(args, vendor) for vendor in PACKAGES})
     is_held_out = held_out(rows, args.seed)
     output_dir = write_splits(rows, is_held_out, args.output_dir)
-    size = sum(path.stat().st_size for path in output_dir.glob("*.parquet"))
+    counts = write_counts(output_dir)
+    size = counts["bytes"]
     if size > MAXIMUM_BYTES:
         raise ValueError(f"{output_dir} takes {size:,} bytes, more than {MAXIMUM_BYTES:,}: leave out some images.")
-    print(f"{output_dir}: {(~is_held_out).sum()} train and {is_held_out.sum()} held-out images, {size:,} bytes")
+    train, test = (counts[split]["images"] for split in SPLITS)
+    print(f"{output_dir}: {train} train and {test} held-out images, {size:,} bytes")
 
 
 if __name__ == "__main__":

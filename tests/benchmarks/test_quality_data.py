@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusers_twinflow.data import DataConfig, open_source
 from quality.dataset import load_split
 from quality.prepare_data import held_out, main, parse_args, plain_words, read_items
 
@@ -67,6 +68,23 @@ def test_images_are_on_white_and_have_two_captions(packages):
     assert (images[:, :, -1, -1] == 1).all()
     for style, colour in enumerate(([1.0, 0.0, 0.0], [0.0, 0.0, 1.0])):
         assert (images[styles == style][:, :, 0, 0] == torch.tensor(colour)).all()
+
+
+def test_the_counts_are_those_of_the_files(packages):
+    train, test = prepare(packages)
+    counts = json.loads((packages / "data" / "counts.json").read_text())
+    assert counts["images"] == 11 and counts["bytes"] > 0
+    for split, found in (("train", train), ("test", test)):
+        assert counts[split]["images"] == len(found)
+        assert sum(counts[split].get(style, 0) for style in ("noto", "twemoji")) == len(found)
+    assert sum(counts[split].get("noto", 0) for split in ("train", "test")) == 6
+
+
+def test_the_folder_is_data_to_train_on(packages, tmp_path):
+    """The counts beside the images are no part of the dataset."""
+    train, _ = prepare(packages)
+    config = DataConfig(dataset_name=str(packages / "data"), resolution=64, cache_dir=str(tmp_path / "cache"))
+    assert len(open_source(config, tmp_path / "out").rows.rows) == len(train)
 
 
 def test_what_is_held_out_is_known_in_another_style():

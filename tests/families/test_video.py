@@ -81,3 +81,15 @@ def test_the_card_says_how_to_get_frames():
     card = build_model_card(TwinFlowRepositoryConfig("lora", family.name, "me/base"), "me/tiny")
     assert card.data.pipeline_tag == "text-to-video"
     assert card.text.count("video = pipe(") == card.text.count(".frames[0]") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "build", "rate"),
+    [
+        ("wan", tiny_videos.wan, 16),
+        ("wan", lambda: tiny_videos.wan(expand_timesteps=True), 24),
+        ("ltx_video", tiny_videos.ltx_video, 25),
+    ],
+)
+def test_the_frame_rate_is_that_of_the_base(name, build, rate):
+    assert FAMILIES[name].frame_rate(build()) == rate

@@ -3,6 +3,7 @@
 import argparse
 
 from ..hub.samples import grid_of_columns
+from .clips import draws_clips, save_clip
 from .comparison import Comparison
 from .loading import (
     add_comparison_arguments,
@@ -13,11 +14,13 @@ from .loading import (
     size_options,
 )
 
+HELP = "A row a prompt: the base, then each step count. Of clips four frames each, and out-clip.webp plays them."
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_drawing_arguments(parser)
     add_comparison_arguments(parser)
-    parser.add_argument("--out", default="comparison.png", help="A row a prompt: the base, then each step count.")
+    parser.add_argument("--out", default="comparison.png", help=HELP)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -28,4 +31,12 @@ def run(args: argparse.Namespace) -> None:
     )
     rows = [comparison.draw_all(prompt, args.seed) for prompt in args.prompt]
     grid_of_columns([[row[label].image for row in rows] for label in comparison.labels]).save(path)
+    if draws_clips(args):
+        clip_path = path.with_name(f"{path.stem}-clip.webp")
+        grids = [
+            grid_of_columns([[row[label].frames[i] for row in rows] for label in comparison.labels])
+            for i in range(args.num_frames)
+        ]
+        save_clip(grids, clip_path, comparison.pipeline)
+        print(clip_path)  # noqa: T201
     print(f"{path}: base at {args.base_steps} steps, then {', '.join(map(str, args.steps))}")  # noqa: T201

@@ -12,8 +12,9 @@ from PIL import Image
 
 from ..configuration import TwinFlowConfigError
 from ..families import family_of
+from ..families.video import strip
 from ..hub.loading import STATE_NAME
-from ..hub.samples import count_of_steps, draw_row
+from ..hub.samples import count_of_steps, draw_frames
 from ..hub.target_timesteps import link_target_timesteps
 from ..pipelines import TwinFlowPipeline
 
@@ -22,10 +23,15 @@ MAX_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture, and how many seconds its pipeline's call took: text encoders, steps and decoder."""
+    """A picture or the frames of a clip, and the seconds of its pipeline's call: text encoders, steps and decoder."""
 
-    image: Image.Image
+    frames: list[Image.Image]
     seconds: float
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture; of a clip some frames side by side."""
+        return strip(self.frames)
 
 
 class Comparison:
@@ -71,8 +77,8 @@ class Comparison:
 
 def timed_draw(pipeline: DiffusionPipeline, prompt: str, steps: int, seed: int, **call_options: Any) -> Drawn:
     started = time.perf_counter()
-    (image,) = draw_row(pipeline, [prompt], steps, seed, **call_options)
-    return Drawn(image, time.perf_counter() - started)
+    (frames,) = draw_frames(pipeline, [prompt], steps, seed, **call_options)
+    return Drawn(frames, time.perf_counter() - started)
 
 
 def base_options(pipeline: TwinFlowPipeline, guidance: float | None) -> dict[str, Any]:

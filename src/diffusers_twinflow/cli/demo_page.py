@@ -1,11 +1,16 @@
 """The web page of `demo`: a prompt and a seed in, pictures and timings out."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import gradio as gr
+from PIL import Image
 
 from ..configuration import TwinFlowConfigError
-from .comparison import Comparison, check_prompt, check_seed
+from ..pipelines import TwinFlowPipeline
+from .clips import save_clip
+from .comparison import Comparison, Drawn, check_prompt, check_seed
 
 HOUR = 3600
 CSS = """
@@ -40,11 +45,12 @@ def build_page(comparison: Comparison, *, title: str, prompt: str, seed: int) ->
                 prompt, seed = check_prompt(prompt), check_seed(seed)
             except TwinFlowConfigError as error:
                 raise gr.Error(str(error), print_exception=False) from error
-            drawn = {}
-            for label, result in comparison.draw(prompt, seed):
-                drawn[label] = result
-                found = [drawn.get(label) for label in comparison.labels]
-                yield [each and each.image for each in found] + [each and f"{each.seconds:.3g} s" for each in found]
+            pictures, times = dict.fromkeys(comparison.labels), dict.fromkeys(comparison.labels)
+            with TemporaryDirectory() as folder:  # the page keeps copies of its own
+                for label, drawn in comparison.draw(prompt, seed):
+                    pictures[label] = shown(drawn, Path(folder, f"{label}.webp"), comparison.pipeline)
+                    times[label] = f"{drawn.seconds:.3g} s"
+                    yield [*pictures.values(), *times.values()]
 
         gr.on(
             [button.click, prompt_box.submit, seed_box.submit],
@@ -55,6 +61,14 @@ def build_page(comparison: Comparison, *, title: str, prompt: str, seed: int) ->
             concurrency_limit=1,
         )
     return page
+
+
+def shown(drawn: Drawn, path: Path, pipeline: TwinFlowPipeline) -> Image.Image | Path:
+    """A picture, or the path that a clip has been written to."""
+    if len(drawn.frames) == 1:
+        return drawn.image
+    save_clip(drawn.frames, path, pipeline)
+    return path
 
 
 def _column(label: str) -> tuple[gr.Image, gr.Textbox]:

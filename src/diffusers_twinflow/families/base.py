@@ -35,7 +35,7 @@ class Family:
             guidance gets the same value here and in `velocity`: 1, where the base predicts the velocity of the data
             itself, which is what the loss compares with; guidance is baked in by `twinflow_enhanced_ratio`.
         takes_reference_image: whether the model edits an image that it is given; `encode_prompts` then needs it.
-        draws_videos: whether it can be trained on clips; `check_num_frames` then says of which lengths.
+        draws_videos: whether it draws clips and can be trained on them; `check_num_frames` then says of which lengths.
         timestep_argument: what the component's forward calls its timestep.
         task: what the Hub calls what the pipeline does.
         output_name: where the stock call's output holds its pictures or videos.
@@ -204,6 +204,23 @@ class Family:
     ) -> list[Image.Image]:
         """Pictures of the stock call, `images_per_prompt` of each prompt in turn; of a video some frames side by side."""
         return pipeline(prompt=prompts, num_images_per_prompt=images_per_prompt, **call_options).images
+
+    def draw_frames(
+        self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
+    ) -> list[list[Image.Image]]:
+        """As `draw`, with all frames of each video; a picture is one frame."""
+        return [[image] for image in self.draw(pipeline, prompts, images_per_prompt, **call_options)]
+
+    def check_draws_videos(self, num_frames: int | None) -> None:
+        """
+        Raises:
+            TwinFlowConfigError: where a number of frames is given to a base that draws no videos.
+        """
+        if num_frames is not None and not self.draws_videos:
+            raise TwinFlowConfigError(
+                f"--num_frames={num_frames} is not for {self.pipeline_class.__name__}, which draws no videos: leave it "
+                "out."
+            )
 
 
 def to_unit_range(pixels: torch.Tensor) -> torch.Tensor:

@@ -51,6 +51,9 @@ class LTXVideoFamily(VideoFamily):
     def temporal_compression(self, pipeline):
         return pipeline.vae_temporal_compression_ratio
 
+    def frame_rate(self, pipeline):
+        return FRAME_RATE
+
     def encode_images(self, pipeline, pixels):
         """Latents of images [B, 3, H, W] or videos [B, 3, F, H, W], F = 1, 9, 17, ..."""
         vae = pipeline.vae

@@ -23,7 +23,9 @@ def as_video(pixels: torch.Tensor, temporal_compression: int) -> torch.Tensor:
 
 
 def check_frames(num_frames: int, temporal_compression: int) -> None:
-    """Raise a `TwinFlowConfigError` where an autoencoder would leave out some of so many frames."""
+    """Raise a `TwinFlowConfigError` where there is no frame, or an autoencoder would leave out some."""
+    if num_frames < 1:
+        raise TwinFlowConfigError(f"num_frames={num_frames} must be 1 or more.")
     if num_frames % temporal_compression != 1 % temporal_compression:
         below = (num_frames - 1) // temporal_compression * temporal_compression + 1
         raise TwinFlowConfigError(
@@ -48,11 +50,18 @@ class VideoFamily(Family):
         """Raise a `TwinFlowConfigError` where clips of so many frames cannot be encoded."""
         check_frames(num_frames, self.temporal_compression(pipeline))
 
+    def frame_rate(self, pipeline) -> float:
+        """Frames a second that the base was made for."""
+        raise NotImplementedError
+
     def draw(self, pipeline, prompts, images_per_prompt=1, **call_options):
-        """A strip of each video; `num_frames` is 1 where the call does not say otherwise."""
+        """A strip of each video."""
+        return [strip(video) for video in self.draw_frames(pipeline, prompts, images_per_prompt, **call_options)]
+
+    def draw_frames(self, pipeline, prompts, images_per_prompt=1, **call_options):
+        """`num_frames` is 1 where the call does not say otherwise."""
         options = {"num_frames": 1, "output_type": "pil"} | call_options
-        videos = pipeline(prompt=prompts, num_videos_per_prompt=images_per_prompt, **options).frames
-        return [strip(video) for video in videos]
+        return pipeline(prompt=prompts, num_videos_per_prompt=images_per_prompt, **options).frames
 
 
 def strip(frames: list[Image.Image] | torch.Tensor) -> Image.Image | torch.Tensor:

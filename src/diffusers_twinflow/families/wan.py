@@ -67,6 +67,10 @@ class WanFamily(VideoFamily):
     def temporal_compression(self, pipeline):
         return pipeline.vae_scale_factor_temporal
 
+    def frame_rate(self, pipeline):
+        """16, and 24 of Wan 2.2 5B, which is the one with times per token."""
+        return 24 if pipeline.config.expand_timesteps else 16
+
     def encode_images(self, pipeline, pixels):
         """Latents of images [B, 3, H, W] or videos [B, 3, F, H, W], F = 1, 5, 9, ..."""
         vae = pipeline.vae

@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..families import family_of
+from ..families.video import strip
 from .files import SAMPLES_FOLDER
 
 PROMPTS_KEY, COLUMNS_KEY = "prompts", "columns"
@@ -21,14 +22,21 @@ STEP_COUNTS = (1, 2, 4)
 def draw_row(
     pipeline: DiffusionPipeline, prompts: Sequence[str], num_inference_steps: int, seed: int = 0, **call_options
 ) -> list[Image.Image]:
-    """One picture a prompt, each from the noise of `seed`.
+    """One picture a prompt, each from the noise of `seed`; of a video some frames side by side.
 
     Args:
         call_options: passed to the pipeline's call, such as `height`.
     """
+    return [strip(frames) for frames in draw_frames(pipeline, prompts, num_inference_steps, seed, **call_options)]
+
+
+def draw_frames(
+    pipeline: DiffusionPipeline, prompts: Sequence[str], num_inference_steps: int, seed: int = 0, **call_options
+) -> list[list[Image.Image]]:
+    """As `draw_row`, with all frames of each video; a picture is one frame."""
     family = family_of(pipeline)
     return [
-        family.draw(
+        family.draw_frames(
             pipeline,
             [prompt],
             num_inference_steps=num_inference_steps,
