@@ -15,7 +15,7 @@ from .variants import VARIANTS
 CELL_INCHES = 1.0
 DISTANCES, EVALUATIONS = (5, 10, 20, 40, 80, 160, 320), (1, 2, 4, 8, 16, 32, 64)
 GRID_ROWS = 8
-LENGTHS = ("shorter", "short", "reference", "longer")
+LENGTHS = ("shorter", "reference", "longer")
 KINDS = {"full weights": "full", "LoRA, rank 64": "lora"}
 STOCK = {"FlowMatchEuler": ":", "FlowMatchLCM": "--", "UniPC": "-.", "DPM++": (0, (1, 3))}
 

@@ -14,7 +14,7 @@ from .launching import SCRIPT, plain_command, run_logged, training_command, trai
 from .settings import Settings
 from .variants import ABLATION_SCRIPT, Variant, variant_options
 
-RESERVE_SECONDS = 110
+RESERVE_SECONDS = 70
 """For starting the script, saving, and scoring after the others that end at the same time."""
 
 

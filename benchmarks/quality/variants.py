@@ -8,11 +8,11 @@ from .settings import Settings
 
 ABLATION_SCRIPT = "benchmarks/quality/train_ablated.py"
 WARM_UP_STEPS = 25
-TWIN = {"twinflow_adversarial_enabled": True, "twinflow_rectify_weight": 0.25}
-FULL = {"train_type": "full", "learning_rate": 3e-4} | TWIN
-LORA = {"train_type": "lora", "rank": 64, "learning_rate": 1e-3} | TWIN
+SHARED = {"twinflow_adversarial_enabled": True, "twinflow_rectify_weight": 0.25, "caption_dropout_probability": 0.1}
+FULL = {"train_type": "full", "learning_rate": 3e-4} | SHARED
+LORA = {"train_type": "lora", "rank": 64, "learning_rate": 1e-3} | SHARED
 FLOW_MATCHING = FULL | {"twinflow_enabled": False, "twinflow_adversarial_enabled": False, "use_ema": True}
-FLOW_MATCHING |= {"flow_matching_ema_decay": 0.99, "caption_dropout_probability": 0.1}
+FLOW_MATCHING |= {"flow_matching_ema_decay": 0.99}
 ATTENTION = [f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")]
 ATTENTION += [f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")]
 FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
@@ -37,7 +37,7 @@ class Variant:
     question: str
     options: dict[str, object]
     length: float = 1.0
-    styles: tuple[str, ...] = ()
+    styles: tuple[str, ...] = ("any",)
     times: str | None = None
     scheduler: dict[str, object] = field(default_factory=dict)
 
@@ -59,46 +59,55 @@ def _variant(name: str, question: str, shared: dict, options: dict) -> Variant:
     return Variant(name, question, shared | renamed, **own)
 
 
-NOT_TWINFLOW = {"learning_rate", "time_conditioning_learning_rate", "rank", "lora_layers"}
+NOT_TWINFLOW = {
+    "caption_dropout_probability",
+    "learning_rate",
+    "time_conditioning_learning_rate",
+    "rank",
+    "lora_layers",
+}
 
 CONTROL = "base-continued"
+FULL_LONGER, LORA_LONGER = 4.2, 2.9
+EVERY_STYLE = ("any", "multi")
 VARIANTS: tuple[Variant, ...] = (
-    full("reference", "all weights; the others change one thing", styles=("any", "multi")),
-    lora("reference", "LoRA of rank 64; the others change one thing", styles=("any", "multi")),
+    full("longer", "length of training", length=FULL_LONGER, styles=EVERY_STYLE),
+    lora("longer", "length of training", length=LORA_LONGER, styles=EVERY_STYLE),
+    full("rcgm-longer", "without the twin, longer", length=FULL_LONGER, adversarial_enabled=False),
+    lora("rcgm-longer", "without the twin, longer", length=LORA_LONGER, adversarial_enabled=False),
+    full("reference", "all weights; the others change one thing", styles=EVERY_STYLE),
+    lora("reference", "LoRA of rank 64; the others change one thing", styles=EVERY_STYLE),
     full("rcgm", "without the twin", adversarial_enabled=False),
-    lora("rcgm", "without the twin", adversarial_enabled=False),
-    full("lr-1e-4", "learning rate", learning_rate=1e-4),
-    lora("lr-5e-4", "learning rate", learning_rate=5e-4),
-    full("shorter", "length of training", length=0.25),
-    lora("shorter", "length of training", length=0.25),
-    full("short", "length of training", length=0.5),
-    lora("short", "length of training", length=0.5),
     lora("all-linears", "which layers", lora_layers=ATTENTION + FEED_FORWARD + MODULATION + ENDS),
+    full("no-dropout", "the empty prompt, which guidance is taken from", caption_dropout_probability=0.0),
+    lora("lr-5e-4", "learning rate", learning_rate=5e-4),
+    full("lr-1e-4", "learning rate", learning_rate=1e-4),
+    full("enhanced-0.5", "guidance", enhanced_ratio=0.5),
     lora("rank-16", "rank", rank=16),
-    Variant(CONTROL, "what more flow matching gives", FLOW_MATCHING),
     full("negative-time", "sign embedding against negative time", times="negative"),
     full("squeezed", "two times against one", times="squeezed", scheduler={"squeeze_target_time": True}),
-    lora("squeezed", "two times against one", times="squeezed", scheduler={"squeeze_target_time": True}),
+    lora("rcgm", "without the twin", adversarial_enabled=False),
+    full("order-1", "teacher's steps", estimate_order=1),
+    full("rectify-0.5", "rectification", rectify_weight=0.5),
+    Variant(CONTROL, "what more flow matching gives", FLOW_MATCHING),
+    full("shorter", "length of training", length=0.33),
+    lora("shorter", "length of training", length=0.33),
+    full("lr-6e-4", "learning rate", learning_rate=6e-4),
+    lora("lr-2e-3", "learning rate", learning_rate=2e-3),
     full("enhanced-0", "guidance", enhanced_ratio=0.0),
-    full("enhanced-0.5", "guidance", enhanced_ratio=0.5),
     full("enhanced-0.8", "guidance", enhanced_ratio=0.8),
     full("enhanced-1.5", "guidance", enhanced_ratio=1.5),
-    full("order-1", "teacher's steps", estimate_order=1),
+    lora("squeezed", "two times against one", times="squeezed", scheduler={"squeeze_target_time": True}),
     lora("order-1", "teacher's steps", estimate_order=1),
-    full("rectify-0.5", "rectification", rectify_weight=0.5),
     full("rectify-0", "rectification", rectify_weight=0.0),
     full("ema-0.999", "decay of the teacher", ema_decay=0.999),
     full("ema-0.95", "decay of the teacher", ema_decay=0.95),
     full("one-step-2", "shares of the branches", one_step_share=2.0),
     full("few-for-any", "shares of the branches", few_step_share=1.0, any_step_share=0.0),
     full("multi-step-2", "shares of the branches", multi_step_share=2.0),
-    full("lr-1e-3", "learning rate", learning_rate=1e-3),
-    lora("lr-2e-3", "learning rate", learning_rate=2e-3),
     lora("attention", "which layers", lora_layers=ATTENTION),
     lora("no-modulation", "which layers", lora_layers=ATTENTION + FEED_FORWARD),
     lora("time-lr-4e-3", "learning rate of the time conditioning", time_conditioning_learning_rate=4e-3),
-    full("longer", "length of training", length=2.0),
-    lora("longer", "length of training", length=2.0),
 )
 
 
