@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
-from diffusers_twinflow.data.cache import DiskCache, MemoryCache, batched, fill_cache
+from diffusers_twinflow.data.cache import DiskCache, MemoryCache, _open_shard, batched, fill_cache
 
 IDENTITY = {"model": "a", "resolution": 16}
 
@@ -74,6 +75,19 @@ def test_shards_are_written_when_they_are_full(tmp_path):
     assert 3 < written < 20
     cache.flush()
     assert_holds(DiskCache(tmp_path, IDENTITY), *range(20))
+
+
+def test_a_shard_is_opened_once_and_by_each_worker_for_itself(tmp_path):
+    """Workers get the cache by pickling where they are not forked."""
+    cache = DiskCache(tmp_path, IDENTITY, shard_bytes=100)
+    for number in range(20):
+        cache.add(entries(number))
+    cache.flush()
+    opened_before = _open_shard.cache_info().misses
+    for _ in range(2):
+        assert_holds(cache, *reversed(range(20)))
+    assert _open_shard.cache_info().misses - opened_before == len(cache.names)
+    assert_holds(pickle.loads(pickle.dumps(cache)), *range(20))
 
 
 def test_a_broken_shard_is_named(tmp_path):

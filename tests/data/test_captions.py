@@ -1,6 +1,8 @@
 from collections import Counter
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data.captions import CaptionSource
@@ -51,3 +53,14 @@ def test_dropout_of_none_and_all():
 def test_bad_options_are_named(options, message):
     with pytest.raises(TwinFlowConfigError, match=message):
         CaptionSource(**options)
+
+
+def test_draws_of_a_position_are_the_same_in_any_batch_and_uniform():
+    whole = SampleDraw.at_positions(0, range(4000))
+    for positions in ([0], range(60, 70), [3999, 64, 63, 64], range(1, 4000, 7)):
+        assert SampleDraw.at_positions(0, positions) == [whole[position] for position in positions]
+    assert SampleDraw.at_positions(1, range(10)) != whole[:10]
+    choices = np.array(whole)
+    assert min(stats.kstest(choice, "uniform").pvalue for choice in choices.T) > 0.01
+    assert np.abs(np.corrcoef(choices.T) - np.eye(len(SampleDraw._fields))).max() < 0.06
+    assert len(np.unique(choices)) == choices.size

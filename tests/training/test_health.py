@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusers_twinflow.training.branches import Branch
+from diffusers_twinflow.training.branches import BRANCHES, Branch
 from diffusers_twinflow.training.health import ArrivedNumber, TrainingHealth
 from diffusers_twinflow.training.objective import TwinFlowLoss
 
@@ -24,7 +24,8 @@ def step(health, optimizer, parameter, gradient):
 
 def losses_of(*losses, branches=None, rectify=()):
     per_sample = torch.tensor(losses)
-    return TwinFlowLoss(per_sample.mean() + sum(rectify), per_sample, torch.tensor(rectify), branches)
+    indices = branches and torch.tensor([BRANCHES.index(branch) for branch in branches])
+    return TwinFlowLoss(per_sample.mean() + sum(rectify), per_sample, torch.tensor(rectify), indices)
 
 
 @pytest.mark.parametrize("fused", [True, False])

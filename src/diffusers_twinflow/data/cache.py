@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 from uuid import uuid4
@@ -21,6 +22,7 @@ Entry = dict[str, torch.Tensor]
 Work = TypeVar("Work")
 
 SHARD_BYTES = 64 * 2**20
+OPEN_SHARDS = 64
 SEPARATOR = "/"
 ENDING = ".safetensors"
 UNFINISHED = ".unfinished"
@@ -55,6 +57,12 @@ class MemoryCache(dict):
         """Nothing to do."""
 
 
+@lru_cache(maxsize=OPEN_SHARDS)
+def _open_shard(path: Path) -> safe_open:
+    """A shard with its list of entries read, which takes far longer than to read an entry."""
+    return safe_open(path, framework="pt")
+
+
 class DiskCache:
     """A cache that all processes and later runs share: safetensors shards, each complete or not there.
 
@@ -86,8 +94,9 @@ class DiskCache:
         return key in self.shard_of
 
     def __getitem__(self, key: str) -> Entry:
-        with safe_open(self.directory / self.shard_of[key], framework="pt") as shard:
-            return {name: shard.get_tensor(f"{key}{SEPARATOR}{name}") for name in self.names[self.shard_of[key]]}
+        name_of_shard = self.shard_of[key]
+        shard = _open_shard(self.directory / name_of_shard)
+        return {name: shard.get_tensor(f"{key}{SEPARATOR}{name}") for name in self.names[name_of_shard]}
 
     def add(self, entries: dict[str, Entry]) -> None:
         """Take entries, each with the same names; they are on disk once their shard is full or `flush` is called."""

@@ -32,15 +32,19 @@ class Conditions:
     def __call__(self, prompts: list[str]) -> Condition:
         if self.cache is None:
             return self.encode(prompts)
-        for prompt in dict.fromkeys(prompts):
-            if prompt_key(prompt) not in self.cache:
+        keys = {prompt: prompt_key(prompt) for prompt in prompts}
+        for prompt, key in keys.items():
+            if key not in self.cache:
                 self.cache.add(encode_entries(self.encode, [prompt]))
                 self.cache.flush()
-        entries = [self.cache[prompt_key(prompt)] for prompt in prompts]
-        return {
-            name: torch.stack([entry[name] for entry in entries]).to(self.device, non_blocking=True)
-            for name in entries[0]
-        }
+        entries = [self.cache[keys[prompt]] for prompt in prompts]
+        return {name: self._sent([entry[name] for entry in entries]) for name in entries[0]}
+
+    def _sent(self, rows: list[torch.Tensor]) -> torch.Tensor:
+        """Rows as one tensor on the device; from pinned memory, as the host would else wait for what the GPU is at."""
+        shape, pins = (len(rows), *rows[0].shape), torch.device(self.device).type == "cuda"
+        host = torch.empty(shape, dtype=rows[0].dtype, pin_memory=pins)
+        return torch.stack(rows, out=host).to(self.device, non_blocking=True)
 
 
 def cache_conditions(

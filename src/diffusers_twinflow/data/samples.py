@@ -44,10 +44,11 @@ class Samples(TorchDataset):
         rows = [index % len(self.checked.rows) for index, _ in places]
         columns = self.checked.facts[rows]
         facts = (dict(zip(columns, values)) for values in zip(*columns.values()))
-        return [self._sample(row, position, fact) for row, (_, position), fact in zip(rows, places, facts)]
+        positions = [position for _, position in places]
+        draws = SampleDraw.at_positions(self.seed, positions)
+        return [self._sample(*each) for each in zip(rows, positions, facts, draws)]
 
-    def _sample(self, row: int, position: int, fact: dict) -> dict:
-        draw = SampleDraw.at(self.seed, position)
+    def _sample(self, row: int, position: int, fact: dict, draw: SampleDraw) -> dict:
         sample = {"position": position, "caption": self.captions.choose(fact["captions"], draw)}
         if self.checked.image_column is None:
             return sample

@@ -25,9 +25,12 @@ class Purpose(IntEnum):
     NOISE = 2
     FAKE_NOISE = 3
     RECTIFY_NOISE = 4
+    DATA = 5
 
 
-def draw_numbers(positions: Sequence[int], seed: int, draw: Callable[[int], np.ndarray]) -> np.ndarray:
+def draw_numbers(
+    positions: Sequence[int], seed: int, draw: Callable[[int], np.ndarray], purpose: Purpose = Purpose.NUMBERS
+) -> np.ndarray:
     """Numbers of B samples on the host, shape [B, ...].
 
     Args:
@@ -35,7 +38,7 @@ def draw_numbers(positions: Sequence[int], seed: int, draw: Callable[[int], np.n
     """
     blocks, rows = np.divmod(np.asarray(positions, dtype=np.int64), BLOCK)
     numbers, which = np.unique(blocks, return_inverse=True)
-    drawn = [draw(_block_seed(seed, block, Purpose.NUMBERS)) for block in numbers.tolist()]
+    drawn = [draw(_block_seed(seed, block, purpose)) for block in numbers.tolist()]
     return np.stack(drawn)[which, rows]
 
 

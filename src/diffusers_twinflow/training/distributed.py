@@ -77,8 +77,11 @@ def place_teacher(accelerator: Accelerator, copy: ModelMixin, offload: bool) -> 
 
 
 def reshard(module: nn.Module) -> None:
-    """Let go of the whole parameters that FSDP keeps after a pass without a backward; their shards are the truth."""
-    for child in module.modules():
+    """Let go of the whole parameters that FSDP keeps after a pass without a backward; their shards are the truth.
+
+    A module is looked through only where it is sharded itself, as every model is that has sharded parts.
+    """
+    for child in module.modules() if isinstance(module, FSDPModule) else ():
         if isinstance(child, FSDPModule):
             child.reshard()
 

@@ -39,6 +39,7 @@ class TrainingDraw:
 
     Attributes:
         branches: branch of each sample.
+        branch_indices: the same as indices in `BRANCHES`, shape [B].
         t: time of each sample, shape [B], in [0, 1].
         r: target time of each sample, shape [B], `0 <= r <= t`.
         sign: +1 on the real trajectory, -1 on the twin's, shape [B].
@@ -55,6 +56,7 @@ class TrainingDraw:
     """
 
     branches: list[Branch]
+    branch_indices: torch.Tensor
     t: torch.Tensor
     r: torch.Tensor
     sign: torch.Tensor
@@ -94,6 +96,7 @@ def draw_training_step(
     everyone = plan if passes_of is None else plan_samples(config, rotation, [*positions, *passes_of], seed)
     one_step, faked = plan.is_one_step.nonzero()[0], plan.is_faked.nonzero()[0]
     host = {
+        "branch_indices": plan.branch,
         "t": plan.t,
         "r": plan.r,
         "sign": np.where(plan.is_real, 1, -1).astype(np.float32),

@@ -24,6 +24,7 @@ class TrainingHealth:
         self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
         self.skipped = torch.zeros((), device=device)
         self.run = torch.zeros((), device=device)
+        self.total_and_rectify = torch.tensor([TOTAL, RECTIFY], device=device)
         self.known_run = ArrivedNumber(torch.device(device))
         self._start_interval()
 
@@ -33,16 +34,18 @@ class TrainingHealth:
 
     def record(self, result: TwinFlowLoss) -> None:
         """Note the losses of one micro-batch; those of flow matching have no branches."""
+        total, rectify = self.total_and_rectify.split(1)
+        losses, columns = (
+            [result.loss.detach().reshape(1), result.rectify],
+            [total, rectify.expand(len(result.rectify))],
+        )
         if result.branches is not None:
-            self._add(result.per_sample, [BRANCHES.index(branch) for branch in result.branches])
-        self._add(result.rectify, [RECTIFY] * len(result.rectify))
-        self._add(result.loss.detach().reshape(1), [TOTAL])
-
-    def _add(self, losses: torch.Tensor, columns: list[int]) -> None:
-        index = torch.tensor(columns, dtype=torch.long).to(losses.device, non_blocking=True)
-        is_finite = losses.isfinite()
-        values = torch.stack([losses.nan_to_num(0, 0, 0).float(), is_finite.float(), (~is_finite).float()])
-        self.sums.index_add_(1, index, values)
+            losses.append(result.per_sample)
+            columns.append(result.branches)
+        loss = torch.cat(losses)
+        is_finite = loss.isfinite()
+        values = torch.stack([loss.nan_to_num(0, 0, 0).float(), is_finite.float(), (~is_finite).float()])
+        self.sums.index_add_(1, torch.cat(columns), values)
 
     def guard_step(self, grad_norm: torch.Tensor) -> bool:
         """Count the coming step as skipped where the gradient's norm is not finite.

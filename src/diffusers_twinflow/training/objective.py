@@ -38,13 +38,13 @@ class TwinFlowLoss:
         loss: what to call `backward` on.
         per_sample: loss of each sample before the mean, shape [B], without gradient.
         rectify: rectification loss of each one-step sample, without gradient, unweighted.
-        branches: branch of each sample; `None` for ordinary flow matching.
+        branches: index in `BRANCHES` of each sample's branch, shape [B]; `None` for ordinary flow matching.
     """
 
     loss: torch.Tensor
     per_sample: torch.Tensor
     rectify: torch.Tensor
-    branches: list[Branch] | None = None
+    branches: torch.Tensor | None = None
 
 
 class TwinFlowObjective:
@@ -106,7 +106,7 @@ class TwinFlowObjective:
             rectify = self._sample_loss(one_step, rectify_target)
             expected_count = len(latents) * self.rotation.fraction(Branch.ONE_STEP)
             loss = loss + self.config.twinflow_rectify_weight * rectify.sum() / expected_count
-        return TwinFlowLoss(loss, per_sample.detach(), rectify.detach(), draw.branches)
+        return TwinFlowLoss(loss, per_sample.detach(), rectify.detach(), draw.branch_indices)
 
     def _sample_loss(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if self.config.twinflow_loss == "l2":
