@@ -121,32 +121,47 @@ def test_the_memory_of_a_full_step_and_the_cost_of_compiled_ones():
     assert "flow matching {:.1f} and {:.1f} times".format(*gains) in text
 
 
-def latency_rows() -> dict[tuple, dict]:
-    found = {}
-    for row in results("speed")["rows"]:
-        if row["part"] == "latency":
-            found.setdefault((row["way"], row["steps"]), {})[row["what"]] = row
-    return found
+def setting(row: dict) -> tuple:
+    """What makes a row of latency; files of before there were settings hold single pictures, not compiled."""
+    return row["way"], row["steps"], row.get("batch", 1), row.get("compiled", False)
 
 
-def test_the_latency():
+def latency_rows(model: str) -> dict[tuple, dict]:
+    rows = (row for row in results("speed")["rows"] if row["part"] == "latency" and row["model"] == model)
+    return {setting(row): row for row in rows if row["what"] == "denoising"}
+
+
+def latency_table(model: str) -> list[list[str]]:
     speedups = {
-        (row["way"], row["steps"], row["stock_steps"]): row["times_faster"] for row in results("speed")["speedups"]
+        setting(row): row["times_faster"]
+        for row in results("speed")["speedups"]
+        if row["model"] == model and row["stock_steps"] == 28
     }
-    expected = []
-    for (way, steps), measured in latency_rows().items():
-        row, picture = measured["denoising"], measured["picture"]
+    table = []
+    for (way, steps, batch, compiled), row in latency_rows(model).items():
         every = row["all_seconds"]
-        seconds = f"{row['seconds']:.3f}", f"{min(every):.3f} to {max(every):.3f}", f"{picture['seconds']:.3f}"
-        times = ("-", "-") if way == "stock" else (f"{speedups[way, steps, stock]:.1f}" for stock in (28, 50))
-        memory = f"{row['peak_gib']:.2f}", f"{picture['peak_gib']:.2f}"
-        expected.append([way, str(steps), *seconds, *times, *memory])
-    assert rows(BENCHMARKS, "way, SD3.5-medium | steps") == expected
+        called = way, str(steps), str(batch), "yes" if compiled else "no"
+        seconds = f"{row['seconds']:.3f}", f"{min(every):.3f} to {max(every):.3f}"
+        times = "-" if way == "stock" else f"{speedups[way, steps, batch, compiled]:.1f}"
+        table.append([*called, *seconds, times, f"{row['peak_gib']:.2f}"])
+    return table
+
+
+MEASURED_MODELS = {row["model"]: None for row in results("speed")["rows"] if row["part"] == "latency"}
+
+
+@pytest.mark.parametrize("model", MEASURED_MODELS)
+def test_the_latency(model):
+    assert rows(BENCHMARKS, f"way, {model}") == latency_table(model)
 
 
 def test_what_the_latency_says_of_a_step():
     """Seconds that no step takes: of stock calls where their line begins, of one step what half a guided one leaves."""
-    seconds = {key: measured["denoising"]["seconds"] for key, measured in latency_rows().items()}
+    seconds = {
+        (way, steps): row["seconds"]
+        for (way, steps, batch, compiled), row in latency_rows("SD3.5-medium").items()
+        if batch == 1 and not compiled
+    }
     slope = (seconds["stock", 50] - seconds["stock", 28]) / 22
     text = joined(BENCHMARKS)
     assert f"{1000 * slope:.1f} ms a guided step" in text
@@ -160,15 +175,12 @@ def test_what_the_latency_says_of_a_step():
 
 
 def test_what_a_call_does_on_the_host():
-    names = ("call", "transformer", "scheduler", "outside_steps", "finding_the_device", "twinflow_pipeline")
-    expected = [
-        [
-            row["way"],
-            *(f"{row[f'{name}_ms']:.2f}" for name in names[:-1]),
-            "-" if row["way"] == "stock" else f"{row['twinflow_pipeline_ms']:.2f}",
-        ]
-        for row in results("call_overhead_cpu")["rows"]
-    ]
+    shared = ("call", "transformer", "scheduler", "outside_steps", "finding_the_device")
+    ours = ("twinflow_pipeline", "target_times", "conditioning")
+    expected = []
+    for row in results("call_overhead_cpu")["rows"]:
+        own = ["-" if row["way"] == "stock" else f"{row[f'{name}_ms']:.2f}" for name in ours]
+        expected.append([row["way"], *(f"{row[f'{name}_ms']:.2f}" for name in shared), *own])
     assert rows(BENCHMARKS, "way, on a CPU") == expected
 
 
