@@ -16,6 +16,8 @@ from .variants import ABLATION_SCRIPT, Variant, variant_options
 
 RESERVE_SECONDS = 70
 """For starting the script, saving, and scoring after the others that end at the same time."""
+SPARE = 1.2
+"""Nothing begins that would take all that is left or nearly: cut short it would not come to the end of its rates."""
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Runner:
 
     def __post_init__(self):
         self.score_lock = threading.Lock()
+        self.seconds_per_step = 0.0  # of the last that ended, what it took to start included
 
     def run_all(self, variants: tuple[Variant, ...], gpus: list[str], jobs_per_gpu: int) -> list[dict]:
         """Every variant's result, also of those that failed or did not begin; results on disk are used again."""
@@ -76,7 +79,7 @@ class Runner:
         start = time.monotonic()
         self._save(variant, result)
         minutes = (self.deadline - start - RESERVE_SECONDS) / 60
-        if minutes <= 0:
+        if minutes <= SPARE * self.seconds_per_step * variant.steps(self.settings) / 60:
             result["state"] = "not begun: no time left"
             self._save(variant, result)
             return
@@ -110,6 +113,7 @@ class Runner:
         log = self.work_dir / "logs" / f"{variant.name}.log"
         seconds = run_logged(command, log, gpus=None if gpu is None else [gpu], deadline=self.deadline)
         steps, training = training_progress(log)
+        self.seconds_per_step = seconds / max(1, steps)
         result["training"] = {"steps": steps, "seconds": seconds, "seconds_per_step": training / max(1, steps)}
         return steps
 
