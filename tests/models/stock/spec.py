@@ -44,6 +44,8 @@ class Stock:
         not_compiled: why the stock class does not compile as one graph.
         backward_not_compiled: why the stock class's backward does not compile.
         not_offloaded: why the stock class does not run with its weights offloaded layer by layer.
+        not_moved: why the stock class does not run on another device than that of its first call.
+        device_tolerance: how far apart two devices' outputs may be.
     """
 
     config: dict[str, Any]
@@ -60,6 +62,8 @@ class Stock:
     not_compiled: str | None = None
     backward_not_compiled: str | None = None
     not_offloaded: str | None = None
+    not_moved: str | None = None
+    device_tolerance: float = 1e-3
 
     def build(self, cls: type, seed: int = 0) -> torch.nn.Module:
         """The model with every parameter random, so that nothing hides behind a zero or is left uninitialised."""

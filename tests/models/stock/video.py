@@ -439,6 +439,7 @@ VIDEO: dict[str, Stock] = {
         checkpointing_broken=True,
         backward_on_cpu=False,
         compiles_itself=True,
+        not_moved="it keeps the mask of its FlexAttention on the device of the first call",
         not_compiled="its rotary embedding reads grid sizes off a tensor",
         not_offloaded="it looks up the device of a weight that is not there yet",
     ),
