@@ -173,7 +173,7 @@ class Benchmark:
         return rows
 
     def run_report(self) -> None:
-        report = assemble(self.work_dir, asdict(self.settings))
+        report = assemble(self.work_dir, self.data_dir, asdict(self.settings))
         report["rehearsal"] = self.args.rehearsal
         here = self.work_dir / "report"
         here.mkdir(exist_ok=True)

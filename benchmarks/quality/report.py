@@ -10,23 +10,27 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from report import environment, target
 from safetensors.torch import load_file
 
+from .prepare_data import COUNTS_NAME
 from .variants import VARIANTS
 
 CELL_INCHES = 1.0
-DISTANCES, EVALUATIONS = (5, 10, 20, 40, 80, 160, 320), (1, 2, 4, 8, 16, 32, 64)
+DISTANCES = (3, 4, 5, 6, 8, 10, 15, 20, 40, 80, 160, 320)
+EVALUATIONS, TRAINING_STEPS = (1, 2, 4, 8, 16, 32, 64), (400, 1000, 2000, 4000)
 GRID_ROWS = 8
 LENGTHS = ("shorter", "reference", "longer")
 KINDS = {"full weights": "full", "LoRA, rank 64": "lora"}
 STOCK = {"FlowMatchEuler": ":", "FlowMatchLCM": "--", "UniPC": "-.", "DPM++": (0, (1, 3))}
 
 
-def assemble(work_dir: Path, settings: dict) -> dict:
+def assemble(work_dir: Path, data_dir: Path, settings: dict) -> dict:
     """All that was measured, from what the stages left in `work_dir`."""
+    counts = data_dir / COUNTS_NAME
     base = _read(work_dir / "base_rows.json")
     paths = [work_dir / "results" / f"{variant.name}.json" for variant in VARIANTS]
     variants = [_read(path) for path in paths if path.is_file()]
     return {
         "settings": settings,
+        "data": _read(counts) if counts.is_file() else None,
         "training_of_the_base": _read(work_dir / "base" / "training.json"),
         "judge": base["judge"],
         "reference": base["reference"],
@@ -48,9 +52,9 @@ def machine() -> dict:
 
 
 def targets(reference: dict, variants: list[dict]) -> list[dict]:
-    """What the benchmark set out to reach, of the best variant of each kind."""
+    """What the benchmark set out to reach."""
     base, rows = reference["frechet_distance"], []
-    full, lora = (few_steps(best(variants, kind)) for kind in KINDS.values())
+    full, lora = (few_steps(shown(variants, kind)) for kind in KINDS.values())
     for steps, factor in ((1, 1.15), (2, 1.0)):
         if steps in full:
             rows.append(
@@ -65,10 +69,11 @@ def targets(reference: dict, variants: list[dict]) -> list[dict]:
     return rows
 
 
-def best(variants: list[dict], kind: str) -> dict:
-    """The variant of a kind, "full" or "lora" (of rank 64), with the least distance at one step."""
-    scored = [v for v in variants if v["name"].startswith(f"{kind}-") and v["name"] != "lora-rank-16"]
-    return min((v for v in scored if 1 in few_steps(v)), key=lambda v: few_steps(v)[1], default={"rows": []})
+def shown(variants: list[dict], kind: str) -> dict:
+    """The variant of a kind, "full" or "lora", that pictures and targets are of: of all of TwinFlow the longest trained."""
+    scored = {variant["name"]: variant for variant in variants if 1 in few_steps(variant)}
+    names = [f"{kind}-{length}" for length in reversed(LENGTHS)]
+    return next((scored[name] for name in names if name in scored), {"rows": []})
 
 
 def few_steps(variant: dict) -> dict[int, float]:
@@ -109,7 +114,7 @@ def draw_grid(report: dict, work_dir: Path, prompts: list[str], path: Path) -> N
     base = load_file(str(work_dir / "pictures" / "base.safetensors"))
     columns = {f"base, {name}": base[name] for name in sorted(base, key=len, reverse=True)}
     for label, kind in KINDS.items():
-        file = work_dir / "pictures" / f"{best(report['variants'], kind).get('name')}.safetensors"
+        file = work_dir / "pictures" / f"{shown(report['variants'], kind).get('name')}.safetensors"
         drawn = load_file(str(file)) if file.is_file() else {}
         columns |= {f"{label},\n{steps} step{'s' * (steps != '1')}": drawn[steps] for steps in sorted(drawn)}
     size = (CELL_INCHES * len(columns) + 3.2, CELL_INCHES * len(prompts) + 0.6)
@@ -131,12 +136,17 @@ def draw_curves(report: dict, path: Path) -> None:
     figure = Figure(figsize=(15, 5), dpi=100, layout="constrained")
     sampling, training, variants = figure.subplots(1, 3)
     for label, kind in KINDS.items():
-        chosen = best(report["variants"], kind)
+        chosen = shown(report["variants"], kind)
         plot(sampling, sorted(few_steps(chosen).items()), f"TwinFlow, {label} ({chosen.get('name')})", marker="o")
     for scheduler, line in STOCK.items():
-        chosen = [row for row in report["base"] if row["scheduler"] == scheduler and row["guidance_scale"] > 1]
-        points = [point(row) for row in chosen if row["steps"] <= 8 and "error" not in row]
-        plot(sampling, points, f"base with guidance, {scheduler}", linestyle=line, color="black", linewidth=1)
+        plot(
+            sampling,
+            best_points(report["base"], scheduler),
+            f"base, {scheduler}",
+            linestyle=line,
+            color="black",
+            linewidth=1,
+        )
     for label, kind in KINDS.items():
         for steps, line in ((1, "-"), (2, "--")):
             points = by_length(report["variants"], kind, steps)
@@ -153,11 +163,12 @@ def draw_curves(report: dict, path: Path) -> None:
         draw(many, color="gray", linewidth=1, label=f"base, {report['reference']['evaluations']} evaluations")
     sampling.set(xscale="log", yscale="log", xlabel="evaluations", ylabel="Fréchet distance")
     training.set(xscale="log", yscale="log", xlabel="steps of training", ylabel="Fréchet distance")
-    variants.set(xscale="log", xlabel="Fréchet distance")
-    for axes, axis in ((sampling, sampling.yaxis), (training, training.yaxis), (variants, variants.xaxis)):
+    variants.set(xlabel="Fréchet distance")
+    for axes in (sampling, training, variants):
         axes.legend(fontsize=7)
-        mark(axis, DISTANCES)
-    mark(sampling.xaxis, EVALUATIONS)
+    for axes, counts in ((sampling, EVALUATIONS), (training, TRAINING_STEPS)):
+        mark(axes.yaxis, DISTANCES)
+        mark(axes.xaxis, counts)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
@@ -175,8 +186,14 @@ def mark(axis, values: tuple[int, ...]) -> None:
     axis.set_major_formatter("{x:g}")
 
 
-def point(row: dict) -> tuple[int, float]:
-    return row["evaluations"], row["frechet_distance"]
+def best_points(rows: list[dict], scheduler: str) -> list[tuple[int, float]]:
+    """Evaluations and Frechet distance of the base at few steps, with or without guidance as is better."""
+    found: dict[int, float] = {}
+    for row in rows:
+        if row["scheduler"] == scheduler and row["steps"] <= 8 and "error" not in row:
+            least = found.get(row["evaluations"], row["frechet_distance"])
+            found[row["evaluations"]] = min(least, row["frechet_distance"])
+    return sorted(found.items())
 
 
 def plot(axes, points: list[tuple[int, float]], label: str, **style) -> None:
