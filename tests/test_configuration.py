@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import pytest
 from hypothesis import given
@@ -95,6 +96,26 @@ def test_training_needs_an_ema_teacher_or_the_opt_out():
         },
     )
 )
+@pytest.mark.parametrize(
+    ("options", "is_told"),
+    [
+        ({}, True),
+        ({"twinflow_rectify_weight": 0.5}, False),
+        ({"twinflow_one_step_share": 3.0}, False),
+        ({"twinflow_one_step_share": 0.0}, False),
+        ({"twinflow_adversarial_enabled": False}, False),
+    ],
+)
+def test_rectification_that_outweighs_the_jump_is_told(options, is_told):
+    config = TwinFlowConfig(**{"twinflow_enabled": True, "twinflow_adversarial_enabled": True} | options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        config.check_training(flow_matching=True, use_ema=True)
+    messages = [str(warning.message) for warning in caught]
+    assert len(messages) == is_told
+    assert not is_told or "twinflow_rectify_weight=1 " in messages[0] and "0.25, their part" in messages[0]
+
+
 def test_json_round_trip(options):
     config = TwinFlowConfig.from_dict(options)
     assert TwinFlowConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -3,6 +3,7 @@
 import difflib
 import json
 import math
+import warnings
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,19 @@ class TwinFlowConfig:
             raise TwinFlowConfigError(
                 "use_ema=false takes TwinFlow's teacher away: leave use_ema on, or opt out with "
                 "twinflow_allow_no_ema_teacher=true (the student becomes its own teacher, which is unstable)."
+            )
+        self._warn_of_rectification()
+
+    def _warn_of_rectification(self) -> None:
+        """Rectification is averaged over the one-step samples alone, and the losses that hold against it over all."""
+        shares = self.branch_shares
+        one_step = shares["one_step"] / sum(shares.values())
+        rectifies = self.twinflow_adversarial_enabled and one_step > 0
+        if rectifies and self.twinflow_rectify_weight > 2 * one_step:
+            warnings.warn(
+                f"twinflow_rectify_weight={self.twinflow_rectify_weight:g} outweighs the other losses of the one-step "
+                f"samples and can make training run away: {one_step:.2g}, their part of the batch, has been stable.",
+                stacklevel=3,
             )
 
     @classmethod
