@@ -83,19 +83,6 @@ def test_training_needs_an_ema_teacher_or_the_opt_out():
     opted_out.check_training(flow_matching=True, use_ema=False)
 
 
-@given(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "twinflow_enabled": st.booleans(),
-            "twinflow_target_step_count": st.integers(1, 8),
-            "twinflow_estimate_order": st.integers(0, 4),
-            "twinflow_enhanced_ratio": st.floats(0, 4),
-            "twinflow_adversarial_enabled": st.booleans(),
-            "twinflow_few_step_share": st.floats(0, 3),
-        },
-    )
-)
 @pytest.mark.parametrize(
     ("options", "is_told"),
     [
@@ -116,6 +103,19 @@ def test_rectification_that_outweighs_the_jump_is_told(options, is_told):
     assert not is_told or "twinflow_rectify_weight=1 " in messages[0] and "0.25, their part" in messages[0]
 
 
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "twinflow_enabled": st.booleans(),
+            "twinflow_target_step_count": st.integers(1, 8),
+            "twinflow_estimate_order": st.integers(0, 4),
+            "twinflow_enhanced_ratio": st.floats(0, 4),
+            "twinflow_adversarial_enabled": st.booleans(),
+            "twinflow_few_step_share": st.floats(0, 3),
+        },
+    )
+)
 def test_json_round_trip(options):
     config = TwinFlowConfig.from_dict(options)
     assert TwinFlowConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
