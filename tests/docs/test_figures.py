@@ -1,6 +1,7 @@
 """The tables of measurements say what the files of results say."""
 
 import json
+import statistics
 
 import pytest
 from pages import ROOT
@@ -127,14 +128,14 @@ def setting(row: dict) -> tuple:
 
 
 def latency_rows(model: str) -> dict[tuple, dict]:
-    rows = (row for row in results("speed")["rows"] if row["part"] == "latency" and row["model"] == model)
+    rows = (row for row in results("latency")["rows"] if row["part"] == "latency" and row["model"] == model)
     return {setting(row): row for row in rows if row["what"] == "denoising"}
 
 
 def latency_table(model: str) -> list[list[str]]:
     speedups = {
         setting(row): row["times_faster"]
-        for row in results("speed")["speedups"]
+        for row in results("latency")["speedups"]
         if row["model"] == model and row["stock_steps"] == 28
     }
     table = []
@@ -147,7 +148,7 @@ def latency_table(model: str) -> list[list[str]]:
     return table
 
 
-MEASURED_MODELS = {row["model"]: None for row in results("speed")["rows"] if row["part"] == "latency"}
+MEASURED_MODELS = {row["model"]: None for row in results("latency")["rows"] if row["part"] == "latency"}
 
 
 @pytest.mark.parametrize("model", MEASURED_MODELS)
@@ -155,23 +156,33 @@ def test_the_latency(model):
     assert rows(BENCHMARKS, f"way, {model}") == latency_table(model)
 
 
-def test_what_the_latency_says_of_a_step():
-    """Seconds that no step takes: of stock calls where their line begins, of one step what half a guided one leaves."""
-    seconds = {
-        (way, steps): row["seconds"]
-        for (way, steps, batch, compiled), row in latency_rows("SD3.5-medium").items()
-        if batch == 1 and not compiled
+def test_what_the_latency_says_of_the_aim():
+    times = {
+        setting(row): f"{row['times_faster']:.1f}" for row in results("latency")["speedups"] if "SD3" in row["model"]
     }
-    slope = (seconds["stock", 50] - seconds["stock", 28]) / 22
+    eager, compiled = (times["TwinFlow", 2, 4, is_compiled] for is_compiled in (False, True))
     text = joined(BENCHMARKS)
-    assert f"{1000 * slope:.1f} ms a guided step" in text
-    assert f"leaves {seconds['stock', 28] - 28 * slope:.2f} s of the stock call" in text
-    assert f"{seconds['TwinFlow', 1] - slope / 2:.2f} s of the call of one step" in text
-    two = (
-        seconds["stock", 28] / seconds["TwinFlow", 2],
-        seconds["stock", 28] / seconds["TwinFlow, LoRA of rank 64 not merged", 2],
-    )
-    assert "{:.1f} and {:.1f} times".format(*two) in text
+    assert f"With four pictures a call 2 steps are {eager} times as fast, and {compiled} where the blocks" in text
+    eager, compiled = (times["TwinFlow", 2, 1, is_compiled] for is_compiled in (False, True))
+    assert f"With one picture they are {eager} times as fast, {compiled} compiled" in text
+    assert f"a LoRA that is not merged {times['TwinFlow, LoRA of rank 64 not merged', 2, 1, False]} times" in text
+    assert f"2 steps are {eager} times as fast as 28 with guidance with one picture a call" in README
+    assert f"{times['TwinFlow', 2, 4, False]} times with four" in README
+
+
+def test_where_a_call_of_two_steps_goes():
+    looks = {
+        (row["model"], row["compiled"]): row
+        for row in results("latency")["rows"]
+        if row["part"] == "where_a_call_goes" and row["steps"] == 2
+    }
+    text, told = joined(BENCHMARKS), []
+    for key in (("SD3.5-medium", False), ("SD3.5-medium", True), ("FLUX.1-dev", False)):
+        whole = 1000 * statistics.median(looks[key]["all_done_seconds"])
+        told.append(f"{1000 * looks[key]['device_busy_seconds']:.0f} ms of {whole:.0f}")
+    assert "busy {}, compiled {}, and in one of FLUX.1-dev {}".format(*told) in text
+    stock = latency_rows("SD3.5-medium")["stock", 28, 1, False]["seconds"]
+    assert f"alone would be {stock / looks['SD3.5-medium', False]['device_busy_seconds']:.1f} times" in text
 
 
 def test_what_a_call_does_on_the_host():
@@ -212,7 +223,7 @@ def test_real_size():
     assert rows(BENCHMARKS, "model, real size") == expected
 
 
-@pytest.mark.parametrize("name", ["training_engine_full", "speed", "real_size", "real_size_qwen"])
+@pytest.mark.parametrize("name", ["training_engine_full", "speed", "latency", "real_size", "real_size_qwen"])
 def test_the_pages_device_is_that_of_the_files(name):
     found = results(name)
     versions = found.get("versions", found)
