@@ -133,7 +133,9 @@ def add_model_arguments(group) -> None:
     group.add_argument("--rank", type=int, default=64, help="Rank of the LoRA.")
     group.add_argument("--lora_alpha", type=float, help="Defaults to the rank.")
     group.add_argument("--lora_dropout", type=float, default=0.0, help="Dropout of the LoRA's inputs.")
-    group.add_argument("--lora_layers", nargs="+", help="Module names to adapt; defaults to the family's.")
+    group.add_argument(
+        "--lora_layers", nargs="+", help="Module names to adapt, or all-linear; by default the family's."
+    )
     group.add_argument("--quantize_base", choices=sorted(QUANTIZATIONS), help="Quantise the frozen base of a LoRA.")
     group.add_argument(
         "--offload_ema", action=SWITCH, default=False, help="Keep the teacher of a full run on the CPU."

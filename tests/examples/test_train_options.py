@@ -119,9 +119,10 @@ def test_validation_leaves_training_as_it_was(script, arguments, tmp_path):
     assert Image.open(tmp_path / "with" / "samples" / "steps.png").size == (64, 32)
 
 
-def test_the_last_column_is_what_the_saved_adapter_draws(script, arguments, tmp_path):
+@pytest.mark.parametrize("layers", [[], ["--lora_layers", "all-linear"]], ids=["default", "all-linear"])
+def test_the_last_column_is_what_the_saved_adapter_draws(script, arguments, tmp_path, layers):
     """With EMA weights where those are saved, and the base's column is the stock pipeline's picture."""
-    script.main(arguments(*TWINFLOW, *PROMPTS, "--num_validation_images=1", "--validation_base_steps=2"))
+    script.main(arguments(*TWINFLOW, *PROMPTS, *layers, "--num_validation_images=1", "--validation_base_steps=2"))
     out = tmp_path / "out"
     options = {"height": 16, "width": 16, "output_type": "np"}
 

@@ -18,6 +18,8 @@ from .quantization import quantization_config
 from .teacher import add_teacher_adapter, keeps_teacher
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+ALL_LINEAR = "all-linear"
+"""Every linear layer, as PEFT calls it."""
 
 
 def load_model_index(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def prepare_lora(
 
     Args:
         lora_alpha: defaults to the rank.
-        lora_layers: names of the modules to adapt; defaults to the family's.
+        lora_layers: names of the modules to adapt, or `[ALL_LINEAR]`; defaults to the family's.
         use_ema: whether TwinFlow keeps an EMA teacher.
     """
     if config.twinflow_enabled:
@@ -109,7 +111,7 @@ def prepare_lora(
         lora_alpha=lora_alpha or rank,
         lora_dropout=lora_dropout,
         init_lora_weights="gaussian",
-        target_modules=lora_layers or family.lora_targets(transformer),
+        target_modules=lora_targets(transformer, family, lora_layers),
     )
     transformer.add_adapter(lora_config)
     if config.twinflow_enabled:
@@ -118,3 +120,16 @@ def prepare_lora(
     if keeps_teacher(config, use_ema):
         add_teacher_adapter(transformer, lora_config)
     transformer.train()
+
+
+def lora_targets(transformer: torch.nn.Module, family: Family, lora_layers: Sequence[str] | None) -> list[str]:
+    """The names that PEFT is given; all linear layers are those of the stock model, for the time conditioning trains whole."""
+    if not lora_layers:
+        return family.lora_targets(transformer)
+    if list(lora_layers) != [ALL_LINEAR]:
+        return list(lora_layers)
+    return [
+        name
+        for name, module in transformer.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.startswith("time_conditioning.")
+    ]
