@@ -157,9 +157,10 @@ def test_the_latency(model):
 
 
 def test_what_the_latency_says_of_the_aim():
-    times = {
-        setting(row): f"{row['times_faster']:.1f}" for row in results("latency")["speedups"] if "SD3" in row["model"]
-    }
+    found = {setting(row): row["times_faster"] for row in results("latency")["speedups"] if "SD3" in row["model"]}
+    for is_compiled in (False, True):
+        assert found["TwinFlow", 2, 1, is_compiled] < 25 <= found["TwinFlow", 2, 4, is_compiled]
+    times = {key: f"{faster:.1f}" for key, faster in found.items()}
     eager, compiled = (times["TwinFlow", 2, 4, is_compiled] for is_compiled in (False, True))
     text = joined(BENCHMARKS)
     assert f"With four pictures a call 2 steps are {eager} times as fast, and {compiled} where the blocks" in text
@@ -180,9 +181,27 @@ def test_where_a_call_of_two_steps_goes():
     for key in (("SD3.5-medium", False), ("SD3.5-medium", True), ("FLUX.1-dev", False)):
         whole = 1000 * statistics.median(looks[key]["all_done_seconds"])
         told.append(f"{1000 * looks[key]['device_busy_seconds']:.0f} ms of {whole:.0f}")
-    assert "busy {}, compiled {}, and in one of FLUX.1-dev {}".format(*told) in text
+    assert "it is busy {}, compiled {} (".format(*told[:2]) in text
+    assert f"There the GPU is busy {told[2]}." in text
+    eager = looks["SD3.5-medium", False]
+    assert f"{eager['kernels']:,} kernels to launch" in text
     stock = latency_rows("SD3.5-medium")["stock", 28, 1, False]["seconds"]
-    assert f"alone would be {stock / looks['SD3.5-medium', False]['device_busy_seconds']:.1f} times" in text
+    busy = eager["device_busy_seconds"]
+    assert f"Those {1000 * busy:.0f} ms alone would be {stock / busy:.1f} times less" in text
+
+
+def test_the_latency_of_flux_and_of_the_earlier_run():
+    (flux,), (earlier,) = (
+        [
+            row["times_faster"]
+            for row in results(name)["speedups"]
+            if (row["model"], row["stock_steps"], *setting(row)) == (model, 28, "TwinFlow", 2, 1, False)
+        ]
+        for name, model in (("latency", "FLUX.1-dev"), ("speed", "SD3.5-medium"))
+    )
+    text = joined(BENCHMARKS)
+    assert flux < 28 / 2 and f"14 times as fast as 28 at most; they are {flux:.1f} times" in text
+    assert f"had {earlier:.1f} times for 2 steps with one picture" in text
 
 
 def test_what_a_call_does_on_the_host():
