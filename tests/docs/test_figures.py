@@ -285,3 +285,16 @@ def test_the_diffusion_digits():
     most = max(part["training"]["steps"] for label, part in parts.items() if label.startswith("LoRA"))
     assert f"a LoRA saw at most {most * batch_size:,} samples" in BRIDGE
     assert f"over {report['settings']['num_samples']:,} samples" in BRIDGE
+
+
+def test_guidance_in_the_plane():
+    expected = []
+    for row in results("guidance")["rows"]:
+        shown = [f"{row['guidance']:g}", f"{row['radius']:.3f}", f"{row['diversity']:.3f}"]
+        if row["way"] == "base":
+            expected.append(["base", *shown])
+        elif row["evaluations"] == 50:
+            empty = f"{row['empty_prompts']:.0%} empty prompts" if row["empty_prompts"] else "no empty prompts"
+            expected.append([f"distilled, ratio {row['ratio']:g}, {empty}", *shown])
+    table = rows((ROOT / "docs" / "method.md").read_text(encoding="utf-8"), "50 steps in the plane | guidance")
+    assert len(table) == 6 and all(row in expected for row in table)
