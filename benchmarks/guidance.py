@@ -13,7 +13,6 @@ import argparse
 import copy
 import math
 import statistics
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -23,8 +22,9 @@ from at_real_size.measuring import Report
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.training.branches import BranchRotation
 from diffusers_twinflow.training.draw import draw_training_step
-from diffusers_twinflow.training.flow import ema_decay_warmup, interpolate
+from diffusers_twinflow.training.flow import interpolate
 from diffusers_twinflow.training.objective import TwinFlowObjective
+from diffusers_twinflow.training.teacher import EMAModelTeacher
 
 PROMPTS, MODES, EMPTY = 4, 3, 4
 GUIDED = ((0.0, 0.1), (0.5, 0.1), (0.6667, 0.1), (0.5, 0.0))
@@ -78,22 +78,6 @@ def draw_points(generator: torch.Generator, dropout: float) -> tuple[torch.Tenso
     return points, {"prompt": prompt.masked_fill(is_empty, EMPTY)}
 
 
-class Teacher:
-    """The average of the student, as the objective takes it."""
-
-    def __init__(self, student: nn.Module, decay: float):
-        self.network, self.decay, self.target = copy.deepcopy(student).requires_grad_(False), 0.0, decay
-
-    @torch.no_grad()
-    def update(self, student: nn.Module) -> None:
-        torch._foreach_lerp_(list(self.network.parameters()), list(student.parameters()), 1 - self.decay)
-        self.decay = ema_decay_warmup(self.decay, self.target)
-
-    @contextmanager
-    def activated(self):
-        yield self.network
-
-
 def optimize(network: nn.Module, loss_of_step, steps: int, rate: float, name: str) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -124,16 +108,17 @@ def distil(base: PlaneNetwork, ratio: float, dropout: float, args: argparse.Name
     rotation = BranchRotation(config.branch_shares)
     objective, generator = TwinFlowObjective(config, rotation), torch.Generator().manual_seed(args.seed)
     student = copy.deepcopy(base)
-    teacher, empty = Teacher(student, config.twinflow_ema_decay), {"prompt": torch.tensor([EMPTY])}
+    average, empty = copy.deepcopy(base).requires_grad_(False), {"prompt": torch.tensor([EMPTY])}
+    teacher = EMAModelTeacher(student, average, lambda network: network, config.twinflow_ema_decay)
 
     def loss(step: int) -> torch.Tensor:
-        teacher.update(student)
+        teacher.update()
         x, condition = draw_points(generator, dropout)
         draw = draw_training_step(config, rotation, range(step * BATCH, (step + 1) * BATCH), (2,), seed=args.seed)
         return objective(x, condition, draw, student=student, teacher=teacher, unconditional=empty).loss
 
     optimize(student, loss, args.steps, 5e-4, f"ratio {ratio}, empty prompts {dropout}")
-    return teacher.network
+    return average
 
 
 @torch.no_grad()

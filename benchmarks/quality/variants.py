@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diffusers_twinflow.training.base_model import ALL_LINEAR
+
 from .base import data_options
 from .settings import Settings
 
@@ -16,9 +18,6 @@ FLOW_MATCHING |= {"flow_matching_ema_decay": 0.99}
 ATTENTION = [f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")]
 ATTENTION += [f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")]
 FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
-MODULATION = ["norm1.linear", "norm1_context.linear"]
-ENDS = ["norm_out.linear", "proj_out", "context_embedder"]
-ENDS += [f"time_text_embed.{name}_embedder.linear_{n}" for name in ("timestep", "text") for n in (1, 2)]
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ VARIANTS: tuple[Variant, ...] = (
     full("reference", "all weights; the others change one thing", styles=EVERY_STYLE),
     lora("reference", "LoRA of rank 64; the others change one thing", styles=EVERY_STYLE),
     full("rcgm", "without the twin", adversarial_enabled=False),
-    lora("all-linears", "which layers", lora_layers=ATTENTION + FEED_FORWARD + MODULATION + ENDS),
+    lora("all-linears", "which layers", lora_layers=[ALL_LINEAR]),
     full("no-dropout", "the empty prompt, which guidance is taken from", caption_dropout_probability=0.0),
     lora("lr-5e-4", "learning rate", learning_rate=5e-4),
     full("lr-1e-4", "learning rate", learning_rate=1e-4),

@@ -38,8 +38,7 @@ class TrainingDraw:
     """What one micro-batch of B samples trains on.
 
     Attributes:
-        branches: branch of each sample.
-        branch_indices: the same as indices in `BRANCHES`, shape [B].
+        branch_indices: index in `BRANCHES` of each sample's branch, shape [B].
         t: time of each sample, shape [B], in [0, 1].
         r: target time of each sample, shape [B], `0 <= r <= t`.
         sign: +1 on the real trajectory, -1 on the twin's, shape [B].
@@ -55,7 +54,6 @@ class TrainingDraw:
         passes: what to run; more than this micro-batch needs where all processes must run the same.
     """
 
-    branches: list[Branch]
     branch_indices: torch.Tensor
     t: torch.Tensor
     r: torch.Tensor
@@ -71,6 +69,11 @@ class TrainingDraw:
     rectify_noise: torch.Tensor
     rectify_t: torch.Tensor
     passes: Passes
+
+    @property
+    def branches(self) -> list[Branch]:
+        """Branch of each sample; on a device, waits for it."""
+        return [BRANCHES[index] for index in self.branch_indices.tolist()]
 
 
 def draw_training_step(
@@ -111,7 +114,6 @@ def draw_training_step(
     positions = np.asarray(positions, dtype=np.int64)
     noise_of = partial(draw_noise, shape=latent_shape, seed=seed, device=device)
     return TrainingDraw(
-        branches=[BRANCHES[index] for index in plan.branch.tolist()],
         noise=noise_of(positions, purpose=Purpose.NOISE),
         fake_noise=noise_of(positions[faked], purpose=Purpose.FAKE_NOISE),
         rectify_noise=noise_of(positions[one_step], purpose=Purpose.RECTIFY_NOISE),

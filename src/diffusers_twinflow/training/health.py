@@ -35,10 +35,8 @@ class TrainingHealth:
     def record(self, result: TwinFlowLoss) -> None:
         """Note the losses of one micro-batch; those of flow matching have no branches."""
         total, rectify = self.total_and_rectify.split(1)
-        losses, columns = (
-            [result.loss.detach().reshape(1), result.rectify],
-            [total, rectify.expand(len(result.rectify))],
-        )
+        losses = [result.loss.detach().reshape(1), result.rectify]
+        columns = [total, rectify.expand(len(result.rectify))]
         if result.branches is not None:
             losses.append(result.per_sample)
             columns.append(result.branches)
