@@ -3,6 +3,7 @@
 On a GPU, with the data that `benchmarks/quality/prepare_data.py` makes:
 
     python benchmarks/quality.py --stage base --gpus 0 1 --base_minutes 7
+    python benchmarks/quality.py --stage stock
     python benchmarks/quality.py --stage variants --gpus 0 1 --jobs_per_gpu 4 --minutes 10
     python benchmarks/quality.py --stage report --publish
 
@@ -16,18 +17,21 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from quality import ROOT
 from quality.base import train_base
 from quality.dataset import load_split
 from quality.digits_data import prepare_digits
 from quality.judge import load_judge, save_judge, train_judge
+from quality.launching import run_logged
 from quality.prompts import build_evaluation
 from quality.report import assemble, draw_curves, draw_grid, machine, table, today
 from quality.rows import (
@@ -39,15 +43,16 @@ from quality.rows import (
     score_variant,
     stock_rows,
 )
-from quality.running import Runner
+from quality.running import Runner, trained_folder
 from quality.sampling import Sampler, load_base
 from quality.scores import Scorer
 from quality.settings import FULL, REHEARSAL, Settings
-from quality.variants import CONTROL, VARIANTS, matched_ratio
+from quality.variants import CONTROL, VARIANTS, Variant
 
-STAGES = ("data", "judge", "base", "variants", "report")
+STAGES = ("data", "judge", "base", "stock", "variants", "report")
+SCORE = "score"
 REHEARSED = ("full-reference", CONTROL, "lora-all-linears", "full-negative-time", "lora-squeezed")
-REFERENCE = "base_reference.json"
+REFERENCE, REFERENCE_PICTURES = "base_reference.json", "base_reference.safetensors"
 RESULTS = "benchmarks/results/quality.json"
 GRID, CURVES = "docs/images/quality_grid.png", "docs/images/quality_curves.png"
 
@@ -86,10 +91,28 @@ class Benchmark:
     def scorer(self) -> Scorer:
         return Scorer(load_judge(self.judge_path, self.settings, self.device), self.train, self.evaluation)
 
-    @property
+    @cached_property
     def reference(self) -> dict:
-        """The base's row that the distilled models are compared with."""
-        return json.loads((self.work_dir / REFERENCE).read_text())["reference"]
+        """The base's row that the distilled models are compared with; its pictures are what distances are taken to."""
+        chosen = self.base_at_many_steps()["reference"]
+        path = self.work_dir / REFERENCE_PICTURES
+        if not path.is_file():
+            images = self.sampler.draw(self.base, chosen["steps"], chosen["guidance_scale"])
+            one = self.sampler.draw(self.base, 1)
+            names = (f"{chosen['evaluations']}\nevaluations", "1\nevaluation")
+            save_pictures(dict(zip(names, (images, one))), self.work_dir / "pictures" / "base.safetensors")
+            write_whole(path, lambda aside: save_file({"images": images.half().cpu()}, str(aside)))
+        self.scorer.set_reference(load_file(str(path))["images"].to(self.device).float())
+        return chosen
+
+    def base_at_many_steps(self) -> dict:
+        path = self.work_dir / REFERENCE
+        if not path.is_file():
+            judge = {"features": "last hidden layer", **self.scorer.real_row(self.train, self.test)}
+            print(f"judge, on real images: {judge}", flush=True)
+            rows = reference_rows(self.base, self.sampler, self.scorer, self.settings)
+            write_json(path, {"judge": judge, "reference": choose_reference(rows, self.settings), "rows": rows})
+        return json.loads(path.read_text())
 
     def run_data(self) -> None:
         if self.args.rehearsal and not (self.data_dir / "train.parquet").is_file():
@@ -101,7 +124,7 @@ class Benchmark:
             save_judge(train_judge(self.train, self.settings, self.device), self.judge_path)
 
     def run_base(self) -> None:
-        """Judge (beside the autoencoder where there are two devices), base, and the base's scores."""
+        """Judge (beside the autoencoder where there are two devices) and base."""
         args, beside = self.args, None
         if len(args.gpus) > 1 and not self.judge_path.is_file():
             environment = os.environ | {"CUDA_VISIBLE_DEVICES": args.gpus[-1]}
@@ -115,62 +138,55 @@ class Benchmark:
         print(json.dumps(report, indent=2), flush=True)
         if beside is not None and beside.wait():
             raise SystemExit(f"the judge's training failed with code {beside.returncode}: see above")
-        self.score_base()
 
-    def score_base(self) -> None:
-        """First what variants are compared with, then the base at few steps; each is kept once it is there."""
+    def run_stock(self) -> None:
+        """Scores the base, first at many steps, which variants are compared with, then at few."""
         path = self.work_dir / "base_rows.json"
         if path.is_file():
             return
-        scored = self.score_reference()
-        self.set_reference(scored["reference"])
-        guidance_scale = scored["reference"]["guidance_scale"]
+        guidance_scale, scored = self.reference["guidance_scale"], self.base_at_many_steps()
         rows = stock_rows(self.base, self.sampler, self.scorer, self.settings, guidance_scale)
         write_json(path, scored | {"rows": scored["rows"] + rows})
 
-    def score_reference(self) -> dict:
-        path = self.work_dir / REFERENCE
-        if not path.is_file():
-            judge = {"features": "last hidden layer", **self.scorer.real_row(self.train, self.test)}
-            print(f"judge, on real images: {judge}", flush=True)
-            rows = reference_rows(self.base, self.sampler, self.scorer, self.settings)
-            write_json(path, {"judge": judge, "reference": choose_reference(rows, self.settings), "rows": rows})
-        return json.loads(path.read_text())
-
-    def set_reference(self, chosen: dict) -> None:
-        """Draw the base's own pictures, which distances are taken to."""
-        images = self.sampler.draw(self.base, chosen["steps"], chosen["guidance_scale"])
-        self.scorer.set_reference(images)
-        one = self.sampler.draw(self.base, 1)
-        names = (f"{chosen['evaluations']}\nevaluations", "1\nevaluation")
-        save_pictures(dict(zip(names, (images, one))), self.work_dir / "pictures" / "base.safetensors")
-
     def run_variants(self) -> None:
         deadline = time.monotonic() + 60 * self.args.minutes
-        if self.scorer.reference is None:
-            self.set_reference(self.reference)
         chosen = [variant for variant in VARIANTS if not self.args.only or variant.name in self.args.only]
         runner = Runner(
             base=self.base_dir,
             data_dir=self.data_dir,
             work_dir=self.work_dir,
             settings=self.settings,
-            score=self.score,
-            ratio=matched_ratio(self.reference["guidance_scale"]),
+            score=self.score_apart,
             deadline=deadline,
             bf16=self.device.type == "cuda",
             keep_weights=self.args.keep_weights,
         )
         runner.run_all(tuple(chosen), self.args.gpus, self.args.jobs_per_gpu)
 
-    def score(self, variant, folder: Path, steps: int) -> list[dict]:
+    def score_apart(self, variant: Variant, steps: int, gpu: str | None) -> list[dict]:
+        """The rows of a trained variant, drawn and scored by a process on the device that it was trained on."""
+        rehearsal = "--rehearsal" if self.args.rehearsal else "--no-rehearsal"
+        command = [sys.executable, __file__, "--stage", SCORE, "--only", variant.name, "--trained_steps", str(steps)]
+        command += ["--output_dir", str(self.work_dir), "--data_dir", str(self.data_dir), rehearsal]
+        run_logged(command, self.work_dir / "logs" / f"{variant.name}.log", gpus=None if gpu is None else [gpu])
+        return json.loads(self.rows_path(variant).read_text())
+
+    def rows_path(self, variant: Variant) -> Path:
+        return self.work_dir / "rows" / f"{variant.name}.json"
+
+    def run_score(self) -> None:
+        """Of one variant that was trained in this folder."""
+        (variant,) = (variant for variant in VARIANTS if variant.name in self.args.only)
+        folder, steps = trained_folder(self.work_dir, variant), self.args.trained_steps
         if variant.name == CONTROL:
             shared = {"sampler": self.sampler, "scorer": self.scorer, "reference": self.reference}
-            return score_control(variant, folder, steps, **shared)
-        where = {"base": self.base_dir, "sampler": self.sampler, "scorer": self.scorer, "settings": self.settings}
-        rows, pictures = score_variant(variant, folder, steps, **where)
-        save_pictures(pictures, self.work_dir / "pictures" / f"{variant.name}.safetensors")
-        return rows
+            rows = score_control(variant, folder, steps, **shared)
+        else:
+            print(f"compared with {self.reference}", flush=True)
+            where = {"base": self.base_dir, "sampler": self.sampler, "scorer": self.scorer, "settings": self.settings}
+            rows, pictures = score_variant(variant, folder, steps, **where)
+            save_pictures(pictures, self.work_dir / "pictures" / f"{variant.name}.safetensors")
+        write_json(self.rows_path(variant), rows)
 
     def run_report(self) -> None:
         report = assemble(self.work_dir, self.data_dir, asdict(self.settings))
@@ -188,8 +204,15 @@ class Benchmark:
 
 
 def write_json(path: Path, values: object) -> None:
+    write_whole(path, lambda aside: aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8"))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Two processes may want the same file: it is complete or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    write(aside)
+    aside.replace(path)
 
 
 def plain_call() -> str:
@@ -209,7 +232,9 @@ def timed(name: str, work_dir: Path):
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=STAGES, help="All by default.")
+    parser.add_argument(
+        "--stage", choices=(*STAGES, SCORE), help=f"All by default. {SCORE}: of one variant, which `variants` does."
+    )
     parser.add_argument(
         "--output_dir", help="Defaults to outputs/quality, a rehearsal's to outputs/quality_rehearsal."
     )
@@ -221,6 +246,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10.0, help="For the variants, their scores included.")
     parser.add_argument("--steps", type=int, help="Optimizer steps of a variant.")
     parser.add_argument("--only", nargs="+", help="Names of variants; all by default.")
+    parser.add_argument("--trained_steps", type=int, help=f"For --stage {SCORE}.")
     parser.add_argument("--keep_weights", action="store_true", help="Of the variants, once they are scored.")
     parser.add_argument("--publish", action="store_true", help="Write the report into benchmarks/results and docs.")
     parser.add_argument("--rehearsal", action=argparse.BooleanOptionalAction, help="Tiny; the default without a GPU.")
@@ -250,6 +276,9 @@ def main(args: argparse.Namespace) -> None:
     if args.rehearsal:
         print("REHEARSAL: tiny models, a few steps, digits. It shows that everything runs; its figures mean nothing.")
     benchmark = Benchmark(args, settings)
+    if args.stage == SCORE:
+        benchmark.run_score()
+        return
     for stage in [args.stage] if args.stage else STAGES:
         with timed(stage, benchmark.work_dir):
             getattr(benchmark, f"run_{stage}")()

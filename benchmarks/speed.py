@@ -2,7 +2,8 @@
 """Speed of drawing and of training at real size, with random weights, on a GPU; without one, a tiny rehearsal.
 
 - latency: a stock pipeline with guidance at its usual step count against TwinFlow at 4, 2 and 1 steps without, for one
-  picture a call and for several, as they are and with the blocks of both compiled; and where a call of TwinFlow goes;
+  picture a call and for several, as they are, with CUDA graphs and with compiled blocks of both; and where a call of
+  TwinFlow goes;
 - training: a step of diffusers' own LoRA example against ours of flow matching and of TwinFlow, on the same base and
   batch, and against the TwinFlow authors' step where `--reference_dir` is a checkout of their repository.
 
@@ -73,6 +74,9 @@ def latency_groups(args, latency: Latency, batches: list[int]) -> Iterator[tuple
     yield "LoRA not merged", partial(latency.measure_apart, 2, args.rank, number_of_runs(args, LATENCY_RUNS))
     if not args.compiled:
         return
+    with latency.replayed_graphs():
+        setting = Setting(batches[0], graphs=True)
+        yield "denoising, CUDA graphs", partial(latency.measure_denoising, setting, STEP_COUNTS, runs[batches[0]])
     with latency.compiled_blocks():
         for batch in batches:
             setting = Setting(batch, compiled=True)
@@ -150,7 +154,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--batches", nargs="+", type=int, help="Pictures a call; by default 1, and 4 of SD3.5.")
     parser.add_argument(
-        "--compiled", action=argparse.BooleanOptionalAction, default=True, help="Measure compiled blocks as well."
+        "--compiled", action=argparse.BooleanOptionalAction, default=True, help="Measure compiled models as well."
     )
     parser.add_argument("--reference_dir", "--reference-dir", help="Checkout of the TwinFlow authors' repository.")
     return parser.parse_args(input_args)

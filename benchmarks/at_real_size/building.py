@@ -32,9 +32,7 @@ def random_model(cls: type[ModelMixin], config: dict, device: torch.device, dtyp
     """A frozen model with the weights that its class starts with."""
     with created_as(device, dtype):
         model = cls(**config)
-    for buffer in model.buffers():
-        buffer.data = buffer.data.to(dtype)
-    return model.requires_grad_(False).eval()
+    return model.to(dtype).requires_grad_(False).eval()
 
 
 def random_transformer(

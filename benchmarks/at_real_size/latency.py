@@ -26,10 +26,11 @@ GRAPHS = 64
 
 
 class Setting(NamedTuple):
-    """How all ways are called: pictures a call, and whether the blocks are compiled."""
+    """How all ways are called: pictures a call, whether the blocks are compiled, and whether CUDA graphs replay all."""
 
     batch: int
     compiled: bool = False
+    graphs: bool = False
 
 
 class Latency:
@@ -113,16 +114,34 @@ class Latency:
 
         Some classes do not say which of their blocks repeat; it is then those that must not be split over devices.
         """
-        stock, twinflow = (pipeline.transformer for pipeline in self.pipelines.values())
+        stock = self.pipelines["stock"].transformer
         kinds = stock._repeated_blocks or stock._no_split_modules
+
+        def compile_blocks(transformer: ModelMixin) -> None:
+            transformer._repeated_blocks = kinds
+            transformer.compile_repeated_blocks(fullgraph=True, backend=self.backend)
+
+        with self._compiled(compile_blocks):
+            yield
+
+    @contextmanager
+    def replayed_graphs(self) -> Iterator[None]:
+        """Both transformers compiled as a whole, whose kernels CUDA graphs then launch all at once."""
+        with self._compiled(
+            lambda transformer: transformer.compile(fullgraph=True, backend=self.backend, mode="reduce-overhead")
+        ):
+            yield
+
+    @contextmanager
+    def _compiled(self, compile_one: Callable[[ModelMixin], None]) -> Iterator[None]:
+        transformers = [pipeline.transformer for pipeline in self.pipelines.values()]
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
         try:
-            for transformer in (stock, twinflow):
-                transformer._repeated_blocks = kinds
-                transformer.compile_repeated_blocks(fullgraph=True, backend=self.backend)
+            for transformer in transformers:
+                compile_one(transformer)
             yield
         finally:
-            for module in chain(stock.modules(), twinflow.modules()):
+            for module in chain.from_iterable(transformer.modules() for transformer in transformers):
                 module._compiled_call_impl = None
 
 
@@ -144,12 +163,12 @@ def with_same_weights(transformer: ModelMixin) -> ModelMixin:
 def speedups(rows: list[dict]) -> list[dict[str, Any]]:
     """How many times faster than each stock call each of TwinFlow's is, by the medians of calls in the same setting."""
     rows = [row for row in rows if row["part"] == "latency" and row["what"] == "denoising"]
-    shared = ("model", "batch", "compiled")
+    shared = ("model", *Setting._fields)
     found = []
     for stock in (row for row in rows if row["way"] == "stock"):
         for row in rows:
             if row["way"] != "stock" and all(row[name] == stock[name] for name in shared):
-                entry = {name: row[name] for name in ("model", "way", "steps", "batch", "compiled")}
+                entry = {name: row[name] for name in ("model", "way", "steps", *Setting._fields)}
                 entry |= {"stock_steps": stock["steps"], "times_faster": stock["seconds"] / row["seconds"]}
                 found.append(entry)
     return found

@@ -15,17 +15,20 @@ from .settings import Settings
 from .variants import ABLATION_SCRIPT, Variant, variant_options
 
 RESERVE_SECONDS = 70
-"""For starting the script, saving, and scoring after the others that end at the same time."""
+"""For starting the script, saving and scoring."""
 SPARE = 1.2
 """Nothing begins that would take all that is left or nearly: cut short it would not come to the end of its rates."""
+
+
+def trained_folder(work_dir: Path, variant: Variant) -> Path:
+    return work_dir / "variants" / variant.name
 
 
 @dataclass
 class Runner:
     """
     Attributes:
-        score: takes a variant, the folder of what it trained and the steps, and gives rows.
-        ratio: enhanced ratio of variants that do not set one.
+        score: takes a variant, the steps that it was trained for and the device to use, and gives rows.
         deadline: by `time.monotonic()`; training ends before it, early where it must, so that it can be scored.
     """
 
@@ -33,14 +36,12 @@ class Runner:
     data_dir: Path
     work_dir: Path
     settings: Settings
-    score: Callable[[Variant, Path, int], list[dict]]
-    ratio: float
+    score: Callable[[Variant, int, str | None], list[dict]]
     deadline: float
     bf16: bool
     keep_weights: bool = False
 
     def __post_init__(self):
-        self.score_lock = threading.Lock()
         self.seconds_per_step = 0.0  # of the last that ended, what it took to start included
 
     def run_all(self, variants: tuple[Variant, ...], gpus: list[str], jobs_per_gpu: int) -> list[dict]:
@@ -85,8 +86,7 @@ class Runner:
             return
         try:
             steps = self._train(variant, minutes, gpu, result)
-            with self.score_lock:
-                result["rows"] = self.score(variant, self._folder(variant), steps)
+            result["rows"] = self.score(variant, steps, gpu)
             result["state"] = "done"
         except Exception:
             result |= {"state": "failed", "error": traceback.format_exc()}
@@ -94,17 +94,14 @@ class Runner:
         result["seconds"] = time.monotonic() - start
         self._save(variant, result)
         if not self.keep_weights:
-            shutil.rmtree(self._folder(variant), ignore_errors=True)
+            shutil.rmtree(trained_folder(self.work_dir, variant), ignore_errors=True)
         print(f"{variant.name}: {result['state']} after {result['seconds']:.0f} s", flush=True)
-
-    def _folder(self, variant: Variant) -> Path:
-        return self.work_dir / "variants" / variant.name
 
     def _train(self, variant: Variant, minutes: float, gpu: str | None, result: dict) -> int:
         """The steps that it was trained for."""
         options = variant_options(
-            variant, self.base, self.data_dir, self._folder(variant), self.settings,
-            minutes=minutes, ratio=self.ratio, bf16=self.bf16,
+            variant, self.base, self.data_dir, trained_folder(self.work_dir, variant), self.settings,
+            minutes=minutes, bf16=self.bf16,
         )  # fmt: skip
         command = training_command(options, script=ABLATION_SCRIPT if variant.times else SCRIPT)
         if variant.times:

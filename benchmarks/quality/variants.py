@@ -10,7 +10,12 @@ from .settings import Settings
 
 ABLATION_SCRIPT = "benchmarks/quality/train_ablated.py"
 WARM_UP_STEPS = 25
-SHARED = {"twinflow_adversarial_enabled": True, "twinflow_rectify_weight": 0.25, "caption_dropout_probability": 0.1}
+SHARED = {
+    "twinflow_adversarial_enabled": True,
+    "twinflow_rectify_weight": 0.25,
+    "twinflow_enhanced_ratio": 0.5,
+    "caption_dropout_probability": 0.1,
+}
 FULL = {"train_type": "full", "learning_rate": 3e-4} | SHARED
 LORA = {"train_type": "lora", "rank": 64, "learning_rate": 1e-3} | SHARED
 FLOW_MATCHING = FULL | {"twinflow_enabled": False, "twinflow_adversarial_enabled": False, "use_ema": True}
@@ -64,55 +69,58 @@ NOT_TWINFLOW = {
     "time_conditioning_learning_rate",
     "rank",
     "lora_layers",
+    "seed",
 }
 
 CONTROL = "base-continued"
-FULL_LONGER, LORA_LONGER = 4.2, 2.9
+LONGER = 7.0
 EVERY_STYLE = ("any", "multi")
+SQUEEZED = {"times": "squeezed", "scheduler": {"squeeze_target_time": True}}
 VARIANTS: tuple[Variant, ...] = (
-    full("longer", "length of training", length=FULL_LONGER, styles=EVERY_STYLE),
-    lora("longer", "length of training", length=LORA_LONGER, styles=EVERY_STYLE),
-    full("rcgm-longer", "without the twin, longer", length=FULL_LONGER, adversarial_enabled=False),
-    lora("rcgm-longer", "without the twin, longer", length=LORA_LONGER, adversarial_enabled=False),
     full("reference", "all weights; the others change one thing", styles=EVERY_STYLE),
-    lora("reference", "LoRA of rank 64; the others change one thing", styles=EVERY_STYLE),
-    full("rcgm", "without the twin", adversarial_enabled=False),
-    lora("all-linears", "which layers", lora_layers=[ALL_LINEAR]),
-    full("no-dropout", "the empty prompt, which guidance is taken from", caption_dropout_probability=0.0),
-    lora("lr-5e-4", "learning rate", learning_rate=5e-4),
+    lora("all-linears", "which layers", lora_layers=[ALL_LINEAR], styles=EVERY_STYLE),
+    full("enhanced-0.33", "guidance", enhanced_ratio=0.3333),
     full("lr-1e-4", "learning rate", learning_rate=1e-4),
-    full("enhanced-0.5", "guidance", enhanced_ratio=0.5),
-    lora("rank-16", "rank", rank=16),
-    full("negative-time", "sign embedding against negative time", times="negative"),
-    full("squeezed", "two times against one", times="squeezed", scheduler={"squeeze_target_time": True}),
-    lora("rcgm", "without the twin", adversarial_enabled=False),
-    full("order-1", "teacher's steps", estimate_order=1),
-    full("rectify-0.5", "rectification", rectify_weight=0.5),
-    Variant(CONTROL, "what more flow matching gives", FLOW_MATCHING),
-    full("shorter", "length of training", length=0.33),
-    lora("shorter", "length of training", length=0.33),
-    full("lr-6e-4", "learning rate", learning_rate=6e-4),
-    lora("lr-2e-3", "learning rate", learning_rate=2e-3),
-    full("enhanced-0", "guidance", enhanced_ratio=0.0),
-    full("enhanced-0.8", "guidance", enhanced_ratio=0.8),
-    full("enhanced-1.5", "guidance", enhanced_ratio=1.5),
-    lora("squeezed", "two times against one", times="squeezed", scheduler={"squeeze_target_time": True}),
-    lora("order-1", "teacher's steps", estimate_order=1),
-    full("rectify-0", "rectification", rectify_weight=0.0),
-    full("ema-0.999", "decay of the teacher", ema_decay=0.999),
-    full("ema-0.95", "decay of the teacher", ema_decay=0.95),
     full("one-step-2", "shares of the branches", one_step_share=2.0),
     full("few-for-any", "shares of the branches", few_step_share=1.0, any_step_share=0.0),
-    full("multi-step-2", "shares of the branches", multi_step_share=2.0),
+    full("ema-0.999", "decay of the teacher", ema_decay=0.999),
+    full("ema-0.95", "decay of the teacher", ema_decay=0.95),
+    full("rectify-0.5", "rectification", rectify_weight=0.5),
+    full("order-1", "teacher's steps", estimate_order=1),
+    lora("reference", "LoRA of rank 64; the others change one thing", styles=EVERY_STYLE),
+    lora("lr-2e-3", "learning rate", learning_rate=2e-3),
+    lora("time-lr-4e-3", "learning rate of the time conditioning", time_conditioning_learning_rate=4e-3),
+    lora("one-step-2", "shares of the branches", one_step_share=2.0),
+    full("rcgm", "without the twin", adversarial_enabled=False),
+    full("enhanced-0.67", "guidance", enhanced_ratio=0.6667),
+    full("negative-time", "sign embedding against negative time", times="negative"),
+    full("squeezed", "two times against one", **SQUEEZED),
+    lora("rank-16", "rank", rank=16),
+    lora("squeezed", "two times against one", **SQUEEZED),
+    lora("rcgm", "without the twin", adversarial_enabled=False),
+    lora("lr-5e-4", "learning rate", learning_rate=5e-4),
+    full("no-dropout", "the empty prompt, which guidance is taken from", caption_dropout_probability=0.0),
+    full("seed-1", "chance", seed=1),
+    full("enhanced-0", "guidance", enhanced_ratio=0.0),
+    full("enhanced-0.8", "guidance", enhanced_ratio=0.8),
+    full("lr-6e-4", "learning rate", learning_rate=6e-4),
+    full("rectify-0", "rectification", rectify_weight=0.0),
+    full("shorter", "length of training", length=0.33),
+    lora("shorter", "length of training", length=0.33),
+    lora("seed-1", "chance", seed=1),
+    Variant(CONTROL, "what more flow matching gives", FLOW_MATCHING),
     lora("attention", "which layers", lora_layers=ATTENTION),
     lora("no-modulation", "which layers", lora_layers=ATTENTION + FEED_FORWARD),
-    lora("time-lr-4e-3", "learning rate of the time conditioning", time_conditioning_learning_rate=4e-3),
+    full("enhanced-1.5", "guidance", enhanced_ratio=1.5),
+    lora("order-1", "teacher's steps", estimate_order=1),
+    full("multi-step-2", "shares of the branches", multi_step_share=2.0),
+    full("longer", "length of training", length=LONGER, styles=EVERY_STYLE),
+    lora("longer", "length of training", length=LONGER, styles=EVERY_STYLE),
+    full("enhanced-0.33-longer", "guidance, longer", length=LONGER, enhanced_ratio=0.3333),
+    lora("all-linears-longer", "which layers, longer", length=LONGER, lora_layers=[ALL_LINEAR], styles=EVERY_STYLE),
+    full("rcgm-longer", "without the twin, longer", length=LONGER, adversarial_enabled=False),
+    lora("rank-16-longer", "rank, longer", length=LONGER, rank=16),
 )
-
-
-def matched_ratio(guidance_scale: float) -> float:
-    """The enhanced ratio whose fixed point is a guidance scale: `1 / (1 - ratio)`."""
-    return round(max(0.0, 1 - 1 / guidance_scale), 4)
 
 
 def variant_options(
@@ -123,21 +131,18 @@ def variant_options(
     settings: Settings,
     *,
     minutes: float,
-    ratio: float,
     bf16: bool,
 ) -> dict[str, object]:
     """All options of one run of the training script.
 
     Args:
         minutes: after which it ends, whatever its steps.
-        ratio: the enhanced ratio of variants that do not set it.
     """
     return (
         data_options(base, data_dir, settings)
         | {
             "output_dir": str(output_dir),
             "twinflow_enabled": True,
-            "twinflow_enhanced_ratio": ratio,
             "twinflow_target_step_count": 2,
             "lr_scheduler": "cosine",
             "lr_warmup_steps": WARM_UP_STEPS,

@@ -13,7 +13,7 @@ from quality.base import base_options
 from quality.launching import run_logged, training_command, training_progress
 from quality.running import Runner
 from quality.settings import FULL, REHEARSAL
-from quality.variants import VARIANTS, Variant, matched_ratio, variant_options
+from quality.variants import VARIANTS, Variant, variant_options
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +37,7 @@ def arguments(command: list[str]) -> list[str]:
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_the_script_takes_every_variant(script, variant):
     where = {"base": Path("b"), "data_dir": Path("d"), "output_dir": Path("o")}
-    options = variant_options(variant, **where, settings=FULL, minutes=1.5, ratio=0.2, bf16=True)
+    options = variant_options(variant, **where, settings=FULL, minutes=1.5, bf16=True)
     args = script.parse_args(arguments(training_command(options)))
     config = TwinFlowConfig.from_dict({name: getattr(args, name) for name in TwinFlowConfig.option_names()})
     config.check_training(flow_matching=True, use_ema=args.use_ema)
@@ -57,11 +57,6 @@ def test_the_script_takes_the_base(script):
     args = script.parse_args(arguments(command))
     assert args.train_batch_size * 2 == FULL.base_batch_size and args.use_ema and not args.twinflow_enabled
     assert "--multi_gpu" in command
-
-
-def test_the_matched_ratio_tends_to_the_guidance_scale():
-    assert matched_ratio(1.0) == 0
-    assert 1 / (1 - matched_ratio(2.0)) == 2
 
 
 def test_ablated_times():
@@ -84,8 +79,7 @@ def runner(tmp_path):
             "data_dir": tmp_path / "data",
             "work_dir": tmp_path,
             "settings": REHEARSAL,
-            "score": lambda variant, folder, steps: [{"steps": steps}],
-            "ratio": 0.0,
+            "score": lambda variant, steps, gpu: [{"steps": steps}],
             "deadline": time.monotonic() + 1000,
             "bf16": False,
         }

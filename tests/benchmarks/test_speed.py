@@ -87,13 +87,14 @@ WAYS = [("stock", 4), ("TwinFlow", 4), ("TwinFlow", 2), ("TwinFlow", 1)]
 def test_latency_has_a_row_for_each_way_in_each_setting(tmp_path):
     result = run(speed, tmp_path, "--parts=sd3", "--runs=1", "--batches", "1", "2")
     rows = [row for row in result["rows"] if row["part"] == "latency"]
-    found = [(row["compiled"], row["batch"], row["way"], row["steps"]) for row in rows]
-    apart = (False, 1, "TwinFlow, LoRA of rank 2 not merged", 2)
-    as_they_are = [(False, batch, *way) for batch in (1, 2) for way in WAYS]
-    compiled = [(True, batch, *way) for batch in (1, 2) for way in WAYS]
-    assert found == [*as_they_are, apart, *compiled]
+    found = [(row["compiled"], row["graphs"], row["batch"], row["way"], row["steps"]) for row in rows]
+    apart = (False, False, 1, "TwinFlow, LoRA of rank 2 not merged", 2)
+    as_they_are = [(False, False, batch, *way) for batch in (1, 2) for way in WAYS]
+    graphs = [(False, True, 1, *way) for way in WAYS]
+    compiled = [(True, False, batch, *way) for batch in (1, 2) for way in WAYS]
+    assert found == [*as_they_are, apart, *graphs, *compiled]
     assert all(row["graphs_in_timed_calls"] == 0 for row in rows if "first_call_seconds" in row)
-    assert len(result["speedups"]) == 3 * 4 + 1
+    assert len(result["speedups"]) == 3 * 5 + 1
     assert result["tiny_rehearsal"] and result["device"] == "CPU"
 
 
@@ -130,6 +131,8 @@ def test_the_two_pipelines_share_their_weights_and_are_as_they_were_after_compil
     with latency.compiled_blocks():
         compiled = [module for module in twinflow.modules() if module._compiled_call_impl]
         assert len(compiled) == model.transformer["num_layers"]
+    with latency.replayed_graphs():
+        assert [module for module in twinflow.modules() if module._compiled_call_impl] == [twinflow]
     assert not any(module._compiled_call_impl for module in twinflow.modules())
 
 
