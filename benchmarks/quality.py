@@ -21,6 +21,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
 
 import torch
@@ -221,9 +222,11 @@ def plain_call() -> str:
 
 @contextmanager
 def timed(name: str, work_dir: Path):
-    """Announces a stage and leaves its command, machine and seconds beside what it made."""
+    """Announces a stage and leaves its command, machine and seconds beside what it made, for each time that it ran."""
     print(f"== {name}", flush=True)
-    start, path = time.monotonic(), work_dir / f"stage_{name}.json"
+    names = chain([name], (f"{name}_{number}" for number in count(2)))
+    paths = (work_dir / f"stage_{name}.json" for name in names)
+    start, path = time.monotonic(), next(path for path in paths if not path.exists())
     stage = {"command": plain_call(), "date": today(), **machine()}
     write_json(path, stage)
     yield
