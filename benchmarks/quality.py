@@ -179,7 +179,7 @@ class Benchmark:
         """Of one variant that was trained in this folder."""
         (variant,) = (variant for variant in VARIANTS if variant.name in self.args.only)
         folder, steps = trained_folder(self.work_dir, variant), self.args.trained_steps
-        if variant.name == CONTROL:
+        if variant.is_control:
             shared = {"sampler": self.sampler, "scorer": self.scorer, "reference": self.reference}
             rows = score_control(variant, folder, steps, **shared)
         else:

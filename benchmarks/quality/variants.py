@@ -45,6 +45,10 @@ class Variant:
     times: str | None = None
     scheduler: dict[str, object] = field(default_factory=dict)
 
+    @property
+    def is_control(self) -> bool:
+        return self.options.get("twinflow_enabled") is False
+
     def steps(self, settings: Settings) -> int:
         return max(1, round(settings.steps * self.length))
 
@@ -73,7 +77,7 @@ NOT_TWINFLOW = {
 }
 
 CONTROL = "base-continued"
-LONGER = 7.0
+FULL_LONGER, LORA_LONGER = 2.8, 1.6
 EVERY_STYLE = ("any", "multi")
 SQUEEZED = {"times": "squeezed", "scheduler": {"squeeze_target_time": True}}
 VARIANTS: tuple[Variant, ...] = (
@@ -114,12 +118,13 @@ VARIANTS: tuple[Variant, ...] = (
     full("enhanced-1.5", "guidance", enhanced_ratio=1.5),
     lora("order-1", "teacher's steps", estimate_order=1),
     full("multi-step-2", "shares of the branches", multi_step_share=2.0),
-    full("longer", "length of training", length=LONGER, styles=EVERY_STYLE),
-    lora("longer", "length of training", length=LONGER, styles=EVERY_STYLE),
-    full("enhanced-0.33-longer", "guidance, longer", length=LONGER, enhanced_ratio=0.3333),
-    lora("all-linears-longer", "which layers, longer", length=LONGER, lora_layers=[ALL_LINEAR], styles=EVERY_STYLE),
-    full("rcgm-longer", "without the twin, longer", length=LONGER, adversarial_enabled=False),
-    lora("rank-16-longer", "rank, longer", length=LONGER, rank=16),
+    full("longer", "length of training", length=FULL_LONGER, styles=EVERY_STYLE),
+    lora("longer", "length of training", length=LORA_LONGER, styles=EVERY_STYLE),
+    full("enhanced-0.67-longer", "guidance, longer", length=FULL_LONGER, enhanced_ratio=0.6667),
+    lora("all-linears-longer", "which layers, longer", length=LORA_LONGER, lora_layers=[ALL_LINEAR], styles=EVERY_STYLE),
+    full("rcgm-longer", "without the twin, longer", length=FULL_LONGER, adversarial_enabled=False),
+    Variant(f"{CONTROL}-longer", "what more flow matching gives, longer", FLOW_MATCHING, length=FULL_LONGER),
+    lora("rank-16-longer", "rank, longer", length=LORA_LONGER, rank=16),
 )
 
 
