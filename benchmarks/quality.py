@@ -54,8 +54,7 @@ STAGES = ("data", "judge", "base", "stock", "variants", "report")
 SCORE = "score"
 REHEARSED = ("full-reference", CONTROL, "lora-all-linears", "full-negative-time", "lora-squeezed")
 REFERENCE, REFERENCE_PICTURES = "base_reference.json", "base_reference.safetensors"
-RESULTS = "benchmarks/results/quality.json"
-GRID, CURVES = "docs/images/quality_grid.png", "docs/images/quality_curves.png"
+RESULTS, PICTURES = "benchmarks/results", "docs/images"
 
 
 class Benchmark:
@@ -192,15 +191,14 @@ class Benchmark:
     def run_report(self) -> None:
         report = assemble(self.work_dir, self.data_dir, asdict(self.settings))
         report["rehearsal"] = self.args.rehearsal
-        here = self.work_dir / "report"
-        here.mkdir(exist_ok=True)
+        here, name = self.work_dir / "report", self.args.name
         publish = self.args.publish and not self.args.rehearsal
-        write_json(ROOT / RESULTS if publish else here / "quality.json", report)
+        results, pictures = (ROOT / RESULTS, ROOT / PICTURES) if publish else (here, here)
+        here.mkdir(exist_ok=True)
+        write_json(results / f"{name}.json", report)
         (here / "table.md").write_text(table(report), encoding="utf-8")
-        draw_grid(
-            report, self.work_dir, pictured_prompts(self.evaluation), ROOT / GRID if publish else here / "grid.png"
-        )
-        draw_curves(report, ROOT / CURVES if publish else here / "curves.png")
+        draw_grid(report, self.work_dir, pictured_prompts(self.evaluation), pictures / f"{name}_grid.png")
+        draw_curves(report, pictures / f"{name}_curves.png")
         print(f"{table(report)}\n{json.dumps(report['targets'], indent=2)}\nwritten to {here}", flush=True)
 
 
@@ -252,6 +250,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trained_steps", type=int, help=f"For --stage {SCORE}.")
     parser.add_argument("--keep_weights", action="store_true", help="Of the variants, once they are scored.")
     parser.add_argument("--publish", action="store_true", help="Write the report into benchmarks/results and docs.")
+    parser.add_argument("--name", default="quality", help="Of the report's files.")
     parser.add_argument("--rehearsal", action=argparse.BooleanOptionalAction, help="Tiny; the default without a GPU.")
     args = parser.parse_args(input_args)
     known = {variant.name for variant in VARIANTS}

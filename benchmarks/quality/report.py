@@ -18,6 +18,7 @@ DISTANCES = (3, 4, 5, 6, 8, 10, 15, 20, 40, 80, 160, 320)
 EVALUATIONS, TRAINING_STEPS = (1, 2, 4, 8, 16, 32, 64), (400, 1000, 2000, 4000)
 GRID_ROWS = 8
 LENGTHS = ("shorter", "reference", "longer")
+SHOWN = ("longer", "all-linears-longer", "reference", "shorter")
 KINDS = {"full weights": "full", "LoRA, rank 64": "lora"}
 STOCK = {"FlowMatchEuler": ":", "FlowMatchLCM": "--", "UniPC": "-.", "DPM++": (0, (1, 3))}
 
@@ -72,7 +73,7 @@ def targets(reference: dict, variants: list[dict]) -> list[dict]:
 def shown(variants: list[dict], kind: str) -> dict:
     """The variant of a kind, "full" or "lora", that pictures and targets are of: of all of TwinFlow the longest trained."""
     scored = {variant["name"]: variant for variant in variants if 1 in few_steps(variant)}
-    names = [f"{kind}-{length}" for length in reversed(LENGTHS)]
+    names = [f"{kind}-{name}" for name in SHOWN]
     return next((scored[name] for name in names if name in scored), {"rows": []})
 
 
