@@ -214,10 +214,54 @@ def test_what_a_call_does_on_the_host():
     assert rows(BENCHMARKS, "way, on a CPU") == expected
 
 
-@pytest.mark.parametrize("resolution", [1024, 512])
-def test_training_beside_others(resolution):
+GRAPHS_ROWS = {
+    setting(row) + (row["graphs"],): row
+    for row in results("latency_graphs")["rows"]
+    if "way" in row and row["part"] == "latency"
+}
+
+
+def test_the_latency_with_cuda_graphs():
+    found = results("latency_graphs")
+    speedups = {
+        setting(row) + (row["graphs"],): row["times_faster"] for row in found["speedups"] if row["stock_steps"] == 28
+    }
     expected = []
-    for row in results("speed")["rows"]:
+    for key, row in GRAPHS_ROWS.items():
+        way, steps, _, is_compiled, has_graphs = key
+        every = row["all_seconds"]
+        how = "CUDA graphs" if has_graphs else "compiled blocks" if is_compiled else "as it is"
+        times = "-" if way == "stock" else f"{speedups[key]:.1f}"
+        seconds = f"{row['seconds']:.3f}", f"{min(every):.3f} to {max(every):.3f}"
+        expected.append([way, str(steps), how, *seconds, times, f"{row['peak_gib']:.2f}"])
+    assert rows(BENCHMARKS, "way, one picture on an H200") == expected
+    assert found["device"] == results("training_512")["device"] == "NVIDIA H200"
+    assert found["versions"]["torch"] == "2.11.0" and found["versions"]["diffusers"] == "0.42.1"
+    two, stock = GRAPHS_ROWS["TwinFlow", 2, 1, False, True], GRAPHS_ROWS["stock", 28, 1, False, False]
+    times, text = f"{speedups['TwinFlow', 2, 1, False, True]:.1f}", joined(BENCHMARKS)
+    assert f"2 steps of one picture take {1000 * two['seconds']:.0f} ms, {times} times less" in text
+    assert f"{stock['seconds'] / two['seconds']:.1f} times less than those of the stock pipeline as it is" in text
+    compiling = GRAPHS_ROWS["TwinFlow", 4, 1, False, True]["first_call_seconds"]
+    assert f"which took {compiling:.0f} s here" in text
+    assert f"{times} times with CUDA graphs of both" in joined(README)
+
+
+def test_the_memory_beside_the_authors():
+    told = []
+    for way in ("authors' TwinFlow", "ours, TwinFlow", "authors' TwinFlow, base in float32 as in their script"):
+        for name, resolution in (("speed", 1024), ("training_512", 512)):
+            (row,) = (row for row in results(name)["rows"] if row.get("way") == way and row["resolution"] == resolution
+                      and row["part"] == "training")  # fmt: skip
+            told.append(f"{row['peak_gib']:.1f}")
+    text = joined(BENCHMARKS)
+    assert "({0} against {2} GiB at 1024 pixels, {1} against {3} at 512)".format(*told) in text
+    assert "more ({4} and {5} GiB)".format(*told) in text
+
+
+@pytest.mark.parametrize(("name", "resolution"), [("speed", 1024), ("training_512", 512)])
+def test_training_beside_others(name, resolution):
+    expected = []
+    for row in results(name)["rows"]:
         if row["part"] == "training" and row["resolution"] == resolution:
             every = row["all_seconds"]
             seconds = f"{row['seconds']:.3f}", f"{min(every):.3f} to {max(every):.3f}"

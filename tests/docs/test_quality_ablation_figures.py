@@ -1,0 +1,105 @@
+"""The figures of the page on quality that are of the shorter trained base are those of its file of results."""
+
+from pages import ROOT
+from test_figures import joined, results, rows
+
+PAGE = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+TEXT = joined(PAGE.split("## Many recipes on a shorter trained base")[1])
+REPORT = results("quality_ablations")
+VARIANTS = {variant["name"]: variant for variant in REPORT["variants"]}
+CONTROLS = ("base-continued", "base-continued-longer")
+SHARED = {"train_batch_size": 256, "lr_scheduler": "cosine", "mixed_precision": "bf16", "compile": True}
+SHARED |= {"caption_dropout_probability": 0.1}
+OTHER_RATIO = {"full-enhanced-0.33": 0.3333, "full-enhanced-0.67": 0.6667, "full-enhanced-0.67-longer": 0.6667}
+
+
+def distance(name: str, steps: int, style: str = "few") -> float:
+    (found,) = (row for row in VARIANTS[name]["rows"] if (row["style"], row["steps"]) == (style, steps))
+    return found["frechet_distance"]
+
+
+def told(*found: tuple) -> list[str]:
+    return [f"{distance(*which):.1f}" for which in found]
+
+
+def diversity(name: str) -> str:
+    (found,) = (row for row in VARIANTS[name]["rows"] if (row["style"], row["steps"]) == ("few", 2))
+    return f"{found['diversity']:.1f}"
+
+
+def test_the_table_of_variants():
+    table = rows(PAGE, "variant | what it changes | steps of training | 1 step | 2 steps | 4 steps | 2 steps, any")
+    assert {cells[0].strip("`") for cells in table} == set(VARIANTS) - set(CONTROLS)
+    for label, _, steps, *cells in table:
+        name = label.strip("`")
+        assert steps == f"{VARIANTS[name]['training']['steps']:,}"
+        distances = told((name, 1), (name, 2), (name, 4), (name, 2, "any"), (name, 4, "any"))
+        assert cells == [*distances, diversity(name)], name
+
+
+def test_what_the_variants_share():
+    for name in set(VARIANTS) - set(CONTROLS):
+        options = VARIANTS[name]["options"]
+        assert SHARED.items() <= options.items()
+        assert options["twinflow_enhanced_ratio"] == OTHER_RATIO.get(name, 0.5)
+        assert options["twinflow_rectify_weight"] == (0.5 if name == "full-rectify-0.5" else 0.25)
+
+
+def test_the_base_and_its_further_training():
+    base = REPORT["reference"]
+    assert (base["guidance_scale"], base["evaluations"]) == (3.0, 100)
+    assert f"for {REPORT['training_of_the_base']['transformer']['steps']:,} steps of 512" in TEXT
+    shares = "{agreement:.1%}, held-out prompts {held_out_agreement:.1%}".format(**base)
+    assert f"is {base['frechet_distance']:.1f} at 100 evaluations (guidance 3; agreement {shares})" in TEXT
+    expected = []
+    for label, steps, row in [("none: the base", "-", base)] + [
+        (f"`{name}`", f"{VARIANTS[name]['training']['steps']:,}", VARIANTS[name]["rows"][0]) for name in CONTROLS
+    ]:
+        shares = [f"{row[key]:.1%}" for key in ("agreement", "held_out_agreement")]
+        expected.append([label, steps, f"{row['frechet_distance']:.1f}", *shares, f"{row['diversity']:.1f}"])
+    assert rows(PAGE, "more flow matching") == expected
+
+
+def test_the_aims():
+    base, table = REPORT["reference"]["frechet_distance"], rows(PAGE, "aim, shorter trained base | | measured")
+    full, lora = ([distance(name, steps) for steps in (1, 2)] for name in ("full-longer", "lora-all-linears-longer"))
+    against = [[full[0] / base], [full[1] / base], [a / b for a, b in zip(lora, full)], [a / base for a in lora]]
+    bounds = [1.15, 1.0, 1.25, 1.25]
+    for cells, ratios, bound in zip(table, against, bounds):
+        reached = "reached" if max(ratios) <= bound else "missed"
+        assert cells[-1] == f"{' and '.join(f'{ratio:.2f}' for ratio in ratios)} times: {reached}"
+    with_twin, without = (distance(name, 4, "any") / base for name in ("full-longer", "full-rcgm-longer"))
+    assert f"below the base: {with_twin:.2f} times, {without:.2f} without the twin" in TEXT
+
+
+def test_what_is_said_of_the_variants():
+    seeds = [distance("full-reference", steps) - distance("full-seed-1", steps) for steps in (1, 2)]
+    assert "differ by {:.1f} at 1 step and {:.1f} at 2".format(*seeds) in TEXT
+    for name, place in (("full-order-1", "far worse"), ("full-few-for-any", "any-step ones")):
+        assert "{} ({} against {}".format(place, *told((name, 1), ("full-reference", 1))) in TEXT
+    assert "before 0.999 ({} against {})".format(*told(("full-reference", 1), ("full-ema-0.999", 1))) in TEXT
+    half, more = told(("full-longer", 2), ("full-enhanced-0.67-longer", 2))
+    assert f"({half} with 0.5 and {more} with 0.67 at 2 steps)" in TEXT
+    half, more = diversity("full-longer"), diversity("full-enhanced-0.67-longer")
+    assert f"{more} against {half} with 0.5, and {REPORT['reference']['diversity']:.1f} of the base" in TEXT
+    twin, without = ([("full" + way, steps) for steps in (1, 2, 4)] for way in ("-longer", "-rcgm-longer"))
+    twin, without = told(*twin), told(*without)
+    assert f"({without[1]} and {without[2]} against {twin[1]} and {twin[2]})" in TEXT
+    assert f"({twin[0]} against {without[0]}), behind before" in TEXT
+    assert "behind before ({} against {})".format(*told(("full-reference", 1), ("full-rcgm", 1))) in TEXT
+    seconds = [VARIANTS[name]["training"]["seconds_per_step"] for name in ("full-rcgm-longer", "full-longer")]
+    assert f"a step costs {1 - seconds[0] / seconds[1]:.0%} less" in TEXT
+    assert "before 0.5 ({} against {})".format(*told(("full-reference", 1), ("full-rectify-0.5", 1))) in TEXT
+    assert "({} against {} at 2 steps), so".format(*told(("lora-all-linears", 2), ("lora-reference", 2))) in TEXT
+    assert "rank 64 ({} against {} at 2 steps)".format(*told(("lora-rank-16", 2), ("lora-reference", 2))) in TEXT
+    negative = told(("full-negative-time", 1), ("full-reference", 1), ("full-seed-1", 1))
+    assert "({} against {} and {} of the two seeds)".format(*negative) in TEXT
+    squeezed = told(("full-squeezed", 2, "any"), ("full-reference", 2, "any"))
+    assert "style any ({} against {} at 2 steps)".format(*squeezed) in TEXT
+    assert "at 1 step ({} against {})".format(*told(("full-lr-1e-4", 1), ("full-reference", 1))) in TEXT
+
+
+def test_style_any_at_four_steps():
+    exceptions = {"full-enhanced-0.67", "full-enhanced-0.67-longer", "full-squeezed"}
+    scored = set(VARIANTS) - set(CONTROLS)
+    assert {name for name in scored if distance(name, 4, "any") > distance(name, 4)} == exceptions
