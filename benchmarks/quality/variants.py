@@ -95,6 +95,9 @@ VARIANTS: tuple[Variant, ...] = (
     lora("lr-2e-3", "learning rate", learning_rate=2e-3),
     lora("time-lr-4e-3", "learning rate of the time conditioning", time_conditioning_learning_rate=4e-3),
     lora("one-step-2", "shares of the branches", one_step_share=2.0),
+    full("clamp-10", "bound on what a target differs from the prediction", target_clamp=10.0),
+    full("clamp-10-l2", "bound and loss", target_clamp=10.0, loss="l2"),
+    lora("clamp-10", "bound on what a target differs from the prediction", target_clamp=10.0),
     full("rcgm", "without the twin", adversarial_enabled=False),
     full("enhanced-0.67", "guidance", enhanced_ratio=0.6667),
     full("negative-time", "sign embedding against negative time", times="negative"),
@@ -121,7 +124,10 @@ VARIANTS: tuple[Variant, ...] = (
     full("longer", "length of training", length=FULL_LONGER, styles=EVERY_STYLE),
     lora("longer", "length of training", length=LORA_LONGER, styles=EVERY_STYLE),
     full("enhanced-0.67-longer", "guidance, longer", length=FULL_LONGER, enhanced_ratio=0.6667),
-    lora("all-linears-longer", "which layers, longer", length=LORA_LONGER, lora_layers=[ALL_LINEAR], styles=EVERY_STYLE),
+    lora(
+        "all-linears-longer", "which layers, longer", length=LORA_LONGER, lora_layers=[ALL_LINEAR], styles=EVERY_STYLE
+    ),
+    full("clamp-10-longer", "the bound, longer", length=FULL_LONGER, target_clamp=10.0),
     full("rcgm-longer", "without the twin, longer", length=FULL_LONGER, adversarial_enabled=False),
     Variant(f"{CONTROL}-longer", "what more flow matching gives, longer", FLOW_MATCHING, length=FULL_LONGER),
     lora("rank-16-longer", "rank, longer", length=LORA_LONGER, rank=16),
