@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -33,8 +34,15 @@ def compile_blocks(transformer: ModelMixin, backend: str = "inductor") -> int:
 
 def run_compiled(forward: Callable, block: nn.Module, *args, **kwargs):
     """Call a block's compiled forward with batches of any size, which is the first dimension of what it gets."""
-    args, kwargs = tree_map_only(torch.Tensor, _as_any_batch, (args, kwargs))
-    return forward(block, *args, **kwargs)
+    args = map(_with_any_batch, args)
+    return forward(block, *args, **{name: _with_any_batch(value) for name, value in kwargs.items()})
+
+
+def _with_any_batch(value: Any) -> Any:
+    """An argument with its tensors as of any batch; `tree_map` takes long, and most arguments are a plain tensor."""
+    if isinstance(value, torch.Tensor):
+        return _as_any_batch(value)
+    return value if value is None else tree_map_only(torch.Tensor, _as_any_batch, value)
 
 
 def _as_any_batch(tensor: torch.Tensor) -> torch.Tensor:
