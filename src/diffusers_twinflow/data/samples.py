@@ -30,6 +30,7 @@ class Samples(TorchDataset):
         self, checked: CheckedRows, captions: CaptionSource, framing: Framing | None, *, seed: int, repeats: int = 1
     ):
         self.checked, self.captions, self.framing = checked, captions, framing
+        self.facts = checked.facts.select_columns(["captions", "content", "width", "height"])
         self.seed, self.repeats = seed, repeats
         self.latents: TensorCache | None = None
 
@@ -42,7 +43,7 @@ class Samples(TorchDataset):
     def __getitems__(self, places: list[Place]) -> list[dict]:
         """The samples at several places; a table is much faster read once than row by row."""
         rows = [index % len(self.checked.rows) for index, _ in places]
-        columns = self.checked.facts[rows]
+        columns = self.facts[rows]
         facts = (dict(zip(columns, values)) for values in zip(*columns.values()))
         positions = [position for _, position in places]
         draws = SampleDraw.at_positions(self.seed, positions)
