@@ -68,8 +68,8 @@ def test_time_that_is_covered_twice_counts_once():
 
 
 def test_speedups_compare_denoising_in_the_same_setting_of_a_model():
-    def row(model, way, steps, seconds, batch=1, compiled=False):
-        setting = {"batch": batch, "compiled": compiled, "what": "denoising"}
+    def row(model, way, steps, seconds, batch=1, compiled=False, graphs=False):
+        setting = {"batch": batch, "compiled": compiled, "graphs": graphs, "what": "denoising"}
         return {"part": "latency", "model": model, "way": way, "steps": steps, "seconds": seconds, **setting}
 
     rows = [
@@ -78,6 +78,7 @@ def test_speedups_compare_denoising_in_the_same_setting_of_a_model():
         row("a", "TwinFlow", 2, 3.0, batch=4),
         row("a", "TwinFlow", 2, 0.5, compiled=True),
         row("a", "stock", 28, 21.0, compiled=True),
+        row("a", "TwinFlow", 2, 0.25, graphs=True),
         row("b", "TwinFlow", 1, 1.0),
         {"part": "training"},
     ]

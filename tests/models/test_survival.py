@@ -18,6 +18,13 @@ from trained import TIMES, both, conditioned, device_for_backward, randomise, tr
 from diffusers_twinflow.models import disable_twinflow, enable_twinflow
 
 
+def in_own_memory(model: torch.nn.Module) -> torch.nn.Module:
+    """Tensors of a file lie at any address, by which some processors' kernels round, the stock model's as well."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    return model
+
+
 @torch.no_grad()
 def test_saved_and_loaded(name, tmp_path):
     ours = trained(name)
@@ -26,7 +33,7 @@ def test_saved_and_loaded(name, tmp_path):
     stock_takes_false = stock_class(name)._keep_in_fp32_modules is None
     for low_cpu_mem_usage in (True, False) if stock_takes_false else (True,):
         loaded = twinflow_class(name).from_pretrained(tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
-        assert torch.equal(conditioned(name, loaded), expected)
+        assert torch.equal(conditioned(name, in_own_memory(loaded)), expected)
 
 
 @torch.no_grad()
@@ -37,7 +44,7 @@ def test_stock_checkpoint_loads_off_and_is_switched_on(name, tmp_path):
     loaded = twinflow_class(name).from_pretrained(tmp_path)
     assert not loaded.twinflow_enabled
     loaded.enable_twinflow()
-    assert torch.equal(run(stock, loaded, *TIMES), run(stock, plain, *TIMES))
+    assert torch.equal(run(stock, in_own_memory(loaded), *TIMES), run(stock, plain, *TIMES))
 
 
 def test_compiles_as_one_graph(name):
@@ -209,7 +216,7 @@ def test_device_map(name, tmp_path):
         tmp_path, device_map="auto", max_memory={"cpu": "1GB"}, low_cpu_mem_usage=True
     )
     assert mapped.hf_device_map
-    assert torch.equal(conditioned(name, mapped), expected)
+    assert torch.equal(conditioned(name, in_own_memory(mapped)), expected)
 
 
 @torch.no_grad()
