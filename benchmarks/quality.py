@@ -178,11 +178,12 @@ class Benchmark:
         """Of one variant that was trained in this folder."""
         (variant,) = (variant for variant in VARIANTS if variant.name in self.args.only)
         folder, steps = trained_folder(self.work_dir, variant), self.args.trained_steps
+        reference = self.reference
+        print(f"compared with {reference}", flush=True)
         if variant.is_control:
-            shared = {"sampler": self.sampler, "scorer": self.scorer, "reference": self.reference}
+            shared = {"sampler": self.sampler, "scorer": self.scorer, "reference": reference}
             rows = score_control(variant, folder, steps, **shared)
         else:
-            print(f"compared with {self.reference}", flush=True)
             where = {"base": self.base_dir, "sampler": self.sampler, "scorer": self.scorer, "settings": self.settings}
             rows, pictures = score_variant(variant, folder, steps, **where)
             save_pictures(pictures, self.work_dir / "pictures" / f"{variant.name}.safetensors")

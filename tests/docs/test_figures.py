@@ -267,6 +267,9 @@ def test_the_memory_beside_the_authors():
                       and row["part"] == "training")  # fmt: skip
             told.append(f"{row['peak_gib']:.1f}")
     text = joined(BENCHMARKS)
+    every = [row["all_seconds"] for row in results("training_512")["rows"]]
+    apart = sorted(max(seconds) / min(seconds) - 1 for seconds in every)
+    assert f"calls of one row are {apart[0]:.0%} to {apart[-1]:.0%} apart" in text
     assert "({0} against {2} GiB at 1024 pixels, {1} against {3} at 512)".format(*told) in text
     assert "more ({4} and {5} GiB)".format(*told) in text
 
