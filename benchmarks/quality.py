@@ -133,7 +133,13 @@ class Benchmark:
         else:
             self.run_judge()
         report = train_base(
-            self.data_dir, self.base_dir, self.work_dir, self.settings, minutes=args.base_minutes, gpus=args.base_gpus
+            self.data_dir,
+            self.base_dir,
+            self.work_dir,
+            self.settings,
+            minutes=args.base_minutes,
+            gpus=args.base_gpus,
+            earlier=Path(args.continue_base) if args.continue_base else None,
         )
         print(json.dumps(report, indent=2), flush=True)
         if beside is not None and beside.wait():
@@ -244,6 +250,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gpus", nargs="+", default=[], help="Devices to use, such as 0 1; by default the first.")
     parser.add_argument("--base_processes", type=int, default=1, help="Devices that train the base together.")
     parser.add_argument("--jobs_per_gpu", type=int, default=4, help="Variants trained at once on each.")
+    parser.add_argument("--continue_base", help="Folder of a base to train further, in place of a new one.")
     parser.add_argument("--base_minutes", type=float, default=7.0, help="For the base's transformer, all in all.")
     parser.add_argument("--minutes", type=float, default=10.0, help="For the variants, their scores included.")
     parser.add_argument("--steps", type=int, help="Optimizer steps of a variant.")

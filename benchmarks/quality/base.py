@@ -103,17 +103,32 @@ def finish(trained: Path, output_dir: Path) -> int:
 
 
 def train_base(
-    data_dir: Path, output_dir: Path, work_dir: Path, settings: Settings, *, minutes: float, gpus: list[str]
+    data_dir: Path,
+    output_dir: Path,
+    work_dir: Path,
+    settings: Settings,
+    *,
+    minutes: float,
+    gpus: list[str],
+    earlier: Path | None = None,
 ) -> dict[str, object]:
-    """Everything of the base but its scores; what is there already is used again."""
+    """Everything of the base but its scores; what is there already is used again.
+
+    Args:
+        earlier: a base of this function, whose transformer is trained further.
+    """
     report_path = output_dir / "training.json"
     if report_path.is_file():
         return json.loads(report_path.read_text(encoding="utf-8"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     untrained = work_dir / "untrained"
     shutil.rmtree(work_dir / "trained", ignore_errors=True)
-    report = {"autoencoder": build_untrained(data_dir, untrained, settings, device)}
-    print(f"autoencoder: {report['autoencoder']}", flush=True)
+    if earlier is None:
+        report = {"autoencoder": build_untrained(data_dir, untrained, settings, device)}
+        print(f"autoencoder: {report['autoencoder']}", flush=True)
+    else:
+        shutil.copytree(earlier, untrained)
+        report = {"continues": json.loads((earlier / report_path.name).read_text(encoding="utf-8"))}
     report["transformer"] = train_transformer(
         untrained, data_dir, work_dir, settings, minutes=minutes, gpus=gpus, bf16=device.type == "cuda"
     )

@@ -14,11 +14,11 @@ from .prepare_data import COUNTS_NAME
 from .variants import VARIANTS
 
 CELL_INCHES = 1.0
-DISTANCES = (3, 4, 5, 6, 8, 10, 15, 20, 40, 80, 160, 320)
+DISTANCES = (2, 3, 4, 5, 6, 8, 10, 15, 20, 40, 80, 160, 320)
 EVALUATIONS, TRAINING_STEPS = (1, 2, 4, 8, 16, 32, 64), (400, 1000, 2000, 4000)
 GRID_ROWS = 8
-LENGTHS = ("shorter", "reference", "longer")
-SHOWN = ("longer", "all-linears-longer", "reference", "shorter")
+LENGTHS = ("shorter", "reference", "longer", "longest")
+SHOWN = ("longest", "all-linears-longest", "longer", "all-linears-longer", "reference", "shorter")
 KINDS = {"full weights": "full", "LoRA, rank 64": "lora"}
 STOCK = {"FlowMatchEuler": ":", "FlowMatchLCM": "--", "UniPC": "-.", "DPM++": (0, (1, 3))}
 
@@ -133,45 +133,62 @@ def draw_grid(report: dict, work_dir: Path, prompts: list[str], path: Path) -> N
 
 
 def draw_curves(report: dict, path: Path) -> None:
-    """Frechet distance against evaluations and steps of training, and of each variant at one and two steps."""
-    figure = Figure(figsize=(15, 5), dpi=100, layout="constrained")
-    sampling, training, variants = figure.subplots(1, 3)
+    """A panel each: over evaluations, over steps of training where some differ, and of each variant."""
+    panels = [draw_evaluations, draw_lengths, draw_variants]
+    if all(len(by_length(report["variants"], kind, 1)) < 2 for kind in KINDS.values()):
+        panels.remove(draw_lengths)
+    figure = Figure(figsize=(5 * len(panels), 5), dpi=100, layout="constrained")
+    for axes, draw in zip(figure.subplots(1, len(panels)), panels):
+        draw(axes, report)
+        axes.legend(fontsize=7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def draw_evaluations(axes, report: dict) -> None:
     for label, kind in KINDS.items():
         chosen = shown(report["variants"], kind)
-        plot(sampling, sorted(few_steps(chosen).items()), f"TwinFlow, {label} ({chosen.get('name')})", marker="o")
+        plot(axes, sorted(few_steps(chosen).items()), f"TwinFlow, {label} ({chosen.get('name')})", marker="o")
     for scheduler, line in STOCK.items():
-        plot(
-            sampling,
-            best_points(report["base"], scheduler),
-            f"base, {scheduler}",
-            linestyle=line,
-            color="black",
-            linewidth=1,
-        )
+        points = best_points(report["base"], scheduler)
+        plot(axes, points, f"base, {scheduler}", linestyle=line, color="black", linewidth=1)
+    axes.axhline(**many_evaluations(report))
+    logarithmic(axes, "evaluations", EVALUATIONS)
+
+
+def draw_lengths(axes, report: dict) -> None:
     for label, kind in KINDS.items():
         for steps, line in ((1, "-"), (2, "--")):
             points = by_length(report["variants"], kind, steps)
-            plot(training, points, f"{label}, {steps} step{'s' * (steps > 1)}", marker="o", linestyle=line)
+            plot(axes, points, f"{label}, {steps} step{'s' * (steps > 1)}", marker="o", linestyle=line)
+    axes.axhline(**many_evaluations(report))
+    logarithmic(axes, "steps of training", TRAINING_STEPS)
+
+
+def draw_variants(axes, report: dict) -> None:
     scored = [(v["name"], found) for v in report["variants"] if 1 in (found := few_steps(v))]
     scored.sort(key=lambda named: named[1][1], reverse=True)
     for steps, shift in ((1, 0.2), (2, -0.2)):
         heights = [number + shift for number in range(len(scored))]
         label = f"{steps} step{'s' * (steps > 1)}"
-        variants.barh(heights, [found[steps] for _, found in scored], height=0.38, label=label)
-    variants.set_yticks(range(len(scored)), [name for name, _ in scored], fontsize=8)
-    many = report["reference"]["frechet_distance"]
-    for draw in (sampling.axhline, training.axhline, variants.axvline):
-        draw(many, color="gray", linewidth=1, label=f"base, {report['reference']['evaluations']} evaluations")
-    sampling.set(xscale="log", yscale="log", xlabel="evaluations", ylabel="Fréchet distance")
-    training.set(xscale="log", yscale="log", xlabel="steps of training", ylabel="Fréchet distance")
-    variants.set(xlabel="Fréchet distance")
-    for axes in (sampling, training, variants):
-        axes.legend(fontsize=7)
-    for axes, counts in ((sampling, EVALUATIONS), (training, TRAINING_STEPS)):
-        mark(axes.yaxis, DISTANCES)
-        mark(axes.xaxis, counts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+        axes.barh(heights, [found[steps] for _, found in scored], height=0.38, label=label)
+    axes.set_yticks(range(len(scored)), [name for name, _ in scored], fontsize=8)
+    line = many_evaluations(report)
+    axes.axvline(line.pop("y"), **line)
+    axes.set(xlabel="Fréchet distance")
+
+
+def many_evaluations(report: dict) -> dict:
+    """The line of the base at many evaluations."""
+    base = report["reference"]
+    label = f"base, {base['evaluations']} evaluations"
+    return {"y": base["frechet_distance"], "color": "gray", "linewidth": 1, "label": label}
+
+
+def logarithmic(axes, horizontal: str, counts: tuple[int, ...]) -> None:
+    axes.set(xscale="log", yscale="log", xlabel=horizontal, ylabel="Fréchet distance")
+    mark(axes.yaxis, DISTANCES)
+    mark(axes.xaxis, counts)
 
 
 def by_length(variants: list[dict], kind: str, steps: int) -> list[tuple[int, float]]:

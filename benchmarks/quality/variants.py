@@ -73,11 +73,13 @@ NOT_TWINFLOW = {
     "time_conditioning_learning_rate",
     "rank",
     "lora_layers",
+    "train_batch_size",
     "seed",
 }
 
 CONTROL = "base-continued"
 FULL_LONGER, LORA_LONGER = 2.8, 1.6
+FULL_LONGEST, LORA_LONGEST, LARGE_BATCH = 6.0, 4.2, 768
 EVERY_STYLE = ("any", "multi")
 SQUEEZED = {"times": "squeezed", "scheduler": {"squeeze_target_time": True}}
 VARIANTS: tuple[Variant, ...] = (
@@ -129,6 +131,26 @@ VARIANTS: tuple[Variant, ...] = (
     ),
     full("clamp-10-longer", "the bound, longer", length=FULL_LONGER, target_clamp=10.0),
     full("rcgm-longer", "without the twin, longer", length=FULL_LONGER, adversarial_enabled=False),
+    full(
+        "longest",
+        "length and batch",
+        length=FULL_LONGEST,
+        train_batch_size=LARGE_BATCH,
+        target_clamp=10.0,
+        ema_decay=0.95,
+        styles=EVERY_STYLE,
+    ),
+    lora(
+        "all-linears-longest",
+        "length and batch",
+        length=LORA_LONGEST,
+        train_batch_size=LARGE_BATCH,
+        target_clamp=10.0,
+        ema_decay=0.95,
+        lora_layers=[ALL_LINEAR],
+        styles=EVERY_STYLE,
+    ),
+    lora("all-linears-clamp-10", "the bound, all linear layers", lora_layers=[ALL_LINEAR], target_clamp=10.0),
     Variant(f"{CONTROL}-longer", "what more flow matching gives, longer", FLOW_MATCHING, length=FULL_LONGER),
     lora("rank-16-longer", "rank, longer", length=LORA_LONGER, rank=16),
 )

@@ -12,6 +12,8 @@ SHARED = {"train_batch_size": 256, "lr_scheduler": "cosine", "mixed_precision": 
 SHARED |= {"caption_dropout_probability": 0.1}
 OTHER_RATIO = {"full-enhanced-0.33": 0.3333, "full-enhanced-0.67": 0.6667, "full-enhanced-0.67-longer": 0.6667}
 
+OTHER_DECAY = {"full-ema-0.999": 0.999, "full-ema-0.95": 0.95}
+
 
 def distance(name: str, steps: int, style: str = "few") -> float:
     (found,) = (row for row in VARIANTS[name]["rows"] if (row["style"], row["steps"]) == (style, steps))
@@ -42,6 +44,8 @@ def test_what_the_variants_share():
         options = VARIANTS[name]["options"]
         assert SHARED.items() <= options.items()
         assert options["twinflow_enhanced_ratio"] == OTHER_RATIO.get(name, 0.5)
+        assert options.get("twinflow_target_clamp", 1.0) == (10.0 if "clamp-10" in name else 1.0)
+        assert options.get("twinflow_ema_decay", 0.99) == OTHER_DECAY.get(name, 0.99)
         assert options["twinflow_rectify_weight"] == (0.5 if name == "full-rectify-0.5" else 0.25)
 
 
@@ -78,6 +82,11 @@ def test_what_is_said_of_the_variants():
     for name, place in (("full-order-1", "far worse"), ("full-few-for-any", "any-step ones")):
         assert "{} ({} against {}".format(place, *told((name, 1), ("full-reference", 1))) in TEXT
     assert "before 0.999 ({} against {})".format(*told(("full-reference", 1), ("full-ema-0.999", 1))) in TEXT
+    assert "before both ({})".format(*told(("full-ema-0.95", 1))) in TEXT
+    for before, wider in (("full-reference", "full-clamp-10"), ("lora-all-linears", "lora-all-linears-clamp-10")):
+        pairs = told((wider, 2), (wider, 4), (before, 2), (before, 4))
+        assert "({} and {} against {} and {})".format(*pairs) in TEXT
+    assert "it is worse ({} at 2 steps)".format(*told(("full-clamp-10-l2", 2))) in TEXT
     half, more = told(("full-longer", 2), ("full-enhanced-0.67-longer", 2))
     assert f"({half} with 0.5 and {more} with 0.67 at 2 steps)" in TEXT
     half, more = diversity("full-longer"), diversity("full-enhanced-0.67-longer")
@@ -100,6 +109,6 @@ def test_what_is_said_of_the_variants():
 
 
 def test_style_any_at_four_steps():
-    exceptions = {"full-enhanced-0.67", "full-enhanced-0.67-longer", "full-squeezed"}
+    exceptions = {"full-enhanced-0.67", "full-enhanced-0.67-longer", "full-squeezed", "full-clamp-10-l2"}
     scored = set(VARIANTS) - set(CONTROLS)
     assert {name for name in scored if distance(name, 4, "any") > distance(name, 4)} == exceptions
