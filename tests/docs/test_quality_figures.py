@@ -5,6 +5,7 @@ from pages import ROOT
 from test_figures import README, joined, results, rows
 
 PAGE = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+TROUBLESHOOTING = joined((ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"))
 TEXT = joined(PAGE.split("## An earlier base")[0])
 REPORT = results("quality")
 VARIANTS = {variant["name"]: variant for variant in REPORT["variants"]}
@@ -106,6 +107,8 @@ def test_what_is_said_of_the_data_and_the_base():
     seen = (before + more) * REPORT["settings"]["base_batch_size"], VARIANTS[FULL]["training"]["steps"] * 768
     base_saw, full_saw = (f"{images / 1e6:.1f} million" for images in seen)
     assert f"All weights saw {full_saw} pictures in distilling, the base {base_saw} before" in TEXT
+    assert f"each of {data['train']['images']:,} pictures about a thousand times" in TROUBLESHOOTING
+    assert seen[1] / data["train"]["images"] == pytest.approx(1000, rel=0.1)
 
 
 def test_what_more_flow_matching_gives():
