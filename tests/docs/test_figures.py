@@ -38,28 +38,32 @@ def rows(page: str, first_cells: str) -> list[list[str]]:
 
 
 def test_the_digits():
-    report = results("digits_demo")
+    report, earlier = results("digits_demo"), results("digits_demo_defaults")
     real = report["real_digits"]
     expected = [["real digits, held out", "-", f"{real['frechet_distance']:.1f}", f"{real['agreement']:.1%}"]]
     for column in report["columns"]:
         figures = str(column["evaluations"]), f"{column['frechet_distance']:.1f}", f"{column['agreement']:.1%}"
         expected.append([column["name"], *figures])
     assert rows(README, "| evaluations | Fréchet distance") == expected
-    minutes = {name: f"{seconds / 60:.1f}" for name, seconds in report["seconds"].items()}
-    assert f"Training took {minutes['training']} minutes, everything after installation {minutes['total']}." in README
+    slow, fast = ([f"{run['seconds'][part] / 60:.1f}" for part in ("training", "total")] for run in (report, earlier))
+    assert "Training took {} minutes, everything after installation {}.".format(*slow) in README
+    assert "with the defaults, took {} and {} ".format(*fast) in README
 
 
-def test_the_bound_of_the_digits():
+def test_the_bound_and_the_decay_on_the_digits():
     told = []
-    for name in ("digits_demo_clamp_10", "digits_demo"):
+    for name in ("digits_demo_clamp_10", "digits_demo_defaults", "digits_demo"):
         base, _, *distilled = (column["frechet_distance"] for column in results(name)["columns"])
         told.append(" / ".join(f"{distance / base:.2f}" for distance in distilled))
-    wide, default = told
+    wide, default, both = told
     text = joined((ROOT / "docs" / "method.md").read_text(encoding="utf-8"))
     assert (
         f"a bound of 10 gives {wide} times the base's Fréchet distance at 1, 2 and 4 steps, the default of 1 {default}"
         in text
     )
+    assert f"With 0.95 and the bound of 10 the digits come to {both} times the base's distance" in text
+    options = json.loads((ROOT / "examples" / "digits" / "distill_lora.json").read_text(encoding="utf-8"))
+    assert (options["twinflow_ema_decay"], options["twinflow_target_clamp"]) == (0.95, 10)
 
 
 def engine_rows(train_type: str) -> dict[str, dict]:
