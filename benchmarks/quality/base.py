@@ -127,8 +127,8 @@ def train_base(
         report = {"autoencoder": build_untrained(data_dir, untrained, settings, device)}
         print(f"autoencoder: {report['autoencoder']}", flush=True)
     else:
-        shutil.copytree(earlier, untrained)
         report = {"continues": json.loads((earlier / report_path.name).read_text(encoding="utf-8"))}
+        shutil.copytree(earlier, untrained)
     report["transformer"] = train_transformer(
         untrained, data_dir, work_dir, settings, minutes=minutes, gpus=gpus, bf16=device.type == "cuda"
     )

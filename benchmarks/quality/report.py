@@ -1,6 +1,7 @@
 """The report: one JSON file, a table in Markdown, and two pictures."""
 
 import json
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def draw_evaluations(axes, report: dict) -> None:
     for scheduler, line in STOCK.items():
         points = best_points(report["base"], scheduler)
         plot(axes, points, f"base, {scheduler}", linestyle=line, color="black", linewidth=1)
-    axes.axhline(**many_evaluations(report))
+    mark_base(axes.axhline, report)
     logarithmic(axes, "evaluations", EVALUATIONS)
 
 
@@ -161,7 +162,7 @@ def draw_lengths(axes, report: dict) -> None:
         for steps, line in ((1, "-"), (2, "--")):
             points = by_length(report["variants"], kind, steps)
             plot(axes, points, f"{label}, {steps} step{'s' * (steps > 1)}", marker="o", linestyle=line)
-    axes.axhline(**many_evaluations(report))
+    mark_base(axes.axhline, report)
     logarithmic(axes, "steps of training", TRAINING_STEPS)
 
 
@@ -173,16 +174,14 @@ def draw_variants(axes, report: dict) -> None:
         label = f"{steps} step{'s' * (steps > 1)}"
         axes.barh(heights, [found[steps] for _, found in scored], height=0.38, label=label)
     axes.set_yticks(range(len(scored)), [name for name, _ in scored], fontsize=8)
-    line = many_evaluations(report)
-    axes.axvline(line.pop("y"), **line)
+    mark_base(axes.axvline, report)
     axes.set(xlabel="Fréchet distance")
 
 
-def many_evaluations(report: dict) -> dict:
-    """The line of the base at many evaluations."""
+def mark_base(draw_line: Callable, report: dict) -> None:
+    """A line where the base is at many evaluations."""
     base = report["reference"]
-    label = f"base, {base['evaluations']} evaluations"
-    return {"y": base["frechet_distance"], "color": "gray", "linewidth": 1, "label": label}
+    draw_line(base["frechet_distance"], color="gray", linewidth=1, label=f"base, {base['evaluations']} evaluations")
 
 
 def logarithmic(axes, horizontal: str, counts: tuple[int, ...]) -> None:

@@ -133,7 +133,7 @@ VARIANTS: tuple[Variant, ...] = (
     full("rcgm-longer", "without the twin, longer", length=FULL_LONGER, adversarial_enabled=False),
     full(
         "longest",
-        "length and batch",
+        "longer, larger batch, bound and decay",
         length=FULL_LONGEST,
         train_batch_size=LARGE_BATCH,
         target_clamp=10.0,
@@ -142,7 +142,7 @@ VARIANTS: tuple[Variant, ...] = (
     ),
     lora(
         "all-linears-longest",
-        "length and batch",
+        "longer, larger batch, bound and decay",
         length=LORA_LONGEST,
         train_batch_size=LARGE_BATCH,
         target_clamp=10.0,
