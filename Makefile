@@ -1,5 +1,5 @@
 # Every target sets up what it needs in .venv; Python 3.10+ and make are all a fresh machine must have. Modules are
-# compiled as they are imported and not all at once, which took more than half of the installation.
+# compiled as they are imported, and kept, and not all at once, which took more than half of the installation.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

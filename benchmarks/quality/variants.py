@@ -79,8 +79,8 @@ NOT_TWINFLOW = {
 
 CONTROL = "base-continued"
 FULL_LONGER, LORA_LONGER = 2.8, 1.6
-FULL_LONGEST, LORA_LONGEST, LARGE_BATCH = 6.0, 4.2, 768
 EVERY_STYLE = ("any", "multi")
+LONGEST = {"train_batch_size": 768, "target_clamp": 10.0, "ema_decay": 0.95, "styles": EVERY_STYLE}
 SQUEEZED = {"times": "squeezed", "scheduler": {"squeeze_target_time": True}}
 VARIANTS: tuple[Variant, ...] = (
     full("reference", "all weights; the others change one thing", styles=EVERY_STYLE),
@@ -131,24 +131,13 @@ VARIANTS: tuple[Variant, ...] = (
     ),
     full("clamp-10-longer", "the bound, longer", length=FULL_LONGER, target_clamp=10.0),
     full("rcgm-longer", "without the twin, longer", length=FULL_LONGER, adversarial_enabled=False),
-    full(
-        "longest",
-        "longer, larger batch, bound and decay",
-        length=FULL_LONGEST,
-        train_batch_size=LARGE_BATCH,
-        target_clamp=10.0,
-        ema_decay=0.95,
-        styles=EVERY_STYLE,
-    ),
+    full("longest", "longer, larger batch, bound and decay", length=6.0, **LONGEST),
     lora(
         "all-linears-longest",
         "longer, larger batch, bound and decay",
-        length=LORA_LONGEST,
-        train_batch_size=LARGE_BATCH,
-        target_clamp=10.0,
-        ema_decay=0.95,
+        length=4.2,
         lora_layers=[ALL_LINEAR],
-        styles=EVERY_STYLE,
+        **LONGEST,
     ),
     lora("all-linears-clamp-10", "the bound, all linear layers", lora_layers=[ALL_LINEAR], target_clamp=10.0),
     Variant(f"{CONTROL}-longer", "what more flow matching gives, longer", FLOW_MATCHING, length=FULL_LONGER),

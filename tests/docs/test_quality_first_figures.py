@@ -1,23 +1,15 @@
 """The figures of the page on quality that are of the first base are those of its file of results."""
 
 from pages import ROOT
-from test_figures import joined, results, rows
+from quality_rows import QualityRows, aim, distance, diversity, held_out
+from test_figures import joined, rows
 
 PAGE = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
 TEXT = joined(PAGE.split("## An earlier base")[1].split("## Many recipes")[0])
-REPORT = results("quality_first")
-VARIANTS = {variant["name"]: variant for variant in REPORT["variants"]}
+ROWS = QualityRows("quality_first")
+REPORT, VARIANTS, few = ROWS.report, ROWS.variants, ROWS.few
 SHARED = {"twinflow_rectify_weight": 0.25, "twinflow_enhanced_ratio": 0.6667, "train_batch_size": 256}
 SHARED |= {"compile": True, "lr_scheduler": "cosine", "mixed_precision": "bf16"}
-
-
-def few(name: str, style: str = "few") -> dict[int, dict]:
-    """The rows of a variant by steps."""
-    return {row["steps"]: row for row in VARIANTS[name]["rows"] if row["style"] == style}
-
-
-def distance(row: dict) -> str:
-    return f"{row['frechet_distance']:.1f}"
 
 
 def test_the_table_of_variants():
@@ -50,8 +42,7 @@ def test_the_aims():
     ]
     for cells, found, bound in zip(table, pairs, [1.15, 1.0, 1.25, 1.25], strict=True):
         ratios = [a["frechet_distance"] / b["frechet_distance"] for a, b in found]
-        reached = "reached" if max(ratios) <= bound else "missed"
-        assert cells[-1] == f"{' and '.join(f'{ratio:.2f}' for ratio in ratios)} times: {reached}"
+        assert cells[-1] == aim(ratios, bound)
 
 
 def test_what_is_said_of_the_base():
@@ -64,19 +55,14 @@ def test_what_is_said_of_the_recipe():
     lengths = [few(f"full-{length}")[2] for length in ("shorter", "reference", "longer")]
     before, between, after = map(distance, lengths)
     assert f"from {before} over {between} to {after} at 2 steps" in TEXT
-    before, between, after = (f"{row['held_out_agreement']:.1%}" for row in lengths)
-    held_out = f"{REPORT['reference']['held_out_agreement']:.1%}"
-    assert f"from {before} over {between} to {after}, the base's is {held_out}" in TEXT
+    before, between, after = map(held_out, lengths)
+    assert f"from {before} over {between} to {after}, the base's is {held_out(REPORT['reference'])}" in TEXT
     twin, without = few("lora-longer"), few("lora-rcgm-longer")
     assert f"better ({distance(twin[1])} against {distance(without[1])} at 1 step)" in TEXT
     usual, more = few("lora-reference"), few("lora-all-linears")
     gains = [1 - more[steps]["frechet_distance"] / usual[steps]["frechet_distance"] for steps in (1, 2)]
     assert f"by {gains[0]:.0%} at 1 step and {gains[1]:.0%} at 2" in TEXT
-    (less,) = (row for row in REPORT["base"] if (row["scheduler"], row["steps"], row["guidance_scale"]) == GUIDANCE_2)
-    diversity = [f"{row['diversity']:.1f}" for row in (few("full-longer")[2], REPORT["reference"], less)]
+    diverse = map(diversity, (few("full-longer")[2], REPORT["reference"], ROWS.base("FlowMatchEuler", 50, 2)))
     told = "{} at 2 steps where the base has {} with the same guidance and {} with guidance 2"
-    assert told.format(*diversity) in TEXT
+    assert told.format(*diverse) in TEXT
     assert f"({distance(few('lora-longer', 'any')[4])} against {distance(few('lora-longer')[4])})" in TEXT
-
-
-GUIDANCE_2 = ("FlowMatchEuler", 50, 2)
