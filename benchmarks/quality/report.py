@@ -19,7 +19,15 @@ DISTANCES = (2, 3, 4, 5, 6, 8, 10, 15, 20, 40, 80, 160, 320)
 EVALUATIONS, TRAINING_STEPS = (1, 2, 4, 8, 16, 32, 64), (400, 1000, 2000, 4000)
 GRID_ROWS = 8
 LENGTHS = ("shorter", "reference", "longer", "longest")
-SHOWN = ("longest", "all-linears-longest", "longer", "all-linears-longer", "reference", "shorter")
+SHOWN = (
+    "longest",
+    "all-linears-as-long",
+    "all-linears-longest",
+    "longer",
+    "all-linears-longer",
+    "reference",
+    "shorter",
+)
 KINDS = {"full weights": "full", "LoRA, rank 64": "lora"}
 STOCK = {"FlowMatchEuler": ":", "FlowMatchLCM": "--", "UniPC": "-.", "DPM++": (0, (1, 3))}
 

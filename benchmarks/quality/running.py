@@ -103,9 +103,7 @@ class Runner:
             variant, self.base, self.data_dir, trained_folder(self.work_dir, variant), self.settings,
             minutes=minutes, bf16=self.bf16,
         )  # fmt: skip
-        command = training_command(options, script=ABLATION_SCRIPT if variant.times else SCRIPT)
-        if variant.times:
-            command += ["--times", variant.times]
+        command = training_command(options | variant.ablated, script=ABLATION_SCRIPT if variant.ablated else SCRIPT)
         result |= {"command": plain_command(command), "options": options, "state": "training"}
         log = self.work_dir / "logs" / f"{variant.name}.log"
         seconds = run_logged(command, log, gpus=None if gpu is None else [gpu], deadline=self.deadline)

@@ -23,6 +23,8 @@ FLOW_MATCHING |= {"flow_matching_ema_decay": 0.99}
 ATTENTION = [f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")]
 ATTENTION += [f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")]
 FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
+MODULATION = ["norm1.linear", "norm1_context.linear"]
+LAYERS = {"modulation": MODULATION, "attention": ATTENTION, "feed_forward": FEED_FORWARD}
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Variant:
         options: of the training script, beside those that all share.
         length: of its training, as a part of the usual steps.
         styles: of sampling, beside few.
-        times: of `train_ablated.py`.
+        ablated: options of `train_ablated.py`, which trains it where there are some.
     """
 
     name: str
@@ -42,7 +44,7 @@ class Variant:
     options: dict[str, object]
     length: float = 1.0
     styles: tuple[str, ...] = ("any",)
-    times: str | None = None
+    ablated: dict[str, object] = field(default_factory=dict)
     scheduler: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -61,8 +63,17 @@ def lora(name: str, question: str, **options) -> Variant:
     return _variant(f"lora-{name}", question, LORA, options)
 
 
+def all_linears(name: str, question: str, **options) -> Variant:
+    return lora(f"all-linears-{name}", question, lora_layers=[ALL_LINEAR], **options)
+
+
+def ranks(**by_kind: int) -> dict[str, object]:
+    """Options of `train_ablated.py`. No variant's has more weights than rank 64 on all."""
+    return {"ranks": [f"{name}={rank}" for kind, rank in by_kind.items() for name in LAYERS[kind]]}
+
+
 def _variant(name: str, question: str, shared: dict, options: dict) -> Variant:
-    own = {key: options.pop(key) for key in ("length", "styles", "times", "scheduler") if key in options}
+    own = {key: options.pop(key) for key in ("length", "styles", "ablated", "scheduler") if key in options}
     renamed = {key if key in NOT_TWINFLOW else f"twinflow_{key}": value for key, value in options.items()}
     return Variant(name, question, shared | renamed, **own)
 
@@ -78,10 +89,10 @@ NOT_TWINFLOW = {
 }
 
 CONTROL = "base-continued"
-FULL_LONGER, LORA_LONGER = 2.8, 1.6
+FULL_LONGER, LORA_LONGER, AS_LONG = 2.8, 1.6, 5.6
 EVERY_STYLE = ("any", "multi")
 LONGEST = {"train_batch_size": 768, "target_clamp": 10.0, "ema_decay": 0.95, "styles": EVERY_STYLE}
-SQUEEZED = {"times": "squeezed", "scheduler": {"squeeze_target_time": True}}
+SQUEEZED = {"ablated": {"times": "squeezed"}, "scheduler": {"squeeze_target_time": True}}
 VARIANTS: tuple[Variant, ...] = (
     full("reference", "all weights; the others change one thing", styles=EVERY_STYLE),
     lora("all-linears", "which layers", lora_layers=[ALL_LINEAR], styles=EVERY_STYLE),
@@ -102,7 +113,7 @@ VARIANTS: tuple[Variant, ...] = (
     lora("clamp-10", "bound on what a target differs from the prediction", target_clamp=10.0),
     full("rcgm", "without the twin", adversarial_enabled=False),
     full("enhanced-0.67", "guidance", enhanced_ratio=0.6667),
-    full("negative-time", "sign embedding against negative time", times="negative"),
+    full("negative-time", "sign embedding against negative time", ablated={"times": "negative"}),
     full("squeezed", "two times against one", **SQUEEZED),
     lora("rank-16", "rank", rank=16),
     lora("squeezed", "two times against one", **SQUEEZED),
@@ -119,6 +130,18 @@ VARIANTS: tuple[Variant, ...] = (
     lora("seed-1", "chance", seed=1),
     Variant(CONTROL, "what more flow matching gives", FLOW_MATCHING),
     lora("attention", "which layers", lora_layers=ATTENTION),
+    all_linears("modulation-16", "rank by kind of layer", ablated=ranks(modulation=16, attention=82, feed_forward=82)),
+    all_linears(
+        "modulation-128", "rank by kind of layer", ablated=ranks(modulation=128, attention=38, feed_forward=38)
+    ),
+    all_linears("attention-101", "rank by kind of layer", ablated=ranks(attention=101, feed_forward=32)),
+    all_linears("feed-forward-98", "rank by kind of layer", ablated=ranks(attention=24, feed_forward=98)),
+    all_linears("aligned", "time conditioning alone at first", ablated={"align_steps": 150}),
+    all_linears(
+        "second-factor-4", "learning rate of the factor that begins at 0", ablated={"second_factor_rate": 4.0}
+    ),
+    all_linears("seed-1", "chance", seed=1),
+    all_linears("lr-2e-3", "learning rate", learning_rate=2e-3),
     lora("no-modulation", "which layers", lora_layers=ATTENTION + FEED_FORWARD),
     full("enhanced-1.5", "guidance", enhanced_ratio=1.5),
     lora("order-1", "teacher's steps", estimate_order=1),
@@ -126,20 +149,15 @@ VARIANTS: tuple[Variant, ...] = (
     full("longer", "length of training", length=FULL_LONGER, styles=EVERY_STYLE),
     lora("longer", "length of training", length=LORA_LONGER, styles=EVERY_STYLE),
     full("enhanced-0.67-longer", "guidance, longer", length=FULL_LONGER, enhanced_ratio=0.6667),
-    lora(
-        "all-linears-longer", "which layers, longer", length=LORA_LONGER, lora_layers=[ALL_LINEAR], styles=EVERY_STYLE
-    ),
+    all_linears("longer", "which layers, longer", length=LORA_LONGER, styles=EVERY_STYLE),
     full("clamp-10-longer", "the bound, longer", length=FULL_LONGER, target_clamp=10.0),
     full("rcgm-longer", "without the twin, longer", length=FULL_LONGER, adversarial_enabled=False),
     full("longest", "longer, larger batch, bound and decay", length=6.0, **LONGEST),
-    lora(
-        "all-linears-longest",
-        "longer, larger batch, bound and decay",
-        length=4.2,
-        lora_layers=[ALL_LINEAR],
-        **LONGEST,
-    ),
-    lora("all-linears-clamp-10", "the bound, all linear layers", lora_layers=[ALL_LINEAR], target_clamp=10.0),
+    full("longest-seed-1", "chance, longer", length=6.0, seed=1, **LONGEST),
+    all_linears("longest", "longer, larger batch, bound and decay", length=4.2, **LONGEST),
+    all_linears("as-long", "as many steps as all weights", length=AS_LONG, **LONGEST),
+    all_linears("as-long-lr-2e-3", "as many steps, learning rate", length=AS_LONG, learning_rate=2e-3, **LONGEST),
+    all_linears("clamp-10", "the bound, all linear layers", target_clamp=10.0),
     Variant(f"{CONTROL}-longer", "what more flow matching gives, longer", FLOW_MATCHING, length=FULL_LONGER),
     lora("rank-16-longer", "rank, longer", length=LORA_LONGER, rank=16),
 )

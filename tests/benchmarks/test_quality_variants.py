@@ -9,7 +9,10 @@ import torch
 
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.families.stable_diffusion_3 import StableDiffusion3Family
+from diffusers_twinflow.training import base_model, optimizer
+from diffusers_twinflow.training.arguments import as_arguments
 from quality.base import base_options
+from quality.building import build_transformer
 from quality.launching import run_logged, training_command, training_progress
 from quality.running import Runner
 from quality.settings import FULL, REHEARSAL
@@ -43,12 +46,14 @@ def test_the_script_takes_every_variant(script, variant):
     config.check_training(flow_matching=True, use_ema=args.use_ema)
     for name, value in options.items():
         assert getattr(args, name) == value, name
-    assert variant.times in (None, *load("benchmarks/quality/train_ablated.py").TIMES)
+    ablated = [text for name, value in variant.ablated.items() for text in as_arguments(name, value)]
+    parsed, rest = load("benchmarks/quality/train_ablated.py").build_parser().parse_known_args(ablated)
+    assert not rest and {name: value for name, value in vars(parsed).items() if value is not None} == variant.ablated
 
 
 def test_variants_differ():
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
-    assert len({json.dumps([v.options, v.times, v.length], sort_keys=True) for v in VARIANTS}) == len(VARIANTS)
+    assert len({json.dumps([v.options, v.ablated, v.length], sort_keys=True) for v in VARIANTS}) == len(VARIANTS)
 
 
 def test_the_script_takes_the_base(script):
@@ -69,6 +74,75 @@ def test_ablated_times():
     squeezed = times["squeezed"](family, t, r, sign)
     torch.testing.assert_close(squeezed["timestep"], torch.tensor([375.0, 400.0]))
     assert squeezed["timestep_sign"] is sign and "target_timestep" not in squeezed
+
+
+@pytest.fixture
+def ablations(monkeypatch):
+    """The script, what it changes being as it was afterwards."""
+    script = load("benchmarks/quality/train_ablated.py")
+    changed = ((base_model, "LoraConfig"), (optimizer, "parameter_groups"), (script.train_twinflow, "get_scheduler"))
+    for module, name in changed:
+        monkeypatch.setattr(module, name, getattr(module, name))
+    return script
+
+
+@pytest.fixture
+def with_lora():
+    def build(settings=FULL, rank: int = 64):
+        transformer = build_transformer(settings).requires_grad_(False)
+        config, family = TwinFlowConfig(twinflow_enabled=True), StableDiffusion3Family()
+        base_model.prepare_lora(transformer, config, family, rank=rank, lora_layers=[base_model.ALL_LINEAR])
+        return transformer
+
+    return build
+
+
+def student_factors(transformer) -> dict[str, torch.Size]:
+    return {name: p.shape for name, p in transformer.named_parameters() if ".default." in name}
+
+
+RANKED = [variant for variant in VARIANTS if "ranks" in variant.ablated]
+
+
+@pytest.mark.parametrize("variant", RANKED, ids=lambda variant: variant.name)
+def test_ranks_by_kind_of_layer_have_no_more_weights(ablations, with_lora, variant):
+    everywhere = sum(shape.numel() for shape in student_factors(with_lora()).values())
+    ablations.set_ranks(variant.ablated["ranks"])
+    transformer = with_lora()
+    shapes = student_factors(transformer)
+    assert 0.98 * everywhere < sum(shape.numel() for shape in shapes.values()) <= everywhere
+    ranks = dict(pair.split("=") for pair in variant.ablated["ranks"])
+    block = "transformer_blocks.0."
+    for layer in ("norm1_context.linear", "attn.to_out.0", "attn.add_k_proj", "ff.net.2"):
+        rank = int(ranks.get(layer, 64))
+        assert shapes[f"{block}{layer}.lora_A.default.weight"][0] == rank
+        assert transformer.get_submodule(block + layer).scaling["default"] == 1.0
+    assert shapes["proj_out.lora_A.default.weight"][0] == 64
+
+
+def test_time_conditioning_alone_at_first(ablations):
+    ablations.align_time_conditioning(3)
+    first, second = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    stepped = torch.optim.SGD([{"params": [first], "lr": 0.5}, {"params": [second], "lr": 0.25}])
+    scheduler = ablations.train_twinflow.get_scheduler("constant", optimizer=stepped)
+    rates = []
+    for _ in range(5):
+        rates.append([group["lr"] for group in stepped.param_groups])
+        stepped.step()
+        scheduler.step()
+    assert rates == [[0.0, 0.25]] * 3 + [[0.5, 0.25]] * 2
+
+
+def test_the_second_factor_has_its_own_rate(ablations, with_lora):
+    transformer = with_lora(REHEARSAL, rank=2)
+    before = optimizer.parameter_groups(transformer, 0.5, 0.125)
+    ablations.raise_second_factor(4.0)
+    first, conditioning, second = optimizer.parameter_groups(transformer, 0.5, 0.125)
+    assert [group["lr"] for group in (first, conditioning, second)] == [0.5, 0.125, 2.0]
+    assert {id(p) for p in first["params"] + second["params"]} == {id(p) for p in before[0]["params"]}
+    assert conditioning["params"] == before[1]["params"]
+    assert all(not parameter.any() for parameter in second["params"]) and second["params"]
+    assert all(parameter.any() for parameter in first["params"])
 
 
 @pytest.fixture
