@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from .prepare_data import COUNTS_NAME
 from .variants import VARIANTS
 
-CELL_INCHES = 1.0
+CELL_INCHES, VARIANT_INCHES = 1.0, 0.16
 DISTANCES = (2, 3, 4, 5, 6, 8, 10, 15, 20, 40, 80, 160, 320)
 EVALUATIONS, TRAINING_STEPS = (1, 2, 4, 8, 16, 32, 64), (400, 1000, 2000, 4000)
 GRID_ROWS = 8
@@ -146,7 +146,8 @@ def draw_curves(report: dict, path: Path) -> None:
     panels = [draw_evaluations, draw_lengths, draw_variants]
     if all(len(by_length(report["variants"], kind, 1)) < 2 for kind in KINDS.values()):
         panels.remove(draw_lengths)
-    figure = Figure(figsize=(5 * len(panels), 5), dpi=100, layout="constrained")
+    height = max(5.0, VARIANT_INCHES * len(report["variants"]))
+    figure = Figure(figsize=(5 * len(panels), height), dpi=100, layout="constrained")
     for axes, draw in zip(figure.subplots(1, len(panels)), panels):
         draw(axes, report)
         axes.legend(fontsize=7)

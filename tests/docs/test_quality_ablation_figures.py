@@ -12,7 +12,7 @@ CONTROLS = ("base-continued", "base-continued-longer")
 SHARED = {"train_batch_size": 256, "lr_scheduler": "cosine", "mixed_precision": "bf16", "compile": True}
 SHARED |= {"caption_dropout_probability": 0.1}
 OTHER_RATIO = {"full-enhanced-0.33": 0.3333, "full-enhanced-0.67": 0.6667, "full-enhanced-0.67-longer": 0.6667}
-
+OTHER_RATIO |= {"full-enhanced-0": 0.0}
 OTHER_DECAY = {"full-ema-0.999": 0.999, "full-ema-0.95": 0.95}
 
 
@@ -77,8 +77,10 @@ def test_the_aims():
 
 
 def test_what_is_said_of_the_variants():
-    seeds = [distance("full-reference", steps) - distance("full-seed-1", steps) for steps in (1, 2)]
-    assert "differ by {:.1f} at 1 step and {:.1f} at 2".format(*seeds) in TEXT
+    pairs = (("full-reference", "full-seed-1"), ("lora-all-linears", "lora-all-linears-seed-1"))
+    seeds = [distance(a, steps) - distance(b, steps) for a, b in pairs for steps in (1, 2)]
+    between = "differ by {:.1f} at 1 step and {:.1f} at 2, two of the LoRA of all linear layers by {:.1f} and {:.1f}"
+    assert between.format(*seeds) in TEXT
     for name, place in (("full-order-1", "far worse"), ("full-few-for-any", "any-step ones")):
         assert "{} ({} against {}".format(place, *told((name, 1), ("full-reference", 1))) in TEXT
     assert "before 0.999 ({} against {})".format(*told(("full-reference", 1), ("full-ema-0.999", 1))) in TEXT
@@ -91,11 +93,17 @@ def test_what_is_said_of_the_variants():
     assert f"({half} with 0.5 and {more} with 0.67 at 2 steps)" in TEXT
     half, more = diversity("full-longer"), diversity("full-enhanced-0.67-longer")
     assert f"{more} against {half} with 0.5, and {REPORT['reference']['diversity']:.1f} of the base" in TEXT
+    none = *told(("full-enhanced-0", 1), ("full-reference", 1)), diversity("full-enhanced-0")
+    assert "{} against {} at 1 step, and differ most, {}.".format(*none) in TEXT
+    assert max(diversity(name) for name in set(VARIANTS) - set(CONTROLS)) == none[-1]
     twin, without = ([("full" + way, steps) for steps in (1, 2, 4)] for way in ("-longer", "-rcgm-longer"))
     twin, without = told(*twin), told(*without)
     assert f"({without[1]} and {without[2]} against {twin[1]} and {twin[2]})" in TEXT
     assert f"({twin[0]} against {without[0]}), behind before" in TEXT
     assert "behind before ({} against {})".format(*told(("full-reference", 1), ("full-rcgm", 1))) in TEXT
+    twin, without = (told(*((name, steps) for steps in (1, 2, 4))) for name in ("lora-reference", "lora-rcgm"))
+    assert f"({twin[0]} against {without[0]}), the worse at 2 and 4 ({twin[1]} and {twin[2]} against" in TEXT
+    assert f"against {without[1]} and {without[2]}). Rectification" in TEXT
     seconds = [VARIANTS[name]["training"]["seconds_per_step"] for name in ("full-rcgm-longer", "full-longer")]
     assert f"a step costs {1 - seconds[0] / seconds[1]:.0%} less" in TEXT
     assert "before 0.5 ({} against {})".format(*told(("full-reference", 1), ("full-rectify-0.5", 1))) in TEXT
@@ -108,7 +116,28 @@ def test_what_is_said_of_the_variants():
     assert "at 1 step ({} against {})".format(*told(("full-lr-1e-4", 1), ("full-reference", 1))) in TEXT
 
 
+def test_what_a_lora_does_not_need():
+    kinds = ("modulation-16", "modulation-128", "attention-101", "feed-forward-98")
+    shared = [[distance(f"lora-all-linears-{kind}", steps) for kind in kinds] for steps in (1, 2)]
+    spans = [f"{f(found):.1f}" for found in shared for f in (min, max)]
+    assert "in four other ways gives {} to {} and {} to {} at 1 and 2 steps".format(*spans) in TEXT
+    both = {
+        "one rank for all {} and {}.": "lora-all-linears",
+        "time conditioning ({} and {}) or": "lora-time-lr-4e-3",
+        "begins at zero ({} and {}), four times": "lora-all-linears-second-factor-4",
+        "behind ({} and {}).": "lora-all-linears-aligned",
+    }
+    for sentence, name in both.items():
+        assert sentence.format(*told((name, 1), (name, 2))) in TEXT
+    assert VARIANTS["lora-time-lr-4e-3"]["options"]["time_conditioning_learning_rate"] == 4e-3
+    for name, ablated in (("second-factor-4", "--second_factor_rate=4.0"), ("aligned", "--align_steps=150")):
+        assert VARIANTS[f"lora-all-linears-{name}"]["command"].endswith(ablated)
+    assert "and 5e-4 is worse ({}).".format(*told(("lora-lr-5e-4", 2))) in TEXT
+    assert "at 1 step too ({} against {}).".format(*told(("lora-squeezed", 1), ("lora-reference", 1))) in TEXT
+
+
 def test_style_any_at_four_steps():
     exceptions = {"full-enhanced-0.67", "full-enhanced-0.67-longer", "full-squeezed", "full-clamp-10-l2"}
+    exceptions.add("lora-squeezed")
     scored = set(VARIANTS) - set(CONTROLS)
     assert {name for name in scored if distance(name, 4, "any") > distance(name, 4)} == exceptions
