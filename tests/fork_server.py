@@ -1,0 +1,69 @@
+"""Imports the training script once, and forks a process for each run that it is asked for on its standard input.
+
+An order is a line of JSON: `{"arguments", "environment", "directory", "output"}` starts a run and is answered with its process id;
+`{"wait": id}` is answered with its exit code, once it has one.
+"""
+
+import atexit
+import importlib.util
+import json
+import os
+import signal
+import sys
+import traceback
+
+from sharding_on_cpu import pretend_accelerators
+
+LONGEST_RUN = 200
+
+
+def load_script(path: str):
+    """The training script as a module."""
+    spec = importlib.util.spec_from_file_location("train_twinflow", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(script, order: dict) -> None:
+    """Be the process of one run; never returns."""
+    os.setsid()
+    signal.alarm(LONGEST_RUN)
+    with open(order["output"], "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(order["directory"])
+    os.environ.update(order["environment"])
+    sys.argv = ["train_twinflow.py", *order["arguments"]]
+    code = 1
+    try:
+        pretend_accelerators()
+        script.main()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    script = load_script(sys.argv[1])
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "wait" in order:
+            answer = os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1])
+        else:
+            answer = os.fork()
+            if answer == 0:
+                run(script, order)
+        sys.stdout.write(f"{answer}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
