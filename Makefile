@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/digits/demo.py --output_dir outputs/demo
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,26 +1,38 @@
+"""Imports no more than it must: the process that hands tests to others reads this and runs none."""
+
 import gc
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from forking import fork_server, start  # noqa: F401
+
 settings.register_profile("ci", deadline=None, max_examples=50)
 settings.load_profile("ci")
-torch.set_num_threads(1)
 
-import tiny  # noqa: E402
 
-gc.freeze()  # what the libraries made of themselves is not looked through again and again: a tenth of the whole time
-gc.set_threshold(50_000, 20, 20)
+def pytest_collection_finish():
+    """What the libraries made of themselves is not looked through again and again: a tenth of the whole time."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def base_dir(tmp_path_factory):
     """A tiny Stable Diffusion 3 pipeline on disk."""
+    import tiny
+
     directory = tmp_path_factory.mktemp("base")
     tiny.sd3_pipeline().save_pretrained(directory)
     return directory
@@ -29,6 +41,8 @@ def base_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def image_dir(tmp_path_factory):
     """A folder of eight captioned images."""
+    import tiny
+
     directory = tmp_path_factory.mktemp("data") / "images"
     tiny.image_folder(directory)
     return directory

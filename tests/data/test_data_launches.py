@@ -1,10 +1,6 @@
-"""The training script with every kind of data, as a user launches it."""
+"""The training script with every kind of data."""
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,16 +9,13 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "train_twinflow.py"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+from fork_server import load_script
+from training_script import SCRIPT
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("train_twinflow_on_data", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(str(SCRIPT))
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +58,7 @@ def assert_same(one: dict, two: dict, **tolerance) -> None:
         torch.testing.assert_close(one[name], two[name], **tolerance)
 
 
-def test_two_processes_share_buckets_caches_and_report(script, arguments, files, tmp_path):
+def test_two_processes_share_buckets_caches_and_report(start, script, arguments, files, tmp_path):
     captions = [f"caption {i}" if i != 7 else None for i in range(20)]
     folder = files.folder(20, ((16, 16), (30, 20), (20, 36)), captions)
     (folder / "4.png").write_bytes(b"no picture")
@@ -76,16 +69,9 @@ def test_two_processes_share_buckets_caches_and_report(script, arguments, files,
         "cache_latents": True,
         "cache_text_embeddings": True,
     }
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT)]
     cache = tmp_path / "cache"
-    process = subprocess.run(
-        [*launch, *arguments("two", **options, cache_directory=cache, train_batch_size=2)],
-        env=ENVIRONMENT,
-        capture_output=True,
-        timeout=240,
-    )
-    log = process.stderr.decode()
-    assert process.returncode == 0, log[-3000:]
+    two = start(arguments("two", **options, cache_directory=cache, train_batch_size=2), 2)
+    log = two.check()
     assert log.count("data: 1 corrupt images, 1 missing captions") == 1
     assert json.loads((tmp_path / "two" / "data_report.json").read_text())["trained_on"] == 18
 
@@ -97,8 +83,8 @@ def test_two_processes_share_buckets_caches_and_report(script, arguments, files,
 
     script.main(arguments("one", **options, cache_directory=cache))
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")} == written
-    start, one, two = trained(tmp_path / "one", 2), trained(tmp_path / "one"), trained(tmp_path / "two")
-    assert max((one[name] - start[name]).abs().max() for name in one) > 1e-2
+    early, one, two = trained(tmp_path / "one", 2), trained(tmp_path / "one"), trained(tmp_path / "two")
+    assert max((one[name] - early[name]).abs().max() for name in one) > 1e-2
     assert_same(one, two, rtol=1e-4, atol=5e-5)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import SCRIPT
 from trained_weights import assert_same_training, trained
+
+from training_script import SCRIPT
 
 CONFIGURATIONS = SCRIPT.parent / "accelerate"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -10,12 +10,12 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from PIL import Image
 from safetensors.torch import load_file
-from sharding_on_cpu import FSDP
 from tensorboard.backend.event_processing import event_accumulator
 from trained_weights import equal, trained
 
 from diffusers_twinflow import TwinFlowPipeline
 from diffusers_twinflow.configuration import TwinFlowConfigError
+from sharding_on_cpu import FSDP
 
 TWINFLOW = ["--twinflow_enabled", "--twinflow_adversarial_enabled"]
 PROMPTS = ["--validation_prompts", "a picture", "b picture"]
@@ -72,11 +72,11 @@ def tensorboard_log(directory):
     return log
 
 
-def test_every_tracker_offline(launch, arguments, tmp_path):
-    """One launch that tells tensorboard, wandb, trackio and comet, each by accelerate, numbers and pictures."""
+def test_every_tracker_offline(start, arguments, tmp_path):
+    """One run that tells tensorboard, wandb, trackio and comet, each by accelerate, numbers and pictures."""
     trackers = ["--report_to", "tensorboard", "wandb", "trackio", "comet", "--tracker_project_name=digits"]
     more = ["--logging_steps=2", "--log_trajectory", "--num_validation_images=1", "--validation_base_steps=2"]
-    launch(arguments(*TWINFLOW, *PROMPTS, *trackers, *more), TRACKIO_DIR=str(tmp_path / "trackio"))
+    start(arguments(*TWINFLOW, *PROMPTS, *trackers, *more), TRACKIO_DIR=str(tmp_path / "trackio")).check()
     logs = tmp_path / "out" / "logs"
 
     log = tensorboard_log(logs / "digits")

@@ -10,11 +10,11 @@ import time
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusion3Pipeline
-from launching import ENVIRONMENT, SCRIPT
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing import event_accumulator
 
 from diffusers_twinflow.pipelines import TwinFlowPipeline
+from training_script import ENVIRONMENT, SCRIPT
 
 TWINFLOW = ["--twinflow_enabled", "--twinflow_adversarial_enabled"]
 

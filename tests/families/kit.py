@@ -265,8 +265,9 @@ def train(script, case: Case, base: Path, images: Path, output: Path, train_type
     if case.family.takes_reference_image:
         options |= {"reference_image_column": "reference", "validation_image": next(images.glob("*.png"))}
     switches = ["--twinflow_enabled", "--twinflow_adversarial_enabled", "--no-save_ema", *case.options]
+    pictures = ["--validation_prompts", *PROMPTS, "--validation_step_counts", "1", "2"]
     try:
-        script.main([f"--{k}={v}" for k, v in options.items()] + switches + ["--validation_prompts", *PROMPTS])
+        script.main([f"--{k}={v}" for k, v in options.items()] + switches + pictures)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 
