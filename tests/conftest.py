@@ -10,6 +10,7 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 from forking import fork_server, start  # noqa: F401
+from training_script import load_script
 
 settings.register_profile("ci", deadline=None, max_examples=50)
 settings.load_profile("ci")
@@ -26,6 +27,12 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def script():
+    """The training script, for runs in the tests' own process."""
+    return load_script()
 
 
 @pytest.fixture(scope="session")

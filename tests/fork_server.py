@@ -5,7 +5,6 @@ An order is a line of JSON: `{"arguments", "environment", "directory", "output"}
 """
 
 import atexit
-import importlib.util
 import json
 import os
 import signal
@@ -13,16 +12,9 @@ import sys
 import traceback
 
 from sharding_on_cpu import pretend_accelerators
+from training_script import load_script
 
 LONGEST_RUN = 200
-
-
-def load_script(path: str):
-    """The training script as a module."""
-    spec = importlib.util.spec_from_file_location("train_twinflow", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def run(script, order: dict) -> None:
@@ -52,7 +44,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    script = load_script(sys.argv[1])
+    script = load_script()
     for line in sys.stdin:
         order = json.loads(line)
         if "wait" in order:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from training_script import ENVIRONMENT, SCRIPT
+from training_script import ENVIRONMENT
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Run:
 @pytest.fixture(scope="session")
 def fork_server():
     server = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("fork_server.py"), SCRIPT],
+        [sys.executable, Path(__file__).with_name("fork_server.py")],
         env=os.environ | ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

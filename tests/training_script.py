@@ -1,5 +1,6 @@
-"""Where the training script is, and the environment that its runs get."""
+"""Where the training script is, the environment that its runs get, and the script as a module."""
 
+import importlib.util
 from pathlib import Path
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train_twinflow.py"
@@ -12,3 +13,10 @@ ENVIRONMENT = {
     "WANDB_SILENT": "true",
     "COMET_START_ONLINE": "0",
 }
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("train_twinflow", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -21,10 +21,12 @@ WEIGHTS = 0
 
 
 def negative_times(family, t, r, sign):
+    """The twin's trajectory is told by negative times `-t`, `-r`; the sign embedding is not used."""
     return {"timestep": family.timestep(sign * t), "target_timestep": family.timestep(sign * r)}
 
 
 def squeezed_times(family, t, r, sign):
+    """Both times as the one number `t - r/2`; the target embedding is not used, the sign embedding is."""
     return {"timestep": family.timestep(t - r / 2), "timestep_sign": sign}
 
 

@@ -28,11 +28,6 @@ def load(path: str):
     return module
 
 
-@pytest.fixture(scope="module")
-def script():
-    return load("examples/train_twinflow.py")
-
-
 def arguments(command: list[str]) -> list[str]:
     return command[command.index("examples/train_twinflow.py") + 1 :]
 

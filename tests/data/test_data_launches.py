@@ -9,14 +9,6 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from fork_server import load_script
-from training_script import SCRIPT
-
-
-@pytest.fixture(scope="module")
-def script():
-    return load_script(str(SCRIPT))
-
 
 @pytest.fixture(autouse=True)
 def new_accelerator_state():

@@ -5,14 +5,7 @@ import sys
 import pytest
 from accelerate.state import AcceleratorState
 
-from fork_server import load_script
 from training_script import ENVIRONMENT, SCRIPT
-
-
-@pytest.fixture(scope="session")
-def script():
-    """The training script, for runs in the tests' own process."""
-    return load_script(str(SCRIPT))
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 A family passes by being listed in `CASES`: `test_families.py` runs the checks of this file on every case.
 """
 
-import importlib.util
 import inspect
 import json
 from collections.abc import Callable
@@ -27,7 +26,6 @@ from diffusers_twinflow.diff2flow import Diff2Flow, flow_scale
 from diffusers_twinflow.families import FAMILIES, Family
 from diffusers_twinflow.families.qwen_image_edit import as_pictures
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "train_twinflow.py"
 PROMPTS = ["a picture", "b"]
 STEPS = 20
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -227,13 +225,6 @@ def check_padding(case: Case) -> None:
         )
     for name, tensor in together.items():
         torch.testing.assert_close(torch.cat([condition[name] for condition in alone]), tensor, **CLOSE)
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("train_twinflow", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def add_references(images: Path) -> Path:

@@ -15,11 +15,6 @@ pytestmark = pytest.mark.usefixtures("small_references")
 each_case = pytest.mark.parametrize("case", kit.CASES, ids=lambda case: case.id)
 
 
-@pytest.fixture(scope="module")
-def script():
-    return kit.load_script()
-
-
 @each_case
 def test_canonical_velocity_is_the_stock_pipelines(case):
     kit.check_velocity(case)

@@ -2,7 +2,6 @@
 
 import json
 
-import kit
 import pytest
 import tiny_qwen
 import torch
@@ -91,11 +90,10 @@ def test_what_does_not_go_with_a_reference(images, name):
         (tiny.sd3_pipeline, ["--reference_image_column=a"], "edits no image: leave it out"),
     ],
 )
-def test_the_script_refuses_before_it_loads(build, options, message, tmp_path, monkeypatch):
+def test_the_script_refuses_before_it_loads(script, build, options, message, tmp_path, monkeypatch):
     pipeline = build()
     pipeline.scheduler.save_pretrained(tmp_path / "scheduler")
     pipeline.save_config(tmp_path)
-    script = kit.load_script()
     monkeypatch.setattr(type(pipeline), "from_pretrained", None)
     with pytest.raises(SystemExit, match=message):
         script.main([f"--pretrained_model_name_or_path={tmp_path}", "--dataset_name=data", *options])

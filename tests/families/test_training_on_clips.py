@@ -20,11 +20,6 @@ CASES = [
 each_case = pytest.mark.parametrize(("case", "latent_frames"), CASES, ids=["wan", "ltx_video"])
 
 
-@pytest.fixture(scope="module")
-def script():
-    return kit.load_script()
-
-
 @pytest.fixture
 def clips(tmp_path):
     """Eight captioned videos of 9 frames at 10 a second, in a column that the case names: files, or "image" of GIFs."""

@@ -118,12 +118,10 @@ def test_of_two_transformers_the_first_is_loaded_alone(two_transformers, tmp_pat
 
 
 def test_trained_on_a_base_of_two_transformers_the_first_draws_every_step(
-    two_transformers, image_dir, tmp_path, caplog
+    script, two_transformers, image_dir, tmp_path, caplog
 ):
     two_transformers.save_pretrained(tmp_path / "base")
-    kit.train(
-        kit.load_script(), kit.Case("wan", tiny_videos.wan), tmp_path / "base", image_dir, tmp_path / "out", "lora"
-    )
+    kit.train(script, kit.Case("wan", tiny_videos.wan), tmp_path / "base", image_dir, tmp_path / "out", "lora")
     assert "without its transformer_2: transformer is called at every time" in caplog.text
     pipeline = TwinFlowPipeline.from_pretrained(tmp_path / "out")
     pipeline.set_progress_bar_config(disable=True)

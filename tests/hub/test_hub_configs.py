@@ -1,4 +1,3 @@
-import importlib.util
 import inspect
 import json
 from pathlib import Path
@@ -19,14 +18,6 @@ BASES = sorted(path.name for path in (ROOT / "hub_configs").iterdir() if path.is
 
 def read(base, name):
     return json.loads((ROOT / "hub_configs" / base / name).read_text())
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("train_twinflow", ROOT / "examples" / "train_twinflow.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_bases():

@@ -1,8 +1,6 @@
 """Recipes of the kind that SimpleTuner's users have, through the training script's own parser and in a run."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +8,8 @@ import torch
 import tiny
 from diffusers_twinflow import TwinFlowPipeline
 from diffusers_twinflow.hub.recipe_names import RENAMED
+from training_script import SCRIPT
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "train_twinflow.py"
 RUN = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
 TWINFLOW = {
     "distillation_method": None,
@@ -109,14 +107,6 @@ DATA = {
     "repeats": 1,
 }
 TEXT = {"id": "text", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": "cache/text"}
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("train_twinflow", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write_recipe(place, recipe, dashes=False, **data):

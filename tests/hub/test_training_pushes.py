@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "train_twinflow.py"
+from training_script import SCRIPT
+
 RUN = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
 DRAW = """
 import sys, torch
