@@ -94,13 +94,28 @@ def test_training_needs_an_ema_teacher_or_the_opt_out():
     ],
 )
 def test_rectification_that_outweighs_the_jump_is_told(options, is_told):
-    config = TwinFlowConfig(**{"twinflow_enabled": True, "twinflow_adversarial_enabled": True} | options)
+    messages = told_before_training({"twinflow_adversarial_enabled": True} | options)
+    assert len(messages) == is_told
+    assert not is_told or "twinflow_rectify_weight=1 " in messages[0] and "0.25, their part" in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "decay", "is_told"), [(0.99, 0.99, False), (1.0, 0.99, True), (1.5, 0.0, True), (1.5, 1.0, False)]
+)
+def test_guidance_that_grows_without_end_is_told(ratio, decay, is_told):
+    """A frozen teacher's guidance does not grow."""
+    options = {"twinflow_enhanced_ratio": ratio, "twinflow_ema_decay": decay, "twinflow_allow_no_ema_teacher": True}
+    messages = told_before_training(options)
+    assert len(messages) == is_told
+    assert not is_told or f"twinflow_enhanced_ratio={ratio:g} " in messages[0] and "a ratio below 1" in messages[0]
+
+
+def told_before_training(options: dict) -> list[str]:
+    config = TwinFlowConfig(twinflow_enabled=True, **options)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         config.check_training(flow_matching=True, use_ema=True)
-    messages = [str(warning.message) for warning in caught]
-    assert len(messages) == is_told
-    assert not is_told or "twinflow_rectify_weight=1 " in messages[0] and "0.25, their part" in messages[0]
+    return [str(warning.message) for warning in caught]
 
 
 @given(

@@ -10,9 +10,11 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.optimization import get_scheduler
 
 from diffusers_twinflow import TwinFlowConfig
-from diffusers_twinflow.training.base_model import prepare_lora
+from diffusers_twinflow.training.base_model import prepare_full, prepare_lora
+from diffusers_twinflow.training.distributed import place_teacher
 from diffusers_twinflow.training.health import TrainingHealth
 from diffusers_twinflow.training.optimizer import build_optimizer
+from diffusers_twinflow.training.teacher import copy_for_teacher
 
 from .models import RealModel
 
@@ -35,19 +37,28 @@ class OurTraining:
     Args:
         transformer: the frozen base.
         args: from `script_arguments`.
+        latents: the samples of a step of this process.
     """
 
     def __init__(self, model: RealModel, transformer: ModelMixin, args: argparse.Namespace, latents: torch.Tensor):
         self.config = TwinFlowConfig.from_dict({name: getattr(args, name) for name in TwinFlowConfig.option_names()})
         self.accelerator = script.build_accelerator(args)
         family, device = model.family_object, latents.device
-        names = ("rank", "lora_alpha", "lora_dropout", "lora_layers", "use_ema")
-        prepare_lora(transformer, self.config, family, **{name: getattr(args, name) for name in names})
+        if args.train_type == "full":
+            prepare_full(transformer, self.config, family)
+        else:
+            names = ("rank", "lora_alpha", "lora_dropout", "lora_layers", "use_ema")
+            prepare_lora(transformer, self.config, family, **{name: getattr(args, name) for name in names})
         if args.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
-        optimizer = build_optimizer(args, transformer, len(latents))
+        self.batch, self.position, self.grad_norm = len(latents), 0, None
+        self.step_samples = self.batch * self.accelerator.num_processes
+        optimizer = build_optimizer(args, transformer, self.step_samples)
         lr_scheduler = get_scheduler(args.lr_scheduler, optimizer)
+        teacher_copy = copy_for_teacher(transformer, self.config, args.use_ema)
         wrapped, optimizer, lr_scheduler = self.accelerator.prepare(transformer, optimizer, lr_scheduler)
+        if teacher_copy is not None:
+            teacher_copy = place_teacher(self.accelerator, teacher_copy, args.offload_ema)
         condition = model.condition(len(latents), device, torch.bfloat16)
         empty = model.condition(1, device, torch.bfloat16)
         self.run = SimpleNamespace(
@@ -57,13 +68,14 @@ class OurTraining:
             model=wrapped,
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
-            schedule=None,
+            schedule=script.Schedule(self.step_samples, first_step=0, total_steps=0, validation_steps=0),
             trainable=[parameter for parameter in transformer.parameters() if parameter.requires_grad],
             data=SimpleNamespace(read=lambda batch: (latents, condition), read_unconditional=lambda batch: None),
-            compute_loss=script.build_loss(args, self.config, family, wrapped, transformer, lambda _: empty, None),
+            compute_loss=script.build_loss(
+                args, self.config, family, wrapped, transformer, lambda _: empty, teacher_copy
+            ),
             health=TrainingHealth(optimizer.optimizer, device),
         )
-        self.batch, self.position, self.grad_norm = len(latents), 0, None
 
     @property
     def trained_parameters(self) -> int:
@@ -72,15 +84,18 @@ class OurTraining:
     def next_branches(self) -> list[str]:
         """The branches that the samples of the coming step train; none for flow matching."""
         rotation = self.run.compute_loss.rotation
-        positions = range(self.position, self.position + self.batch)
-        return [branch.value for branch in rotation.at(positions)] if rotation else []
+        return [branch.value for branch in rotation.at(self.next_positions())] if rotation else []
+
+    def next_positions(self) -> list[int]:
+        """Where the samples of this process in the coming step stand in the run."""
+        first = self.position + self.accelerator.process_index * self.batch
+        return list(range(first, first + self.batch))
 
     def step(self) -> None:
         if self.run.compute_loss.teacher is not None:
             self.run.compute_loss.teacher.update()
-        positions = list(range(self.position, self.position + self.batch))
-        self.position += self.batch
-        self.grad_norm = script.train_micro_batch(self.run, {"position": positions})
+        self.grad_norm = script.train_micro_batch(self.run, {"position": self.next_positions()})
+        self.position += self.step_samples
 
     def close(self) -> None:
         """Let accelerate go of the model."""

@@ -21,6 +21,7 @@ GRID_ROWS = 8
 LENGTHS = ("shorter", "reference", "longer", "longest")
 SHOWN = (
     "longest",
+    "all-linears-half-longer",
     "all-linears-as-long",
     "all-linears-longest",
     "longer",

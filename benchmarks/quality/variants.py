@@ -156,7 +156,7 @@ VARIANTS: tuple[Variant, ...] = (
     full("longest-seed-1", "chance, longer", length=6.0, seed=1, **LONGEST),
     all_linears("longest", "longer, larger batch, bound and decay", length=4.2, **LONGEST),
     all_linears("as-long", "as many steps as all weights", length=AS_LONG, **LONGEST),
-    all_linears("as-long-lr-2e-3", "as many steps, learning rate", length=AS_LONG, learning_rate=2e-3, **LONGEST),
+    all_linears("half-longer", "half as many steps again", length=1.5 * AS_LONG, **LONGEST),
     all_linears("clamp-10", "the bound, all linear layers", target_clamp=10.0),
     Variant(f"{CONTROL}-longer", "what more flow matching gives, longer", FLOW_MATCHING, length=FULL_LONGER),
     lora("rank-16-longer", "rank, longer", length=LORA_LONGER, rank=16),

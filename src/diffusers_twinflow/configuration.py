@@ -168,7 +168,17 @@ class TwinFlowConfig:
                 "use_ema=false takes TwinFlow's teacher away: leave use_ema on, or opt out with "
                 "twinflow_allow_no_ema_teacher=true (the student becomes its own teacher, which is unstable)."
             )
+        self._warn_of_guidance()
         self._warn_of_rectification()
+
+    def _warn_of_guidance(self) -> None:
+        """A teacher that follows the student is guided too: guidance approaches scale 1 / (1 - ratio), or grows on."""
+        if self.twinflow_enhanced_ratio >= 1 and self.twinflow_ema_decay < 1:
+            warnings.warn(
+                f"twinflow_enhanced_ratio={self.twinflow_enhanced_ratio:g} makes guidance grow without end, until no "
+                "picture is left: choose a ratio below 1, such as 0.5, which tends to guidance scale 2.",
+                stacklevel=3,
+            )
 
     def _warn_of_rectification(self) -> None:
         """Rectification is averaged over the one-step samples alone, and the losses that hold against it over all."""

@@ -12,8 +12,8 @@ CONTROLS = ("base-continued", "base-continued-longer")
 SHARED = {"train_batch_size": 256, "lr_scheduler": "cosine", "mixed_precision": "bf16", "compile": True}
 SHARED |= {"caption_dropout_probability": 0.1}
 OTHER_RATIO = {"full-enhanced-0.33": 0.3333, "full-enhanced-0.67": 0.6667, "full-enhanced-0.67-longer": 0.6667}
-OTHER_RATIO |= {"full-enhanced-0": 0.0}
-
+OTHER_RATIO |= {"full-enhanced-0": 0.0, "full-enhanced-0.8": 0.8, "full-enhanced-1.5": 1.5}
+OTHER_RECTIFICATION = {"full-rectify-0.5": 0.5, "full-rectify-0": 0.0}
 OTHER_DECAY = {"full-ema-0.999": 0.999, "full-ema-0.95": 0.95}
 
 
@@ -48,7 +48,7 @@ def test_what_the_variants_share():
         assert options["twinflow_enhanced_ratio"] == OTHER_RATIO.get(name, 0.5)
         assert options.get("twinflow_target_clamp", 1.0) == (10.0 if "clamp-10" in name else 1.0)
         assert options.get("twinflow_ema_decay", 0.99) == OTHER_DECAY.get(name, 0.99)
-        assert options["twinflow_rectify_weight"] == (0.5 if name == "full-rectify-0.5" else 0.25)
+        assert options["twinflow_rectify_weight"] == OTHER_RECTIFICATION.get(name, 0.25)
 
 
 def test_the_base_and_its_further_training():
@@ -84,9 +84,14 @@ def test_what_is_said_of_the_variants():
     assert between.format(*seeds) in TEXT
     for name, place in (("full-order-1", "far worse"), ("full-few-for-any", "any-step ones")):
         assert "{} ({} against {}".format(place, *told((name, 1), ("full-reference", 1))) in TEXT
+    assert "1 step; {} against {} with a LoRA".format(*told(("lora-order-1", 1), ("lora-reference", 1))) in TEXT
+    for style, words in (("few", "at 4 steps ({} against {} and {}"), ("any", "in style any {} against {} and {})")):
+        names = ("full-multi-step-2", "full-reference", "full-seed-1")
+        assert words.format(*told(*((name, 4, style) for name in names))) in TEXT
     assert "before 0.999 ({} against {})".format(*told(("full-reference", 1), ("full-ema-0.999", 1))) in TEXT
     assert "before both ({})".format(*told(("full-ema-0.95", 1))) in TEXT
-    for before, wider in (("full-reference", "full-clamp-10"), ("lora-all-linears", "lora-all-linears-clamp-10")):
+    widened = {"full-reference": "full-clamp-10", "lora-all-linears": "lora-all-linears-clamp-10"}
+    for before, wider in (widened | {"lora-reference": "lora-clamp-10"}).items():
         pairs = told((wider, 2), (wider, 4), (before, 2), (before, 4))
         assert "({} and {} against {} and {})".format(*pairs) in TEXT
     assert "it is worse ({} at 2 steps)".format(*told(("full-clamp-10-l2", 2))) in TEXT
@@ -97,6 +102,11 @@ def test_what_is_said_of_the_variants():
     none = *told(("full-enhanced-0", 1), ("full-reference", 1)), diversity("full-enhanced-0")
     assert "{} against {} at 1 step, and differ most, {}.".format(*none) in TEXT
     assert max((diversity(name) for name in set(VARIANTS) - set(CONTROLS)), key=float) == none[-1]
+    much = *told(("full-enhanced-0.8", 1)), diversity("full-enhanced-0.8"), *told(("full-enhanced-1.5", 1))
+    assert (
+        "too much ({} at 1 step, diversity {}), and 1.5, which has none, leaves no picture at all ({})".format(*much)
+        in TEXT
+    )
     twin, without = ([("full" + way, steps) for steps in (1, 2, 4)] for way in ("-longer", "-rcgm-longer"))
     twin, without = told(*twin), told(*without)
     assert f"({without[1]} and {without[2]} against {twin[1]} and {twin[2]})" in TEXT
@@ -107,8 +117,15 @@ def test_what_is_said_of_the_variants():
     assert f"against {without[1]} and {without[2]}). Rectification" in TEXT
     seconds = [VARIANTS[name]["training"]["seconds_per_step"] for name in ("full-rcgm-longer", "full-longer")]
     assert f"a step costs {1 - seconds[0] / seconds[1]:.0%} less" in TEXT
-    assert "before 0.5 ({} against {})".format(*told(("full-reference", 1), ("full-rectify-0.5", 1))) in TEXT
+    rectified = told(*((f"full-{name}", 1) for name in ("reference", "rectify-0.5", "rectify-0")))
+    assert "before 0.5 ({} against {}) and before none ({})".format(*rectified) in TEXT
+    for steps in (1, 2, 4):
+        assert distance("full-rectify-0", steps) > distance("full-rcgm", steps)
     assert "({} against {} at 2 steps), so".format(*told(("lora-all-linears", 2), ("lora-reference", 2))) in TEXT
+    fewer = told(("lora-no-modulation", 2), ("lora-attention", 2))
+    assert "without modulation it is {}, of attention alone {}.".format(*fewer) in TEXT
+    faster = told(("lora-all-linears-lr-2e-3", 2), ("lora-lr-2e-3", 2))
+    assert "of all linear layers ({}) as of the usual ones ({})".format(*faster) in TEXT
     assert "rank 64 ({} against {} at 2 steps)".format(*told(("lora-rank-16", 2), ("lora-reference", 2))) in TEXT
     negative = told(("full-negative-time", 1), ("full-reference", 1), ("full-seed-1", 1))
     assert "({} against {} and {} of the two seeds)".format(*negative) in TEXT
@@ -139,6 +156,6 @@ def test_what_a_lora_does_not_need():
 
 def test_style_any_at_four_steps():
     guided = {"full-enhanced-0.67", "full-enhanced-0.67-longer"}
-    exceptions = guided | {"full-squeezed", "lora-squeezed", "full-clamp-10-l2"}
+    exceptions = guided | {"full-enhanced-0.8", "full-squeezed", "lora-squeezed", "full-clamp-10-l2"}
     scored = set(VARIANTS) - set(CONTROLS)
     assert {name for name in scored if distance(name, 4, "any") > distance(name, 4)} == exceptions
