@@ -306,6 +306,26 @@ def test_real_size():
     assert rows(BENCHMARKS, "model, real size") == expected
 
 
+def test_two_gpus():
+    found, expected = results("several_gpus"), []
+    by_part = {row["part"]: row for row in found["rows"]}
+    for train_type, label in (("lora", "LoRA"), ("full", "all weights")):
+        one = by_part[f"{train_type}_one"]
+        for kind in ("one", "ddp", "fsdp2"):
+            row = by_part.get(f"{train_type}_{kind}")
+            if row is None:
+                continue
+            every, where = row["all_seconds"], "one GPU" if kind == "one" else f"{kind}.yaml"
+            seconds = f"{row['seconds']:.2f}", f"{min(every):.2f} to {max(every):.2f}"
+            relative = [f"{row[key]:{form}}" for key, form in (("samples_per_second", ".2f"), ("peak_gib", ".1f"))]
+            ratios = [f"{row[key] / one[key]:.2f}" for key in ("samples_per_second", "peak_gib")]
+            expected.append([label, where, *seconds, relative[0], ratios[0], relative[1], ratios[1]])
+            assert (row["processes"], row["batch"], row["runs"]) == (1 if kind == "one" else 2, 4, 8)
+    assert rows(BENCHMARKS, "what trains | on") == expected and len(expected) == 5
+    assert found["device"] == "NVIDIA H200" and "full_ddp" not in by_part
+    assert f"`python {found['command'].split(' --output')[0]}`" in joined(BENCHMARKS)
+
+
 @pytest.mark.parametrize("name", ["training_engine_full", "speed", "latency", "real_size", "real_size_qwen"])
 def test_the_pages_device_is_that_of_the_files(name):
     found = results(name)
