@@ -5,7 +5,7 @@ The step is the training script's own, started as a user starts it, by `accelera
 `examples/accelerate`: a LoRA and all weights, each GPU with the same samples a step. Without a GPU it is a tiny rehearsal
 in CPU processes, without FSDP2, which accelerate has for accelerators only.
 
-    python benchmarks/several_gpus.py --processes 2
+    python benchmarks/several_gpus.py --processes 2 --parts lora_one lora_ddp --minutes 5
 """
 
 import argparse

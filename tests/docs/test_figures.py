@@ -323,6 +323,10 @@ def test_two_gpus():
             assert (row["processes"], row["batch"], row["runs"]) == (1 if kind == "one" else 2, 4, 8)
     assert rows(BENCHMARKS, "what trains | on") == expected and len(expected) == 5
     assert found["device"] == "NVIDIA H200" and "full_ddp" not in by_part
+    faster = by_part["lora_ddp"]["samples_per_second"] / by_part["lora_one"]["samples_per_second"]
+    smaller = by_part["full_fsdp2"]["peak_gib"] / by_part["full_one"]["peak_gib"]
+    assert f"two H200s take {faster:.2f} times the samples of one with DDP and a LoRA" in README
+    assert f"with FSDP2 all weights take {smaller:.2f} times the memory of each" in README
     assert f"`python {found['command'].split(' --output')[0]}`" in joined(BENCHMARKS)
 
 

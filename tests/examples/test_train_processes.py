@@ -54,6 +54,15 @@ def test_two_processes_resume_bit_for_bit(launch, start, short, tmp_path):
     assert equal(trained(tmp_path / "whole", 3), trained(tmp_path / "stopped", 3))
 
 
+def test_processes_that_are_not_joined_are_refused(start, short, tmp_path):
+    """As where a launcher starts two and the driver of their GPUs is gone: each would be the main one, and write."""
+    run = start(short("out", 2), 2, ACCELERATE_USE_CPU="false")
+    assert run.wait() == [1, 1]
+    for output in run.outputs:
+        assert "error: WORLD_SIZE=2 processes were launched, but accelerate joins 1 on cpu" in output.read_text()
+    assert not (tmp_path / "out").exists()
+
+
 def test_killed_at_any_moment_it_can_go_on(start, short, tmp_path):
     """Three kills without warning, each at a random moment: what is there is complete, and the run goes on from it."""
     out, steps = tmp_path / "out", 0

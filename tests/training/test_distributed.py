@@ -15,6 +15,7 @@ def accelerator(kind: DistributedType, is_fsdp2: bool = False, device: str = "cu
         is_fsdp2=is_fsdp2,
         device=torch.device(device),
         deepspeed_plugin=SimpleNamespace(zero_stage=zero_stage),
+        num_processes=1,
     )
 
 

@@ -1,5 +1,6 @@
 """What sharded training needs beside accelerate: the same passes on every process, a sharded teacher, whole tensors."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -20,10 +21,18 @@ def check_distributed(accelerator: Accelerator, offload_ema: bool = False) -> No
     """Refuse what would train wrongly.
 
     Raises:
-        TwinFlowConfigError: for FSDP of version 1, whose flat parameters have no names to train by; for ZeRO of stage 3,
-            whose parameters are empty between passes; and for a teacher on the CPU where there is no other device or
-            where it is sharded.
+        TwinFlowConfigError: for processes that accelerate does not join, each of which would train and write by itself;
+            for FSDP of version 1, whose flat parameters have no names to train by; for ZeRO of stage 3, whose
+            parameters are empty between passes; and for a teacher on the CPU where there is no other device or where it
+            is sharded.
     """
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched > accelerator.num_processes:
+        raise TwinFlowConfigError(
+            f"WORLD_SIZE={launched} processes were launched, but accelerate joins {accelerator.num_processes} on "
+            f"{accelerator.device}: make their devices available (torch.cuda.is_available()), or set "
+            "ACCELERATE_USE_CPU=true to train on the CPU."
+        )
     if uses_deepspeed(accelerator) and accelerator.deepspeed_plugin.zero_stage == 3:
         raise TwinFlowConfigError(
             "zero_stage=3 of the accelerate configuration is not supported: set zero_stage: 2, as "
