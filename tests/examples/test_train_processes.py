@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from sharding_on_cpu import DEEPSPEED, FSDP
 from trained_weights import assert_close, assert_same_training, equal, trained
+
+from sharding_on_cpu import DEEPSPEED, FSDP
 
 TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
