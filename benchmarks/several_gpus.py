@@ -10,6 +10,8 @@ in CPU processes, without FSDP2, which accelerate has for accelerators only.
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,7 @@ BATCH = 4
 """Samples of a GPU in a step: one of each branch."""
 WARMUP, RUNS, TINY_RUNS = 3, 8, 2
 LONGEST_ROW = 200
+"""Seconds, after which a row is given up."""
 ONE = "one"
 WAYS = [f"{train_type}_{kind}" for train_type in ("lora", "full") for kind in (ONE, "ddp", "fsdp2")]
 
@@ -79,11 +82,15 @@ def launched_row(args: argparse.Namespace, way: str) -> dict:
     with tempfile.TemporaryDirectory() as directory:
         row_file = Path(directory, "row.json")
         command = launch_command(way, args, str(row_file))
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LONGEST_ROW
-        )
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-4000:]}")
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+        run = subprocess.Popen(command, **options)
+        try:
+            output, _ = run.communicate(timeout=LONGEST_ROW)
+        finally:
+            if run.poll() is None:
+                os.killpg(run.pid, signal.SIGKILL)
+        if run.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {run.returncode}:\n{output[-4000:]}")
         return json.loads(row_file.read_text(encoding="utf-8"))
 
 

@@ -1,5 +1,8 @@
 import json
+import sys
+import time
 
+import psutil
 import pytest
 
 import several_gpus
@@ -36,10 +39,35 @@ def test_on_gpus_a_way_is_launched_with_its_configuration():
     assert "accelerate.commands.launch" not in several_gpus.launch_command("full_one", args, "row.json")
 
 
-def test_a_way_that_fails_is_told_with_its_words(tmp_path, monkeypatch):
-    monkeypatch.setattr(several_gpus, "launch_command", lambda *_: ["python", "-c", "raise SystemExit('no GPU left')"])
+def fail(tmp_path, monkeypatch, code: str) -> str:
+    """The error that is noted of a way whose process runs this code."""
+    monkeypatch.setattr(several_gpus, "launch_command", lambda *_: [sys.executable, "-c", code])
     output = tmp_path / "result.json"
     args = several_gpus.parse_args(["--tiny", "--device=cpu", f"--output={output}", "--parts=lora_one"])
     assert several_gpus.main(args) == 1
     (failure,) = json.loads(output.read_text())["failures"]
-    assert "no GPU left" in failure["error"]
+    return failure["error"]
+
+
+def test_a_way_that_fails_is_told_with_its_words(tmp_path, monkeypatch):
+    assert "no GPU left" in fail(tmp_path, monkeypatch, "raise SystemExit('no GPU left')")
+
+
+def test_a_way_that_hangs_is_given_up_with_all_its_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(several_gpus, "LONGEST_ROW", 2)
+    child = "import subprocess; run = subprocess.Popen(['sleep', '60']); open('child', 'w').write(str(run.pid)); run.wait()"
+    monkeypatch.chdir(tmp_path)
+    assert "TimeoutExpired" in fail(tmp_path, monkeypatch, child)
+    pid = int((tmp_path / "child").read_text())
+    deadline = time.monotonic() + 10
+    while is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(pid)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that ended and that nobody has waited for does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
