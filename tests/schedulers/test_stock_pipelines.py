@@ -19,6 +19,7 @@ from stock_pipelines import PIPELINES, VARIANTS
 from stock_pipelines.cannot import CANNOT, easy_animate_control, sana_sprint
 
 from diffusers_twinflow import TwinFlowScheduler
+from smaller_pictures import resize_to
 
 MODEL_TIMES = {
     "the timestep itself": lambda t, scale: t,
@@ -47,6 +48,18 @@ NO_EULER = {
     "SkyReelsV2DiffusionForcingVideoToVideoPipeline": WHOLE_TIMESTEPS,
     **NOT_BY_SEED,
 }
+RESIZES = (
+    "longcat_image.pipeline_longcat_image_edit",
+    "qwenimage.pipeline_qwenimage_edit",
+    "qwenimage.pipeline_qwenimage_edit_inpaint",
+    "qwenimage.pipeline_qwenimage_edit_plus",
+    "qwenimage.pipeline_qwenimage_layered",
+)
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch):
+    resize_to(32 * 32, RESIZES, monkeypatch)
 
 
 @functools.cache

@@ -1,7 +1,6 @@
 """What the tiny pipelines are built of, and the table that they enter."""
 
 import functools
-import sys
 
 import diffusers
 import torch
@@ -94,13 +93,6 @@ class Processor:
 
     def apply_chat_template(self, messages, **kwargs):
         return [[0]]
-
-
-def resize_to_32(pipe):
-    """These pipelines resize every picture to an area of 1024 by 1024 or 640 by 640: minutes on a CPU."""
-    module = sys.modules[type(pipe).__module__]
-    resize = module.calculate_dimensions
-    module.calculate_dimensions = lambda area, ratio: resize(32 * 32, ratio)
 
 
 def t5(size=16):

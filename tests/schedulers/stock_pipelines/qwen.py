@@ -12,7 +12,6 @@ from .building import (
     pil_picture,
     pipeline,
     qwen_vae,
-    resize_to_32,
     t5,
     variant,
 )
@@ -66,16 +65,12 @@ def qwen_image_controlnet_inpaint(name):
 @variant("QwenImageEditPipeline")
 @variant("QwenImageEditPlusPipeline")
 def qwen_image_edit(name):
-    pipe, call = qwen(name, image=pil_picture())
-    resize_to_32(pipe)
-    return pipe, call
+    return qwen(name, image=pil_picture())
 
 
 @variant("QwenImageEditInpaintPipeline")
 def qwen_image_edit_inpaint(name):
-    pipe, call = qwen(name, image=pil_picture(), mask_image=mask(), strength=0.5)
-    resize_to_32(pipe)
-    return pipe, call
+    return qwen(name, image=pil_picture(), mask_image=mask(), strength=0.5)
 
 
 @variant("QwenImageLayeredPipeline")
@@ -83,7 +78,6 @@ def qwen_image_layered(name):
     layered = {"use_additional_t_cond": True, "use_layer3d_rope": True}
     pipe, call = qwen(name, transformer=layered, image=pil_picture(), layers=2, prompt="a", output_type="pt")
     pipe.text_encoder, _ = t5()
-    resize_to_32(pipe)
     return pipe, {key: value for key, value in call.items() if key not in ("height", "width")}
 
 

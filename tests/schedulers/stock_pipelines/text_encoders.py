@@ -22,7 +22,6 @@ from .building import (
     make,
     noise,
     pil_picture,
-    resize_to_32,
     t5,
     vae,
     variant,
@@ -204,7 +203,6 @@ def longcat_image_edit(name):
     transformer = make("LongCatImageTransformer2DModel", **LONGCAT_IMAGE)
     processor = Processor()
     pipe = build(name, transformer=transformer, vae=vae(16), text_processor=processor)
-    resize_to_32(pipe)
     pipe._encode_prompt = lambda prompt, image: noise(1, 3, 16)
     return pipe, {"prompt": "a", "guidance_scale": 1.0, "image": pil_picture()}
 
