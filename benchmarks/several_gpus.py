@@ -10,11 +10,9 @@ in CPU processes, without FSDP2, which accelerate has for accelerators only.
 
 import argparse
 import json
-import os
-import signal
-import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -24,6 +22,7 @@ from at_real_size.building import random_transformer
 from at_real_size.measuring import Report, add_common_arguments, announce, measure
 from at_real_size.models import SD35_MEDIUM
 from at_real_size.ours import FULL_TWINFLOW, OurTraining, script_arguments
+from quality.launching import run_logged
 
 CONFIGURATIONS = Path(__file__).parents[1] / "examples" / "accelerate"
 RESOLUTION, TINY_RESOLUTION = 512, 64
@@ -33,12 +32,14 @@ WARMUP, RUNS, TINY_RUNS = 3, 8, 2
 LONGEST_ROW = 200
 """Seconds, after which a row is given up."""
 ONE = "one"
-WAYS = [f"{train_type}_{kind}" for train_type in ("lora", "full") for kind in (ONE, "ddp", "fsdp2")]
+WAYS = {
+    f"{train_type}_{kind}": (train_type, kind) for train_type in ("lora", "full") for kind in (ONE, "ddp", "fsdp2")
+}
 
 
 def launch_command(way: str, args: argparse.Namespace, row_file: str) -> list[str]:
     """What measures one way in processes of its own and writes its row."""
-    kind = way.split("_")[1]
+    _, kind = WAYS[way]
     before = []
     if kind != ONE and args.device == "cpu":
         before = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={args.processes}"]
@@ -54,7 +55,7 @@ def launch_command(way: str, args: argparse.Namespace, row_file: str) -> list[st
 
 def measure_way(args: argparse.Namespace) -> None:
     """Write the row of a way, as one of its processes."""
-    train_type, model, resolution = args.measure.split("_")[0], SD35_MEDIUM, RESOLUTION
+    train_type, model, resolution = WAYS[args.measure][0], SD35_MEDIUM, RESOLUTION
     if args.tiny:
         model, resolution = model.tiny(), TINY_RESOLUTION
     options = script_arguments(BATCH, True, f"--rank={args.rank}", f"--train_type={train_type}", *FULL_TWINFLOW)
@@ -82,21 +83,13 @@ def launched_row(args: argparse.Namespace, way: str) -> dict:
     with tempfile.TemporaryDirectory() as directory:
         row_file = Path(directory, "row.json")
         command = launch_command(way, args, str(row_file))
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-        run = subprocess.Popen(command, **options)
-        try:
-            output, _ = run.communicate(timeout=LONGEST_ROW)
-        finally:
-            if run.poll() is None:
-                os.killpg(run.pid, signal.SIGKILL)
-        if run.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended with {run.returncode}:\n{output[-4000:]}")
+        run_logged(command, Path(directory, "log"), deadline=time.monotonic() + LONGEST_ROW)
         return json.loads(row_file.read_text(encoding="utf-8"))
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_arguments(parser, WAYS, "several_gpus")
+    add_common_arguments(parser, list(WAYS), "several_gpus")
     parser.add_argument("--processes", type=int, default=2, help="GPUs of the ways of several.")
     parser.add_argument(
         "--runs", type=int, default=TINY_RUNS if parser.get_default("tiny") else RUNS, help="Timed steps."
@@ -112,7 +105,7 @@ def main(args: argparse.Namespace) -> int:
     announce(args)
     report = Report(args, args.output, args.minutes)
     for way in args.parts:
-        train_type, kind = way.split("_")
+        train_type, kind = WAYS[way]
         if args.device == "cpu" and kind == "fsdp2":
             print(f"--- {way}: needs GPUs", flush=True)
         elif not report.is_over(way):

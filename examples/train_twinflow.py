@@ -397,7 +397,12 @@ def load_pipeline(args, config: TwinFlowConfig, family: Family) -> DiffusionPipe
         variant=args.variant,
         cache_dir=args.cache_dir,
     )
-    transformer = family.denoiser(pipeline)
+    prepare_transformer(family.denoiser(pipeline), args, config, family)
+    return pipeline
+
+
+def prepare_transformer(transformer: torch.nn.Module, args, config: TwinFlowConfig, family: Family) -> None:
+    """Give the frozen transformer what trains."""
     if args.train_type == "full":
         prepare_full(transformer, config, family)
     else:
@@ -405,7 +410,6 @@ def load_pipeline(args, config: TwinFlowConfig, family: Family) -> DiffusionPipe
         prepare_lora(transformer, config, family, **{name: getattr(args, name) for name in names})
     if args.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    return pipeline
 
 
 @dataclass

@@ -10,7 +10,6 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.optimization import get_scheduler
 
 from diffusers_twinflow import TwinFlowConfig
-from diffusers_twinflow.training.base_model import prepare_full, prepare_lora
 from diffusers_twinflow.training.distributed import place_teacher
 from diffusers_twinflow.training.health import TrainingHealth
 from diffusers_twinflow.training.optimizer import build_optimizer
@@ -44,13 +43,7 @@ class OurTraining:
         self.config = TwinFlowConfig.from_dict({name: getattr(args, name) for name in TwinFlowConfig.option_names()})
         self.accelerator = script.build_accelerator(args)
         family, device = model.family_object, latents.device
-        if args.train_type == "full":
-            prepare_full(transformer, self.config, family)
-        else:
-            names = ("rank", "lora_alpha", "lora_dropout", "lora_layers", "use_ema")
-            prepare_lora(transformer, self.config, family, **{name: getattr(args, name) for name in names})
-        if args.gradient_checkpointing:
-            transformer.enable_gradient_checkpointing()
+        script.prepare_transformer(transformer, args, self.config, family)
         self.batch, self.position, self.grad_norm = len(latents), 0, None
         self.step_samples = self.batch * self.accelerator.num_processes
         optimizer = build_optimizer(args, transformer, self.step_samples)

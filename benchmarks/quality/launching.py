@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -38,7 +39,7 @@ def run_logged(
 
     Args:
         gpus: the devices that the process may see; `None` leaves them as they are.
-        deadline: when to end it, by `time.monotonic()`.
+        deadline: when to end it and what it started, by `time.monotonic()`.
 
     Raises:
         RuntimeError: with the end of the log, where it failed or was ended at the deadline.
@@ -50,11 +51,12 @@ def run_logged(
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     start = time.monotonic()
     with log.open("a", encoding="utf-8") as file:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        streams = {"stdout": file, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **streams)
         try:
             code = process.wait(None if deadline is None else max(1.0, deadline - start))
         except BaseException as error:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)
             process.wait()
             if isinstance(error, subprocess.TimeoutExpired):
                 raise RuntimeError(f"ended at the time limit after {time.monotonic() - start:.0f} s") from None
