@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from statistics import median
 
 import torch
 from matplotlib.figure import Figure
@@ -15,10 +16,10 @@ from .prepare_data import COUNTS_NAME
 from .variants import VARIANTS
 
 CELL_INCHES, VARIANT_INCHES = 1.0, 0.16
-DISTANCES = (2, 3, 4, 5, 6, 8, 10, 15, 20, 40, 80, 160, 320)
-EVALUATIONS, TRAINING_STEPS = (1, 2, 4, 8, 16, 32, 64), (400, 1000, 2000, 4000)
+CUT = 3  # bars end at so many times the median
+DISTANCES = (2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 15, 20, 40, 80, 160, 320)
+EVALUATIONS, TRAINING_STEPS = (1, 2, 4, 8, 16, 32, 64), (400, 1000, 2000, 4000, 6000, 8000)
 GRID_ROWS = 8
-LENGTHS = ("shorter", "reference", "longer", "longest")
 SHOWN = (
     "longest",
     "all-linears-half-longer",
@@ -30,6 +31,11 @@ SHOWN = (
     "shorter",
 )
 KINDS = {"full weights": "full", "LoRA, rank 64": "lora"}
+LENGTHS = {
+    label: [f"{kind}-{length}" for length in ("shorter", "reference", "longer", "longest")]
+    for label, kind in KINDS.items()
+}
+LENGTHS["LoRA, all linear layers"] = [f"lora-all-linears-{length}" for length in ("longest", "as-long", "half-longer")]
 STOCK = {"FlowMatchEuler": ":", "FlowMatchLCM": "--", "UniPC": "-.", "DPM++": (0, (1, 3))}
 
 
@@ -145,13 +151,13 @@ def draw_grid(report: dict, work_dir: Path, prompts: list[str], path: Path) -> N
 def draw_curves(report: dict, path: Path) -> None:
     """A panel each: over evaluations, over steps of training where some differ, and of each variant."""
     panels = [draw_evaluations, draw_lengths, draw_variants]
-    if all(len(by_length(report["variants"], kind, 1)) < 2 for kind in KINDS.values()):
+    if all(len(by_length(report["variants"], names, 1)) < 2 for names in LENGTHS.values()):
         panels.remove(draw_lengths)
     height = max(5.0, VARIANT_INCHES * len(report["variants"]))
     figure = Figure(figsize=(5 * len(panels), height), dpi=100, layout="constrained")
     for axes, draw in zip(figure.subplots(1, len(panels)), panels):
         draw(axes, report)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
@@ -168,9 +174,9 @@ def draw_evaluations(axes, report: dict) -> None:
 
 
 def draw_lengths(axes, report: dict) -> None:
-    for label, kind in KINDS.items():
+    for label, names in LENGTHS.items():
         for steps, line in ((1, "-"), (2, "--")):
-            points = by_length(report["variants"], kind, steps)
+            points = by_length(report["variants"], names, steps)
             plot(axes, points, f"{label}, {steps} step{'s' * (steps > 1)}", marker="o", linestyle=line)
     mark_base(axes.axhline, report)
     logarithmic(axes, "steps of training", TRAINING_STEPS)
@@ -183,6 +189,12 @@ def draw_variants(axes, report: dict) -> None:
         heights = [number + shift for number in range(len(scored))]
         label = f"{steps} step{'s' * (steps > 1)}"
         axes.barh(heights, [found[steps] for _, found in scored], height=0.38, label=label)
+    widest = CUT * median(found[1] for _, found in scored)
+    for number, (_, found) in enumerate(scored):
+        if found[1] > widest:
+            text = axes.annotate(f"{found[1]:.0f} and {found[2]:.0f}", (widest, number), fontsize=7)
+            text.set(horizontalalignment="right", verticalalignment="center", backgroundcolor="white")
+    axes.set_xlim(0, min(widest, axes.get_xlim()[1]))
     axes.set_yticks(range(len(scored)), [name for name, _ in scored], fontsize=8)
     mark_base(axes.axvline, report)
     axes.set(xlabel="Fréchet distance")
@@ -200,9 +212,9 @@ def logarithmic(axes, horizontal: str, counts: tuple[int, ...]) -> None:
     mark(axes.xaxis, counts)
 
 
-def by_length(variants: list[dict], kind: str, steps: int) -> list[tuple[int, float]]:
-    """Steps of training and Frechet distance of the reference of a kind and of those that train shorter or longer."""
-    chosen = [v for v in variants if v["name"] in [f"{kind}-{length}" for length in LENGTHS] and steps in few_steps(v)]
+def by_length(variants: list[dict], names: list[str], steps: int) -> list[tuple[int, float]]:
+    """Steps of training and Frechet distance of variants that differ in how long they train."""
+    chosen = [variant for variant in variants if variant["name"] in names and steps in few_steps(variant)]
     return sorted((v["training"]["steps"], few_steps(v)[steps]) for v in chosen)
 
 
