@@ -1,7 +1,7 @@
 """Imports the training script once, and forks a process for each run that it is asked for on its standard input.
 
-An order is a line of JSON: `{"arguments", "environment", "directory", "output"}` starts a run and is answered with its process id;
-`{"wait": id}` is answered with its exit code, once it has one.
+An order is a line of JSON: `{"arguments", "environment", "directory", "output", "code"}` starts a run, of the script or of some
+code, and is answered with its process id; `{"wait": id}` is answered with its exit code, once it has one.
 """
 
 import atexit
@@ -27,17 +27,20 @@ def run(script, order: dict) -> None:
     os.chdir(order["directory"])
     os.environ.update(order["environment"])
     sys.argv = ["train_twinflow.py", *order["arguments"]]
-    code = 1
+    exit_code = 1
     try:
         pretend_accelerators()
-        script.main()
-        code = 0
+        if order["code"]:
+            exec(compile(order["code"], "program", "exec"), {"__name__": "__main__"})
+        else:
+            script.main()
+        exit_code = 0
     except BaseException:
         traceback.print_exc()
     finally:
         atexit._run_exitfuncs()
         sys.stdout.flush()
-        os._exit(code)
+        os._exit(exit_code)
 
 
 def main() -> None:

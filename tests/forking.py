@@ -1,4 +1,4 @@
-"""Runs of the training script in processes of their own, forked from one that has everything imported already."""
+"""Runs of the training script, or of other code, in processes of their own, forked from one that has everything imported."""
 
 import json
 import os
@@ -50,14 +50,14 @@ def fork_server():
 
 @pytest.fixture
 def start(fork_server, tmp_path):
-    """Start the script in processes of its own, which have everything imported already; they work in `tmp_path`."""
+    """Start the script, or code, in processes of its own, which have everything imported; they work in `tmp_path`."""
 
     def order(**values) -> int:
         fork_server.stdin.write(json.dumps(values) + "\n")
         fork_server.stdin.flush()
         return int(fork_server.stdout.readline())
 
-    def start_run(arguments: list[str], processes: int = 1, **environment: str) -> Run:
+    def start_run(arguments: list, processes: int = 1, code: str | None = None, **environment: str) -> Run:
         pids, outputs = [], []
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -69,7 +69,8 @@ def start(fork_server, tmp_path):
             outputs[-1].touch()
             pids.append(
                 order(
-                    arguments=arguments,
+                    arguments=[*map(str, arguments)],
+                    code=code,
                     environment={name: str(value) for name, value in (environment | place).items()},
                     directory=str(tmp_path),
                     output=str(outputs[-1]),

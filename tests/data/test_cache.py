@@ -4,9 +4,6 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections import Counter
@@ -146,13 +143,15 @@ def test_processes_share_the_work_and_each_finds_all_of_it(tmp_path, count):
 
 
 FILL = """
-    import sys
-    from accelerate import PartialState
-    from diffusers_twinflow.data.cache import DiskCache, fill_cache
-    from test_cache import IDENTITY, batches, encode_large
+import sys
+from accelerate import PartialState
+from diffusers_twinflow.data.cache import DiskCache, fill_cache
 
-    cache = DiskCache(sys.argv[1], IDENTITY, shard_bytes=2**20)
-    fill_cache(cache, batches(60, 1), encode_large, processes=PartialState(cpu=True), description="")
+sys.path.insert(0, sys.argv[1])
+from test_cache import IDENTITY, batches, encode_large
+
+cache = DiskCache(sys.argv[2], IDENTITY, shard_bytes=2**20)
+fill_cache(cache, batches(60, 1), encode_large, processes=PartialState(cpu=True), description="")
 """
 
 
@@ -161,20 +160,18 @@ def encode_large(lacking):
         yield {key: {"latents": torch.full((2**19,), float(number))} for key, number in batch.items()}
 
 
-def test_killed_while_writing_it_keeps_what_was_written_and_does_the_rest(tmp_path):
+def test_killed_while_writing_it_keeps_what_was_written_and_does_the_rest(start, tmp_path):
     """A file with its name is complete at any moment that another process may look."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    command = [sys.executable, "-c", textwrap.dedent(FILL), str(tmp_path)]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    seen, deadline = set(), time.monotonic() + 240
-    while len(seen) < 20 and process.poll() is None and time.monotonic() < deadline:
+    run = start([Path(__file__).parent, tmp_path], code=FILL)
+    seen, deadline = set(), time.monotonic() + 60
+    while len(seen) < 20 and time.monotonic() < deadline:
         for path in set(tmp_path.glob("*/*.safetensors")) - seen:
             load_file(path)
             seen.add(path)
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate()
-    assert len(seen) >= 20, errors.decode()[-2000:]
+    os.kill(run.pids[0], signal.SIGKILL)
+    assert run.wait() == [-signal.SIGKILL], run.outputs[0].read_text()[-2000:]
+    assert len(seen) >= 20
     before = DiskCache(tmp_path, IDENTITY)
     kept = {number for number in range(60) if f"key-{number}" in before}
     assert 20 <= len(kept) < 60

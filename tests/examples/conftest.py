@@ -1,11 +1,5 @@
-import os
-import subprocess
-import sys
-
 import pytest
 from accelerate.state import AcceleratorState
-
-from training_script import ENVIRONMENT, SCRIPT
 
 
 @pytest.fixture(autouse=True)
@@ -54,23 +48,3 @@ def short(arguments, tmp_path):
         return arguments(*(f"--{option}={value}" for option, value in options.items()), *switches, *more)
 
     return build
-
-
-@pytest.fixture
-def launch(tmp_path):
-    """Launch the script with Python's arguments before it, as a user does; it must succeed."""
-
-    def run(arguments: list[str], *before: str, **environment: str) -> str:
-        command = [sys.executable, *before, str(SCRIPT), *arguments]
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=os.environ | ENVIRONMENT | environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
-
-    return run

@@ -125,6 +125,7 @@ def hidream():
         "pooled_prompt_embeds": noise(1, 64),
     }
     pipe = build("HiDreamImagePipeline", transformer=transformer, vae=vae(4))
+    pipe.default_sample_size = 32 // pipe.vae_scale_factor  # what it is asked for is resized to this area
     return pipe, {**prompt, "height": 32, "width": 32, "guidance_scale": 0.0}
 
 
