@@ -16,7 +16,8 @@ from .prepare_data import COUNTS_NAME
 from .variants import VARIANTS
 
 CELL_INCHES, VARIANT_INCHES = 1.0, 0.16
-CUT = 3  # bars end at so many times the median
+CUT = 3
+"""Bars end at so many times the median."""
 DISTANCES = (2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 15, 20, 40, 80, 160, 320)
 EVALUATIONS, TRAINING_STEPS = (1, 2, 4, 8, 16, 32, 64), (400, 1000, 2000, 4000, 6000, 8000)
 GRID_ROWS = 8
@@ -189,15 +190,21 @@ def draw_variants(axes, report: dict) -> None:
         heights = [number + shift for number in range(len(scored))]
         label = f"{steps} step{'s' * (steps > 1)}"
         axes.barh(heights, [found[steps] for _, found in scored], height=0.38, label=label)
-    widest = CUT * median(found[1] for _, found in scored)
-    for number, (_, found) in enumerate(scored):
+    if scored:
+        cut_long_bars(axes, [found for _, found in scored])
+    axes.set_yticks(range(len(scored)), [name for name, _ in scored], fontsize=8)
+    mark_base(axes.axvline, report)
+    axes.set(xlabel="Fréchet distance")
+
+
+def cut_long_bars(axes, scored: list[dict[int, float]]) -> None:
+    """One that is far beyond the others would leave no room for them; it is cut and has its values in it."""
+    widest = CUT * median(found[1] for found in scored)
+    for number, found in enumerate(scored):
         if found[1] > widest:
             text = axes.annotate(f"{found[1]:.0f} and {found[2]:.0f}", (widest, number), fontsize=7)
             text.set(horizontalalignment="right", verticalalignment="center", backgroundcolor="white")
     axes.set_xlim(0, min(widest, axes.get_xlim()[1]))
-    axes.set_yticks(range(len(scored)), [name for name, _ in scored], fontsize=8)
-    mark_base(axes.axvline, report)
-    axes.set(xlabel="Fréchet distance")
 
 
 def mark_base(draw_line: Callable, report: dict) -> None:
