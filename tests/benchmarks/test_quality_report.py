@@ -1,13 +1,26 @@
 from matplotlib.figure import Figure
 
-from quality.report import by_length, draw_variants
+from quality.report import by_length, draw_variants, shown, targets
 
 BASE = {"frechet_distance": 3.0, "evaluations": 100}
 
 
-def variant(name: str, one: float, two: float, steps: int = 10) -> dict:
-    rows = [{"style": "few", "steps": count, "frechet_distance": value} for count, value in ((1, one), (2, two))]
-    return {"name": name, "rows": rows, "training": {"steps": steps}}
+def variant(name: str, one: float, two: float, style: str = "few", trained: int = 10) -> dict:
+    rows = [{"style": style, "steps": steps, "frechet_distance": value} for steps, value in ((1, one), (2, two))]
+    return {"name": name, "rows": rows, "training": {"steps": trained}}
+
+
+def test_targets_are_of_the_longest_trained():
+    full = [variant("full-reference", 9.0, 1.0), variant("full-longer", 4.0, 3.0), variant("full-rcgm", 1.0, 1.0)]
+    lora = [
+        variant("lora-reference", 5.5, 3.5),
+        variant("lora-rank-16", 0.1, 0.1),
+        variant("lora-longer", 1.0, 1.0, "any"),
+    ]
+    assert shown(full, "full")["name"] == "full-longer" and shown(lora, "lora")["name"] == "lora-reference"
+    reached = [row["reached"] for row in targets({"frechet_distance": 3.0}, full + lora)]
+    assert reached == [False, True, False, False, True, True]
+    assert shown(lora, "full") == {"rows": []}
 
 
 def drawn(*variants: dict):
@@ -33,6 +46,7 @@ def test_where_nothing_was_scored_the_base_alone_is_drawn():
 
 
 def test_a_curve_over_the_length_of_training_goes_from_short_to_long():
-    variants = [variant("long", 3, 2, 30), variant("short", 6, 5, 10), variant("other", 1, 1, 20)]
+    trained = {"long": (3, 2, 30), "short": (6, 5, 10), "other": (1, 1, 20)}
+    variants = [variant(name, one, two, trained=steps) for name, (one, two, steps) in trained.items()]
     assert by_length(variants, ["short", "long"], 1) == [(10, 6), (30, 3)]
     assert by_length(variants, ["short", "long"], 2) == [(10, 5), (30, 2)]

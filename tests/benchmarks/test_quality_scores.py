@@ -5,7 +5,6 @@ from quality.building import build_transformer, build_word_tokenizer
 from quality.dataset import Split
 from quality.judge import Judge, agreement, extract_features
 from quality.prompts import build_evaluation
-from quality.report import shown, targets
 from quality.scores import Scorer, diversity, pairwise_mean, real_diversity
 from quality.settings import FULL, REHEARSAL
 from quality.timing import steps_within
@@ -81,23 +80,6 @@ def test_prompts_ask_for_what_is_counted(split):
     assert all(len(set(prompts)) == 1 for prompts in grouped)
     again = build_evaluation(split, split, REHEARSAL)
     assert again.prompts == evaluation.prompts and torch.equal(again.noise, evaluation.noise)
-
-
-def test_targets_are_of_the_longest_trained():
-    def variant(name, one, two, style="few"):
-        rows = [{"style": style, "steps": steps, "frechet_distance": value} for steps, value in ((1, one), (2, two))]
-        return {"name": name, "rows": rows}
-
-    full = [variant("full-reference", 9.0, 1.0), variant("full-longer", 4.0, 3.0), variant("full-rcgm", 1.0, 1.0)]
-    lora = [
-        variant("lora-reference", 5.5, 3.5),
-        variant("lora-rank-16", 0.1, 0.1),
-        variant("lora-longer", 1.0, 1.0, "any"),
-    ]
-    assert shown(full, "full")["name"] == "full-longer" and shown(lora, "lora")["name"] == "lora-reference"
-    reached = [row["reached"] for row in targets({"frechet_distance": 3.0}, full + lora)]
-    assert reached == [False, True, False, False, True, True]
-    assert shown(lora, "full") == {"rows": []}
 
 
 def test_the_tokenizer_has_a_token_a_word():
