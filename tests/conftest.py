@@ -12,8 +12,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from forking import fork_server, start  # noqa: F401
 from training_script import load_script
 
-settings.register_profile("ci", deadline=None, max_examples=50)
-settings.load_profile("ci")
+settings.register_profile("default", deadline=None, max_examples=50, derandomize=True, database=None)
+settings.register_profile("random", deadline=None, max_examples=1000, print_blob=True)
+settings.load_profile("default")
 
 
 def pytest_collection_finish():
