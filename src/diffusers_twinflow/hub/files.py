@@ -13,10 +13,10 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, R
 from safetensors import SafetensorError, safe_open
 
 from ..configuration import TwinFlowConfigError
+from ..models.conditioning_file import CONDITIONING_NAME
 
 CONFIG_NAME = "twinflow_config.json"
 LORA_NAME = "pytorch_lora_weights.safetensors"
-CONDITIONING_NAME = "twinflow_time_conditioning.safetensors"
 SCHEDULER_NAME = "scheduler/scheduler_config.json"
 INDEX_NAME = "model_index.json"
 CARD_NAME = "README.md"

@@ -2,15 +2,20 @@
 
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.modeling_utils import ModelMixin
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
 from torch import nn
 
+from .conditioning_file import find_conditioning, save_conditioning
 from .embedding_hook import AddEmbedding, CallState
+from .merged_copy import merged_copy
 from .sample_timesteps import for_every_token, sample_timesteps
 from .second_embedder import SECOND_EMBEDDERS, AddSecondEmbedding, SecondEmbedder
 from .time_conditioning import TimeConditioning
@@ -18,6 +23,7 @@ from .timestep_embedders import TimestepEmbedders
 
 TARGET_AND_SIGN, SIGN, SECOND_EMBEDDER = "target_and_sign", "sign", "second_embedder"
 CONDITIONINGS = (TARGET_AND_SIGN, SIGN, SECOND_EMBEDDER)
+SAVED_CONDITIONING = "_twinflow_conditioning"  # diffusers ignores keys of a config that start with an underscore
 
 TargetTimestepSource = Callable[[torch.Tensor], torch.Tensor | None]
 
@@ -109,7 +115,45 @@ class TwinFlowTransformerMixin:
         for name in [name for name in self._modules if name.endswith("time_conditioning")]:
             delattr(self, name)
         del self._call_state, self._target_timestep_source, self._embedding_dims
-        self._internal_dict = FrozenDict({k: v for k, v in self.config.items() if not k.startswith("twinflow_")})
+        self._internal_dict = _without_twinflow(self.config)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs):
+        """Load as the stock class does, and the time conditioning if the model was saved with one.
+
+        Raises:
+            FileNotFoundError: if the file of the time conditioning is missing.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        conditioning = model.config.get(SAVED_CONDITIONING)
+        if conditioning is not None:
+            tensors = load_file(find_conditioning(pretrained_model_name_or_path, **kwargs))
+            model.enable_twinflow(conditioning)
+            model.time_conditioning.load_state_dict(tensors)
+            model.time_conditioning.train(model.training)
+        return loaded
+
+    @wraps(ModelMixin.save_pretrained)
+    def save_pretrained(self, save_directory, is_main_process=True, *args, **kwargs):
+        """Save a model that the stock class loads too, and the time conditioning in a file of its own beside it.
+
+        Adapters are merged into the saved weights. This model stays as it is. Takes the arguments of
+        [`~diffusers.ModelMixin.save_pretrained`].
+        """
+        copied = merged_copy(self)
+        if self.twinflow_enabled and is_main_process:
+            save_conditioning(copied.time_conditioning, save_directory)
+        copied._as_stock_model()
+        copied.save_pretrained(save_directory, is_main_process, *args, **kwargs)
+
+    def _as_stock_model(self) -> None:
+        """Make a copy that is only for saving an instance of the stock class."""
+        saved = {SAVED_CONDITIONING: self.twinflow_conditioning} if self.twinflow_enabled else {}
+        for name in [name for name in self._modules if name.endswith("time_conditioning")]:
+            del self._modules[name]
+        self._internal_dict = FrozenDict({**_without_twinflow(self.config), **saved})
+        self.__class__ = type(self).stock_class()
 
     def new_time_conditioning(self, conditioning: str | None = None) -> TimeConditioning | SecondEmbedder:
         """An untrained time conditioning of this model's width, device and dtype, by default of its own kind."""
@@ -253,6 +297,10 @@ class TwinFlowTransformerMixin:
     def _embedder_modules(cls, transformer: ModelMixin) -> list[nn.Module]:
         modules = [_submodule(transformer, path) for path in cls._timestep_embedders.paths]
         return [module for module in modules if module is not None]
+
+
+def _without_twinflow(config: FrozenDict) -> FrozenDict:
+    return FrozenDict({name: value for name, value in config.items() if not name.lstrip("_").startswith("twinflow_")})
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:
