@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from diffusers_twinflow import TwinFlowConfigError, TwinFlowPipeline
-from diffusers_twinflow.hub.files import CONFIG_NAME, SCHEDULER_NAME
+from diffusers_twinflow.hub.files import CONDITIONING_NAME, CONFIG_NAME, SCHEDULER_NAME
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+CONDITIONING = f"transformer/{CONDITIONING_NAME}"
 FUZZ = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -44,15 +45,15 @@ def poison(tensors):
 
 
 def widen(tensors):
-    tensors["time_conditioning.time_sign_embed.weight"] = torch.zeros(2, 32)
+    tensors["time_sign_embed.weight"] = torch.zeros(2, 32)
 
 
 def sign(tensors):
-    tensors["time_conditioning.time_sign_embed.weight"][0, 0] = 1.0
+    tensors["time_sign_embed.weight"][0, 0] = 1.0
 
 
-def drop_conditioning(tensors):
-    for name in [name for name in tensors if name.startswith("time_conditioning.")]:
+def drop_embedder(tensors):
+    for name in [name for name in tensors if name.startswith("target_timestep_embedder.")]:
         del tensors[name]
 
 
@@ -107,7 +108,15 @@ FAULTS = {
     "a class that is none": (change_json("model_index.json", vae=["diffusers", "logging"]), "vae="),
     "config of another class": (change_json("transformer/config.json", _class_name="os.system"), "os.system"),
     "conditioning neither on nor off": (change_json("transformer/config.json", twinflow_enabled="yes"), "neither"),
-    "conditioning off in the config": (change_json("transformer/config.json", twinflow_enabled=False), "unexpected"),
+    "conditioning off in the config": (
+        change_json("transformer/config.json", _twinflow_conditioning=None),
+        "config.json does not say which",
+    ),
+    "conditioning of no kind": (
+        change_json("transformer/config.json", _twinflow_conditioning=["sorcery"]),
+        "cannot be built.*sorcery",
+    ),
+    "conditioning announced twice": (change_json("transformer/config.json", twinflow_enabled=True), "missing keys"),
     "a billion layers": (change_json("transformer/config.json", num_layers=10**9), "num_layers=1000000000"),
     "positions without end": (change_json("transformer/config.json", pos_embed_max_size=10**5), "pos_embed_max_size"),
     "a huge sample": (change_json("transformer/config.json", sample_size=10**6), "sample_size=1000000"),
@@ -132,9 +141,14 @@ FAULTS = {
         change_weights(poison, "vae/diffusion_pytorch_model.safetensors"),
         "'vae' holds values that are not finite",
     ),
-    "conditioning of another width": (change_weights(widen), "cannot be built.*time_sign_embed|mismatched keys"),
-    "positive sign row": (change_weights(sign), "positive sign row"),
-    "no conditioning": (change_weights(drop_conditioning), "missing keys such as 'time_conditioning"),
+    "conditioning of another width": (change_weights(widen, CONDITIONING), "(?s)cannot be built.*time_sign_embed"),
+    "positive sign row": (change_weights(sign, CONDITIONING), "positive sign row"),
+    "half a conditioning": (change_weights(drop_embedder, CONDITIONING), "(?s)cannot be built.*Missing key"),
+    "NaN in the conditioning": (
+        change_weights(poison, CONDITIONING),
+        "'transformer' holds values that are not finite",
+    ),
+    "no conditioning": (remove(CONDITIONING), f"{CONDITIONING_NAME} is missing"),
     "one tensor more": (change_weights(add_layer), "unexpected keys such as 'one_more.weight'"),
     "no scheduler": (remove(SCHEDULER_NAME), "has no scheduler"),
     "scheduler of another class": (change_json(SCHEDULER_NAME, _class_name="os.system"), "os.system"),

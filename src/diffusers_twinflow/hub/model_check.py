@@ -8,7 +8,7 @@ from typing import Any
 
 from ..configuration import TwinFlowConfigError
 from ..families import Family
-from .files import INDEX_NAME, LocatedRepository, TensorHeader, read_header, read_json
+from .files import CONDITIONING_NAME, INDEX_NAME, LocatedRepository, TensorHeader, read_header, read_json
 
 CONFIG = "config.json"
 WEIGHTS = "*.safetensors"
@@ -71,13 +71,14 @@ def check_model_files(directory: Path, family: Family, components: dict[str, tup
     for name in components:
         folder = directory / name
         shards = sorted(folder.glob(WEIGHTS))
-        headers = [read_header(shard, float_only=name == family.component_name) for shard in shards]
+        headers = {shard.name: read_header(shard, float_only=name == family.component_name) for shard in shards}
+        headers.pop(CONDITIONING_NAME, None)
         for index in folder.glob("*.index.json"):
             _check_weight_index(index, shards)
         if headers and (folder / CONFIG).is_file():
-            _check_sizes(f"{name}/{CONFIG}", read_json(folder / CONFIG, name=f"{name}/{CONFIG}"), headers)
+            _check_sizes(f"{name}/{CONFIG}", read_json(folder / CONFIG, name=f"{name}/{CONFIG}"), [*headers.values()])
     component = family.component_name
-    if not list((directory / component).glob(WEIGHTS)):
+    if not [path for path in (directory / component).glob(WEIGHTS) if path.name != CONDITIONING_NAME]:
         raise TwinFlowConfigError(f"'{component}' has no safetensors weights: pickle files are not loaded.")
     config_path = directory / component / CONFIG
     if not config_path.is_file():

@@ -8,7 +8,7 @@ from diffusers import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
 from ..families import Family
-from .files import INDEX_NAME, LocatedRepository, check_finite, locate_repository
+from .files import CONDITIONING_NAME, INDEX_NAME, LocatedRepository, check_finite, locate_repository
 from .loading import read_scheduler
 from .model_check import FILE_PATTERNS, WEIGHTS, check_model_files, read_index
 from .repository import TwinFlowRepositoryConfig
@@ -78,6 +78,11 @@ def _load_component(directory: Path, family: Family, options: dict[str, Any]) ->
                 f"the weights of '{family.component_name}' do not fit its configuration: {kind.replace('_', ' ')} such "
                 f"as '{sorted(map(str, info[kind]))[0]}'."
             )
+    if not model.twinflow_enabled and (directory / family.component_name / CONDITIONING_NAME).exists():
+        raise TwinFlowConfigError(
+            f"'{family.component_name}' has a {CONDITIONING_NAME}, and its config.json does not say which kind of time "
+            "conditioning it holds. Save the model again with save_twinflow_model."
+        )
     if model.twinflow_enabled and model.time_conditioning.time_sign_embed.weight[0].any():
         raise TwinFlowConfigError(f"'{family.component_name}' has a positive sign row that is not zero.")
     return model
