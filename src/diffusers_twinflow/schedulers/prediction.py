@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from ..diff2flow import DIFFUSION_PREDICTION_TYPES, SCHEDULE_OPTIONS, Diff2Flow, flow_scale
+from ..diff2flow import DIFFUSION_PREDICTION_TYPES, SCHEDULE_OPTIONS, Diff2Flow, flow_scale, sigma_of_alpha_bar
+from .sigma_grid import shift_sigmas
 from .step_terms import weighted_sum
 
 FLOW_PREDICTION_TYPES = ("flow_matching", "flow_prediction")
@@ -34,6 +35,12 @@ class FlowPrediction:
 
     def sigmas_of(self, timesteps: np.ndarray) -> np.ndarray:
         return timesteps / self.scale
+
+    def training_schedule(self, shift: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sigmas and timesteps of training, falling, as stock flow schedulers have them before `set_timesteps`."""
+        timesteps = torch.arange(self.scale, 0, -1, dtype=torch.float32)
+        sigmas = shift_sigmas(timesteps / self.scale, shift)
+        return sigmas, sigmas * self.scale
 
     def set_sigmas(self, sigmas: np.ndarray):
         """Nothing to prepare for a grid."""
@@ -73,6 +80,12 @@ class DiffusionPrediction:
         schedule = self.bridge.schedule
         counts = torch.from_numpy(fractions) * len(schedule.log_snr)
         return (schedule.sigma_of((counts - 1).clamp_min(0)) * counts.clamp_max(1)).numpy()
+
+    def training_schedule(self, shift: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sigmas and timesteps of training, falling; a diffusion model's own ones have no shift."""
+        alphas_cumprod = self.bridge.schedule.alphas_cumprod.flip(0)
+        timesteps = torch.arange(len(alphas_cumprod) - 1, -1, -1, dtype=torch.float32)
+        return sigma_of_alpha_bar(alphas_cumprod).float(), timesteps
 
     def set_sigmas(self, sigmas: np.ndarray):
         """Prepare for a grid, given without its terminal zero."""

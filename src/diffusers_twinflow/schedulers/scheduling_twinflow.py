@@ -1,20 +1,24 @@
 """Few-step sampler for TwinFlow models that takes the place of any flow-matching scheduler of diffusers."""
 
+import inspect
+import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import diffusers
 import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 
+from .exchange import CARRIED, DIFFUSION_SCHEDULERS, FLOW_SCHEDULERS, exchange_entries, own_config
 from .given_lists import as_array, check_custom_sigmas, number_of_steps
 from .noise import SampleNoise
-from .options import check_options, shift_of
+from .options import check_options, shift_of, whole_numbers
 from .per_token import is_noisiest, per_token_sigmas
-from .prediction import prediction_of, spell_out_schedule
+from .prediction import prediction_of
 from .sigma_grid import KNOWN_STOCHASTIC_RATIO, nearest_index, own_grid
 from .step_terms import Evaluation, correction_terms, data_terms, prediction_terms, sde_ratio, weighted_sum
 from .stock_sigmas import is_linear, is_stock
@@ -69,8 +73,9 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             `None` is what is known to work: 1 for few, 0 for any and multi.
         gap_start (`float`, defaults to 0.001):
             1 minus the sigma of the first evaluation, before `kumaraswamy` and `shift`.
-        gap_end (`float`, *optional*):
-            Sigma of the last evaluation, before `kumaraswamy` and `shift`. `None` is what is known to work, after
+        gap_end (`float` or `list[float]`, *optional*):
+            Sigma of the last evaluation, before `kumaraswamy` and `shift`. In a list, the first number is for one step,
+            the second for two, and the last one for all higher counts. `None` is what is known to work, after
             `shift`: few 0.6 up to 2 steps and 0.5 above, any 0.5, multi 0 (the grid is then even down to the data).
         kumaraswamy (`list[float]`, *optional*):
             The three parameters of the Kumaraswamy warp of the grid. `None` is what is known to work: (1.17, 0.8, 1.1)
@@ -100,7 +105,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         ValueError: for an option that is out of its range; the message names it and the remedy.
     """
 
-    _compatibles = ["FlowMatchEulerDiscreteScheduler", *(kind.name for kind in KarrasDiffusionSchedulers)]
+    _compatibles = [*FLOW_SCHEDULERS, *DIFFUSION_SCHEDULERS]
     order = 1
 
     @register_to_config
@@ -112,7 +117,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         sampling_style: Literal["few", "any", "multi"] = "few",
         stochastic_ratio: float | Literal["sde"] | None = None,
         gap_start: float = 0.001,
-        gap_end: float | None = None,
+        gap_end: float | list[float] | None = None,
         kumaraswamy: list[float] | None = None,
         extrapolation_ratio: float = 0.0,
         sampling_order: int = 1,
@@ -137,11 +142,14 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         trained_betas: list[float] | None = None,
         rescale_betas_zero_snr: bool = False,
     ):
+        self.register_to_config(**whole_numbers(self.config))
         check_options(self.config)
         self._prediction = prediction_of(self.config)
+        self._shift = self.config.shift
         self.num_inference_steps = None
-        self.timesteps = None
-        self.sigmas = None
+        shift = 1.0 if use_dynamic_shifting else self._shift
+        self.sigmas, self.timesteps = self._prediction.training_schedule(shift)
+        self.sigma_max, self.sigma_min = self.sigmas[0].item(), self.sigmas[-1].item()
         self.target_timesteps = None
         self._noise = SampleNoise(noise_seed)
         self._has_warned = False
@@ -158,8 +166,9 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         """
         Make a scheduler from the config of another one, of any flow-matching kind or of a diffusion model.
 
-        The model's shift is taken over also where the other scheduler calls it `flow_shift`, or has it by default; so
-        are a diffusion model's prediction type and noise schedule.
+        The model's shift is kept, also if the other scheduler calls it `flow_shift` or has it as its default. So are
+        a diffusion model's prediction type and noise schedule. A config of SimpleTuner's `TwinFlowScheduler` is
+        translated to the names and values of this one.
 
         Args:
             config (`dict`): the config of a scheduler.
@@ -170,10 +179,52 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             ValueError: for a diffusion scheduler without a `beta_schedule`, and for flow sigmas of a model that predicts
                 no velocity.
         """
-        if isinstance(config, dict) and "shift" not in kwargs and (shift := shift_of(config)) is not None:
-            kwargs["shift"] = shift
         asked = {name: kwargs[name] for name in ("prediction_type",) if name in kwargs}
-        return super().from_config(spell_out_schedule({**config, **asked}), return_unused_kwargs, **kwargs)
+        config = own_config({**config, **asked})
+        if "shift" not in kwargs and (shift := shift_of(config)) is not None:
+            kwargs["shift"] = shift
+        scheduler, unused = super().from_config(config, True, **kwargs)
+        scheduler.register_to_config(_class_name=config.get("_class_name"))
+        return (scheduler, unused) if return_unused_kwargs else scheduler
+
+    def register_to_config(self, **kwargs):
+        """Add options to the config, and what lets other scheduler classes take it without a warning."""
+        super().register_to_config(**kwargs)
+        parameters = inspect.signature(TwinFlowScheduler.__init__).parameters
+        defaults = {name: parameter.default for name, parameter in parameters.items() if name != "self"}
+        super().register_to_config(**exchange_entries(self.config, defaults))
+
+    def to_json_string(self) -> str:
+        """The config as JSON, with the class's own name and every option under its own name."""
+        stock_name = self.config["_class_name"]
+        values: dict[str, Any] = json.loads(super().to_json_string())
+        self.register_to_config(_class_name=stock_name)
+        del values[CARRIED]
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+    @property
+    def compatibles(self) -> list[type[SchedulerMixin]]:
+        """The scheduler classes of this diffusers version that sample the same model; see `from_config`."""
+        names = DIFFUSION_SCHEDULERS if self._prediction.is_bridged else FLOW_SCHEDULERS
+        return [getattr(diffusers, name) for name in names if hasattr(diffusers, name)]
+
+    @property
+    def shift(self) -> float:
+        """The static shift of the grid: that of the config, or what `set_shift` was given."""
+        return self._shift
+
+    def set_shift(self, shift: float):
+        """
+        Change the static shift of the grids that `set_timesteps` makes from now on; the config stays as it is.
+
+        Args:
+            shift (`float`): above 0; 1 is no shift.
+
+        Raises:
+            ValueError: for a shift of 0 or less.
+        """
+        check_options({**self.config, "shift": shift})
+        self._shift = shift
 
     @property
     def init_noise_sigma(self) -> float:
@@ -258,7 +309,9 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         else:
             self._warn_if_replaced(given)
             timesteps = None
-            true_sigmas, self._is_correction = own_grid(self.config, num_inference_steps, self._prediction)
+            true_sigmas, self._is_correction = own_grid(
+                self.config, num_inference_steps, self._prediction, self._shift
+            )
 
         self.num_inference_steps = num_inference_steps
         self._sigmas = [*true_sigmas.tolist(), 0.0]

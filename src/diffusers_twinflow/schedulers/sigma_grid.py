@@ -1,5 +1,7 @@
 """The time grid of the sampler, in float64: a few numbers a picture, so plain numpy on the host."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # arXiv:2512.05150, evaluation settings of its authors: where the last evaluation stands, by style and step count.
@@ -8,10 +10,9 @@ KNOWN_STOCHASTIC_RATIO = {"few": 1.0, "any": 0.0, "multi": 0.0}
 KNOWN_KUMARASWAMY = {"few": (1.0, 1.0, 1.0), "any": (1.0, 1.0, 1.0), "multi": (1.17, 0.8, 1.1)}
 
 
-def known_gap_end(style: str, num_inference_steps: int) -> float:
-    """The last sigma that is known to work for this style and number of steps."""
-    gaps = KNOWN_GAP_END[style]
-    return gaps[min(num_inference_steps, len(gaps)) - 1]
+def of_step_count(values: Sequence[float], num_inference_steps: int) -> float:
+    """The value for a number of steps: the first is for one step, and the last also for all higher counts."""
+    return values[min(num_inference_steps, len(values)) - 1]
 
 
 def shift_sigmas(sigmas, shift: float):
@@ -91,7 +92,7 @@ def with_corrections(sigmas: np.ndarray, corrections: int) -> tuple[np.ndarray, 
     return np.repeat(sigmas, repeats), is_correction
 
 
-def own_grid(config, evaluations: int, prediction) -> tuple[np.ndarray, list[bool]]:
+def own_grid(config, evaluations: int, prediction, shift: float) -> tuple[np.ndarray, list[bool]]:
     """The grid that a scheduler's options ask for.
 
     Args:
@@ -99,15 +100,18 @@ def own_grid(config, evaluations: int, prediction) -> tuple[np.ndarray, list[boo
         evaluations: of the model.
         prediction: from `prediction_of`. The multi style, which follows the model's own trajectory, spaces its grid
             evenly in the model's time, as the model's own samplers do; the other styles space it in sigma.
+        shift: static shift, without effect if the config has `use_dynamic_shifting`.
 
     Returns:
         The sigma of every evaluation, shape [evaluations], and whether it is a second-order correction.
     """
-    shift = 1.0 if config.use_dynamic_shifting else config.shift
+    shift = 1.0 if config.use_dynamic_shifting else shift
     points = evaluations if config.sampling_order == 1 else evaluations // 2 + 1
     gap_start, gap_end, highest = config.gap_start, config.gap_end, prediction.largest_sigma
     if gap_end is None:
-        gap_end = unshift_sigmas(known_gap_end(config.sampling_style, evaluations), shift)
+        gap_end = unshift_sigmas(of_step_count(KNOWN_GAP_END[config.sampling_style], evaluations), shift)
+    elif isinstance(gap_end, (list, tuple)):
+        gap_end = of_step_count(gap_end, evaluations)
     warp = config.kumaraswamy or KNOWN_KUMARASWAMY[config.sampling_style]
     in_time = config.sampling_style == "multi" and prediction.is_bridged and gap_start + gap_end < 1
     if in_time:
