@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from diffusers_twinflow.cli import main
+from diffusers_twinflow.hub import save_model_card
 
 RUN = "import sys; from diffusers_twinflow.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -80,6 +81,16 @@ def test_push_writes_the_card_and_pushes_once(adapter, hub, tmp_path):
     assert "hf_writer" not in result.stdout + result.stderr + (directory / "README.md").read_text()
     refused = hub.run(RUN, "push", directory, "me/no", "--base_model", "me/base", token="hf_reader")
     assert refused.returncode == 1 and refused.stderr.splitlines()[-1] and "Traceback" not in refused.stderr
+
+
+def test_the_card_of_a_run_is_written_anew_for_the_repository_that_is_pushed(adapter, hub, tmp_path):
+    """As getting-started.md pushes: the training script wrote the card before the repository had a name."""
+    directory = shutil.copytree(adapter, tmp_path / "my-lora")
+    save_model_card(directory, "my-lora", scores={"distance": 3.25})
+    hub.run(RUN, "push", directory, "me/my-lora", "--base_model", "me/base").check()
+    text = (directory / "README.md").read_text()
+    assert 'from_pretrained("me/my-lora"' in text and "| distance | 3.25 |" in text
+    assert "README.md" in hub.tree("me/my-lora")
 
 
 def test_a_card_of_another_repository_is_not_pushed_unasked(adapter, hub, tmp_path):

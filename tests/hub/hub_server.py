@@ -1,14 +1,16 @@
 """A Hub on this machine: the parts of the Hub's HTTP API that huggingface_hub calls, over the standard library.
 
 `python hub_server.py` prints its port and serves until its standard input closes. State is in memory. Faults are ordered
-through `POST /test/faults` with `{"match": part of "METHOD path", "status": 500, "times": 1, "cut_after": bytes, "shrink_to": bytes}`;
-an empty order takes back the faults that are left. `GET /test/log` lists the requests so far.
+through `POST /test/faults` with `{"match": part of "METHOD path", "status": 500, "code": "GatedRepo", "times": 1,
+"cut_after": bytes, "shrink_to": bytes, "reset": true, "html": true}`; an empty order takes back the faults that are left. `GET /test/log` lists the requests so far.
 """
 
 import base64
 import hashlib
 import json
 import re
+import socket
+import struct
 import sys
 import threading
 from collections import defaultdict
@@ -16,7 +18,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
-TOKENS = {"hf_writer": ("me", "write"), "hf_reader": ("you", "read")}
+TOKENS = {
+    "hf_writer": ("me", "write"),
+    "hf_reader": ("you", "read"),
+    "hf_my_reader": ("me", "read"),
+    "hf_scoped": ("me", "fineGrained"),
+}
+SCOPE = {"scoped": [{"entity": {"type": "model", "name": "me/scoped"}, "permissions": ["repo.write"]}]}
 API = re.compile(
     r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<action>preupload|commit|tree|revision|branch|refs)/?(?P<rest>.*)"
 )
@@ -70,7 +78,13 @@ class Handler(BaseHTTPRequestHandler):
                     self.state.log.append(f"{self.command} {self.path} {self.headers.get('Range', '')}".strip())
                 self.fault = self.take_fault()
                 if self.fault and self.fault.get("status"):
-                    raise HubError(self.fault["status"], "ordered by the test")
+                    raise HubError(self.fault["status"], "ordered by the test", self.fault.get("code"))
+                if self.fault and self.fault.get("reset"):
+                    return self.reset()
+                if self.fault and self.fault.get("html"):
+                    return self.send(
+                        200, b"<html><body>Log in to the network</body></html>", {"Content-Type": "text/html"}
+                    )
             self.route(url.path)
         except HubError as error:
             headers = {"X-Error-Code": error.code} if error.code else {}
@@ -89,6 +103,12 @@ class Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
             return content
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def reset(self):
+        """Cut the connection without an answer, so that the other side reads a reset."""
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
 
     def take_fault(self) -> dict | None:
         with self.state.lock:
@@ -113,9 +133,11 @@ class Handler(BaseHTTPRequestHandler):
         if cut is not None:
             self.close_connection = True
 
+    def account(self) -> tuple[str, str] | None:
+        return TOKENS.get((self.headers.get("Authorization") or "").removeprefix("Bearer "))
+
     def user(self, need_write: bool = False) -> str | None:
-        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        name, role = TOKENS.get(token, (None, None))
+        name, role = self.account() or (None, None)
         if need_write and name is None:
             raise HubError(401, "Invalid username or password.")
         if need_write and role != "write":
@@ -149,8 +171,12 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/test/history":
             return self.send(200, {name: repo.history for name, repo in self.state.repositories.items()})
         if path == "/api/whoami-v2":
-            self.user(need_write=False) or self.refuse_anonymous()
-            return self.send(200, {"type": "user", "name": self.user(), "orgs": []})
+            name, role = self.account() or self.refuse_anonymous()
+            token = {"displayName": "of the test", "role": role}
+            token |= {"fineGrained": SCOPE} if role == "fineGrained" else {}
+            orgs = [{"name": "our-org", "roleInOrg": "write"}, {"name": "their-org", "roleInOrg": "read"}]
+            answer = {"type": "user", "name": name, "orgs": orgs if name == "me" else []}
+            return self.send(200, answer | {"auth": {"accessToken": token}})
         if path == "/api/validate-yaml":
             return self.send(200, {"warnings": [], "errors": []})
         if path == "/api/repos/create":

@@ -17,7 +17,7 @@ from diffusers_twinflow import TwinFlowConfigError, TwinFlowPipeline, load_twinf
 from diffusers_twinflow.hub.files import CONDITIONING_NAME, CONFIG_NAME, LORA_NAME, SCHEDULER_NAME, locate_repository
 from diffusers_twinflow.hub.repository import TwinFlowRepositoryConfig
 
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def change_json(name, **values):
@@ -100,6 +100,11 @@ def drop_metadata(directory):
     save_file(load_file(directory / LORA_NAME), directory / LORA_NAME)
 
 
+def link_away(directory):
+    (directory / CONDITIONING_NAME).rename(directory.parent / "outside")
+    (directory / CONDITIONING_NAME).symlink_to(directory.parent / "outside")
+
+
 class Trap:
     def __reduce__(self):
         return open, ("pickle-was-loaded", "w")
@@ -145,14 +150,40 @@ FAULTS = {
     "pattern as expression": (change_lora(alpha_pattern={"(a+)+b": 1.0}), "alpha_pattern"),
     "init that changes the base": (change_lora(init_lora_weights="pissa"), "init_lora_weights"),
     "code to import": (change_lora(megatron_config={}, megatron_core="os"), "megatron"),
+    "pattern of unused keys": (
+        change_lora(alpha_pattern={f"layer_{i}": 1.0 for i in range(400)}),
+        "alpha_pattern with 400 keys that no module takes",
+    ),
+    "pattern of 100,000 keys": (change_lora(rank_pattern={f"l{i}": 2 for i in range(100_000)}), "rank_pattern="),
+    "pattern that another key hides": (
+        change_lora(rank_pattern={"to_q": 2, "attn.to_q": 2}),
+        "no module takes its value from, such as 'attn.to_q'",
+    ),
+    "100,000 targets": (change_lora(target_modules=[f"l{i}" for i in range(100_000)]), "target_modules="),
+    "rank that arrives as a float": (change_lora(r=2.0), "r=2.0"),
     "unknown field": (change_lora(sorcery=1), "sorcery"),
     "NaN": (change_lora(poison), "not finite"),
     "infinity": (change_lora(overflow), "not finite"),
     "integers": (change_lora(integers), "I64"),
     "conditioning of noise": (write(CONDITIONING_NAME, b"noise"), "no sensible size"),
     "scheduler of another class": (change_json(SCHEDULER_NAME, _class_name="os.system"), "os.system"),
+    "no scheduler": (lambda d: (d / SCHEDULER_NAME).unlink(), f"has no {SCHEDULER_NAME}"),
+    "no conditioning": (lambda d: (d / CONDITIONING_NAME).unlink(), f"has no {CONDITIONING_NAME}"),
+    "conditioning from outside": (link_away, "a link to a place outside"),
+    "steps as a float": (change_json(CONFIG_NAME, num_inference_steps=2.0), "num_inference_steps=.*whole number"),
+    "a number beyond floats": (write(CONFIG_NAME, b'{"guidance_scale": 1e999}'), "not valid JSON"),
+    "a scheduler of a fraction of a timestep": (
+        change_json(SCHEDULER_NAME, num_train_timesteps=999.5),
+        "num_train_timesteps=.*a whole number",
+    ),
+    "a scheduler of timesteps without end": (change_json(SCHEDULER_NAME, num_train_timesteps=10**30), "not usable"),
+    "a diffusion scheduler without end": (
+        change_json(SCHEDULER_NAME, num_train_timesteps=10**9, prediction_type="epsilon"),
+        "not usable",
+    ),
+    "a switch that is a text": (change_json(SCHEDULER_NAME, invert_sigmas="no"), "invert_sigmas=.*true or false"),
     "scheduler out of range": (change_json(SCHEDULER_NAME, gap_end=7), "not usable"),
-    "scheduler of wrong type": (change_json(SCHEDULER_NAME, gap_start="x"), "not usable"),
+    "scheduler of wrong type": (change_json(SCHEDULER_NAME, gap_start="x"), "gap_start='x': it must be a number"),
     "scheduler of 2 MB": (write(SCHEDULER_NAME, b" " * 2_000_000), "at most 1000000"),
 }
 
@@ -175,6 +206,13 @@ def test_fault(shared_repository, pipeline, tmp_path, fault, monkeypatch):
         load_twinflow_lora(pipeline, directory)
     assert_untouched(pipeline, scheduler, before)
     assert not (tmp_path / "pickle-was-loaded").exists()
+
+
+def test_whole_numbers_of_a_scheduler_that_came_as_floats(shared_repository, pipeline, tmp_path):
+    directory = shutil.copytree(shared_repository, tmp_path / "floats")
+    change_json(SCHEDULER_NAME, num_train_timesteps=1000.0, noise_seed=3.0)(directory)
+    load_twinflow_lora(pipeline, directory)
+    assert len(pipeline.scheduler) == 1000 and pipeline.scheduler.config.noise_seed == 3
 
 
 def test_only_a_lora_file_is_named_as_such(shared_repository, pipeline, tmp_path):

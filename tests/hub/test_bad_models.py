@@ -16,7 +16,9 @@ from diffusers_twinflow.hub.files import CONDITIONING_NAME, CONFIG_NAME, SCHEDUL
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 CONDITIONING = f"transformer/{CONDITIONING_NAME}"
-FUZZ = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(
+    max_examples=settings.default.max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def change_json(name, **values):
@@ -150,7 +152,7 @@ FAULTS = {
     ),
     "no conditioning": (remove(CONDITIONING), f"{CONDITIONING_NAME} is missing"),
     "one tensor more": (change_weights(add_layer), "unexpected keys such as 'one_more.weight'"),
-    "no scheduler": (remove(SCHEDULER_NAME), "has no scheduler"),
+    "no scheduler": (remove(SCHEDULER_NAME), f"has no {SCHEDULER_NAME}"),
     "scheduler of another class": (change_json(SCHEDULER_NAME, _class_name="os.system"), "os.system"),
     "no steps": (change_json(CONFIG_NAME, num_inference_steps=0), "num_inference_steps"),
 }

@@ -10,8 +10,9 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from diffusers_twinflow import TwinFlowConfigError, push_twinflow_lora
-from diffusers_twinflow.hub import TwinFlowRepositoryConfig, push_twinflow_model
+from diffusers_twinflow.hub import TwinFlowRepositoryConfig, push_twinflow_model, save_model_card
 from diffusers_twinflow.hub.files import CARD_NAME, CONDITIONING_NAME, CONFIG_NAME, LORA_NAME, SCHEDULER_NAME
+from diffusers_twinflow.hub.push import check_pushable
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FILES = {CONFIG_NAME, LORA_NAME, CONDITIONING_NAME, SCHEDULER_NAME}
@@ -85,6 +86,15 @@ from diffusers_twinflow.hub import whole_repo_id
 from diffusers_twinflow import TwinFlowConfigError
 try:
     print(whole_repo_id(sys.argv[1]))
+except TwinFlowConfigError as error:
+    print("error:", error)
+"""
+BASE_INDEX = """
+import sys
+from diffusers_twinflow import TwinFlowConfigError
+from diffusers_twinflow.training.base_model import load_model_index
+try:
+    print(load_model_index(sys.argv[1]))
 except TwinFlowConfigError as error:
     print("error:", error)
 """
@@ -249,6 +259,26 @@ def fill_with_nan(path):
     save_file({name: torch.full_like(tensor, torch.nan) for name, tensor in load_file(path).items()}, path)
 
 
+def test_a_gated_base_and_a_broken_connection_are_named(hub, tmp_path):
+    folder, home = tmp_path / "base", tmp_path / "home"
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}")
+    hub.run(UPLOAD, folder, "me/gated").check()
+    hub.fault("/me/gated/resolve/", status=403, code="GatedRepo", times=99)
+    for line in (
+        pull(hub, "me/gated", home=home, patterns=["*"])[0],
+        hub.run(BASE_INDEX, "me/gated", home=home).stdout,
+    ):
+        assert "accept its terms at https://huggingface.co/me/gated" in line and "`hf auth login`" in line
+        assert "holds no diffusers pipeline" not in line
+    hub.take_back_faults()
+    hub.fault(" /", reset=True, times=99)
+    line = hub.run(BASE_INDEX, "me/gated", home=home).stdout
+    assert "check the connection" in line and "holds no diffusers pipeline" not in line
+    hub.take_back_faults()
+    assert hub.run(BASE_INDEX, "me/gated", home=home).stdout == "{}\n"
+
+
 def test_missing_repository_and_revision(pushed, tmp_path):
     assert "is not on the Hub" in pull(pushed, "me/nothing", home=tmp_path)[0]
     assert "no revision 'v9'" in pull(pushed, revision="v9", home=tmp_path)[0]
@@ -282,7 +312,16 @@ def test_the_owner_of_a_bare_name_is_asked_of_the_hub(hub, tmp_path):
         return hub.run(WHO, name, token=token, home=tmp_path).stdout.strip()
 
     assert ask("my-lora", "hf_writer") == "me/my-lora"
-    assert ask("you/theirs", "hf_writer") == "you/theirs"
+    assert ask("our-org/ours", "hf_writer") == "our-org/ours"
+    assert ask("scoped", "hf_scoped") == "me/scoped"
+    for name, token, message in (
+        ("mine", "hf_my_reader", "can only read"),
+        ("you/theirs", "hf_writer", "'you' is neither 'me'"),
+        ("their-org/theirs", "hf_writer", "only read in the organization"),
+        ("other", "hf_scoped", "fine-grained token"),
+    ):
+        refused = ask(name, token)
+        assert message in refused and "would be refused" in refused and token not in refused
     for token in (None, "hf_unknown"):
         refused = ask("my-lora", token)
         assert refused.startswith("error: the Hub does not know who pushes") and "hf_unknown" not in refused
@@ -328,6 +367,48 @@ def test_a_token_that_cannot_write(hub, shared_repository):
     result = push(hub, shared_repository, "me/refused", token="hf_reader")
     assert result.returncode != 0 and "403" in result.stderr and hub.history("me/refused") == []
     assert "hf_reader" not in result.stderr
+
+
+FAILURES = {
+    "storage 403": ("PUT /lfs/", {"status": 403}, "may not write there"),
+    "storage 413": ("PUT /lfs/", {"status": 413}, "larger than"),
+    "storage 500": ("PUT /lfs/", {"status": 500, "times": 99}, "problem of its own"),
+    "batch 403": (".git/info/lfs", {"status": 403}, "may not write there"),
+    "batch HTML": (".git/info/lfs", {"html": True}, "is not the Hub"),
+    "commit reset": ("/commit/main", {"reset": True, "times": 9}, "the connection broke"),
+    "commit HTML": ("/commit/main", {"html": True}, "is not the Hub"),
+    "create HTML": ("/api/repos/create", {"html": True}, "is not the Hub"),
+}
+NO_WAITING = "import time; time.sleep = lambda seconds: None\n"
+PUSH_AND_TELL = """
+import sys
+from diffusers_twinflow import TwinFlowConfigError, push_twinflow_lora
+try:
+    push_twinflow_lora(sys.argv[1], sys.argv[2], base_model="me/tiny-sd3", **eval(sys.argv[3]))
+except TwinFlowConfigError as error:
+    print(error)
+    sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_push_that_fails_is_one_error_with_the_command_for_later(hub, shared_repository, tmp_path, failure):
+    match, fault, message = FAILURES[failure]
+    repo_id = "me/fails-" + failure.replace(" ", "-")
+    directory = shutil.copytree(shared_repository, tmp_path / "a run")
+    change_config(directory, trained={"note": failure})
+    with (directory / LORA_NAME).open("r+b") as file:  # what is on the Hub already is not uploaded again
+        file.seek(-1, 2)
+        file.write(bytes([len(failure)]))
+    hub.fault(match, **fault)
+    failed = hub.run(NO_WAITING + PUSH_AND_TELL, directory, repo_id, {"private": True})
+    hub.take_back_faults()
+    assert failed.returncode == 3 and "Traceback" not in failed.stderr, failed.stderr
+    assert message in failed.stdout and "hf_writer" not in failed.stdout
+    command = f"diffusers-twinflow push '{directory}' {repo_id} --base_model me/tiny-sd3 --private"
+    assert f"Push them later with `{command}`" in failed.stdout
+    is_there = bool(hub.history(repo_id))
+    assert ("is on the Hub without files" in failed.stdout) == is_there
 
 
 def test_two_pushes_at_once_both_arrive_whole(hub, shared_repository, tmp_path):
@@ -383,6 +464,24 @@ def change_config(directory, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+def link_away(path):
+    outside = path.parent.parent / "outside"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+def test_an_image_outside_the_folder_is_not_pushed(shared_repository, tmp_path):
+    directory = shutil.copytree(shared_repository, tmp_path / "run")
+    (directory / "samples").mkdir()
+    (directory / "samples" / "a.png").write_bytes(b"mine")
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (directory / "samples" / "b.png").symlink_to(tmp_path / "secret.png")
+    (directory / "samples" / "c.png").symlink_to("a.png")
+    _, files = check_pushable(directory, base_model="me/base")
+    assert {name for name in files if name.startswith("samples")} == {"samples/a.png", "samples/c.png"}
+    assert "b.png" not in str(save_model_card(directory, "me/x"))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -390,6 +489,8 @@ def change_config(directory, **values):
         (lambda d: (d / SCHEDULER_NAME).unlink(), f"lacks {SCHEDULER_NAME}"),
         (lambda d: (d / LORA_NAME).write_bytes(b"x"), "no sensible size"),
         (lambda d: (d / CONFIG_NAME).unlink(), f"no {CONFIG_NAME}"),
+        (lambda d: (d / CONDITIONING_NAME).unlink(), f"lacks {CONDITIONING_NAME}"),
+        (lambda d: link_away(d / CONDITIONING_NAME), "a link to a place outside"),
         (lambda d: change_config(d, train_type="full"), "has no model_index.json"),
         (lambda d: change_config(d, trained={"note": "hf_" + "a" * 34}), "Hub token"),
         (lambda d: (d / CARD_NAME).write_text("---\nlicense: [\n---\n"), "metadata that is not valid"),

@@ -1,11 +1,15 @@
+import json
+import re
 import shutil
 
 import pytest
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from diffusers_twinflow import TwinFlowPipeline
-from diffusers_twinflow.hub import save_model_card, save_samples
+from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_model_card, save_samples
+from diffusers_twinflow.hub.model_card import is_generated_card, rewrite_model_card
 from diffusers_twinflow.hub.push import check_pushable
 
 
@@ -29,8 +33,6 @@ def test_a_local_base_is_not_named(directory, base_dir):
 
 
 def test_license_of_the_base(directory, tmp_path):
-    from diffusers_twinflow.hub import TwinFlowRepositoryConfig
-
     base = tmp_path / "base"
     base.mkdir()
     (base / "README.md").write_text("---\nlicense: other\nlicense_name: tiny-license\nlicense_link: LICENSE.md\n---\n")
@@ -71,9 +73,66 @@ def test_samples_are_shown_with_their_prompts(directory):
 
 @pytest.mark.parametrize(("name", "is_named"), [("owner/images", True), ("/home/me/images", False)])
 def test_a_local_data_set_is_not_named(directory, name, is_named):
-    from diffusers_twinflow.hub import TwinFlowRepositoryConfig
-
     config = TwinFlowRepositoryConfig.load(directory)
     config.trained["arguments"]["dataset_name"] = name
     config.save(directory)
     assert (name in save_model_card(directory, "me/tiny").text) is is_named
+
+
+HOSTILE = "<script>alert(1)</script> | x | **y** `z` [a](javascript:b) ![c](d)\n## e \x1b[31m \ud800 -->"
+
+
+def test_values_of_others_are_text_on_the_card(directory):
+    """Rendered with HTML on, the card holds no element that our own text does not have."""
+    path = directory / "twinflow_config.json"
+    values = json.loads(path.read_text())
+    values["trained"] |= {"steps": HOSTILE}
+    values["trained"]["arguments"] = {"learning_rate": HOSTILE, "rank": [HOSTILE], "mixed_precision": {"a": HOSTILE}}
+    values["options"]["twinflow_delta_t"] = HOSTILE
+    path.write_text(json.dumps(values))
+    save_model_card(directory, "me/tiny", prompts=[HOSTILE], scores={HOSTILE: 1.0})
+    text = (directory / "README.md").read_text(encoding="utf-8")
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text.split("---\n", 2)[2])
+    html = re.sub("<!--.*?-->", "", html, flags=re.S)
+    assert "<script" not in html and "javascript:" not in re.sub(r">[^<]*<", "><", html)
+    assert not re.search("<(strong|em|img)", html) and "\x1b" not in text and html.count("<h2>") == 5
+    rows = [row.count("<td") for row in html.split("<tr>")]
+    assert set(rows[1:]) <= {0, 2}
+    assert html.count("&lt;script&gt;") == 5 + 1
+
+
+def test_a_card_that_nobody_edited_is_known_and_keeps_its_scores(directory):
+    card = directory / "README.md"
+    save_model_card(directory, "run", prompts=["a -- <fox>"], scores={"distance": 3.25})
+    assert is_generated_card(card) and "a -- <fox>" not in card.read_text()
+    rewrite_model_card(directory, "me/tiny", base_model="me/base")
+    text = card.read_text()
+    assert is_generated_card(card) and '"me/tiny"' in text and '"run"' not in text and "me/base" in text
+    assert "| distance | 3.25 |" in text
+    card.write_text(text.replace("\n", "\r\n"), newline="")
+    assert is_generated_card(card)
+    card.write_text(text.replace("## Training", "## My training"))
+    assert not is_generated_card(card)
+    card.write_text("# mine\n")
+    assert not is_generated_card(card) and not is_generated_card(directory / "none")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"---\nlicense: [unclosed\n---\n", b"---\nlicense\n---\n", b"\xff\xfe", b"---\n- a\n---\n", b" " * 2_000_000],
+)
+def test_a_base_with_a_card_that_cannot_be_read_has_no_license(directory, tmp_path, content):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_bytes(content)
+    config = TwinFlowRepositoryConfig.load(directory)
+    config.base_model = str(base)
+    config.save(directory)
+    assert "license" not in save_model_card(directory, "me/tiny").data.to_dict()
+
+
+@pytest.mark.parametrize("content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\x89PNG\r\n\x1a\n", b""])
+def test_a_sample_that_is_no_png_has_no_labels(directory, content):
+    (directory / "samples").mkdir()
+    (directory / "samples" / "steps.png").write_bytes(content)
+    assert "Columns" not in save_model_card(directory, "me/tiny").text

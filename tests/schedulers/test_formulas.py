@@ -52,7 +52,7 @@ def reference_loop(options, steps, model, x, generator):
 
 
 @given(options, st.integers(1, 9), st.integers(0, 2**31), st.sampled_from([(2, 3), (1, 2, 3, 2), (1, 2, 2, 1, 3)]))
-@settings(max_examples=150)
+@settings(max_examples=3 * settings.default.max_examples)
 def test_loop_in_float64(options, steps, seed, shape):
     scheduler = TwinFlowScheduler(**options)
     scheduler.set_timesteps(steps)

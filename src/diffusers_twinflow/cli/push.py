@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..configuration import TwinFlowConfigError
 from ..hub.files import CARD_NAME
-from ..hub.model_card import save_model_card
+from ..hub.model_card import is_generated_card, rewrite_model_card
 from ..hub.push import check_pushable, push_twinflow_model
 
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     check_pushable(args.directory, base_model=args.base_model)
     if needs_card(Path(args.directory) / CARD_NAME, args):
-        save_model_card(args.directory, args.repo_id, base_model=args.base_model)
+        rewrite_model_card(args.directory, args.repo_id, base_model=args.base_model)
     commit = push_twinflow_model(
         args.directory,
         args.repo_id,
@@ -35,12 +35,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def needs_card(path: Path, args: argparse.Namespace) -> bool:
-    """Whether to write the model card: where there is none, or `--card new` asks for it.
+    """Whether to write the model card: if there is none, if nobody edited ours, or if `--card new` asks for it.
 
     Raises:
-        TwinFlowConfigError: where there is one that names neither the repository nor the base, and no `--card` decides.
+        TwinFlowConfigError: if somebody wrote one for another repository or base, and no `--card` decides.
     """
-    if args.card or not path.exists():
+    if args.card or not path.exists() or is_generated_card(path):
         return args.card != "keep"
     text = path.read_text(encoding="utf-8")
     if args.repo_id in text and (args.base_model or "") in text:

@@ -1,6 +1,7 @@
 """Where a repository's files are, and how a stranger's file is read: bounded, as data, never as code."""
 
 import json
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,14 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
 
 from ..configuration import TwinFlowConfigError
@@ -49,9 +57,40 @@ class LocatedRepository:
     hub_options: dict[str, Any] = field(default_factory=dict)
 
     def find(self, file_name: str) -> Path | None:
-        """Path of a file, or `None` where the repository has none of that name."""
+        """Path of a file, or `None` if the repository has no file of that name.
+
+        Raises:
+            TwinFlowConfigError: if the file is a link to a place outside the repository.
+        """
         path = self.directory / file_name
-        return path if path.is_file() else None
+        if not path.is_file():
+            return None
+        check_inside(path, self.directory)
+        return path
+
+
+def is_inside(path: Path, directory: Path) -> bool:
+    """Whether a path stays in a directory once its links are followed.
+
+    The files of a snapshot in the Hub's cache are links to `blobs`, which lies beside `snapshots`: they are inside.
+    """
+    root = directory.resolve()
+    for parent in (root, *root.parents):
+        if parent.parent.name == "snapshots" and (parent.parent.parent / "blobs").is_dir():
+            root = parent.parent.parent
+            break
+    return path.resolve().is_relative_to(root)
+
+
+def check_inside(path: Path, directory: Path) -> None:
+    """
+    Raises:
+        TwinFlowConfigError: if `path` is a link to a place outside `directory`.
+    """
+    if not is_inside(path, directory):
+        raise TwinFlowConfigError(
+            f"'{path}' is a link to a place outside '{directory}', so it is not read: put the file itself there."
+        )
 
 
 def locate_repository(
@@ -85,18 +124,51 @@ def locate_repository(
             raise TypeError(f"'{option}' is no Hub option; known are {', '.join(SNAPSHOT_OPTIONS)} and subfolder.")
     try:
         snapshot = snapshot_download(name, allow_patterns=[str(folder / file) for file in patterns], **hub_options)
-    except HFValidationError as error:
-        raise TwinFlowConfigError(f"'{name}' is neither a directory nor a Hub id such as 'me/my-lora'.") from error
-    except RevisionNotFoundError as error:
-        raise TwinFlowConfigError(f"'{name}' has no revision {hub_options.get('revision')!r} on the Hub.") from error
-    except RepositoryNotFoundError as error:
-        raise TwinFlowConfigError(
-            f"'{name}' is not on the Hub, or it is private or gated: check its name, and pass token= or log in."
-        ) from error
-    except OSError as error:
-        raise TwinFlowConfigError(f"'{name}' could not be downloaded: {type(error).__name__}: {error}") from error
+    except Exception as error:  # the client's network errors share no class
+        raise download_error(name, error, revision=hub_options.get("revision")) from error
     same_commit = hub_options | {"revision": Path(snapshot).name}
     return LocatedRepository(name, Path(snapshot) / folder, False, subfolder, same_commit)
+
+
+def download_error(name: str, error: BaseException, *, revision: str | None = None) -> TwinFlowConfigError:
+    """One clear error for whatever kept a Hub repository from being downloaded.
+
+    diffusers wraps the client's errors in an `OSError` of its own, so the errors that led to this one count too.
+    """
+    chain = _chain_of(error)
+
+    def has(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in chain)
+
+    if has(HFValidationError):
+        return TwinFlowConfigError(f"'{name}' is neither a directory nor a Hub id such as 'me/my-lora'.")
+    if has(GatedRepoError):
+        return TwinFlowConfigError(
+            f"'{name}' is a gated repository: accept its terms at https://huggingface.co/{name}, then log in with "
+            "`hf auth login` or pass the token of that account."
+        )
+    if has(RevisionNotFoundError):
+        return TwinFlowConfigError(f"'{name}' has no revision {revision!r} on the Hub.")
+    if has(RepositoryNotFoundError):
+        return TwinFlowConfigError(
+            f"'{name}' is not on the Hub, or it is private or gated: check its name, and log in with `hf auth login` or "
+            "pass a token."
+        )
+    reason = f"{type(error).__name__}: {str(error)[:300]}"
+    if has(OfflineModeIsEnabled, LocalEntryNotFoundError):
+        return TwinFlowConfigError(
+            f"'{name}' could not be downloaded, and it is not in the cache: check the connection, HF_HUB_OFFLINE and "
+            f"local_files_only ({reason})."
+        )
+    return TwinFlowConfigError(f"'{name}' could not be downloaded: check the connection and try again ({reason}).")
+
+
+def _chain_of(error: BaseException) -> list[BaseException]:
+    """An error and those that led to it, the first cause last."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    return chain
 
 
 def read_json(path: Path, *, name: str | None = None) -> dict[str, Any]:
@@ -110,7 +182,7 @@ def read_json(path: Path, *, name: str | None = None) -> dict[str, Any]:
     if size > MAX_JSON_BYTES:
         raise TwinFlowConfigError(f"{name} is {size} bytes: a configuration has at most {MAX_JSON_BYTES}.")
     try:
-        values = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        values = json.loads(path.read_bytes(), parse_constant=_refuse_constant, parse_float=_finite_float)
     except (ValueError, RecursionError) as error:
         raise TwinFlowConfigError(f"{name} is not valid JSON ({error}).") from error
     if not isinstance(values, dict):
@@ -120,6 +192,13 @@ def read_json(path: Path, *, name: str | None = None) -> dict[str, Any]:
 
 def _refuse_constant(constant: str):
     raise ValueError(f"{constant} is no number of JSON")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
 
 
 @dataclass(frozen=True)

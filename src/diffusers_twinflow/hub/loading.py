@@ -15,6 +15,7 @@ from ..families import Family, family_of
 from ..models import disable_twinflow, enable_twinflow
 from ..schedulers import TwinFlowScheduler
 from .base_weights import unfuse_exactly
+from .config_types import check_types
 from .files import (
     CONDITIONING_NAME,
     LORA_NAME,
@@ -76,10 +77,15 @@ def load_located_lora(
     lora_path, conditioning_path = repository.find(LORA_NAME), repository.find(CONDITIONING_NAME)
     if lora_path is None:
         raise TwinFlowConfigError(f"'{repository.name}' has no {LORA_NAME}: save it again with save_twinflow_lora.")
+    if conditioning_path is None and config.needs_time_conditioning:
+        raise TwinFlowConfigError(
+            f"'{repository.name}' has no {CONDITIONING_NAME}, and without it the LoRA draws other images: save it again "
+            "with save_twinflow_lora."
+        )
     transformer = family.denoiser(pipeline)
     check_lora(lora_path, transformer, family.component_name)
     conditioning = _read_conditioning(conditioning_path, pipeline, family) if conditioning_path else None
-    scheduler = read_scheduler(repository, config) or TwinFlowScheduler.from_config(pipeline.scheduler.config)
+    scheduler = read_scheduler(repository, config)
 
     stock_scheduler, other_adapters = pipeline.scheduler, _active_adapters(pipeline)
     try:
@@ -195,26 +201,34 @@ def _check_pipeline(pipeline: DiffusionPipeline, family: Family, adapter_name: s
         )
 
 
-def read_scheduler(repository: LocatedRepository, config: TwinFlowRepositoryConfig) -> TwinFlowScheduler | None:
-    """The repository's scheduler, `None` where it has none.
+def read_scheduler(repository: LocatedRepository, config: TwinFlowRepositoryConfig) -> TwinFlowScheduler:
+    """The repository's scheduler.
 
     Raises:
-        TwinFlowConfigError: where it is of another class, or cannot take the steps of `config`.
+        TwinFlowConfigError: if there is none, or it is of another class or cannot take the steps of `config`.
     """
     path = repository.find(SCHEDULER_NAME)
     if path is None:
-        return None
+        raise TwinFlowConfigError(
+            f"'{repository.name}' has no {SCHEDULER_NAME}, and another scheduler draws other images: save it again "
+            "with save_twinflow_lora or save_twinflow_model."
+        )
     values = read_json(path, name=SCHEDULER_NAME)
     if values.get("_class_name") != TwinFlowScheduler.__name__:
         raise TwinFlowConfigError(
             f"{SCHEDULER_NAME} of '{repository.name}' has _class_name={values.get('_class_name')!r}: it must be "
             f"{TwinFlowScheduler.__name__}."
         )
+    check_types(f"{SCHEDULER_NAME} of '{repository.name}'", values, TwinFlowScheduler.__init__)
     try:
-        TwinFlowScheduler.from_config(values).set_timesteps(config.num_inference_steps)
-        return TwinFlowScheduler.from_config(values)
-    except (TypeError, ValueError, ArithmeticError) as error:
+        scheduler = TwinFlowScheduler.from_config(values)
+        scheduler.set_timesteps(config.num_inference_steps)
+        is_usable = bool(scheduler.sigmas.isfinite().all())
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise TwinFlowConfigError(f"{SCHEDULER_NAME} of '{repository.name}' is not usable: {error}") from error
+    if not is_usable:
+        raise TwinFlowConfigError(f"{SCHEDULER_NAME} of '{repository.name}' is not usable: its sigmas are not finite.")
+    return TwinFlowScheduler.from_config(values)
 
 
 def _read_conditioning(path: Path, pipeline: DiffusionPipeline, family: Family) -> dict[str, torch.Tensor]:

@@ -1,16 +1,20 @@
 """Whether a LoRA file fits a transformer, decided from its header alone before anything is built for it."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
 
 from ..configuration import TwinFlowConfigError
 from .files import TensorHeader, check_finite, read_header
 
 METADATA_KEY = "lora_adapter_metadata"
+MAX_PATTERN_KEYS = 500
+"""PEFT matches every module with every key of a pattern by an expression, and Python remembers 512 of them."""
+MAX_MODULE_NAMES = 10_000
 HALVES = ("lora_A.weight", "lora_B.weight")
 FREE_FIELDS = {
     "alpha_pattern",
@@ -44,15 +48,17 @@ def check_lora(path: Path, transformer: torch.nn.Module, component_name: str = "
     config = _lora_config(path, header, prefix)
     shapes = _shapes_by_module(path, header, prefix)
     modules = {name: m for name, m in transformer.named_modules() if _is_own_module(name)}
-    expected = {name for name in modules if check_target_module_exists(config, name)}
+    expected = _targets(config, modules)
     if set(shapes) != expected:
         odd = sorted(set(shapes) ^ expected)[0]
         raise TwinFlowConfigError(
             f"'{path.name}' and its metadata do not name the same modules of this {type(transformer).__name__} "
             f"('{odd}' for one): it belongs to another model."
         )
+    ranks = _by_module(path, "rank_pattern", config.rank_pattern, expected)
+    _by_module(path, "alpha_pattern", config.alpha_pattern, expected)
     for name, pair in shapes.items():
-        rank = _pattern_value(config.rank_pattern, name, config.r)
+        rank = ranks.get(name, config.r)
         wanted = _expected_shapes(modules[name], rank)
         if pair != wanted:
             raise TwinFlowConfigError(
@@ -98,12 +104,18 @@ def _field_problem(fields: dict) -> str | None:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
 
     def is_pattern(value, is_value):
-        return isinstance(value, dict) and all(
-            k.replace(".", "_").isidentifier() and is_value(value[k]) for k in value
+        return (
+            isinstance(value, dict)
+            and len(value) <= MAX_PATTERN_KEYS
+            and all(f"_{k}".replace(".", "_").isidentifier() and is_value(value[k]) for k in value)
         )
 
     def is_names(value):
-        return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
+        return (
+            isinstance(value, list)
+            and len(value) <= MAX_MODULE_NAMES
+            and all(isinstance(name, str) and name for name in value)
+        )
 
     checks = {
         "r": is_rank,
@@ -125,7 +137,7 @@ def _field_problem(fields: dict) -> str | None:
             return f"no {name}"
     for name in sorted(fields):
         if name in checks and not checks[name](fields[name]):
-            return f"{name}={fields[name]!r}, which is not allowed"
+            return f"{name}={repr(fields[name])[:200]}, which is not allowed"
     return None
 
 
@@ -144,9 +156,36 @@ def _is_own_module(name: str) -> bool:
     return ".base_layer" not in name and ".lora_" not in name
 
 
-def _pattern_value(pattern: dict, name: str, default):
-    """A value of peft's patterns by module name, whose keys are whole names or their ends."""
-    return next((value for key, value in pattern.items() if name == key or name.endswith("." + key)), default)
+def _endings(name: str) -> list[str]:
+    """What PEFT may call a module: its whole name, or the end of it from any dot on."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
+
+
+def _targets(config: LoraConfig, modules: Iterable[str]) -> set[str]:
+    """The modules that the metadata names, as PEFT finds them, in one pass."""
+    targets, excluded = set(config.target_modules), set(config.exclude_modules or ())
+    return {name for name in modules if not targets.isdisjoint(ends := _endings(name)) and excluded.isdisjoint(ends)}
+
+
+def _by_module(path: Path, field: str, pattern: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The value of a pattern by module name; the first key that fits counts, as in PEFT.
+
+    Raises:
+        TwinFlowConfigError: if no module takes its value from one of the keys.
+    """
+    order = {key: place for place, key in enumerate(pattern)}
+    keys = {
+        name: min(fitting, key=order.__getitem__)
+        for name in names
+        if (fitting := [ending for ending in _endings(name) if ending in order])
+    }
+    if unused := order.keys() - set(keys.values()):
+        raise TwinFlowConfigError(
+            f"'{path.name}' has a {field} with {len(unused)} keys that no module takes its value from, such as "
+            f"'{sorted(unused)[0][:80]}': save it again with save_twinflow_lora."
+        )
+    return {name: pattern[key] for name, key in keys.items()}
 
 
 def _expected_shapes(module: torch.nn.Module, rank: int) -> list[tuple[int, ...] | None]:

@@ -1,17 +1,23 @@
 """The README.md of a TwinFlow repository, filled from its configuration and its sample pictures."""
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
+import yaml
 from diffusers.utils import logging
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..families import FAMILIES
-from .files import CARD_NAME, CONDITIONING_NAME, SAMPLE_SUFFIXES, SAMPLES_FOLDER
+from .files import CARD_NAME, CONDITIONING_NAME, MAX_JSON_BYTES, SAMPLES_FOLDER
 from .repository import LORA, TwinFlowRepositoryConfig
-from .samples import read_columns, read_prompts
+from .samples import read_columns, read_prompts, sample_names
 
 logger = logging.get_logger(__name__)
 
@@ -24,6 +30,10 @@ SHOWN_OPTIONS = (
     "twinflow_ema_decay",
 )
 LICENSE_FIELDS = ("license", "license_name", "license_link")
+NOTE_START, NOTE_END = "<!-- diffusers-twinflow ", " -->\n"
+SPECIAL = re.compile(r"[\\`*\[\]|~]")
+"""What Markdown reads as markup inside a line, besides HTML."""
+MAX_VALUE_LENGTH = 300
 
 
 def save_model_card(
@@ -52,14 +62,13 @@ def save_model_card(
     """
     directory = Path(directory)
     config = TwinFlowRepositoryConfig.load(directory)
-    samples = sorted(p.name for p in (directory / SAMPLES_FOLDER).glob("*") if p.suffix.lower() in SAMPLE_SUFFIXES)
     is_local = (directory / config.base_model).is_dir()
     card = build_model_card(
         config,
         repo_id,
         base_model=base_model or (None if is_local else _hub_id(config.base_model)),
         license_fields=base_license(config, directory, base_model=base_model, cache_dir=cache_dir, token=token),
-        samples=[f"{SAMPLES_FOLDER}/{name}" for name in samples],
+        samples=[f"{SAMPLES_FOLDER}/{name}" for name in sample_names(directory)],
         prompts=prompts or read_prompts(directory),
         columns=read_columns(directory),
         scores=scores,
@@ -67,6 +76,41 @@ def save_model_card(
     )
     card.save(directory / CARD_NAME)
     return card
+
+
+def rewrite_model_card(directory: str | Path, repo_id: str, **options) -> ModelCard:
+    """`save_model_card` with the scores and prompts of the card that is there, for another repository or base."""
+    note = _read_card_note(Path(directory) / CARD_NAME)[1]
+    return save_model_card(
+        directory, repo_id, **{"scores": note.get("scores"), "prompts": note.get("prompts", ())} | options
+    )
+
+
+def is_generated_card(path: Path) -> bool:
+    """Whether `save_model_card` wrote a card and nobody has edited it since, so that nothing is lost by writing anew."""
+    body, note = _read_card_note(path)
+    return bool(note) and note.get("sha256") == _digest(body)
+
+
+def _card_note(body: str, scores: Mapping[str, float] | None, prompts: Sequence[str]) -> str:
+    """What a later card needs of this one, as a comment that Markdown does not show."""
+    note = {"sha256": _digest(body), "scores": dict(scores) if scores else None, "prompts": list(prompts)}
+    text = json.dumps(note).replace("<", "\\u003c").replace(">", "\\u003e").replace("--", "\\u002d\\u002d")
+    return f"{NOTE_START}{text}{NOTE_END}"
+
+
+def _read_card_note(path: Path) -> tuple[str, dict[str, Any]]:
+    """A card without its note, and the note; an empty one if the card has none."""
+    try:
+        body, _, note = path.read_bytes().decode("utf-8").replace("\r\n", "\n").rpartition(NOTE_START)
+        values = json.loads(note.removesuffix(NOTE_END)) if body else {}
+    except (OSError, ValueError, RecursionError):
+        return "", {}
+    return body, values if isinstance(values, dict) else {}
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()
 
 
 def build_model_card(
@@ -110,7 +154,8 @@ def build_model_card(
         _scores(scores),
         _license(config, license_fields),
     ]
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n")
+    body = f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n\n"
+    return ModelCard(body + _card_note(body, scores, prompts))
 
 
 def base_license(
@@ -123,7 +168,7 @@ def base_license(
 ) -> dict[str, str]:
     """The license fields of the base's card: of a local base's README.md, or of the base's page on the Hub.
 
-    Without the Hub the cache is looked in; where the card is nowhere, there are none.
+    Without the Hub the cache is looked in. If there is no card, or its metadata cannot be read, there are none.
     """
     local = Path(directory, config.base_model)
     paths = [local / CARD_NAME]
@@ -133,9 +178,21 @@ def base_license(
             paths += _pulled_card(name, revision=revision, cache_dir=cache_dir, token=token)
     for path in paths:
         if path.is_file():
-            data = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
+            data = _read_metadata(path)
             return {name: data[name] for name in LICENSE_FIELDS if isinstance(data.get(name), str)}
     return {}
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of somebody else's card; a warning and none if it cannot be read."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it has more than {MAX_JSON_BYTES} bytes")
+        return ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        logger.warning(f"The license of the base is not on the model card: '{path}' cannot be read ({reason}).")
+        return {}
 
 
 def _pulled_card(name: str, *, revision: str | None, cache_dir: str | Path | None, token: str | None) -> list[Path]:
@@ -160,10 +217,12 @@ def _plural(count: int) -> str:
 
 
 def _head(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None) -> str:
-    base = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "a base model that is on no Hub"
+    base = "a base model that is on no Hub"
+    if base_model:
+        base = f"[{_escape(base_model)}](https://huggingface.co/{quote(base_model)})"
     kind = "LoRA for" if config.train_type == LORA else "model distilled from"
     return (
-        f"# {repo_id.split('/')[-1]}\n\nA [TwinFlow](https://huggingface.co/papers/2512.05150) {kind} {base}: "
+        f"# {_escape(repo_id.split('/')[-1])}\n\nA [TwinFlow](https://huggingface.co/papers/2512.05150) {kind} {base}: "
         f"pictures in {_plural(config.num_inference_steps)} without classifier-free guidance."
     )
 
@@ -171,16 +230,26 @@ def _head(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None
 def _pictures(samples: Sequence[str], prompts: Sequence[str], columns: Sequence[str]) -> str:
     if not samples:
         return ""
-    lines = [f"![{path}]({path})" for path in samples]
+    lines = [f"![{_escape(path)}]({quote(path)})" for path in samples]
     if prompts:
-        labels = "; ".join(map(_one_line, columns)) or "1, 2 and 4 steps"
+        labels = "; ".join(map(_escape, columns)) or "1, 2 and 4 steps"
         lines.append(f"Columns: {labels}. Rows, from the top:")
-        lines.append("\n".join(f"{i}. {_one_line(prompt)}" for i, prompt in enumerate(prompts, 1)))
+        lines.append("\n".join(f"{i}. {_escape(prompt)}" for i, prompt in enumerate(prompts, 1)))
     return "## Samples\n\n" + "\n\n".join(lines)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).replace("`", "'").replace("<", "&lt;").replace("[", "\\[")
+def _escape(value: Any) -> str:
+    """A value as one line of plain text, whatever Markdown or HTML is in it."""
+    text = "".join(character if character.isprintable() else " " for character in str(value))
+    text = " ".join(text.split())
+    if len(text) > MAX_VALUE_LENGTH:
+        text = text[: MAX_VALUE_LENGTH - 1] + "…"
+    return SPECIAL.sub(r"\\\g<0>", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _quoted(text: str) -> str:
+    """A text as a string of Python."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 def _use(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None) -> str:
@@ -202,7 +271,7 @@ pip install diffusers-twinflow
 import torch
 {imports}from diffusers_twinflow import TwinFlowPipeline
 
-pipe = TwinFlowPipeline.from_pretrained("{repo_id}", torch_dtype=torch.bfloat16{base}).to("cuda")
+pipe = TwinFlowPipeline.from_pretrained({_quoted(repo_id)}, torch_dtype=torch.bfloat16{base}).to("cuda")
 {result} = pipe({what}, num_inference_steps={config.num_inference_steps}).{output}[0]
 ```"""
     if not is_lora:
@@ -214,23 +283,23 @@ On a `{pipeline}` that you already have, beside other LoRAs:
 ```python
 from diffusers_twinflow import load_twinflow_lora, unload_twinflow_lora
 
-load_twinflow_lora(pipe, "{repo_id}")
+load_twinflow_lora(pipe, {_quoted(repo_id)})
 {result} = pipe({what}, num_inference_steps={config.num_inference_steps}, {guidance_off}).{output}[0]
 unload_twinflow_lora(pipe)
 ```"""
 
 
 def _stock(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None, has_conditioning: bool) -> str:
-    missing = "the few-step scheduler"
+    name, missing = _quoted(repo_id).replace("`", "'"), "the few-step scheduler"
     if has_conditioning:
         missing = "the time conditioning (the target time of each step), and " + missing
     if config.train_type != LORA:
         return f"""## Without the package
 
-`DiffusionPipeline.from_pretrained("{repo_id}")` in stock diffusers loads the weights. Missing are then {missing}."""
+`DiffusionPipeline.from_pretrained({name})` in stock diffusers loads the weights. Missing are then {missing}."""
     return f"""## Without the package
 
-`pipe.load_lora_weights("{repo_id}")` in stock diffusers loads the low-rank weights with their alpha. Missing are \
+`pipe.load_lora_weights({name})` in stock diffusers loads the low-rank weights with their alpha. Missing are \
 then {missing}: pictures in few steps are worse than those above. Set `guidance_scale=0.0` there too."""
 
 
@@ -247,7 +316,7 @@ def _training(config: TwinFlowRepositoryConfig) -> str:
     if _is_local(rows["dataset_name"]):
         rows["dataset_name"] = None
     rows |= {name: config.options.get(name) for name in SHOWN_OPTIONS}
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value is not None)
+    table = "\n".join(f"| {name} | {_escape(value)} |" for name, value in rows.items() if value is not None)
     return f"## Training\n\n| | |\n|---|---|\n{table}"
 
 
@@ -259,7 +328,9 @@ def _is_local(dataset_name: object) -> bool:
 def _scores(scores: Mapping[str, float] | None) -> str:
     if not scores:
         return ""
-    return "## Scores\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value:.4g} |" for name, value in scores.items())
+    return "## Scores\n\n| | |\n|---|---|\n" + "\n".join(
+        f"| {_escape(name)} | {value:.4g} |" for name, value in scores.items()
+    )
 
 
 def _license(config: TwinFlowRepositoryConfig, license_fields: Mapping[str, str] | None) -> str:

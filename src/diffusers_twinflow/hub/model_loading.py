@@ -33,8 +33,6 @@ def load_located_model(
     directory = _fetch(repository, components).directory
     check_model_files(directory, family, components)
     scheduler = read_scheduler(repository, config)
-    if scheduler is None:
-        raise TwinFlowConfigError(f"'{repository.name}' has no scheduler: save it again with save_twinflow_model.")
     options = options | {"use_safetensors": True}
     try:
         model = _load_component(directory, family, _model_options(options, family.component_name))

@@ -1,12 +1,14 @@
 """Put a TwinFlow repository on the Hub: checked first, then one commit, so that nothing is ever half there."""
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..configuration import TwinFlowConfigError
@@ -17,7 +19,6 @@ from .files import (
     CONFIG_NAME,
     INDEX_NAME,
     LORA_NAME,
-    SAMPLE_SUFFIXES,
     SAMPLES_FOLDER,
     SCHEDULER_NAME,
     LocatedRepository,
@@ -27,9 +28,24 @@ from .files import (
 )
 from .model_check import FILE_PATTERNS, WEIGHTS, check_model_files, read_index
 from .repository import LORA, TwinFlowRepositoryConfig
+from .samples import sample_names
 
 NEEDED = (CONFIG_NAME, LORA_NAME, SCHEDULER_NAME)
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
+GENERATED_NAMES = {".gitattributes"}
+"""What the Hub itself puts into a new repository."""
+REASONS = {
+    401: "the Hub does not accept the token: log in with `hf auth login`",
+    403: "the token may not write there: log in with `hf auth login` and a token that has write access",
+    409: "the repository was changed at the same time: push again",
+    412: "the repository was changed at the same time: push again",
+    413: "a file is larger than the Hub or a proxy on the way accepts",
+    429: "the Hub has had too many requests from you: wait for a while",
+}
+
+
+class TwinFlowPushError(TwinFlowConfigError):
+    """A push that the Hub or the connection refused; the message has the command that pushes the same files later."""
 
 
 def push_twinflow_lora(
@@ -57,16 +73,17 @@ def push_twinflow_lora(
         what was committed, with its `oid` and `commit_url`.
 
     Raises:
-        TwinFlowConfigError: where the directory is not complete, or names a base model that only this machine has, or
+        TwinFlowConfigError: if the directory is not complete, or names a base model that only this machine has, or
             `repo_id` is no Hub id.
-        HfHubHTTPError: where the Hub refuses; nothing of the push is then visible.
+        TwinFlowPushError: if the Hub refuses or the connection fails. Nothing of the push is then visible.
     """
     config, files = check_pushable(directory, base_model=base_model)
     if config.train_type != LORA:
         raise TwinFlowConfigError(
             f"'{directory}' holds a {config.train_type} model: push it with push_twinflow_model, or the command line."
         )
-    return _push(Path(directory), config, files, repo_id, token, private, revision, commit_message)
+    options = {"private": private, "revision": revision, "commit_message": commit_message, "base_model": base_model}
+    return _push(Path(directory), config, files, repo_id, token=token, **options)
 
 
 def push_twinflow_model(
@@ -81,7 +98,8 @@ def push_twinflow_model(
 ) -> CommitInfo:
     """Push a directory that `save_twinflow_model` or `save_twinflow_lora` wrote, as `push_twinflow_lora` does."""
     config, files = check_pushable(directory, base_model=base_model)
-    return _push(Path(directory), config, files, repo_id, token, private, revision, commit_message)
+    options = {"private": private, "revision": revision, "commit_message": commit_message, "base_model": base_model}
+    return _push(Path(directory), config, files, repo_id, token=token, **options)
 
 
 def _push(
@@ -89,26 +107,77 @@ def _push(
     config: TwinFlowRepositoryConfig,
     files: list[str],
     repo_id: str,
+    *,
     token: str | None,
     private: bool | None,
     revision: str | None,
     commit_message: str | None,
+    base_model: str | None,
 ) -> CommitInfo:
     check_repo_id(repo_id)
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
     kind = "LoRA" if config.train_type == LORA else "model"
-    return api.create_commit(
-        repo_id,
-        [
-            CommitOperationAdd(name, config.to_json().encode() if name == CONFIG_NAME else str(directory / name))
-            for name in files
-        ],
-        commit_message=commit_message or f"TwinFlow {kind} for {config.num_inference_steps} step(s)",
-        revision=revision,
-    )
+    operations = [
+        CommitOperationAdd(name, config.to_json().encode() if name == CONFIG_NAME else str(directory / name))
+        for name in files
+    ]
+    api = HfApi(token=token)
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        return api.create_commit(
+            repo_id,
+            operations,
+            commit_message=commit_message or f"TwinFlow {kind} for {config.num_inference_steps} step(s)",
+            revision=revision,
+        )
+    except Exception as error:  # the errors of the client and of what it is built on share no class
+        command = push_command(directory, repo_id, base_model=base_model, revision=revision, private=private)
+        raise TwinFlowPushError(
+            f"the push to '{repo_id}' failed: {_reason(error)}. {_what_is_left(api, repo_id)}The files are complete in "
+            f"'{directory}'. Push them later with `{command}`."
+        ) from error
+
+
+def push_command(
+    directory: str | Path,
+    repo_id: str,
+    *,
+    base_model: str | None = None,
+    revision: str | None = None,
+    private: bool | None = None,
+) -> str:
+    """The command line that pushes a directory."""
+    words = ["diffusers-twinflow", "push", str(directory), repo_id]
+    words += ["--base_model", base_model] if base_model else []
+    words += ["--revision", revision] if revision else []
+    words += ["--private"] if private else []
+    return shlex.join(words)
+
+
+def _reason(error: Exception) -> str:
+    """Why a request failed, from the status of the answer if there was one."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, HfHubHTTPError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, HfHubHTTPError) and cause.response is not None:
+        status = cause.response.status_code
+        default = "the Hub has a problem of its own: try again later" if status >= 500 else cause.server_message
+        return f"{REASONS.get(status, default or 'the Hub refused it')} (status {status})"
+    if isinstance(error, (ValueError, LookupError)):
+        return f"what answered is not the Hub, perhaps a proxy or a login page ({type(error).__name__})"
+    return f"the connection broke ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+
+
+def _what_is_left(api: HfApi, repo_id: str) -> str:
+    """A sentence about a repository that the failed push has left empty; nothing if there is none."""
+    try:
+        names = set(api.list_repo_files(repo_id))
+    except HfHubHTTPError:
+        return ""
+    except Exception:  # no answer: the same error that ended the push
+        return f"If '{repo_id}' is new, it may be on the Hub without files. "
+    return "" if names - GENERATED_NAMES else f"'{repo_id}' is on the Hub without files; the next push fills it. "
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -123,20 +192,53 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def whole_repo_id(repo_id: str, token: str | None = None) -> str:
-    """The Hub id with its owner, which is asked of the Hub: a token that is refused is so before anything is trained.
+    """The Hub id with its owner. The Hub is asked whether the token may write there, so call it before training.
 
     Raises:
-        TwinFlowConfigError: where it is no Hub id, or nobody is logged in, or the Hub cannot be reached.
+        TwinFlowConfigError: if it is no Hub id, nobody is logged in, the token may not write there, or the Hub cannot
+            be reached.
     """
     check_repo_id(repo_id)
     try:
-        name = HfApi(token=token).whoami()["name"]
+        account = HfApi(token=token).whoami()
+        name = account["name"]
     except Exception as error:  # network errors of the client's library have no class of its own
         raise TwinFlowConfigError(
             f"the Hub does not know who pushes to '{repo_id}' ({type(error).__name__}): log in with `hf auth login`, or "
             "pass a token that can write."
         ) from error
-    return repo_id if "/" in repo_id else f"{name}/{repo_id}"
+    repo_id = repo_id if "/" in repo_id else f"{name}/{repo_id}"
+    problem = _write_problem(account, repo_id)
+    if problem:
+        raise TwinFlowConfigError(
+            f"the push to '{repo_id}' would be refused: {problem}. Create a token with write access to it at "
+            "https://huggingface.co/settings/tokens and log in with `hf auth login`, or push to a repository of yours."
+        )
+    return repo_id
+
+
+def _write_problem(account: dict[str, Any], repo_id: str) -> str | None:
+    """Why an account with its token may not write a repository, as far as `whoami` tells; `None` if it may."""
+    owner = repo_id.split("/")[0]
+    organizations = {entry.get("name"): entry for entry in account.get("orgs") or []}
+    token = (account.get("auth") or {}).get("accessToken") or {}
+    role = token.get("role")
+    if role == "read":
+        return f"the token '{token.get('displayName')}' of '{account['name']}' can only read"
+    if owner != account["name"] and owner not in organizations:
+        return f"'{owner}' is neither '{account['name']}', whose token this is, nor an organization of that account"
+    if owner in organizations and organizations[owner].get("roleInOrg") == "read":
+        return f"'{account['name']}' can only read in the organization '{owner}'"
+    if role == "fineGrained" and not _scope_allows(token.get("fineGrained") or {}, owner, repo_id):
+        return f"the fine-grained token '{token.get('displayName')}' has no write access to it"
+    return None
+
+
+def _scope_allows(scope: dict[str, Any], owner: str, repo_id: str) -> bool:
+    return any(
+        "repo.write" in entry.get("permissions", ()) and (entry.get("entity") or {}).get("name") in (owner, repo_id)
+        for entry in scope.get("scoped") or []
+    )
 
 
 def check_pushable(
@@ -152,7 +254,7 @@ def check_pushable(
         raise TwinFlowConfigError(f"'{directory}' is no directory: give the one that was trained into.")
     repository = locate_repository(directory)
     config = TwinFlowRepositoryConfig.load_located(repository)
-    files = _lora_files(repository) if config.train_type == LORA else _model_files(repository, config)
+    files = _lora_files(repository, config) if config.train_type == LORA else _model_files(repository, config)
     if base_model is not None:
         config = replace(config, base_model=base_model)
     _check_base(directory, config)
@@ -163,17 +265,20 @@ def check_pushable(
             raise TwinFlowConfigError(f"{name} holds what looks like a Hub token: take it out before it is public.")
     if CARD_NAME in files:
         _check_card(directory / CARD_NAME)
-    samples = sorted(path for path in (directory / SAMPLES_FOLDER).glob("*") if path.suffix.lower() in SAMPLE_SUFFIXES)
-    return config, [*files, *(f"{SAMPLES_FOLDER}/{path.name}" for path in samples)]
+    return config, [*files, *(f"{SAMPLES_FOLDER}/{name}" for name in sample_names(directory))]
 
 
-def _lora_files(repository: LocatedRepository) -> list[str]:
+def _lora_files(repository: LocatedRepository, config: TwinFlowRepositoryConfig) -> list[str]:
     missing = [name for name in NEEDED if repository.find(name) is None]
     if missing:
         raise TwinFlowConfigError(
             f"'{repository.name}' lacks {', '.join(missing)}: save it again with save_twinflow_lora."
         )
     weights = [name for name in (LORA_NAME, CONDITIONING_NAME) if repository.find(name)]
+    if config.needs_time_conditioning and CONDITIONING_NAME not in weights:
+        raise TwinFlowConfigError(
+            f"'{repository.name}' lacks {CONDITIONING_NAME}: save it again with save_twinflow_lora."
+        )
     for name in weights:
         read_header(repository.directory / name)
         check_finite(repository.directory / name)

@@ -6,7 +6,7 @@ pipeline in diffusers layout with the same two configuration files.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class TwinFlowRepositoryConfig:
         max_sequence_length: length of the encoded prompts in training, in tokens.
         options: the TwinFlow options.
         trained: what trained it: steps, batch size, learning rate, versions.
+        has_time_conditioning: whether a LoRA comes with a time conditioning; `save_twinflow_lora` writes it.
     """
 
     train_type: str
@@ -58,6 +59,17 @@ class TwinFlowRepositoryConfig:
     max_sequence_length: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     trained: dict[str, Any] = field(default_factory=dict)
+    has_time_conditioning: bool | None = None
+
+    @property
+    def needs_time_conditioning(self) -> bool:
+        """Whether a LoRA of this configuration is not complete without its time conditioning.
+
+        Repositories from before `has_time_conditioning` have one if they were trained with TwinFlow.
+        """
+        if self.has_time_conditioning is None:
+            return self.options.get("twinflow_enabled") is True
+        return self.has_time_conditioning
 
     def locate_base(self, repository: LocatedRepository) -> str:
         """Where the base is: its Hub id, or its path, which counts only in a local directory of the caller's own.
@@ -146,6 +158,8 @@ def _check_types(config: TwinFlowRepositoryConfig, name: str) -> None:
         refuse("guidance_scale", "0, for the guidance is in the weights")
     if config.max_sequence_length is not None and not is_count(config.max_sequence_length, MAX_TOKENS):
         refuse("max_sequence_length", f"null or a whole number from 1 to {MAX_TOKENS}")
+    if not (config.has_time_conditioning is None or isinstance(config.has_time_conditioning, bool)):
+        refuse("has_time_conditioning", "true, false or null")
     for field_name in ("options", "trained"):
         if not isinstance(getattr(config, field_name), dict):
             refuse(field_name, "a JSON object")
@@ -175,7 +189,7 @@ def save_twinflow_lora(
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in conditioning.state_dict().items()}
         save_file(tensors, directory / CONDITIONING_NAME, metadata={"format": "pt"})
     scheduler.save_pretrained(directory / "scheduler")
-    config.save(directory)
+    replace(config, has_time_conditioning=conditioning is not None).save(directory)
 
 
 def save_stock_lora(

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import make_image_grid
+from diffusers.utils import logging, make_image_grid
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..families import family_of
 from ..families.video import strip
-from .files import SAMPLES_FOLDER
+from .files import SAMPLE_SUFFIXES, SAMPLES_FOLDER, is_inside
+
+logger = logging.get_logger(__name__)
 
 PROMPTS_KEY, COLUMNS_KEY = "prompts", "columns"
 SAMPLE_NAME = "steps.png"
@@ -98,7 +100,23 @@ def read_columns(directory: str | Path) -> list[str]:
 
 def _read_note(directory: str | Path, key: str) -> list[str]:
     path = Path(directory) / SAMPLES_FOLDER / SAMPLE_NAME
-    if not path.is_file():
+    if not path.is_file() or not is_inside(path, Path(directory)):
         return []
-    with Image.open(path) as image:
-        return json.loads(image.info.get(key, "[]"))
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            note = json.loads(image.info.get(key, "[]"))
+    except (OSError, ValueError, RecursionError) as error:
+        logger.warning(f"'{path}' is not a grid that save_samples wrote ({error}): its labels are left out.")
+        return []
+    return [str(text) for text in note] if isinstance(note, list) else []
+
+
+def sample_names(directory: str | Path) -> list[str]:
+    """Names of the image files in `samples/`, in order; links to places outside the repository are left out."""
+    directory = Path(directory)
+    paths = sorted((directory / SAMPLES_FOLDER).glob("*"))
+    return [
+        path.name
+        for path in paths
+        if path.suffix.lower() in SAMPLE_SUFFIXES and path.is_file() and is_inside(path, directory)
+    ]

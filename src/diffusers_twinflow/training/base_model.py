@@ -12,6 +12,7 @@ from peft import LoraConfig
 
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..families import Family, is_flow_matching
+from ..hub.files import INDEX_NAME, locate_repository, read_json
 from ..models import enable_twinflow
 from ..schedulers import TwinFlowScheduler
 from .quantization import quantization_config
@@ -29,15 +30,16 @@ def load_model_index(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
         hub_options: `revision` and `cache_dir`, as diffusers takes them.
 
     Raises:
-        TwinFlowConfigError: where there is none.
+        TwinFlowConfigError: if there is none, or the Hub does not hand it out: each reason has a message of its own.
     """
-    try:
-        return DiffusionPipeline.load_config(name_or_path, **hub_options)
-    except OSError as error:
+    repository = locate_repository(name_or_path, patterns=[INDEX_NAME], **hub_options)
+    path = repository.directory / INDEX_NAME
+    if not path.is_file():
         raise TwinFlowConfigError(
-            f"--pretrained_model_name_or_path='{name_or_path}' holds no diffusers pipeline "
-            f"({error}): give a Hub id or a directory with a model_index.json."
-        ) from error
+            f"--pretrained_model_name_or_path='{name_or_path}' holds no diffusers pipeline: give a Hub id or a directory "
+            f"with a {INDEX_NAME}."
+        )
+    return read_json(path)
 
 
 def has_flow_matching_scheduler(name_or_path: str, index: dict[str, Any], **hub_options: Any) -> bool:

@@ -12,11 +12,10 @@ import peft
 import torch
 from accelerate import Accelerator, PartialState
 from diffusers import DiffusionPipeline
-from huggingface_hub.errors import HfHubHTTPError
 
 import diffusers_twinflow
 
-from ..configuration import TwinFlowConfig, TwinFlowConfigError
+from ..configuration import TwinFlowConfig
 from ..families import Family, family_of
 from ..hub.model_card import save_model_card
 from ..hub.push import push_twinflow_model
@@ -165,7 +164,7 @@ def publish_card(args: Namespace, scores: Mapping[str, float] | None = None) -> 
         scores: of the weights in the repository, by name.
 
     Raises:
-        TwinFlowConfigError: where the Hub refuses; the result stays in the run's directory.
+        TwinFlowPushError: if the Hub refuses; the result stays in the run's directory.
     """
     repository_id = args.hub_model_id or Path(args.output_dir).resolve().name
     base_model, prompts, token = args.hub_base_model, args.validation_prompts or [], args.hub_token
@@ -174,10 +173,4 @@ def publish_card(args: Namespace, scores: Mapping[str, float] | None = None) -> 
     if not args.push_to_hub:
         return
     where = {"private": args.hub_private_repo, "revision": args.hub_revision}
-    try:
-        push_twinflow_model(args.output_dir, repository_id, token=token, base_model=base_model, **where)
-    except HfHubHTTPError as error:
-        raise TwinFlowConfigError(
-            f"the Hub refused the push ({error}). The result is in '{args.output_dir}': push it with "
-            f"`diffusers-twinflow push {args.output_dir} {repository_id}`."
-        ) from error
+    push_twinflow_model(args.output_dir, repository_id, token=token, base_model=base_model, **where)
