@@ -89,6 +89,7 @@ def test_what_is_trained_is_pushed_and_draws_the_same_elsewhere(
     [
         ({"hub_model_id": "me/new"}, None, "the Hub does not know who pushes"),
         ({"hub_model_id": "me/new"}, "hf_unknown", "the Hub does not know who pushes"),
+        ({"hub_model_id": "me/new"}, "hf_my_reader", "can only read"),
         ({"hub_model_id": "a b"}, "hf_writer", "is no Hub id"),
         ({"hub_model_id": "me/new", "hub_base_model": ""}, "hf_writer", "--hub_base_model"),
         ({"hub_model_id": ""}, "hf_writer", "needs --hub_model_id"),
@@ -105,6 +106,7 @@ def test_a_refused_push_keeps_the_result_and_says_how_to_go_on(hub_with_base, ba
     hub.fault("POST /api/models/me/later/commit", status=403)
     refused = hub.run(RUN, *arguments(base_dir, image_dir, output_dir, hub_model_id="me/later"))
     assert refused.returncode == 1 and f"diffusers-twinflow push {output_dir} me/later" in refused.stderr
+    assert "me/later' is on the Hub without files" in refused.stderr and "Traceback" not in refused.stderr
     assert hub.tree("me/later") == set()
     again = "import sys; from diffusers_twinflow.cli import main; sys.exit(main(sys.argv[1:]))"
     hub.run(again, "push", output_dir, "me/later", "--base_model", "me/tiny-base").check()
