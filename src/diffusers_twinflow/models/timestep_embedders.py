@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin
 
 
@@ -40,6 +42,9 @@ class TimestepEmbedders:
         packed: one sample a forward, whose timesteps are those of its patches.
         native_target: the class's own target time.
         max_timestep_dim: most dimensions that `timestep` may have.
+        projection: what turns times into the embedder's input. ".name" is the module `name` beside the embedder, "name"
+            is a module of the model, and a function takes the model and the times. `None` if the embedder takes times.
+        projection_scale: what the forward multiplies `timestep` by before the projection, or its configuration entry.
     """
 
     paths: tuple[str, ...]
@@ -54,6 +59,8 @@ class TimestepEmbedders:
     packed: bool = False
     native_target: NativeTarget | None = None
     max_timestep_dim: int | None = None
+    projection: str | Callable[[ModelMixin, torch.Tensor], torch.Tensor] | None = ".time_proj"
+    projection_scale: float | str = 1.0
 
 
 def _at(*paths: str, **rule) -> TimestepEmbedders:
@@ -80,6 +87,22 @@ def _wan_animate2_call(transformer: ModelMixin, arguments: Mapping[str, Any]) ->
     return -1 if arguments["kv_cache_mode"] == "extract" else 0
 
 
+def _prx_projection(transformer: ModelMixin, times: torch.Tensor) -> torch.Tensor:
+    """PRX projects its times with a function."""
+    options = {"max_period": transformer.time_max_period, "scale": transformer.time_factor}
+    return get_timestep_embedding(times, 256, flip_sin_to_cos=True, downscale_freq_shift=0.0, **options)
+
+
+def _krea2_projection(transformer: ModelMixin, times: torch.Tensor) -> tuple[torch.Tensor, torch.dtype]:
+    """Krea 2's embedder also takes the dtype that it computes in."""
+    return times, transformer.time_embed.linear_1.weight.dtype
+
+
+def _sana_wm_projection(transformer: ModelMixin, times: torch.Tensor) -> torch.Tensor:
+    """SANA-WM embeds whole timesteps only."""
+    return transformer.time_proj(times.long().float())
+
+
 _WAN = "condition_embedder.time_embedder"
 _REFINER = "context_embedder.time_text_embed.timestep_embedder"
 _SANA = ("time_embed.emb.timestep_embedder", "time_embed.timestep_embedder")
@@ -88,27 +111,35 @@ TIMESTEP_EMBEDDERS: dict[str, TimestepEmbedders] = {
     "AceStepTransformer1DModel": _unit(
         "time_embed.linear_2", output_layer="", native_target=NativeTarget("timestep_r")
     ),
-    "AnyFlowFARTransformer3DModel": _at(_WAN, call=0, native_target=NativeTarget("r_timestep")),
-    "AnyFlowTransformer3DModel": _at(_WAN, native_target=NativeTarget("r_timestep")),
-    "AuraFlowTransformer2DModel": _unit("time_step_proj"),
-    "BriaFibo2Transformer2DModel": _unit("t_embedder", output_layer="mlp.2", call=0),
+    "AnyFlowFARTransformer3DModel": _at(
+        _WAN, call=0, native_target=NativeTarget("r_timestep"), projection=".timesteps_proj"
+    ),
+    "AnyFlowTransformer3DModel": _at(_WAN, native_target=NativeTarget("r_timestep"), projection=".timesteps_proj"),
+    "AuraFlowTransformer2DModel": _unit("time_step_proj", projection=".time_step_embed"),
+    "BriaFibo2Transformer2DModel": _unit(
+        "t_embedder", output_layer="mlp.2", call=0, projection=None, projection_scale="t_scale"
+    ),
     "BriaFiboTransformer2DModel": _at("time_embed.timestep_embedder"),
     "BriaTransformer2DModel": _at("time_embed.timestep_embedder"),
-    "ChromaTransformer2DModel": _unit("distilled_guidance_layer.in_proj", output_layer=""),
-    "ChronoEditTransformer3DModel": _at(_WAN),
+    "ChromaTransformer2DModel": _unit(
+        "distilled_guidance_layer.in_proj", output_layer="", projection="time_text_embed", projection_scale=1000.0
+    ),
+    "ChronoEditTransformer3DModel": _at(_WAN, projection=".timesteps_proj"),
     "CogView4Transformer2DModel": _at("time_condition_embed.timestep_embedder"),
-    "Cosmos3OmniTransformer": _at("time_embedder", argument="vision_timesteps", packed=True),
+    "Cosmos3OmniTransformer": _at(
+        "time_embedder", argument="vision_timesteps", packed=True, projection_scale="timestep_scale"
+    ),
     "CosmosTransformer3DModel": _unit("time_embed", output_layer="norm", element=1),
     "DreamLiteUNetModel": _at("time_embedding"),
     "EasyAnimateTransformer3DModel": _at("time_embedding"),
     "ErnieImageTransformer2DModel": _at("time_embedding"),
-    "Flux2Transformer2DModel": _unit("time_guidance_embed.timestep_embedder", call=0),
+    "Flux2Transformer2DModel": _unit("time_guidance_embed.timestep_embedder", call=0, projection_scale=1000.0),
     "Flux3Transformer2DModel": _unit(
-        "timestep_embedder", call=0, native_target=NativeTarget("target_timestep", "flow_map")
+        "timestep_embedder", call=0, native_target=NativeTarget("target_timestep", "flow_map"), projection_scale=1000.0
     ),
-    "FluxTransformer2DModel": _unit("time_text_embed.timestep_embedder"),
+    "FluxTransformer2DModel": _unit("time_text_embed.timestep_embedder", projection_scale=1000.0),
     "GlmImageTransformer2DModel": _at("time_condition_embed.timestep_embedder", at_noise=999.0, at_data=-1.0),
-    "HeliosTransformer3DModel": _at(_WAN, call=_helios_call),
+    "HeliosTransformer3DModel": _at(_WAN, call=_helios_call, projection=".timesteps_proj"),
     "HiDreamImageTransformer2DModel": _at("t_embedder.timestep_embedder", argument="timesteps"),
     "HunyuanImageTransformer2DModel": _at(
         "time_guidance_embed.timestep_embedder", _REFINER, native_target=NativeTarget("timestep_r", "use_meanflow")
@@ -118,15 +149,15 @@ TIMESTEP_EMBEDDERS: dict[str, TimestepEmbedders] = {
     ),
     "HunyuanVideoFramepackTransformer3DModel": _at("time_text_embed.timestep_embedder", _REFINER, call=0),
     "HunyuanVideoTransformer3DModel": _at("time_text_embed.timestep_embedder", _REFINER, call=0),
-    "Ideogram4Transformer2DModel": _reversed("t_embedding", output_layer="mlp_out"),
-    "JoyImageEditPlusTransformer3DModel": _at(_WAN),
-    "JoyImageEditTransformer3DModel": _at(_WAN),
-    "Kandinsky5Transformer3DModel": _at("time_embeddings", output_layer="out_layer"),
+    "Ideogram4Transformer2DModel": _reversed("t_embedding", output_layer="mlp_out", projection=None),
+    "JoyImageEditPlusTransformer3DModel": _at(_WAN, projection=".timesteps_proj"),
+    "JoyImageEditTransformer3DModel": _at(_WAN, projection=".timesteps_proj"),
+    "Kandinsky5Transformer3DModel": _at("time_embeddings", output_layer="out_layer", projection=None),
     "Kandinsky6SRTransformer3DModel": _at("time_embeddings.timestep_embedder"),
     "Kandinsky6Transformer3DModel": _at(
         "video_time_embeddings.timestep_embedder", "audio_time_embeddings.timestep_embedder"
     ),
-    "Krea2Transformer2DModel": _unit("time_embed"),
+    "Krea2Transformer2DModel": _unit("time_embed", projection=_krea2_projection),
     "LTX2VideoTransformer3DModel": _at(
         "time_embed.emb.timestep_embedder",
         "audio_time_embed.emb.timestep_embedder",
@@ -136,8 +167,8 @@ TIMESTEP_EMBEDDERS: dict[str, TimestepEmbedders] = {
         "av_cross_attn_audio_v2a_gate.emb.timestep_embedder",
     ),
     "LTXVideoTransformer3DModel": _at("time_embed.emb.timestep_embedder"),
-    "LongCatAudioDiTTransformer": _reversed("time_embed", output_layer="time_mlp.2"),
-    "LongCatImageTransformer2DModel": _unit("time_embed.timestep_embedder"),
+    "LongCatAudioDiTTransformer": _reversed("time_embed", output_layer="time_mlp.2", projection=None),
+    "LongCatImageTransformer2DModel": _unit("time_embed.timestep_embedder", projection_scale=1000.0),
     "Lumina2Transformer2DModel": _reversed("time_caption_embed.timestep_embedder"),
     "LuminaNextDiT2DModel": _reversed("time_caption_embed.timestep_embedder"),
     "MiniMaxMusic3Transformer1DModel": _reversed("time_embed"),
@@ -145,23 +176,27 @@ TIMESTEP_EMBEDDERS: dict[str, TimestepEmbedders] = {
     "MotifVideoTransformer3DModel": _at("time_text_embed.timestep_embedder"),
     "NucleusMoEImageTransformer2DModel": _unit("time_text_embed.norm", output_layer=""),
     "OmniGenTransformer2DModel": _reversed("time_token", "t_embedder"),
-    "OvisImageTransformer2DModel": _unit("timestep_embedder"),
+    "OvisImageTransformer2DModel": _unit("timestep_embedder", projection_scale=1000.0),
     "PixArtTransformer2DModel": _at("adaln_single.emb.timestep_embedder"),
-    "PRXTransformer2DModel": _unit("time_in", output_layer="out_layer"),
+    "PRXTransformer2DModel": _unit("time_in", output_layer="out_layer", projection=_prx_projection),
     "QwenImage21Transformer2DModel": _unit("time_text_embed.timestep_embedder", rows="first"),
     "QwenImageTransformer2DModel": _unit("time_text_embed.timestep_embedder", rows="first"),
     "SD3Transformer2DModel": _at("time_text_embed.timestep_embedder"),
     "SanaTransformer2DModel": _at(*_SANA, config_scale="timestep_scale"),
     "SanaVideoTransformer3DModel": _at(*_SANA),
-    "SanaWMTransformer3DModel": _at("t_embedder"),
-    "SkyReelsV2Transformer3DModel": _at(_WAN, max_timestep_dim=1),
-    "StableAudio3DiTModel": _unit("to_timestep_embed", output_layer="2"),
+    "SanaWMTransformer3DModel": _at("t_embedder", projection=_sana_wm_projection),
+    "SkyReelsV2Transformer3DModel": _at(_WAN, max_timestep_dim=1, projection=".timesteps_proj"),
+    "StableAudio3DiTModel": _unit("to_timestep_embed", output_layer="2", projection=".timestep_features"),
     "UNet2DConditionModel": _at("time_embedding"),
-    "WanAnimate2Transformer3DModel": _at("time_embedding", output_layer="2", call=_wan_animate2_call),
-    "WanAnimateTransformer3DModel": _at(_WAN),
-    "WanTransformer3DModel": _at(_WAN),
-    "WanVACETransformer3DModel": _at(_WAN),
-    "ZImageTransformer2DModel": _reversed("t_embedder", output_layer="mlp.2", argument="t", call=0),
+    "WanAnimate2Transformer3DModel": _at(
+        "time_embedding", output_layer="2", call=_wan_animate2_call, projection=".timesteps_proj"
+    ),
+    "WanAnimateTransformer3DModel": _at(_WAN, projection=".timesteps_proj"),
+    "WanTransformer3DModel": _at(_WAN, projection=".timesteps_proj"),
+    "WanVACETransformer3DModel": _at(_WAN, projection=".timesteps_proj"),
+    "ZImageTransformer2DModel": _reversed(
+        "t_embedder", output_layer="mlp.2", argument="t", call=0, projection=None, projection_scale="t_scale"
+    ),
 }
 
 REFUSED: dict[str, str] = {

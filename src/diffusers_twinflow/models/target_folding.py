@@ -1,0 +1,322 @@
+"""Low-rank weights that do in a stock model, on a sampling grid, what the target time does.
+
+On a grid each time `t` has one target time `r`, so what the time conditioning adds to a timestep embedding depends on
+`t` alone. The embedder ends in a linear layer with input `h(t)`. A low-rank update `B A` of that layer adds the same
+if `A h(t)` gives the right coefficients at each time of the grid. The style "few" has `r = 0` at every time and needs
+rank 1; other styles need up to one rank per evaluation.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from .modeling_twinflow import TwinFlowTransformerMixin, _submodule, _without_adapter
+from .time_conditioning import TimeConditioning
+
+EXACT = 1e-5
+"""Largest error on a grid, relative to the largest addition, that counts as exact: the rounding of float32."""
+SAME_DIRECTION = 1e-6
+BETWEEN_POINTS = 257
+RIDGE = 1e-10
+
+
+class CannotFoldError(ValueError):
+    """Raised if a model's target time cannot be written as low-rank weights. The message says why."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The evaluations of one sampling call.
+
+    Attributes:
+        times: shape [N], in the model's own unit, as its forward gets them.
+        targets: shape [N], the target time of each evaluation, in the same unit.
+    """
+
+    times: torch.Tensor
+    targets: torch.Tensor
+
+
+@dataclass(frozen=True)
+class FoldedLayer:
+    """A low-rank update of one linear layer, at scale 1.
+
+    Attributes:
+        lora_A: shape [rank, in_features].
+        lora_B: shape [out_features, rank].
+    """
+
+    lora_A: torch.Tensor
+    lora_B: torch.Tensor
+
+
+@dataclass(frozen=True)
+class FoldedTarget:
+    """The target time of a model as low-rank weights.
+
+    Attributes:
+        layers: the update of each stock layer, by the layer's name in the model.
+        exact: the grids on which the update is exact.
+        error_between: the largest error at any time between noise and data, relative to the largest addition. `None`
+            if the grids have several target times, so that no value is right between them.
+    """
+
+    layers: dict[str, FoldedLayer]
+    exact: tuple[Hashable, ...]
+    error_between: float | None
+
+
+def fold_target(
+    transformer: ModelMixin,
+    conditioning: nn.Module,
+    grids: Mapping[Hashable, Grid],
+    *,
+    adapter_names: Sequence[str] = (),
+) -> FoldedTarget:
+    """Write the target time of a TwinFlow model as low-rank weights of its stock layers.
+
+    Args:
+        transformer: a TwinFlow model with its weights in memory. It is not changed.
+        conditioning: the model's time conditioning.
+        grids: the grids to be exact on, the most important one first. Keys are the caller's choice, such as step
+            counts. A grid is left out if the layer has too few inputs for it and for those before it.
+        adapter_names: the adapters that are active when the weights are used.
+
+    Raises:
+        CannotFoldError: if the model's embedder does not end in a linear layer, if the conditioning is of a kind that
+            cannot be folded, or if not even the first grid fits.
+    """
+    reason = why_not_foldable(type(transformer), transformer, conditioning)
+    if reason is not None:
+        raise CannotFoldError(reason)
+    conditioning = deepcopy(conditioning).to("cpu", torch.float64)
+    problems = _problems(transformer, conditioning, grids, adapter_names)
+    exact: tuple[Hashable, ...] = ()
+    solutions: list[_Solution] = []
+    for name in grids:
+        candidate = [problem.solve((*exact, name)) for problem in problems]
+        if all(solution.error <= EXACT for solution in candidate):
+            exact, solutions = (*exact, name), candidate
+    if not exact:
+        raise CannotFoldError(
+            f"the last layer of its timestep embedder has {problems[0].inputs.shape[-1]} inputs, which are too few for "
+            "the times of the grid"
+        )
+    between = [solution.error_between for solution in solutions]
+    layers = {problem.layer_name: solution.layer for problem, solution in zip(problems, solutions)}
+    return FoldedTarget(layers, exact, None if None in between else max(between))
+
+
+def why_not_foldable(
+    cls: type[TwinFlowTransformerMixin], transformer: ModelMixin, conditioning: nn.Module
+) -> str | None:
+    """Why a model's target time cannot be folded into its stock layers. `None` if it can be."""
+    if not isinstance(conditioning, TimeConditioning):
+        return f"its conditioning is a {type(conditioning).__name__}, which is more than a sum"
+    if conditioning.target_timestep_embedder is None:
+        return "the stock model takes a target time itself, so nothing is added to its timestep embedding"
+    for path in _embedder_paths(cls, transformer):
+        layer = _output_layer(cls, transformer, path)
+        if not isinstance(layer, nn.Linear):
+            return f"its timestep embedding ends in a {type(layer).__name__}, and only a linear layer can carry it"
+    return None
+
+
+def foldable_layers(cls: type[TwinFlowTransformerMixin], transformer: ModelMixin) -> dict[str, nn.Linear]:
+    """The stock layers of a model that can carry its target time, by name."""
+    rule = cls._timestep_embedders
+    layers = {
+        _layer_name(path, rule.output_layer): _output_layer(cls, transformer, path)
+        for path in _embedder_paths(cls, transformer)
+    }
+    return {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+
+
+def fit_rows(
+    inputs: torch.Tensor, outputs: torch.Tensor, soft: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> torch.Tensor:
+    """Weights `W` with `inputs @ W.T = outputs`, of which those that fit the soft pairs best.
+
+    Without soft pairs these are the smallest such weights. If there are none, the result is a least squares fit.
+
+    Args:
+        inputs: shape [N, in], float64.
+        outputs: shape [N, rank].
+        soft: inputs and outputs of shapes [M, in] and [M, rank].
+
+    Returns:
+        shape [rank, in].
+    """
+    left, values, right = torch.linalg.svd(inputs, full_matrices=False)
+    kept = values > 1e-9 * values[0]
+    left, values, right = left[:, kept], values[kept], right[kept]
+    exact = right.T @ ((left.T @ outputs) / values[:, None])
+    if soft is None:
+        return exact.T
+    soft_inputs, soft_outputs = soft
+    free = soft_inputs - soft_inputs @ right.T @ right
+    gram = free @ free.T
+    ridge = RIDGE * soft_inputs.square().sum() * torch.eye(len(gram), dtype=gram.dtype)
+    return (exact + free.T @ torch.linalg.solve(gram + ridge, soft_outputs - soft_inputs @ exact)).T
+
+
+def factor(additions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Additions of shape [N, width] as coefficients [N, rank] times orthonormal directions [rank, width]."""
+    left, values, directions = torch.linalg.svd(additions, full_matrices=False)
+    rank = max(1, int((values > SAME_DIRECTION * values[0]).sum()))
+    return left[:, :rank] * values[:rank], directions[:rank]
+
+
+@dataclass(frozen=True)
+class _Solution:
+    layer: FoldedLayer
+    error: float
+    error_between: float | None
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What one embedder's layer is given and must add, at the time of data, on the grids and between.
+
+    Attributes:
+        inputs: shape [N, rows, in].
+        additions: shape [N, width].
+        positions: where each grid's times are among the N.
+        between: inputs and additions between the grids' times, if there is one target time.
+    """
+
+    layer_name: str
+    inputs: torch.Tensor
+    additions: torch.Tensor
+    positions: dict[Hashable, range]
+    between: tuple[torch.Tensor, torch.Tensor] | None
+
+    def solve(self, names: Sequence[Hashable]) -> _Solution:
+        """The update that is exact on these grids and at the time of data, where nothing is added."""
+        chosen = [0, *(position for name in names for position in self.positions[name])]
+        inputs, additions = self.inputs[chosen], self.additions[chosen]
+        coefficients, directions = factor(additions)
+        soft = None
+        if self.between is not None:
+            soft = _rows(self.between[0], self.between[1] @ directions.T)
+        weights = fit_rows(*_rows(inputs, coefficients), soft)
+
+        tiny = torch.finfo(torch.float32).tiny
+        balance = (directions.norm() / weights.norm().clamp_min(tiny)).sqrt()
+        layer = FoldedLayer((weights * balance).float().contiguous(), (directions.T / balance).float().contiguous())
+        largest = additions.abs().max().clamp_min(tiny)
+
+        def error(inputs: torch.Tensor, additions: torch.Tensor) -> float:
+            given = inputs @ layer.lora_A.double().T @ layer.lora_B.double().T
+            return float((given - additions.unsqueeze(1)).abs().max() / largest)
+
+        return _Solution(layer, error(inputs, additions), self.between and error(*self.between))
+
+
+def _rows(inputs: torch.Tensor, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs [N, rows, in] and outputs [N, rank] as pairs of single rows."""
+    return inputs.flatten(0, 1), outputs.repeat_interleave(inputs.shape[1], dim=0)
+
+
+def _problems(
+    transformer: ModelMixin,
+    conditioning: TimeConditioning,
+    grids: Mapping[Hashable, Grid],
+    adapter_names: Sequence[str],
+) -> list[_Problem]:
+    cls = type(transformer)
+    at_data = torch.tensor([conditioning.at_data])
+    times = torch.cat([at_data, *(grid.times.cpu().float() for grid in grids.values())])
+    targets = torch.cat([at_data, *(grid.targets.cpu().float() for grid in grids.values())])
+    positions, end = {}, 1
+    for name, grid in grids.items():
+        positions[name] = range(end, end := end + len(grid.times))
+    has_one_target = bool((targets[1:] == targets[-1]).all())
+    between = torch.linspace(conditioning.at_data, conditioning.at_noise, BETWEEN_POINTS)
+    with torch.no_grad():
+        additions = conditioning(times, targets, None).double()
+        additions_between = conditioning(between, targets[-1].expand_as(between), None).double()
+
+    problems, first = [], 0
+    for path in _embedder_paths(cls, transformer):
+        inputs_at = _layer_inputs(transformer, path, adapter_names)
+        layer = _output_layer(cls, transformer, path)
+        part = slice(first, first := first + layer.out_features)
+        problems.append(
+            _Problem(
+                _layer_name(path, cls._timestep_embedders.output_layer),
+                inputs_at(times),
+                additions[:, part],
+                positions,
+                (inputs_at(between), additions_between[:, part]) if has_one_target else None,
+            )
+        )
+    return problems
+
+
+def _layer_inputs(
+    transformer: ModelMixin, path: str, adapter_names: Sequence[str]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function from times in the model's unit, shape [N], to what an embedder's last layer is given, [N, rows, in]."""
+    rule = type(transformer)._timestep_embedders
+    scale, projection = rule.projection_scale, rule.projection
+    scale = transformer.config[scale] if isinstance(scale, str) else scale
+    embedder = _plain_copy(_submodule(transformer, path), adapter_names)
+    layer = _submodule(embedder, rule.output_layer)
+    project = projection
+    if isinstance(projection, str):
+        parent = path.rpartition(".")[0] if projection.startswith(".") else ""
+        name = ".".join(filter(None, (parent, projection.removeprefix("."))))
+        project = _plain_copy(_submodule(transformer, name), adapter_names)
+
+    def inputs_at(times: torch.Tensor) -> torch.Tensor:
+        given = []
+        handle = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+        with torch.no_grad():
+            arguments = times * scale
+            if isinstance(project, nn.Module):
+                arguments = project(arguments)
+            elif project is not None:
+                arguments = project(transformer, arguments)
+            embedder(*(arguments if isinstance(arguments, tuple) else (arguments,)))
+        handle.remove()
+        return given[0].reshape(len(times), -1, layer.in_features).double()
+
+    return inputs_at
+
+
+def _plain_copy(module: nn.Module, adapter_names: Sequence[str]) -> nn.Module:
+    """A float32 copy on the CPU without hooks, the adapters' weights added to its layers."""
+    copy = _merged(deepcopy(module), adapter_names)
+    for parent in list(copy.modules()):
+        for name, child in parent.named_children():
+            setattr(parent, name, _merged(child, adapter_names))
+        for hooks in (parent._forward_hooks, parent._forward_pre_hooks):
+            hooks.clear()
+    return copy.to("cpu", torch.float32).eval()
+
+
+def _merged(layer: nn.Module, adapter_names: Sequence[str]) -> nn.Module:
+    if not isinstance(layer, BaseTunerLayer):
+        return layer
+    names = [name for name in adapter_names if name in layer.r]
+    if not layer.merged_adapters and names:
+        layer.merge(adapter_names=names)
+    return layer.get_base_layer()
+
+
+def _embedder_paths(cls: type[TwinFlowTransformerMixin], transformer: ModelMixin) -> list[str]:
+    return [path for path in cls._timestep_embedders.paths if _submodule(transformer, path) is not None]
+
+
+def _output_layer(cls: type[TwinFlowTransformerMixin], transformer: ModelMixin, path: str) -> nn.Module:
+    return _without_adapter(_submodule(_submodule(transformer, path), cls._timestep_embedders.output_layer))
+
+
+def _layer_name(path: str, output_layer: str) -> str:
+    return ".".join(filter(None, (path, output_layer)))
