@@ -280,7 +280,7 @@ def _layer_inputs(
         with torch.no_grad():
             arguments = times * scale
             if isinstance(project, nn.Module):
-                arguments = project(arguments)
+                arguments = project(arguments).float()
             elif project is not None:
                 arguments = project(transformer, arguments)
             embedder(*(arguments if isinstance(arguments, tuple) else (arguments,)))
