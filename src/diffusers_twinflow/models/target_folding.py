@@ -160,13 +160,14 @@ def fit_rows(
         return exact.T
     soft_inputs, soft_outputs = soft
     free = soft_inputs - soft_inputs @ right.T @ right
-    return (exact + _ridge_solution(free, soft_outputs - soft_inputs @ exact)).T
+    ridge = RIDGE * soft_inputs.square().sum()
+    return (exact + _ridge_solution(free, soft_outputs - soft_inputs @ exact, ridge)).T
 
 
-def _ridge_solution(inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+def _ridge_solution(inputs: torch.Tensor, outputs: torch.Tensor, ridge: torch.Tensor) -> torch.Tensor:
     """Small weights [in, rank] with `inputs @ weights` near `outputs`, solved in the smaller dimension."""
     rows, columns = inputs.shape
-    ridge = RIDGE * inputs.square().sum() * torch.eye(min(rows, columns), dtype=inputs.dtype)
+    ridge = ridge * torch.eye(min(rows, columns), dtype=inputs.dtype)
     if rows <= columns:
         return inputs.T @ torch.linalg.solve(inputs @ inputs.T + ridge, outputs)
     return torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ outputs)
