@@ -64,3 +64,13 @@ def test_draws_of_a_position_are_the_same_in_any_batch_and_uniform():
     assert min(stats.kstest(choice, "uniform").pvalue for choice in choices.T) > 0.01
     assert np.abs(np.corrcoef(choices.T) - np.eye(len(SampleDraw._fields))).max() < 0.06
     assert len(np.unique(choices)) == choices.size
+
+
+@pytest.mark.parametrize("text", ["", " \t\n", "\ufeff", "\ufeff \u200b", "\x00"])
+def test_a_caption_without_a_visible_character_is_none(text):
+    assert CaptionSource().candidates({"text": text}) == []
+
+
+def test_byte_order_marks_inside_are_left_out_and_other_joiners_stay():
+    assert CaptionSource().candidates({"text": "\ufeffa fox\ufeff"}) == ["a fox"]
+    assert CaptionSource().candidates({"text": "👩\u200d🚀"}) == ["👩\u200d🚀"]

@@ -11,8 +11,8 @@ from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data.captions import CaptionSource
 from diffusers_twinflow.data.check import check_rows
 from diffusers_twinflow.data.images import decode, measure
-from diffusers_twinflow.data.report import CORRUPT_IMAGES, MISSING_CAPTIONS, DataReport, Fault
-from diffusers_twinflow.data.rows import keep_encoded, load_rows, unlisted_images
+from diffusers_twinflow.data.report import CORRUPT_IMAGES, IGNORED_FILES, MISSING_CAPTIONS, DataReport, Fault
+from diffusers_twinflow.data.rows import keep_encoded, load_rows, load_source
 
 
 @pytest.fixture
@@ -21,10 +21,11 @@ def check(cache_dir, tmp_path):
 
     def run(folder, captions=None, stop=False):
         captions = captions or CaptionSource()
-        rows = keep_encoded(load_rows(instance_data_dir=str(folder), cache_dir=cache_dir), "image", captions)
+        loaded = load_source(instance_data_dir=str(folder), cache_dir=cache_dir)
+        rows = keep_encoded(loaded.rows, "image", captions)
         report = DataReport(tmp_path / "report.json", stop=stop)
-        unlisted = unlisted_images(rows, "image") if captions.strategy == "column" else []
-        return check_rows(rows, captions, "image", report, unlisted=unlisted)
+        left_out = [Fault(MISSING_CAPTIONS, path, "no row names it") for path in loaded.unlisted]
+        return check_rows(rows, captions, "image", report, left_out=left_out)
 
     run.report = lambda: json.loads((tmp_path / "report.json").read_text())
     return run
@@ -65,6 +66,7 @@ def test_a_whole_folder_has_no_faults(files, check):
         "trained_on": 8,
         CORRUPT_IMAGES: {"count": 0, "samples": {}},
         MISSING_CAPTIONS: {"count": 0, "samples": {}},
+        IGNORED_FILES: {"count": 0, "samples": {}},
     }
 
 

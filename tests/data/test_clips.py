@@ -1,6 +1,8 @@
 import json
+import os
 import struct
 
+import av
 import pytest
 import torch
 from datasets import load_dataset
@@ -12,7 +14,7 @@ from diffusers_twinflow.data.check import check_rows
 from diffusers_twinflow.data.clips import Clip, at_rate
 from diffusers_twinflow.data.draws import SampleDraw
 from diffusers_twinflow.data.framing import Framing
-from diffusers_twinflow.data.report import DataReport
+from diffusers_twinflow.data.report import MISSING_CAPTIONS, DataReport, Fault
 from diffusers_twinflow.data.rows import keep_encoded, load_rows, unlisted_images
 from diffusers_twinflow.data.samples import Samples
 from diffusers_twinflow.data.stream import StreamedSamples
@@ -92,6 +94,23 @@ def test_frames_of_several_sizes_are_refused(tmp_path):
         Clip(4).decode(value)
 
 
+def test_a_playlist_named_like_a_video_opens_no_other_file(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    whole = next(path for path in sorted(folder.glob("*.mp4")))
+    playlist = folder / "list.mp4"
+    playlist.write_text(f"ffconcat version 1.0\nfile {whole.name}\n")
+    assert len(Clip(1).decode({"bytes": None, "path": str(whole)})) == 1
+    for value in ({"bytes": None, "path": str(playlist)}, {"bytes": playlist.read_bytes(), "path": None}):
+        with pytest.raises(av.error.FFmpegError):
+            Clip(1).decode(value)
+
+
+def test_a_fifo_named_like_a_video_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match="a FIFO"):
+        Clip(1).decode({"bytes": None, "path": str(tmp_path / "a.mp4")})
+
+
 def open_folder(folder, cache_dir, clip=None, column="video"):
     rows = load_rows(instance_data_dir=str(folder), cache_dir=cache_dir)
     return keep_encoded(rows, column, CaptionSource(), clip=clip or Clip(9))
@@ -100,8 +119,8 @@ def open_folder(folder, cache_dir, clip=None, column="video"):
 def test_faulty_videos_are_counted_and_named(folder, cache_dir, tmp_path):
     rows = open_folder(folder, cache_dir)
     report = DataReport(tmp_path / "report.json")
-    unlisted = unlisted_images(rows, "video")
-    checked = check_rows(rows, CaptionSource(), "video", report, clip=Clip(9), unlisted=unlisted)
+    left_out = [Fault(MISSING_CAPTIONS, path, "no row names it") for path in unlisted_images(rows, "video")]
+    checked = check_rows(rows, CaptionSource(), "video", report, clip=Clip(9), left_out=left_out)
     assert checked.facts["captions"] == [["caption 0"], ["caption 1"]]
     assert checked.facts["width"] == [32, 48]
     found = json.loads((tmp_path / "report.json").read_text())

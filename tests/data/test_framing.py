@@ -8,7 +8,7 @@ from PIL import Image
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data.draws import SampleDraw
 from diffusers_twinflow.data.framing import Framing, parse_buckets
-from diffusers_twinflow.data.images import as_rgb
+from diffusers_twinflow.image_files import as_rgb
 
 MIDDLE = SampleDraw(0.5, 0.5, 0.5, 0.5, 0.9)
 SIDES = st.integers(1, 100)

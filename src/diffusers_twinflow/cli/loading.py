@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils import load_image
 
 from ..configuration import TwinFlowConfigError
 from ..families import FAMILIES
 from ..hub.files import locate_repository
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
 from ..hub.samples import STEP_COUNTS
+from ..image_files import load_image
 from ..pipelines import TwinFlowPipeline
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -80,7 +80,7 @@ def size_options(args: argparse.Namespace) -> dict[str, Any]:
     """Size, length and image, as the pipeline's call takes them."""
     names = ("height", "width", "num_frames")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return options | ({"image": load_image(args.image)} if args.image else {})
+    return options | ({"image": load_image(args.image, option="--image")} if args.image else {})
 
 
 def check_picture_path(text: str, endings: tuple[str, ...] = PICTURE_ENDINGS) -> Path:

@@ -1,5 +1,6 @@
 """The pass over the data before training: what each sample is, and which cannot be trained on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datasets import Dataset, Features, List, Value
@@ -8,7 +9,7 @@ from ..configuration import TwinFlowConfigError
 from .captions import CaptionSource
 from .clips import Clip, size_of
 from .images import content_hash, files_of, path_of, what_is_wrong
-from .report import CORRUPT_IMAGES, MISSING_CAPTIONS, DataReport, Fault
+from .report import CORRUPT_IMAGES, FAULTS, MISSING_CAPTIONS, DataReport, Fault
 from .rows import files_state
 
 FEATURES = Features(
@@ -51,7 +52,7 @@ def check_rows(
     reference_image_column: str | None = None,
     clip: Clip | None = None,
     num_proc: int = 1,
-    unlisted: list[str] | None = None,
+    left_out: Sequence[Fault] = (),
 ) -> CheckedRows:
     """Decode every image and read every caption once, with a progress bar; `datasets` keeps the result on disk.
 
@@ -60,11 +61,12 @@ def check_rows(
         clip: what of a video is decoded, where the images are videos.
         report: gets the faulty samples.
         num_proc: processes that share the work.
-        unlisted: files of the data that have no row, to be reported with the others.
+        left_out: files of the data that have no row, to be reported with the others.
 
     Raises:
         TwinFlowConfigError: where the report says to stop, or no sample is left.
     """
+    captions = captions.named_by(rows.features)
     facts = rows.map(
         describe,
         with_indices=True,
@@ -80,13 +82,14 @@ def check_rows(
         num_proc=num_proc if num_proc > 1 else None,
         desc="Checking samples",
     )
-    good, faults = [], [Fault(MISSING_CAPTIONS, name, "no row of the metadata names it") for name in unlisted or []]
+    good, faults = [], list(left_out)
     for index, fact in enumerate(facts.select_columns([CORRUPT_IMAGES, MISSING_CAPTIONS, "name"])):
         found = [Fault(kind, fact["name"], fact[kind]) for kind in (CORRUPT_IMAGES, MISSING_CAPTIONS) if fact[kind]]
         faults += found
         if not found:
             good.append(index)
-    report.totals = {"samples": len(rows) + len(unlisted or []), "trained_on": len(good)}
+    unlisted = sum(fault.kind in FAULTS for fault in left_out)
+    report.totals = {"samples": len(rows) + unlisted, "trained_on": len(good)}
     report.add(faults)
     if not good:
         raise TwinFlowConfigError(f"no sample of the data can be trained on: {report.counts()}.")
@@ -119,7 +122,7 @@ def read_captions(row: dict, captions: CaptionSource) -> tuple[list[str], str | 
     """The captions of a row, and why there are none."""
     try:
         texts = captions.candidates(row)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         return [], str(error)
     return texts, None if texts else f"no text ({captions.strategy})"
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import islice
+from typing import BinaryIO
 
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from .images import decode, measure
+from .images import decode, measure, source_of
 
 ANIMATED = ("GIF", "PNG", "WEBP")
 """Formats that Pillow reads frame by frame; PyAV reads the others."""
+CONTAINERS = "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,avi,mpeg,mpegvideo,mpegts,flv,ogg,asf"
+"""FFmpeg's names of the formats that are read. A playlist, for example, would open other files and addresses."""
 Frames = Iterator[tuple[float, Image.Image]]
 
 
@@ -64,11 +66,10 @@ def timed_frames(value: dict | list) -> Frames:
         for number, frame in enumerate(value):
             yield float(number), decode(frame)
         return
-    open_file = lambda: BytesIO(value["bytes"]) if value["bytes"] else value["path"]  # noqa: E731
     try:
-        picture = Image.open(open_file(), formats=ANIMATED)
+        picture = Image.open(source_of(value), formats=ANIMATED)
     except UnidentifiedImageError:
-        yield from _video(open_file())
+        yield from _video(source_of(value))
     else:
         yield from _animation(picture)
 
@@ -81,10 +82,13 @@ def _animation(picture: Image.Image) -> Frames:
             time += frame.info.get("duration", 0) / 1000
 
 
-def _video(source: BytesIO | str) -> Frames:
+def _video(source: BinaryIO | str) -> Frames:
     import av
 
-    with av.open(source) as container:
+    with (
+        open(source, "rb") if isinstance(source, str) else source as content,
+        av.open(content, options={"format_whitelist": CONTAINERS}) as container,
+    ):
         for frame in container.decode(video=0):
             image = frame.to_image()
             yield frame.time, image.rotate(frame.rotation, expand=True) if frame.rotation else image

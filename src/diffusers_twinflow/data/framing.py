@@ -8,8 +8,8 @@ from diffusers.training_utils import find_nearest_bucket, generate_aspect_ratio_
 from PIL import Image
 
 from ..configuration import TwinFlowConfigError
+from ..image_files import as_rgb
 from .draws import SampleDraw
-from .images import as_rgb
 
 AUTO = "auto"
 

@@ -2,11 +2,14 @@
 
 from argparse import Namespace
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from ..configuration import TwinFlowConfigError
 from .captions import CaptionSource
 from .clips import Clip
 
+TEXT_COLUMN = "text"
+"""The column of the lines of a text file."""
 SOURCES = ("dataset_name", "instance_data_dir", "data_files", "prompts_file")
 
 
@@ -114,8 +117,12 @@ class DataConfig:
     @property
     def captions(self) -> CaptionSource:
         columns = [self.caption_column] if isinstance(self.caption_column, str) else self.caption_column
+        strategy = self.caption_strategy or ("instance_prompt" if self.instance_prompt else "column")
+        if self.prompts_file:  # its rows are the captions: there is no image to take another caption from
+            strategy = "column"
+            columns = [TEXT_COLUMN] if Path(self.prompts_file).suffix.lower() == ".txt" else columns
         return CaptionSource(
-            strategy=self.caption_strategy or ("instance_prompt" if self.instance_prompt else "column"),
+            strategy=strategy,
             columns=tuple(columns),
             image_column=self.image_column,
             instance_prompt=self.instance_prompt,

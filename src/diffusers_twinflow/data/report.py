@@ -1,8 +1,9 @@
-"""The samples that cannot be trained on, by name."""
+"""The samples that cannot be trained on and the files that are left out, by name."""
 
 import json
 import logging
 import os
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +15,14 @@ FILE_NAME = "data_report.json"
 LOGGED_NAMES = 20
 CORRUPT_IMAGES = "corrupt_images"
 MISSING_CAPTIONS = "missing_captions"
-KINDS = (CORRUPT_IMAGES, MISSING_CAPTIONS)
+IGNORED_FILES = "ignored_files"
+FAULTS = (CORRUPT_IMAGES, MISSING_CAPTIONS)
+"""Kinds of samples that cannot be trained on, at which a run may stop."""
+KINDS = (*FAULTS, IGNORED_FILES)
 
 
 class Fault(NamedTuple):
-    """Why a sample cannot be trained on; `kind` is one of `KINDS`."""
+    """Why a sample or a file is left out; `kind` is one of `KINDS`."""
 
     kind: str
     name: str
@@ -41,7 +45,7 @@ class DataReport:
         self.faults: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
         if resume and self.path and self.path.is_file():
             saved = json.loads(self.path.read_text(encoding="utf-8"))
-            self.faults = {kind: saved[kind]["samples"] for kind in KINDS}
+            self.faults = {kind: saved.get(kind, {}).get("samples", {}) for kind in KINDS}
 
     def add(self, faults: list[Fault]) -> None:
         """Note faults, log those that are new, and write the report.
@@ -55,7 +59,7 @@ class DataReport:
         if self.path and (new or not self.is_written):
             self._log(new)
             self._write()
-        found = [f"{name}: {reason}" for kind in KINDS for name, reason in self.faults[kind].items()]
+        found = [f"{name}: {reason}" for kind in FAULTS for name, reason in self.faults[kind].items()]
         if self.stop and found:
             raise TwinFlowConfigError(
                 f"the data has {self.counts()}, named in {FILE_NAME} ({found[0]}, ...): repair or remove them, or "
@@ -63,8 +67,9 @@ class DataReport:
             )
 
     def counts(self) -> str:
-        """The number of faults of each kind, in words."""
-        return ", ".join(f"{len(self.faults[kind])} {kind.replace('_', ' ')}" for kind in KINDS)
+        """The number of faults of each kind, in words, and of ignored files if there are any."""
+        shown = [kind for kind in KINDS if kind in FAULTS or self.faults[kind]]
+        return ", ".join(f"{len(self.faults[kind])} {kind.replace('_', ' ')}" for kind in shown)
 
     def _write(self) -> None:
         samples = {kind: {"count": len(found), "samples": found} for kind, found in self.faults.items()}
@@ -75,9 +80,16 @@ class DataReport:
         self.is_written = True
 
     def _log(self, new: list[Fault]) -> None:
-        for kind, name, reason in new[:LOGGED_NAMES]:
+        faults = [fault for fault in new if fault.kind in FAULTS]
+        for kind, name, reason in faults[:LOGGED_NAMES]:
             logger.warning(f"left out ({kind.replace('_', ' ')}): {name}: {reason}")
-        if len(new) > LOGGED_NAMES:
-            logger.warning(f"left out: {len(new) - LOGGED_NAMES} more, all named in {self.path}")
+        if len(faults) > LOGGED_NAMES:
+            logger.warning(f"left out: {len(faults) - LOGGED_NAMES} more, all named in {self.path}")
+        ignored = defaultdict(list)
+        for fault in new:
+            if fault.kind == IGNORED_FILES:
+                ignored[fault.reason].append(fault.name)
+        for reason, names in ignored.items():
+            logger.warning(f"left out (ignored files): {len(names)} x {reason}, such as {names[0]}")
         if new:
             logger.warning(f"data: {self.counts()}")

@@ -1,19 +1,40 @@
 """Rows of a data set, read with `datasets`; images stay encoded until they are needed."""
 
+import glob
 import hashlib
 import importlib.util
 import os
+from collections.abc import Iterable
+from functools import partial
+from itertools import groupby
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from datasets import Dataset, Image, IterableDataset, LargeList, List, Video, load_dataset
+import pandas as pd
+from datasets import (
+    Dataset,
+    Features,
+    Image,
+    IterableDataset,
+    LargeList,
+    List,
+    ReadInstruction,
+    Value,
+    Video,
+    concatenate_datasets,
+    load_dataset,
+)
 from datasets.exceptions import DatasetGenerationError, DatasetsError
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
-from datasets.packaged_modules.videofolder.videofolder import VideoFolder
+from huggingface_hub import metadata_load
 
 from ..configuration import TwinFlowConfigError
+from ..image_files import image_suffixes
 from .captions import CaptionSource, text_file
 from .clips import Clip
+from .folders import read_folder
 from .images import files_of
+from .listing import VIDEOS, Listing, list_folder
+from .text_files import encoding_of
 
 Rows = Dataset | IterableDataset
 
@@ -26,12 +47,33 @@ BUILDERS = {
     ".txt": "text",
     ".arrow": "arrow",
 }
-VIDEOS = (*VideoFolder.EXTENSIONS, ".webm")
+TEXT_BUILDERS = ("csv", "json", "text")
+"""Builders of files whose encoding matters, and whose paths of images are relative to the file."""
 KEY_COLUMNS = ("__key__", "__url__")
 """What a webdataset calls a sample."""
+FOLDER_SHARDS = 64
+"""Parts of a streamed folder, which processes and workers share."""
 
 
-def load_rows(
+class Loaded(NamedTuple):
+    """
+    Attributes:
+        rows: the data.
+        unlisted: images or videos of a local folder that no row of its metadata names; `None` if nobody looked.
+        ignored: why each other file of a local folder is left out, by path.
+    """
+
+    rows: Rows
+    unlisted: list[str] | None = None
+    ignored: dict[str, str] = {}
+
+
+def load_rows(dataset_name: str | None = None, **options) -> Rows:
+    """The rows of `load_source`, which takes the same arguments."""
+    return load_source(dataset_name, **options).rows
+
+
+def load_source(
     dataset_name: str | None = None,
     *,
     config_name: str | None = None,
@@ -42,19 +84,22 @@ def load_rows(
     prompts_file: str | None = None,
     cache_dir: str | None = None,
     streaming: bool = False,
-) -> Rows:
+    image_columns: Iterable[str | None] = ("image",),
+) -> Loaded:
     """Load a Hub dataset, a local folder, files, or a list of prompts.
 
     Args:
-        dataset_name: Hub dataset, a local folder in any layout that `datasets` knows, or a builder's name, such as
-            "webdataset", for `data_files`.
-        instance_data_dir: a local folder of images, or of videos and nothing else, with or without a metadata.jsonl or metadata.csv.
+        dataset_name: Hub dataset, a local folder of images or in any layout that `datasets` knows, or a builder's name,
+            such as "webdataset", for `data_files`.
+        instance_data_dir: a local folder of images or of videos, with or without a metadata.jsonl or metadata.csv.
         data_files: paths or patterns of files; their ending says how they are read, unless `dataset_name` does.
-        prompts_file: a text file with a prompt a line, or a json, jsonl, csv or parquet table.
+        prompts_file: a text file with one prompt per line, or a json, jsonl, csv or parquet table.
         streaming: read while training, without a copy on disk.
+        image_columns: the columns of images, whose paths in csv and json files are relative to the file; `None` entries
+            are skipped. The first one decides between the images and the videos of a folder that has both.
 
     Raises:
-        TwinFlowConfigError: where no source or several are given, or the source cannot be read.
+        TwinFlowConfigError: if no source or several are given, or the source cannot be read.
     """
     sources = {"dataset_name": dataset_name, "instance_data_dir": instance_data_dir, "prompts_file": prompts_file}
     given = [name for name, value in sources.items() if value] or ["data_files"] * bool(data_files)
@@ -64,40 +109,176 @@ def load_rows(
             f"given: {', '.join(given) or 'none'}."
         )
     options = {"split": split, "cache_dir": cache_dir, "streaming": streaming}
+    columns = [column for column in image_columns if column]
     option = given[0]
     try:
         if option == "instance_data_dir":
-            return _load_folder(instance_data_dir, options)
+            return _load_folder(list_folder(instance_data_dir), columns, **options)
         if option == "prompts_file":
-            return _load_files([prompts_file], None, options | {"split": "train"})
+            return Loaded(_load_files([prompts_file], None, columns, **options | {"split": "train"}))
         if option == "data_files":
-            return _load_files(data_files, None, options)
+            return Loaded(_load_files(data_files, None, columns, **options))
         if data_files and dataset_name in BUILDERS.values():
-            return _load_files(data_files, dataset_name, options)
-        return load_dataset(dataset_name, config_name, revision=revision, data_files=data_files, **options)
+            return Loaded(_load_files(data_files, dataset_name, columns, **options))
+        if not data_files and not config_name and os.path.isdir(dataset_name):
+            listing = list_folder(dataset_name)
+            if _is_folder_of_media(listing):
+                return _load_folder(listing, columns, **options)
+            if glob.has_magic(dataset_name):
+                raise ValueError("a folder of tables whose path has one of *?[ ]; rename it, or use --data_files")
+        return Loaded(load_dataset(dataset_name, config_name, revision=revision, data_files=data_files, **options))
     except (OSError, ValueError, DatasetsError, DatasetGenerationError) as error:
         source = sources.get(option) or data_files
-        cause = error.__cause__ or error
+        cause = (isinstance(error, DatasetGenerationError) and error.__cause__) or error
         raise TwinFlowConfigError(
             f"{option}='{source}' cannot be read ({cause}): give a Hub dataset, a folder of images, or parquet, "
             "webdataset, json or csv files."
         ) from error
 
 
-def _load_folder(directory: str, options: dict) -> Rows:
-    if not Path(directory).is_dir():
-        raise FileNotFoundError("there is no such folder")
-    has_videos = any(path.suffix.lower() in VIDEOS for path in Path(directory).rglob("*"))
-    builder = "videofolder" if has_videos else "imagefolder"
-    return load_dataset(builder, data_dir=directory, drop_labels=True, **options)
+def _is_folder_of_media(listing: Listing) -> bool:
+    """Whether a folder is one of images or videos; otherwise it is tables, or its README says what it is."""
+    readme = Path(listing.folder, "README.md")
+    if readme.is_file() and "configs" in (metadata_load(readme) or {}):
+        return False
+    return sum(map(len, listing.media.values())) > len(listing.tables)
 
 
-def _load_files(data_files: list[str], builder: str | None, options: dict) -> Rows:
-    suffixes = {Path(name).suffix for name in data_files}
+def _load_folder(
+    listing: Listing, image_columns: list[str], *, split: str, cache_dir: str | None, streaming: bool
+) -> Loaded:
+    archives = [path for path in listing.tables if path.lower().endswith(".zip")]
+    if archives and not any(listing.media.values()):
+        options = {"split": split, "cache_dir": cache_dir, "streaming": streaming, "drop_labels": True}
+        return Loaded(load_dataset("imagefolder", data_files=[glob.escape(path) for path in archives], **options))
+    splits = {name: listing.split(name) for name in _names_of_splits(split)}
+    first_column = next(iter(image_columns), None)
+    parts = {name: read_folder(part, first_column, cache_dir) for name, part in splits.items()}
+    rows = _take({name: part.rows for name, part in parts.items()}, split)
+    if streaming:
+        rows = rows.to_iterable_dataset(num_shards=max(1, min(FOLDER_SHARDS, len(rows))))
+    outside = {*listing.paths}.difference(*(part.paths for part in splits.values()))
+    ignored = dict.fromkeys(sorted(outside), f"outside the folder of split '{split}'")
+    for part in parts.values():
+        ignored |= part.ignored
+    return Loaded(rows, [path for part in parts.values() for path in part.unlisted], ignored)
+
+
+def _names_of_splits(split: str) -> list[str]:
+    return list(dict.fromkeys(part.split("[")[0].strip() for part in split.split("+")))
+
+
+def _take(rows: dict[str, Dataset], split: str) -> Dataset:
+    """What a split such as "train[:10%]" or "train+test" names.
+
+    Args:
+        rows: whole splits by name.
+    """
+    lengths = {name: len(part) for name, part in rows.items()}
+    chosen = [
+        rows[part.splitname].select(range(part.from_ or 0, lengths[part.splitname] if part.to is None else part.to))
+        for part in ReadInstruction.from_spec(split).to_absolute(lengths)
+    ]
+    return chosen[0] if len(chosen) == 1 else concatenate_datasets(chosen)
+
+
+def _load_files(
+    data_files: list[str], builder: str | None, image_columns: list[str], *, split: str, streaming: bool, **options
+) -> Rows:
+    suffixes = {Path(name).suffix.lower() for name in data_files}
     builders = {BUILDERS.get(suffix) for suffix in suffixes}
     if builder is None and (len(builders) != 1 or None in builders):
         raise ValueError(f"files ending in {', '.join(sorted(suffixes))} are not read: one of {', '.join(BUILDERS)}")
-    return load_dataset(builder or builders.pop(), data_files={options["split"]: data_files}, **options)
+    builder = builder or builders.pop()
+    names = _names_of_splits(split)
+    if streaming and names != [split]:
+        raise ValueError(f"split '{split}' needs to know all rows beforehand: leave --streaming out")
+    parts = []
+    for (folder, reader), files in groupby(_find_files(data_files), partial(_reader, builder)):
+        part = load_dataset(
+            builder,
+            data_files={names[0]: [file if _is_remote(file) else glob.escape(file) for file in files]},
+            split=names[0],
+            streaming=streaming,
+            **options,
+            **dict(reader),
+        )
+        parts.append(_with_paths(part, folder, image_columns) if builder in TEXT_BUILDERS else part)
+    rows = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+    return rows if names == [split] else _take({names[0]: rows}, split)
+
+
+def _find_files(patterns: list[str]) -> list[str]:
+    """The files that patterns name; a path that exists is no pattern, whatever characters it has."""
+    files = []
+    for pattern in patterns:
+        if _is_remote(pattern):
+            files.append(pattern)
+        elif os.path.lexists(pattern):
+            files.append(os.path.abspath(pattern))
+        else:
+            found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+            if not found:
+                raise FileNotFoundError(f"no file matches '{pattern}'")
+            files += map(os.path.abspath, found)
+    return files
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def _reader(builder: str, path: str) -> tuple[str, tuple]:
+    """The folder that paths in a file are relative to, and the options that the file is read with."""
+    if builder not in TEXT_BUILDERS or _is_remote(path):
+        return "", ()
+    encoding = encoding_of(path)
+    options = {"encoding": encoding}
+    if builder == "csv":
+        names = pd.read_csv(path, nrows=0, encoding=encoding).columns
+        options |= {"features": Features({name: Value("string") for name in names}), "na_filter": False}
+    if builder == "json" and encoding != "utf-8":
+        options["chunksize"] = os.path.getsize(path) + 1
+    return os.path.dirname(path), tuple(options.items())
+
+
+def _with_paths(rows: Rows, folder: str, columns: list[str]) -> Rows:
+    """Rows of a table in `folder`, with the files that the paths in `columns` name."""
+    features = rows.features
+    columns = [column for column in columns if features is None or _is_text(features.get(column))]
+    if not columns:
+        return rows
+    if features is not None:
+        features = Features({**features, **{column: _files_feature(features[column]) for column in columns}})
+    options = {"folder": folder, "columns": columns}
+    return rows.map(_find_files_of_rows, batched=True, fn_kwargs=options, features=features)
+
+
+def _is_text(feature: Any) -> bool:
+    if isinstance(feature, (List, LargeList)):
+        return _is_text(feature.feature)
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
+def _files_feature(feature: Any) -> Any:
+    return List(Image(decode=False)) if isinstance(feature, (List, LargeList)) else Image(decode=False)
+
+
+def _find_files_of_rows(rows: dict[str, list], folder: str, columns: list[str]) -> dict[str, list]:
+    return {name: [_file_in(folder, value) for value in rows[name]] for name in columns if name in rows}
+
+
+def _file_in(folder: str, value: Any) -> Any:
+    """The file of a path, or those of a list of paths, as `Image(decode=False)` gives it.
+
+    A path is relative to `folder`, or to the working directory if there is a file only there.
+    """
+    if isinstance(value, list):
+        return [_file_in(folder, each) for each in value]
+    if not isinstance(value, str) or not value:
+        return value or None
+    path = value if _is_remote(value) else os.path.join(folder, value)
+    return {"bytes": None, "path": value if os.path.exists(value) and not os.path.exists(path) else path}
 
 
 def keep_encoded(
@@ -110,11 +291,11 @@ def keep_encoded(
     """Check that the columns are there, leave images as `{"bytes", "path"}` rather than decoded, and drop the rest.
 
     Args:
-        image_column, reference_image_column: `None` where such images are not used.
-        clip: what of a video is trained on, where the images are videos or lists of frames.
+        image_column, reference_image_column: `None` if such images are not used.
+        clip: what of a video is trained on, if the images are videos or lists of frames.
 
     Raises:
-        TwinFlowConfigError: where a column is not there, or holds videos and is not to, or the other way round.
+        TwinFlowConfigError: if a column is missing, or if it holds videos and `clip` is `None`, or the other way round.
     """
     first = {} if rows.features else next(iter(rows.take(1)), {})
     names = rows.column_names or list(first)
@@ -131,7 +312,8 @@ def keep_encoded(
         is_list = isinstance(kind, (List, LargeList)) or isinstance(first.get(column), list)
         if column == image_column:
             _check_clip(column, clip, is_list=is_list, is_video=isinstance(kind, Video))
-        rows = rows.cast_column(column, List(Image(decode=False)) if is_list else Image(decode=False))
+        if rows.features is not None:  # otherwise `_with_paths` has made files of paths
+            rows = rows.cast_column(column, List(Image(decode=False)) if is_list else Image(decode=False))
     used = {*captions.needed_columns, *KEY_COLUMNS, *images.values()}
     return rows.select_columns([name for name in names if name in used])
 
@@ -147,17 +329,17 @@ def _check_clip(column: str, clip: Clip | None, *, is_list: bool, is_video: bool
         raise TwinFlowConfigError("--num_frames needs a package that is not installed: pip install av.")
 
 
-def unlisted_images(rows: Dataset, image_column: str) -> list[str]:
-    """Files of the same kind in the folders of the data that no metadata lists; `datasets` therefore leaves them out."""
-    paths = [Path(file["path"]) for file in _local_files(rows, image_column)]
+def unlisted_images(rows: Dataset, *columns: str | None) -> list[str]:
+    """Files of the same kind in the folders of the data that no row names, of data whose folders nobody has listed."""
+    paths = [Path(file["path"]) for column in columns if column for file in _local_files(rows, column)]
     listed = set(paths)
     suffixes = {path.suffix.lower() for path in listed}
-    alike = {suffix for kind in (ImageFolder.EXTENSIONS, VIDEOS) if suffixes & {*kind} for suffix in kind}
+    alike = {suffix for kind in (image_suffixes(), VIDEOS) if suffixes & {*kind} for suffix in kind}
     return sorted(
         str(path)
         for folder in {path.parent for path in paths}
         for path in folder.glob("*")
-        if path.suffix.lower() in alike and path not in listed
+        if path.suffix.lower() in alike and path not in listed and not path.name.startswith(".")
     )
 
 
@@ -170,7 +352,7 @@ def files_state(rows: Dataset, image_column: str | None, captions: CaptionSource
         paths += [str(text_file(path)) for path in paths]
     for path in paths:
         status = os.stat(path) if os.path.exists(path) else None
-        digest.update(f"{path} {status and (status.st_size, status.st_mtime_ns)}\n".encode())
+        digest.update(f"{path} {status and (status.st_size, status.st_mtime_ns)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -7,8 +7,8 @@ from accelerate import PartialState
 
 from .check import CheckedRows, check_rows
 from .options import DataConfig
-from .report import FILE_NAME, DataReport
-from .rows import Rows, keep_encoded, load_rows, unlisted_images
+from .report import FILE_NAME, IGNORED_FILES, MISSING_CAPTIONS, DataReport, Fault
+from .rows import Loaded, Rows, keep_encoded, load_source, unlisted_images
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def open_source(
     processes = processes or PartialState()
     captions, image_column = config.captions, config.used_image_column
     with processes.main_process_first():
-        rows = load_rows(
+        loaded = load_source(
             config.dataset_name,
             config_name=config.dataset_config_name,
             split=config.dataset_split,
@@ -48,10 +48,14 @@ def open_source(
             prompts_file=config.prompts_file,
             cache_dir=config.cache_dir,
             streaming=config.streaming,
+            image_columns=(config.image_column, config.reference_image_column),
         )
-        rows = keep_encoded(rows, image_column, captions, config.reference_image_column, config.clip)
+        rows = keep_encoded(loaded.rows, image_column, captions, config.reference_image_column, config.clip)
         report = _report(config, Path(output_dir), processes, resume)
-        if not config.streaming:
+        left_out = _left_out(config, loaded, rows)
+        if config.streaming:
+            report.add(left_out)
+        else:
             rows = check_rows(
                 rows,
                 captions,
@@ -60,7 +64,7 @@ def open_source(
                 reference_image_column=config.reference_image_column,
                 clip=config.clip,
                 num_proc=config.dataloader_num_workers,
-                unlisted=unlisted_images(rows, image_column) if _should_list_all(config) else [],
+                left_out=left_out,
             )
     return Source(config, rows, report)
 
@@ -72,6 +76,13 @@ def _report(config: DataConfig, output_dir: Path, processes: PartialState, resum
     return DataReport(path, stop=config.stop_on_bad_samples, resume=resume and config.streaming)
 
 
-def _should_list_all(config: DataConfig) -> bool:
-    """Whether every image of the data's folders should have a row: not where a slice of a split is trained on."""
-    return bool(config.used_image_column and config.captions.needed_columns) and "[" not in config.dataset_split
+def _left_out(config: DataConfig, loaded: Loaded, rows: Rows) -> list[Fault]:
+    """The files beside the rows that are left out; none if images are not read."""
+    if config.used_image_column is None:
+        return []
+    ignored = [Fault(IGNORED_FILES, path, reason) for path, reason in loaded.ignored.items()]
+    kind = MISSING_CAPTIONS if config.captions.needed_columns else IGNORED_FILES
+    unlisted = loaded.unlisted
+    if unlisted is None and kind == MISSING_CAPTIONS and not config.streaming and "[" not in config.dataset_split:
+        unlisted = unlisted_images(rows, config.used_image_column, config.reference_image_column)
+    return ignored + [Fault(kind, path, "no row names it") for path in unlisted or []]

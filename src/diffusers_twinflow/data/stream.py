@@ -55,7 +55,8 @@ class StreamedSamples(TorchIterableDataset):
         shuffled_rows: int = SHUFFLED_ROWS,
     ):
         self.rows = split_dataset_by_node(rows, process_index, num_processes)
-        self.captions, self.image_column, self.framing, self.clip = captions, image_column, framing, clip
+        self.captions = captions.named_by(rows.features)
+        self.image_column, self.framing, self.clip = image_column, framing, clip
         self.seed, self.process_index, self.shuffled_rows = seed, process_index, shuffled_rows
         self.epoch = self.served = 0
         self._epoch_rows: datasets.IterableDataset | None = None

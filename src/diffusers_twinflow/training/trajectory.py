@@ -47,4 +47,4 @@ def trajectory_picture(rows: Sequence[Row]) -> Image.Image:
             axes.legend(loc="upper left", fontsize="small")
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
-    return Image.open(buffer).convert("RGB")
+    return Image.open(buffer, formats=["PNG"]).convert("RGB")

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
-from diffusers.utils import load_image, make_image_grid
+from diffusers.utils import make_image_grid
 from PIL import Image, ImageDraw, ImageFont
 
 from ..families import Family
 from ..hub.repository import TwinFlowRepositoryConfig
 from ..hub.samples import count_of_steps, draw_row
+from ..image_files import load_image
 from ..pipelines import as_twinflow_pipeline
 from .distributed import autocast
 from .rng import RNGSnapshot
@@ -84,7 +85,7 @@ class Validation:
         if args.max_sequence_length and "max_sequence_length" in parameters:
             self.options["max_sequence_length"] = args.max_sequence_length
         if args.validation_image:
-            self.options["image"] = load_image(args.validation_image)
+            self.options["image"] = load_image(args.validation_image, option="--validation_image")
         if args.num_frames:
             self.options["num_frames"] = args.num_frames
         self.base: Columns = {}
