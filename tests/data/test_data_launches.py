@@ -80,6 +80,19 @@ def test_two_processes_share_buckets_caches_and_report(start, script, arguments,
     assert_same(one, two, rtol=1e-4, atol=5e-5)
 
 
+@pytest.mark.slow
+def test_two_processes_draw_the_latents_that_one_draws(start, script, arguments, files, tmp_path):
+    """Without a cache, and with one, which gives the same latents."""
+    options = {"instance_data_dir": files.folder(12)}
+    start(arguments("two", **options, train_batch_size=2), 2).check()
+    script.main(arguments("one", **options))
+    script.main(arguments("cached", **options, cache_latents=True))
+    early, one = trained(tmp_path / "one", 2), trained(tmp_path / "one")
+    assert max((one[name] - early[name]).abs().max() for name in one) > 1e-2
+    for other in ("two", "cached"):
+        assert_same(one, trained(tmp_path / other), rtol=1e-4, atol=5e-5)
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_images_encoded_as_they_come_resume_bit_for_bit(script, arguments, files, tmp_path, streaming):
     options = {"caption_dropout_probability": 0.3, "random_flip": True} | ({"streaming": True} if streaming else {})

@@ -12,6 +12,7 @@ from diffusers_twinflow.data.loader import build_loader
 from diffusers_twinflow.data.report import DataReport
 from diffusers_twinflow.data.rows import keep_encoded, load_rows
 from diffusers_twinflow.data.samples import Samples
+from diffusers_twinflow.families.base import LatentDistribution
 
 SIZES = ((16, 16), (36, 20), (20, 36))
 
@@ -100,7 +101,7 @@ def test_cached_latents_are_of_the_very_pixels_of_each_position(samples, workers
 
     def encode(pixels):
         seen.append(pixels.shape)
-        return pixels.half()
+        return LatentDistribution(pixels.half())
 
     cache_latents(built, encode, MemoryCache(), batch_size=3, num_workers=workers)
     assert sum(shape[0] for shape in seen) == 24
@@ -112,5 +113,7 @@ def test_equal_images_are_encoded_once(samples):
     built = samples()
     built.checked = replace(built.checked, facts=built.checked.facts.map(lambda fact: {"content": "same"}))
     count = []
-    cache_latents(built, lambda pixels: count.append(len(pixels)) or pixels, MemoryCache(), batch_size=3)
+    cache_latents(
+        built, lambda pixels: count.append(len(pixels)) or LatentDistribution(pixels), MemoryCache(), batch_size=3
+    )
     assert count == [1, 1, 1]

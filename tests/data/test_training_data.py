@@ -9,6 +9,7 @@ import tiny
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data import DataConfig, TrainingData, open_source
 from diffusers_twinflow.data.encoders import encoder_modules, size_multiple, weights_identity
+from diffusers_twinflow.data.samples import collate
 from diffusers_twinflow.families import family_of
 
 SIZES = ((16, 16), (30, 20), (20, 36))
@@ -23,7 +24,7 @@ def pipeline():
 def build(files, cache_dir, tmp_path, pipeline):
     folder = files.folder(12, SIZES)
 
-    def data(of=pipeline, **options) -> TrainingData:
+    def data(of=pipeline, batch_size=2, **options) -> TrainingData:
         source = {} if options.get("prompts_file") else {"instance_data_dir": str(folder)}
         options = {"cache_dir": cache_dir, "resolution": 16, "max_sequence_length": 2} | source | options
         return TrainingData(
@@ -32,7 +33,7 @@ def build(files, cache_dir, tmp_path, pipeline):
             of,
             base_name="base",
             seed=0,
-            batch_size=2,
+            batch_size=batch_size,
         )
 
     return data
@@ -43,7 +44,7 @@ def encoded(monkeypatch):
     """What the family was asked to encode."""
     calls = {"prompts": [], "images": 0}
     family = type(family_of(tiny.sd3_pipeline()))
-    encode_prompts, encode_images = family.encode_prompts, family.encode_images
+    encode_prompts, encode_images = family.encode_prompts, family.encode_distribution
 
     def count_prompts(self, pipeline, prompts, *args, **kwargs):
         calls["prompts"] += prompts
@@ -54,7 +55,7 @@ def encoded(monkeypatch):
         return encode_images(self, pipeline, pixels)
 
     monkeypatch.setattr(family, "encode_prompts", count_prompts)
-    monkeypatch.setattr(family, "encode_images", count_images)
+    monkeypatch.setattr(family, "encode_distribution", count_images)
     return calls
 
 
@@ -85,6 +86,37 @@ def test_kept_on_disk_in_memory_and_read_again_are_the_same(build, tmp_path, enc
     encoded |= {"prompts": [], "images": 0}
     assert_same(in_memory, read_all(build(**on_disk)))
     assert encoded == {"prompts": [], "images": 0}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"batch_size": 1}, {"batch_size": 4}, {"cache_latents": True}, {"cache_latents": True, "random_flip": True}],
+    ids=str,
+)
+def test_latents_depend_on_the_position_in_the_run_alone(build, other):
+    """Not on batches, caches or the random numbers of the process."""
+    flips = {"random_flip": True} if "random_flip" in other else {}
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    whole = read_all(build(**flips))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    again = read_all(build(**flips | other))
+    assert whole.keys() == again.keys()
+    for position in whole:
+        torch.testing.assert_close(whole[position][0], again[position][0], rtol=0, atol=1e-5)
+
+
+def test_visits_of_one_image_draw_other_latents_from_one_distribution(build):
+    data = build(**CACHED)
+    (key,) = {key for key in data.samples.latents if key.startswith(data.samples.facts[0]["content"])}
+    mean, std = (data.samples.latents[key][name] for name in ("latents", "latents_std"))
+    batch = collate([data.samples[(0, position)] for position in range(400)])
+    visits = (data.read(batch)[0] - mean) / std
+    assert visits.mean().abs() < 0.01 and abs(visits.std() - 1) < 0.01
+    assert (visits[0] - visits[1]).abs().max() > 0.1
+    data.seed = 1
+    assert ((data.read(batch)[0][0] - mean) / std - visits[0]).abs().max() > 0.1
 
 
 def test_every_prompt_and_image_is_encoded_once(build, encoded):

@@ -74,9 +74,11 @@ def open_data(case: kit.Case, folder, tmp_path, **options) -> TrainingData:
 @each_case
 def test_cached_latents_are_of_the_clips(case, latent_frames, clips, tmp_path, monkeypatch):
     folder, encoded = clips("gif"), []
-    encode = type(case.family).encode_images
+    encode = type(case.family).encode_distribution
     monkeypatch.setattr(
-        type(case.family), "encode_images", lambda self, p, pixels: encoded.append(pixels) or encode(self, p, pixels)
+        type(case.family),
+        "encode_distribution",
+        lambda self, p, pixels: encoded.append(pixels) or encode(self, p, pixels),
     )
     for options in ({}, {}, {"num_frames": 9}, {"video_fps": 5.0}):
         cached = {"cache_latents": True, "cache_directory": str(tmp_path / "cache")}

@@ -10,14 +10,19 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ..configuration import TwinFlowConfigError
+from ..families.base import LatentDistribution
 from .cache import Entry, TensorCache, batched, fill_cache
 from .clips import Clip
 from .draws import SampleDraw
-from .encoders import seeded, weights_identity
+from .encoders import weights_identity
 from .framing import Framing
 from .samples import Samples, latent_key
 
 MIDDLE = SampleDraw(dropout=1.0, caption=0.0, left=0.5, top=0.5, flip=1.0)
+
+
+LATENT_NAMES = ("latents", "latents_std")
+"""Names in a cache and in a batch of the mean and the standard deviation; the latter is missing if nothing is random."""
 
 
 class Variant(NamedTuple):
@@ -30,7 +35,7 @@ class Variant(NamedTuple):
 
 def cache_latents(
     samples: Samples,
-    encode: Callable[[torch.Tensor], torch.Tensor],
+    encode: Callable[[torch.Tensor], LatentDistribution],
     cache: TensorCache,
     *,
     batch_size: int,
@@ -39,10 +44,12 @@ def cache_latents(
 ) -> None:
     """Encode every image once for each way in which it can be flipped, and have `samples` give latents from then on.
 
-    What is random in encoding depends on the images of a batch alone.
+    The cache keeps what the autoencoder gives before anything random. The latents of a sample are drawn from it when the
+    sample is used, as they are without a cache.
 
     Args:
-        encode: takes pixels of shape [B, 3, height, width], or [B, 3, frames, height, width], and returns latents of shape [B, ...].
+        encode: takes pixels of shape [B, 3, height, width], or [B, 3, frames, height, width], and returns the
+            distribution of their latents.
         batch_size: images encoded at once.
         num_workers: processes that decode images.
 
@@ -63,7 +70,7 @@ def cache_latents(
 def latent_identity(pipeline, framing: Framing, name: str, clip: Clip | None = None) -> dict:
     """What latents depend on besides the image's file, its size and its flip; `name` is the base's."""
     return {
-        "kind": "latents",
+        "kind": "distributions of latents",
         "model": name,
         "pipeline": type(pipeline).__name__,
         "vae": weights_identity(pipeline.vae),
@@ -113,12 +120,14 @@ class _Pixels(TorchDataset):
 
 @torch.no_grad()
 def _encode_batches(
-    samples: Samples, encode: Callable[[torch.Tensor], torch.Tensor], batches: list[dict[str, Variant]], workers: int
+    samples: Samples,
+    encode: Callable[[torch.Tensor], LatentDistribution],
+    batches: list[dict[str, Variant]],
+    workers: int,
 ) -> Iterator[dict[str, Entry]]:
     loader = DataLoader(
         _Pixels(samples), batch_sampler=[list(batch.values()) for batch in batches], num_workers=workers
     )
     for keys, pixels in zip(batches, loader):
-        with seeded(*keys):
-            latents = encode(pixels).cpu()
-        yield {key: {"latents": row.clone()} for key, row in zip(keys, latents)}
+        tensors = {name: tensor.cpu() for name, tensor in zip(LATENT_NAMES, encode(pixels)) if tensor is not None}
+        yield {key: {name: tensor[row].clone() for name, tensor in tensors.items()} for row, key in enumerate(keys)}

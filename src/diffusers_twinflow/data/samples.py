@@ -17,7 +17,7 @@ class Samples(TorchDataset):
     """Samples by place in the run: what is drawn for one depends on its position and the seed alone.
 
     Gives `{"position", "caption"}`, and with images `"pixels"` in [-1, 1] of shape [3, height, width], with videos
-    [3, frames, height, width], or `"latents"` where they are cached. A reference image comes as `"reference"`, pixels cut as the image is.
+    [3, frames, height, width], or `"latents"` (and `"latents_std"`) if they are cached. A reference image comes as `"reference"`, pixels cut as the image is.
 
     Args:
         checked: the data; without an image column there are neither pixels nor latents.

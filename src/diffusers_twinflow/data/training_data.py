@@ -11,12 +11,14 @@ from torch.utils.data import DataLoader
 
 from ..configuration import TwinFlowConfigError
 from ..families import Family
+from ..families.base import LatentDistribution
+from ..training.blocks import Purpose, draw_noise
 from ..training.objective import Condition
 from .cache import DiskCache, MemoryCache, TensorCache
 from .conditions import Conditions, cache_conditions, text_identity
-from .encoders import encoder_modules, moved_to, seeded, size_multiple
+from .encoders import encoder_modules, moved_to, size_multiple
 from .framing import Framing, parse_buckets
-from .latents import cache_latents, latent_identity
+from .latents import LATENT_NAMES, cache_latents, latent_identity
 from .loader import build_loader
 from .samples import Samples
 from .source import Source
@@ -27,7 +29,7 @@ MOST_ENCODED_AT_ONCE = 16
 
 
 def encoding_batch_size(resolution: int, num_frames: int = 1) -> int:
-    """Images or clips encoded at once; it decides their random numbers, so a resume may change nothing of it."""
+    """Images or clips that are encoded at once."""
     return max(1, min(MOST_ENCODED_AT_ONCE, ENCODED_PIXELS // (resolution**2 * num_frames)))
 
 
@@ -117,9 +119,10 @@ class TrainingData:
     def read(self, batch: dict) -> tuple[torch.Tensor, Condition]:
         """Latents and condition of a batch of the loader, on the device."""
         if "latents" in batch:
-            latents = batch["latents"].to(self.device, non_blocking=True)
+            cached = (batch.get(name) for name in LATENT_NAMES)
+            latents = self._draw_latents(LatentDistribution(*map(self._sent, cached)), batch["position"])
         elif "pixels" in batch:
-            latents = self.encode_images(batch["pixels"])
+            latents = self._draw_latents(self.encode_images(batch["pixels"]), batch["position"])
         else:
             latents = self.blank.expand(len(batch["caption"]), *self.blank.shape[1:])
         if "reference" in batch:
@@ -139,8 +142,19 @@ class TrainingData:
         return self.family.encode_prompts(self.pipeline, prompts, length, **images)
 
     @torch.no_grad()
-    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.family.encode_images(self.pipeline, pixels.to(self.device, non_blocking=True))
+    def encode_images(self, pixels: torch.Tensor) -> LatentDistribution:
+        return self.family.encode_distribution(self.pipeline, self._sent(pixels))
+
+    def _sent(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else tensor.to(self.device, non_blocking=True)
+
+    def _draw_latents(self, distribution: LatentDistribution, positions: list[int]) -> torch.Tensor:
+        """The latents of samples at positions of the run: the same cached or not, and in any batch and process."""
+        if distribution.std is None:
+            return distribution.mean.float()
+        shape, device = distribution.mean.shape[1:], distribution.mean.device
+        noise = draw_noise(positions, shape, seed=self.seed, purpose=Purpose.AUTOENCODER, device=device)
+        return distribution.sample(noise)
 
     def _frame(self) -> Framing:
         config = self.source.config
@@ -168,10 +182,9 @@ class TrainingData:
         batch_size = encoding_batch_size(config.resolution, config.num_frames or 1)
         shared = {"batch_size": batch_size, "processes": self.processes}
         if config.used_image_column is None:
-            with seeded("blank"):
-                frames = [config.num_frames] if config.num_frames else []
-                pixels = torch.zeros(1, 3, *frames, config.resolution, config.resolution)
-                self.blank = torch.zeros_like(self.encode_images(pixels))
+            frames = [config.num_frames] if config.num_frames else []
+            pixels = torch.zeros(1, 3, *frames, config.resolution, config.resolution)
+            self.blank = torch.zeros_like(self.encode_images(pixels).mean)
         elif config.cache_latents:
             cache = self._cache(partial(latent_identity, self.pipeline, self.framing, self.base_name, config.clip))
             cache_latents(self.samples, self.encode_images, cache, num_workers=config.dataloader_num_workers, **shared)

@@ -4,11 +4,12 @@ import fnmatch
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from ..configuration import TwinFlowConfigError
@@ -17,6 +18,23 @@ from ..training.objective import Condition, VelocityFunction
 from .scheduler_kind import is_flow_matching
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+class LatentDistribution(NamedTuple):
+    """Latents of a batch of images as an autoencoder gives them: normal, and independent of each other.
+
+    Attributes:
+        mean: shape [B, C, h, w].
+        std: of the same shape; `None` if the latents are the mean.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor | None = None
+
+    def sample(self, noise: torch.Tensor) -> torch.Tensor:
+        """The latents for normal noise of the same shape, in the noise's type."""
+        mean = self.mean.to(noise.dtype)
+        return mean if self.std is None else mean + self.std.to(noise.dtype) * noise
 
 
 class Family:
@@ -148,11 +166,23 @@ class Family:
         """
         raise NotImplementedError
 
-    def encode_images(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> torch.Tensor:
-        """Scaled latents, shape [B, C, h, w], of pixels in [-1, 1], shape [B, 3, H, W]."""
+    def encode_distribution(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> LatentDistribution:
+        """The scaled latents, shape [B, C, h, w], of pixels in [-1, 1], shape [B, 3, H, W], before anything random.
+
+        Training adds noise that depends on a sample's position in the run alone.
+        """
         vae = pipeline.vae
-        latents = vae.encode(pixels.to(vae.dtype)).latent_dist.sample()
-        return (latents - _shift(vae)) * vae.config.scaling_factor
+        encoded = vae.encode(pixels.to(vae.dtype)).latent_dist
+        scale = vae.config.scaling_factor
+        return LatentDistribution((encoded.mean - _shift(vae)) * scale, encoded.std * scale)
+
+    def encode_images(
+        self, pipeline: DiffusionPipeline, pixels: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """Latents drawn from `encode_distribution`, by the global random numbers if there is no generator."""
+        distribution = self.encode_distribution(pipeline, pixels)
+        mean = distribution.mean
+        return distribution.sample(randn_tensor(mean.shape, generator, mean.device, mean.dtype))
 
     def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
         """Pixels in [0, 1], shape [B, 3, H, W], of scaled latents."""

@@ -2,7 +2,7 @@ import torch
 from diffusers import Flux2Pipeline, Flux2Transformer2DModel
 
 from ..models import twinflow_class_of
-from .base import Family, to_unit_range
+from .base import Family, LatentDistribution, to_unit_range
 
 EMBEDDED_GUIDANCE = 1.0
 
@@ -41,9 +41,9 @@ class Flux2Family(Family):
         )
         return {"prompt_embeds": prompt_embeds}
 
-    def encode_images(self, pipeline, pixels):
+    def encode_distribution(self, pipeline, pixels):
         """Latents of shape [B, 4 * C, h / 2, w / 2], as the stock pipeline's `latents` argument takes them."""
-        return pipeline._encode_vae_image(pixels.to(pipeline.vae.dtype), generator=None)
+        return LatentDistribution(pipeline._encode_vae_image(pixels.to(pipeline.vae.dtype), generator=None))
 
     def decode_latents(self, pipeline, latents):
         vae = pipeline.vae

@@ -4,7 +4,7 @@ import torch
 from diffusers import LTXPipeline, LTXVideoTransformer3DModel
 
 from ..models import twinflow_class_of
-from .base import to_unit_range
+from .base import LatentDistribution, to_unit_range
 from .video import VideoFamily, as_video
 
 FRAME_RATE = inspect.signature(LTXPipeline.__call__).parameters["frame_rate"].default
@@ -54,12 +54,16 @@ class LTXVideoFamily(VideoFamily):
     def frame_rate(self, pipeline):
         return FRAME_RATE
 
-    def encode_images(self, pipeline, pixels):
+    def encode_distribution(self, pipeline, pixels):
         """Latents of images [B, 3, H, W] or videos [B, 3, F, H, W], F = 1, 9, 17, ..."""
         vae = pipeline.vae
         video = as_video(pixels, self.temporal_compression(pipeline))
-        latents = vae.encode(video.to(vae.dtype)).latent_dist.sample()
-        return pipeline._normalize_latents(latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
+        encoded = vae.encode(video.to(vae.dtype)).latent_dist
+        scale, center = vae.config.scaling_factor, torch.zeros_like(vae.latents_mean)
+        return LatentDistribution(
+            pipeline._normalize_latents(encoded.mean, vae.latents_mean, vae.latents_std, scale),
+            pipeline._normalize_latents(encoded.std, center, vae.latents_std, scale),
+        )
 
     def decode_latents(self, pipeline, latents):
         """Pixels of shape [B, 3, F, H, W], decoded at time 0 where the autoencoder takes one."""

@@ -1,7 +1,7 @@
 from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
 
 from ..models import twinflow_class_of
-from .base import to_unit_range
+from .base import LatentDistribution, to_unit_range
 from .latent_statistics import latent_statistics
 from .packing import PackedFamily, pad_tokens
 
@@ -37,11 +37,11 @@ class QwenImageFamily(PackedFamily):
         prompt_embeds, prompt_embeds_mask = pad_tokens(*encoded, length)
         return {"prompt_embeds": prompt_embeds, "prompt_embeds_mask": prompt_embeds_mask}
 
-    def encode_images(self, pipeline, pixels):
+    def encode_distribution(self, pipeline, pixels):
         vae = pipeline.vae
         mean, std = latent_statistics(vae, pixels.device)
-        latents = vae.encode(pixels.unsqueeze(2).to(vae.dtype)).latent_dist.sample()
-        return ((latents - mean) / std).squeeze(2)
+        encoded = vae.encode(pixels.unsqueeze(2).to(vae.dtype)).latent_dist
+        return LatentDistribution(((encoded.mean - mean) / std).squeeze(2), (encoded.std / std).squeeze(2))
 
     def decode_latents(self, pipeline, latents):
         vae = pipeline.vae

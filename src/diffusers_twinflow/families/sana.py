@@ -4,7 +4,7 @@ from functools import partial
 from diffusers import SanaPipeline, SanaTransformer2DModel
 
 from ..models import twinflow_class_of
-from .base import Family, to_unit_range
+from .base import Family, LatentDistribution, to_unit_range
 from .empty_prompts import encode_empty_apart
 
 INSTRUCTION = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
@@ -45,9 +45,9 @@ class SanaFamily(Family):
         )
         return {"prompt_embeds": prompt_embeds, "prompt_attention_mask": mask}
 
-    def encode_images(self, pipeline, pixels):
+    def encode_distribution(self, pipeline, pixels):
         vae = pipeline.vae
-        return vae.encode(pixels.to(vae.dtype)).latent * vae.config.scaling_factor
+        return LatentDistribution(vae.encode(pixels.to(vae.dtype)).latent * vae.config.scaling_factor)
 
     def decode_latents(self, pipeline, latents):
         vae = pipeline.vae

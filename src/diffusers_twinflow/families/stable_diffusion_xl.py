@@ -41,9 +41,9 @@ class StableDiffusionXLFamily(DiffusionFamily):
         prompt_embeds, pooled = encode_empty_apart(prompts, encode, encode_empty)
         return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled}
 
-    def encode_images(self, pipeline, pixels):
+    def encode_distribution(self, pipeline, pixels):
         with _precise(pipeline.vae):
-            return super().encode_images(pipeline, pixels)
+            return super().encode_distribution(pipeline, pixels)
 
     def decode_latents(self, pipeline, latents):
         with _precise(pipeline.vae):

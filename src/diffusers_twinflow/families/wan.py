@@ -3,7 +3,7 @@ from diffusers.utils import logging
 
 from ..configuration import TwinFlowConfigError
 from ..models import twinflow_class_of
-from .base import to_unit_range
+from .base import LatentDistribution, to_unit_range
 from .latent_statistics import latent_statistics
 from .video import VideoFamily, as_video
 
@@ -71,12 +71,12 @@ class WanFamily(VideoFamily):
         """16, and 24 of Wan 2.2 5B, which is the one with times per token."""
         return 24 if pipeline.config.expand_timesteps else 16
 
-    def encode_images(self, pipeline, pixels):
+    def encode_distribution(self, pipeline, pixels):
         """Latents of images [B, 3, H, W] or videos [B, 3, F, H, W], F = 1, 5, 9, ..."""
         vae = pipeline.vae
         mean, std = latent_statistics(vae, pixels.device)
         video = as_video(pixels, self.temporal_compression(pipeline))
-        return (vae.encode(video.to(vae.dtype)).latent_dist.mode() - mean) / std
+        return LatentDistribution((vae.encode(video.to(vae.dtype)).latent_dist.mode() - mean) / std)
 
     def decode_latents(self, pipeline, latents):
         """Pixels of shape [B, 3, F, H, W]."""

@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     FAKE_NOISE = 3
     RECTIFY_NOISE = 4
     DATA = 5
+    AUTOENCODER = 6
 
 
 def draw_numbers(
