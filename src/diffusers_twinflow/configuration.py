@@ -1,12 +1,15 @@
 """Every TwinFlow option: its name, default, help text and rules. Nothing else in the package reads raw options."""
 
-import difflib
-import json
 import math
+import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+from . import lenient_json
 
 LOSSES = ("barron", "l2")
 
@@ -212,26 +215,61 @@ class TwinFlowConfig:
 
 
 def check_option_name(name: str, known: list[str]) -> None:
-    """Raise a TwinFlowConfigError that suggests the nearest known option where `name` is not one."""
+    """Raise a TwinFlowConfigError if `name` is not a known option; it suggests the option that `name` misspells."""
     if name in known:
         return
-    nearest = difflib.get_close_matches(name, known, n=1)
-    suggestion = f" Did you mean '{nearest[0]}'?" if nearest else " Remove it, or see --help for the options."
+    meant = misspelled_option(name, known)
+    suggestion = f" Did you mean '{meant}'?" if meant else " Remove it, or see --help for the options."
     raise TwinFlowConfigError(f"unknown option '{name}'.{suggestion}")
 
 
+def misspelled_option(name: str, known: Iterable[str]) -> str | None:
+    """The known option that `name` misspells, if there is one.
+
+    A word may differ by one letter (two in a long word), and only if it is not itself a word of a known option. So
+    `maximum_size` is never taken for `minimum_size`, whose meaning is another.
+    """
+    words = {word for option in known for word in option.split("_")}
+    for option in sorted(known):
+        if option.replace("_", "") == name.replace("_", ""):
+            return option
+        pairs = list(zip_longest(name.split("_"), option.split("_"), fillvalue=""))
+        if all(given == meant or (given not in words and _is_misspelled(given, meant)) for given, meant in pairs):
+            return option
+    return None
+
+
+def _is_misspelled(given: str, meant: str) -> bool:
+    if min(len(given), len(meant)) < 3 or re.sub(r"\D", "", given) != re.sub(r"\D", "", meant):
+        return False
+    return _edits(given, meant) <= (1 if len(meant) < 9 else 2)
+
+
+def _edits(given: str, meant: str) -> int:
+    """Letters to insert, delete, replace or swap with their neighbour until one word is the other."""
+    rows = [list(range(len(meant) + 1))]
+    for i, letter in enumerate(given, start=1):
+        row = [i]
+        for j, other in enumerate(meant, start=1):
+            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != other)))
+            if i > 1 and j > 1 and letter == meant[j - 2] and given[i - 2] == other:
+                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
+        rows.append(row)
+    return rows[-1][-1]
+
+
 def read_json_options(path: str | Path) -> dict[str, Any]:
-    """Read a flat JSON object of options.
+    """Read a JSON object of options; comments, trailing commas and a byte order mark are accepted.
 
     Raises:
-        TwinFlowConfigError: where the file is missing, is not JSON or is not an object.
+        TwinFlowConfigError: if the file is missing, is not JSON or is not an object.
     """
     path = Path(path)
     try:
-        options = json.loads(path.read_text(encoding="utf-8"))
+        options = lenient_json.loads(path.read_bytes())
     except FileNotFoundError:
         raise TwinFlowConfigError(f"config '{path}' does not exist: give the path of a JSON file.") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise TwinFlowConfigError(f"config '{path}' is not valid JSON ({error}): mend it there.") from None
     if not isinstance(options, dict):
         raise TwinFlowConfigError(f"config '{path}' holds a {type(options).__name__}: it must be a JSON object.")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from diffusers_twinflow import TwinFlowConfigError
 from diffusers_twinflow.hub import ignored_options, translate_recipe
 from diffusers_twinflow.hub.data_backends import NOT_SUPPORTED, TRANSLATED, WITHOUT_EFFECT
+from diffusers_twinflow.hub.recipes import read_recipe
 
 TEXT_EMBEDS = {"id": "text", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": "cache"}
 
@@ -24,7 +25,8 @@ def place(tmp_path, monkeypatch):
 def translate(place, *backends, **options):
     (place / "config" / "data.json").write_text(json.dumps([*backends, TEXT_EMBEDS]))
     recipe = {"data_backend_config": "data.json"} | options
-    return translate_recipe(recipe, directory=place / "config")
+    read = read_recipe(recipe, directory=place / "config")
+    return {name: value for name, value in read.options.items() if name not in read.defaults}
 
 
 def local(**changes):
@@ -98,6 +100,35 @@ def test_captions_of_a_table_in_the_folder(place):
     assert translated["caption_strategy"] == "column" and translated["caption_column"] == ["text"]
 
 
+def test_videos_are_clips(place):
+    video = {"num_frames": 9.0, "min_frames": 9, "is_i2v": False}
+    translated = translate(place, local(dataset_type="video", video=video))
+    assert translated["num_frames"] == 9 and translated["instance_data_dir"] == "images"
+    hub = {"type": "huggingface", "dataset_name": "a/b", "dataset_type": "video", "video": video}
+    for block, column in (({}, "video"), ({"video_column": "clip"}, "clip")):
+        assert translate(place, local(**hub, huggingface=block, caption_strategy=None))["image_column"] == column
+
+
+def test_a_recipe_that_says_only_the_instance_prompt(place):
+    options = {"only_instance_prompt": True, "instance_prompt": "a fox"}
+    translated = translate(place, local(), **options)
+    assert (translated["caption_strategy"], translated["instance_prompt"]) == ("instance_prompt", "a fox")
+    assert "instance_prompt" not in translate(place, local(), instance_prompt="a fox")
+    with pytest.raises(TwinFlowConfigError, match="write the instance prompt into the captions"):
+        translate(place, local(), prepend_instance_prompt=True)
+
+
+@pytest.mark.parametrize("value", [None, False, "", [], {}])
+def test_an_unknown_option_that_is_off_does_not_matter(place, value):
+    assert translate(place, local(some_new_feature=value)) == translate(place, local())
+
+
+def test_comments_and_trailing_commas_are_read(place):
+    text = '\ufeff[ // mine\n {"id": "mine", "instance_data_dir": "images", /* text */ "caption_strategy": "textfile",},\n]'
+    (place / "data.json").write_text(text, encoding="utf-8")
+    assert translate_recipe({"data_backend_config": "data.json"})["instance_data_dir"] == "images"
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -157,7 +188,11 @@ def test_what_is_left_out_is_named(place):
     ("changes", "message"),
     [
         ({"type": "aws"}, "'mine' of data.json has type='aws'.*local, huggingface, csv"),
-        ({"dataset_type": "video"}, "dataset_type='video'.*only images"),
+        ({"dataset_type": "audio"}, "dataset_type='audio'.*only images and videos"),
+        ({"dataset_type": "video"}, "video.num_frames=None.*such as 81"),
+        ({"dataset_type": "video", "video": {"num_frames": 8.5}}, r"video.num_frames=8\.5"),
+        ({"dataset_type": "video", "video": {"num_frames": 9, "is_i2v": True}}, "video.is_i2v=True"),
+        ({"video": {"num_frames": 9}}, "set dataset_type to video"),
         ({"dataset_type": "conditioning"}, "dataset_type='conditioning'"),
         ({"instance_data_dir": "nowhere"}, "instance_data_dir='nowhere', which does not exist"),
         ({"dataset_type": "image", "instance_data_dir": None}, "instance_data_dir=None"),
@@ -184,9 +219,9 @@ def test_refused(place, changes, message):
 
 
 def test_several_data_sets_are_refused_by_name(place):
-    with pytest.raises(TwinFlowConfigError, match=r"2 image data sets that train \('mine', 'yours'\).*disable"):
+    with pytest.raises(TwinFlowConfigError, match=r"2 data sets that train \('mine', 'yours'\).*disable"):
         translate(place, local(), local(id="yours"))
-    with pytest.raises(TwinFlowConfigError, match=r"0 image data sets that train \(none\)"):
+    with pytest.raises(TwinFlowConfigError, match=r"0 data sets that train \(none\)"):
         translate(place)
 
 

@@ -9,7 +9,7 @@ from diffusers import SD3Transformer2DModel
 import tiny
 from diffusers_twinflow import TwinFlowConfig, TwinFlowScheduler
 from diffusers_twinflow.families import FAMILIES
-from diffusers_twinflow.hub.recipes import FAMILY_BASES, translate_recipe
+from diffusers_twinflow.hub.recipes import translate_recipe
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel
 
 ROOT = Path(__file__).parents[2]
@@ -31,9 +31,6 @@ def test_the_bases():
         "stable-diffusion-xl",
         "z-image",
     ]
-    assert set(FAMILY_BASES.values()) <= {
-        read(base, "training_recipe.json")["pretrained_model_name_or_path"] for base in BASES
-    }
 
 
 @pytest.mark.parametrize("base", BASES)

@@ -3,7 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError
-from diffusers_twinflow.hub.recipes import RENAMED, ignored_options, translate_recipe
+from diffusers_twinflow.hub.recipe_names import REFUSED_IF_ON, RENAMED, WITHOUT_EFFECT
+from diffusers_twinflow.hub.recipes import TRANSLATED as OPTIONS
+from diffusers_twinflow.hub.recipes import ignored_options, read_recipe, translate_recipe
+from diffusers_twinflow.hub.simpletuner import DEFAULTS, FAMILIES, FLUX_LORA_TARGETS, LORA_DEFAULTS, VERSION
 
 RECIPE = {
     "model_family": "sd3",
@@ -47,9 +50,102 @@ TRANSLATED = {
 }
 
 
+LEFT_OUT = {
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_epsilon": 1e-6,
+    "adam_weight_decay": 0.01,
+    "allow_tf32": True,
+    "caption_dropout_probability": 0.1,
+    "checkpoints_total_limit": 5,
+    "gradient_checkpointing": True,
+    "lora_dropout": 0.1,
+    "lora_layers": ["to_k", "to_q", "to_v", "to_out.0"],
+    "lr_power": 0.8,
+    "lr_scheduler": "constant_with_warmup",
+    "max_grad_norm": 2.0,
+    "num_train_epochs": 1,
+    "num_validation_images": 1,
+    "resolution": 1024,
+    "twinflow_ema_decay": 0.995,
+    "validation_steps": 100,
+}
+
+
+def asked(recipe, known=()):
+    """What a recipe itself asks for."""
+    read = read_recipe(recipe, known)
+    return {name: value for name, value in read.options.items() if name not in read.defaults}
+
+
 def test_a_documented_recipe():
-    assert translate_recipe(RECIPE) == TRANSLATED
-    assert translate_recipe({f"--{name}": value for name, value in RECIPE.items()}) == TRANSLATED
+    for recipe in (RECIPE, {f"--{name}": value for name, value in RECIPE.items()}):
+        read = read_recipe(recipe)
+        assert read.defaults == LEFT_OUT and read.options == TRANSLATED | LEFT_OUT
+
+
+# What a recipe leaves out
+
+
+def test_a_recipe_without_rank_and_resolution_has_those_of_simpletuner():
+    """The page's own quick recipe names no rank, resolution or checkpointing."""
+    quick = {name: value for name, value in RECIPE.items() if name not in ("lora_rank", "train_batch_size")}
+    options = translate_recipe(quick)
+    assert (options["rank"], options["resolution"], options["train_batch_size"]) == (16, 1024, 4)
+    assert options["gradient_checkpointing"] is True and options["caption_dropout_probability"] == 0.1
+    assert options["adam_weight_decay"] == 0.01
+
+
+def test_a_recipe_without_a_model_type_trains_all_weights():
+    options = translate_recipe({"model_family": "sd3", "lora_rank": 16})
+    assert options["train_type"] == "full" and not {"lora_dropout", "lora_layers"} & options.keys()
+    assert options["learning_rate"] == 4e-7
+
+
+def test_null_is_left_out():
+    nothing = {
+        "lora_rank": None,
+        "model_type": "lora",
+        "model_flavour": None,
+        "resolution": None,
+        "no_such_name": None,
+    }
+    options = translate_recipe({"model_family": "sd3"} | nothing)
+    assert (options["rank"], options["resolution"]) == (16, 1024)
+    assert options["pretrained_model_name_or_path"] == "stabilityai/stable-diffusion-3.5-medium"
+
+
+def test_the_end_of_the_run():
+    family = {"model_family": "sd3"}
+    assert translate_recipe(family)["num_train_epochs"] == 1
+    assert "num_train_epochs" not in translate_recipe(family | {"max_train_steps": 9})
+    assert "num_train_epochs" not in translate_recipe(family | {"max_train_steps": 9, "num_train_epochs": 0})
+
+
+def test_the_decay_is_that_of_the_average_that_is_kept():
+    family = {"model_family": "sd3", "use_ema": True}
+    assert translate_recipe(family | {"twinflow_enabled": True})["twinflow_ema_decay"] == 0.995
+    assert translate_recipe(family)["flow_matching_ema_decay"] == 0.995
+    plain = translate_recipe(family | {"ema_decay": 0.9})
+    assert plain["flow_matching_ema_decay"] == 0.9 and "twinflow_ema_decay" not in plain
+    assert translate_recipe(family | {"ema_decay": 0.9, "twinflow_enabled": True})["twinflow_ema_decay"] == 0.9
+
+
+def test_a_recipe_of_our_own_has_our_defaults():
+    own = {
+        "rank": 8,
+        "twinflow_enabled": True,
+        "learning_rate": 1e-4,
+        "distillation_method": None,
+        "guidance_scale": 0,
+    }
+    assert read_recipe(own, known=["rank"]).defaults == {}
+    assert VERSION == "4.8.0" and not DEFAULTS.keys() & LORA_DEFAULTS.keys()
+
+
+def test_optimizer_defaults_are_those_of_the_optimizer():
+    prodigy = translate_recipe({"model_family": "sd3", "optimizer": "prodigy"})
+    assert (prodigy["adam_weight_decay"], prodigy["prodigy_use_bias_correction"]) == (0.0, False)
 
 
 def test_our_own_recipe_stays():
@@ -57,9 +153,39 @@ def test_our_own_recipe_stays():
     assert translate_recipe(own, known=own) == own
 
 
-def test_the_family_names_the_base_where_nothing_else_does():
-    base = translate_recipe({"model_family": "flux"})["pretrained_model_name_or_path"]
-    assert base == "black-forest-labs/FLUX.1-dev"
+@pytest.mark.parametrize(
+    ("family", "base"),
+    [
+        ("flux", "black-forest-labs/FLUX.1-Krea-dev"),
+        ("qwen_image", "Qwen/Qwen-Image-2512"),
+        ("sana", "Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"),
+        ("z_image", "Tongyi-MAI/Z-Image-Turbo"),
+        ("sd1x", "Lykon/dreamshaper-8"),
+        ("sd3", "stabilityai/stable-diffusion-3.5-medium"),
+        ("sdxl", "stabilityai/stable-diffusion-xl-base-1.0"),
+        ("stable_diffusion_3", "stabilityai/stable-diffusion-3.5-medium"),
+        ("pixart-sigma", "terminusresearch/pixart-900m-1024-ft-v0.6"),
+    ],
+)
+def test_a_family_without_a_flavour_is_its_default_flavour(family, base):
+    read = read_recipe({"model_family": family})
+    assert read.options["pretrained_model_name_or_path"] == read.defaults["pretrained_model_name_or_path"] == base
+
+
+def test_every_default_flavour_is_a_flavour():
+    for family in FAMILIES.values():
+        assert {family.default, *family.training_adapters} <= family.flavours.keys() and family.lora_layers
+
+
+def test_a_base_that_simpletuner_trains_with_a_helper_is_named():
+    recipe = {"model_family": "z_image"}
+    assert "training adapter" in ignored_options(recipe)["model_flavour"]
+    for without in (
+        {"model_flavour": "base"},
+        {"disable_assistant_lora": True},
+        {"pretrained_model_name_or_path": "a"},
+    ):
+        assert "model_flavour" not in ignored_options(recipe | without)
 
 
 def test_step_count_of_the_validation():
@@ -80,9 +206,17 @@ def test_step_count_of_the_validation():
         ({"twinflow_enhanced_ration": 0.5}, "Did you mean 'twinflow_enhanced_ratio'"),
         ({"learning_rat": 1}, "Did you mean 'learning_rate'"),
         ({"--learning_rate": 2e-4}, "'learning_rate' is given twice"),
-        ({"rank": 8}, "unknown option 'rank'"),
+        ({"rank": 8}, "unknown option 'rank'. Remove it"),
+        ({"gradient_checkpointin": False}, "Did you mean 'gradient_checkpointing'"),
+        ({"instanceprompt": "a fox"}, "Did you mean 'instance_prompt'"),
+        ({"twinflow_enabled": "perhaps"}, "twinflow_enabled='perhaps' must be true or false"),
+        ({"use_ema": 0.5}, r"use_ema=0\.5 must be true or false"),
+        ({"only_instance_prompt": True}, "instance_prompt=None: set it"),
+        ({"flux_lora_target": "ai-toolkit"}, "name the layers with lora_layers"),
+        ({"peft_lora_target_modules": [1]}, "peft_lora_target_modules=.* is not valid"),
+        ({"pretrained_transformer_model_name_or_path": "me/mine"}, "save a pipeline with that part in it"),
         ({"revision": "a", "base_model_revision": "b"}, "says revision='b'"),
-        ({"model_family": "wan", "pretrained_model_name_or_path": None}, "model_family='wan' is none of sd3"),
+        ({"model_family": "hidream", "pretrained_model_name_or_path": None}, "model_family='hidream' is none of sd3"),
         ({"model_family": ["sd3"]}, "must be a text"),
         ({"model_type": "controlnet"}, "it must be 'lora' or 'full'"),
         ({"lora_type": "lycoris"}, "lora_type='lycoris'"),
@@ -96,7 +230,7 @@ def test_step_count_of_the_validation():
         ({"resolution": 1.0}, "whole number of pixels"),
         ({"resolution": True}, "a number above 0"),
         ({"validation_num_inference_steps": 2.5}, "whole number"),
-        ({"validation_resolution": "1280x768"}, "no square size"),
+        ({"validation_resolution": "large"}, "give sizes such as 1024x1024"),
         ({"validation_prompt": 3}, "must be a text"),
     ],
 )
@@ -111,7 +245,7 @@ def test_off_in_every_spelling(value):
 
 
 def test_guidance_is_no_contradiction_without_twinflow():
-    assert translate_recipe({"twinflow_enabled": False, "validation_guidance": 4.5}) == {"twinflow_enabled": False}
+    assert asked({"twinflow_enabled": False, "validation_guidance": 4.5}) == {"twinflow_enabled": False}
 
 
 def test_what_is_left_out_is_named():
@@ -140,12 +274,12 @@ def test_family_and_flavour_name_the_base(family, flavour, base):
     recipe = {"model_family": family, "model_flavour": flavour}
     assert translate_recipe(recipe)["pretrained_model_name_or_path"] == base
     named = recipe | {"pretrained_model_name_or_path": "me/mine"}
-    assert translate_recipe(named) == {"pretrained_model_name_or_path": "me/mine"}
+    assert asked(named) == {"pretrained_model_name_or_path": "me/mine"}
 
 
 def test_a_flavour_that_is_not_known_needs_a_name():
     with pytest.raises(TwinFlowConfigError, match="name it with pretrained_model_name_or_path"):
-        translate_recipe({"model_family": "flux", "model_flavour": "fluxbooru"})
+        translate_recipe({"model_family": "flux", "model_flavour": "kontext"})
 
 
 def test_zero_steps_are_those_of_the_epochs():
@@ -159,8 +293,123 @@ def test_size_of_the_validation(value):
 
 
 def test_resolution_in_megapixels():
-    assert translate_recipe({"resolution": 1.0, "resolution_type": "area"}) == {"resolution": 1024}
-    assert translate_recipe({"resolution": 512.0, "resolution_type": "pixel"}) == {"resolution": 512}
+    assert asked({"resolution": 0.25, "resolution_type": "area"}) == {"resolution": 512}
+    assert asked({"resolution": 512.0, "resolution_type": "pixel"}) == {"resolution": 512}
+
+
+def test_a_validation_without_a_square_is_named():
+    recipe = {"validation_resolution": "832x480"}
+    assert translate_recipe(recipe) == {} and "no size is square" in ignored_options(recipe)["validation_resolution"]
+
+
+def test_a_validation_that_is_disabled_draws_nothing():
+    recipe = {"validation_prompt": "a fox", "validation_disable": True}
+    assert "validation_prompts" not in translate_recipe(recipe)
+    assert translate_recipe(recipe | {"validation_disable": False})["validation_prompts"] == ["a fox"]
+
+
+# Values in other spellings
+
+
+@pytest.mark.parametrize("value", [True, "true", "True", "yes", "on", "1", 1])
+def test_true_in_every_spelling(value):
+    recipe = {"twinflow_enabled": value, "gradient_checkpointing": value, "disable_tf32": value}
+    assert asked(recipe) == {"twinflow_enabled": True, "gradient_checkpointing": True, "allow_tf32": False}
+
+
+@pytest.mark.parametrize("value", [False, "false", "no", "off", "0", 0, "", []])
+def test_false_in_every_spelling(value):
+    recipe = {"twinflow_enabled": value, "gradient_checkpointing": value, "disable_tf32": value}
+    assert asked(recipe) == {"twinflow_enabled": False, "gradient_checkpointing": False, "allow_tf32": True}
+
+
+def test_a_text_that_is_off_is_left_out():
+    off = {"hub_model_id": "", "logging_dir": False, "lora_alpha": None, "model_flavour": "", "lora_layers": []}
+    assert asked(off, known=["lora_layers"]) == {"lora_layers": []}
+
+
+# Unknown names, and names that are off
+
+
+@pytest.mark.parametrize("value", [None, False, "", [], {}])
+def test_an_unknown_name_that_is_off_does_not_matter(value):
+    assert translate_recipe({"some_new_feature": value}) == {} and ignored_options({"some_new_feature": value}) == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "maximum_image_edge",
+        "disable_tf16",
+        "allow_bf16",
+        "adam_beta3",
+        "pretrained_something_model_name_or_path",
+        "min_x",
+    ],
+)
+def test_a_hint_never_names_an_option_of_another_meaning(name):
+    with pytest.raises(TwinFlowConfigError, match="Remove it") as error:
+        translate_recipe({name: 3})
+    assert "Did you mean" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["pretrained_vae_model_name_or_path", "maximum_image_size", "target_downsample_size", "framerate"]
+)
+def test_options_that_used_to_be_unknown_are_named_with_a_reason(name):
+    recipe = {name: "x", "model_family": "sd3"}
+    assert ignored_options(recipe)[name] and read_recipe(recipe).options.get(name) is None
+
+
+def test_tables_do_not_overlap():
+    assert not WITHOUT_EFFECT.keys() & (RENAMED.keys() | OPTIONS.keys())
+    assert REFUSED_IF_ON.keys() <= OPTIONS.keys()
+
+
+# Quantisation, layers and prompts
+
+
+@pytest.mark.parametrize(
+    ("precision", "quantization"),
+    [("int8-quanto", "torchao_int8"), ("int8-torchao", "torchao_int8"), ("nf4-bnb", "bnb_4bit")],
+)
+def test_a_quantised_base_is_one(precision, quantization):
+    recipe = {"model_type": "lora", "base_model_precision": precision}
+    assert asked(recipe) == {"train_type": "lora", "quantize_base": quantization}
+    assert ignored_options(recipe) == {}
+    full = {"model_type": "full", "base_model_precision": precision}
+    for recipe in (full, {"base_model_precision": precision}):
+        assert "quantize_base" not in translate_recipe(recipe)
+        assert "unquantised" in ignored_options(recipe)["base_model_precision"]
+
+
+def test_another_quantisation_names_ours():
+    for precision in ("fp8-torchao", "int4-quanto", "int8-sdnq"):
+        reasons = ignored_options({"model_type": "lora", "base_model_precision": precision})
+        assert "--quantize_base" in reasons["base_model_precision"]
+    assert ignored_options({"model_type": "lora", "base_model_precision": "no_change"}) == {}
+
+
+@pytest.mark.parametrize("value", [["to_q", "to_k"], "to_q, to_k", '["to_q", "to_k"]'])
+def test_layers_of_the_lora(value):
+    recipe = {"model_family": "flux", "model_type": "lora", "peft_lora_target_modules": value}
+    assert translate_recipe(recipe)["lora_layers"] == ["to_q", "to_k"]
+
+
+def test_layers_of_a_flux_lora():
+    recipe = {"model_family": "flux", "model_type": "lora"}
+    assert translate_recipe(recipe)["lora_layers"] == FLUX_LORA_TARGETS["all"]
+    named = translate_recipe(recipe | {"flux_lora_target": "tiny"})
+    assert named["lora_layers"] == [f"single_transformer_blocks.{block}.proj_out" for block in (7, 20)]
+
+
+def test_only_the_instance_prompt():
+    recipe = {"instance_data_dir": "images", "instance_prompt": "a fox", "only_instance_prompt": True}
+    assert asked(recipe) == {
+        "instance_data_dir": "images",
+        "caption_strategy": "instance_prompt",
+        "instance_prompt": "a fox",
+    }
 
 
 def test_every_twinflow_option_is_known():

@@ -1,13 +1,13 @@
 """The image data set of a SimpleTuner data configuration ("multidatabackend"), in the names of our training script."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..configuration import TwinFlowConfigError, check_option_name
+from .. import lenient_json
+from ..configuration import TwinFlowConfigError, check_option_name, misspelled_option
 
 CACHES = ("text_embeds", "image_embeds", "conditioning_image_embeds")
 AREA_STEP, SMALLEST_SIDE = 64, 16
@@ -47,6 +47,8 @@ TRANSLATED = {
     "resolution_type",
     "split",
     "type",
+    "video",
+    "video_column",
 }
 NOTHING_DELETED = "no image is deleted"
 OWN_CACHES = "--cache_latents, --cache_text_embeddings and --cache_directory say what is cached"
@@ -98,16 +100,26 @@ NOT_SUPPORTED = {
     "start_step": "start a run for each stage",
     "streaming": "give --streaming to the script",
     "timestep_sampling_offset": "set twinflow_time_alpha and twinflow_time_beta",
-    "video": "only images are read",
-    "audio": "only images are read",
+    "audio": "sound is not trained; leave it out",
 }
+KINDS = ("image", "video")
 OFF = (None, False, 0, "", [], {})
+UNSET = (None, False, "", [], {})
 FIRST = {"start_epoch": (0, 1), "start_step": (0, 1)}
 IN_BLOCK = {
     "parquet": {"path", "caption_column", "filename_column", "identifier_includes_extension"},
-    "huggingface": {"dataset_name", "split", "image_column", "caption_column"},
+    "huggingface": {"dataset_name", "split", "image_column", "video_column", "caption_column"},
+    "video": {"num_frames"},
 }
-BLOCK_WITHOUT_EFFECT = {"width_column", "height_column", "cache_dir", "num_proc"}
+BLOCK_WITHOUT_EFFECT = {
+    "width_column",
+    "height_column",
+    "cache_dir",
+    "num_proc",
+    "min_frames",
+    "max_frames",
+    "bucket_strategy",
+}
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,7 @@ class TranslatedData:
 def translate_data_backends(
     path: str, *, directory: str | Path | None = None, defaults: Mapping[str, Any] | None = None
 ) -> TranslatedData:
-    """Options of our training script for the one image data set of a SimpleTuner data configuration.
+    """Options of our training script for the one image or video data set of a SimpleTuner data configuration.
 
     Data sets that are disabled or hold cached embeddings are passed over.
 
@@ -136,21 +148,22 @@ def translate_data_backends(
     found = find_path(path, directory)
     if found is None:
         raise TwinFlowConfigError(f"data_backend_config='{path}' does not exist: give its path as seen from here.")
-    backend = _one_image_backend(found)
+    backend = _one_backend(found)
     name = f"data set '{backend.get('id')}' of {found.name}"
-    ignored = {}
+    known, ignored = sorted({*TRANSLATED, *WITHOUT_EFFECT, *NOT_SUPPORTED}), {}
     for key, value in backend.items():
-        if key in NOT_SUPPORTED and value not in OFF and value not in FIRST.get(key, ()):
-            raise _refusal(name, key, value, NOT_SUPPORTED[key])
         if key in WITHOUT_EFFECT and value not in OFF:
             ignored[f"{found.name}: {key}"] = WITHOUT_EFFECT[key]
-        elif key not in NOT_SUPPORTED and key not in WITHOUT_EFFECT:
-            check_option_name(key, sorted({*TRANSLATED, *WITHOUT_EFFECT, *NOT_SUPPORTED}))
+        elif value not in UNSET or misspelled_option(key, known):
+            check_option_name(key, known)
     inherited = {key: value for key, value in (defaults or {}).items() if key in TRANSLATED and value is not None}
     backend = inherited | {key: value for key, value in backend.items() if value is not None}
+    for key, remedy in NOT_SUPPORTED.items():
+        if backend.get(key) not in OFF and backend[key] not in FIRST.get(key, ()):
+            raise _refusal(name, key, backend[key], remedy)
     options = _source(name, backend, directory) | _captions(name, backend) | size_options(name, backend)
     options |= _crop(name, backend) | {"repeats": _count(name, "repeats", backend.get("repeats", 0)) + 1}
-    return TranslatedData(options, ignored)
+    return TranslatedData(options | _clips(name, backend), ignored)
 
 
 def size_options(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,9 +196,9 @@ def _refusal(name: str, key: str, value: Any, remedy: str) -> TwinFlowConfigErro
     return TwinFlowConfigError(f"{name} has {key}={value!r}, which is not supported: {remedy}.")
 
 
-def _one_image_backend(path: Path) -> dict[str, Any]:
+def _one_backend(path: Path) -> dict[str, Any]:
     try:
-        backends = json.loads(path.read_text(encoding="utf-8"))
+        backends = lenient_json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise TwinFlowConfigError(f"data_backend_config='{path}' is not valid JSON ({error}).") from error
     if not isinstance(backends, list) or not all(isinstance(backend, dict) for backend in backends):
@@ -197,21 +210,21 @@ def _one_image_backend(path: Path) -> dict[str, Any]:
     ]
     for backend in used:
         kind = backend.get("dataset_type") or "image"
-        if kind != "image":
+        if kind not in KINDS:
             name = f"data set '{backend.get('id')}' of {path.name}"
-            raise _refusal(name, "dataset_type", kind, "only images are read; disable it")
-    images = [backend for backend in used if _has_images(backend)]
-    if len(images) != 1:
-        names = ", ".join(f"'{backend.get('id')}'" for backend in images) or "none"
+            raise _refusal(name, "dataset_type", kind, "only images and videos are read; disable it")
+    data = [backend for backend in used if _has_data(backend)]
+    if len(data) != 1:
+        names = ", ".join(f"'{backend.get('id')}'" for backend in data) or "none"
         raise TwinFlowConfigError(
-            f"data_backend_config='{path}' has {len(images)} image data sets that train ({names}), and a run takes "
-            "one: disable the others, or bring their images into one folder."
+            f"data_backend_config='{path}' has {len(data)} data sets that train ({names}), and a run takes one: disable "
+            "the others, or bring their images or videos into one folder."
         )
-    return images[0]
+    return data[0]
 
 
-def _has_images(backend: Mapping[str, Any]) -> bool:
-    """Whether a data set holds images; one that names no place is a store for embeddings of an older spelling."""
+def _has_data(backend: Mapping[str, Any]) -> bool:
+    """Whether a data set holds images or videos; one that names no place is a store for embeddings of an older spelling."""
     places = ("instance_data_dir", "dataset_name", "huggingface", "csv_file")
     return bool(backend.get("dataset_type")) or any(backend.get(key) for key in places)
 
@@ -246,8 +259,9 @@ def _hub_source(name: str, backend: Mapping[str, Any], directory: str | Path | N
     options = {"dataset_name": _text(name, "dataset_name", values.get("dataset_name"))}
     if values.get("split"):
         options["dataset_split"] = _text(name, "split", values["split"])
-    if values.get("image_column"):
-        options["image_column"] = _text(name, "image_column", values["image_column"])
+    column = "video_column" if values.get("dataset_type") == "video" else "image_column"
+    if values.get(column) or column == "video_column":
+        options["image_column"] = _text(name, column, values.get(column) or "video")
     if _strategy(name, backend) == "column":
         options["caption_column"] = _columns(name, values.get("caption_column", "caption"))
     return options
@@ -259,6 +273,18 @@ def _csv_source(name: str, backend: Mapping[str, Any], directory: str | Path | N
         "image_column": _text(name, "csv_url_column", backend.get("csv_url_column") or "url"),
         "caption_column": _columns(name, backend.get("csv_caption_column")),
     }
+
+
+def _clips(name: str, backend: Mapping[str, Any]) -> dict[str, Any]:
+    """Length of the clips of a video data set; a video that is shorter is left out and reported."""
+    if backend.get("dataset_type") != "video":
+        if backend.get("video") not in OFF:
+            raise _refusal(name, "video", backend["video"], "set dataset_type to video, or leave it out")
+        return {}
+    frames = _block(name, backend, "video").get("num_frames")
+    if isinstance(frames, bool) or not isinstance(frames, (int, float)) or frames < 1 or frames != int(frames):
+        raise _refusal(name, "video.num_frames", frames, "give the number of frames of a clip, such as 81")
+    return {"num_frames": int(frames)}
 
 
 def _block(name: str, backend: Mapping[str, Any], key: str) -> dict[str, Any]:

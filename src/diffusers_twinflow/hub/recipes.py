@@ -1,43 +1,95 @@
 """A user's TwinFlow recipe for SimpleTuner, in the names of our training script."""
 
+import json
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..configuration import TwinFlowConfigError, check_option_name
+from ..configuration import TwinFlowConfigError, check_option_name, misspelled_option
 from .data_backends import TranslatedData, size_options, translate_data_backends
-from .recipe_names import (
-    FAMILY_BASES,
-    FAMILY_NAMES,
-    FLAVOURS,
-    REFUSED_WHERE_ON,
-    RENAMED,
-    WITHOUT_EFFECT,
-    reason_without_effect,
+from .recipe_names import REFUSED_IF_ON, RENAMED, SHARED, SWITCHES, WITHOUT_EFFECT, reason_without_effect
+from .simpletuner import (
+    DEFAULTS,
+    EMA_DECAY,
+    FAMILIES,
+    FLUX_LORA_TARGETS,
+    LORA_DEFAULTS,
+    NUM_TRAIN_EPOCHS,
+    OPTIMIZER_DEFAULTS,
+    QUANTIZATIONS,
+    family_name,
 )
 
 OFF = (None, False, "", 0, "none", "null", "false", "0", [], {})
+UNSET = (None, False, "", "none", "null", [], {})
+TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "y", "on"), ("0", "false", "no", "n", "off")
+QUANTIZE = "the base is kept in the dtype of mixed_precision; --quantize_base quantises it (torchao_int8, bnb_4bit)"
+
+
+@dataclass(frozen=True)
+class TranslatedRecipe:
+    """A recipe in the names of our training script.
+
+    Attributes:
+        options: what the recipe asks for, with SimpleTuner's defaults if the recipe is one of SimpleTuner's.
+        ignored: what of the recipe has no effect here, with the reason, by name.
+        defaults: those of `options` that the recipe leaves out and that are SimpleTuner's defaults.
+    """
+
+    options: dict[str, Any]
+    ignored: dict[str, str] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+def read_recipe(
+    options: dict[str, Any], known: Iterable[str] = (), *, directory: str | Path | None = None
+) -> TranslatedRecipe:
+    """Translate a TwinFlow recipe for SimpleTuner; a recipe of our own comes back unchanged.
+
+    Keys may carry leading dashes, and a key that is null counts as left out. A recipe with at least one option that
+    only SimpleTuner has is SimpleTuner's: the options it leaves out get SimpleTuner's defaults. The data set that
+    `data_backend_config` names is translated too, and its options win over the recipe's own.
+
+    Args:
+        options: the recipe's JSON object.
+        known: options of our script that stay as they are, so that its own recipes come out unchanged.
+        directory: the recipe's folder, for relative paths in it that do not exist in the working directory.
+
+    Raises:
+        TwinFlowConfigError: for an unknown key (with the option that it misspells, if there is one), for one given
+            twice, and for one that contradicts TwinFlow or cannot be translated.
+    """
+    given, known = _given(options), set(known)
+    data = _data(given, directory)
+    translated = _translated(given, known)
+    if data.options:
+        translated.pop("instance_prompt", None)  # the data set says whose prompt it is
+    translated |= data.options
+    ignored = _ignored(given, known)
+    defaults = {}
+    if _is_simpletuner(given, known):
+        defaults = _defaults(given, translated)
+        ignored |= _ignored_by_base(given)
+    return TranslatedRecipe(defaults | translated, ignored | data.ignored, defaults)
 
 
 def translate_recipe(
     options: dict[str, Any], known: Iterable[str] = (), *, directory: str | Path | None = None
 ) -> dict[str, Any]:
-    """Options of our training script that say what a TwinFlow recipe for SimpleTuner says.
+    """The options of our training script that a recipe asks for; see `read_recipe`."""
+    return read_recipe(options, known, directory=directory).options
 
-    Keys may carry leading dashes. What has no meaning here is left out: `ignored_options` names it and says why. The
-    data set that `data_backend_config` names is translated too; what it says wins over the recipe's own options.
 
-    Args:
-        options: the recipe's JSON object.
-        known: options of our script that stay as they are, so that its own recipes come out unchanged.
-        directory: where the recipe is, for the paths in it that the working directory has not.
+def ignored_options(
+    options: dict[str, Any], known: Iterable[str] = (), *, directory: str | Path | None = None
+) -> dict[str, str]:
+    """What of a recipe has no effect here, with the reason, by name; see `read_recipe`."""
+    return read_recipe(options, known, directory=directory).ignored
 
-    Raises:
-        TwinFlowConfigError: for a key that is unknown, with the nearest one that is known, for one given twice, and for
-            one that contradicts TwinFlow or has no counterpart.
-    """
-    given, known = _without_dashes(options), set(known)
+
+def _translated(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
     translated: dict[str, Any] = {}
     for name, value in given.items():
         if name in CONTRADICTIONS:
@@ -48,54 +100,139 @@ def translate_recipe(
             if translated.setdefault(target, new) != new:
                 raise TwinFlowConfigError(f"'{name}' says {target}={new!r}, another option {translated[target]!r}.")
     translated |= size_options("the recipe", given)
+    translated |= _prompt_of_every_image(given)
     _choose_base(translated)
     steps = translated.pop("validation_num_inference_steps", None)
-    if steps and given.get("twinflow_enabled"):
-        translated.setdefault("twinflow_target_step_count", steps)
-    return translated | _data(given, directory).options
+    if given.get("twinflow_enabled"):
+        if steps:
+            translated.setdefault("twinflow_target_step_count", steps)
+    elif "ema_decay" in given and "twinflow_ema_decay" not in given:
+        translated["flow_matching_ema_decay"] = translated.pop("twinflow_ema_decay")
+    if given.get("validation_disable"):
+        translated.pop("validation_prompts", None)
+    if "base_model_precision" in given and translated.get("train_type", DEFAULTS["train_type"]) == "full":
+        translated.pop("quantize_base", None)
+    return translated
 
 
-def ignored_options(options: dict[str, Any], known: Iterable[str] = (), *, directory=None) -> dict[str, str]:
-    """What `translate_recipe` leaves out of a recipe, with the reason, by name; arguments as there."""
-    given, known = _without_dashes(options), set(known)
+def _is_simpletuner(given: dict[str, Any], known: set[str]) -> bool:
+    return any(name not in known | SHARED and _is_name_of_simpletuner(name) for name in given)
+
+
+def _is_name_of_simpletuner(name: str) -> bool:
+    return name in RENAMED.keys() | TRANSLATED.keys() | CONTRADICTIONS.keys() or bool(reason_without_effect(name))
+
+
+def _defaults(given: dict[str, Any], translated: dict[str, Any]) -> dict[str, Any]:
+    """SimpleTuner's defaults for what its recipe leaves out."""
+    defaults = dict(DEFAULTS)
+    family = FAMILIES.get(family_name(str(given.get("model_family", ""))))
+    if translated.get("train_type", defaults["train_type"]) == "lora":
+        defaults |= LORA_DEFAULTS
+        if family is not None:
+            defaults["lora_layers"] = list(family.lora_layers)
+    defaults |= OPTIMIZER_DEFAULTS[translated.get("optimizer", "adamw")]
+    decay = "twinflow_ema_decay" if translated.get("twinflow_enabled") else "flow_matching_ema_decay"
+    if translated.get("use_ema", translated.get("twinflow_enabled")):
+        defaults[decay] = EMA_DECAY
+    if not {"max_train_steps", "num_train_epochs"} & translated.keys():
+        defaults["num_train_epochs"] = NUM_TRAIN_EPOCHS
+    left_out = {name: value for name, value in defaults.items() if name not in translated}
+    if family is not None and not given.get("pretrained_model_name_or_path") and not given.get("model_flavour"):
+        left_out["pretrained_model_name_or_path"] = translated["pretrained_model_name_or_path"]
+    return left_out
+
+
+def _ignored(given: dict[str, Any], known: set[str]) -> dict[str, str]:
+    taken = known | CONTRADICTIONS.keys() | TRANSLATED.keys() | RENAMED.keys()
     reasons = {
-        name: reason_without_effect(name)
+        name: reason
         for name, value in given.items()
-        if name not in known | CONTRADICTIONS.keys() | TRANSLATED.keys() | RENAMED.keys() and value not in OFF
+        if name not in taken and value not in OFF and (reason := reason_without_effect(name))
     }
     if isinstance(given.get("optimizer"), str) and not _is_own_optimizer(given["optimizer"]):
         reasons["optimizer"] = "the optimizer is AdamW"
-    reasons |= _data(given, directory).ignored
-    return {name: reason for name, reason in reasons.items() if reason}
+    if given.get("validation_resolution") not in OFF and not _validation_resolution(given["validation_resolution"]):
+        reasons["validation_resolution"] = "no size is square: images are drawn as squares of --resolution"
+    precision = given.get("base_model_precision")
+    if precision not in (*OFF, "no_change", "fp32", "fp16", "bf16"):
+        if given.get("model_type", DEFAULTS["train_type"]) == "full":
+            reasons["base_model_precision"] = "model_type is 'full', which trains the base unquantised"
+        elif precision not in QUANTIZATIONS:
+            reasons["base_model_precision"] = QUANTIZE
+    return reasons
+
+
+def _ignored_by_base(given: dict[str, Any]) -> dict[str, str]:
+    """That SimpleTuner trains some bases with a helping LoRA on them, which is not loaded here."""
+    family = FAMILIES.get(family_name(str(given.get("model_family", ""))))
+    if family is None or given.get("pretrained_model_name_or_path") or given.get("disable_assistant_lora"):
+        return {}
+    flavour = given.get("model_flavour") or family.default
+    if flavour not in family.training_adapters:
+        return {}
+    return {
+        "model_flavour": f"the training adapter that SimpleTuner puts on '{flavour}' is not loaded: the base is bare"
+    }
 
 
 def _translate_option(name: str, value: Any, known: set[str]) -> dict[str, Any]:
-    if name in TRANSLATED:
+    if name in TRANSLATED and name not in known - RETRANSLATED:
         return TRANSLATED[name](value)
     if name in known and name not in RENAMED:
         return {name: value}
-    if reason_without_effect(name) and name not in RENAMED:
-        return {}
-    check_option_name(name, sorted({*RENAMED, *TRANSLATED, *CONTRADICTIONS, *WITHOUT_EFFECT, *known}))
-    return {RENAMED[name]: value}
+    if name not in RENAMED:
+        if reason_without_effect(name):
+            return {}
+        names = sorted({*RENAMED, *TRANSLATED, *CONTRADICTIONS, *WITHOUT_EFFECT, *known})
+        if value in UNSET and misspelled_option(name, names) is None:
+            return {}
+        check_option_name(name, names)
+    if name in SWITCHES:
+        return {RENAMED[name]: _switch(name, value)}
+    return {} if value in UNSET else {RENAMED[name]: value}
+
+
+def _switch(name: str, value: Any) -> Any:
+    """A truth value in any spelling; 0 and 1 are two of them."""
+    word = str(value).strip().lower()
+    if word in TRUE_WORDS + FALSE_WORDS and not isinstance(value, float):
+        return word in TRUE_WORDS
+    if value in UNSET:
+        return False
+    raise TwinFlowConfigError(f"{name}={value!r} must be true or false.")
 
 
 def _choose_base(translated: dict[str, Any]) -> None:
-    """Name the base by family and flavour where the recipe does not."""
+    """Name the base by family and flavour if the recipe does not name it."""
     family, flavour = translated.pop("model_family", None), translated.pop("model_flavour", None)
     if not family or translated.get("pretrained_model_name_or_path"):
         return
-    if family not in FAMILY_BASES:
+    found = FAMILIES.get(family_name(family))
+    if found is None:
         raise TwinFlowConfigError(
-            f"model_family={family!r} is none of {', '.join(FAMILY_BASES)}: name the base with "
+            f"model_family={family!r} is none of {', '.join(FAMILIES)}: name the base with "
             "pretrained_model_name_or_path."
         )
-    if flavour and (family, flavour) not in FLAVOURS:
-        names = ", ".join(known for of, known in FLAVOURS if of == family)
+    flavour = flavour or found.default
+    if flavour not in found.flavours:
         raise TwinFlowConfigError(
-            f"model_flavour={flavour!r} of {family} is none of {names}: name it with pretrained_model_name_or_path."
+            f"model_flavour={flavour!r} of {family} is none of {', '.join(found.flavours)}: name it with "
+            "pretrained_model_name_or_path."
         )
-    translated["pretrained_model_name_or_path"] = FLAVOURS[family, flavour] if flavour else FAMILY_BASES[family]
+    translated["pretrained_model_name_or_path"] = found.flavours[flavour]
+
+
+def _prompt_of_every_image(given: dict[str, Any]) -> dict[str, Any]:
+    """What `only_instance_prompt` says of a folder that the recipe itself names."""
+    if not given.get("only_instance_prompt") or given.get("data_backend_config"):
+        return {}
+    prompt = given.get("instance_prompt")
+    if not isinstance(prompt, str) or not prompt:
+        raise TwinFlowConfigError(
+            f"only_instance_prompt=true needs the prompt of every image, and instance_prompt={prompt!r}: set it."
+        )
+    return {"caption_strategy": "instance_prompt", "instance_prompt": prompt}
 
 
 def _data(given: dict[str, Any], directory: str | Path | None) -> TranslatedData:
@@ -107,20 +244,21 @@ def _data(given: dict[str, Any], directory: str | Path | None) -> TranslatedData
     return translate_data_backends(path, directory=directory, defaults=given)
 
 
-def _without_dashes(options: dict[str, Any]) -> dict[str, Any]:
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's options without dashes and without those that are null; "true" and "false" are truth values."""
     given: dict[str, Any] = {}
     for key, value in options.items():
         name = key.lstrip("-").replace("-", "_")
         if name in given:
             raise TwinFlowConfigError(f"'{name}' is given twice: keep one.")
-        given[name] = value
-    return given
+        given[name] = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _model_family(value: Any) -> dict[str, Any]:
     if not isinstance(value, str):
-        raise TwinFlowConfigError(f"model_family={value!r} must be a text, such as {', '.join(FAMILY_BASES)}.")
-    return {"model_family": FAMILY_NAMES.get(value, value)}
+        raise TwinFlowConfigError(f"model_family={value!r} must be a text, such as {', '.join(FAMILIES)}.")
+    return {"model_family": value}
 
 
 def _model_type(value: Any) -> dict[str, Any]:
@@ -138,10 +276,10 @@ def _must_be_off(name: str, remedy: str) -> Callable[[Any], dict[str, Any]]:
     return check
 
 
-def _not_supported(name: str) -> Callable[[Any], dict[str, Any]]:
+def _not_supported(name: str, remedy: str) -> Callable[[Any], dict[str, Any]]:
     def check(value: Any) -> dict[str, Any]:
         if value not in OFF:
-            raise TwinFlowConfigError(f"{name}={value!r} is not supported: leave it out.")
+            raise TwinFlowConfigError(f"{name}={value!r} is not supported: {remedy}.")
         return {}
 
     return check
@@ -206,6 +344,38 @@ def _lora_type(value: Any) -> dict[str, Any]:
     return {}
 
 
+def _quantization(value: Any) -> dict[str, Any]:
+    known = isinstance(value, str) and value in QUANTIZATIONS
+    return {"quantize_base": QUANTIZATIONS[value]} if known else {}
+
+
+def _lora_layers(value: Any) -> dict[str, Any]:
+    """Names of layers as a list, as its JSON, or separated by commas."""
+    if value in OFF:
+        return {}
+    names = value
+    if isinstance(value, str):
+        try:
+            names = json.loads(value)
+        except ValueError:
+            names = [name.strip() for name in value.split(",")]
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise TwinFlowConfigError(
+            f"peft_lora_target_modules={value!r} is not valid: give a list of the names of layers."
+        )
+    return {"lora_layers": names}
+
+
+def _flux_lora_target(value: Any) -> dict[str, Any]:
+    if value in OFF:
+        return {}
+    if not isinstance(value, str) or value not in FLUX_LORA_TARGETS:
+        raise TwinFlowConfigError(
+            f"flux_lora_target={value!r} is none of {', '.join(FLUX_LORA_TARGETS)}: name the layers with lora_layers."
+        )
+    return {"lora_layers": list(FLUX_LORA_TARGETS[value])}
+
+
 def _validation_prompt(value: Any) -> dict[str, Any]:
     if value in OFF:
         return {}
@@ -220,20 +390,20 @@ def _unless_off(name: str) -> Callable[[Any], dict[str, Any]]:
 
 
 def _validation_resolution(value: Any) -> dict[str, Any]:
-    """The side of the first square among sizes such as "1024x1024,1280x768"."""
+    """The side of the first square among sizes such as "1024x1024,1280x768"; nothing if none is square."""
     if value in OFF:
         return {}
-    for size in str(value).lower().split(","):
-        sides = size.strip().split("x")
-        if all(side.isdecimal() for side in sides) and len(set(sides)) == 1 and len(sides) <= 2:
-            return {"validation_resolution": int(sides[0])}
-    raise TwinFlowConfigError(f"validation_resolution={value!r} has no square size such as 1024x1024: add one.")
+    sizes = [size.strip().split("x") for size in str(value).lower().split(",")]
+    if not all(len(sides) <= 2 and all(side.isdecimal() for side in sides) for sides in sizes):
+        raise TwinFlowConfigError(f"validation_resolution={value!r} is not valid: give sizes such as 1024x1024.")
+    squares = [int(sides[0]) for sides in sizes if len(set(sides)) == 1]
+    return {"validation_resolution": squares[0]} if squares else {}
 
 
 def _flavour(value: Any) -> dict[str, Any]:
-    if value is not None and not isinstance(value, str):
+    if value not in UNSET and not isinstance(value, str):
         raise TwinFlowConfigError(f"model_flavour={value!r} must be a text.")
-    return {"model_flavour": value} if value else {}
+    return {} if value in UNSET else {"model_flavour": value}
 
 
 SCHEDULED_SAMPLING = "scheduled sampling must be off"
@@ -247,7 +417,11 @@ CONTRADICTIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "validation_guidance_real": _guidance("validation_guidance_real"),
 }
 TRANSLATED: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "base_model_precision": _quantization,
     "data_backend_config": lambda value: {},
+    "disable_tf32": lambda value: {"allow_tf32": not _switch("disable_tf32", value)},
+    "flux_lora_target": _flux_lora_target,
+    "instance_prompt": lambda value: {"instance_prompt": value},
     "lora_type": _lora_type,
     "loss_type": _loss_type,
     "lr_scheduler": _lr_scheduler,
@@ -256,11 +430,25 @@ TRANSLATED: dict[str, Callable[[Any], dict[str, Any]]] = {
     "model_flavour": _flavour,
     "model_type": _model_type,
     "num_train_epochs": _unless_off("num_train_epochs"),
+    "only_instance_prompt": lambda value: {},
     "optimizer": _optimizer,
+    "peft_lora_target_modules": _lora_layers,
+    "prepend_instance_prompt": lambda value: {},
     "resolution": lambda value: {},
+    "validation_disable": lambda value: {},
     "validation_epoch_interval": _unless_off("validation_epochs"),
     "validation_num_inference_steps": _validation_steps,
     "validation_prompt": _validation_prompt,
     "validation_resolution": _validation_resolution,
-    **{name: _not_supported(name) for name in REFUSED_WHERE_ON},
+    **{name: _not_supported(name, remedy) for name, remedy in REFUSED_IF_ON.items()},
+}
+# Options of ours too, whose values are translated all the same.
+RETRANSLATED = {
+    "lr_scheduler",
+    "max_train_steps",
+    "num_train_epochs",
+    "optimizer",
+    "resolution",
+    "validation_prompt",
+    "validation_resolution",
 }

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration import check_option_name, read_json_options
-from ..hub.recipes import ignored_options, translate_recipe
+from ..hub.recipes import read_recipe
+from ..hub.simpletuner import VERSION as SIMPLETUNER_VERSION
 
 FILE_NAME = "training_arguments.json"
 
@@ -22,12 +23,18 @@ def parse_with_config(parser: argparse.ArgumentParser, input_args: list[str] | N
     if not args.config:
         return args
     known = [string.lstrip("-") for action in parser._actions for string in action.option_strings]
-    recipe = read_json_options(args.config)
-    directory = Path(args.config).parent
-    for name, reason in ignored_options(recipe, known, directory=directory).items():
+    recipe = read_recipe(read_json_options(args.config), known, directory=Path(args.config).parent)
+    for name, reason in recipe.ignored.items():
         warnings.warn(f"option '{name}' of {args.config} has no effect: {reason}", stacklevel=2)
+    if recipe.defaults:
+        values = ", ".join(f"{name}={value}" for name, value in sorted(recipe.defaults.items()))
+        warnings.warn(
+            f"{args.config} is a recipe for SimpleTuner. What it leaves out has the defaults of SimpleTuner "
+            f"{SIMPLETUNER_VERSION}: {values}. An argument or an option in the recipe changes them.",
+            stacklevel=2,
+        )
     from_file = []
-    for name, value in translate_recipe(recipe, known, directory=directory).items():
+    for name, value in recipe.options.items():
         check_option_name(name, known)
         from_file += as_arguments(name, value)
     return parser.parse_args(input_args, namespace=parser.parse_args(from_file))
@@ -40,8 +47,13 @@ def as_arguments(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     if isinstance(value, list):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}={value}"]
+        return [f"--{name}", *map(_as_text, value)]
+    return [f"--{name}={_as_text(value)}"]
+
+
+def _as_text(value: Any) -> str:
+    """A value as an argument; a whole number that came as a float is one, for options that are whole numbers."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def save_arguments(args: argparse.Namespace, directory: str | Path) -> Path:
