@@ -44,7 +44,15 @@ def test_options_without_effect_are_named(parser, tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(None, []), ([], []), (True, ["--x"]), (False, ["--no-x"]), ([1, "a"], ["--x", "1", "a"]), (-2.5, ["--x=-2.5"])],
+    [
+        (None, []),
+        ([], []),
+        (True, ["--x"]),
+        (False, ["--no-x"]),
+        ([1, "a"], ["--x", "1", "a"]),
+        (-2.5, ["--x=-2.5"]),
+        (100.0, ["--x=100"]),
+    ],
 )
 def test_a_json_option_as_arguments(value, expected):
     assert as_arguments("x", value) == expected

@@ -24,6 +24,7 @@ from .simpletuner import (
 
 OFF = (None, False, "", 0, "none", "null", "false", "0", [], {})
 UNSET = (None, False, "", "none", "null", [], {})
+BASE = "pretrained_model_name_or_path"
 TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "y", "on"), ("0", "false", "no", "n", "off")
 QUANTIZE = "the base is kept in the dtype of mixed_precision; --quantize_base quantises it (torchao_int8, bnb_4bit)"
 
@@ -54,7 +55,8 @@ def read_recipe(
 
     Args:
         options: the recipe's JSON object.
-        known: options of our script that stay as they are, so that its own recipes come out unchanged.
+        known: options of our script that stay as they are, so that its own recipes come out unchanged. If there are
+            any, no other option gets a default.
         directory: the recipe's folder, for relative paths in it that do not exist in the working directory.
 
     Raises:
@@ -70,7 +72,7 @@ def read_recipe(
     ignored = _ignored(given, known)
     defaults = {}
     if _is_simpletuner(given, known):
-        defaults = _defaults(given, translated)
+        defaults = {n: v for n, v in _defaults(given, translated).items() if not known or n in known | {BASE}}
         ignored |= _ignored_by_base(given)
     return TranslatedRecipe(defaults | translated, ignored | data.ignored, defaults)
 
@@ -139,7 +141,7 @@ def _defaults(given: dict[str, Any], translated: dict[str, Any]) -> dict[str, An
         defaults["num_train_epochs"] = NUM_TRAIN_EPOCHS
     left_out = {name: value for name, value in defaults.items() if name not in translated}
     if family is not None and not given.get("pretrained_model_name_or_path") and not given.get("model_flavour"):
-        left_out["pretrained_model_name_or_path"] = translated["pretrained_model_name_or_path"]
+        left_out[BASE] = translated[BASE]
     return left_out
 
 
