@@ -7,37 +7,52 @@ from torch import nn
 from torch.nn import functional as F
 
 
-class CallState(threading.local):
-    """What the forward in progress adds to its timestep embeddings; each thread has its own.
+class Additions:
+    """What the forward in progress in one thread adds to its timestep embeddings.
+
+    Every attribute is an instance attribute from the start: `torch.compile` guards on where an attribute is found.
 
     Attributes:
         conditioning: the module that made the additions.
-        additions: what the hooks add, or `None` for nothing.
-        carrying_call: the call of an embedder within this forward that carries the timestep; `None` for every one.
+        tensors: what the hooks add, or `None` for nothing.
+        carrying_call: the call of an embedder within this forward that carries the timestep; `None` for every call.
         calls: how often each embedder was called so far.
         conditioning_name: the child of the model that makes the additions.
     """
 
-    conditioning: nn.Module | None = None
-    additions: tuple[torch.Tensor, ...] | None = None
-    carrying_call: int | None = None
-    calls: tuple[int, ...] = ()
-    conditioning_name: str = "time_conditioning"
+    def __init__(self):
+        self.conditioning: nn.Module | None = None
+        self.tensors: tuple[torch.Tensor, ...] | None = None
+        self.carrying_call: int | None = None
+        self.calls: tuple[int, ...] = ()
+        self.conditioning_name = "time_conditioning"
 
-    def begin(self, conditioning: nn.Module, additions: tuple[torch.Tensor, ...], carrying_call: int | None) -> None:
-        self.conditioning, self.additions, self.carrying_call = conditioning, additions, carrying_call
-        self.calls = (0,) * len(additions)
+    def begin(self, conditioning: nn.Module, tensors: tuple[torch.Tensor, ...], carrying_call: int | None) -> None:
+        self.conditioning, self.tensors, self.carrying_call = conditioning, tensors, carrying_call
+        self.calls = (0,) * len(tensors)
 
     def end(self) -> None:
-        self.conditioning = self.additions = None
+        self.conditioning = self.tensors = self.carrying_call = None
+        self.calls = ()
 
     def carries(self, index: int) -> bool:
         """Whether the present call of embedder number `index` carries the timestep of a forward with additions."""
-        if self.additions is None:
+        if self.tensors is None:
             return False
         call = self.calls[index]
         self.calls = (*self.calls[:index], call + 1, *self.calls[index + 1 :])
         return self.carrying_call is None or call == self.carrying_call
+
+
+class CallState(threading.local):
+    """The `Additions` of the calling thread.
+
+    `torch.compile` loses writes to a `threading.local` at a graph break, and reads a class attribute in place of the
+    thread's own value. So this object is only read, and its attribute is set per thread in `__init__`.
+    """
+
+    def __init__(self):
+        self.additions = Additions()
 
     def __deepcopy__(self, memo):
         return type(self)()
@@ -56,9 +71,10 @@ class AddEmbedding:
         self.element = element
 
     def __call__(self, module: nn.Module, args, output):
-        if not self.state.carries(self.index):
+        additions = self.state.additions
+        if not additions.carries(self.index):
             return output
-        embedding = self.state.additions[self.index]
+        embedding = additions.tensors[self.index]
         if self.element is None:
             return add_rows(output, embedding, self.rows)
         changed = add_rows(output[self.element], embedding, self.rows)

@@ -172,11 +172,12 @@ class TwinFlowTransformerMixin:
     @contextmanager
     def use_time_conditioning(self, name: str):
         """Within the context this thread's calls use the time conditioning that is this model's child `name`."""
-        outer, self._call_state.conditioning_name = self._call_state.conditioning_name, name
+        additions = self._call_state.additions
+        outer, additions.conditioning_name = additions.conditioning_name, name
         try:
             yield
         finally:
-            self._call_state.conditioning_name = outer
+            additions.conditioning_name = outer
 
     def forward(self, *args, timestep_sign=None, target_timestep=None, **kwargs):
         """The stock forward with two more arguments.
@@ -203,21 +204,21 @@ class TwinFlowTransformerMixin:
         if target_timestep is None and timestep_sign is None:
             return super().forward(*args, **kwargs)
 
-        state = self._call_state
-        conditioning = getattr(self, state.conditioning_name)
-        additions = conditioning(timestep, target_timestep, timestep_sign)
+        additions = self._call_state.additions
+        conditioning = getattr(self, additions.conditioning_name)
+        tensors = conditioning(timestep, target_timestep, timestep_sign)
         if isinstance(conditioning, SecondEmbedder):
             own = conditioning.stock_timestep(timestep, timestep_sign)
             args, kwargs = self._with_argument(args, kwargs, rule.argument, own)
             call = conditioning.rule.call
         else:
-            additions = additions.split(self._embedding_dims, dim=-1)
+            tensors = tensors.split(self._embedding_dims, dim=-1)
             call = rule.call(self, arguments) if callable(rule.call) else rule.call
-        state.begin(conditioning, additions, call)
+        additions.begin(conditioning, tensors, call)
         try:
             return super().forward(*args, **kwargs)
         finally:
-            state.end()
+            additions.end()
 
     def _known_target(self, timestep: torch.Tensor, target_timestep: torch.Tensor | None) -> torch.Tensor | None:
         """The target that the caller or else the source gives, where the conditioning knows one."""

@@ -96,11 +96,11 @@ class AddSecondEmbedding:
         self.rule = rule
 
     def __call__(self, module: nn.Module, args, kwargs, output):
-        state = self.state
-        if not state.carries(0):
+        additions = self.state.additions
+        if not additions.carries(0):
             return output
-        times, gaps = state.additions
-        second = state.conditioning.embedder(times, *args[1:], **kwargs)
+        times, gaps = additions.tensors
+        second = additions.conditioning.embedder(times, *args[1:], **kwargs)
         if isinstance(output, tuple):
             return tuple(self.add(own, more, gaps) for own, more in zip(output, second))
         return self.add(output, second, gaps)
