@@ -467,7 +467,12 @@ class Run:
 def prepare_run(args, config: TwinFlowConfig, family: Family) -> Run:
     """Load and build everything, and go back to a checkpoint where one is asked for."""
     accelerator = build_accelerator(args)
-    source = open_source(DataConfig.from_arguments(args), args.output_dir, resume=bool(args.resume_from_checkpoint))
+    source = open_source(
+        DataConfig.from_arguments(args),
+        args.output_dir,
+        resume=bool(args.resume_from_checkpoint),
+        batch_size=args.train_batch_size,
+    )
     pipeline = load_pipeline(args, config, family)
     family = family.bind(pipeline)
     base_name = args.pretrained_model_name_or_path

@@ -6,6 +6,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from .check import CheckedRows, check_rows
+from .memory import warn_about_memory
 from .options import DataConfig
 from .report import FILE_NAME, IGNORED_FILES, MISSING_CAPTIONS, DataReport, Fault
 from .rows import Loaded, Rows, keep_encoded, load_source, unlisted_images
@@ -25,18 +26,26 @@ class Source:
 
 
 def open_source(
-    config: DataConfig, output_dir: str | Path, *, resume: bool = False, processes: PartialState | None = None
+    config: DataConfig,
+    output_dir: str | Path,
+    *,
+    resume: bool = False,
+    processes: PartialState | None = None,
+    batch_size: int = 1,
 ) -> Source:
     """Load the data, check its columns, and find the samples that cannot be trained on.
 
     Args:
         output_dir: gets the report, `data_report.json`; of a stream one for each process.
         resume: whether the run goes on with a checkpoint.
+        batch_size: samples of a micro-batch of one process, for a warning if memory cannot hold it.
 
     Raises:
         TwinFlowConfigError: where the data cannot be read, lacks a column or has no sample to train on.
     """
     processes = processes or PartialState()
+    if processes.is_local_main_process:
+        warn_about_memory(config, batch_size)
     captions, image_column = config.captions, config.used_image_column
     with processes.main_process_first():
         loaded = load_source(
