@@ -13,9 +13,9 @@ from PIL import Image
 from ..configuration import TwinFlowConfigError
 from ..families import family_of
 from ..families.video import strip
-from ..hub.loading import STATE_NAME
 from ..hub.samples import count_of_steps, draw_frames
 from ..hub.target_timesteps import link_target_timesteps
+from ..hub.unloading import STATE_NAME
 from ..pipelines import TwinFlowPipeline
 
 MAX_SEED = 2**32 - 1

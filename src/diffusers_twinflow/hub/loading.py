@@ -1,20 +1,16 @@
-"""Put a TwinFlow LoRA on a pipeline beside other LoRAs, and take it off again."""
+"""Put a TwinFlow LoRA on a pipeline beside other LoRAs."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import logging
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
 from ..configuration import TwinFlowConfigError
 from ..families import Family, family_of
-from ..models import disable_twinflow, enable_twinflow
+from ..models import enable_twinflow
 from ..schedulers import TwinFlowScheduler
-from .base_weights import unfuse_exactly
+from .adapter_states import activate_beside, read_states
 from .config_types import check_types
 from .files import (
     CONDITIONING_NAME,
@@ -26,21 +22,12 @@ from .files import (
     read_header,
     read_json,
 )
+from .loaded_pipeline import LoraPipeline
 from .lora_check import check_lora
+from .pipeline_classes import as_pipeline
 from .repository import LORA, TwinFlowRepositoryConfig
 from .target_timesteps import is_twinflow_transformer, link_target_timesteps
-
-logger = logging.get_logger(__name__)
-
-STATE_NAME = "_twinflow_lora"
-
-
-@dataclass(frozen=True)
-class LoadedLora:
-    """What `unload_twinflow_lora` needs: the adapter's name and the scheduler that was there before."""
-
-    adapter_name: str
-    scheduler: Any
+from .unloading import STATE_NAME, LoadedLora, remove_adapter
 
 
 def load_twinflow_lora(
@@ -48,8 +35,10 @@ def load_twinflow_lora(
 ) -> TwinFlowRepositoryConfig:
     """Put a TwinFlow LoRA, its time conditioning and its scheduler on a loaded stock pipeline.
 
-    The repository is checked before the pipeline is touched; where loading fails the pipeline is left as it was. Other
-    LoRAs stay: `set_adapters`, weights and `fuse_lora` work as for any LoRA.
+    The repository is checked before the pipeline is touched. If loading fails, the pipeline is left as it was. Other
+    LoRAs stay: `set_adapters`, weights and `fuse_lora` work as for any LoRA. The pipeline becomes, in place, an
+    instance of a subclass of its class, which saves and unloads the TwinFlow parts along with the rest and warns of
+    calls that damage its images.
 
     Args:
         name_or_path: local directory or Hub repository.
@@ -87,98 +76,21 @@ def load_located_lora(
     conditioning = _read_conditioning(conditioning_path, pipeline, family) if conditioning_path else None
     scheduler = read_scheduler(repository, config)
 
-    stock_scheduler, other_adapters = pipeline.scheduler, _active_adapters(pipeline)
+    before = read_states(transformer)
     try:
         family.load_lora(pipeline, lora_path.parent, LORA_NAME, adapter_name)
         if conditioning is not None:
             enable_twinflow(transformer, family.transformer_class)
             transformer.time_conditioning.load_state_dict(conditioning)
             link_target_timesteps(pipeline)
-        if other_adapters:
-            transformer.set_adapters([*other_adapters, adapter_name], [*other_adapters.values(), 1.0])
+        activate_beside(transformer, adapter_name, before)
     except Exception:
-        _remove(pipeline, adapter_name, other_adapters)
+        remove_adapter(pipeline, adapter_name, before)
         raise
+    state = LoadedLora(adapter_name, pipeline.scheduler, before)
     pipeline.scheduler = scheduler
-    setattr(pipeline, STATE_NAME, LoadedLora(adapter_name, stock_scheduler))
+    as_pipeline(pipeline, LoraPipeline, **{STATE_NAME: state, "twinflow_config": config.with_base_of(repository)})
     return config
-
-
-def unload_twinflow_lora(pipeline: DiffusionPipeline) -> None:
-    """Take the TwinFlow LoRA off: the stock transformer and the scheduler from before, bit for bit; other LoRAs stay.
-
-    A fused LoRA is unfused first, and the fused layers' weights are read again from the files that the base was loaded
-    from. Where those are gone, or the base's weights were changed since, they come back up to rounding, and a warning
-    says so.
-
-    Raises:
-        TwinFlowConfigError: where the pipeline has no TwinFlow LoRA.
-    """
-    state = getattr(pipeline, STATE_NAME, None)
-    if state is None:
-        raise TwinFlowConfigError("the pipeline has no TwinFlow LoRA: load_twinflow_lora puts one on.")
-    inexact = unfuse_exactly(_denoiser(pipeline)) if _is_fused(pipeline, state.adapter_name) else []
-    if inexact:
-        logger.warning(
-            f"The TwinFlow LoRA was fused, and the base's files have no weight of '{inexact[0]}' and {len(inexact) - 1} "
-            "other layers: they are the base's up to rounding. Load the pipeline anew for the exact ones."
-        )
-    others = {name: weight for name, weight in _active_adapters(pipeline).items() if name != state.adapter_name}
-    _remove(pipeline, state.adapter_name, others)
-    pipeline.scheduler = state.scheduler
-    delattr(pipeline, STATE_NAME)
-    restore_class = getattr(pipeline, "as_stock_pipeline", None)
-    if restore_class is not None:
-        restore_class()
-
-
-def _is_fused(pipeline: DiffusionPipeline, adapter_name: str) -> bool:
-    layers = [module for module in _denoiser(pipeline).modules() if isinstance(module, BaseTunerLayer)]
-    return any(adapter_name in layer.merged_adapters for layer in layers)
-
-
-def _denoiser(pipeline: DiffusionPipeline) -> torch.nn.Module:
-    return family_of(pipeline).denoiser(pipeline)
-
-
-def _remove(pipeline: DiffusionPipeline, adapter_name: str, other_adapters: dict[str, float]) -> None:
-    transformer = _denoiser(pipeline)
-    adapters = set(getattr(transformer, "peft_config", None) or {})
-    if adapters == {adapter_name}:
-        transformer.unload_lora()
-    elif adapter_name in adapters:
-        transformer.delete_adapters(adapter_name)
-        _unwrap_plain_layers(transformer)
-        if other_adapters:
-            transformer.set_adapters(list(other_adapters), list(other_adapters.values()))
-        else:
-            transformer.disable_lora()
-    if is_twinflow_transformer(transformer):
-        disable_twinflow(transformer)
-
-
-def _unwrap_plain_layers(transformer: torch.nn.Module) -> None:
-    """Put the base's own layer back where an adapter's layer holds no adapter any more."""
-    for name, module in list(transformer.named_modules()):
-        if isinstance(module, BaseTunerLayer) and not module.r:
-            transformer.set_submodule(name, module.get_base_layer())
-
-
-def _active_adapters(pipeline: DiffusionPipeline) -> dict[str, float]:
-    """Weights by name of the adapters that are active on the transformer."""
-    weights: dict[str, float] = {}
-    for layer in _denoiser(pipeline).modules():
-        if isinstance(layer, BaseTunerLayer) and not layer.disable_adapters:
-            for name in layer.active_adapters:
-                if name in getattr(layer, "scaling", {}) and layer.r[name]:
-                    weights[name] = layer.scaling[name] / _own_scaling(layer, name)
-    return weights
-
-
-def _own_scaling(layer, name: str) -> float:
-    """The scaling of an adapter at weight 1."""
-    rank = layer.r[name]
-    return layer.lora_alpha[name] / (rank**0.5 if layer.use_rslora.get(name) else rank)
 
 
 def _check_pipeline(pipeline: DiffusionPipeline, family: Family, adapter_name: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..configuration import TwinFlowConfigError
 from ..families import Family
+from ..schedulers import TwinFlowScheduler
 from .files import CONDITIONING_NAME, INDEX_NAME, LocatedRepository, TensorHeader, read_header, read_json
 
 CONFIG = "config.json"
@@ -37,7 +38,7 @@ def read_index(repository: LocatedRepository, family: Family) -> dict[str, tuple
     if values.get("_class_name") != family.pipeline_class.__name__:
         refuse("_class_name", family.pipeline_class.__name__)
     stock = family.transformer_class.stock_class().__name__
-    if values.get(family.component_name) != ["diffusers", stock]:
+    if values.get(family.component_name) not in (["diffusers", stock], entry_of(family.transformer_class)):
         refuse(family.component_name, f"['diffusers', '{stock}']")
     taken = inspect.signature(family.pipeline_class.__init__).parameters
     components = {}
@@ -46,10 +47,18 @@ def read_index(repository: LocatedRepository, family: Family) -> dict[str, tuple
             continue
         if name not in taken:
             refuse(name, f"left out, for a {family.pipeline_class.__name__} has no such component")
-        if not _is_component(entry):
+        if entry not in (entry_of(family.transformer_class), [*OUR_SCHEDULER]) and not _is_component(entry):
             refuse(name, f"a class of {' or '.join(LIBRARIES)}")
         components[name] = tuple(entry)
     return components
+
+
+def entry_of(cls: type) -> list[str]:
+    """What `model_index.json` says of a class that is not one of diffusers' own."""
+    return [cls.__module__, cls.__name__]
+
+
+OUR_SCHEDULER = tuple(entry_of(TwinFlowScheduler))
 
 
 def _is_component(entry: Any) -> bool:

@@ -8,9 +8,9 @@ from diffusers import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
 from ..families import Family
-from .files import CONDITIONING_NAME, INDEX_NAME, LocatedRepository, check_finite, locate_repository
+from .files import CONDITIONING_NAME, CONFIG_NAME, INDEX_NAME, LocatedRepository, check_finite, locate_repository
 from .loading import read_scheduler
-from .model_check import FILE_PATTERNS, WEIGHTS, check_model_files, read_index
+from .model_check import FILE_PATTERNS, OUR_SCHEDULER, WEIGHTS, check_model_files, read_index
 from .repository import TwinFlowRepositoryConfig
 
 MODEL_OPTIONS = ("dtype", "torch_dtype", "device_map")
@@ -32,11 +32,14 @@ def load_located_model(
     components = read_index(repository, family)
     directory = _fetch(repository, components).directory
     check_model_files(directory, family, components)
-    scheduler = read_scheduler(repository, config)
+    replaced = {}
+    if repository.find(CONFIG_NAME) is not None or components.get("scheduler") == OUR_SCHEDULER:
+        replaced["scheduler"] = read_scheduler(repository, config)
     options = options | {"use_safetensors": True}
     try:
         model = _load_component(directory, family, _model_options(options, family.component_name))
-        pipeline = family.load(str(directory), scheduler=scheduler, **{family.component_name: model}, **options)
+        replaced[family.component_name] = model
+        pipeline = family.load(str(directory), **replaced, **options)
     except (TwinFlowConfigError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # strangers' configurations raise what they like

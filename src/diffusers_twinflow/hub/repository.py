@@ -6,6 +6,7 @@ pipeline in diffusers layout with the same two configuration files.
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
-from ..families import FAMILIES, Family, family_of
-from ..schedulers import TwinFlowScheduler, stock_scheduler_name
+from ..families import FAMILIES, Family
+from ..models.modeling_twinflow import SAVED_CONDITIONING
+from ..schedulers import TwinFlowScheduler
 from .files import (
     CONDITIONING_NAME,
     CONFIG_NAME,
@@ -29,6 +31,7 @@ from .files import (
     locate_repository,
     read_json,
 )
+from .stock_copy import stock_copy
 
 LORA, FULL = "lora", "full"
 MAX_STEPS, MAX_TOKENS = 1000, 4096
@@ -89,6 +92,11 @@ class TwinFlowRepositoryConfig:
             ) from error
         return self.base_model
 
+    def with_base_of(self, repository: LocatedRepository) -> "TwinFlowRepositoryConfig":
+        """The configuration with a base that is a directory named by its absolute path."""
+        local = repository.directory / self.base_model
+        return replace(self, base_model=str(local.resolve())) if repository.is_local and local.is_dir() else self
+
     @property
     def twinflow(self) -> TwinFlowConfig:
         return TwinFlowConfig.from_dict(self.options)
@@ -116,9 +124,16 @@ class TwinFlowRepositoryConfig:
 
     @classmethod
     def load_located(cls, repository: LocatedRepository) -> "TwinFlowRepositoryConfig":
-        """`load` of a repository whose files are on this machine."""
+        """`load` of a repository whose files are on this machine.
+
+        A pipeline whose transformer was saved with a time conditioning needs no `twinflow_config.json`: its step count
+        is then the default.
+        """
         path = repository.find(CONFIG_NAME)
         if path is None:
+            saved = _config_of_pipeline(repository)
+            if saved is not None:
+                return saved
             found = f"only {LORA_NAME}, a plain LoRA" if repository.find(LORA_NAME) else "none of its files"
             raise TwinFlowConfigError(
                 f"'{repository.name}' has no {CONFIG_NAME} and {found}, so it is no TwinFlow repository: a plain LoRA "
@@ -137,6 +152,24 @@ class TwinFlowRepositoryConfig:
             )
         _check_types(config, repository.name)
         return config
+
+
+def _config_of_pipeline(repository: LocatedRepository) -> TwinFlowRepositoryConfig | None:
+    """The configuration of a saved pipeline, if its transformer was saved with a time conditioning."""
+    index = repository.find(INDEX_NAME)
+    class_name = read_json(index).get("_class_name") if index else None
+    family = next((f for f in FAMILIES.values() if f.pipeline_class.__name__ == class_name), None)
+    if family is None:
+        return None
+    config_name = f"{family.component_name}/config.json"
+    if not repository.is_local:
+        options = {"subfolder": repository.subfolder, **repository.hub_options}
+        repository = locate_repository(repository.name, patterns=[config_name], **options)
+    path = repository.find(config_name)
+    values = read_json(path, name=config_name) if path else {}
+    if SAVED_CONDITIONING not in values and values.get("twinflow_enabled") is not True:
+        return None
+    return TwinFlowRepositoryConfig(FULL, family.name, repository.name)
 
 
 def _check_types(config: TwinFlowRepositoryConfig, name: str) -> None:
@@ -210,17 +243,21 @@ def save_stock_lora(
     family.save_lora(directory, LORA_NAME, weights, transformer.peft_config[adapter_name].to_dict())
 
 
-def save_twinflow_model(directory: str | Path, pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig) -> None:
-    """Write a whole distilled pipeline, in a layout that stock diffusers loads too (without the time conditioning)."""
+def save_twinflow_model(
+    directory: str | Path, pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig, **options: Any
+) -> None:
+    """Write a whole distilled pipeline that stock diffusers loads too, without the time conditioning.
+
+    Adapters, such as a LoRA that is not fused, are merged into the written weights. The pipeline stays as it is.
+
+    Args:
+        config: what `twinflow_config.json` says; its `train_type` is written as "full".
+        options: as `DiffusionPipeline.save_pretrained` takes them.
+    """
     directory = Path(directory)
-    pipeline.save_pretrained(directory)
-    TwinFlowScheduler.from_config(pipeline.scheduler.config).save_pretrained(directory / "scheduler")
-    index_path = directory / INDEX_NAME
-    index = json.loads(index_path.read_text(encoding="utf-8"))
-    family = family_of(pipeline)
-    stock = family.transformer_class.stock_class()
-    index["_class_name"] = family.pipeline_class.__name__
-    index[family.component_name] = ["diffusers", stock.__name__]
-    index["scheduler"] = ["diffusers", stock_scheduler_name(pipeline.scheduler)]
-    index_path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    config.save(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    base = config.base_model
+    if Path(base).is_absolute() and Path(base).is_dir():
+        base = os.path.relpath(base, directory)
+    replace(config, train_type=FULL, base_model=base).save(directory)
+    stock_copy(pipeline).save_pretrained(str(directory), **options)

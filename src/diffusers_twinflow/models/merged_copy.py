@@ -72,4 +72,5 @@ def _merged_layer(layer: BaseTunerLayer, base: nn.Module) -> nn.Module:
 
 
 def _has_active_adapter(layer: BaseTunerLayer) -> bool:
-    return bool(set(layer.active_adapters) & set(layer._all_available_adapter_names()))
+    active = set(layer.active_adapters)
+    return bool(active & set(getattr(layer, "scaling", active)))

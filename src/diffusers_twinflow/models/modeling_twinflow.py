@@ -134,7 +134,7 @@ class TwinFlowTransformerMixin:
             model.time_conditioning.train(model.training)
         return loaded
 
-    @wraps(ModelMixin.save_pretrained)
+    @wraps(ModelMixin.save_pretrained, assigned=())
     def save_pretrained(self, save_directory, is_main_process=True, *args, **kwargs):
         """Save a model that the stock class loads too, and the time conditioning in a file of its own beside it.
 

@@ -1,6 +1,5 @@
 """Stock pipelines with few-step defaults: the trained step count, guidance 0, the target time of each step."""
 
-import inspect
 from pathlib import Path
 
 import torch
@@ -10,8 +9,10 @@ from ..configuration import TwinFlowConfigError
 from ..families import FAMILIES
 from ..families.base import HUB_OPTIONS
 from ..hub.files import locate_repository
+from ..hub.loaded_pipeline import TwinFlowMethods
 from ..hub.loading import load_located_lora
 from ..hub.model_loading import load_located_model
+from ..hub.pipeline_classes import as_pipeline, as_stock_pipeline
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
 from ..hub.target_timesteps import link_target_timesteps
 from ..schedulers import TwinFlowScheduler
@@ -20,7 +21,7 @@ from .execution_device import QuickExecutionDevice
 GUIDANCE_ARGUMENTS = ("guidance_scale", "true_cfg_scale")
 
 
-class TwinFlowPipeline(QuickExecutionDevice):
+class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
     """A diffusers pipeline that draws in few steps without guidance.
 
     `from_pretrained` returns an instance of the base's own pipeline class and of this one: everything the stock
@@ -30,6 +31,7 @@ class TwinFlowPipeline(QuickExecutionDevice):
         image = pipe("a handwritten seven").images[0]
     """
 
+    class_name = "TwinFlow{}"
     twinflow_config: TwinFlowRepositoryConfig
 
     @classmethod
@@ -63,7 +65,7 @@ class TwinFlowPipeline(QuickExecutionDevice):
             load_located_lora(pipeline, repository)
         else:
             pipeline = load_located_model(repository, config, family, **kwargs)
-        return as_twinflow_pipeline(pipeline, config)
+        return as_twinflow_pipeline(pipeline, config.with_base_of(repository))
 
     @torch.no_grad()
     def __call__(self, *args, **kwargs):
@@ -77,7 +79,7 @@ class TwinFlowPipeline(QuickExecutionDevice):
             ValueError: for any other guidance.
         """
         config = self.twinflow_config
-        arguments = dict(zip(self._call_parameters, args)) | kwargs
+        arguments = dict(zip(self._call_defaults, args)) | kwargs
         guidance_off = FAMILIES[config.family].guidance_off
         for name in GUIDANCE_ARGUMENTS:
             value = arguments.pop(name, None)
@@ -89,27 +91,19 @@ class TwinFlowPipeline(QuickExecutionDevice):
         arguments |= guidance_off
         if arguments.get("num_inference_steps") is None:
             arguments["num_inference_steps"] = config.num_inference_steps
-        if config.max_sequence_length and "max_sequence_length" in self._call_parameters:
+        if config.max_sequence_length and "max_sequence_length" in self._call_defaults:
             arguments.setdefault("max_sequence_length", config.max_sequence_length)
+        self._check_call(arguments, guidance_off)
         return super().__call__(**arguments)
 
     def as_stock_pipeline(self) -> DiffusionPipeline:
         """Make this instance, in place, one of the stock class again."""
-        del self.twinflow_config
-        self.__class__ = type(self).__bases__[-1]
-        return self
+        return as_stock_pipeline(self)
 
 
 def as_twinflow_pipeline(pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig) -> TwinFlowPipeline:
     """Turn a stock pipeline, in place, into a `TwinFlowPipeline`; its scheduler becomes a `TwinFlowScheduler`."""
-    stock = type(pipeline)
-    parameters = tuple(inspect.signature(stock.__call__).parameters)[1:]
-    pipeline.__class__ = type(
-        f"TwinFlow{stock.__name__}",
-        (TwinFlowPipeline, stock),
-        {"_call_parameters": parameters, "__module__": __name__},
-    )
-    pipeline.twinflow_config = config
+    as_pipeline(pipeline, TwinFlowPipeline, twinflow_config=config)
     if not isinstance(pipeline.scheduler, TwinFlowScheduler):
         pipeline.scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config)
     link_target_timesteps(pipeline)

@@ -1,0 +1,86 @@
+"""Which adapters of a model are on and how strongly, layer by layer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """The adapters that are active on one layer, and whether the layer ignores them."""
+
+    active: tuple[str, ...]
+    disabled: bool
+
+    def without(self, adapter_name: str) -> "LayerState":
+        return LayerState(tuple(name for name in self.active if name != adapter_name), self.disabled)
+
+
+AdapterStates = dict[str, LayerState]
+
+
+def adapted_layers(model: torch.nn.Module) -> Iterator[tuple[str, BaseTunerLayer]]:
+    """Name and layer of every layer that holds an adapter."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer))
+
+
+def read_states(model: torch.nn.Module) -> AdapterStates:
+    """The present state of every adapted layer. Adapter weights are not part of it: no function here changes them."""
+    return {
+        name: LayerState(tuple(layer.active_adapters), layer.disable_adapters) for name, layer in adapted_layers(model)
+    }
+
+
+def restore_states(model: torch.nn.Module, states: AdapterStates) -> None:
+    """Make the adapters of each layer active and enabled as `states` says; layers that it does not name stay."""
+    for name, layer in adapted_layers(model):
+        if name in states:
+            layer.set_adapter(list(states[name].active))
+            layer.enable_adapters(not states[name].disabled)
+
+
+def activate_beside(model: torch.nn.Module, adapter_name: str, states: AdapterStates) -> None:
+    """Activate an adapter beside those that were active and enabled in `states`.
+
+    Every layer gets the same active names, as `set_adapters` of diffusers does it. The weights of the others stay,
+    block weights included.
+    """
+    for name, layer in adapted_layers(model):
+        before = states.get(name)
+        others = before.active if before is not None and not before.disabled else _active_names(states)
+        layer.set_adapter([*others, adapter_name])
+        layer.enable_adapters(True)
+
+
+def states_without(model: torch.nn.Module, adapter_name: str, before: AdapterStates) -> AdapterStates:
+    """The states that are left if an adapter goes.
+
+    Other adapters that are active now stay active. If none is, all are off, and `enable_lora` activates those that
+    were active `before` the adapter came.
+    """
+    states = {name: state.without(adapter_name) for name, state in read_states(model).items()}
+    for name, state in states.items():
+        if not state.active:
+            kept = before[name].active if name in before else ()
+            states[name] = LayerState(kept, disabled=True)
+    return states
+
+
+def is_active(model: torch.nn.Module, adapter_name: str) -> bool:
+    """Whether an adapter changes what the model computes: it is on some layer, active there and not disabled."""
+    return any(
+        adapter_name in layer.active_adapters and adapter_name in getattr(layer, "scaling", {})
+        for _, layer in adapted_layers(model)
+        if not layer.disable_adapters
+    )
+
+
+def is_fused(model: torch.nn.Module, adapter_name: str) -> bool:
+    """Whether an adapter is merged into the weights of some layer."""
+    return any(adapter_name in layer.merged_adapters for _, layer in adapted_layers(model))
+
+
+def _active_names(states: AdapterStates) -> tuple[str, ...]:
+    return next((state.active for state in states.values() if not state.disabled), ())

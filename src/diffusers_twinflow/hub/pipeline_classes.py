@@ -1,0 +1,58 @@
+"""Classes that a stock pipeline becomes an instance of, in place, and the way back."""
+
+from functools import cache, wraps
+from inspect import signature
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+
+def stock_class_of(pipeline: DiffusionPipeline) -> type[DiffusionPipeline]:
+    """The diffusers class of a pipeline that may be an instance of one of our subclasses."""
+    return getattr(type(pipeline), "stock_class", type(pipeline))
+
+
+@cache
+def pipeline_class(mixin: type, stock: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
+    """The subclass of a stock pipeline class that has the methods of `mixin`, called as `mixin.class_name` says.
+
+    Its `__call__` shows the stock signature.
+    """
+
+    @wraps(stock.__call__)
+    def __call__(self, *args, **kwargs):
+        return mixin.__call__(self, *args, **kwargs)
+
+    def __reduce_ex__(self, protocol):
+        return _new_instance, (mixin, stock), vars(self)
+
+    parameters = list(signature(stock.__call__).parameters.values())[1:]
+    namespace = {
+        "__call__": __call__,
+        "__doc__": mixin.__doc__,
+        "__module__": mixin.__module__,
+        "__reduce_ex__": __reduce_ex__,
+        "stock_class": stock,
+        "_call_defaults": {parameter.name: parameter.default for parameter in parameters},
+    }
+    return type(mixin.class_name.format(stock.__name__), (mixin, stock), namespace)
+
+
+def as_pipeline(pipeline: DiffusionPipeline, mixin: type, **attributes: Any) -> DiffusionPipeline:
+    """Give a stock pipeline, in place, the methods of `mixin`, and set these attributes of it."""
+    pipeline.__class__ = pipeline_class(mixin, stock_class_of(pipeline))
+    vars(pipeline).update(attributes)
+    return pipeline
+
+
+def as_stock_pipeline(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """Make a pipeline, in place, an instance of its stock class again."""
+    pipeline.__class__ = stock_class_of(pipeline)
+    for name in [name for name in vars(pipeline) if name.lstrip("_").startswith("twinflow_")]:
+        delattr(pipeline, name)
+    return pipeline
+
+
+def _new_instance(mixin: type, stock: type[DiffusionPipeline]) -> DiffusionPipeline:
+    cls = pipeline_class(mixin, stock)
+    return cls.__new__(cls)

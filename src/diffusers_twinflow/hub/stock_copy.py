@@ -1,0 +1,36 @@
+"""A pipeline as stock diffusers would have it, for saving."""
+
+from diffusers import DiffusionPipeline
+from diffusers.utils.torch_utils import is_compiled_module
+from torch import nn
+
+from ..models import TwinFlowTransformerMixin
+from ..models.merged_copy import has_adapters, merged_copy
+from ..schedulers import TwinFlowScheduler, stock_scheduler_name
+from .pipeline_classes import stock_class_of
+
+
+def stock_copy(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """A copy of a pipeline that saves itself under the names of stock classes, with all adapters merged.
+
+    It shares its components with the pipeline, which stays as it is. A TwinFlow transformer is shared too: its own
+    `save_pretrained` writes stock weights. The copy is for saving only.
+    """
+    stock = stock_class_of(pipeline)
+    copied = stock.__new__(stock)
+    vars(copied).update(vars(pipeline))
+    for name, component in pipeline.components.items():
+        model = component._orig_mod if is_compiled_module(component) else component
+        if isinstance(model, TwinFlowTransformerMixin):
+            copied.register_to_config(**{name: ("diffusers", model.stock_class().__name__)})
+        elif isinstance(model, nn.Module) and has_adapters(model):
+            vars(copied)[name] = merged_copy(model)
+    vars(copied)["scheduler"] = _twinflow_scheduler(pipeline)
+    copied.register_to_config(scheduler=("diffusers", stock_scheduler_name(pipeline.scheduler)))
+    return copied
+
+
+def _twinflow_scheduler(pipeline: DiffusionPipeline) -> TwinFlowScheduler:
+    if isinstance(pipeline.scheduler, TwinFlowScheduler):
+        return pipeline.scheduler
+    return TwinFlowScheduler.from_config(pipeline.scheduler.config)

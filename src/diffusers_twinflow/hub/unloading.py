@@ -1,0 +1,102 @@
+"""Take a TwinFlow LoRA off a pipeline."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from ..configuration import TwinFlowConfigError
+from ..families import family_of
+from ..models import disable_twinflow
+from .adapter_states import AdapterStates, is_fused, restore_states, states_without
+from .base_weights import unfuse_exactly
+from .pipeline_classes import as_stock_pipeline
+from .target_timesteps import is_twinflow_transformer
+
+logger = logging.get_logger(__name__)
+
+STATE_NAME = "_twinflow_lora"
+
+
+@dataclass(frozen=True)
+class LoadedLora:
+    """What taking a LoRA off needs.
+
+    Attributes:
+        adapter_name: the adapter's name.
+        scheduler: the scheduler that the pipeline had before.
+        before: the states of the other adapters before.
+        is_baked: whether the adapter was fused and then unloaded, so that it is part of the weights.
+    """
+
+    adapter_name: str
+    scheduler: Any
+    before: AdapterStates
+    is_baked: bool = False
+
+
+def unload_twinflow_lora(pipeline: DiffusionPipeline) -> None:
+    """Take the TwinFlow LoRA off: the stock transformer and the scheduler from before, bit for bit; other LoRAs stay.
+
+    A fused LoRA is unfused first, and the fused layers' weights are read again from the files that the base was loaded
+    from. Where those are gone, or the base's weights were changed since, they come back up to rounding, and a warning
+    says so.
+
+    Raises:
+        TwinFlowConfigError: where the pipeline has no TwinFlow LoRA.
+    """
+    state = getattr(pipeline, STATE_NAME, None)
+    if state is None:
+        raise TwinFlowConfigError("the pipeline has no TwinFlow LoRA: load_twinflow_lora puts one on.")
+    if state.is_baked:
+        raise TwinFlowConfigError(
+            "the TwinFlow LoRA was fused and then unloaded, so it is part of the weights now: load the base again."
+        )
+    transformer = _denoiser(pipeline)
+    inexact = unfuse_exactly(transformer) if is_fused(transformer, state.adapter_name) else []
+    if inexact:
+        logger.warning(
+            f"The TwinFlow LoRA was fused, and the base's files have no weight of '{inexact[0]}' and {len(inexact) - 1} "
+            "other layers: they are the base's up to rounding. Load the pipeline anew for the exact ones."
+        )
+    remove_adapter(pipeline, state.adapter_name, states_without(transformer, state.adapter_name, state.before))
+    restore_pipeline(pipeline)
+
+
+def restore_pipeline(pipeline: DiffusionPipeline) -> None:
+    """Take everything of a TwinFlow LoRA but its low-rank weights off a pipeline: conditioning, scheduler and class."""
+    transformer, state = _denoiser(pipeline), getattr(pipeline, STATE_NAME)
+    if is_twinflow_transformer(transformer):
+        disable_twinflow(transformer)
+    pipeline.scheduler = state.scheduler
+    delattr(pipeline, STATE_NAME)
+    as_stock_pipeline(pipeline)
+
+
+def _denoiser(pipeline: DiffusionPipeline) -> torch.nn.Module:
+    return family_of(pipeline).denoiser(pipeline)
+
+
+def remove_adapter(pipeline: DiffusionPipeline, adapter_name: str, states: AdapterStates) -> None:
+    """Take an adapter off the transformer, and leave its other adapters in these states."""
+    transformer = _denoiser(pipeline)
+    adapters = set(getattr(transformer, "peft_config", None) or {})
+    if adapters == {adapter_name}:
+        transformer.unload_lora()
+    else:
+        restore_states(transformer, states)
+        if adapter_name in adapters:
+            transformer.delete_adapters(adapter_name)
+            _unwrap_plain_layers(transformer)
+    if is_twinflow_transformer(transformer):
+        disable_twinflow(transformer)
+
+
+def _unwrap_plain_layers(transformer: torch.nn.Module) -> None:
+    """Put the base's own layer back where an adapter's layer holds no adapter any more."""
+    for name, module in list(transformer.named_modules()):
+        if isinstance(module, BaseTunerLayer) and not module.r:
+            transformer.set_submodule(name, module.get_base_layer())
