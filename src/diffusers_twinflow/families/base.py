@@ -130,15 +130,17 @@ class Family:
             directory, weight_name=weight_name, **{f"{self.component_name}_{k}": v for k, v in named.items()}
         )
 
-    def load_lora(self, pipeline: DiffusionPipeline, directory: Path, weight_name: str, adapter_name: str) -> None:
-        """Put a LoRA that `save_lora` wrote on a pipeline's component; its text encoders are not looked at."""
+    def load_lora(
+        self, pipeline: DiffusionPipeline, weights: dict[str, torch.Tensor], metadata: dict[str, Any], adapter_name: str
+    ) -> None:
+        """Put low-rank weights on a pipeline's component.
+
+        Args:
+            weights: by the names that they have in the component.
+            metadata: fields of the adapter's `LoraConfig`.
+        """
         self.denoiser(pipeline).load_lora_adapter(
-            directory,
-            prefix=self.component_name,
-            weight_name=weight_name,
-            adapter_name=adapter_name,
-            local_files_only=True,
-            _pipeline=pipeline,
+            weights, prefix=None, metadata=metadata, adapter_name=adapter_name, _pipeline=pipeline
         )
 
     def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:

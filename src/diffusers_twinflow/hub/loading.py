@@ -1,6 +1,7 @@
 """Put a TwinFlow LoRA on a pipeline beside other LoRAs."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -9,11 +10,13 @@ from safetensors.torch import load_file
 from ..configuration import TwinFlowConfigError
 from ..families import Family, family_of
 from ..models import enable_twinflow
+from ..models.target_folding import foldable_layers
 from ..schedulers import TwinFlowScheduler
 from .adapter_states import activate_beside, read_states
 from .config_types import check_types
 from .files import (
     CONDITIONING_NAME,
+    CONFIG_NAME,
     LORA_NAME,
     SCHEDULER_NAME,
     LocatedRepository,
@@ -23,8 +26,9 @@ from .files import (
     read_json,
 )
 from .loaded_pipeline import LoraPipeline
-from .lora_check import check_lora
+from .lora_check import check_lora, read_lora
 from .pipeline_classes import as_pipeline
+from .portable import Portable, without_folded
 from .repository import LORA, TwinFlowRepositoryConfig
 from .target_timesteps import is_twinflow_transformer, link_target_timesteps
 from .unloading import STATE_NAME, LoadedLora, remove_adapter
@@ -73,12 +77,13 @@ def load_located_lora(
         )
     transformer = family.denoiser(pipeline)
     check_lora(lora_path, transformer, family.component_name)
+    weights, metadata = _read_lora(lora_path, config, family, transformer)
     conditioning = _read_conditioning(conditioning_path, pipeline, family) if conditioning_path else None
     scheduler = read_scheduler(repository, config)
 
     before = read_states(transformer)
     try:
-        family.load_lora(pipeline, lora_path.parent, LORA_NAME, adapter_name)
+        family.load_lora(pipeline, weights, metadata, adapter_name)
         if conditioning is not None:
             enable_twinflow(transformer, family.transformer_class)
             transformer.time_conditioning.load_state_dict(conditioning)
@@ -141,6 +146,24 @@ def read_scheduler(repository: LocatedRepository, config: TwinFlowRepositoryConf
     if not is_usable:
         raise TwinFlowConfigError(f"{SCHEDULER_NAME} of '{repository.name}' is not usable: its sigmas are not finite.")
     return TwinFlowScheduler.from_config(values)
+
+
+def _read_lora(
+    path: Path, config: TwinFlowRepositoryConfig, family: Family, transformer: torch.nn.Module
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights and metadata of a checked LoRA, without the part that carries the target time in stock pipelines.
+
+    The time conditioning does that here, for every grid.
+    """
+    weights, metadata = read_lora(path, family.component_name)
+    folded = Portable.from_dict(config.portable).layers if config.portable is not None else {}
+    foreign = folded.keys() - foldable_layers(family.transformer_class, transformer).keys()
+    if foreign:
+        raise TwinFlowConfigError(
+            f"{CONFIG_NAME} says that '{sorted(foreign)[0][:80]}' carries the target time, which is not a timestep "
+            f"embedder of a {type(transformer).__name__}. Save the repository again."
+        )
+    return without_folded(weights, metadata, folded)
 
 
 def _read_conditioning(path: Path, pipeline: DiffusionPipeline, family: Family) -> dict[str, torch.Tensor]:

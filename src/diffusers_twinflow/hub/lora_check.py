@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from safetensors.torch import load_file
 
 from ..configuration import TwinFlowConfigError
 from .files import TensorHeader, check_finite, read_header
@@ -66,6 +67,14 @@ def check_lora(path: Path, transformer: torch.nn.Module, component_name: str = "
                 f"with the rank {rank} of its metadata: it belongs to a model of another size, or its rank is wrong."
             )
     check_finite(path)
+
+
+def read_lora(path: Path, component_name: str = "transformer") -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights of a LoRA file that `check_lora` accepted, by the component's own names, and its `LoraConfig` fields."""
+    prefix = f"{component_name}."
+    stored = json.loads(read_header(path).metadata[METADATA_KEY])
+    weights = {name.removeprefix(prefix): tensor for name, tensor in load_file(path).items()}
+    return weights, {name.removeprefix(prefix): value for name, value in stored.items()}
 
 
 def _lora_config(path: Path, header: TensorHeader, prefix: str) -> LoraConfig:

@@ -7,8 +7,10 @@ pipeline in diffusers layout with the same two configuration files.
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from safetensors.torch import save_file
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..families import FAMILIES, Family
 from ..models.modeling_twinflow import SAVED_CONDITIONING
+from ..models.target_folding import FoldedLayer
 from ..schedulers import TwinFlowScheduler
 from .files import (
     CONDITIONING_NAME,
@@ -31,6 +34,7 @@ from .files import (
     locate_repository,
     read_json,
 )
+from .portable import Portable, add_folded, fold
 from .stock_copy import stock_copy
 
 LORA, FULL = "lora", "full"
@@ -51,6 +55,7 @@ class TwinFlowRepositoryConfig:
         options: the TwinFlow options.
         trained: what trained it: steps, batch size, learning rate, versions.
         has_time_conditioning: whether a LoRA comes with a time conditioning; `save_twinflow_lora` writes it.
+        portable: what the stock weights hold of the target time, as `Portable.from_dict` reads it; saving writes it.
     """
 
     train_type: str
@@ -63,6 +68,7 @@ class TwinFlowRepositoryConfig:
     options: dict[str, Any] = field(default_factory=dict)
     trained: dict[str, Any] = field(default_factory=dict)
     has_time_conditioning: bool | None = None
+    portable: dict[str, Any] | None = None
 
     @property
     def needs_time_conditioning(self) -> bool:
@@ -196,6 +202,8 @@ def _check_types(config: TwinFlowRepositoryConfig, name: str) -> None:
     for field_name in ("options", "trained"):
         if not isinstance(getattr(config, field_name), dict):
             refuse(field_name, "a JSON object")
+    if config.portable is not None:
+        Portable.from_dict(config.portable)
 
 
 def save_twinflow_lora(
@@ -210,19 +218,34 @@ def save_twinflow_lora(
 ) -> None:
     """Write a TwinFlow LoRA repository into an existing directory.
 
+    The LoRA file is complete for stock diffusers: low-rank weights of the timestep embedder carry the target time on
+    the sampling grids that `twinflow_config.json` then names. If a model cannot carry it, the file is the plain LoRA
+    and the configuration says why.
+
     Args:
-        transformer: with the adapter on it and, where it was trained, the time conditioning.
+        transformer: with the adapter on it and, if it was trained, the time conditioning.
+        scheduler: what samples from the LoRA.
         adapter_name, conditioning_name: which adapter and which time conditioning of the transformer to write.
         dtype: of the low-rank weights in the file; defaults to what they are.
     """
     directory = Path(directory)
-    save_stock_lora(directory, transformer, FAMILIES[config.family], adapter_name=adapter_name, dtype=dtype)
     conditioning = getattr(transformer, conditioning_name, None)
+    folded, portable = fold(
+        transformer, conditioning, scheduler, config.num_inference_steps, adapter_names=[adapter_name]
+    )
+    save_stock_lora(
+        directory,
+        transformer,
+        FAMILIES[config.family],
+        adapter_name=adapter_name,
+        dtype=dtype,
+        folded=folded.layers if folded else {},
+    )
     if conditioning is not None:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in conditioning.state_dict().items()}
         save_file(tensors, directory / CONDITIONING_NAME, metadata={"format": "pt"})
     scheduler.save_pretrained(directory / "scheduler")
-    replace(config, has_time_conditioning=conditioning is not None).save(directory)
+    replace(config, has_time_conditioning=conditioning is not None, portable=portable.to_dict()).save(directory)
 
 
 def save_stock_lora(
@@ -232,15 +255,18 @@ def save_stock_lora(
     *,
     adapter_name: str = "default",
     dtype: torch.dtype | None = None,
+    folded: Mapping[str, FoldedLayer] = MappingProxyType({}),
 ) -> None:
     """Write a transformer's adapter as a plain diffusers LoRA, with the metadata that holds its alpha.
 
     Args:
         dtype: of the weights in the file; defaults to what they are.
+        folded: low-rank weights to add, by layer.
     """
     weights = get_peft_model_state_dict(transformer, adapter_name=adapter_name)
     weights = {name: weight.to(dtype or weight.dtype) for name, weight in weights.items()}
-    family.save_lora(directory, LORA_NAME, weights, transformer.peft_config[adapter_name].to_dict())
+    weights, metadata = add_folded(weights, transformer.peft_config[adapter_name].to_dict(), folded)
+    family.save_lora(directory, LORA_NAME, weights, metadata)
 
 
 def save_twinflow_model(
@@ -259,5 +285,5 @@ def save_twinflow_model(
     base = config.base_model
     if Path(base).is_absolute() and Path(base).is_dir():
         base = os.path.relpath(base, directory)
-    replace(config, train_type=FULL, base_model=base).save(directory)
+    replace(config, train_type=FULL, base_model=base, portable=None).save(directory)
     stock_copy(pipeline).save_pretrained(str(directory), **options)

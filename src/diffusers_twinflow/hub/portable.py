@@ -1,0 +1,215 @@
+"""A LoRA file that carries its target time: what is added to the file, and what is left out again when we load it."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from peft.utils.other import get_pattern_key
+from torch import nn
+
+from ..configuration import TwinFlowConfigError
+from ..models.target_folding import CannotFoldError, FoldedLayer, FoldedTarget, Grid, fold_target
+from ..schedulers import TwinFlowScheduler
+
+STEP_COUNTS = (1, 2, 4, 3, 8)
+MAX_FOLDED_RANK = 64
+
+
+@dataclass(frozen=True)
+class Portable:
+    """What `twinflow_config.json` says of the target time in the stock weights.
+
+    Attributes:
+        style: the sampling style that the weights are right for.
+        sigmas: the sigmas of each step count on which they are exact, without the final 0.
+        layers: the stock layers that carry the target time, with the rank that each has for it.
+        error_between: the largest error at other times, relative to the largest effect of the target time. `None` if
+            they are right on the grids alone.
+        reason: why the weights do not carry the target time; `None` if they do.
+    """
+
+    style: str = "few"
+    sigmas: dict[str, list[float]] = field(default_factory=dict)
+    layers: dict[str, int] = field(default_factory=dict)
+    error_between: float | None = None
+    reason: str | None = None
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "Portable":
+        """Read it from a configuration.
+
+        Raises:
+            TwinFlowConfigError: if a field is not of its type.
+        """
+        portable = cls(**{k: v for k, v in values.items() if k in cls.__dataclass_fields__}) if _is(values, dict) else None
+        if portable is None or not (
+            isinstance(portable.style, str)
+            and _is_mapping_to(portable.sigmas, lambda value: _is(value, list) and all(_is(x, float, int) for x in value))
+            and _is_mapping_to(portable.layers, lambda value: _is(value, int) and 1 <= value <= MAX_FOLDED_RANK)
+            and (portable.error_between is None or _is(portable.error_between, float, int))
+            and (portable.reason is None or isinstance(portable.reason, str))
+        ):
+            raise TwinFlowConfigError(
+                "'portable' in twinflow_config.json is not valid. Save the repository again, or remove the entry."
+            )
+        return portable
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def fold(
+    transformer: ModelMixin,
+    conditioning: nn.Module | None,
+    scheduler: TwinFlowScheduler,
+    num_inference_steps: int,
+    *,
+    adapter_names: Sequence[str] = (),
+    step_counts: Sequence[int] = STEP_COUNTS,
+) -> tuple[FoldedTarget | None, Portable]:
+    """Write a model's target time as low-rank weights of its stock layers, and describe them.
+
+    Args:
+        conditioning: the model's time conditioning; without one the stock weights are complete.
+        scheduler: its options say which grids the weights must be exact on.
+        num_inference_steps: the step count of the distillation, whose grid matters most.
+        adapter_names: the adapters that are active when the weights are used.
+        step_counts: more step counts to be exact on, the most important one first.
+
+    Returns:
+        the weights, `None` if the stock model needs none or cannot carry them, and what the configuration says.
+    """
+    counts = list(dict.fromkeys([num_inference_steps, *step_counts]))
+    grids = {count: _grid(scheduler, count) for count in counts}
+    style = scheduler.config.sampling_style
+    all_sigmas = {count: sigmas for count, (sigmas, _) in grids.items()}
+    if conditioning is None or style == "multi":
+        return None, Portable(style, {str(count): all_sigmas[count] for count in counts})
+    in_unit = {count: _in_unit(grid, scheduler, conditioning) for count, (_, grid) in grids.items()}
+    try:
+        folded = fold_target(transformer, conditioning, in_unit, adapter_names=adapter_names)
+    except CannotFoldError as error:
+        return None, Portable(style, reason=str(error))
+    sigmas = {str(count): all_sigmas[count] for count in counts if count in folded.exact}
+    layers = {name: layer.lora_A.shape[0] for name, layer in folded.layers.items()}
+    return folded, Portable(style, sigmas, layers, folded.error_between)
+
+
+def _grid(scheduler: TwinFlowScheduler, count: int) -> tuple[list[float], Grid]:
+    """The sigmas of a step count, and its times and targets as fractions of the scheduler's own range."""
+    scheduler = TwinFlowScheduler.from_config(scheduler.config)
+    scheduler.set_timesteps(count)
+    at_data = scheduler.config.num_train_timesteps if scheduler.config.invert_sigmas else 0
+    at_noise = scheduler.config.num_train_timesteps - at_data
+    sigmas = 1 - scheduler.sigmas if scheduler.config.invert_sigmas else scheduler.sigmas
+    times, targets = scheduler.timesteps.double(), scheduler.target_timesteps.double()
+    return [round(sigma, 7) for sigma in sigmas[:-1].tolist()], Grid(*((time - at_data) / (at_noise - at_data) for time in (times, targets)))
+
+
+def _in_unit(grid: Grid, scheduler: TwinFlowScheduler, conditioning: nn.Module) -> Grid:
+    at_data, at_noise = conditioning.at_data, conditioning.at_noise
+    return Grid(*((at_data + time * (at_noise - at_data)).float() for time in (grid.times, grid.targets)))
+
+
+def add_folded(
+    weights: Mapping[str, torch.Tensor], config: Mapping[str, Any], layers: Mapping[str, FoldedLayer]
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Add folded layers to the weights of a LoRA and to the fields of its `LoraConfig`.
+
+    A layer that the LoRA adapts already gets more rank, whose part is the last one.
+
+    Args:
+        weights: by name, without the component's prefix.
+    """
+    weights, config = dict(weights), deepcopy(dict(config))
+    for name, layer in layers.items():
+        key_a, key_b = _keys(name)
+        rank, scale = 0, 1.0
+        parts_a, parts_b = [layer.lora_A], [layer.lora_B]
+        if key_a in weights:
+            rank, alpha = rank_and_alpha(config, name)
+            scale = alpha / rank
+            parts_a, parts_b = [weights[key_a], layer.lora_A], [weights[key_b], layer.lora_B / scale]
+        dtype = next(iter(weights.values())).dtype if weights else torch.float32
+        weights[key_a] = torch.cat([part.to(dtype).cpu() for part in parts_a], dim=0).contiguous()
+        weights[key_b] = torch.cat([part.to(dtype).cpu() for part in parts_b], dim=1).contiguous()
+        _set_rank(config, name, rank + layer.lora_A.shape[0], scale)
+        if not rank:
+            config["target_modules"] = _with_target(config["target_modules"], name)
+    return weights, config
+
+
+def without_folded(
+    weights: Mapping[str, torch.Tensor], config: Mapping[str, Any] | None, layers: Mapping[str, int]
+) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+    """The weights and configuration of a LoRA before `add_folded`.
+
+    Args:
+        layers: the folded layers with their rank.
+
+    Raises:
+        TwinFlowConfigError: if the weights have no such layer, or it has a smaller rank.
+    """
+    weights, config = dict(weights), deepcopy(dict(config)) if config is not None else None
+    for name, folded_rank in layers.items():
+        key_a, key_b = _keys(name)
+        if key_a not in weights or key_b not in weights or weights[key_a].shape[0] < folded_rank:
+            raise TwinFlowConfigError(
+                f"twinflow_config.json says that '{name}' carries the target time, and the LoRA has no such layer of rank "
+                f"{folded_rank} or more. Save the repository again."
+            )
+        rank = weights[key_a].shape[0] - folded_rank
+        scale = 1.0
+        if config is not None:
+            stored_rank, alpha = rank_and_alpha(config, name)
+            scale = alpha / stored_rank
+        if rank:
+            weights[key_a], weights[key_b] = weights[key_a][:rank].contiguous(), weights[key_b][:, :rank].contiguous()
+        else:
+            del weights[key_a], weights[key_b]
+        if config is not None:
+            _set_rank(config, name, rank, scale)
+            targets = config["target_modules"]
+            if not rank and not isinstance(targets, str):
+                config["target_modules"] = [target for target in targets if target != name]
+    return weights, config
+
+
+def rank_and_alpha(config: Mapping[str, Any], name: str) -> tuple[int, float]:
+    """Rank and alpha of one layer, as PEFT reads them from the fields of a `LoraConfig`."""
+    rank_pattern, alpha_pattern = (config.get(f"{kind}_pattern") or {} for kind in ("rank", "alpha"))
+    rank = rank_pattern.get(get_pattern_key(rank_pattern, name), config["r"])
+    return rank, alpha_pattern.get(get_pattern_key(alpha_pattern, name), config["lora_alpha"])
+
+
+def _set_rank(config: dict[str, Any], name: str, rank: int, scale: float) -> None:
+    """Write the rank and the scale of one layer into the patterns of a `LoraConfig`.
+
+    PEFT takes the first pattern that a layer's name ends with, so the longest names come first.
+    """
+    for kind, value in (("rank", rank), ("alpha", rank * scale)):
+        pattern = {key: other for key, other in (config.get(f"{kind}_pattern") or {}).items() if key != name}
+        if rank:
+            pattern[name] = value
+        config[f"{kind}_pattern"] = dict(sorted(pattern.items(), key=lambda item: -len(item[0])))
+
+
+def _with_target(targets: Any, name: str) -> Any:
+    if isinstance(targets, str):
+        return f"({targets})|{name}"
+    return sorted({*targets, name})
+
+
+def _keys(name: str) -> tuple[str, str]:
+    return f"{name}.lora_A.weight", f"{name}.lora_B.weight"
+
+
+def _is(value: Any, *types: type) -> bool:
+    return isinstance(value, types) and not isinstance(value, bool)
+
+
+def _is_mapping_to(value: Any, is_valid: Any) -> bool:
+    return _is(value, dict) and all(isinstance(k, str) and is_valid(v) for k, v in value.items())
