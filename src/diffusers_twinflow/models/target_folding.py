@@ -6,13 +6,15 @@ if `A h(t)` gives the right coefficients at each time of the grid. The style "fe
 rank 1; other styles need up to one rank per evaluation.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
 from .modeling_twinflow import TwinFlowTransformerMixin, _submodule, _without_adapter
@@ -299,23 +301,28 @@ def _layer_inputs(
 
 
 def _plain_copy(module: nn.Module, adapter_names: Sequence[str]) -> nn.Module:
-    """A float32 copy on the CPU without hooks, the adapters' weights added to its layers."""
-    copy = _merged(deepcopy(module), adapter_names)
-    for parent in list(copy.modules()):
-        for name, child in parent.named_children():
-            setattr(parent, name, _merged(child, adapter_names))
-        for hooks in (parent._forward_hooks, parent._forward_pre_hooks):
-            hooks.clear()
-    return copy.to("cpu", torch.float32).eval()
+    """A float32 copy on the CPU, without hooks and quantisation, the adapters' weights added to its linear layers."""
+    if isinstance(_without_adapter(module), nn.Linear):
+        return _plain_linear(module, adapter_names)
+    copied = copy(module)
+    vars(copied)["_modules"] = {name: _plain_copy(child, adapter_names) for name, child in module.named_children()}
+    for hooks in ("_forward_hooks", "_forward_pre_hooks"):
+        vars(copied)[hooks] = OrderedDict()
+    return deepcopy(copied).to("cpu", torch.float32).eval()
 
 
-def _merged(layer: nn.Module, adapter_names: Sequence[str]) -> nn.Module:
-    if not isinstance(layer, BaseTunerLayer):
-        return layer
-    names = [name for name in adapter_names if name in layer.r]
-    if not layer.merged_adapters and names:
-        layer.merge(adapter_names=names)
-    return layer.get_base_layer()
+def _plain_linear(layer: nn.Module, adapter_names: Sequence[str]) -> nn.Linear:
+    base = _without_adapter(layer)
+    weight = dequantize_module_weight(base).detach().cpu().float()
+    if isinstance(layer, BaseTunerLayer):
+        for name in adapter_names:
+            if name in layer.r and name not in layer.merged_adapters:
+                weight = weight + layer.get_delta_weight(name).detach().cpu().float()
+    linear = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight)
+    if base.bias is not None:
+        linear.bias = nn.Parameter(base.bias.detach().cpu().float())
+    return linear
 
 
 def _embedder_paths(cls: type[TwinFlowTransformerMixin], transformer: ModelMixin) -> list[str]:
