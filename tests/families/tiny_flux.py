@@ -73,7 +73,7 @@ def chroma():
     torch.manual_seed(0)
     transformer = diffusers.ChromaTransformer2DModel(
         axes_dims_rope=(4, 4, 8),
-        approximator_num_channels=8,
+        approximator_num_channels=64,
         approximator_hidden_dim=16,
         approximator_layers=1,
         **SIZES,

@@ -131,7 +131,11 @@ class Family:
         )
 
     def load_lora(
-        self, pipeline: DiffusionPipeline, weights: dict[str, torch.Tensor], metadata: dict[str, Any], adapter_name: str
+        self,
+        pipeline: DiffusionPipeline,
+        weights: dict[str, torch.Tensor],
+        metadata: dict[str, Any],
+        adapter_name: str,
     ) -> None:
         """Put low-rank weights on a pipeline's component.
 

@@ -15,9 +15,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..families import FAMILIES
-from .files import CARD_NAME, CONDITIONING_NAME, MAX_JSON_BYTES, SAMPLES_FOLDER
+from ..schedulers import TwinFlowScheduler
+from .files import CARD_NAME, MAX_JSON_BYTES, SAMPLES_FOLDER, SCHEDULER_NAME, read_json
+from .portable import Portable
 from .repository import LORA, TwinFlowRepositoryConfig
 from .samples import read_columns, read_prompts, sample_names
+from .stock_use import STOCK_SCHEDULER, stock_use
 
 logger = logging.get_logger(__name__)
 
@@ -72,7 +75,7 @@ def save_model_card(
         prompts=prompts or read_prompts(directory),
         columns=read_columns(directory),
         scores=scores,
-        has_conditioning=config.train_type != LORA or (directory / CONDITIONING_NAME).is_file(),
+        scheduler=_scheduler(directory),
     )
     card.save(directory / CARD_NAME)
     return card
@@ -123,7 +126,7 @@ def build_model_card(
     columns: Sequence[str] = (),
     prompts: Sequence[str] = (),
     scores: Mapping[str, float] | None = None,
-    has_conditioning: bool = True,
+    scheduler: TwinFlowScheduler | None = None,
 ) -> ModelCard:
     """The card of a TwinFlow LoRA or of a whole TwinFlow model.
 
@@ -133,7 +136,7 @@ def build_model_card(
         samples: paths of pictures in the repository.
         columns: labels of their columns; the default is 1, 2 and 4 steps.
         prompts, scores: as in `save_model_card`.
-        has_conditioning: whether the repository holds a time conditioning.
+        scheduler: the repository's scheduler, for the code that uses stock diffusers alone.
     """
     family, task = config.family.replace("_", "-"), FAMILIES[config.family].task
     is_lora = config.train_type == LORA
@@ -149,13 +152,18 @@ def build_model_card(
         _head(config, repo_id, base_model),
         _pictures(samples, prompts, columns),
         _use(config, repo_id, base_model),
-        _stock(config, repo_id, base_model, has_conditioning),
+        _stock(config, repo_id, base_model, scheduler),
         _training(config),
         _scores(scores),
         _license(config, license_fields),
     ]
     body = f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n\n"
     return ModelCard(body + _card_note(body, scores, prompts))
+
+
+def _scheduler(directory: Path) -> TwinFlowScheduler | None:
+    path = directory / SCHEDULER_NAME
+    return TwinFlowScheduler.from_config(read_json(path, name=SCHEDULER_NAME)) if path.is_file() else None
 
 
 def base_license(
@@ -289,18 +297,41 @@ unload_twinflow_lora(pipe)
 ```"""
 
 
-def _stock(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None, has_conditioning: bool) -> str:
-    name, missing = _quoted(repo_id).replace("`", "'"), "the few-step scheduler"
-    if has_conditioning:
-        missing = "the time conditioning (the target time of each step), and " + missing
-    if config.train_type != LORA:
-        return f"""## Without the package
+def _stock(
+    config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None, scheduler: TwinFlowScheduler | None
+) -> str:
+    """How stock diffusers draws the same images, or why it cannot."""
+    if config.portable is None or scheduler is None:
+        return ""
+    family, is_lora = FAMILIES[config.family], config.train_type == LORA
+    use = stock_use(family, scheduler, Portable.from_dict(config.portable))
+    title = "## Without this package"
+    if isinstance(use, str):
+        return f"{title}\n\n{use}"
+    steps = config.num_inference_steps if config.num_inference_steps in use.sigmas else next(iter(use.sigmas))
+    base = (base_model or "path/to/the/base") if is_lora else repo_id
+    lora = f'pipe.load_lora_weights("{repo_id}")\n' if is_lora else ""
+    result = family.task.split("-")[-1]
+    what = 'prompt="your prompt"'
+    if family.takes_reference_image:
+        what = f'image=load_image("before.png"), {what}'
+    rows = "\n".join(f"| {count} | `{values}` |" for count, values in sorted(use.sigmas.items()))
+    return f"""{title}
 
-`DiffusionPipeline.from_pretrained({name})` in stock diffusers loads the weights. Missing are then {missing}."""
-    return f"""## Without the package
+Stock diffusers draws the same images. The target time of each step is part of the weights on the sampling grids below.
 
-`pipe.load_lora_weights({name})` in stock diffusers loads the low-rank weights with their alpha. Missing are \
-then {missing}: pictures in few steps are worse than those above. Set `guidance_scale=0.0` there too."""
+```python
+import torch
+from diffusers import DiffusionPipeline, {STOCK_SCHEDULER}
+
+pipe = DiffusionPipeline.from_pretrained("{base}", dtype=torch.bfloat16).to("cuda")
+{lora}pipe.scheduler = {use.scheduler_code()}
+{result} = pipe({what}, {use.call_code(steps)}).{family.output_name}[0]
+```
+
+| steps | sigmas |
+|---|---|
+{rows}"""
 
 
 def _training(config: TwinFlowRepositoryConfig) -> str:

@@ -44,10 +44,14 @@ class Portable:
         Raises:
             TwinFlowConfigError: if a field is not of its type.
         """
-        portable = cls(**{k: v for k, v in values.items() if k in cls.__dataclass_fields__}) if _is(values, dict) else None
+        portable = (
+            cls(**{k: v for k, v in values.items() if k in cls.__dataclass_fields__}) if _is(values, dict) else None
+        )
         if portable is None or not (
             isinstance(portable.style, str)
-            and _is_mapping_to(portable.sigmas, lambda value: _is(value, list) and all(_is(x, float, int) for x in value))
+            and _is_mapping_to(
+                portable.sigmas, lambda value: _is(value, list) and all(_is(x, float, int) for x in value)
+            )
             and _is_mapping_to(portable.layers, lambda value: _is(value, int) and 1 <= value <= MAX_FOLDED_RANK)
             and (portable.error_between is None or _is(portable.error_between, float, int))
             and (portable.reason is None or isinstance(portable.reason, str))
@@ -106,7 +110,9 @@ def _grid(scheduler: TwinFlowScheduler, count: int) -> tuple[list[float], Grid]:
     at_noise = scheduler.config.num_train_timesteps - at_data
     sigmas = 1 - scheduler.sigmas if scheduler.config.invert_sigmas else scheduler.sigmas
     times, targets = scheduler.timesteps.double(), scheduler.target_timesteps.double()
-    return [round(sigma, 7) for sigma in sigmas[:-1].tolist()], Grid(*((time - at_data) / (at_noise - at_data) for time in (times, targets)))
+    return [round(sigma, 7) for sigma in sigmas[:-1].tolist()], Grid(
+        *((time - at_data) / (at_noise - at_data) for time in (times, targets))
+    )
 
 
 def _in_unit(grid: Grid, scheduler: TwinFlowScheduler, conditioning: nn.Module) -> Grid:
