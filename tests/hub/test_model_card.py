@@ -47,9 +47,36 @@ def test_what_it_says(directory):
     card = save_model_card(directory, "me/tiny", base_model="me/base", scores={"Fréchet distance": 3.91234})
     for text in ('from_pretrained("me/tiny"', 'load_twinflow_lora(pipe, "me/tiny")', "| steps trained | 7 |", "3.912"):
         assert text in card.text
-    assert "Missing are then the time conditioning" in card.text
-    (directory / "twinflow_time_conditioning.safetensors").unlink()
-    assert "Missing are then the few-step scheduler" in save_model_card(directory, "me/tiny").text
+    assert 'pipe.load_lora_weights("me/tiny")' in card.text
+    assert "sigmas=[0.999, 0.6], num_inference_steps=2, guidance_scale=0.0" in card.text
+    assert "| 1 | `[0.999]` |" in card.text
+
+
+def test_it_says_why_stock_diffusers_cannot_use_it(directory):
+    config = TwinFlowRepositoryConfig.load(directory)
+    config.portable = {"reason": "its timestep embedding ends in a RMSNorm"}
+    config.save(directory)
+    text = save_model_card(directory, "me/tiny").text
+    assert "cannot carry the target time of this model: its timestep embedding ends in a RMSNorm." in text
+    assert "load_lora_weights" not in text
+
+
+def test_the_stock_code_it_shows_draws_what_ours_draws(directory, base_dir):
+    text = save_model_card(directory, "me/tiny").text
+    code = text.split("## Without this package")[1].split("```python\n")[1].split("```")[0]
+    assert "twinflow" not in code
+    code = code.replace('"me/tiny"', repr(str(directory))).replace('"path/to/the/base"', repr(str(base_dir)))
+    code = code.replace('.to("cuda")', "").replace(
+        "torch.bfloat16", "torch.float32, text_encoder_3=None, tokenizer_3=None"
+    )
+    code = code.replace("sigmas=[0.999, 0.6], num_inference_steps=2", "sigmas=[0.999], num_inference_steps=1")
+    small = 'height=16, width=16, output_type="np", generator=torch.Generator().manual_seed(0), '
+    scope = {}
+    exec(code.replace("pipe(", f"pipe({small}"), scope)
+    ours = TwinFlowPipeline.from_pretrained(directory, base_model=str(base_dir))
+    options = {"height": 16, "width": 16, "output_type": "np", "num_inference_steps": 1}
+    expected = ours("your prompt", generator=torch.Generator().manual_seed(0), **options).images[0]
+    assert abs(scope["image"] - expected).max() < 1e-4
 
 
 def test_the_code_it_shows_runs(directory, base_dir):

@@ -15,12 +15,12 @@ from diffusers_twinflow.schedulers import TwinFlowScheduler
 FAMILY = FAMILIES["stable_diffusion_3"]
 
 
-def forward(transformer, **times):
+def forward(transformer, timesteps=(1000.0, 300.0), **times):
     condition = tiny.sd3_condition(2)
     with torch.no_grad():
         return transformer(
             hidden_states=torch.ones(2, 4, 8, 8),
-            timestep=torch.tensor([1000.0, 300.0]),
+            timestep=torch.tensor(timesteps),
             encoder_hidden_states=condition["prompt_embeds"],
             pooled_projections=condition["pooled_prompt_embeds"],
             **times,
@@ -39,12 +39,14 @@ def test_round_trip(repository, base_dir):
     assert config.twinflow.twinflow_target_step_count == 2
 
 
-def test_stock_diffusers_loads_the_lora_with_its_alpha(repository, base_dir):
+def test_stock_diffusers_loads_the_lora_with_its_alpha_and_its_target_time(repository, base_dir):
     directory, trained = repository
     stock = StableDiffusion3Pipeline.from_pretrained(base_dir, text_encoder_3=None, tokenizer_3=None)
     stock.load_lora_weights(directory)
     assert type(stock.transformer) is SD3Transformer2DModel
-    torch.testing.assert_close(forward(stock.transformer), forward(trained))
+    grid = (999.0, 600.0)
+    expected = forward(trained, grid, target_timestep=torch.zeros(2))
+    torch.testing.assert_close(forward(stock.transformer, grid), expected, rtol=0, atol=1e-4)
 
 
 def test_what_a_repository_holds(repository):
@@ -52,6 +54,23 @@ def test_what_a_repository_holds(repository):
     names = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
     assert names == {LORA_NAME, CONDITIONING_NAME, CONFIG_NAME, "scheduler/scheduler_config.json"}
     assert json.loads((directory / CONFIG_NAME).read_text())["guidance_scale"] == 0.0
+
+
+def test_a_configuration_that_names_other_layers_as_folded_is_refused(repository, base_dir):
+    directory, _ = repository
+    portable = json.loads((directory / CONFIG_NAME).read_text())["portable"]
+    for layers, message in [
+        ({"proj_out": 1}, "not a timestep embedder"),
+        ({"x": 0}, "'portable'"),
+        ([1], "'portable'"),
+    ]:
+        break_config(directory, portable=portable | {"layers": layers})
+        with pytest.raises(TwinFlowConfigError, match=message):
+            load_twinflow_lora(FAMILY.load(base_dir), directory)
+    [name] = portable["layers"]
+    break_config(directory, portable=portable | {"layers": {name: 9}})
+    with pytest.raises(TwinFlowConfigError, match="no such layer of rank 9"):
+        load_twinflow_lora(FAMILY.load(base_dir), directory)
 
 
 def break_config(directory, **values):
