@@ -3,6 +3,7 @@ import re
 import shutil
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from PIL import Image
