@@ -304,7 +304,7 @@ def _stock(
     if config.portable is None or scheduler is None:
         return ""
     family, is_lora = FAMILIES[config.family], config.train_type == LORA
-    use = stock_use(family, scheduler, Portable.from_dict(config.portable))
+    use = stock_use(family, scheduler, Portable.from_dict(config.portable), config.max_sequence_length)
     title = "## Without this package"
     if isinstance(use, str):
         return f"{title}\n\n{use}"

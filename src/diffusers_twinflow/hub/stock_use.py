@@ -21,7 +21,7 @@ class StockUse:
     Attributes:
         scheduler_options: arguments of `FlowMatchEulerDiscreteScheduler`.
         sigmas: the `sigmas` of the call for each step count.
-        call_options: the other arguments of the call, which turn guidance off.
+        call_options: the other arguments of the call: guidance off, and prompts of the length of the training.
     """
 
     scheduler_options: dict[str, Any]
@@ -36,8 +36,13 @@ class StockUse:
         return _arguments({"sigmas": self.sigmas[step_count], "num_inference_steps": step_count, **self.call_options})
 
 
-def stock_use(family: Family, scheduler: TwinFlowScheduler, portable: Portable) -> StockUse | str:
+def stock_use(
+    family: Family, scheduler: TwinFlowScheduler, portable: Portable, max_sequence_length: int | None = None
+) -> StockUse | str:
     """How a stock pipeline of a family runs the grid of a scheduler, or why it cannot.
+
+    Args:
+        max_sequence_length: length of the encoded prompts in training, in tokens; `None` for the pipeline's default.
 
     Returns:
         what it needs, or one sentence that says why the stock pipeline cannot do it.
@@ -48,7 +53,8 @@ def stock_use(family: Family, scheduler: TwinFlowScheduler, portable: Portable) 
     pipeline = family.pipeline_class.__name__
     if options.prediction_type not in ("flow_matching", "flow_prediction"):
         return f"`{pipeline}` samples a diffusion model, so it needs `TwinFlowScheduler`."
-    if "sigmas" not in inspect.signature(family.pipeline_class.__call__).parameters:
+    parameters = inspect.signature(family.pipeline_class.__call__).parameters
+    if "sigmas" not in parameters:
         return f"`{pipeline}` takes no `sigmas`, so it needs `TwinFlowScheduler` for this sampling grid."
     ratio = options.stochastic_ratio
     if ratio is None:
@@ -56,7 +62,10 @@ def stock_use(family: Family, scheduler: TwinFlowScheduler, portable: Portable) 
     if ratio not in (0, 1) or options.extrapolation_ratio or options.sampling_order != 1 or options.invert_sigmas:
         return "The sampling options of this model exist in `TwinFlowScheduler` only."
     sigmas = {int(count): values for count, values in portable.sigmas.items()}
-    return StockUse({"stochastic_sampling": True} if ratio == 1 else {}, sigmas, dict(family.guidance_off))
+    call_options: dict[str, Any] = dict(family.guidance_off)
+    if max_sequence_length is not None and "max_sequence_length" in parameters:
+        call_options["max_sequence_length"] = max_sequence_length
+    return StockUse({"stochastic_sampling": True} if ratio == 1 else {}, sigmas, call_options)
 
 
 def _arguments(values: dict[str, Any]) -> str:
