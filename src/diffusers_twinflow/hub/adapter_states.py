@@ -77,6 +77,18 @@ def is_active(model: torch.nn.Module, adapter_name: str) -> bool:
     )
 
 
+def active_adapters(model: torch.nn.Module) -> list[str]:
+    """The adapters that change what the model computes and are not merged into its weights."""
+    names = {
+        name
+        for _, layer in adapted_layers(model)
+        if not layer.disable_adapters
+        for name in layer.active_adapters
+        if name not in layer.merged_adapters
+    }
+    return sorted(names)
+
+
 def is_fused(model: torch.nn.Module, adapter_name: str) -> bool:
     """Whether an adapter is merged into the weights of some layer."""
     return any(adapter_name in layer.merged_adapters for _, layer in adapted_layers(model))

@@ -25,6 +25,7 @@ from ..families import FAMILIES, Family
 from ..models.modeling_twinflow import SAVED_CONDITIONING
 from ..models.target_folding import FoldedLayer
 from ..schedulers import TwinFlowScheduler
+from .adapter_states import active_adapters
 from .files import (
     CONDITIONING_NAME,
     CONFIG_NAME,
@@ -35,7 +36,7 @@ from .files import (
     read_json,
 )
 from .portable import Portable, add_folded, fold
-from .stock_copy import stock_copy
+from .stock_copy import scheduler_of, stock_copy
 
 LORA, FULL = "lora", "full"
 MAX_STEPS, MAX_TOKENS = 1000, 4096
@@ -272,9 +273,10 @@ def save_stock_lora(
 def save_twinflow_model(
     directory: str | Path, pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig, **options: Any
 ) -> None:
-    """Write a whole distilled pipeline that stock diffusers loads too, without the time conditioning.
+    """Write a whole distilled pipeline that stock diffusers loads too.
 
-    Adapters, such as a LoRA that is not fused, are merged into the written weights. The pipeline stays as it is.
+    Adapters, such as a LoRA that is not fused, are merged into the written weights. So is the target time on the
+    sampling grids that `twinflow_config.json` then names. The pipeline stays as it is.
 
     Args:
         config: what `twinflow_config.json` says; its `train_type` is written as "full".
@@ -285,5 +287,14 @@ def save_twinflow_model(
     base = config.base_model
     if Path(base).is_absolute() and Path(base).is_dir():
         base = os.path.relpath(base, directory)
-    replace(config, train_type=FULL, base_model=base, portable=None).save(directory)
-    stock_copy(pipeline).save_pretrained(str(directory), **options)
+    transformer = FAMILIES[config.family].denoiser(pipeline)
+    transformer = getattr(transformer, "_orig_mod", transformer)
+    folded, portable = fold(
+        transformer,
+        getattr(transformer, "time_conditioning", None),
+        scheduler_of(pipeline),
+        config.num_inference_steps,
+        adapter_names=active_adapters(transformer),
+    )
+    replace(config, train_type=FULL, base_model=base, portable=portable.to_dict()).save(directory)
+    stock_copy(pipeline, folded.layers if folded else {}).save_pretrained(str(directory), **options)

@@ -1,20 +1,29 @@
 """A pipeline as stock diffusers would have it, for saving."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import is_compiled_module
 from torch import nn
 
 from ..models import TwinFlowTransformerMixin
 from ..models.merged_copy import has_adapters, merged_copy
+from ..models.target_folding import FoldedLayer
 from ..schedulers import TwinFlowScheduler, stock_scheduler_name
 from .pipeline_classes import stock_class_of
 
 
-def stock_copy(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+def stock_copy(
+    pipeline: DiffusionPipeline, folded: Mapping[str, FoldedLayer] = MappingProxyType({})
+) -> DiffusionPipeline:
     """A copy of a pipeline that saves itself under the names of stock classes, with all adapters merged.
 
-    It shares its components with the pipeline, which stays as it is. A TwinFlow transformer is shared too: its own
-    `save_pretrained` writes stock weights. The copy is for saving only.
+    It shares its components with the pipeline, which stays as it is. A TwinFlow transformer's own `save_pretrained`
+    writes stock weights. The copy is for saving only.
+
+    Args:
+        folded: low-rank weights that the saved weights of the TwinFlow transformer also hold, by layer.
     """
     stock = stock_class_of(pipeline)
     copied = stock.__new__(stock)
@@ -23,14 +32,17 @@ def stock_copy(pipeline: DiffusionPipeline) -> DiffusionPipeline:
         model = component._orig_mod if is_compiled_module(component) else component
         if isinstance(model, TwinFlowTransformerMixin):
             copied.register_to_config(**{name: ("diffusers", model.stock_class().__name__)})
+            if folded:
+                vars(copied)[name] = model.with_folded(folded)
         elif isinstance(model, nn.Module) and has_adapters(model):
             vars(copied)[name] = merged_copy(model)
-    vars(copied)["scheduler"] = _twinflow_scheduler(pipeline)
+    vars(copied)["scheduler"] = scheduler_of(pipeline)
     copied.register_to_config(scheduler=("diffusers", stock_scheduler_name(pipeline.scheduler)))
     return copied
 
 
-def _twinflow_scheduler(pipeline: DiffusionPipeline) -> TwinFlowScheduler:
+def scheduler_of(pipeline: DiffusionPipeline) -> TwinFlowScheduler:
+    """The `TwinFlowScheduler` of a pipeline, or one with the options of its scheduler."""
     if isinstance(pipeline.scheduler, TwinFlowScheduler):
         return pipeline.scheduler
     return TwinFlowScheduler.from_config(pipeline.scheduler.config)

@@ -1,22 +1,43 @@
 """The file that holds a time conditioning, beside the stock weights of its model."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 from torch import nn
 
 CONDITIONING_NAME = "twinflow_time_conditioning.safetensors"
+UNFOLDED = "unfolded."
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 
-def save_conditioning(conditioning: nn.Module, directory: str | Path) -> None:
-    """Write a time conditioning into a directory, which is created if it does not exist."""
+def save_conditioning(
+    conditioning: nn.Module, directory: str | Path, unfolded: Mapping[str, torch.Tensor] = MappingProxyType({})
+) -> None:
+    """Write a time conditioning into a directory, which is created if it does not exist.
+
+    Args:
+        unfolded: the weights of stock layers whose saved weights also carry the target time, by the layer's name.
+    """
     Path(directory).mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in conditioning.state_dict().items()}
+    tensors = dict(conditioning.state_dict())
+    tensors |= {f"{UNFOLDED}{name}.weight": weight for name, weight in unfolded.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(tensors, Path(directory) / CONDITIONING_NAME, metadata={"format": "pt"})
+
+
+def split_unfolded(
+    tensors: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The tensors of a file as those of the time conditioning and the unfolded weights, by their names in the model."""
+    conditioning = {name: tensor for name, tensor in tensors.items() if not name.startswith(UNFOLDED)}
+    unfolded = {name.removeprefix(UNFOLDED): t for name, t in tensors.items() if name.startswith(UNFOLDED)}
+    return conditioning, unfolded
 
 
 def find_conditioning(name_or_path: str | Path, *, subfolder: str | None = None, **options: Any) -> Path:

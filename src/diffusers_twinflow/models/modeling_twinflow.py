@@ -1,6 +1,6 @@
 """The mixin that gives a stock diffusers transformer a target time and a sign."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
 
-from .conditioning_file import find_conditioning, save_conditioning
+from .conditioning_file import find_conditioning, save_conditioning, split_unfolded
 from .embedding_hook import AddEmbedding, CallState
 from .merged_copy import merged_copy
 from .sample_timesteps import for_every_token, sample_timesteps
@@ -129,8 +129,10 @@ class TwinFlowTransformerMixin:
         conditioning = model.config.get(SAVED_CONDITIONING)
         if conditioning is not None:
             tensors = load_file(find_conditioning(pretrained_model_name_or_path, **kwargs))
+            tensors, unfolded = split_unfolded(tensors)
             model.enable_twinflow(conditioning)
             model.time_conditioning.load_state_dict(tensors)
+            model._unfold(unfolded)
             model.time_conditioning.train(model.training)
         return loaded
 
@@ -142,10 +144,45 @@ class TwinFlowTransformerMixin:
         [`~diffusers.ModelMixin.save_pretrained`].
         """
         copied = merged_copy(self)
+        unfolded = copied._fold()
         if self.twinflow_enabled and is_main_process:
-            save_conditioning(copied.time_conditioning, save_directory)
+            save_conditioning(copied.time_conditioning, save_directory, unfolded)
         copied._as_stock_model()
         copied.save_pretrained(save_directory, is_main_process, *args, **kwargs)
+
+    def with_folded(self, layers: Mapping[str, Any]) -> "TwinFlowTransformerMixin":
+        """A copy for saving whose stock weights carry the target time.
+
+        Args:
+            layers: what `fold_target` gives, by layer.
+        """
+        copied = merged_copy(self)
+        copied._folded_layers = dict(layers)
+        return copied
+
+    def _fold(self) -> dict[str, torch.Tensor]:
+        """Add the folded layers to the weights of a copy, and return these weights as they were."""
+        unfolded = {}
+        for name, layer in vars(self).get("_folded_layers", {}).items():
+            module = self.get_submodule(name)
+            unfolded[name] = weight = module.weight
+            update = (layer.lora_B.double() @ layer.lora_A.double()).to(weight.device)
+            module._parameters["weight"] = nn.Parameter((weight.double() + update).to(weight.dtype), False)
+        return unfolded
+
+    def _unfold(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Take the target time out of loaded stock weights.
+
+        Raises:
+            ValueError: if a weight is none that can carry the target time.
+        """
+        parameters = dict(self.named_parameters())
+        paths = self._timestep_embedders.paths
+        for name, weight in weights.items():
+            if not name.startswith(paths) or name not in parameters or parameters[name].shape != weight.shape:
+                raise ValueError(f"The file of the time conditioning holds '{name}', which does not fit this model.")
+            with torch.no_grad():
+                parameters[name].copy_(weight)
 
     def _as_stock_model(self) -> None:
         """Make a copy that is only for saving an instance of the stock class."""
