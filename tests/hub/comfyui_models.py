@@ -4,7 +4,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -801,4 +801,20 @@ PAIRS: dict[str, Pair] = {
         },
         scheduler=SD_SCHEDULE,
     ),
+}
+
+
+def _with_reference() -> dict[str, torch.Tensor]:
+    """With an image of even sides in tokens: ComfyUI places odd ones one token further than diffusers."""
+    return {**masked("prompt_embeds_mask"), "reference_latents": noise(2, 4, 8, 4, seed=7)}
+
+
+PAIRS |= {
+    name: replace(
+        PAIRS["qwen_image"],
+        family=name,
+        condition=_with_reference,
+        arguments=lambda native, condition: {"ref_latents": [condition["reference_latents"].unsqueeze(2)]},
+    )
+    for name in ("qwen_image_edit", "qwen_image_edit_plus")
 }
