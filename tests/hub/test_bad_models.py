@@ -63,6 +63,16 @@ def add_layer(tensors):
     tensors["one_more.weight"] = torch.zeros(2)
 
 
+def drop_half(tensors):
+    for name in sorted(tensors)[::2]:
+        del tensors[name]
+
+
+def link_away(directory):
+    (directory / "vae" / "config.json").rename(directory.parent / "outside")
+    (directory / "vae" / "config.json").symlink_to(directory.parent / "outside")
+
+
 def integers(tensors):
     name = sorted(tensors)[0]
     tensors[name] = tensors[name].long()
@@ -120,9 +130,27 @@ FAULTS = {
     ),
     "conditioning announced twice": (change_json("transformer/config.json", twinflow_enabled=True), "missing keys"),
     "a billion layers": (change_json("transformer/config.json", num_layers=10**9), "num_layers=1000000000"),
-    "positions without end": (change_json("transformer/config.json", pos_embed_max_size=10**5), "pos_embed_max_size"),
+    "positions without end": (
+        change_json("transformer/config.json", pos_embed_max_size=10**5),
+        "asks for more weights",
+    ),
     "a huge sample": (change_json("transformer/config.json", sample_size=10**6), "sample_size=1000000"),
     "a number without end": (change_json("transformer/config.json", in_channels=10**30), "in_channels=1000"),
+    "half of a text encoder": (
+        change_weights(drop_half, "text_encoder/model.safetensors"),
+        "missing keys such as .*would be random",
+    ),
+    "half of an autoencoder": (
+        change_weights(drop_half, "vae/diffusion_pytorch_model.safetensors"),
+        "missing keys such as .*would be random",
+    ),
+    "a million heads": (change_json("transformer/config.json", num_attention_heads=1048576), "asks for more weights"),
+    "heads that arrive as a float": (
+        change_json("transformer/config.json", num_attention_heads=2.0),
+        "num_attention_heads=2.0: it must be a whole number",
+    ),
+    "quantised": (change_json("vae/config.json", quantization_config={"quant_method": "gptq"}), "quantised weights"),
+    "a file from outside": (link_away, "a link to a place outside"),
     "an encoder of a billion layers": (
         change_json("text_encoder/config.json", num_hidden_layers=10**9),
         "text_encoder/config.json has num_hidden_layers",
@@ -132,11 +160,11 @@ FAULTS = {
     "config of 2 MB": (lambda d: (d / "transformer/config.json").write_bytes(b" " * 2_000_000), "at most 1000000"),
     "no weights": (remove(WEIGHTS), "no safetensors weights"),
     "pickled transformer": (pickled("transformer", "diffusion_pytorch_model"), "pickle files are not loaded"),
-    "pickled autoencoder": (pickled("vae", "diffusion_pytorch_model"), "cannot be built"),
-    "pickled text encoder": (pickled("text_encoder", "pytorch_model"), "cannot be built"),
+    "pickled autoencoder": (pickled("vae", "diffusion_pytorch_model"), "'vae' has no safetensors weights"),
+    "pickled text encoder": (pickled("text_encoder", "pytorch_model"), "'text_encoder' has no safetensors"),
     "weights of noise": (lambda d: (d / WEIGHTS).write_bytes(b"noise"), "no sensible size"),
     "header that lies": (lie_about_sizes, "no valid safetensors"),
-    "index that leaves": (leaving_index, "names files that are not beside it"),
+    "index that leaves": (leaving_index, "names files that are not safetensors files beside it"),
     "integers": (change_weights(integers), "I64"),
     "NaN": (change_weights(poison), "'transformer' holds values that are not finite"),
     "NaN in the autoencoder": (

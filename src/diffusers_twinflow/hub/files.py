@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import httpx
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -160,7 +161,8 @@ def download_error(name: str, error: BaseException, *, revision: str | None = No
             f"'{name}' could not be downloaded, and it is not in the cache: check the connection, HF_HUB_OFFLINE and "
             f"local_files_only ({reason})."
         )
-    return TwinFlowConfigError(f"'{name}' could not be downloaded: check the connection and try again ({reason}).")
+    advice = ": check the connection and try again" if has(OSError, httpx.HTTPError) else ""
+    return TwinFlowConfigError(f"'{name}' could not be downloaded{advice} ({reason}).")
 
 
 def _chain_of(error: BaseException) -> list[BaseException]:
@@ -203,10 +205,11 @@ def _finite_float(text: str) -> float:
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a safetensors file says of itself: shapes by tensor name, and its metadata."""
+    """What a safetensors file says of itself: shapes and dtypes by tensor name, and its metadata."""
 
     shapes: dict[str, tuple[int, ...]]
     metadata: dict[str, str]
+    dtypes: dict[str, str] = field(default_factory=dict)
 
 
 def read_header(path: Path, *, float_only: bool = True) -> TensorHeader:
@@ -229,7 +232,7 @@ def read_header(path: Path, *, float_only: bool = True) -> TensorHeader:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (no mapping)
             dtypes = {name: tensor.get_dtype() for name, tensor in slices.items()}
             header = TensorHeader(
-                {name: tuple(tensor.get_shape()) for name, tensor in slices.items()}, tensors.metadata() or {}
+                {name: tuple(tensor.get_shape()) for name, tensor in slices.items()}, tensors.metadata() or {}, dtypes
             )
     except SafetensorError as error:
         raise TwinFlowConfigError(f"'{path.name}' is no valid safetensors file ({error}).") from error

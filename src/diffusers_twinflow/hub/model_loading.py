@@ -8,9 +8,10 @@ from diffusers import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
 from ..families import Family
+from .component_check import WEIGHTS
 from .files import CONDITIONING_NAME, CONFIG_NAME, INDEX_NAME, LocatedRepository, check_finite, locate_repository
 from .loading import read_scheduler
-from .model_check import FILE_PATTERNS, OUR_SCHEDULER, WEIGHTS, check_model_files, read_index
+from .model_check import FILE_PATTERNS, OUR_SCHEDULER, check_model_files, read_index
 from .repository import TwinFlowRepositoryConfig
 
 MODEL_OPTIONS = ("dtype", "torch_dtype", "device_map")

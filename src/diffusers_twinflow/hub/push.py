@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..configuration import TwinFlowConfigError
 from ..families import FAMILIES
+from .component_check import WEIGHTS
 from .files import (
     CARD_NAME,
     CONDITIONING_NAME,
@@ -26,7 +27,7 @@ from .files import (
     locate_repository,
     read_header,
 )
-from .model_check import FILE_PATTERNS, WEIGHTS, check_model_files, read_index
+from .model_check import FILE_PATTERNS, check_model_files, read_index
 from .repository import LORA, TwinFlowRepositoryConfig
 from .samples import sample_names
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from ..configuration import TwinFlowConfigError
 from ..families import FAMILIES
 from ..families.base import HUB_OPTIONS
+from ..hub.base_loading import load_base
 from ..hub.files import locate_repository
 from ..hub.loaded_pipeline import TwinFlowMethods
 from ..hub.loading import load_located_lora
@@ -61,7 +61,10 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
             if base_model is None:
                 base_options["revision"] = config.base_model_revision
             base = base_model or config.locate_base(repository)
-            pipeline = _load_base(family, base, base_options | kwargs)
+            is_local = repository.is_local and (repository.directory / config.base_model).is_dir()
+            pipeline = load_base(
+                family, base, is_hub_id=base_model is None and not is_local, **(base_options | kwargs)
+            )
             load_located_lora(pipeline, repository)
         else:
             pipeline = load_located_model(repository, config, family, **kwargs)
@@ -108,12 +111,3 @@ def as_twinflow_pipeline(pipeline: DiffusionPipeline, config: TwinFlowRepository
         pipeline.scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config)
     link_target_timesteps(pipeline)
     return pipeline
-
-
-def _load_base(family, base_model: str, options: dict) -> DiffusionPipeline:
-    try:
-        return family.load(base_model, **options)
-    except OSError as error:
-        raise TwinFlowConfigError(
-            f"the base model '{base_model}' cannot be loaded ({error}): pass base_model= with where it is now."
-        ) from error

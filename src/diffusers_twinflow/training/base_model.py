@@ -12,6 +12,7 @@ from peft import LoraConfig
 
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..families import Family, is_flow_matching
+from ..hub.base_loading import load_base
 from ..hub.files import INDEX_NAME, locate_repository, read_json
 from ..models import enable_twinflow
 from ..schedulers import TwinFlowScheduler
@@ -69,7 +70,7 @@ def load_frozen_pipeline(
     full_precision = {family.component_name: torch.float32} if train_type == "full" else {}
     if quantize_base is not None:
         options["quantization_config"] = quantization_config(quantize_base, family.component_name, weight_dtype)
-    pipeline = family.load(name_or_path, dtype={"default": weight_dtype, **full_precision}, **options)
+    pipeline = load_base(family, name_or_path, dtype={"default": weight_dtype, **full_precision}, **options)
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()

@@ -1,0 +1,276 @@
+"""Whether a component of a pipeline is what its files hold, found out on the meta device: no weight is read."""
+
+import importlib
+import math
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import ModelMixin, SchedulerMixin
+from torch.nn.modules.module import register_module_module_registration_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..configuration import TwinFlowConfigError
+from ..models.conditioning_file import CONDITIONING_NAME
+from .config_types import check_whole_numbers
+from .files import FLOAT_DTYPES, MAX_JSON_BYTES, TensorHeader, read_header, read_json
+
+CONFIG = "config.json"
+WEIGHTS = "*.safetensors"
+FILE_ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja")
+LIBRARIES = ("diffusers", "transformers")
+COMPONENTS = (
+    ModelMixin,
+    SchedulerMixin,
+    transformers.PreTrainedModel,
+    transformers.PreTrainedTokenizerBase,
+    transformers.ProcessorMixin,
+    transformers.FeatureExtractionMixin,
+    transformers.ImageProcessingMixin,
+    transformers.AutoTokenizer,
+    transformers.AutoProcessor,
+    transformers.AutoImageProcessor,
+)
+"""What may be a component. Other classes of these libraries load indices, data sets or code of their own."""
+
+MAX_TENSORS = 65_536
+MAX_NUMBER = 2**24
+MAX_SAMPLE_SIZE = 512
+SPARE_ELEMENTS, SPARE_MODULES = 2**25, 2000
+ELEMENTS_PER_ELEMENT, MODULES_PER_TENSOR = 4, 8
+"""What building a model may take for each element and each tensor in its files. Tied weights, buffers that are not
+saved and parts that a class leaves out make up for less than this."""
+
+
+def component_class(entry: Any) -> type | None:
+    """The class that an entry of `model_index.json` names, or `None` if it is no component."""
+    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
+        return None
+    library, name = entry
+    if library in LIBRARIES:
+        module = importlib.import_module(library)
+    else:
+        module = sys.modules.get(library) if library.split(".")[0] == __package__.split(".")[0] else None
+    try:
+        found = getattr(module, name, None)
+    except (ImportError, RuntimeError):  # a class whose own requirements are not installed
+        return None
+    return found if isinstance(found, type) and issubclass(found, COMPONENTS) else None
+
+
+def check_component(
+    folder: Path, cls: type, *, variant: str | None = None, is_trained: bool = False, needs_safetensors: bool = True
+) -> None:
+    """Refuse a component that would ask for more than its files hold, run code or pickles, or be partly random.
+
+    Args:
+        folder: of the component.
+        cls: that loads it.
+        variant: of the weights, as diffusers takes it; a folder without that variant is loaded without it.
+        is_trained: whether the component is loaded by itself later on, with all its keys compared.
+        needs_safetensors: refuse a model that has no safetensors weights; otherwise it is not checked.
+
+    Raises:
+        TwinFlowConfigError: naming the file.
+    """
+    _check_files(folder)
+    _check_code(folder, cls)
+    if not issubclass(cls, torch.nn.Module):
+        return
+    headers = {path.name: read_header(path, float_only=is_trained) for path in sorted(folder.glob(WEIGHTS))}
+    headers.pop(CONDITIONING_NAME, None)
+    for index in folder.glob("*.safetensors.index*.json"):
+        _check_weight_index(index, set(headers))
+    if not headers:
+        if needs_safetensors:
+            raise TwinFlowConfigError(f"'{folder.name}' has no safetensors weights: pickle files are not loaded.")
+        return
+    if not (folder / CONFIG).is_file():
+        raise TwinFlowConfigError(f"there is no {folder.name}/{CONFIG}: save the model again.")
+    values = read_json(folder / CONFIG, name=f"{folder.name}/{CONFIG}")
+    _check_sizes(f"{folder.name}/{CONFIG}", values, [*headers.values()], is_trained)
+    if issubclass(cls, ModelMixin):
+        check_whole_numbers(f"{folder.name}/{CONFIG}", values, cls.__init__)
+    with quiet():
+        try:
+            _build(folder, cls, [*headers.values()])
+            if not is_trained and "quantization_config" not in values:
+                _check_keys(folder, cls, headers, variant)
+        except (TwinFlowConfigError, MemoryError):
+            raise
+        except Exception as error:  # strangers' configurations raise what they like
+            raise TwinFlowConfigError(
+                f"'{folder.name}' cannot be built from its {CONFIG} and its weights: {type(error).__name__}: "
+                f"{str(error)[:300]}"
+            ) from error
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse pipes, devices, links to nothing, and folders in place of files: reading them waits or fails."""
+    for path in folder.glob("*"):
+        if not path.is_file() and (path.suffix in FILE_ENDINGS or not path.is_dir()):
+            raise TwinFlowConfigError(f"'{folder.name}/{path.name}' is no regular file: it is not read.")
+
+
+def _check_code(folder: Path, cls: type) -> None:
+    """Refuse what transformers would ask the user about, or look for somewhere else."""
+    if (folder / "adapter_config.json").exists():
+        raise TwinFlowConfigError(
+            f"'{folder.name}' has an adapter_config.json, which names another model to load: merge the adapter, and save "
+            "the model again."
+        )
+    if not cls.__name__.startswith("Auto"):
+        return
+    for path in folder.glob("*.json"):
+        if path.stat().st_size <= MAX_JSON_BYTES and "auto_map" in read_json(path, name=f"{folder.name}/{path.name}"):
+            raise TwinFlowConfigError(f"{folder.name}/{path.name} asks for code of its own (auto_map): it is not run.")
+
+
+def _check_weight_index(path: Path, names: set[str]) -> None:
+    values = read_json(path, name=f"{path.parent.name}/{path.name}").get("weight_map")
+    if not isinstance(values, dict) or not all(isinstance(file, str) and file in names for file in values.values()):
+        raise TwinFlowConfigError(
+            f"'{path.parent.name}/{path.name}' names files that are not safetensors files beside it."
+        )
+
+
+def _check_sizes(name: str, values: dict[str, Any], headers: list[TensorHeader], is_trained: bool) -> None:
+    """Refuse numbers that make a configuration cost much before a model is built from it."""
+    tensors = sum(len(header.shapes) for header in headers)
+    if tensors > MAX_TENSORS:
+        raise TwinFlowConfigError(f"the weights beside {name} are {tensors} tensors: at most {MAX_TENSORS} are read.")
+    for key, number in _numbers(values):
+        bound = MAX_NUMBER
+        if "layers" in key or "blocks" in key or "depth" in key:
+            bound = tensors
+        elif is_trained and key == "sample_size":
+            bound = MAX_SAMPLE_SIZE
+        if abs(number) > bound:
+            raise TwinFlowConfigError(f"{name} has {key}={str(number)[:40]}, which its weights are too small for.")
+
+
+def _numbers(values: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every whole number of a JSON value, floats among them, with the nearest key above it."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _numbers(value, name)
+    elif isinstance(values, list):
+        for value in values:
+            yield from _numbers(value, key)
+    elif isinstance(values, int) and not isinstance(values, bool):
+        yield key, values
+
+
+def _build(folder: Path, cls: type, headers: list[TensorHeader]) -> None:
+    """Build the model without memory, and stop if it becomes larger than its files explain."""
+    shapes = [shape for header in headers for shape in header.shapes.values()]
+    elements = sum(math.prod(shape) for shape in shapes)
+    with _Limits(folder.name, elements, len(shapes)), torch.device("meta"), torch.no_grad():
+        if issubclass(cls, ModelMixin):
+            cls.from_config(cls.load_config(folder, local_files_only=True))
+        else:
+            cls(cls.config_class.from_pretrained(folder, local_files_only=True))
+
+
+class _Limits(TorchDispatchMode):
+    """Count what this thread allocates and which modules it builds, and raise beyond the limits."""
+
+    def __init__(self, name: str, elements: int, tensors: int):
+        super().__init__()
+        self.name, self.elements, self.modules = name, 0, 0
+        self.most_elements = SPARE_ELEMENTS + ELEMENTS_PER_ELEMENT * elements
+        self.most_modules = SPARE_MODULES + MODULES_PER_TENSOR * tensors
+        self.thread = threading.get_ident()
+
+    def __enter__(self):
+        self.hook = register_module_module_registration_hook(self._count_module)
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        self.hook.remove()
+        return super().__exit__(*error)
+
+    def _count_module(self, module, name, child) -> None:
+        if threading.get_ident() == self.thread:
+            self.modules += 1
+            self._check(self.modules > self.most_modules, "layers")
+
+    def _count(self, result: Any) -> None:
+        self.elements += sum(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+        self._check(self.elements > self.most_elements, "weights and buffers")
+
+    def _check(self, is_too_much: bool, what: str) -> None:
+        if is_too_much:
+            raise TwinFlowConfigError(
+                f"{self.name}/{CONFIG} asks for more {what} than its weights hold: it belongs to another model."
+            )
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func._schema.is_mutable or func.is_view:
+            return func(*args, **kwargs)
+        if torch.device(kwargs.get("device") or "meta").type != "meta":
+            self._count(func(*args, **kwargs | {"device": torch.device("meta"), "pin_memory": None}))
+            return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        self._count(result)
+        return result
+
+
+def _check_keys(folder: Path, cls: type, headers: dict[str, TensorHeader], variant: str | None) -> None:
+    """Let the library load its files onto the meta device, and refuse weights that would stay random."""
+    has_variant = variant is not None and any(
+        f".{variant}." in name or f".{variant}-" in name or name.endswith(f".{variant}.safetensors")
+        for name in headers
+    )
+    _, info = cls.from_pretrained(
+        folder,
+        device_map="meta",
+        dtype=_dtype(headers),
+        use_safetensors=True,
+        output_loading_info=True,
+        local_files_only=True,
+        **({"variant": variant} if has_variant else {}),
+    )
+    for kind in ("missing_keys", "mismatched_keys"):
+        if info[kind]:
+            raise TwinFlowConfigError(
+                f"the weights of '{folder.name}' do not fit its {CONFIG}: {len(info[kind])} {kind.replace('_', ' ')} such "
+                f"as '{sorted(map(str, info[kind]))[0]}', which would be random."
+            )
+
+
+def _dtype(headers: dict[str, TensorHeader]) -> torch.dtype:
+    """The dtype of most weights: loading converts none of them, so none is read."""
+    counts = dict.fromkeys(FLOAT_DTYPES, 0)
+    for header in headers.values():
+        for dtype in header.dtypes.values():
+            if dtype in counts:
+                counts[dtype] += 1
+    most = max(counts, key=counts.__getitem__)
+    return {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[most]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the libraries' progress bars and reports, which the loading that follows prints."""
+    kinds = (transformers.utils.logging, diffusers.utils.logging)
+    before = [logging.get_verbosity() for logging in kinds]
+    had_bars = transformers.utils.logging.is_progress_bar_enabled()
+    for logging in kinds:
+        logging.set_verbosity(logging.CRITICAL)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging, verbosity in zip(kinds, before):
+            logging.set_verbosity(verbosity)
+        if had_bars:
+            transformers.utils.logging.enable_progress_bar()
