@@ -29,15 +29,13 @@ def load_base(directory: str | Path, device: torch.device) -> StableDiffusion3Pi
     if not (Path(directory) / "model_index.json").is_file():
         raise FileNotFoundError(f"no pipeline in {directory}: run `python benchmarks/quality.py --stage base` first.")
     pipeline = StableDiffusion3Pipeline.from_pretrained(
-        directory, text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32
+        directory, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
     )
     return _quiet(pipeline.to(device))
 
 
 def load_distilled(directory: str | Path, base: str | Path, device: torch.device) -> TwinFlowPipeline:
-    return _quiet(
-        TwinFlowPipeline.from_pretrained(directory, base_model=str(base), torch_dtype=torch.float32).to(device)
-    )
+    return _quiet(TwinFlowPipeline.from_pretrained(directory, base_model=str(base), dtype=torch.float32).to(device))
 
 
 def _quiet(pipeline):

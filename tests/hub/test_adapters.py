@@ -1,5 +1,6 @@
 """A TwinFlow LoRA beside other LoRAs: weights, fusing, and the way back to the stock pipeline."""
 
+import inspect
 import shutil
 
 import pytest
@@ -7,9 +8,17 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from repositories import FAMILY
 
-from diffusers_twinflow import TwinFlowConfigError, TwinFlowPipeline, load_twinflow_lora, unload_twinflow_lora
+from diffusers_twinflow import (
+    TwinFlowConfigError,
+    TwinFlowPipeline,
+    TwinFlowScheduler,
+    load_twinflow_lora,
+    unload_twinflow_lora,
+)
+from diffusers_twinflow.training.quantization import quantization_config
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +102,234 @@ def test_beside_a_style_lora_and_back_to_it(shared_repository, pipeline, order):
     unload_twinflow_lora(pipeline)
     assert pipeline.get_active_adapters() == ["style"]
     assert torch.equal(draw(pipeline), styled)
+
+
+def adapted(pipeline):
+    return [module for module in pipeline.transformer.modules() if isinstance(module, BaseTunerLayer)]
+
+
+@pytest.mark.parametrize("off", ["disabled", "not active"])
+def test_a_style_lora_that_is_off_stays_off(shared_repository, pipeline, off):
+    alone = TwinFlowPipeline.from_pretrained(shared_repository)
+    stock = draw(pipeline)
+    add_style(pipeline)
+    styled = draw(pipeline)
+    if off == "disabled":
+        pipeline.disable_lora()
+    else:
+        pipeline.transformer.set_adapters([])
+    load_twinflow_lora(pipeline, shared_repository)
+    assert pipeline.get_active_adapters() == ["twinflow"]
+    assert not any(layer.disable_adapters for layer in adapted(pipeline))
+    assert torch.equal(draw(pipeline), draw(alone))
+    unload_twinflow_lora(pipeline)
+    assert torch.equal(draw(pipeline), stock)
+    if off == "disabled":
+        pipeline.enable_lora()
+        assert torch.equal(draw(pipeline), styled)
+
+
+def test_block_weights_of_a_style_lora_stay(shared_repository, pipeline):
+    add_style(pipeline)
+    pipeline.transformer.set_adapters("style", [{"blocks.0.": 0.2, "blocks.1.": 0.9}])
+
+    def scales():
+        return [layer.scaling["style"] for layer in adapted(pipeline) if "style" in layer.scaling]
+
+    before, styled = scales(), draw(pipeline)
+    assert set(before) == {0.2, 0.9}
+    load_twinflow_lora(pipeline, shared_repository)
+    assert scales() == before and set(pipeline.get_active_adapters()) == {"twinflow", "style"}
+    unload_twinflow_lora(pipeline)
+    assert scales() == before and torch.equal(draw(pipeline), styled)
+
+
+def test_all_loras_off_and_ours_unloaded_stay_off(shared_repository, pipeline):
+    stock = draw(pipeline)
+    add_style(pipeline)
+    load_twinflow_lora(pipeline, shared_repository)
+    pipeline.disable_lora()
+    unload_twinflow_lora(pipeline)
+    assert torch.equal(draw(pipeline), stock)
+
+
+def unload_weights(pipeline):
+    pipeline.unload_lora_weights()
+
+
+def delete_ours(pipeline):
+    pipeline.delete_adapters("twinflow")
+
+
+def delete_all(pipeline):
+    pipeline.delete_adapters(["style", "twinflow"])
+
+
+@pytest.mark.parametrize("unload", [unload_weights, delete_ours, delete_all])
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_usual_ways_of_unloading_do_the_whole_job(shared_repository, pipeline, unload, whole):
+    scheduler, before, stock = pipeline.scheduler, state(pipeline), draw(pipeline)
+    if whole:
+        pipeline = TwinFlowPipeline.from_pretrained(shared_repository)
+        pipeline.set_progress_bar_config(disable=True)
+    else:
+        load_twinflow_lora(pipeline, shared_repository)
+    if unload is delete_all:
+        add_style(pipeline)
+    assert isinstance(pipeline.scheduler, TwinFlowScheduler)
+    unload(pipeline)
+    if unload is not unload_weights:
+        unload_weights(pipeline)
+    assert type(pipeline) is StableDiffusion3Pipeline and type(pipeline.transformer) is SD3Transformer2DModel
+    assert whole or pipeline.scheduler is scheduler
+    assert_same(before, state(pipeline))
+    assert torch.equal(draw(pipeline), stock)
+
+
+def test_a_fused_lora_stays_whole_when_its_adapter_is_unloaded(shared_repository, pipeline):
+    load_twinflow_lora(pipeline, shared_repository)
+    pipeline.fuse_lora(adapter_names=["twinflow"])
+    image = draw(pipeline)
+    pipeline.unload_lora_weights()
+    assert not adapted(pipeline) and torch.equal(draw(pipeline), image)
+    assert pipeline.transformer.twinflow_enabled and isinstance(pipeline.scheduler, TwinFlowScheduler)
+    with pytest.raises(TwinFlowConfigError, match="load the base again"):
+        unload_twinflow_lora(pipeline)
+    assert torch.equal(draw(pipeline), image)
+
+
+@pytest.fixture
+def warnings(caplog):
+    """The texts that were warned of since the last look."""
+    diffusers_logging.enable_propagation()
+
+    def take():
+        texts = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return texts
+
+    return take
+
+
+def test_a_call_with_stock_defaults_warns_once_with_the_right_call(shared_repository, pipeline, warnings):
+    load_twinflow_lora(pipeline, shared_repository)
+    warnings()
+    options = {"output_type": "latent", "max_sequence_length": 2}
+    pipeline("a", **options)
+    [text] = warnings()
+    assert "28 steps and guidance_scale=7.0" in text
+    assert "Call the pipeline with num_inference_steps=2, guidance_scale=0.0." in text
+    pipeline("a", **options)
+    assert warnings() == []
+    pipeline.set_progress_bar_config(disable=True)
+    unload_twinflow_lora(pipeline)
+    pipeline("a", **options)
+    assert warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, None),
+        ({"num_inference_steps": 8}, None),
+        ({"guidance_scale": 1.0}, None),
+        ({"guidance_scale": 3.0}, "2 steps and guidance_scale=3.0"),
+        ({"num_inference_steps": 50}, "takes 50 steps, which"),
+        ({"sigmas": [1.0 - i / 20 for i in range(20)]}, "takes 20 steps, which"),
+    ],
+)
+def test_which_calls_warn(shared_repository, pipeline, warnings, options, expected):
+    load_twinflow_lora(pipeline, shared_repository)
+    warnings()
+    draw(pipeline, **options)
+    texts = warnings()
+    assert texts == [] if expected is None else len(texts) == 1 and expected in texts[0]
+
+
+def test_a_twinflow_pipeline_warns_of_many_steps(shared_repository, warnings):
+    pipeline = TwinFlowPipeline.from_pretrained(shared_repository)
+    pipeline.set_progress_bar_config(disable=True)
+    warnings()
+    draw(pipeline)
+    assert warnings() == []
+    draw(pipeline, num_inference_steps=50)
+    draw(pipeline, num_inference_steps=50)
+    [text] = warnings()
+    assert "50 steps" in text
+
+
+def disable(transformer):
+    transformer.disable_lora()
+
+
+def leave_out(transformer):
+    transformer.set_adapters("style", 1.0)
+
+
+def delete(transformer):
+    transformer.delete_adapters("twinflow")
+
+
+@pytest.mark.parametrize("switch_off", [disable, leave_out, delete])
+def test_an_adapter_switched_off_on_the_transformer_says_what_is_left(
+    shared_repository, pipeline, warnings, switch_off
+):
+    scheduler = pipeline.scheduler
+    add_style(pipeline)
+    load_twinflow_lora(pipeline, shared_repository)
+    switch_off(pipeline.transformer)
+    warnings()
+    draw(pipeline, num_inference_steps=28)
+    draw(pipeline)
+    [text] = warnings()
+    assert "'twinflow' is not active" in text and "unload_twinflow_lora(pipe)" in text
+    unload_twinflow_lora(pipeline)
+    draw(pipeline)
+    assert warnings() == [] and pipeline.scheduler is scheduler
+    assert type(pipeline) is StableDiffusion3Pipeline
+
+
+def test_the_loaded_pipeline_is_the_stock_one_in_name_and_signature(shared_repository, pipeline):
+    stock = inspect.signature(StableDiffusion3Pipeline.__call__)
+    load_twinflow_lora(pipeline, shared_repository)
+    assert isinstance(pipeline, StableDiffusion3Pipeline) and type(pipeline).__name__ == "StableDiffusion3Pipeline"
+    assert inspect.signature(type(pipeline).__call__) == stock
+    assert inspect.signature(type(TwinFlowPipeline.from_pretrained(shared_repository)).__call__) == stock
+
+
+def test_the_returned_configuration_is_shown_in_a_line(shared_repository, pipeline):
+    text = repr(load_twinflow_lora(pipeline, shared_repository))
+    assert "num_inference_steps=2" in text and "stable_diffusion_3" in text and len(text) < 300
+
+
+def plain(tensor):
+    return tensor if type(tensor) is torch.Tensor else tensor.dequantize()
+
+
+def test_a_quantized_base_is_not_saved_as_a_whole_model(shared_repository, base_dir, tmp_path):
+    quantization = quantization_config("torchao_int8", "transformer", torch.float32)
+    pipeline = FAMILY.load(base_dir, quantization_config=quantization)
+    load_twinflow_lora(pipeline, shared_repository)
+    with pytest.raises(TwinFlowConfigError, match="transformer is quantized.*save_twinflow_lora"):
+        pipeline.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_lora_fused_on_a_torchao_base_unloads_exactly(shared_repository, base_dir, dtype):
+    quantization = quantization_config("torchao_int8", "transformer", dtype)
+    pipeline = FAMILY.load(base_dir, dtype=dtype, quantization_config=quantization)
+    pipeline.set_progress_bar_config(disable=True)
+    weight = pipeline.transformer.transformer_blocks[0].attn.to_q.weight
+    before = {name: plain(tensor).clone() for name, tensor in pipeline.transformer.state_dict().items()}
+    stock = draw(pipeline)
+    load_twinflow_lora(pipeline, shared_repository)
+    pipeline.fuse_lora(adapter_names=["twinflow"])
+    assert not torch.equal(draw(pipeline), stock)
+    unload_twinflow_lora(pipeline)
+    assert type(pipeline.transformer.transformer_blocks[0].attn.to_q.weight) is type(weight)
+    assert_same(before, {name: plain(tensor) for name, tensor in pipeline.transformer.state_dict().items()})
+    assert torch.equal(draw(pipeline), stock)
 
 
 def assert_same(before, after):

@@ -198,7 +198,7 @@ def test_fault(shared_model, tmp_path, fault, monkeypatch):
 
 
 def test_a_whole_model_draws_with_its_conditioning(shared_model):
-    pipeline = TwinFlowPipeline.from_pretrained(shared_model, torch_dtype=torch.float32)
+    pipeline = TwinFlowPipeline.from_pretrained(shared_model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.transformer.twinflow_enabled and type(pipeline.scheduler).__name__ == "TwinFlowScheduler"
     picture = pipeline("a fox", generator=torch.Generator().manual_seed(0), output_type="pt").images

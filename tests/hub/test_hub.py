@@ -40,7 +40,7 @@ except TwinFlowConfigError as error:
 PIPELINE = """
 import sys, torch
 from diffusers_twinflow import TwinFlowPipeline
-pipe = TwinFlowPipeline.from_pretrained(sys.argv[1], torch_dtype=torch.float32, **eval(sys.argv[2]))
+pipe = TwinFlowPipeline.from_pretrained(sys.argv[1], dtype=torch.float32, **eval(sys.argv[2]))
 images = pipe("a picture", generator=torch.Generator().manual_seed(0), output_type="pt").images
 print(type(pipe).__name__, type(pipe.scheduler).__name__, images.double().sum().item())
 """

@@ -1,16 +1,20 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 import tiny
-from diffusers_twinflow import TwinFlowConfigError
+from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipeline
 from diffusers_twinflow.families import FAMILIES
-from diffusers_twinflow.hub import load_twinflow_lora
-from diffusers_twinflow.hub.repository import CONDITIONING_NAME, CONFIG_NAME, LORA_NAME
+from diffusers_twinflow.hub import TwinFlowRepositoryConfig, load_twinflow_lora, save_stock_lora
+from diffusers_twinflow.hub.files import CONDITIONING_NAME, CONFIG_NAME, LORA_NAME, locate_repository
 from diffusers_twinflow.schedulers import TwinFlowScheduler
+from diffusers_twinflow.training.saving import repository_config
 
 FAMILY = FAMILIES["stable_diffusion_3"]
 
@@ -47,6 +51,73 @@ def test_stock_diffusers_loads_the_lora_with_its_alpha_and_its_target_time(repos
     grid = (999.0, 600.0)
     expected = forward(trained, grid, target_timestep=torch.zeros(2))
     torch.testing.assert_close(forward(stock.transformer, grid), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "is_exact"),
+    [
+        ({"r": 2, "lora_alpha": 4}, True),
+        ({"r": 2, "lora_alpha": 6}, False),
+        ({"r": 3, "lora_alpha": 1.5, "use_rslora": True}, False),
+        ({"r": 2, "lora_alpha": 1, "rank_pattern": {"attn.to_q": 4}, "alpha_pattern": {"attn.to_k": 8}}, True),
+    ],
+)
+def test_the_scale_is_in_the_tensors(tmp_path, options, is_exact):
+    """For tools that multiply the two factors and know no alpha; readers of the metadata scale by one too."""
+    transformer = tiny.sd3_transformer()
+    targets = ["attn.to_q", "attn.to_k"]
+    transformer.add_adapter(LoraConfig(target_modules=targets, init_lora_weights=False, **options))
+    transformer.set_adapters("default", 0.5)
+    save_stock_lora(tmp_path, transformer, FAMILY)
+    transformer.set_adapters("default", 1.0)
+    tensors = load_file(tmp_path / LORA_NAME)
+    loaded = tiny.sd3_transformer()
+    loaded.load_lora_adapter(tmp_path, weight_name=LORA_NAME, prefix="transformer")
+    for name in ("transformer_blocks.0.attn.to_q", "transformer_blocks.1.attn.to_k"):
+        expected = transformer.get_submodule(name).get_delta_weight("default")
+        factors = (tensors[f"transformer.{name}.lora_{half}.weight"] for half in "BA")
+        for delta in (torch.matmul(*factors), loaded.get_submodule(name).get_delta_weight("default_0")):
+            torch.testing.assert_close(delta, expected, atol=0 if is_exact else 1e-7, rtol=0 if is_exact else 1e-6)
+    lora_config = loaded.peft_config["default_0"]
+    assert lora_config.lora_alpha == lora_config.r and lora_config.alpha_pattern == lora_config.rank_pattern
+
+
+def test_a_lora_of_an_older_version_keeps_its_alpha(repository, base_dir):
+    directory, trained = repository
+    weights = get_peft_model_state_dict(trained)
+    FAMILY.save_lora(directory, LORA_NAME, weights, trained.peft_config["default"].to_dict())
+    break_config(directory, portable=None)
+    pipeline = FAMILY.load(base_dir)
+    load_twinflow_lora(pipeline, directory)
+    layer = pipeline.transformer.transformer_blocks[0].attn.to_q
+    assert layer.lora_alpha["twinflow"] == 6 and layer.r["twinflow"] == 2
+    torch.testing.assert_close(forward(pipeline.transformer, **TIMES), forward(trained, **TIMES))
+
+
+@pytest.mark.parametrize("is_absolute", [True, False])
+def test_a_base_in_a_folder_is_found_again(tmp_path, base_dir, script, monkeypatch, is_absolute):
+    """An absolute path holds if the result alone moves, a relative one if both move together."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(base_dir, "work/base")
+    base = str(tmp_path / "work" / "base") if is_absolute else "work/base"
+    arguments = script.parse_args(["--pretrained_model_name_or_path", base, "--output_dir", "work/lora"])
+    saved = repository_config(arguments, TwinFlowConfig(), FAMILY, 7)
+    Path("work/lora").mkdir()
+    saved.save("work/lora")
+    if is_absolute:
+        moved = shutil.move("work/lora", tmp_path / "elsewhere")
+    else:
+        moved = Path(shutil.move("work", tmp_path / "elsewhere")) / "lora"
+    repository = locate_repository(moved)
+    found = TwinFlowRepositoryConfig.load_located(repository).locate_base(repository)
+    assert (Path(found) / "model_index.json").is_file()
+
+
+def test_a_file_is_refused_with_the_folder_to_pass(repository):
+    directory, _ = repository
+    for load in (TwinFlowRepositoryConfig.load, TwinFlowPipeline.from_pretrained):
+        with pytest.raises(TwinFlowConfigError, match=f"is a file. Pass the folder that it is in, '{directory}'"):
+            load(directory / LORA_NAME)
 
 
 def test_what_a_repository_holds(repository):

@@ -11,7 +11,7 @@ RUN = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
 DRAW = """
 import sys, torch
 from diffusers_twinflow import TwinFlowPipeline
-pipe = TwinFlowPipeline.from_pretrained(sys.argv[1], torch_dtype=torch.float32)
+pipe = TwinFlowPipeline.from_pretrained(sys.argv[1], dtype=torch.float32)
 pipe.set_progress_bar_config(disable=True)
 images = pipe("a picture", generator=torch.Generator().manual_seed(0), output_type="np").images
 print(type(pipe).__name__, images.shape, images.tobytes().hex())

@@ -178,7 +178,7 @@ def test_simpletuner_sign(tmp_path):
     model.time_text_embed = ByHand(lambda t, hidden, addition: own(t, hidden, addition) + rows)
     expected = flat(model(**STOCK[QWEN].inputs(), timestep=torch.tensor(TIMES), return_dict=False))
 
-    loaded = load_published_transformer(tmp_path / "there", torch_dtype=torch.float64).float()
+    loaded = load_published_transformer(tmp_path / "there", dtype=torch.float64).float()
     torch.testing.assert_close(our_output(QWEN, loaded), expected, atol=1e-5, rtol=1e-5)
     assert main(["convert", str(tmp_path / "there"), str(tmp_path / "here")]) == 0
     converted = twinflow_class(QWEN).from_pretrained(tmp_path / "here")

@@ -3,8 +3,18 @@
 import argparse
 import json
 
-from ..hub.files import CONDITIONING_NAME, LORA_NAME, SCHEDULER_NAME, locate_repository, read_header, read_json
-from ..hub.repository import TwinFlowRepositoryConfig
+from ..families import FAMILIES
+from ..hub.files import (
+    CONDITIONING_NAME,
+    LORA_NAME,
+    SCHEDULER_NAME,
+    LocatedRepository,
+    locate_repository,
+    read_header,
+    read_json,
+)
+from ..hub.model_check import WEIGHTS
+from ..hub.repository import LORA, TwinFlowRepositoryConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,18 +48,38 @@ def describe(name_or_path: str, **hub_options) -> dict:
         "num_inference_steps": config.num_inference_steps,
         "steps_trained": config.trained.get("steps"),
     }
-    lora, conditioning, scheduler = map(repository.find, (LORA_NAME, CONDITIONING_NAME, SCHEDULER_NAME))
+    lora, scheduler = map(repository.find, (LORA_NAME, SCHEDULER_NAME))
     if lora:
         shapes = read_header(lora).shapes
         values["lora_modules"] = sum(name.endswith("lora_A.weight") for name in shapes)
         values["lora_rank"] = sorted({shape[0] for name, shape in shapes.items() if name.endswith("lora_A.weight")})
         values["lora_parameters"] = count(shapes)
-    values["time_conditioning_parameters"] = count(read_header(conditioning).shapes) if conditioning else 0
+    values["time_conditioning_parameters"] = count(conditioning_shapes(repository, config))
     if scheduler:
         scheduler_config = read_json(scheduler, name=SCHEDULER_NAME)
         values["sampling_style"] = scheduler_config.get("sampling_style")
     values["options"] = config.options
     return values
+
+
+def conditioning_shapes(repository: LocatedRepository, config: TwinFlowRepositoryConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of the time conditioning by name, read from headers.
+
+    The time conditioning of a whole model lies in its transformer's folder. Older versions saved it among the
+    transformer's weights, which are looked through if they are on this machine.
+    """
+    folder = "" if config.train_type == LORA else f"{FAMILIES[config.family].component_name}/"
+    name = f"{folder}{CONDITIONING_NAME}"
+    if folder and not repository.is_local:
+        options = {"subfolder": repository.subfolder, **repository.hub_options}
+        repository = locate_repository(repository.name, patterns=[name], **options)
+    path = repository.find(name)
+    if path is not None:
+        return read_header(path).shapes
+    shapes: dict[str, tuple[int, ...]] = {}
+    for shard in (repository.directory / folder).glob(WEIGHTS) if folder else ():
+        shapes |= read_header(shard, float_only=False).shapes
+    return {name: shape for name, shape in shapes.items() if name.startswith("time_conditioning.")}
 
 
 def count(shapes: dict[str, tuple[int, ...]]) -> int:

@@ -57,7 +57,7 @@ def load_pipeline(args: argparse.Namespace) -> TwinFlowPipeline:
     device = args.device or default_device()
     dtype = DTYPES[args.dtype or ("float32" if device == "cpu" else "bfloat16")]
     pipeline = TwinFlowPipeline.from_pretrained(
-        args.adapter, base_model=args.base_model, torch_dtype=dtype, revision=args.revision
+        args.adapter, base_model=args.base_model, dtype=dtype, revision=args.revision
     )
     if args.num_frames is not None:
         family.check_num_frames(pipeline, args.num_frames)

@@ -76,13 +76,13 @@ class Family:
         """The stock pipeline, as its `from_pretrained` loads it; components that it was saved without stay `None`.
 
         Args:
-            options: as `DiffusionPipeline.from_pretrained` takes them; without a dtype every component is float32,
-                where diffusers alone would leave text encoders in the dtype they were saved in.
+            options: as `DiffusionPipeline.from_pretrained` takes them. The default `dtype` is float32 for every
+                component; diffusers alone leaves text encoders in the dtype that they were saved in. `torch_dtype` is
+                the old name of `dtype`.
         """
         index = self.load_index(name_or_path, options)
         absent = {name: None for name, component in index.items() if component == [None, None]}
-        if not {"dtype", "torch_dtype"} & options.keys():
-            options["dtype"] = torch.float32
+        options.setdefault("dtype", options.pop("torch_dtype", torch.float32))
         return self.pipeline_class.from_pretrained(name_or_path, **(absent | options))
 
     def load_index(self, name_or_path: str, options: dict[str, Any]) -> dict[str, Any]:

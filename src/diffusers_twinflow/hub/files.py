@@ -118,6 +118,11 @@ def locate_repository(
     folder = PurePosixPath(subfolder or "")
     if folder.is_absolute() or ".." in folder.parts:
         raise TwinFlowConfigError(f"subfolder={subfolder!r} leaves the repository: give a folder inside it.")
+    if Path(name_or_path).is_file():
+        raise TwinFlowConfigError(
+            f"'{name}' is a file. Pass the folder that it is in, '{Path(name_or_path).parent}', which also holds the "
+            "configuration and the scheduler."
+        )
     if Path(name_or_path).is_dir():
         return LocatedRepository(name, Path(name_or_path) / folder, is_local=True)
     for option in hub_options:

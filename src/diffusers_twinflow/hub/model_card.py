@@ -279,7 +279,7 @@ pip install diffusers-twinflow
 import torch
 {imports}from diffusers_twinflow import TwinFlowPipeline
 
-pipe = TwinFlowPipeline.from_pretrained({_quoted(repo_id)}, torch_dtype=torch.bfloat16{base}).to("cuda")
+pipe = TwinFlowPipeline.from_pretrained({_quoted(repo_id)}, dtype=torch.bfloat16{base}).to("cuda")
 {result} = pipe({what}, num_inference_steps={config.num_inference_steps}).{output}[0]
 ```"""
     if not is_lora:

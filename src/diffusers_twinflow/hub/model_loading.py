@@ -14,7 +14,7 @@ from .loading import read_scheduler
 from .model_check import FILE_PATTERNS, OUR_SCHEDULER, check_model_files, read_index
 from .repository import TwinFlowRepositoryConfig
 
-MODEL_OPTIONS = ("dtype", "torch_dtype", "device_map")
+MODEL_OPTIONS = ("dtype", "device_map")
 
 
 def load_located_model(

@@ -50,25 +50,28 @@ class PublishedTransformer:
 
 
 def load_published_transformer(
-    name_or_path: str | Path, *, subfolder: str | None = None, torch_dtype: torch.dtype | None = None, **hub_options
+    name_or_path: str | Path, *, subfolder: str | None = None, dtype: torch.dtype | None = None, **hub_options
 ) -> TwinFlowTransformerMixin:
     """Load a transformer that the TwinFlow authors or SimpleTuner published, on the CPU and in evaluation mode.
 
     Args:
         name_or_path: local directory or Hub repository.
         subfolder: folder of the transformer in it, such as "transformer".
-        torch_dtype: dtype of floating weights; defaults to the one that they are saved in.
-        hub_options: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`.
+        dtype: dtype of floating weights; defaults to the one that they are saved in.
+        hub_options: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`; `torch_dtype` is the
+            old name of `dtype`.
 
     Raises:
         TwinFlowConfigError: where it is no such transformer, or its tensors do not fit its configuration.
     """
+    old_name = hub_options.pop("torch_dtype", None)
+    dtype = dtype if dtype is not None else old_name
     published = open_published(locate_repository(name_or_path, subfolder=subfolder, patterns=PATTERNS, **hub_options))
     transformer = published.empty()
     for _, tensors in published.state_dicts():
         for name, tensor in tensors.items():
-            if torch_dtype is not None and tensor.is_floating_point():
-                tensors[name] = tensor.to(torch_dtype)
+            if dtype is not None and tensor.is_floating_point():
+                tensors[name] = tensor.to(dtype)
         transformer.load_state_dict(tensors, strict=False, assign=True)
     return transformer.eval()
 

@@ -18,16 +18,15 @@ from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from peft import get_peft_model_state_dict
-from safetensors.torch import save_file
 
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..families import FAMILIES, Family
+from ..models.conditioning_file import save_conditioning
 from ..models.modeling_twinflow import SAVED_CONDITIONING
 from ..models.target_folding import FoldedLayer
 from ..schedulers import TwinFlowScheduler
 from .adapter_states import active_adapters
 from .files import (
-    CONDITIONING_NAME,
     CONFIG_NAME,
     INDEX_NAME,
     LORA_NAME,
@@ -42,7 +41,7 @@ LORA, FULL = "lora", "full"
 MAX_STEPS, MAX_TOKENS = 1000, 4096
 
 
-@dataclass
+@dataclass(repr=False)
 class TwinFlowRepositoryConfig:
     """The contents of `twinflow_config.json`.
 
@@ -80,6 +79,12 @@ class TwinFlowRepositoryConfig:
         if self.has_time_conditioning is None:
             return self.options.get("twinflow_enabled") is True
         return self.has_time_conditioning
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(train_type={self.train_type!r}, family={self.family!r}, "
+            f"base_model={self.base_model!r}, num_inference_steps={self.num_inference_steps})"
+        )
 
     def locate_base(self, repository: LocatedRepository) -> str:
         """Where the base is: its Hub id, or its path, which counts only in a local directory of the caller's own.
@@ -243,8 +248,7 @@ def save_twinflow_lora(
         folded=folded.layers if folded else {},
     )
     if conditioning is not None:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in conditioning.state_dict().items()}
-        save_file(tensors, directory / CONDITIONING_NAME, metadata={"format": "pt"})
+        save_conditioning(conditioning, directory)
     scheduler.save_pretrained(directory / "scheduler")
     replace(config, has_time_conditioning=conditioning is not None, portable=portable.to_dict()).save(directory)
 
@@ -258,16 +262,29 @@ def save_stock_lora(
     dtype: torch.dtype | None = None,
     folded: Mapping[str, FoldedLayer] = MappingProxyType({}),
 ) -> None:
-    """Write a transformer's adapter as a plain diffusers LoRA, with the metadata that holds its alpha.
+    """Write a transformer's adapter as a plain diffusers LoRA.
+
+    The scale, alpha divided by rank, is multiplied into the second factor, and alpha is written equal to the rank. So
+    tools that read the tensors alone scale correctly too.
 
     Args:
         dtype: of the weights in the file; defaults to what they are.
         folded: low-rank weights to add, by layer.
     """
     weights = get_peft_model_state_dict(transformer, adapter_name=adapter_name)
-    weights = {name: weight.to(dtype or weight.dtype) for name, weight in weights.items()}
-    weights, metadata = add_folded(weights, transformer.peft_config[adapter_name].to_dict(), folded)
-    family.save_lora(directory, LORA_NAME, weights, metadata)
+    for name, weight in weights.items():
+        scaled = weight.float() * _scale(transformer, name, adapter_name) if ".lora_B." in name else weight
+        weights[name] = scaled.to(dtype or weight.dtype)
+    config = transformer.peft_config[adapter_name].to_dict()
+    config |= {"lora_alpha": config["r"], "alpha_pattern": dict(config["rank_pattern"]), "use_rslora": False}
+    family.save_lora(directory, LORA_NAME, *add_folded(weights, config, folded))
+
+
+def _scale(transformer: torch.nn.Module, weight_name: str, adapter_name: str) -> float:
+    """What an adapter's layer multiplies its output with at weight 1."""
+    layer = transformer.get_submodule(weight_name.rpartition(".lora_B.")[0])
+    rank = layer.r[adapter_name]
+    return layer.lora_alpha[adapter_name] / (rank**0.5 if layer.use_rslora.get(adapter_name) else rank)
 
 
 def save_twinflow_model(
@@ -281,14 +298,23 @@ def save_twinflow_model(
     Args:
         config: what `twinflow_config.json` says; its `train_type` is written as "full".
         options: as `DiffusionPipeline.save_pretrained` takes them.
+
+    Raises:
+        TwinFlowConfigError: if the base is quantized.
     """
     directory = Path(directory)
+    family = FAMILIES[config.family]
+    transformer = family.denoiser(pipeline)
+    transformer = getattr(transformer, "_orig_mod", transformer)
+    if getattr(transformer, "hf_quantizer", None) is not None:
+        raise TwinFlowConfigError(
+            f"the {family.component_name} is quantized, and a whole model is saved in full precision. Load the base "
+            "without quantization to save a whole model, or save the LoRA alone with save_twinflow_lora."
+        )
     directory.mkdir(parents=True, exist_ok=True)
     base = config.base_model
     if Path(base).is_absolute() and Path(base).is_dir():
         base = os.path.relpath(base, directory)
-    transformer = FAMILIES[config.family].denoiser(pipeline)
-    transformer = getattr(transformer, "_orig_mod", transformer)
     folded, portable = fold(
         transformer,
         getattr(transformer, "time_conditioning", None),
@@ -296,5 +322,6 @@ def save_twinflow_model(
         config.num_inference_steps,
         adapter_names=active_adapters(transformer),
     )
-    replace(config, train_type=FULL, base_model=base, portable=portable.to_dict()).save(directory)
+    of_model = {"train_type": FULL, "has_time_conditioning": None, "portable": portable.to_dict()}
+    replace(config, base_model=base, **of_model).save(directory)
     stock_copy(pipeline, folded.layers if folded else {}).save_pretrained(str(directory), **options)

@@ -27,7 +27,7 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
     `from_pretrained` returns an instance of the base's own pipeline class and of this one: everything the stock
     pipeline does it does too, and a call defaults to the step count it was distilled for at guidance 0.
 
-        pipe = TwinFlowPipeline.from_pretrained("someone/their-twinflow-lora", torch_dtype=torch.bfloat16).to("cuda")
+        pipe = TwinFlowPipeline.from_pretrained("someone/their-twinflow-lora", dtype=torch.bfloat16).to("cuda")
         image = pipe("a handwritten seven").images[0]
     """
 
@@ -51,6 +51,8 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
         Raises:
             TwinFlowConfigError: where the directory is no TwinFlow repository, or its base cannot be found.
         """
+        if "torch_dtype" in kwargs:
+            kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
         hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         repository = locate_repository(pretrained_model_name_or_path, **hub_options)
         config = TwinFlowRepositoryConfig.load_located(repository)

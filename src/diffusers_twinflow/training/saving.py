@@ -49,7 +49,7 @@ def repository_config(
     return TwinFlowRepositoryConfig(
         train_type=args.train_type,
         family=family.name,
-        base_model=os.path.relpath(base, directory or args.output_dir) if Path(base).is_dir() else base,
+        base_model=_recorded_base(base, directory or args.output_dir),
         base_model_revision=args.revision,
         num_inference_steps=config.twinflow_target_step_count,
         max_sequence_length=args.max_sequence_length,
@@ -60,6 +60,16 @@ def repository_config(
             "versions": {library.__name__: library.__version__ for library in libraries},
         },
     )
+
+
+def _recorded_base(base: str, directory: str | Path) -> str:
+    """What `twinflow_config.json` in `directory` calls the base.
+
+    A base that was given as a relative path is found again if both folders move together, one that was given as an
+    absolute path if the result alone moves.
+    """
+    is_relative = Path(base).is_dir() and not Path(base).is_absolute()
+    return os.path.relpath(base, directory) if is_relative else base
 
 
 def save_checkpoint(args: Namespace, accelerator: Accelerator, step: int) -> None:
