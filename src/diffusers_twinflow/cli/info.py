@@ -15,6 +15,7 @@ from ..hub.files import (
 )
 from ..hub.model_check import WEIGHTS
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
+from ..models.conditioning_file import split_unfolded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +76,7 @@ def conditioning_shapes(repository: LocatedRepository, config: TwinFlowRepositor
         repository = locate_repository(repository.name, patterns=[name], **options)
     path = repository.find(name)
     if path is not None:
-        return read_header(path).shapes
+        return split_unfolded(read_header(path).shapes)[0]
     shapes: dict[str, tuple[int, ...]] = {}
     for shard in (repository.directory / folder).glob(WEIGHTS) if folder else ():
         shapes |= read_header(shard, float_only=False).shapes
