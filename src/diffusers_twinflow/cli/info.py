@@ -4,6 +4,7 @@ import argparse
 import json
 
 from ..families import FAMILIES
+from ..hub.component_check import WEIGHTS
 from ..hub.files import (
     CONDITIONING_NAME,
     LORA_NAME,
@@ -13,7 +14,6 @@ from ..hub.files import (
     read_header,
     read_json,
 )
-from ..hub.model_check import WEIGHTS
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
 from ..models.conditioning_file import split_unfolded
 
