@@ -22,8 +22,7 @@ from at_real_size.building import random_pipeline
 from at_real_size.measuring import Report
 from at_real_size.models import SD35_MEDIUM, RealModel
 from diffusers_twinflow.hub.repository import LORA, TwinFlowRepositoryConfig
-from diffusers_twinflow.hub.target_timesteps import SchedulerTargets, is_twinflow_transformer
-from diffusers_twinflow.models import enable_twinflow
+from diffusers_twinflow.models import enable_twinflow, is_twinflow_transformer
 from diffusers_twinflow.pipelines import as_twinflow_pipeline
 
 WIDTH = {"attention_head_dim": 16, "num_attention_heads": 4, "caption_projection_dim": 64}
@@ -78,7 +77,7 @@ def measure_call(pipeline: DiffusionPipeline, stock_class: type, arguments: dict
         }
         if is_twinflow_transformer(pipeline.transformer):
             conditioning = pipeline.transformer.time_conditioning
-            timers["target_times"] = stack.enter_context(counted_seconds(SchedulerTargets, "__call__"))
+            timers["target_times"] = stack.enter_context(counted_seconds(pipeline.transformer, "_scheduled_target"))
             timers["conditioning"] = stack.enter_context(counted_seconds(conditioning, "forward"))
         for _ in range(runs + 1):
             call = seconds_of(lambda: pipeline(**arguments))

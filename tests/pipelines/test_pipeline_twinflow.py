@@ -33,7 +33,7 @@ def record_times(pipeline) -> list[tuple[float, float]]:
 
     def record(module, args, kwargs):
         timestep = kwargs["timestep"]
-        seen.append((timestep[0].item(), module._target_timestep_source(timestep)[0].item()))
+        seen.append((timestep[0].item(), module._scheduled_target(timestep)[0].item()))
 
     pipeline.transformer.register_forward_pre_hook(record, with_kwargs=True)
     return seen
@@ -93,9 +93,13 @@ def test_the_stock_arguments(pipeline):
 
 
 def test_a_foreign_scheduler_has_no_targets(pipeline):
+    seen = []
+    pipeline.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(module._scheduled_target(kwargs["timestep"])), with_kwargs=True
+    )
     pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
-    assert pipeline.transformer._target_timestep_source(torch.tensor([500.0])) is None
     assert draw(pipeline).isfinite().all()
+    assert seen == [None, None]
 
 
 def test_a_directory_that_is_no_repository_is_named(tmp_path):

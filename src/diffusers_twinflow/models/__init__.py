@@ -1,7 +1,13 @@
 from .modeling_twinflow import TwinFlowTransformerMixin
 from .second_embedder import SecondEmbedder
 from .time_conditioning import TimeConditioning
-from .transformers import TWINFLOW_CLASSES, disable_twinflow, enable_twinflow, twinflow_class_of
+from .transformers import (
+    TWINFLOW_CLASSES,
+    disable_twinflow,
+    enable_twinflow,
+    is_twinflow_transformer,
+    twinflow_class_of,
+)
 
 globals().update({twinflow_class.__name__: twinflow_class for twinflow_class in TWINFLOW_CLASSES.values()})
 
@@ -11,6 +17,7 @@ __all__ = [
     "TwinFlowTransformerMixin",
     "disable_twinflow",
     "enable_twinflow",
+    "is_twinflow_transformer",
     "twinflow_class_of",
     *sorted(twinflow_class.__name__ for twinflow_class in TWINFLOW_CLASSES.values()),
 ]

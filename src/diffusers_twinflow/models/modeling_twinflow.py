@@ -13,6 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
 
+from ..sampling_calls import current_sampling_call
 from .conditioning_file import find_conditioning, save_conditioning, split_unfolded
 from .embedding_hook import AddEmbedding, CallState
 from .merged_copy import merged_copy
@@ -63,13 +64,10 @@ class TwinFlowTransformerMixin:
         """An untrained time conditioning for a stock or TwinFlow transformer, on torch's default device."""
         if conditioning == SECOND_EMBEDDER:
             return SecondEmbedder(transformer, SECOND_EMBEDDERS[cls._stock_class.__name__])
-        rule, config = cls._timestep_embedders, transformer.config
-        scale = 1.0 if rule.config_scale is None else config[rule.config_scale]
         widths = cls.timestep_embedding_dims(transformer)
         return TimeConditioning(
             sum(widths),
-            rule.at_noise * scale,
-            rule.at_data * scale,
+            *cls._timestep_range(transformer),
             hidden_dim=widths[0],
             embeds_target=conditioning == TARGET_AND_SIGN and not cls._has_native_target(transformer),
         )
@@ -114,7 +112,7 @@ class TwinFlowTransformerMixin:
                     module._forward_hooks_with_kwargs.pop(key, None)
         for name in [name for name in self._modules if name.endswith("time_conditioning")]:
             delattr(self, name)
-        del self._call_state, self._target_timestep_source, self._embedding_dims
+        del self._call_state, self._target_timestep_source, self._embedding_dims, self._noise_and_data_timesteps
         self._internal_dict = _without_twinflow(self.config)
 
     @classmethod
@@ -199,10 +197,11 @@ class TwinFlowTransformerMixin:
         return module.to(self.dtype)
 
     def set_target_timestep_source(self, source: TargetTimestepSource | None) -> None:
-        """Where the target timestep comes from in a call that does not pass one, as stock pipelines' calls do not.
+        """Replace the `TwinFlowScheduler` in progress as the source of targets for calls that pass none.
 
         Args:
-            source: takes the timestep and returns the target timestep in the same unit, or `None` for none.
+            source: takes the timestep and returns the target timestep in the same unit, or `None` for no target.
+                `None` gives the scheduler back.
         """
         self._target_timestep_source = source
 
@@ -221,8 +220,9 @@ class TwinFlowTransformerMixin:
 
         Args:
             timestep_sign: shape [B], +1 on the real trajectory (the default) and -1 on the twin's.
-            target_timestep: shape [B], the time to jump to, in the unit of `timestep`; the default is `timestep`
-                itself, or what the target timestep source gives. A class with a target time of its own gets it there.
+            target_timestep: shape [B], the time to jump to, in the unit of `timestep`. The default is the target of
+                the `TwinFlowScheduler` whose steps this thread is taking, and `timestep` itself if there is none. A
+                class with a target time of its own gets it there.
 
         Raises:
             ValueError: where either is given and the time conditioning is off.
@@ -266,9 +266,22 @@ class TwinFlowTransformerMixin:
                     "pass timestep_sign alone."
                 )
             return None
-        if target_timestep is None and self._target_timestep_source is not None:
+        if target_timestep is not None:
+            return target_timestep
+        if self._target_timestep_source is not None:
             return self._target_timestep_source(timestep)
-        return target_timestep
+        return self._scheduled_target(timestep)
+
+    def _scheduled_target(self, timestep: torch.Tensor) -> torch.Tensor | None:
+        """What the sampling call of this thread aims at; the timestep itself if that is not the call's present one."""
+        call = current_sampling_call()
+        if call is None:
+            return None
+        at_noise, at_data = self._noise_and_data_timesteps
+        exact = torch.promote_types(timestep.dtype, torch.float32)
+        now = (timestep.to(exact) - at_data) / (at_noise - at_data)
+        target = call.target_of(now, is_rounded=timestep.dtype != exact)
+        return torch.where(target == now, timestep, at_data + target * (at_noise - at_data))
 
     def _check_conditioning(self, conditioning: str) -> None:
         if conditioning not in CONDITIONINGS:
@@ -321,6 +334,7 @@ class TwinFlowTransformerMixin:
         self._call_state = CallState()
         self._target_timestep_source = None
         self._embedding_dims = self.timestep_embedding_dims(self)
+        self._noise_and_data_timesteps = self._timestep_range(self)
         if conditioning == SECOND_EMBEDDER:
             rule = SECOND_EMBEDDERS[self._stock_class.__name__]
             hook = AddSecondEmbedding(self._call_state, rule)
@@ -330,6 +344,13 @@ class TwinFlowTransformerMixin:
         for index, module in enumerate(self._embedder_modules(self)):
             hook = AddEmbedding(self._call_state, index, rows=rule.rows, element=rule.element)
             _without_adapter(module).register_forward_hook(hook)
+
+    @classmethod
+    def _timestep_range(cls, transformer: ModelMixin) -> tuple[float, float]:
+        """The transformer's own timesteps at noise and at data."""
+        rule = cls._timestep_embedders
+        scale = 1.0 if rule.config_scale is None else transformer.config[rule.config_scale]
+        return rule.at_noise * scale, rule.at_data * scale
 
     @classmethod
     def _embedder_modules(cls, transformer: ModelMixin) -> list[nn.Module]:

@@ -3,6 +3,7 @@
 from types import MethodType
 
 import diffusers
+import torch
 from diffusers.models.modeling_utils import ModelMixin
 
 from .class_factory import make_twinflow_class
@@ -30,6 +31,11 @@ def twinflow_class_of(transformer: ModelMixin | type[ModelMixin]) -> type[TwinFl
         return found
     reason = REFUSED.get(cls.__name__, "it is none of the flow-matching classes that docs/models.md lists")
     raise TypeError(f"{cls.__name__} has no timestep_sign support: {reason}.")
+
+
+def is_twinflow_transformer(model: torch.nn.Module) -> bool:
+    """Whether a model is a TwinFlow transformer whose time conditioning is on."""
+    return isinstance(model, TwinFlowTransformerMixin) and model.twinflow_enabled
 
 
 def enable_twinflow(

@@ -13,6 +13,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 
+from ..sampling_calls import SamplingCall, begin_sampling
 from .exchange import CARRIED, DIFFUSION_SCHEDULERS, FLOW_SCHEDULERS, exchange_entries, own_config
 from .given_lists import as_array, check_custom_sigmas, number_of_steps
 from .noise import SampleNoise
@@ -153,6 +154,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         self.target_timesteps = None
         self._noise = SampleNoise(noise_seed)
         self._has_warned = False
+        self._call = None
         self._reset()
 
     def _reset(self):
@@ -254,6 +256,8 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         if self.num_inference_steps is not None and not 0 <= begin_index <= self.num_inference_steps:
             raise ValueError(f"begin_index={begin_index} is not on a grid of {self.num_inference_steps} steps.")
         self._begin_index = begin_index
+        if self._call is not None and self._step_index is None:
+            self._call.move_to(begin_index)
 
     def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor | None = None) -> torch.Tensor:
         """
@@ -318,6 +322,13 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         self._reset()
         self._prediction.set_sigmas(true_sigmas)
         self._set_tensors(torch.tensor(self._sigmas, dtype=torch.float32), timesteps, device)
+        self._call = SamplingCall(self._noise_times(self.timesteps), self._noise_times(self.target_timesteps))
+        begin_sampling(self._call)
+
+    def _noise_times(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Timesteps as times in [0, 1] with 1 at noise."""
+        times = timesteps / self.config.num_train_timesteps
+        return 1 - times if self.config.invert_sigmas else times
 
     def _warn_if_replaced(self, given: np.ndarray | None):
         if given is None or self._has_warned or is_stock(given, self.config.num_train_timesteps):
@@ -453,6 +464,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             prev_sample = self._predict(here, index, sigma_next, generator)
         prev_sample = prev_sample.to(dtype)
         self._step_index = index + 1
+        self._call.move_to(self._step_index)
         if self._step_index == self.num_inference_steps:
             self._predictions = []
             self._noise.release()
