@@ -1,44 +1,40 @@
 """The target time that a model gets in a stock pipeline's call is the one that it is trained with."""
 
 import pytest
-import tiny_images
 import torch
+from kit import CASES
 
-import tiny
 from diffusers_twinflow import TwinFlowScheduler
-from diffusers_twinflow.families import family_of
-from diffusers_twinflow.hub.repository import TwinFlowRepositoryConfig
+from diffusers_twinflow.families.qwen_image_edit import as_pictures
 from diffusers_twinflow.models import enable_twinflow
-from diffusers_twinflow.pipelines import as_twinflow_pipeline
 
 STEPS = 3
+IN_SHORT = ("stable_diffusion_3", "lumina2", "aura_flow")
 
 
-@pytest.fixture(scope="module", params=[tiny.sd3_pipeline, tiny_images.lumina2, tiny_images.aura_flow])
-def pipeline(request):
-    pipeline = request.param()
-    family = family_of(pipeline)
-    enable_twinflow(pipeline.transformer)
-    config = TwinFlowRepositoryConfig("lora", family.name, "base", num_inference_steps=STEPS)
-    as_twinflow_pipeline(pipeline, config)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.id, marks=[] if case.id in IN_SHORT else pytest.mark.slow) for case in CASES],
+)
+def test_times_of_a_call(case, small_references):
+    family, pipeline = case.family, case.build()
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-@pytest.mark.parametrize("style", ["few", "any", "multi"])
-def test_times_of_a_call(pipeline, style):
-    family = family_of(pipeline)
-    pipeline.scheduler = TwinFlowScheduler(sampling_style=style, shift=3.0)
+    enable_twinflow(family.denoiser(pipeline))
     calls = []
-    hook = pipeline.transformer.time_conditioning.register_forward_pre_hook(lambda _, times: calls.append(times))
-    size = {} if family.name == "stable_diffusion_3" else {"height": 32, "width": 32}
-    tokens = 200 if family.name == "lumina2" else 8
-    pipeline("a", **size, max_sequence_length=tokens, output_type="latent")
-    hook.remove()
-    timesteps, targets, _ = zip(*calls)
-    sigmas = pipeline.scheduler.sigmas
-    expected = {"few": torch.zeros(STEPS), "any": sigmas[1:], "multi": sigmas[:-1]}[style]
-    torch.testing.assert_close(torch.cat(timesteps), family.timestep(sigmas[:-1]))
-    torch.testing.assert_close(torch.cat(targets), family.timestep(expected))
-    if style == "multi":
-        assert torch.equal(torch.cat(targets), torch.cat(timesteps))
+    family.denoiser(pipeline).time_conditioning.register_forward_pre_hook(lambda _, times: calls.append(times))
+    options = case.call_options() | {"num_inference_steps": STEPS, "output_type": "latent"}
+    if family.takes_reference_image:
+        options["image"] = as_pictures(case.references(1)["reference_images"])
+    for style in ("few", "any", "multi"):
+        scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config, shift=3.0, sampling_style=style)
+        pipeline.scheduler = scheduler
+        calls.clear()
+        pipeline(prompt="a", **options)
+        timesteps, targets = (torch.cat(times) for times in list(zip(*calls))[:2])
+        scale = scheduler.config.num_train_timesteps
+        torch.testing.assert_close(timesteps, family.timestep(scheduler.timesteps / scale))
+        torch.testing.assert_close(targets, family.timestep(scheduler.target_timesteps / scale))
+        if style == "multi":
+            assert torch.equal(targets, timesteps)
+        elif style == "few":
+            assert not scheduler.target_timesteps.any()
