@@ -1,11 +1,18 @@
 """A TwinFlow LoRA beside other LoRAs: weights, fusing, and the way back to the stock pipeline."""
 
+import copy
 import inspect
 import shutil
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Img2ImgPipeline,
+    StableDiffusion3InpaintPipeline,
+    StableDiffusion3Pipeline,
+)
 from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -18,6 +25,7 @@ from diffusers_twinflow import (
     load_twinflow_lora,
     unload_twinflow_lora,
 )
+from diffusers_twinflow.models import TimeConditioning, uncompiled
 from diffusers_twinflow.training.quantization import quantization_config
 
 
@@ -416,9 +424,41 @@ def test_a_failure_while_loading_leaves_the_pipeline_as_it_was(shared_repository
     def run_out(*args, **kwargs):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("diffusers_twinflow.hub.loading.link_target_timesteps", run_out)
+    monkeypatch.setattr(TimeConditioning, "load_state_dict", run_out)
     with pytest.raises(RuntimeError, match="out of memory"):
         load_twinflow_lora(pipeline, shared_repository)
     after = state(pipeline)
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert pipeline.scheduler is scheduler and torch.equal(draw(pipeline), picture)
+
+
+@pytest.mark.parametrize("task", [StableDiffusion3Img2ImgPipeline, StableDiffusion3InpaintPipeline])
+def test_loaded_on_a_pipeline_of_another_task(shared_repository, pipeline, task):
+    """The LoRA, its time conditioning and its scheduler are on the pipeline, and come off again."""
+    pipeline = task(**pipeline.components)
+    before, scheduler = state(pipeline), pipeline.scheduler
+    load_twinflow_lora(pipeline, shared_repository)
+    assert isinstance(pipeline, task) and isinstance(pipeline.scheduler, TwinFlowScheduler)
+    assert pipeline.transformer.twinflow_enabled and pipeline.get_active_adapters() == ["twinflow"]
+    unload_twinflow_lora(pipeline)
+    after = state(pipeline)
+    assert type(pipeline) is task and pipeline.scheduler is scheduler
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_place", [True, False])
+def test_unloaded_from_a_compiled_transformer(shared_repository, pipeline, in_place):
+    torch._dynamo.reset()
+    stock, expected = copy.deepcopy(pipeline), draw(pipeline)
+    load_twinflow_lora(pipeline, shared_repository)
+    eager = draw(pipeline)
+    if in_place:
+        pipeline.transformer.compile(backend="eager")
+    else:
+        pipeline.transformer = torch.compile(pipeline.transformer, backend="eager")
+    torch.testing.assert_close(draw(pipeline), eager)
+    unload_twinflow_lora(pipeline)
+    assert type(uncompiled(pipeline.transformer)) is type(stock.transformer)
+    torch.testing.assert_close(draw(pipeline), expected)
+    torch._dynamo.reset()

@@ -182,7 +182,7 @@ def test_the_pipeline_pulls_adapter_and_base(pushed, base_dir, tmp_path):
     assert uploaded.returncode == 0, uploaded.stderr
     result = pushed.run(PIPELINE, REPO, {}, home=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("TwinFlowStableDiffusion3Pipeline TwinFlowScheduler")
+    assert result.stdout.startswith("StableDiffusion3Pipeline TwinFlowScheduler")
     offline = pushed.run_anew("-c", PIPELINE, REPO, {}, home=tmp_path, HF_HUB_OFFLINE="1")
     assert offline.stdout == result.stdout, offline.stderr
 
@@ -224,7 +224,7 @@ def test_a_whole_model(hub, shared_model, base_dir, tmp_path):
 
     before = len(hub.log())
     result = hub.run(PIPELINE, "me/whole", {}, home=tmp_path).check()
-    assert result.stdout.startswith("TwinFlowStableDiffusion3Pipeline TwinFlowScheduler")
+    assert result.stdout.startswith("StableDiffusion3Pipeline TwinFlowScheduler")
     assert result.stdout == hub.run(PIPELINE, directory, {}, home=tmp_path).stdout
     assert not [line for line in hub.log()[before:] if "optimizer" in line]
     again = hub.run(PIPELINE, "me/whole", {"local_files_only": True}, home=tmp_path)

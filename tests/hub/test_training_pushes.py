@@ -77,7 +77,7 @@ def test_what_is_trained_is_pushed_and_draws_the_same_elsewhere(
     assert_nowhere(TOKEN, output_dir)
     pulled = hub.run(DRAW, name, home=home).check().stdout
     assert pulled == hub.run(DRAW, output_dir, home=home).check().stdout
-    assert pulled.startswith("TwinFlowStableDiffusion3Pipeline (1, 16, 16, 3)")
+    assert pulled.startswith("StableDiffusion3Pipeline (1, 16, 16, 3)")
     (config,) = home.rglob("twinflow_config.json")
     values = json.loads(config.read_text())
     assert values["base_model"] == "me/tiny-base" and values["train_type"] == train_type

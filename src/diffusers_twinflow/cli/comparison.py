@@ -14,7 +14,6 @@ from ..configuration import TwinFlowConfigError
 from ..families import family_of
 from ..families.video import strip
 from ..hub.samples import count_of_steps, draw_frames
-from ..hub.target_timesteps import link_target_timesteps
 from ..hub.unloading import STATE_NAME
 from ..pipelines import TwinFlowPipeline
 
@@ -98,11 +97,9 @@ def bare_base(pipeline: TwinFlowPipeline) -> Iterator[DiffusionPipeline]:
     base = family.assemble(pipeline, pipeline.components | {"scheduler": scheduler})
     base.set_progress_bar_config(disable=True)
     denoiser.disable_lora()
-    link_target_timesteps(base)
     try:
         yield base
     finally:
-        link_target_timesteps(pipeline)
         denoiser.enable_lora()
 
 

@@ -1,5 +1,7 @@
 """The base models that TwinFlow can train, found by their pipeline's class name."""
 
+from inspect import Parameter, signature
+
 from diffusers import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
@@ -45,11 +47,18 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(pipeline: DiffusionPipeline | type | str) -> Family:
+def family_of(pipeline: DiffusionPipeline | type | str, name: str | None = None) -> Family:
     """The family of a pipeline, its class or its class name.
 
+    A pipeline of a class that no family names, such as an image-to-image or an inpainting pipeline, is of the family
+    that has the same model and the most components in common.
+
+    Args:
+        pipeline: what to look for.
+        name: the family to prefer if several fit such a pipeline equally well.
+
     Raises:
-        TwinFlowConfigError: where no family has that pipeline class.
+        TwinFlowConfigError: if no family has that pipeline class and no such model.
     """
     if isinstance(pipeline, str):
         names = {pipeline}
@@ -59,11 +68,25 @@ def family_of(pipeline: DiffusionPipeline | type | str) -> Family:
     for family in FAMILIES.values():
         if family.pipeline_class.__name__ in names:
             return family
+    if isinstance(pipeline, DiffusionPipeline) and (families := _families_of_components(pipeline)):
+        return next((family for family in families if family.name == name), families[0])
     supported = ", ".join(family.pipeline_class.__name__ for family in FAMILIES.values())
     raise TwinFlowConfigError(
         f"{' / '.join(sorted(names)[:1])} has no family here, so its transformer has no timestep_sign support: "
         f"use a model of one of these pipelines: {supported}."
     )
+
+
+def _families_of_components(pipeline: DiffusionPipeline) -> list[Family]:
+    """The families with the pipeline's model whose own pipelines can be made from its components, using most of them."""
+    components = pipeline.components
+    used = {}
+    for family in FAMILIES.values():
+        parameters = signature(family.pipeline_class.__init__).parameters.values()
+        needed = {parameter.name for parameter in parameters if parameter.default is Parameter.empty} - {"self"}
+        if needed <= components.keys() and family.is_of(components[family.component_name]):
+            used.setdefault(len(needed), []).append(family)
+    return used[max(used)] if used else []
 
 
 __all__ = ["FAMILIES", "Family", "family_of", "is_flow_matching"]

@@ -11,9 +11,10 @@ from diffusers import DiffusionPipeline
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
+from torch import nn
 
 from ..configuration import TwinFlowConfigError
-from ..models import TwinFlowTransformerMixin
+from ..models import TwinFlowTransformerMixin, uncompiled
 from ..training.objective import Condition, VelocityFunction
 from .scheduler_kind import is_flow_matching
 
@@ -148,8 +149,12 @@ class Family:
         )
 
     def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
-        """The component that is trained."""
-        return getattr(pipeline, self.component_name)
+        """The component that is trained, without what `torch.compile` wraps around it."""
+        return uncompiled(getattr(pipeline, self.component_name))
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether a model is one that this family trains, stock or TwinFlow."""
+        return isinstance(uncompiled(model), self.transformer_class.stock_class())
 
     def lora_targets(self, model: ModelMixin) -> list[str]:
         """The `target_modules` of a LoRA: `lora_target_modules` with patterns as the names that they stand for."""

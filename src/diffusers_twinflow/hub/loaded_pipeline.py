@@ -29,7 +29,6 @@ class TwinFlowMethods:
     conditioning and the scheduler with it, and calls that damage the images are warned of, once.
     """
 
-    class_name: str
     stock_class: type[DiffusionPipeline]
     twinflow_config: TwinFlowRepositoryConfig | None = None
     _call_defaults: Mapping[str, Any]
@@ -128,8 +127,6 @@ class TwinFlowMethods:
 
 class LoraPipeline(TwinFlowMethods):
     """A stock pipeline with a TwinFlow LoRA on it: its calls are the stock ones, with warnings."""
-
-    class_name = "{}"
 
     def __call__(self, *args, **kwargs):
         """The stock call."""

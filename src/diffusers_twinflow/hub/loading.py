@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from ..configuration import TwinFlowConfigError
 from ..families import Family, family_of
-from ..models import enable_twinflow
+from ..models import enable_twinflow, is_twinflow_transformer
 from ..models.target_folding import foldable_layers
 from ..schedulers import TwinFlowScheduler
 from .adapter_states import activate_beside, read_states
@@ -30,7 +30,6 @@ from .lora_check import check_lora, read_lora
 from .pipeline_classes import as_pipeline
 from .portable import Portable, without_folded
 from .repository import LORA, TwinFlowRepositoryConfig
-from .target_timesteps import is_twinflow_transformer, link_target_timesteps
 from .unloading import STATE_NAME, LoadedLora, remove_adapter
 
 
@@ -60,7 +59,7 @@ def load_located_lora(
 ) -> TwinFlowRepositoryConfig:
     """`load_twinflow_lora` of a repository whose files are on this machine."""
     config = TwinFlowRepositoryConfig.load_located(repository)
-    family = family_of(pipeline)
+    family = family_of(pipeline, config.family)
     _check_pipeline(pipeline, family, adapter_name)
     if config.train_type != LORA or config.family != family.name:
         raise TwinFlowConfigError(
@@ -87,7 +86,6 @@ def load_located_lora(
         if conditioning is not None:
             enable_twinflow(transformer, family.transformer_class)
             transformer.time_conditioning.load_state_dict(conditioning)
-            link_target_timesteps(pipeline)
         activate_beside(transformer, adapter_name, before)
     except Exception:
         remove_adapter(pipeline, adapter_name, before)
@@ -105,6 +103,7 @@ def _check_pipeline(pipeline: DiffusionPipeline, family: Family, adapter_name: s
             "the pipeline is a TwinFlow pipeline already: call unload_twinflow_lora on it first."
         )
     stock_class = family.transformer_class.stock_class()
+    transformer = getattr(pipeline, family.component_name)
     if type(transformer) not in (stock_class, family.transformer_class):
         raise TwinFlowConfigError(
             f"the pipeline's {family.component_name} is a {type(transformer).__name__}: load the LoRA on a "

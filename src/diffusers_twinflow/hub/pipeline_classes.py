@@ -6,6 +6,8 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from ..sampling_calls import only_own_calls
+
 
 def stock_class_of(pipeline: DiffusionPipeline) -> type[DiffusionPipeline]:
     """The diffusers class of a pipeline that may be an instance of one of our subclasses."""
@@ -14,14 +16,16 @@ def stock_class_of(pipeline: DiffusionPipeline) -> type[DiffusionPipeline]:
 
 @cache
 def pipeline_class(mixin: type, stock: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
-    """The subclass of a stock pipeline class that has the methods of `mixin`, called as `mixin.class_name` says.
+    """The subclass of a stock pipeline class that has the methods of `mixin`.
 
-    Its `__call__` shows the stock signature.
+    It has the stock class's name, by which `AutoPipeline` and saved pipelines find the stock class. Its `__call__` shows
+    the stock signature, and ends the sampling call that an error or an interrupt leaves behind.
     """
 
     @wraps(stock.__call__)
     def __call__(self, *args, **kwargs):
-        return mixin.__call__(self, *args, **kwargs)
+        with only_own_calls():
+            return mixin.__call__(self, *args, **kwargs)
 
     def __reduce_ex__(self, protocol):
         return _new_instance, (mixin, stock), vars(self)
@@ -31,11 +35,12 @@ def pipeline_class(mixin: type, stock: type[DiffusionPipeline]) -> type[Diffusio
         "__call__": __call__,
         "__doc__": mixin.__doc__,
         "__module__": mixin.__module__,
+        "__qualname__": f"{mixin.__name__}[{stock.__name__}]",
         "__reduce_ex__": __reduce_ex__,
         "stock_class": stock,
         "_call_defaults": {parameter.name: parameter.default for parameter in parameters},
     }
-    return type(mixin.class_name.format(stock.__name__), (mixin, stock), namespace)
+    return type(stock.__name__, (mixin, stock), namespace)
 
 
 def as_pipeline(pipeline: DiffusionPipeline, mixin: type, **attributes: Any) -> DiffusionPipeline:

@@ -10,11 +10,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from ..configuration import TwinFlowConfigError
 from ..families import family_of
-from ..models import disable_twinflow
+from ..models import disable_twinflow, is_twinflow_transformer
 from .adapter_states import AdapterStates, is_fused, restore_states, states_without
 from .base_weights import unfuse_exactly
 from .pipeline_classes import as_stock_pipeline
-from .target_timesteps import is_twinflow_transformer
 
 logger = logging.get_logger(__name__)
 

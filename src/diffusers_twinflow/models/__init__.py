@@ -7,6 +7,7 @@ from .transformers import (
     enable_twinflow,
     is_twinflow_transformer,
     twinflow_class_of,
+    uncompiled,
 )
 
 globals().update({twinflow_class.__name__: twinflow_class for twinflow_class in TWINFLOW_CLASSES.values()})
@@ -19,5 +20,6 @@ __all__ = [
     "enable_twinflow",
     "is_twinflow_transformer",
     "twinflow_class_of",
+    "uncompiled",
     *sorted(twinflow_class.__name__ for twinflow_class in TWINFLOW_CLASSES.values()),
 ]

@@ -12,6 +12,19 @@ from .time_conditioning import TimeConditioning
 from .timestep_embedders import TimestepEmbedders
 
 
+class EqualToStock(type):
+    """Metaclass of a TwinFlow class: `==` says that it is its stock class too.
+
+    `DiffusionPipeline.from_pipe` takes a model over only if its class is among those of the signature by `in`, which
+    leaves subclasses out. Hashes differ, so that dictionaries and sets keep the classes apart, and `is` does as well.
+    """
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other or (isinstance(other, type) and other is vars(cls).get("_stock_class"))
+
+    __hash__ = type.__hash__
+
+
 def make_twinflow_class(stock: type[ModelMixin], rule: TimestepEmbedders, module: str) -> type:
     """The `timestep_sign` aware subclass of a stock class.
 
@@ -48,7 +61,7 @@ def make_twinflow_class(stock: type[ModelMixin], rule: TimestepEmbedders, module
         "_skip_layerwise_casting_patterns": [*(stock._skip_layerwise_casting_patterns or ()), "time_conditioning"],
     }
     adapters = () if issubclass(stock, PeftAdapterMixin) else (PeftAdapterMixin,)
-    return type(f"TwinFlow{stock.__name__}", (TwinFlowTransformerMixin, stock, *adapters), namespace)
+    return EqualToStock(f"TwinFlow{stock.__name__}", (TwinFlowTransformerMixin, stock, *adapters), namespace)
 
 
 def _with_keywords(function: Callable, **defaults: Any) -> inspect.Signature:

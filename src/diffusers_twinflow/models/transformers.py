@@ -5,6 +5,7 @@ from types import MethodType
 import diffusers
 import torch
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.torch_utils import is_compiled_module
 
 from .class_factory import make_twinflow_class
 from .modeling_twinflow import TwinFlowTransformerMixin
@@ -33,8 +34,14 @@ def twinflow_class_of(transformer: ModelMixin | type[ModelMixin]) -> type[TwinFl
     raise TypeError(f"{cls.__name__} has no timestep_sign support: {reason}.")
 
 
+def uncompiled(model: torch.nn.Module) -> torch.nn.Module:
+    """The model itself, without what `torch.compile` wraps around it."""
+    return model._orig_mod if is_compiled_module(model) else model
+
+
 def is_twinflow_transformer(model: torch.nn.Module) -> bool:
-    """Whether a model is a TwinFlow transformer whose time conditioning is on."""
+    """Whether a model, compiled or not, is a TwinFlow transformer whose time conditioning is on."""
+    model = uncompiled(model)
     return isinstance(model, TwinFlowTransformerMixin) and model.twinflow_enabled
 
 
@@ -51,9 +58,13 @@ def enable_twinflow(
         the transformer.
 
     Raises:
-        TypeError: where its class has no TwinFlow class, or another one.
+        TypeError: if its class has no TwinFlow class or another one, or if it is compiled.
         ValueError: where its weights are on the meta device.
     """
+    if is_compiled_module(transformer):
+        raise TypeError(
+            f"the {type(uncompiled(transformer)).__name__} is compiled: call enable_twinflow before torch.compile."
+        )
     expected = twinflow_class_of(transformer)
     twinflow_class = twinflow_class or expected
     if twinflow_class is not expected:
@@ -73,7 +84,8 @@ def enable_twinflow(
 
 
 def disable_twinflow(transformer: TwinFlowTransformerMixin) -> None:
-    """Undo `enable_twinflow`: the instance is of the stock class again."""
+    """Undo `enable_twinflow`: the instance, compiled or not, is of the stock class again."""
+    transformer = uncompiled(transformer)
     transformer.disable_twinflow()
     _set_class(transformer, type(transformer).stock_class())
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
+from ..configuration import TwinFlowConfigError
 from ..families import FAMILIES
 from ..families.base import HUB_OPTIONS
 from ..hub.base_loading import load_base
@@ -12,9 +13,8 @@ from ..hub.files import locate_repository
 from ..hub.loaded_pipeline import TwinFlowMethods
 from ..hub.loading import load_located_lora
 from ..hub.model_loading import load_located_model
-from ..hub.pipeline_classes import as_pipeline, as_stock_pipeline
+from ..hub.pipeline_classes import as_pipeline, as_stock_pipeline, stock_class_of
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
-from ..hub.target_timesteps import link_target_timesteps
 from ..schedulers import TwinFlowScheduler
 from .execution_device import QuickExecutionDevice
 
@@ -31,7 +31,6 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
         image = pipe("a handwritten seven").images[0]
     """
 
-    class_name = "TwinFlow{}"
     twinflow_config: TwinFlowRepositoryConfig
 
     @classmethod
@@ -72,6 +71,28 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
             pipeline = load_located_model(repository, config, family, **kwargs)
         return as_twinflow_pipeline(pipeline, config.with_base_of(repository))
 
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> "TwinFlowPipeline":
+        """Make a `TwinFlowPipeline` from the components of a pipeline with TwinFlow weights, without more memory.
+
+        `TwinFlowPipeline.from_pipe` keeps the stock class of `pipeline`; `type(pipe).from_pipe` has that of `pipe`.
+
+        Args:
+            pipeline: a `TwinFlowPipeline`, or a stock pipeline after `load_twinflow_lora`.
+            kwargs: as `DiffusionPipeline.from_pipe` takes them.
+
+        Raises:
+            TwinFlowConfigError: if the pipeline has no TwinFlow weights.
+        """
+        config = getattr(pipeline, "twinflow_config", None)
+        if config is None:
+            raise TwinFlowConfigError(
+                f"the {type(pipeline).__name__} has no TwinFlow weights: call load_twinflow_lora on it first, or load "
+                "it with TwinFlowPipeline.from_pretrained."
+            )
+        stock = getattr(cls, "stock_class", None) or stock_class_of(pipeline)
+        return as_twinflow_pipeline(stock.from_pipe(pipeline, **kwargs), config)
+
     @torch.no_grad()
     def __call__(self, *args, **kwargs):
         """The stock pipeline's call, with its own arguments in its own order.
@@ -111,5 +132,4 @@ def as_twinflow_pipeline(pipeline: DiffusionPipeline, config: TwinFlowRepository
     as_pipeline(pipeline, TwinFlowPipeline, twinflow_config=config)
     if not isinstance(pipeline.scheduler, TwinFlowScheduler):
         pipeline.scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config)
-    link_target_timesteps(pipeline)
     return pipeline
