@@ -17,9 +17,10 @@ import tiny_videos
 from diffusers_twinflow import TwinFlowPipeline, enable_twinflow, save_twinflow_lora
 from diffusers_twinflow.cli import main
 from diffusers_twinflow.cli.comparison import Comparison
-from diffusers_twinflow.cli.demo_page import build_page, open_page
+from diffusers_twinflow.cli.demo_page import build_page
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig
+from diffusers_twinflow.hub.grids import GridLayout
 from diffusers_twinflow.hub.samples import draw_frames
 from diffusers_twinflow.schedulers import TwinFlowScheduler
 
@@ -94,15 +95,19 @@ def test_compare_writes_strips_and_a_clip_of_all(wan_adapter, pipeline, tmp_path
     arguments = ("a", "b", "--num_frames", FRAMES, "--steps", 1, 2, "--base_steps", 3)
     assert run("compare", wan_adapter, *arguments, "--out", tmp_path / "all.png") == 0
     strips = Image.open(tmp_path / "all.png")
-    assert strips.size == (3 * 4 * SIDE, 2 * SIDE)
     frames, _ = read_clip(tmp_path / "all-clip.webp")
-    assert len(frames) == FRAMES and frames[0].size == (3 * SIDE, 2 * SIDE)
-    drawn = Comparison(pipeline, [1, 2], 3, **SIZE).draw_all("b", 0)
-    for column, clip in enumerate(drawn[label] for label in ("base, 3 steps", "1 step", "2 steps")):
-        cell = (column * SIDE, SIDE, (column + 1) * SIDE, 2 * SIDE)
+    assert len(frames) == FRAMES
+    comparison = Comparison(pipeline, [1, 2], 3, **SIZE)
+    drawn = comparison.draw_all("b", 0)
+    of_strips, of_clips = (
+        GridLayout({label: [choose(drawn[label])] * 2 for label in comparison.labels}, ["a", "b"])
+        for choose in (lambda each: each.image, lambda each: each.frames[0])
+    )
+    assert strips.size == tuple(of_strips.size) and frames[0].size == tuple(of_clips.size)
+    for column, label in enumerate(comparison.labels):
+        clip, cell = drawn[label], of_clips.boxes[1][column]
         assert closest([frame.crop(cell) for frame in frames], clip.frames) == list(range(FRAMES))
-        left = strips.crop((4 * column * SIDE, SIDE, 4 * (column + 1) * SIDE, 2 * SIDE))
-        assert left.tobytes() == clip.image.tobytes()
+        assert strips.crop(of_strips.boxes[1][column]).tobytes() == clip.image.tobytes()
 
 
 def test_the_page_plays_clips(pipeline, tmp_path, monkeypatch):
@@ -110,19 +115,19 @@ def test_the_page_plays_clips(pipeline, tmp_path, monkeypatch):
     comparison = Comparison(pipeline, [1], 2, **SIZE)
     page = build_page(comparison, title="t", prompt="a", seed=0)
     try:
-        url = open_page(page, host="127.0.0.1", port=None, share=False)
+        url = page.open(host="127.0.0.1", port=None, share=False)
         client = Client(url, download_files=tmp_path / "downloads", verbose=False)
         *clips, _, _ = client.predict("a", 0, api_name="/draw")
     finally:
-        page.close()
+        page.blocks.close()
     assert [len(read_clip(clip)[0]) for clip in clips] == [FRAMES] * 2
 
 
 @pytest.mark.parametrize(
     ("frames", "out", "message"),
     [
-        (6, "clip.webp", "num_frames=6.*cut them to 5 or pad them to 9"),
-        (0, "clip.png", "num_frames=0 must be 1 or more"),
+        (6, "clip.webp", "--num_frames=6.*cut them to 5 or pad them to 9"),
+        (0, "clip.png", "--num_frames=0 must be 1 or more"),
         (FRAMES, "clip.png", r"'clip.png' must end in .webp or .gif"),
     ],
 )

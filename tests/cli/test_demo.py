@@ -1,8 +1,15 @@
 """The demo command, with the digits base and an untrained LoRA on it."""
 
+import http.client
+import json
+import os
 import shutil
 import socket
 import sys
+import threading
+import time
+import urllib.error
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +18,7 @@ import torch
 from demo_server import DemoServer
 from diffusers import StableDiffusion3Pipeline
 from gradio_client import Client
-from gradio_client.exceptions import AppError
+from gradio_client.exceptions import ValidationError
 from peft import LoraConfig
 from PIL import Image
 from repositories import FAMILY, repository_config, train_conditioning, write_model
@@ -23,6 +30,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 from diffusers_twinflow import TwinFlowPipeline, enable_twinflow, save_twinflow_lora
 from diffusers_twinflow.cli import main
 from diffusers_twinflow.cli.comparison import Comparison, bare_base
+from diffusers_twinflow.cli.page_guard import GRACE_SECONDS, Listeners
+from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.schedulers import TwinFlowScheduler
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "base"
@@ -124,8 +133,78 @@ def test_a_seed_gives_the_same_pictures_again(client):
     ],
 )
 def test_what_is_no_prompt_or_seed_is_told(client, prompt, seed, message):
-    with pytest.raises(AppError, match=message.replace("+", r"\+")):
+    with pytest.raises(ValidationError, match=message.replace("+", r"\+")):
         client.predict(prompt, seed, api_name="/draw")
+
+
+def test_a_long_prompt_is_refused_at_once(client):
+    with pytest.raises(ValidationError, match="The prompt has 900000 characters: shorten it to 10000"):
+        client.predict("a" * 900_000, 0, api_name="/draw")
+
+
+def post(server, path: str, content: bytes = b"{}", **headers: str) -> tuple[int, str]:
+    """Status and text of a POST to the page's server."""
+    request = urllib.request.Request(f"{server.url}gradio_api/{path}", content, headers, method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def call(server, **headers: str) -> tuple[int, str]:
+    data = json.dumps({"data": [PROMPT, SEED]}).encode()
+    return post(server, "call/draw", data, **{"Content-Type": "application/json"} | headers)
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://localhost"])
+def test_requests_of_other_sites_are_refused(server, origin):
+    assert call(server, Origin=origin) == (403, "Requests of other sites are refused.")
+    assert post(server, "upload", Origin=origin)[0] == 403
+
+
+def test_requests_of_the_page_itself_are_served(server):
+    status, answer = call(server, Origin=server.url.rstrip("/"))
+    assert status == 200
+    event = json.loads(answer)["event_id"]
+    with urllib.request.urlopen(f"{server.url}gradio_api/call/draw/{event}", timeout=120) as stream:
+        assert "event: complete" in stream.read().decode()
+
+
+def test_uploads_and_large_requests_are_refused(server):
+    assert post(server, "upload") == (403, "This page takes no uploads.")
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://").rstrip("/"), timeout=60)
+    connection.putrequest("POST", "/gradio_api/call/draw")
+    connection.putheader("Content-Length", "1000001")
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+
+
+def test_a_job_that_nobody_waits_for_is_dropped(server):
+    event = json.loads(call(server)[1])["event_id"]
+    time.sleep(GRACE_SECONDS + 3)
+    with urllib.request.urlopen(f"{server.url}gradio_api/call/draw/{event}", timeout=120) as stream:
+        assert "event: error" in stream.read().decode()
+
+
+def test_jobs_that_came_together_are_dropped_together():
+    listeners = Listeners()
+    listeners.open["here"] += 1
+    listeners.check("here", arrived=-1e9)
+    arrived = time.monotonic() - GRACE_SECONDS + 0.2
+    started = time.monotonic()
+    for _ in range(50):
+        with pytest.raises(TwinFlowConfigError, match="Nobody waits"):
+            listeners.check("gone", arrived)
+    assert time.monotonic() - started < 2
+
+
+def test_a_job_waits_for_its_listener():
+    listeners = Listeners()
+    threading.Timer(0.3, lambda: listeners.open.update(["late"])).start()
+    started = time.monotonic()
+    listeners.check("late", started)
+    assert time.monotonic() - started > 0.2
 
 
 def test_it_listens_on_this_machine_alone(server):
@@ -154,11 +233,11 @@ def images_of(drawn) -> dict[str, bytes]:
     not (CHROMIUM and DRIVER), reason="needs Chromium and its driver: apt-get install chromium chromium-driver"
 )
 def test_in_a_browser(server, tmp_path):
-    """Type a prompt and a seed, press Draw, and see four pictures with times; an empty prompt shows its message."""
+    """The page opens with images; a prompt and a seed give others; an empty prompt shows a message and keeps them."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for argument in (
-        "window-size=1000,640",
+        "window-size=1200,800",
         "headless=new",
         "no-sandbox",
         "disable-dev-shm-usage",
@@ -167,40 +246,82 @@ def test_in_a_browser(server, tmp_path):
         options.add_argument(f"--{argument}")
     with webdriver.Chrome(options, webdriver.ChromeService(DRIVER)) as browser:
         drive(browser, server.url)
+        drive_on_a_phone(browser, server.url)
 
 
 def drive(browser, url: str) -> None:
-    browser.get(url)
-    wait = WebDriverWait(browser, 60)
-    wait.until(lambda _: browser.find_elements(By.TAG_NAME, "textarea"))
-    prompt, *times = browser.find_elements(By.TAG_NAME, "textarea")
+    wait = WebDriverWait(browser, 120)
+    first = open_page(browser, url, "desktop")
+    prompt = browser.find_element(By.TAG_NAME, "textarea")
     seed = browser.find_element(By.CSS_SELECTOR, "input[type=number]")
     assert prompt.get_attribute("value") == PROMPT and seed.get_attribute("value") == "5"
-    seed.send_keys(Keys.BACKSPACE, str(SEED))
-    browser.find_element(By.XPATH, "//button[normalize-space()='Draw']").click()
-    wait.until(lambda _: all(each.get_attribute("value") for each in times) and len(times) == 4)
-    pictures = wait.until(lambda _: found if len(found := shown_pictures(browser)) == 4 else None)
-    assert pictures == [(32, 32)] * 4
-    addresses = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
-    assert len(addresses) > 4 and all(address.startswith(url) for address in addresses), "nothing of other hosts"
-    shown = [each.rect for each in browser.find_elements(By.CSS_SELECTOR, ".picture img")]
-    assert all(each["width"] > 100 and each["width"] == each["height"] for each in shown)
-    assert shown == sorted(shown, key=lambda each: each["x"]), "the base is on the left"
+    shown = pictures(browser)
+    assert all(each["width"] > 200 and abs(each["width"] - each["height"]) < 1 for each in shown)
+    assert [each["x"] for each in shown] == sorted({each["x"] for each in shown}), "in one row, the base on the left"
     text = browser.find_element(By.TAG_NAME, "body").text
     assert all(label in text for label in LABELS)
 
+    seed.send_keys(Keys.BACKSPACE, str(SEED))
+    browser.find_element(By.XPATH, "//button[normalize-space()='Draw']").click()
+    wait.until(lambda _: len(pictures(browser)) == 4 and not set(addresses(browser)) & set(first))
+    wait.until(lambda _: all(times(browser)))
+    resources = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
+    assert len(resources) > 4 and all(address.startswith(url) for address in resources), "nothing of other hosts"
+
+    drawn = addresses(browser)
     prompt.send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.BACKSPACE, Keys.ENTER)
     wait.until(lambda _: "The prompt is empty" in browser.find_element(By.TAG_NAME, "body").text)
+    save_screenshot(browser, "empty_prompt")
+    assert addresses(browser) == drawn and len(pictures(browser)) == 4, "the finished images stay"
+    badges = [each for each in browser.find_elements(By.CSS_SELECTOR, "#results .error") if each.is_displayed()]
+    assert not badges, "no error covers an image"
 
 
-def shown_pictures(browser) -> list[tuple[int, int]]:
-    """Sizes of the pictures that the browser has loaded."""
-    images = browser.find_elements(By.CSS_SELECTOR, ".picture img")
-    return [
-        (int(each.get_attribute("naturalWidth")), int(each.get_attribute("naturalHeight")))
-        for each in images
-        if each.get_attribute("complete") == "true"
-    ]
+def drive_on_a_phone(browser, url: str) -> None:
+    """Four images are in sight without scrolling."""
+    width, height = 390, 844
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    open_page(browser, url, "phone")
+    for rect in pictures(browser):
+        assert rect["width"] > 150 and rect["x"] + rect["width"] <= width and rect["y"] + rect["height"] <= height
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width, "nothing to scroll sideways"
+
+
+def open_page(browser, url: str, name: str) -> list[str]:
+    """Load the page; returns the addresses of the images that it opens with."""
+    browser.get(url)
+    wait = WebDriverWait(browser, 60)
+    wait.until(lambda _: [each["size"] for each in pictures(browser)] == [[32, 32]] * 4 and all(times(browser)))
+    save_screenshot(browser, name)
+    return addresses(browser)
+
+
+def pictures(browser) -> list[dict]:
+    """Address, natural size and place of each image that the browser has loaded, read at one moment."""
+    return browser.execute_script(
+        "return [...document.querySelectorAll('.picture img')].filter(each => each.complete).map(each => {"
+        "const {x, y, width, height} = each.getBoundingClientRect();"
+        "return {src: each.src, size: [each.naturalWidth, each.naturalHeight], x, y, width, height}})"
+    )
+
+
+def addresses(browser) -> list[str]:
+    return [each["src"] for each in pictures(browser)]
+
+
+def times(browser) -> list[str]:
+    found = browser.execute_script(
+        "return [...document.querySelectorAll('.result .block.time')].map(each => each.textContent.trim())"
+    )
+    return found if len(found) == 4 else [""]
+
+
+def save_screenshot(browser, name: str) -> None:
+    """Keep a screenshot for people to look at, if SCREENSHOTS names a folder."""
+    folder = os.environ.get("SCREENSHOTS")
+    if folder:
+        browser.save_screenshot(str(Path(folder, f"{name}.png")))
 
 
 @pytest.mark.parametrize(
@@ -210,9 +331,9 @@ def shown_pictures(browser) -> list[tuple[int, int]]:
         (["--port", "0"], "--port=0 is no port"),
         (["--port", "65536"], "--port=65536 is no port"),
         (["--host", "203.0.113.1"], "--host=203.0.113.1 cannot be listened on"),
-        (["--base_steps", "0"], "0 steps are too few"),
-        (["--seed", "-1"], "The seed must be a whole number"),
-        ([], "'no/such/base' cannot be loaded"),
+        (["--base_steps", "0"], "--base_steps=0 is not valid"),
+        (["--seed", "-1"], "--seed must be a whole number"),
+        ([], "'no/such/base' is neither a directory nor a Hub id"),
     ],
 )
 def test_errors_come_before_loading(arguments, message, digits_adapter, capsys):

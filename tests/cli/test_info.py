@@ -5,7 +5,7 @@ from diffusers.models.modeling_utils import ModelMixin
 
 import tiny
 from diffusers_twinflow import TwinFlowPipeline, TwinFlowRepositoryConfig, enable_twinflow
-from diffusers_twinflow.cli.info import describe
+from diffusers_twinflow.cli.description import describe
 from diffusers_twinflow.hub import save_twinflow_model
 
 PARAMETERS = 2 * 16 + 257 * 16 + 17 * 16

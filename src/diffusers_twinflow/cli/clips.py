@@ -1,23 +1,31 @@
-"""Clips as files that any browser plays: animated WebP or GIF, by Pillow alone."""
+"""Drawn images and clips as files; clips are animated WebP or GIF, which any browser plays."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from ..configuration import TwinFlowConfigError
 from ..families import family_of
 
-CLIP_ENDINGS = (".webp", ".gif")
 
+def save_image(frames: Sequence[Image.Image], path: str | Path, pipeline: DiffusionPipeline) -> None:
+    """Write a drawn image, or a clip of several frames.
 
-def draws_clips(args: argparse.Namespace) -> bool:
-    """Whether what is drawn has several frames."""
-    return args.num_frames is not None and args.num_frames > 1
+    Raises:
+        TwinFlowConfigError: if the file cannot be written.
+    """
+    try:
+        if len(frames) == 1:
+            frames[0].save(path)
+        else:
+            save_clip(frames, path, pipeline)
+    except OSError as error:
+        raise TwinFlowConfigError(f"--out={str(path)!r} cannot be written ({error}).") from error
 
 
 def save_clip(frames: Sequence[Image.Image], path: str | Path, pipeline: DiffusionPipeline) -> None:
-    """Write an animation that plays again and again at the frame rate that the pipeline's base was made for."""
+    """Write an animation that repeats forever, at the frame rate that the pipeline's base was made for."""
     duration = round(1000 / family_of(pipeline).frame_rate(pipeline))
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=duration, loop=0)

@@ -1,20 +1,11 @@
-"""Draw the base at many steps beside the TwinFlow LoRA at 1, 2 and 4, from the same noise, in one grid."""
+"""Draw the base at many steps beside the TwinFlow LoRA at 1, 2 and 4, from the same noise, in one labelled image."""
 
 import argparse
 
-from ..hub.samples import grid_of_columns
-from .clips import draws_clips, save_clip
-from .comparison import Comparison
-from .loading import (
-    add_comparison_arguments,
-    add_drawing_arguments,
-    check_comparable,
-    check_picture_path,
-    load_pipeline,
-    size_options,
-)
+from .arguments import add_comparison_arguments, add_drawing_arguments, check_drawing, check_output
+from .output import say
 
-HELP = "A row a prompt: the base, then each step count. Of clips four frames each, and out-clip.webp plays them."
+HELP = "Output image; default: comparison.png. Clips are also written as an animation, comparison-clip.webp."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,19 +15,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    path = check_picture_path(args.out)
+    check_drawing(args)
+    (path,) = check_output(args.out)
+    from ..hub.grids import GridLayout
+    from .clips import save_image
+    from .comparison import Comparison
+    from .loading import check_comparable, load_pipeline
+
     check_comparable(args)
-    comparison = Comparison(
-        load_pipeline(args), args.steps, args.base_steps, base_guidance=args.base_guidance, **size_options(args)
-    )
+    pipeline, options = load_pipeline(args)
+    comparison = Comparison(pipeline, args.steps, args.base_steps, base_guidance=args.base_guidance, **options)
     rows = [comparison.draw_all(prompt, args.seed) for prompt in args.prompt]
-    grid_of_columns([[row[label].image for row in rows] for label in comparison.labels]).save(path)
-    if draws_clips(args):
-        clip_path = path.with_name(f"{path.stem}-clip.webp")
-        grids = [
-            grid_of_columns([[row[label].frames[i] for row in rows] for label in comparison.labels])
-            for i in range(args.num_frames)
-        ]
-        save_clip(grids, clip_path, comparison.pipeline)
-        print(clip_path)  # noqa: T201
-    print(f"{path}: base at {args.base_steps} steps, then {', '.join(map(str, args.steps))}")  # noqa: T201
+    columns = {label: [row[label].image for row in rows] for label in comparison.labels}
+    save_image([GridLayout(columns, args.prompt).draw(columns)], path, pipeline)
+    say(f"{path}: base at {args.base_steps} steps, then {', '.join(map(str, args.steps))}")
+    clips = {label: [row[label].frames for row in rows] for label in comparison.labels}
+    frames = [
+        {label: [clip[i] for clip in column] for label, column in clips.items()}
+        for i in range(len(clips[comparison.base_label][0]))
+    ]
+    if len(frames) > 1:
+        layout, clip_path = GridLayout(frames[0], args.prompt), path.with_name(f"{path.stem}-clip.webp")
+        save_image([layout.draw(columns) for columns in frames], clip_path, pipeline)
+        say(clip_path)

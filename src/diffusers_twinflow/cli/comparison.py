@@ -10,14 +10,12 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from ..configuration import TwinFlowConfigError
 from ..families import family_of
 from ..families.video import strip
 from ..hub.samples import count_of_steps, draw_frames
 from ..hub.unloading import STATE_NAME
 from ..pipelines import TwinFlowPipeline
-
-MAX_SEED = 2**32 - 1
+from .loading import refusals
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,8 @@ class Comparison:
 
 def timed_draw(pipeline: DiffusionPipeline, prompt: str, steps: int, seed: int, **call_options: Any) -> Drawn:
     started = time.perf_counter()
-    (frames,) = draw_frames(pipeline, [prompt], steps, seed, **call_options)
+    with refusals():
+        (frames,) = draw_frames(pipeline, [prompt], steps, seed, **call_options)
     return Drawn(frames, time.perf_counter() - started)
 
 
@@ -101,24 +100,3 @@ def bare_base(pipeline: TwinFlowPipeline) -> Iterator[DiffusionPipeline]:
         yield base
     finally:
         denoiser.enable_lora()
-
-
-def check_prompt(prompt: str) -> str:
-    """
-    Raises:
-        TwinFlowConfigError: where there is nothing in it.
-    """
-    if not prompt.strip():
-        raise TwinFlowConfigError("The prompt is empty: write what to draw.")
-    return prompt
-
-
-def check_seed(seed: float | None) -> int:
-    """The seed as a whole number.
-
-    Raises:
-        TwinFlowConfigError: where it is none, or too small or large.
-    """
-    if not isinstance(seed, (int, float)) or not 0 <= seed <= MAX_SEED or seed != int(seed):
-        raise TwinFlowConfigError(f"The seed must be a whole number from 0 to {MAX_SEED}, and is {seed!r}.")
-    return int(seed)

@@ -6,53 +6,68 @@ import socket
 from pathlib import Path
 
 from ..configuration import TwinFlowConfigError
-from .comparison import Comparison, check_seed
-from .loading import (
-    add_comparison_arguments,
-    add_pipeline_arguments,
-    check_comparable,
-    load_pipeline,
-    size_options,
-)
+from .arguments import add_comparison_arguments, add_pipeline_arguments, check_drawing, check_prompt
+from .output import note, say
 
 LAST_PORT = 65535
+DEFAULT_PROMPT = "a red fox in the snow"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pipeline_arguments(parser)
     add_comparison_arguments(parser)
-    parser.add_argument("--prompt", default="", help="What the page's prompt is at first.")
-    parser.add_argument("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 opens it to the network.")
-    parser.add_argument("--port", type=int, help="Defaults to the first free one from 7860 on.")
     parser.add_argument(
-        "--share", action="store_true", help="Open it to the internet by a link through gradio's servers."
+        "--prompt",
+        default="",
+        help="Prompt of the images that the page opens with; default: a sample's of the adapter.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 opens it to the network.")
+    parser.add_argument("--port", type=int, help="Port; default: the first free one from 7860 on.")
+    parser.add_argument(
+        "--share", action="store_true", help="Open the page to the internet, by a link through gradio's servers."
     )
 
 
 def run(args: argparse.Namespace) -> None:
     check_arguments(args)
-    from .demo_page import build_page, open_page
+    from .comparison import Comparison
+    from .demo_page import build_page
+    from .loading import load_pipeline
 
-    comparison = Comparison(
-        load_pipeline(args), args.steps, args.base_steps, base_guidance=args.base_guidance, **size_options(args)
-    )
-    comparison.draw_all(args.prompt, args.seed)  # so that no timing on the page has the device's start-up in it
-    page = build_page(comparison, title=f"TwinFlow: {shown_name(args.adapter)}", prompt=args.prompt, seed=args.seed)
-    url = open_page(page, host=args.host, port=args.port, share=args.share)
-    print(f"The page is open at {url}", flush=True)  # noqa: T201
-    page.block_thread()
+    pipeline, options = load_pipeline(args)
+    comparison = Comparison(pipeline, args.steps, args.base_steps, base_guidance=args.base_guidance, **options)
+    prompt = args.prompt or default_prompt(args.adapter)
+    note("Drawing the images that the page opens with ...")
+    Comparison(pipeline, [1], 1, **options).draw_all(prompt, args.seed)  # no time on the page includes the start-up
+    first = comparison.draw_all(prompt, args.seed)
+    title = f"TwinFlow: {shown_name(args.adapter)}"
+    page = build_page(comparison, title=title, prompt=prompt, seed=args.seed, first=first)
+    url = page.open(host=args.host, port=args.port, share=args.share)
+    say(f"The page is open at {url}")
+    page.blocks.block_thread()
 
 
 def check_arguments(args: argparse.Namespace) -> None:
     """
     Raises:
-        TwinFlowConfigError: for what can be told before anything is loaded.
+        TwinFlowConfigError: if an argument can be refused before anything is loaded.
     """
     if importlib.util.find_spec("gradio") is None:
         raise TwinFlowConfigError("demo needs gradio, which is not installed: pip install 'diffusers-twinflow[web]'.")
+    check_drawing(args)
+    if args.prompt:
+        check_prompt(args.prompt)
     check_address(args.host, args.port)
-    check_seed(args.seed)
+    from .loading import check_comparable
+
     check_comparable(args)
+
+
+def default_prompt(adapter: str) -> str:
+    """The first prompt that the samples of a local adapter were drawn from, or another one."""
+    from ..hub.samples import read_prompts
+
+    return next(iter(read_prompts(adapter)), DEFAULT_PROMPT)
 
 
 def shown_name(adapter: str) -> str:

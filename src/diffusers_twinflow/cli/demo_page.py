@@ -1,78 +1,167 @@
-"""The web page of `demo`: a prompt and a seed in, pictures and timings out."""
+"""The web page of `demo`: a prompt and a seed in, images and timings out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import gradio as gr
 from PIL import Image
+from starlette.middleware import Middleware
 
 from ..configuration import TwinFlowConfigError
-from ..pipelines import TwinFlowPipeline
+from .arguments import MAX_PROMPT_LENGTH, check_prompt, check_seed
 from .clips import save_clip
-from .comparison import Comparison, Drawn, check_prompt, check_seed
+from .comparison import Comparison, Drawn
+from .page_guard import ARRIVED, Listeners, PageGuard
 
 HOUR = 3600
+MAX_WAITING = 100
+NOTE = "Every column starts from the same noise, which the seed decides. Times are those of whole calls."
 CSS = """
+#heading h1 {font-size: 1.25rem; margin: 0}
+#inputs {display: grid; grid-template-columns: minmax(0, 1fr) 9rem 8rem; gap: 10px; align-items: end}
+#inputs .form {display: contents}
+#inputs .form > .block {padding: 0 !important; border: 0; overflow: visible !important}
+#inputs > *, #inputs .form > * {min-width: 0 !important}
+#draw {height: 42px}
+#note {color: var(--body-text-color-subdued); font-size: .85rem}
+#results {display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: 16px}
+.result {display: grid !important; grid-template-columns: 1fr auto; gap: 4px 8px !important; min-width: 0 !important}
+.result .picture {grid-column: 1 / -1}
+.result .label * {font-weight: 600}
+.result .time {font-variant-numeric: tabular-nums}
 .picture .image-frame, .picture img {width: 100% !important; height: auto !important}
 .picture img {object-fit: contain !important}
+.picture .empty {height: auto !important; min-height: 0 !important; aspect-ratio: 1}
+footer {display: none !important}
+@media (max-width: 640px) {
+  #heading h1 {font-size: 1.05rem}
+  #inputs {grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 8px}
+  #inputs .form > :first-child {grid-column: 1 / -1}
+  .result .label *, .result .time * {font-size: .8rem; white-space: nowrap}
+  #results {grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 8px}
+}
 """
+FRAME = """<style>
+.gradio-container, .gradio-container .main {padding: 0 !important}
+.gradio-container main {width: 100%; max-width: 1600px !important; margin: 0 auto !important; padding: 12px 20px !important}
+@media (max-width: 640px) {.gradio-container main {padding: 4px 10px !important}}
+</style>"""
+"""Styles around the page's own parts, where gradio does not let `css` reach."""
+MOST_COLUMNS = 5
 
 
-def build_page(comparison: Comparison, *, title: str, prompt: str, seed: int) -> gr.Blocks:
-    """The page, not open yet; its pictures are deleted from the disk after an hour and when it closes.
+@dataclass(frozen=True)
+class Page:
+    """The page and who waits for its results."""
 
-    Its one function, `/draw` to clients, takes a prompt and a seed, and gives all pictures and then all timings, in the
-    order of `comparison.labels`; it yields them again after every picture that it draws.
+    blocks: gr.Blocks
+    listeners: Listeners
+    columns: int
+
+    def open(self, *, host: str, port: int | None, share: bool) -> str:
+        """Serve it from threads of its own; returns its address here. gradio itself prints a public one."""
+        _, local_url, _ = self.blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            prevent_thread_lock=True,
+            show_error=True,
+            quiet=True,
+            ssr_mode=False,
+            run_history=False,
+            css=f":root {{--columns: {min(self.columns, MOST_COLUMNS)}}}{CSS}",
+            head=FRAME,
+            app_kwargs={"middleware": [Middleware(PageGuard, self.listeners)]},
+        )
+        return local_url
+
+
+def build_page(
+    comparison: Comparison, *, title: str, prompt: str, seed: int, first: Mapping[str, Drawn] | None = None
+) -> Page:
+    """The page, not open yet; its images are deleted from the disk after an hour and when it closes.
+
+    Its one function, `/draw` to clients, takes a prompt and a seed, and gives all images and then all timings, in the
+    order of `comparison.labels`. It yields them again after every image that it draws.
 
     Args:
         prompt, seed: what its fields hold at first.
+        first: images of that prompt and seed by label, which the page opens with.
     """
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
-        gr.Markdown(
-            f"# {title}\nAll pictures start from the noise of the seed. "
-            "The times are of whole calls, text encoders and decoder included."
-        )
-        with gr.Row(equal_height=True):
-            prompt_box = gr.Textbox(prompt, label="Prompt", scale=6, autofocus=True)
-            seed_box = gr.Number(seed, label="Seed", scale=1)
-            button = gr.Button("Draw", variant="primary", scale=1)
-        with gr.Row():
+    listeners = Listeners()
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, HOUR), fill_width=True) as page:
+        gr.Markdown(f"# {title}", elem_id="heading")
+        with gr.Row(elem_id="inputs"):
+            prompt_box = gr.Textbox(
+                prompt, label="Prompt", lines=1, max_lines=4, max_length=MAX_PROMPT_LENGTH, autofocus=True
+            )
+            seed_box = gr.Number(seed, label="Seed", precision=None)
+            button = gr.Button("Draw", variant="primary", elem_id="draw")
+        note = gr.Markdown(NOTE, elem_id="note")
+        with gr.Row(elem_id="results"):
             outputs = [_column(label) for label in comparison.labels]
+        images, times = [image for image, _ in outputs], [timing for _, timing in outputs]
 
-        def draw(prompt: str, seed: float | None) -> Iterator[list]:
+        def check(prompt: str, seed: float | None) -> list[dict]:
+            return [_validation(check_prompt, prompt), _validation(check_seed, seed)]
+
+        def draw(prompt: str, seed: float | None, request: gr.Request) -> Iterator[list]:
             try:
                 prompt, seed = check_prompt(prompt), check_seed(seed)
+                listeners.check(request.session_hash, request.request.scope[ARRIVED])
+                yield from show(comparison.draw(prompt, seed))
             except TwinFlowConfigError as error:
                 raise gr.Error(str(error), print_exception=False) from error
+
+        def show(drawings: Iterable[tuple[str, Drawn]]) -> Iterator[list]:
             pictures, times = dict.fromkeys(comparison.labels), dict.fromkeys(comparison.labels)
             with TemporaryDirectory() as folder:  # the page keeps copies of its own
-                for label, drawn in comparison.draw(prompt, seed):
-                    pictures[label] = shown(drawn, Path(folder, f"{label}.webp"), comparison.pipeline)
-                    times[label] = f"{drawn.seconds:.3g} s"
+                for label, drawn in drawings:
+                    pictures[label], times[label] = _shown(drawn, folder, comparison)
                     yield [*pictures.values(), *times.values()]
 
+        if first:  # not as values of the components, whose files would stay on the disk
+            page.load(lambda: (yield from show(first.items())), None, [*images, *times], api_visibility="private")
         gr.on(
             [button.click, prompt_box.submit, seed_box.submit],
             draw,
             [prompt_box, seed_box],
-            [image for image, _ in outputs] + [timing for _, timing in outputs],
+            [*images, *times],
             api_name="draw",
             concurrency_limit=1,
+            validator=check,
+            show_progress="minimal",
+            show_progress_on=[note],
         )
-    return page
+    page.queue(max_size=MAX_WAITING)
+    return Page(page, listeners, len(comparison.labels))
 
 
-def shown(drawn: Drawn, path: Path, pipeline: TwinFlowPipeline) -> Image.Image | Path:
-    """A picture, or the path that a clip has been written to."""
+def _validation(check, value) -> dict:
+    try:
+        check(value)
+    except TwinFlowConfigError as error:
+        return gr.validate(False, str(error))
+    return gr.validate(True, "")
+
+
+def _shown(drawn: Drawn, folder: str, comparison: Comparison) -> tuple[Image.Image | Path, str]:
+    """An image, or the path that a clip has been written to, and the time that it took."""
+    time = f"{drawn.seconds:.3g} s"
     if len(drawn.frames) == 1:
-        return drawn.image
-    save_clip(drawn.frames, path, pipeline)
-    return path
+        return drawn.image, time
+    path = Path(folder, f"{uuid4()}.webp")
+    save_clip(drawn.frames, path, comparison.pipeline)
+    return path, time
 
 
-def _column(label: str) -> tuple[gr.Image, gr.Textbox]:
-    with gr.Column(min_width=160):
+def _column(label: str) -> tuple[gr.Image, gr.Markdown]:
+    with gr.Column(elem_classes="result"):
+        gr.Markdown(label, elem_classes="label")
+        timing = gr.Markdown(label=f"Time of {label}", elem_classes="time")
         image = gr.Image(
             label=label,
             show_label=False,
@@ -81,21 +170,4 @@ def _column(label: str) -> tuple[gr.Image, gr.Textbox]:
             buttons=["download", "fullscreen"],
             elem_classes="picture",
         )
-        timing = gr.Textbox(label=label)
     return image, timing
-
-
-def open_page(page: gr.Blocks, *, host: str, port: int | None, share: bool) -> str:
-    """Serve the page from threads of their own; returns its address here. Of a public one gradio itself tells."""
-    _, local_url, _ = page.launch(
-        server_name=host,
-        server_port=port,
-        share=share,
-        prevent_thread_lock=True,
-        show_error=True,
-        quiet=True,
-        ssr_mode=False,
-        run_history=False,
-        css=CSS,
-    )
-    return local_url

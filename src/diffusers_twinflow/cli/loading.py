@@ -1,73 +1,48 @@
-"""Arguments that the drawing commands share, and the pipeline they name."""
+"""The pipeline that a command's arguments name."""
 
 import argparse
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
-from ..families import FAMILIES
+from ..data.encoders import size_multiple
+from ..families import FAMILIES, Family, family_of
 from ..hub.files import locate_repository
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
-from ..hub.samples import STEP_COUNTS
 from ..image_files import load_image
 from ..pipelines import TwinFlowPipeline
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+from .output import note
 
 
-def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", nargs="+", help="What to draw; several prompts give several pictures.")
-    add_pipeline_arguments(parser)
-
-
-def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, nargs="+", default=list(STEP_COUNTS), help="Step counts of the LoRA.")
-    parser.add_argument("--base_steps", type=int, default=50)
-    parser.add_argument("--base_guidance", type=float, help="Guidance of the base; defaults to the stock pipeline's.")
-
-
-def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--adapter", required=True, help="TwinFlow repository: a directory or a Hub id.")
-    parser.add_argument("--base_model", help="The base, where it is not the one that the repository names.")
-    parser.add_argument("--revision", help="Revision of the repository on the Hub.")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--image", help="What the prompts edit, where the base edits an image: a path or a URL.")
-    parser.add_argument("--height", type=int, help="In pixels; defaults to the base's.")
-    parser.add_argument("--width", type=int, help="In pixels; defaults to the base's.")
-    parser.add_argument(
-        "--num_frames", type=int, help="Frames of a clip, where the base draws videos; defaults to 1, a picture."
-    )
-    parser.add_argument("--dtype", choices=sorted(DTYPES), help="Defaults to bfloat16 on a GPU, float32 on the CPU.")
-    parser.add_argument("--device", help="Such as cuda, mps or cpu; defaults to what there is.")
-
-
-def load_pipeline(args: argparse.Namespace) -> TwinFlowPipeline:
-    """The pipeline of `--adapter` on `--device`.
+def load_pipeline(args: argparse.Namespace) -> tuple[TwinFlowPipeline, dict[str, Any]]:
+    """The pipeline of `--adapter` on `--device`, and the arguments of its call for size, length and image.
 
     Raises:
-        TwinFlowConfigError: where it cannot be loaded, or cannot draw what is asked for.
+        TwinFlowConfigError: if it cannot be loaded, or cannot draw what is asked for.
     """
     family = FAMILIES[read_config(args).family]
-    family.check_draws_videos(args.num_frames)
-    if family.takes_reference_image and not args.image:
-        raise TwinFlowConfigError(f"--image is missing: the model of '{args.adapter}' edits an image.")
-    device = args.device or default_device()
-    dtype = DTYPES[args.dtype or ("float32" if device == "cpu" else "bfloat16")]
+    device = check_device(args.device or default_device())
+    options = call_options(args, family)
+    dtype = getattr(torch, args.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
+    note(f"Loading {args.adapter} on {device} ...")
     pipeline = TwinFlowPipeline.from_pretrained(
-        args.adapter, base_model=args.base_model, dtype=dtype, revision=args.revision
+        args.adapter, base_model=args.base_model, dtype=dtype, revision=args.revision, token=args.token
     )
+    check_size(pipeline, args)
     if args.num_frames is not None:
         family.check_num_frames(pipeline, args.num_frames)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    return pipeline.to(device), options
 
 
 def read_config(args: argparse.Namespace) -> TwinFlowRepositoryConfig:
     """The configuration of `--adapter`; no weights are loaded."""
-    return TwinFlowRepositoryConfig.load_located(locate_repository(args.adapter, revision=args.revision))
+    repository = locate_repository(args.adapter, revision=args.revision, token=args.token)
+    return TwinFlowRepositoryConfig.load_located(repository)
 
 
 def default_device() -> str:
@@ -76,46 +51,85 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def size_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Size, length and image, as the pipeline's call takes them."""
+def check_device(name: str) -> torch.device:
+    """
+    Raises:
+        TwinFlowConfigError: if there is no such device, or PyTorch cannot use it.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise TwinFlowConfigError(
+            f"--device={name} cannot be used ({reason}): use --device={default_device()}, or leave it out."
+        ) from error
+    return device
+
+
+def call_options(args: argparse.Namespace, family: Family) -> dict[str, Any]:
+    """Size, length and image, as the call of a family's pipeline takes them.
+
+    Raises:
+        TwinFlowConfigError: if the family draws no videos, needs an image or takes none, or the image cannot be read.
+    """
+    family.check_draws_videos(args.num_frames)
+    if family.takes_reference_image and not args.image:
+        raise TwinFlowConfigError(f"--image is missing: the model of '{args.adapter}' edits an image.")
+    if args.image and not family.takes_reference_image:
+        raise TwinFlowConfigError(
+            f"--image={args.image} is not for '{args.adapter}', whose model edits no image: leave it out."
+        )
     names = ("height", "width", "num_frames")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return options | ({"image": load_image(args.image, option="--image")} if args.image else {})
 
 
-def check_picture_path(text: str, endings: tuple[str, ...] = PICTURE_ENDINGS) -> Path:
-    """A path that a picture can be written to, its folder made.
+def check_size(pipeline: DiffusionPipeline, args: argparse.Namespace) -> None:
+    """
+    Raises:
+        TwinFlowConfigError: if the pipeline cannot draw `--height` or `--width`, or would round it.
+    """
+    multiple = size_multiple(pipeline, family_of(pipeline).denoiser(pipeline))
+    for name in ("height", "width"):
+        value = getattr(args, name)
+        if value is not None and value % multiple:
+            below = value // multiple * multiple
+            sizes = f"{below} or {below + multiple}" if below else f"{multiple}"
+            raise TwinFlowConfigError(
+                f"--{name}={value} is not valid: the base draws multiples of {multiple} pixels. Use {sizes}."
+            )
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Around a pipeline's call: what the pipeline refuses, or has no memory for, is an error that a user can mend.
 
     Raises:
-        TwinFlowConfigError: where it has none of the endings.
+        TwinFlowConfigError: in place of a ValueError of the pipeline, or of an error for lack of memory.
     """
-    path = Path(text)
-    if path.suffix.lower() not in endings:
-        raise TwinFlowConfigError(f"--out={text!r} must end in {' or '.join(endings)}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    try:
+        yield
+    except TwinFlowConfigError:
+        raise
+    except ValueError as error:
+        raise TwinFlowConfigError(f"The pipeline cannot draw this: {error}") from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise TwinFlowConfigError(
+            f"There is too little memory ({reason}): lower --height, --width or --num_frames, or use --dtype bfloat16."
+        ) from error
 
 
 def check_comparable(args: argparse.Namespace) -> TwinFlowRepositoryConfig:
-    """The configuration of `--adapter`, where its base can be drawn beside it; no weights are loaded.
+    """The configuration of `--adapter`, if its base can be drawn beside it; no weights are loaded.
 
     Raises:
-        TwinFlowConfigError: where a step count is below 1, or `--adapter` holds no TwinFlow LoRA.
+        TwinFlowConfigError: if `--adapter` holds no TwinFlow LoRA.
     """
-    check_steps([*args.steps, args.base_steps])
     config = read_config(args)
     if config.train_type != LORA:
         raise TwinFlowConfigError(
             f"'{args.adapter}' holds a whole model, which has no base in it: {args.command} takes a LoRA."
         )
     return config
-
-
-def check_steps(steps: list[int]) -> list[int]:
-    """
-    Raises:
-        TwinFlowConfigError: where a step count is below 1.
-    """
-    if min(steps) < 1:
-        raise TwinFlowConfigError(f"{min(steps)} steps are too few: give 1 or more.")
-    return steps

@@ -1,34 +1,72 @@
-"""The command line `diffusers-twinflow`; one file a command."""
+"""The command line `diffusers-twinflow`; one file per command.
+
+The files of the commands import torch and diffusers only when they run, so that `--help` answers at once.
+"""
 
 import argparse
-import sys
+import traceback
 
-from huggingface_hub.errors import HfHubHTTPError
-
+from .. import __version__
 from ..configuration import TwinFlowConfigError
 from . import compare, convert, demo, generate, info, push
+from .flags import name_flags
+from .output import note
+from .quiet import only_our_messages
 
-COMMANDS = (generate, info, push, compare, demo, convert)
+COMMANDS = (generate, compare, demo, info, push, convert)
+INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="diffusers-twinflow", description="TwinFlow LoRAs: draw, look into, share.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = argparse.ArgumentParser(
+        prog="diffusers-twinflow",
+        description="Draw with TwinFlow LoRAs and models, inspect, convert and share them.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
     for command in COMMANDS:
         name = command.__name__.rsplit(".", 1)[-1]
         summary = command.__doc__.splitlines()[0]
         command_parser = commands.add_parser(name, help=summary, description=summary)
         command.add_arguments(command_parser)
-        command_parser.set_defaults(run=command.run)
+        command_parser.add_argument(
+            "--verbose", action="store_true", help="Show the messages of other libraries, and tracebacks of errors."
+        )
+        command_parser.set_defaults(run=command.run, parser=command_parser)
     return parser
 
 
 def main(input_args: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, or 1 with one line on standard error for what the user can mend."""
-    args = build_parser().parse_args(input_args)
+    """Run one command, or print the help if there is none.
+
+    Returns:
+        The exit status: 0, or 1 with one line on standard error for what the user can mend.
+    """
+    parser = build_parser()
+    args = parser.parse_args(input_args)
+    if args.command is None:
+        parser.print_help()
+        return 0
+    return run_command(args)
+
+
+def run_command(args: argparse.Namespace) -> int:
+    from huggingface_hub.errors import HfHubHTTPError
+
     try:
-        args.run(args)
+        with only_our_messages(args.verbose):
+            args.run(args)
     except (TwinFlowConfigError, HfHubHTTPError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        if args.verbose:
+            note_traceback()
+        note(f"error: {name_flags(str(error), args.parser)}")
         return 1
+    except KeyboardInterrupt:
+        note("interrupted")
+        return INTERRUPTED
     return 0
+
+
+def note_traceback() -> None:
+    for line in traceback.format_exc().splitlines():
+        note(line)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -118,12 +119,12 @@ def locate_repository(
     folder = PurePosixPath(subfolder or "")
     if folder.is_absolute() or ".." in folder.parts:
         raise TwinFlowConfigError(f"subfolder={subfolder!r} leaves the repository: give a folder inside it.")
-    if Path(name_or_path).is_file():
+    if os.path.isfile(name_or_path):
         raise TwinFlowConfigError(
             f"'{name}' is a file. Pass the folder that it is in, '{Path(name_or_path).parent}', which also holds the "
             "configuration and the scheduler."
         )
-    if Path(name_or_path).is_dir():
+    if os.path.isdir(name_or_path):
         return LocatedRepository(name, Path(name_or_path) / folder, is_local=True)
     for option in hub_options:
         if option not in SNAPSHOT_OPTIONS:

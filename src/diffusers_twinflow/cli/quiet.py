@@ -1,0 +1,99 @@
+"""Only our own messages on the terminal while a command runs."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from .output import note
+
+PACKAGE = __package__.split(".")[0]
+LIBRARIES = (
+    "torch",
+    "torchao",
+    "transformers",
+    "diffusers",
+    "peft",
+    "accelerate",
+    "huggingface_hub",
+    "httpx",
+    "gradio",
+)
+
+
+@contextmanager
+def only_our_messages(verbose: bool = False) -> Iterator[None]:
+    """Inside the block, hide the messages, warnings and progress bars of other libraries; afterwards all is as before.
+
+    Our own warnings are shown as one line each. Bars of downloads stay if standard error is a terminal.
+
+    Args:
+        verbose: show the libraries' messages too.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_our_warnings(hide_others=not verbose))
+        if not verbose:
+            stack.enter_context(_quiet_loggers())
+            stack.enter_context(_no_bars())
+        yield
+
+
+@contextmanager
+def _our_warnings(hide_others: bool) -> Iterator[None]:
+    logger, handler = logging.getLogger(PACKAGE), _NoteHandler()
+    logger.addHandler(handler)
+    propagates, logger.propagate = logger.propagate, False
+    try:
+        with warnings.catch_warnings():
+            if hide_others:
+                warnings.simplefilter("ignore")
+                warnings.filterwarnings("always", category=UserWarning, module=PACKAGE)
+                warnings.showwarning = _show_warning
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates
+
+
+class _NoteHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    note(f"warning: {message}")
+
+
+@contextmanager
+def _quiet_loggers() -> Iterator[None]:
+    import diffusers  # noqa: F401  (these set the levels of their loggers when they are imported)
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+
+    levels = {name: logging.getLogger(name).level for name in LIBRARIES}
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    from diffusers.utils import logging as diffusers_logging
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    hides_downloads = are_progress_bars_disabled()
+    with ExitStack() as stack:
+        stack.callback(disable_progress_bars if hides_downloads else enable_progress_bars)
+        for library in (diffusers_logging, transformers_logging):
+            if library.is_progress_bar_enabled():
+                library.disable_progress_bar()
+                stack.callback(library.enable_progress_bar)
+        shows_downloads = sys.stderr.isatty() and not hides_downloads
+        (enable_progress_bars if shows_downloads else disable_progress_bars)()  # those of transformers switch it too
+        yield
