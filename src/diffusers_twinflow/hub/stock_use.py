@@ -53,8 +53,6 @@ def stock_use(
     pipeline = family.pipeline_class.__name__
     if options.prediction_type not in ("flow_matching", "flow_prediction"):
         return f"`{pipeline}` samples a diffusion model, so it needs `TwinFlowScheduler`."
-    if not hasattr(family.pipeline_class, "load_lora_weights"):
-        return f"`{pipeline}` of stock diffusers loads no LoRAs."
     parameters = inspect.signature(family.pipeline_class.__call__).parameters
     if "sigmas" not in parameters:
         return f"`{pipeline}` takes no `sigmas`, so it needs `TwinFlowScheduler` for this sampling grid."
