@@ -44,10 +44,9 @@ class PixArtSigmaFamily(DiffusionFamily):
         prefix = self.component_name
         LoraBaseMixin._save_lora_weights(directory, {prefix: weights}, {prefix: metadata}, weight_name=weight_name)
 
-    def load_lora(self, pipeline, directory, weight_name, adapter_name):
+    def load_lora(self, pipeline, weights, metadata, adapter_name):
         transformer = enable_twinflow(pipeline.transformer)
-        options = {"weight_name": weight_name, "adapter_name": adapter_name, "local_files_only": True}
-        transformer.load_lora_adapter(str(directory), prefix=self.component_name, **options)
+        transformer.load_lora_adapter(weights, prefix=None, metadata=metadata, adapter_name=adapter_name)
 
     def predict(self, model, sample, times, condition):
         output = model(
