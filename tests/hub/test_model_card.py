@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from PIL import Image
@@ -12,6 +13,7 @@ from diffusers_twinflow import TwinFlowPipeline
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_model_card, save_samples
 from diffusers_twinflow.hub.model_card import is_generated_card, rewrite_model_card
 from diffusers_twinflow.hub.push import check_pushable
+from diffusers_twinflow.hub.samples import write_samples
 
 
 @pytest.fixture
@@ -97,6 +99,22 @@ def test_samples_are_shown_with_their_prompts(directory):
     assert Image.open(path).size == (48, 32)
     text = save_model_card(directory, "me/tiny").text
     assert "![samples/steps.png](samples/steps.png)" in text and "1. a fox" in text and "\\[link" in text
+
+
+def test_the_widget_has_an_image_of_each_prompt_at_the_trained_step_count(directory):
+    blank = {
+        label: [Image.new("RGB", (8, 8), colour)] * 2 for label, colour in (("2 steps", "red"), ("4 steps", "blue"))
+    }
+    write_samples(directory, blank | {"1 step": blank["4 steps"]}, ["one", "two"])
+    write_samples(directory, {label: [images[0]] for label, images in blank.items()}, ["a fox: 'red'\n\ud800 # <b>"])
+    card = save_model_card(directory, "me/tiny")
+    metadata = yaml.safe_load(card.content.split("---")[1])
+    assert metadata["widget"] == [{"text": "a fox: 'red' # <b>", "output": {"url": "samples/prompt-1.png"}}]
+    with Image.open(directory / "samples" / "prompt-1.png") as image:
+        assert TwinFlowRepositoryConfig.load(directory).num_inference_steps == 2
+        assert image.getpixel((0, 0)) == (255, 0, 0)
+    assert "prompt-1" not in card.text and "steps.png" in card.text
+    assert "samples/prompt-1.png" in check_pushable(directory, base_model="me/base")[1]
 
 
 @pytest.mark.parametrize(("name", "is_named"), [("owner/images", True), ("/home/me/images", False)])

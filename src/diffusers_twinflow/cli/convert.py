@@ -1,19 +1,32 @@
-"""Convert a transformer that the TwinFlow authors or SimpleTuner published to the layout of this package."""
+"""Convert a training checkpoint, or a transformer that the TwinFlow authors or SimpleTuner published.
+
+A `checkpoint-N` folder of the training script becomes what the run would have saved at that step, such as a LoRA
+repository. A published transformer becomes one of this package's classes.
+"""
 
 import argparse
 
 from .arguments import add_hub_arguments
-from .output import say
+from .output import note, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="The published transformer: a folder or a Hub id.")
-    parser.add_argument("output", help="New folder for the converted transformer.")
-    parser.add_argument("--subfolder", help="Folder of the transformer in the source, such as transformer.")
+    parser.add_argument("source", help="A checkpoint-N folder, or a published transformer: a folder or a Hub id.")
+    parser.add_argument("output", help="New folder for the result.")
+    parser.add_argument("--arguments", help="training_arguments.json of the checkpoint's run; default: the run's own.")
+    parser.add_argument("--base_model", help="Folder or Hub id of the checkpoint's base, if it was moved.")
+    parser.add_argument("--subfolder", help="Folder of the transformer in a published source, such as transformer.")
     add_hub_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    from .checkpoints import convert_checkpoint, is_checkpoint
+
+    if is_checkpoint(args.source):
+        note("Loading the base and the checkpoint ...")
+        trained = convert_checkpoint(args.source, args.output, arguments=args.arguments, base_model=args.base_model)
+        say(f"{args.output}:", "LoRA" if trained.train_type == "lora" else "whole model")
+        return
     from ..hub.published import convert_published_transformer
 
     published = convert_published_transformer(

@@ -19,7 +19,7 @@ from ..schedulers import TwinFlowScheduler
 from .files import CARD_NAME, MAX_JSON_BYTES, SAMPLES_FOLDER, SCHEDULER_NAME, read_json
 from .portable import Portable
 from .repository import LORA, TwinFlowRepositoryConfig
-from .samples import read_columns, read_prompts, sample_names
+from .samples import read_columns, read_prompt, read_prompts, sample_names
 from .stock_use import STOCK_SCHEDULER, stock_use
 
 logger = logging.get_logger(__name__)
@@ -66,12 +66,15 @@ def save_model_card(
     directory = Path(directory)
     config = TwinFlowRepositoryConfig.load(directory)
     is_local = (directory / config.base_model).is_dir()
+    names = sample_names(directory)
+    widget = {name: prompt for name in names if (prompt := read_prompt(directory, name)) is not None}
     card = build_model_card(
         config,
         repo_id,
         base_model=base_model or (None if is_local else _hub_id(config.base_model)),
         license_fields=base_license(config, directory, base_model=base_model, cache_dir=cache_dir, token=token),
-        samples=[f"{SAMPLES_FOLDER}/{name}" for name in sample_names(directory)],
+        samples=[f"{SAMPLES_FOLDER}/{name}" for name in names if name not in widget],
+        widget={f"{SAMPLES_FOLDER}/{name}": prompt for name, prompt in widget.items()},
         prompts=prompts or read_prompts(directory),
         columns=read_columns(directory),
         scores=scores,
@@ -123,6 +126,7 @@ def build_model_card(
     base_model: str | None = None,
     license_fields: Mapping[str, str] | None = None,
     samples: Sequence[str] = (),
+    widget: Mapping[str, str] | None = None,
     columns: Sequence[str] = (),
     prompts: Sequence[str] = (),
     scores: Mapping[str, float] | None = None,
@@ -133,7 +137,8 @@ def build_model_card(
     Args:
         base_model: Hub id of the base, or `None` where it is on no Hub.
         license_fields: the base's `license`, and its `license_name` and `license_link` where it has them.
-        samples: paths of pictures in the repository.
+        samples: paths of images in the repository, to be shown in the text.
+        widget: prompts by the path of an image of each, which the Hub shows at the top of the page.
         columns: labels of their columns; the default is 1, 2 and 4 steps.
         prompts, scores: as in `save_model_card`.
         scheduler: the repository's scheduler, for the code that uses stock diffusers alone.
@@ -146,6 +151,7 @@ def build_model_card(
         pipeline_tag=task,
         tags=["twinflow", *(["lora"] if is_lora else []), "diffusers", family, task],
         **(license_fields or {}),
+        **({"widget": _widget(widget)} if widget else {}),
         **({"base_model_relation": "adapter" if is_lora else "finetune"} if base_model else {}),
     )
     sections = [
@@ -159,6 +165,11 @@ def build_model_card(
     ]
     body = f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n\n"
     return ModelCard(body + _card_note(body, scores, prompts))
+
+
+def _widget(images: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Sample images with their prompts, in the Hub's format."""
+    return [{"text": _one_line(prompt), "output": {"url": quote(path)}} for path, prompt in images.items()]
 
 
 def _scheduler(directory: Path) -> TwinFlowScheduler | None:
@@ -248,11 +259,13 @@ def _pictures(samples: Sequence[str], prompts: Sequence[str], columns: Sequence[
 
 def _escape(value: Any) -> str:
     """A value as one line of plain text, whatever Markdown or HTML is in it."""
-    text = "".join(character if character.isprintable() else " " for character in str(value))
-    text = " ".join(text.split())
-    if len(text) > MAX_VALUE_LENGTH:
-        text = text[: MAX_VALUE_LENGTH - 1] + "…"
-    return SPECIAL.sub(r"\\\g<0>", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return SPECIAL.sub(r"\\\g<0>", _one_line(value)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _one_line(value: Any) -> str:
+    """A value as one line of at most `MAX_VALUE_LENGTH` characters, without control characters."""
+    text = " ".join("".join(character if character.isprintable() else " " for character in str(value)).split())
+    return text if len(text) <= MAX_VALUE_LENGTH else text[: MAX_VALUE_LENGTH - 1] + "…"
 
 
 def _quoted(text: str) -> str:

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -12,12 +14,14 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..families import family_of
 from ..families.video import strip
-from .files import SAMPLE_SUFFIXES, SAMPLES_FOLDER, is_inside
+from .files import CONFIG_NAME, SAMPLE_SUFFIXES, SAMPLES_FOLDER, is_inside
+from .repository import TwinFlowRepositoryConfig
 
 logger = logging.get_logger(__name__)
 
-PROMPTS_KEY, COLUMNS_KEY = "prompts", "columns"
+PROMPTS_KEY, COLUMNS_KEY, PROMPT_KEY = "prompts", "columns", "prompt"
 SAMPLE_NAME = "steps.png"
+PROMPT_IMAGE = "prompt-{}.png"
 STEP_COUNTS = (1, 2, 4)
 
 
@@ -85,30 +89,64 @@ def write_samples(directory: str | Path, columns: Mapping[str, Sequence[Image.Im
     info.add_text(PROMPTS_KEY, json.dumps(list(prompts)))
     info.add_text(COLUMNS_KEY, json.dumps(list(columns)))
     grid.save(path, pnginfo=info)
+    write_prompt_images(directory, columns, prompts)
     return path
 
 
+def write_prompt_images(
+    directory: str | Path, columns: Mapping[str, Sequence[Image.Image]], prompts: Sequence[str]
+) -> None:
+    """Write an image of each prompt by itself, for the widget of a model card, in place of older ones.
+
+    They are those of the step count that the repository in `directory` was distilled for, or else of the last column.
+    """
+    folder = Path(directory) / SAMPLES_FOLDER
+    for old in folder.glob(PROMPT_IMAGE.format("*")):
+        if read_prompt(directory, old.name) is not None:
+            old.unlink()
+    has_config = (Path(directory) / CONFIG_NAME).is_file()
+    trained = count_of_steps(TwinFlowRepositoryConfig.load(directory).num_inference_steps) if has_config else None
+    images = columns.get(trained, list(columns.values())[-1])
+    for number, (prompt, image) in enumerate(zip(prompts, images), 1):
+        info = PngInfo()
+        info.add_text(PROMPT_KEY, json.dumps(prompt))
+        image.save(folder / PROMPT_IMAGE.format(number), pnginfo=info)
+
+
+def read_prompt(directory: str | Path, name: str) -> str | None:
+    """The prompt that `write_prompt_images` noted in an image of `samples/`; `None` if it noted none."""
+    if not fnmatch(name, PROMPT_IMAGE.format("*")):
+        return None
+    prompt = _read_note(Path(directory), name, PROMPT_KEY)
+    return prompt if isinstance(prompt, str) else None
+
+
 def read_prompts(directory: str | Path) -> list[str]:
-    """The prompts of the grid that `save_samples` wrote; none where there is no such grid."""
-    return _read_note(directory, PROMPTS_KEY)
+    """The prompts of the grid that `save_samples` wrote; none if there is no such grid."""
+    return _read_list(directory, PROMPTS_KEY)
 
 
 def read_columns(directory: str | Path) -> list[str]:
-    """The labels of the grid's columns; none where there is no such grid, or it has no labels."""
-    return _read_note(directory, COLUMNS_KEY)
+    """The labels of the grid's columns; none if there is no such grid, or it has no labels."""
+    return _read_list(directory, COLUMNS_KEY)
 
 
-def _read_note(directory: str | Path, key: str) -> list[str]:
-    path = Path(directory) / SAMPLES_FOLDER / SAMPLE_NAME
-    if not path.is_file() or not is_inside(path, Path(directory)):
-        return []
+def _read_list(directory: str | Path, key: str) -> list[str]:
+    note = _read_note(Path(directory), SAMPLE_NAME, key)
+    return [str(text) for text in note] if isinstance(note, list) else []
+
+
+def _read_note(directory: Path, name: str, key: str) -> Any:
+    """The note of a key in an image of `samples/`; `None` if it has none that can be read."""
+    path = directory / SAMPLES_FOLDER / name
+    if not path.is_file() or not is_inside(path, directory):
+        return None
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            note = json.loads(image.info.get(key, "[]"))
+            return json.loads(image.info.get(key, "null"))
     except (OSError, ValueError, RecursionError) as error:
-        logger.warning(f"'{path}' is not a grid that save_samples wrote ({error}): its labels are left out.")
-        return []
-    return [str(text) for text in note] if isinstance(note, list) else []
+        logger.warning(f"'{path}' is not an image that save_samples wrote ({error}): its labels are left out.")
+        return None
 
 
 def sample_names(directory: str | Path) -> list[str]:
