@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers.modular_pipelines.flux.modular_blocks_flux import FluxAutoBlocks
 from kit import CASES
 
 from diffusers_twinflow import TwinFlowScheduler
@@ -38,3 +39,19 @@ def test_times_of_a_call(case, small_references):
             assert torch.equal(targets, timesteps)
         elif style == "few":
             assert not scheduler.target_timesteps.any()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_modular_pipeline(small_references):
+    """It knows nothing of TwinFlow and was never linked to anything."""
+    case = next(case for case in CASES if case.id == "flux dev")
+    stock, modular = case.build(), FluxAutoBlocks().init_pipeline()
+    enable_twinflow(stock.transformer)
+    components = stock.components | {"scheduler": TwinFlowScheduler(sampling_style="any")}
+    modular.update_components(**{name: value for name, value in components.items() if value is not None})
+    calls = []
+    stock.transformer.time_conditioning.register_forward_pre_hook(lambda _, times: calls.append(times))
+    modular(prompt="a", num_inference_steps=STEPS, output_type="latent", **case.call_options())
+    expected = modular.scheduler.target_timesteps / modular.scheduler.config.num_train_timesteps
+    torch.testing.assert_close(torch.cat([target for _, target, _ in calls]), expected)
