@@ -182,3 +182,40 @@ def test_only_the_last_live_call_counts():
     assert current_sampling_call() is first
     del first
     assert current_sampling_call() is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("mode", [None, pytest.param("reduce-overhead", marks=pytest.mark.slow)])
+def test_on_a_gpu(model, mode):
+    """The loop reads nothing back from the GPU, and CUDA graphs see each step's own target."""
+    eager = copy.deepcopy(model).cuda()
+    compiled = eager if mode is None else torch.compile(eager, mode=mode, fullgraph=True)
+    condition = {name: tensor.cuda() for name, tensor in tiny.sd3_condition(1).items()}
+    inputs = {
+        "encoder_hidden_states": condition["prompt_embeds"],
+        "pooled_projections": condition["pooled_prompt_embeds"],
+        "return_dict": False,
+    }
+
+    def loop(model, style: str, explicit: bool) -> torch.Tensor:
+        scheduler, x = TwinFlowScheduler(sampling_style=style), torch.ones(1, 4, 8, 8, device="cuda")
+        scheduler.set_timesteps(4, device="cuda")
+        scheduler.set_begin_index(0)
+        for index, t in enumerate(scheduler.timesteps):
+            torch.compiler.cudagraph_mark_step_begin()
+            twinflow = {"target_timestep": scheduler.target_timesteps[index].expand(1)} if explicit else {}
+            velocity = model(x, timestep=t.expand(1), **inputs, **twinflow)[0].clone()
+            x = scheduler.step(velocity, t, x, return_dict=False)[0]
+        return x
+
+    for style in STYLES:
+        expected = loop(eager, style, explicit=True)
+        for _ in range(3):
+            found = loop(compiled, style, explicit=False)
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+    if mode is None:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            loop(eager, "any", explicit=False)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
