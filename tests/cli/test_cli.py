@@ -166,6 +166,17 @@ def test_a_file_of_the_repository_is_named_with_its_folder(adapter, capsys):
     assert f"'{weights}' is a file. Pass the folder that it is in, '{adapter}'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [("utf-16", "is not text in UTF-8"), ("latin-1", "is not text in UTF-8"), ("utf-8-sig", "--card new")],
+)
+def test_a_card_in_another_encoding_is_told(adapter, encoding, message, capsys, tmp_path):
+    directory = shutil.copytree(adapter, tmp_path / "run")
+    (directory / "README.md").write_bytes("# née\n".encode(encoding))
+    assert main(["push", str(directory), "me/other", "--base_model", "me/base"]) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_what_a_strangers_repository_says_is_escaped(adapter, capsys, tmp_path):
     directory = shutil.copytree(adapter, tmp_path / "hostile")
     path = directory / "twinflow_config.json"

@@ -50,7 +50,7 @@ def needs_card(path: Path, args: argparse.Namespace) -> bool:
 
     if args.card or not path.exists() or is_generated_card(path):
         return args.card != "keep"
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     if args.repo_id in text and (args.base_model or "") in text:
         return False
     raise TwinFlowConfigError(

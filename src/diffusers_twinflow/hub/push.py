@@ -262,11 +262,23 @@ def check_pushable(
     config = _without_local_paths(config)
     files += [CARD_NAME] if repository.find(CARD_NAME) else []
     for name in (CONFIG_NAME, CARD_NAME):
-        if name in files and TOKEN.search((directory / name).read_text(encoding="utf-8")):
+        if name in files and TOKEN.search(_read_text(directory / name)):
             raise TwinFlowConfigError(f"{name} holds what looks like a Hub token: take it out before it is public.")
     if CARD_NAME in files:
         _check_card(directory / CARD_NAME)
     return config, [*files, *(f"{SAMPLES_FOLDER}/{name}" for name in sample_names(directory))]
+
+
+def _read_text(path: Path) -> str:
+    """A text file in UTF-8, which the Hub reads too.
+
+    Raises:
+        TwinFlowConfigError: if it is in another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TwinFlowConfigError(f"'{path.name}' is not text in UTF-8 ({error}): save it as UTF-8.") from error
 
 
 def _lora_files(repository: LocatedRepository, config: TwinFlowRepositoryConfig) -> list[str]:
@@ -329,6 +341,6 @@ def _check_base(directory: Path, config: TwinFlowRepositoryConfig) -> None:
 
 def _check_card(path: Path) -> None:
     try:
-        ModelCard(path.read_text(encoding="utf-8"))
+        ModelCard(_read_text(path))
     except (ValueError, yaml.YAMLError) as error:
         raise TwinFlowConfigError(f"{CARD_NAME} has metadata that is not valid: {error}") from error
