@@ -16,6 +16,7 @@ sys.path.insert(0, str(DOCS.parent / "examples"))
 
 import train_twinflow  # noqa: E402
 from diffusers_twinflow import TwinFlowConfig  # noqa: E402
+from diffusers_twinflow.ranges import Number, Range  # noqa: E402
 
 TWINFLOW = "TwinFlow"
 
@@ -38,13 +39,23 @@ def section(title: str, rows: list[tuple[str, str, str]]) -> str:
 
 
 def config_row(option) -> tuple[str, str, str]:
-    return f"`{option.name}`", shown(option.default), option.metadata["help"]
+    return (
+        f"`{option.name}`",
+        shown(option.default),
+        f"{option.metadata['help']} {range_of(option.metadata['allowed'])}".strip(),
+    )
 
 
 def parser_row(action: argparse.Action) -> tuple[str, str, str]:
     spellings = [f"`{spelling}`" for spelling in action.option_strings if not spelling.startswith("--no-")]
     choices = f"One of {', '.join(f'`{choice}`' for choice in action.choices)}." if action.choices else ""
-    return ", ".join(spellings), shown(action.default), f"{action.help} {choices}".strip()
+    allowed = range_of(action.type.allowed) if isinstance(action.type, Number) else ""
+    return ", ".join(spellings), shown(action.default), " ".join(filter(None, [action.help, choices, allowed]))
+
+
+def range_of(allowed: Range | None) -> str:
+    """The range of a numeric option as a sentence."""
+    return f"{str(allowed).capitalize()}." if allowed is not None else ""
 
 
 def shown(value: Any) -> str:

@@ -54,3 +54,12 @@ def image_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("data") / "images"
     tiny.image_folder(directory)
     return directory
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--kill-points",
+        type=int,
+        default=24,
+        help="How many kills the slow test of killed runs tries (300 is thorough).",
+    )

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from . import lenient_json
+from .ranges import NOT_NEGATIVE, POSITIVE, SHARE, Range
 
 LOSSES = ("barron", "l2")
+MAX_STEPS = 1000
+"""The most steps that a model can be distilled for."""
 
 
 class TwinFlowConfigError(ValueError):
     """An option that is unknown, out of range or contradicts another; the message names it and the remedy."""
 
 
-def option(default: Any, help: str):
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, allowed: Range | None = None):
+    """An option with its default, its help text and, for a number, the range that it allows."""
+    return field(default=default, metadata={"help": help, "allowed": allowed})
 
 
 @dataclass(frozen=True)
@@ -34,16 +38,20 @@ class TwinFlowConfig:
 
     twinflow_enabled: bool = option(False, "Train with TwinFlow; false is ordinary flow matching.")
     twinflow_target_step_count: int = option(
-        1, "Evaluations the model is distilled for (1-4 recommended); validation and inference default to it."
+        1,
+        "Evaluations the model is distilled for (1-4 recommended); validation and inference default to it.",
+        Range(least=1, most=MAX_STEPS),
     )
     twinflow_estimate_order: int = option(
-        2, "Teacher evaluations along each jump (N of RCGM). 0 learns the velocity field alone."
+        2, "Teacher evaluations along each jump (N of RCGM). 0 learns the velocity field alone.", NOT_NEGATIVE
     )
     twinflow_enhanced_ratio: float = option(
-        0.5, "Strength with which classifier-free guidance is baked into the target; 0 switches it off."
+        0.5, "Strength with which classifier-free guidance is baked into the target; 0 switches it off.", NOT_NEGATIVE
     )
-    twinflow_delta_t: float = option(0.01, "Length of the step from t along the target velocity, in time.")
-    twinflow_target_clamp: float = option(1.0, "Bound on each element of prediction minus target.")
+    twinflow_delta_t: float = option(
+        0.01, "Length of the step from t along the target velocity, in time.", Range(above=0, below=1)
+    )
+    twinflow_target_clamp: float = option(1.0, "Bound on each element of prediction minus target.", POSITIVE)
     twinflow_require_ema: bool = option(True, "Refuse to train without an EMA teacher.")
     twinflow_allow_no_ema_teacher: bool = option(False, "Let the student be its own teacher (unstable).")
     twinflow_allow_diff2flow: bool = option(
@@ -52,26 +60,28 @@ class TwinFlowConfig:
     twinflow_adversarial_enabled: bool = option(
         False, "Self-adversarial branch (twin trajectory on the model's own fakes) and rectification."
     )
-    twinflow_adversarial_weight: float = option(1.0, "Loss weight of the adversarial samples.")
-    twinflow_rectify_weight: float = option(1.0, "Weight of the rectification loss on one-step samples.")
-    twinflow_one_step_share: float = option(1.0, "Share of the batch at t = 1, r = 0.")
-    twinflow_multi_step_share: float = option(1.0, "Share of the batch with r just below t.")
-    twinflow_any_step_share: float = option(1.0, "Share of the batch with r anywhere below t.")
-    twinflow_few_step_share: float = option(0.0, "Share of the batch with t as drawn and r = 0.")
+    twinflow_adversarial_weight: float = option(1.0, "Loss weight of the adversarial samples.", NOT_NEGATIVE)
+    twinflow_rectify_weight: float = option(1.0, "Weight of the rectification loss on one-step samples.", NOT_NEGATIVE)
+    twinflow_one_step_share: float = option(1.0, "Share of the batch at t = 1, r = 0.", NOT_NEGATIVE)
+    twinflow_multi_step_share: float = option(1.0, "Share of the batch with r just below t.", NOT_NEGATIVE)
+    twinflow_any_step_share: float = option(1.0, "Share of the batch with r anywhere below t.", NOT_NEGATIVE)
+    twinflow_few_step_share: float = option(0.0, "Share of the batch with t as drawn and r = 0.", NOT_NEGATIVE)
     twinflow_adversarial_share: float = option(
-        1.0, "Share of the batch on the twin trajectory, where adversarial training is enabled."
+        1.0, "Share of the batch on the twin trajectory, where adversarial training is enabled.", NOT_NEGATIVE
     )
-    twinflow_time_alpha: float = option(1.0, "First parameter of the Beta distribution of t.")
-    twinflow_time_beta: float = option(1.0, "Second parameter of the Beta distribution of t.")
-    twinflow_time_scale: float = option(1.0, "Factor on the drawn t, which is then clamped to [0, 1].")
-    twinflow_consistency_ratio: float = option(1.0, "Largest jump as a part of t: r = t - U * t * ratio.")
-    twinflow_enhanced_low: float = option(0.0, "Guidance is baked in only above this t (strictly).")
-    twinflow_enhanced_high: float = option(1.0, "Guidance is baked in only below this t (strictly).")
+    twinflow_time_alpha: float = option(1.0, "First parameter of the Beta distribution of t.", POSITIVE)
+    twinflow_time_beta: float = option(1.0, "Second parameter of the Beta distribution of t.", POSITIVE)
+    twinflow_time_scale: float = option(
+        1.0, "Factor on the drawn t, which is then clamped to [0, 1].", Range(above=0, most=1)
+    )
+    twinflow_consistency_ratio: float = option(1.0, "Largest jump as a part of t: r = t - U * t * ratio.", SHARE)
+    twinflow_enhanced_low: float = option(0.0, "Guidance is baked in only above this t (strictly).", SHARE)
+    twinflow_enhanced_high: float = option(1.0, "Guidance is baked in only below this t (strictly).", SHARE)
     twinflow_loss: str = option("barron", "'barron' (robust reweighting) or 'l2'.")
-    twinflow_barron_alpha: float = option(1.0, "Shape of the Barron loss.")
-    twinflow_barron_scale: float = option(1e-3, "Scale c of the Barron loss.")
+    twinflow_barron_alpha: float = option(1.0, "Shape of the Barron loss.", Range(least=0, most=2))
+    twinflow_barron_scale: float = option(1e-3, "Scale c of the Barron loss.", POSITIVE)
     twinflow_ema_decay: float = option(
-        0.99, "Decay the teacher warms up to; 0 is the student itself, 1 the frozen base."
+        0.99, "Decay the teacher warms up to; 0 is the student itself, 1 the frozen base.", SHARE
     )
     twinflow_image_free: bool = option(
         False, "Train on the student's own one-step images alone; the data's images are not used."
@@ -86,36 +96,17 @@ class TwinFlowConfig:
     def __post_init__(self):
         for option_field in fields(self):
             _check_type(option_field, getattr(self, option_field.name))
-        _require(
-            self.twinflow_target_step_count >= 1, self, "twinflow_target_step_count", "at least 1 (1-4 work best)"
-        )
-        _require(self.twinflow_estimate_order >= 0, self, "twinflow_estimate_order", "0 or more (the default is 2)")
-        _require(self.twinflow_enhanced_ratio >= 0, self, "twinflow_enhanced_ratio", "0 (off) or more")
-        _require(0 < self.twinflow_delta_t < 1, self, "twinflow_delta_t", "between 0 and 1 (the default is 0.01)")
-        _require(self.twinflow_target_clamp > 0, self, "twinflow_target_clamp", "above 0 (the default is 1.0)")
-        for name in (
-            "twinflow_adversarial_weight",
-            "twinflow_rectify_weight",
-            "twinflow_one_step_share",
-            "twinflow_multi_step_share",
-            "twinflow_any_step_share",
-            "twinflow_few_step_share",
-            "twinflow_adversarial_share",
-        ):
-            _require(getattr(self, name) >= 0, self, name, "0 or more")
-        for name in ("twinflow_time_alpha", "twinflow_time_beta", "twinflow_barron_scale"):
-            _require(getattr(self, name) > 0, self, name, "above 0")
-        _require(0 < self.twinflow_time_scale <= 1, self, "twinflow_time_scale", "in (0, 1]")
-        _require(0 <= self.twinflow_consistency_ratio <= 1, self, "twinflow_consistency_ratio", "in [0, 1]")
-        _require(0 <= self.twinflow_ema_decay <= 1, self, "twinflow_ema_decay", "in [0, 1] (the default is 0.99)")
-        _require(self.twinflow_loss in LOSSES, self, "twinflow_loss", f"one of {', '.join(LOSSES)}")
-        _require(0 <= self.twinflow_barron_alpha <= 2, self, "twinflow_barron_alpha", "in [0, 2]")
-        _require(
-            0 <= self.twinflow_enhanced_low < self.twinflow_enhanced_high <= 1,
-            self,
-            "twinflow_enhanced_low",
-            "at least 0 and below twinflow_enhanced_high, which is at most 1",
-        )
+        for option_field in fields(self):
+            _check_range(option_field, getattr(self, option_field.name))
+        if self.twinflow_loss not in LOSSES:
+            raise TwinFlowConfigError(
+                f"twinflow_loss={self.twinflow_loss!r} is not allowed: it must be one of {', '.join(LOSSES)}."
+            )
+        if self.twinflow_enhanced_low >= self.twinflow_enhanced_high:
+            raise TwinFlowConfigError(
+                f"twinflow_enhanced_low={self.twinflow_enhanced_low!r} is not allowed: it must be below "
+                f"twinflow_enhanced_high, which is {self.twinflow_enhanced_high!r}."
+            )
         if sum(self.branch_shares.values()) == 0:
             raise TwinFlowConfigError("every twinflow_*_share is 0: give at least one branch a share of the batch.")
         if self.twinflow_enabled:
@@ -269,6 +260,8 @@ def read_json_options(path: str | Path) -> dict[str, Any]:
         options = lenient_json.loads(path.read_bytes())
     except FileNotFoundError:
         raise TwinFlowConfigError(f"config '{path}' does not exist: give the path of a JSON file.") from None
+    except OSError as error:
+        raise TwinFlowConfigError(f"config '{path}' cannot be read ({error.strerror}): give a JSON file.") from None
     except (ValueError, RecursionError) as error:
         raise TwinFlowConfigError(f"config '{path}' is not valid JSON ({error}): mend it there.") from None
     if not isinstance(options, dict):
@@ -286,6 +279,8 @@ def _check_type(option_field, value):
         )
 
 
-def _require(condition: bool, config: TwinFlowConfig, name: str, allowed: str):
-    if not condition:
-        raise TwinFlowConfigError(f"{name}={getattr(config, name)!r} is not allowed: it must be {allowed}.")
+def _check_range(option_field, value):
+    allowed = option_field.metadata["allowed"]
+    if allowed is not None and value not in allowed:
+        default = f" (the default is {option_field.default})" if option_field.default in allowed else ""
+        raise TwinFlowConfigError(f"{option_field.name}={value!r} is not allowed: it must be {allowed}{default}.")

@@ -116,13 +116,15 @@ def test_validation_leaves_training_as_it_was(script, arguments, tmp_path):
     assert between.width % 3 == 0 and last.width // 5 == between.width // 3
     card = (tmp_path / "with" / "README.md").read_text()
     assert "samples/steps.png" in card and "Columns: base, 2 steps; 1 step; 2 steps; 4 steps." in card
-    assert Image.open(tmp_path / "with" / "samples" / "steps.png").size == (64, 32)
+    samples = Image.open(tmp_path / "with" / "samples" / "steps.png")
+    assert samples.width == last.width - last.width // 5 and samples.height > 2 * 16
 
 
 @pytest.mark.parametrize("layers", [[], ["--lora_layers", "all-linear"]], ids=["default", "all-linear"])
 def test_the_last_column_is_what_the_saved_adapter_draws(script, arguments, tmp_path, layers):
     """With EMA weights where those are saved, and the base's column is the stock pipeline's picture."""
-    script.main(arguments(*TWINFLOW, *PROMPTS, *layers, "--num_validation_images=1", "--validation_base_steps=2"))
+    prompts = ["--validation_prompts", "a picture"]
+    script.main(arguments(*TWINFLOW, *prompts, *layers, "--num_validation_images=1", "--validation_base_steps=2"))
     out = tmp_path / "out"
     options = {"height": 16, "width": 16, "output_type": "np"}
 
@@ -132,7 +134,7 @@ def test_the_last_column_is_what_the_saved_adapter_draws(script, arguments, tmp_
 
     grid = np.asarray(Image.open(out / "validation" / "step-000004.png"))
     width = grid.shape[1] // 4
-    cells = [grid[-32:-16, column * width + (width - 16) // 2 :][:, :16] for column in range(4)]
+    cells = [grid[-16:, column * width + (width - 16) // 2 :][:, :16] for column in range(4)]
     pipeline = TwinFlowPipeline.from_pretrained(out)
     for cell, steps in zip(cells[1:], (1, 2, 4)):
         assert np.array_equal(cell, (draw(pipeline, steps) * 255).round().astype("uint8"))
@@ -156,8 +158,8 @@ def test_scores_stop_the_run_and_keep_the_best(start, arguments, models, tmp_pat
     assert all(entry["frechet_distance"] >= 0 and 0 <= entry["prompt_score"] <= 100 for entry in written["scores"])
     assert json.loads((out / "twinflow_config.json").read_text())["trained"]["steps"] == 3
     best, first = load_file(out / "best" / "pytorch_lora_weights.safetensors"), trained(out, 1)
-    name = next(name for name in best if name.endswith("lora_A.weight"))
-    key = name.removeprefix("transformer.").replace(".weight", ".default.weight")
+    keys = {name: name.removeprefix("transformer.").replace(".weight", ".default.weight") for name in best}
+    name, key = next((name, key) for name, key in keys.items() if key in first and "lora_A" in name)
     assert torch.equal(best[name], first[key]) and not torch.equal(best[name], trained(out, 3)[key])
     assert TwinFlowPipeline.from_pretrained(out / "best").twinflow_config.trained["steps"] == 1
 
@@ -336,3 +338,48 @@ def test_a_run_ends_in_time_as_if_it_were_done(script, arguments, tmp_path):
     script.main(arguments("--max_train_minutes=0", "--logging_steps=1", "--max_train_steps=500", *TWINFLOW))
     described = json.loads((tmp_path / "out" / "twinflow_config.json").read_text())
     assert described["trained"]["steps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--learning_rate=-1"], "--learning_rate=-1.0 is not valid: it must be above 0"),
+        (["--learning_rate=nan"], "--learning_rate=nan"),
+        (["--seed=-1"], "--seed=-1 .*from 0 to 4294967295"),
+        (["--dataloader_num_workers=-1"], "--dataloader_num_workers=-1"),
+        (["--twinflow_target_step_count=2000"], "--twinflow_target_step_count=2000 .*from 1 to 1000"),
+        (["--validation_step_counts", "0", "1"], "--validation_step_counts=0"),
+        (["--checkpoints_total_limit=0"], "--checkpoints_total_limit=0"),
+        (["--checkpoints_total_limit=-1"], "--checkpoints_total_limit=-1"),
+        (["--max_grad_norm=0"], "--max_grad_norm=0.0"),
+        (["--adam_epsilon=0"], "--adam_epsilon=0.0"),
+        (["--lora_dropout=1"], "--lora_dropout=1.0"),
+        (["--resolution=1000000"], "--resolution=1000000 is .* GiB of pixels"),
+        (["--mixed_precision=fp12"], "--mixed_precision"),
+    ],
+)
+def test_impossible_numbers_are_refused_before_anything_is_loaded(script, arguments, more, message, monkeypatch):
+    monkeypatch.setattr(script, "prepare_run", None)
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        script.main(arguments(*TWINFLOW, *more))
+
+
+def test_every_number_has_a_range(script):
+    plain = [action.dest for action in script.build_parser()._actions if action.type in (int, float)]
+    assert plain == ["local_rank"], "what launchers give"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--lora_layers", "nope", "to_q"], "--lora_layers=nope: .* has no layer of that name"),
+        (["--lora_layers", "to_qq"], "Close names are .*to_q"),
+        (["--lora_layers", "norm1"], "--lora_layers=norm1: a LoRA cannot be put there"),
+        (["--resolution=64", "--cache_latents"], "cannot take samples of 64 x 64 pixels .*pos_embed_max_size"),
+        (["--aspect_ratio_buckets=16,16;32,64"], "cannot take samples of 32 x 64 pixels"),
+    ],
+)
+def test_what_the_base_cannot_do_is_found_before_encoding(script, arguments, more, message, monkeypatch):
+    monkeypatch.setattr("diffusers_twinflow.data.training_data.cache_latents", None)
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        script.main(arguments(*TWINFLOW, *more))

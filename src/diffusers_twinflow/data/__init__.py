@@ -1,5 +1,6 @@
 """From files, tables and streams to the batches of a run."""
 
+from . import requirements  # noqa: F401
 from .cache import DiskCache, MemoryCache
 from .captions import CAPTION_STRATEGIES, CaptionSource
 from .check import CheckedRows, check_rows

@@ -2,12 +2,12 @@
 
 import json
 import logging
-import os
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
 from ..configuration import TwinFlowConfigError
+from ..writing import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +73,7 @@ class DataReport:
 
     def _write(self) -> None:
         samples = {kind: {"count": len(found), "samples": found} for kind, found in self.faults.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_name(f"{self.path.name}.part")
-        unfinished.write_text(json.dumps(self.totals | samples, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(unfinished, self.path)
+        write_text(self.path, json.dumps(self.totals | samples, indent=2, ensure_ascii=False) + "\n")
         self.is_written = True
 
     def _log(self, new: list[Fault]) -> None:

@@ -23,6 +23,7 @@ from .loader import build_loader
 from .samples import Samples
 from .source import Source
 from .stream import StreamedSamples, StreamLoader
+from .trial import check_sizes
 
 ENCODED_PIXELS = 2**21
 MOST_ENCODED_AT_ONCE = 16
@@ -45,6 +46,8 @@ class TrainingData:
         base_name: what the base is called, for caches on disk.
         seed: seed of the run.
         batch_size: samples of a micro-batch of one process.
+        tries_sizes: whether to call the model once on a blank sample, so that a size that it cannot take is an error
+            before anything is encoded.
         processes: the processes of the run.
     """
 
@@ -57,6 +60,7 @@ class TrainingData:
         base_name: str,
         seed: int,
         batch_size: int,
+        tries_sizes: bool = False,
         processes: PartialState | None = None,
     ):
         self.source, self.family, self.pipeline, self.base_name = source, family, pipeline, base_name
@@ -71,6 +75,8 @@ class TrainingData:
         with moved_to(self.encoders.values(), self.device) if self.is_offloaded else nullcontext():
             if not self.is_offloaded:
                 pipeline.to(self.device)
+            if tries_sizes:
+                self._check_sizes()
             self._encode_beforehand()
         family.denoiser(pipeline).to(self.device)
 
@@ -175,6 +181,18 @@ class TrainingData:
             clip=config.clip,
             process_index=self.processes.process_index,
             num_processes=self.processes.num_processes,
+        )
+
+    def _check_sizes(self) -> None:
+        check_sizes(
+            self.family,
+            self.family.denoiser(self.pipeline),
+            self.encode_images,
+            self.encode_prompts,
+            list(self.framing.buckets),
+            num_frames=self.source.config.num_frames,
+            device=self.device,
+            dtype=next(iter(self.encoders.values())).dtype,
         )
 
     def _encode_beforehand(self) -> None:

@@ -16,6 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..families import FAMILIES
 from ..schedulers import TwinFlowScheduler
+from ..writing import write_file
 from .files import CARD_NAME, MAX_JSON_BYTES, SAMPLES_FOLDER, SCHEDULER_NAME, read_json
 from .portable import Portable
 from .repository import LORA, TwinFlowRepositoryConfig
@@ -80,7 +81,7 @@ def save_model_card(
         scores=scores,
         scheduler=_scheduler(directory),
     )
-    card.save(directory / CARD_NAME)
+    write_file(directory / CARD_NAME, card.save)
     return card
 
 

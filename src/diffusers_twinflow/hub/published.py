@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from ..configuration import TwinFlowConfigError
 from ..models import TwinFlowTransformerMixin, twinflow_class_of
 from ..models.published_layouts import PublishedLayout, published_layout
-from ..training.checkpoints import publish_directory
+from ..writing import merge_folder
 from .files import LocatedRepository, locate_repository, read_header, read_json
 
 MODEL_CONFIG_NAME = "config.json"
@@ -92,7 +92,7 @@ def convert_published_transformer(
         raise TwinFlowConfigError(f"'{output_dir}' is not empty: give a new directory.")
     repository = locate_repository(name_or_path, subfolder=subfolder, patterns=PATTERNS, **hub_options)
     published = open_published(repository)
-    publish_directory(output_dir, lambda directory: _write(published, repository, directory))
+    merge_folder(output_dir, lambda directory: _write(published, repository, directory))
     return published
 
 

@@ -8,7 +8,7 @@ rank 1; other styles need up to one rank per evaluation.
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from .modeling_twinflow import TwinFlowTransformerMixin, _submodule, _without_adapter
 from .time_conditioning import TimeConditioning
@@ -96,7 +97,7 @@ def fold_target(
     reason = why_not_foldable(type(transformer), transformer, conditioning)
     if reason is not None:
         raise CannotFoldError(reason)
-    conditioning = deepcopy(conditioning).to("cpu", torch.float64)
+    conditioning = _plain_copy(conditioning, ()).to(torch.float64)
     problems = _problems(transformer, conditioning, grids, adapter_names)
     exact: tuple[Hashable, ...] = ()
     solutions: list[_Solution] = []
@@ -127,6 +128,14 @@ def why_not_foldable(
         if not isinstance(layer, nn.Linear):
             return f"its timestep embedding ends in a {type(layer).__name__}, and only a linear layer can carry it"
     return None
+
+
+def parts_to_fold(transformer: ModelMixin) -> tuple[str, ...]:
+    """Starts of the names of the weights that `fold_target` reads, besides the conditioning's; none for a stock model."""
+    cls = type(transformer)
+    if not issubclass(cls, TwinFlowTransformerMixin):
+        return ()
+    return tuple(f"{path.rpartition('.')[0] or path}." for path in _embedder_paths(cls, transformer))
 
 
 def foldable_layers(cls: type[TwinFlowTransformerMixin], transformer: ModelMixin) -> dict[str, nn.Linear]:
@@ -301,13 +310,18 @@ def _layer_inputs(
 
 
 def _plain_copy(module: nn.Module, adapter_names: Sequence[str]) -> nn.Module:
-    """A float32 copy on the CPU, without hooks and quantisation, the adapters' weights added to its linear layers."""
+    """A float32 copy on the CPU, with the adapters' weights added to its linear layers.
+
+    It has no hooks and no quantisation, and is not sharded: FSDP copies no module of its classes.
+    """
     if isinstance(_without_adapter(module), nn.Linear):
         return _plain_linear(module, adapter_names)
-    copied = copy(module)
+    cls = type(module).__bases__[1] if isinstance(module, FSDPModule) else type(module)
+    copied = cls.__new__(cls)
+    vars(copied).update(vars(module))
     vars(copied)["_modules"] = {name: _plain_copy(child, adapter_names) for name, child in module.named_children()}
-    for hooks in ("_forward_hooks", "_forward_pre_hooks"):
-        vars(copied)[hooks] = OrderedDict()
+    for name in [name for name in vars(copied) if name.endswith("_hooks")]:
+        vars(copied)[name] = OrderedDict()
     return deepcopy(copied).to("cpu", torch.float32).eval()
 
 

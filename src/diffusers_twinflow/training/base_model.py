@@ -1,5 +1,6 @@
 """The base pipeline that is trained: looked at before it is loaded, loaded frozen, then given what trains."""
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,7 +117,13 @@ def prepare_lora(
         init_lora_weights="gaussian",
         target_modules=lora_targets(transformer, family, lora_layers),
     )
-    transformer.add_adapter(lora_config)
+    try:
+        transformer.add_adapter(lora_config)
+    except ValueError as error:
+        raise TwinFlowConfigError(
+            f"--lora_layers={' '.join(lora_layers or [])}: a LoRA cannot be put there ({error}). Name linear or "
+            f"convolution layers, or use --lora_layers {ALL_LINEAR}."
+        ) from error
     if config.twinflow_enabled:
         transformer.time_conditioning.requires_grad_(True)
     cast_training_params(transformer, torch.float32)
@@ -130,9 +137,29 @@ def lora_targets(transformer: torch.nn.Module, family: Family, lora_layers: Sequ
     if not lora_layers:
         return family.lora_targets(transformer)
     if list(lora_layers) != [ALL_LINEAR]:
+        check_layer_names(transformer, lora_layers)
         return list(lora_layers)
     return [
         name
         for name, module in transformer.named_modules()
         if isinstance(module, torch.nn.Linear) and not name.startswith("time_conditioning.")
     ]
+
+
+def check_layer_names(transformer: torch.nn.Module, lora_layers: Sequence[str]) -> None:
+    """
+    Raises:
+        TwinFlowConfigError: if a name is not the name, or the end of the name, of a layer. PEFT skips such a name as
+            long as another one matches.
+    """
+    modules = [name for name, _ in transformer.named_modules()]
+    ends = {".".join(name.split(".")[start:]) for name in modules for start in range(name.count(".") + 1)}
+    for name in lora_layers:
+        if name in ends:
+            continue
+        nearest = difflib.get_close_matches(name, sorted(ends), n=3, cutoff=0.4)
+        suggestion = f" Close names are {', '.join(nearest)}." if nearest else ""
+        raise TwinFlowConfigError(
+            f"--lora_layers={name}: {type(transformer).__name__} has no layer of that name.{suggestion} Use "
+            f"--lora_layers {ALL_LINEAR} for every linear layer."
+        )

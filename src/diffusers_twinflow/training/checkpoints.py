@@ -1,55 +1,79 @@
-"""Checkpoints that are either complete or not there."""
+"""The checkpoints of a run: what one says of itself, whether it is intact, and which to resume from."""
 
-import os
-import shutil
-from collections.abc import Callable
-from contextlib import contextmanager
+import json
+import zlib
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-from accelerate import Accelerator
+from typing import Any
 
 from ..configuration import TwinFlowConfigError
 
 PREFIX = "checkpoint-"
-UNFINISHED = ".unfinished"
+MANIFEST = "checkpoint.json"
+CHUNK = 2**24
 
 
-@contextmanager
-def unfinished_directory(directory: str | Path, accelerator: Accelerator):
-    """Yield a directory to fill by all processes, which gets its name only once it is complete."""
-    directory = Path(directory)
-    unfinished = directory.with_name(directory.name + UNFINISHED)
-    if accelerator.is_main_process:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    yield unfinished
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(directory, ignore_errors=True)
-        os.replace(unfinished, directory)
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint says of itself in `checkpoint.json`.
 
-
-def publish_directory(directory: str | Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a directory aside, then move its entries into `directory`, replacing older ones.
-
-    What else `directory` holds stays. Nothing in it changes where `write` fails.
+    Attributes:
+        run: id of the run that wrote it.
+        step: optimizer steps taken.
+        arguments: the run's arguments.
+        sizes: numbers that a resumed run must share, by name, see `training.resuming`.
+        files: size and CRC-32 of every other file of the checkpoint, by path in it.
     """
-    directory = Path(directory)
-    aside = directory / UNFINISHED
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    write(aside)
-    for entry in sorted(aside.iterdir()):
-        target = directory / entry.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(entry, target)
-    aside.rmdir()
+
+    run: str
+    step: int
+    arguments: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    files: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def save(self, directory: Path) -> None:
+        """Write the file, with the sums of the files that are in the directory now."""
+        paths = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+        files = {path.relative_to(directory).as_posix(): (path.stat().st_size, checksum(path)) for path in paths}
+        text = json.dumps(asdict(self) | {"files": files}, indent=2, sort_keys=True) + "\n"
+        (directory / MANIFEST).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> "Manifest | None":
+        """The manifest of a checkpoint; `None` if it has none, or one that cannot be read."""
+        try:
+            return cls(**json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file."""
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            value = zlib.crc32(chunk, value)
+    return value
+
+
+def damage_of(checkpoint: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, in words; `None` if it is intact."""
+    manifest = Manifest.load(checkpoint)
+    if manifest is None:
+        return f"{MANIFEST} is missing or cannot be read"
+    for name, (size, crc) in manifest.files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+        if checksum(path) != crc:
+            return f"{name} has other contents than were written"
+    return None
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
+    """The checkpoints in a folder, the one with the fewest steps first."""
     found = [path for path in Path(output_dir).glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
     return sorted(found, key=checkpoint_step)
 
@@ -59,33 +83,30 @@ def checkpoint_step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
-def find_checkpoint(output_dir: str | Path, resume_from_checkpoint: str) -> Path | None:
-    """The checkpoint to resume from; `None` where "latest" finds none.
+def find_checkpoint(output_dir: str | Path, name: str) -> Path:
+    """The checkpoint that `--resume_from_checkpoint` names: one of `output_dir`, or the path of one.
 
     Raises:
-        TwinFlowConfigError: where a checkpoint asked for by name is not there.
+        TwinFlowConfigError: if there is none.
     """
-    checkpoints = list_checkpoints(output_dir)
-    if resume_from_checkpoint == "latest":
-        return checkpoints[-1] if checkpoints else None
-    wanted = Path(output_dir) / Path(resume_from_checkpoint).name
-    if wanted not in checkpoints:
-        there = ", ".join(path.name for path in checkpoints) or "none"
+    path = Path(name)
+    if len(path.parts) == 1:
+        path = Path(output_dir) / name
+    if path.name.startswith(PREFIX) and path.name.removeprefix(PREFIX).isdigit() and path.is_dir():
+        return path
+    there = ", ".join(found.name for found in list_checkpoints(path.parent)) or "none"
+    raise TwinFlowConfigError(
+        f"resume_from_checkpoint='{name}' is not in '{path.parent}' (there: {there}): name one of those, or 'latest'."
+    )
+
+
+def check_intact(checkpoint: Path, reason: str | None) -> None:
+    """
+    Raises:
+        TwinFlowConfigError: if `damage_of` gave a reason.
+    """
+    if reason is not None:
         raise TwinFlowConfigError(
-            f"resume_from_checkpoint='{resume_from_checkpoint}' is not in '{output_dir}' (there: {there}): "
-            "name one of those, or 'latest'."
+            f"resume_from_checkpoint: '{checkpoint}' is damaged ({reason}). Resume from another one, or from 'latest', "
+            "which takes the newest that is intact."
         )
-    return wanted
-
-
-def remove_unfinished(output_dir: str | Path) -> None:
-    """Delete what an interrupted run left half-written."""
-    for leftover in Path(output_dir).glob(f"*{UNFINISHED}"):
-        shutil.rmtree(leftover)
-
-
-def remove_old_checkpoints(output_dir: str | Path, limit: int | None) -> None:
-    """Delete the oldest checkpoints until at most `limit` are left."""
-    if limit is not None:
-        for checkpoint in list_checkpoints(output_dir)[:-limit]:
-            shutil.rmtree(checkpoint)

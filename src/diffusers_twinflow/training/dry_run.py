@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..hub.repository import TwinFlowRepositoryConfig
+from ..writing import write_text
 from .branches import Branch, BranchRotation
 from .trackers import GIB, peak_memory
 
@@ -88,8 +89,7 @@ class DryRun:
 def save_report(report: dict[str, Any], output_dir: str | Path) -> Path:
     """Write the report and return its path."""
     path = Path(output_dir) / FILE_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(report, indent=2) + "\n")
     return path
 
 

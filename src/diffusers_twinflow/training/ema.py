@@ -54,7 +54,7 @@ class EMAOfTrained:
     def load_state_dict(self, state: dict) -> None:
         values = zip(state["shadow_params"], self.parameters)
         parts = [_part(value.to(self.device), parameter) for value, parameter in values]
-        self.average.load_state_dict(state | {"shadow_params": parts})
+        self.average.load_state_dict(state | {"shadow_params": parts, "decay": self.average.decay})
         self.average.to(self.device)
 
 

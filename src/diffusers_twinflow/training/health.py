@@ -1,10 +1,12 @@
 """Skipping steps whose gradient is not finite, and losses by branch, without a host sync in a step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from accelerate import Accelerator
 
 from .branches import BRANCHES
+from .distributed import local_part
 from .objective import TwinFlowLoss
 
 TOTAL, RECTIFY = len(BRANCHES), len(BRANCHES) + 1
@@ -83,6 +85,21 @@ class TrainingHealth:
         self._start_interval()
         return report | {"skipped_steps": int(self.skipped)}
 
+    def check_end(self, steps: int) -> None:
+        """
+        Args:
+            steps: that were tried.
+
+        Raises:
+            FloatingPointError: if most of them were skipped, so that the weights are hardly trained.
+        """
+        skipped = int(self.skipped)
+        if 2 * skipped > steps:
+            raise FloatingPointError(
+                f"{skipped} of {steps} steps were skipped, because their gradient was not finite. The weights are hardly "
+                "trained, so no result is written: lower --learning_rate, or train in bf16 rather than fp16."
+            )
+
     def _stop(self) -> None:
         not_finite = self.sums[2, :TOTAL].tolist()
         bad = ", ".join(branch.value for branch, count in zip(BRANCHES, not_finite) if count)
@@ -90,6 +107,21 @@ class TrainingHealth:
             f"{int(self.run)} steps in a row had a gradient that is not finite (losses not finite in: "
             f"{bad or 'none, the gradient alone'}): lower learning_rate, train in bf16 rather than fp16, "
             "or resume from an earlier checkpoint."
+        )
+
+
+def check_finite(parameters: Sequence[torch.Tensor], step: int, accelerator: Accelerator) -> None:
+    """All processes call it, and it raises in all or in none.
+
+    Raises:
+        FloatingPointError: if a weight is NaN or infinite, which must not replace what was saved before.
+    """
+    bad = [(~local_part(parameter).isfinite()).any() for parameter in parameters]
+    count = torch.stack(bad).sum().to(accelerator.device) if bad else torch.zeros((), device=accelerator.device)
+    if accelerator.reduce(count.float(), reduction="sum") > 0:
+        raise FloatingPointError(
+            f"the trained weights are not finite at step {step}, so they are not saved: resume from an earlier "
+            "checkpoint with a lower --learning_rate."
         )
 
 

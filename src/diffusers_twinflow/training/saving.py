@@ -1,6 +1,7 @@
 """What a run writes: checkpoints on the way, and at the end the repository that others load."""
 
 import os
+import shutil
 from argparse import Namespace
 from collections.abc import Mapping
 from functools import partial
@@ -11,22 +12,30 @@ import diffusers
 import peft
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.logging import get_logger
 from diffusers import DiffusionPipeline
 
 import diffusers_twinflow
 
 from ..configuration import TwinFlowConfig
 from ..families import Family, family_of
-from ..hub.model_card import save_model_card
+from ..hub.files import CARD_NAME
+from ..hub.model_card import is_generated_card, save_model_card
 from ..hub.push import push_twinflow_model
 from ..hub.repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
 from ..hub.samples import write_samples
+from ..models.target_folding import parts_to_fold
 from ..schedulers import TwinFlowScheduler
+from ..writing import disk_errors, finish_folder, merge_folder, start_folder, unfinished, write_folder
 from . import deepspeed
+from .arguments import save_arguments, saved_values
 from .base_model import DTYPES
-from .checkpoints import PREFIX, publish_directory, remove_old_checkpoints, unfinished_directory
+from .checkpoints import PREFIX, Manifest
 from .distributed import gathered, uses_deepspeed
+from .run_folder import RunFolder
 from .validation import Columns, components_to_save
+
+logger = get_logger(__name__)
 
 NOT_OF_THE_RESULT = {
     "cache_dir", "cache_directory", "config", "frechet_model", "instance_data_dir", "judge", "logging_dir", "output_dir",
@@ -72,18 +81,34 @@ def _recorded_base(base: str, directory: str | Path) -> str:
     return os.path.relpath(base, directory) if is_relative else base
 
 
-def save_checkpoint(args: Namespace, accelerator: Accelerator, step: int) -> None:
-    """Write `checkpoint-{step}`, which is there only once it is complete; all processes call it."""
+def save_checkpoint(args: Namespace, accelerator: Accelerator, step: int, folder: RunFolder | None, sizes) -> None:
+    """Write `checkpoint-{step}`, which is there only once it is complete; all processes call it.
+
+    Args:
+        folder: the output folder, in the main process.
+        sizes: numbers that a resumed run must share, see `training.resuming`.
+
+    Raises:
+        DiskError: if the disk is full; the checkpoints that are there stay.
+    """
     directory = Path(args.output_dir) / f"{PREFIX}{step}"
-    with unfinished_directory(directory, accelerator) as unfinished:
-        accelerator.save_state(str(unfinished), **(deepspeed.SAVE_OPTIONS if uses_deepspeed(accelerator) else {}))
-    if accelerator.is_main_process:
-        remove_old_checkpoints(args.output_dir, args.checkpoints_total_limit)
-
-
-def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
-    """Go back to what `save_checkpoint` wrote; all processes call it."""
-    accelerator.load_state(str(checkpoint), **(deepspeed.LOAD_OPTIONS if uses_deepspeed(accelerator) else {}))
+    aside = unfinished(directory)
+    if folder is not None:
+        start_folder(directory)
+    accelerator.wait_for_everyone()
+    with disk_errors(directory):
+        try:
+            accelerator.save_state(str(aside), **(deepspeed.SAVE_OPTIONS if uses_deepspeed(accelerator) else {}))
+            accelerator.wait_for_everyone()
+            if folder is not None:
+                Manifest(folder.id, step, saved_values(args), sizes).save(aside)
+        except Exception:
+            if folder is not None:
+                shutil.rmtree(aside, ignore_errors=True)
+            raise
+    if folder is not None:
+        finish_folder(directory)
+        folder.remove_old_checkpoints(args.checkpoints_total_limit)
 
 
 def save_result(
@@ -95,19 +120,21 @@ def save_result(
     step: int,
     *,
     directory: str | Path | None = None,
-    samples: Columns | None = None,
 ) -> None:
-    """Write the trained model: a TwinFlow repository, or a stock LoRA or pipeline where TwinFlow is off.
+    """Write the trained model: a TwinFlow repository, or a stock LoRA or pipeline if TwinFlow is off.
 
-    All processes call it, so that the main one, which alone writes, can gather what is sharded.
+    The output folder gets the model and the run's arguments beside what it holds; any other directory is replaced. All
+    processes call it, so that the main one, which alone writes, can gather what is sharded.
 
     Args:
-        average: the EMA weights, where any are kept: a `training.teacher` object or an `EMAOfTrained`.
+        average: the EMA weights if any are kept: a `training.teacher` object or an `EMAOfTrained`.
         directory: where to; defaults to the run's `output_dir`.
-        samples: pictures for the model card, in columns by label.
+
+    Raises:
+        DiskError: if it cannot be written; what was there before stays.
     """
+    publish = merge_folder if directory is None else write_folder
     directory = Path(directory or args.output_dir)
-    directory.mkdir(parents=True, exist_ok=True)
     saved = repository_config(args, config, family, step, directory)
     with components_to_save(family, pipeline, average, args.save_ema) as components:
         result = family.assemble(pipeline, components)
@@ -116,15 +143,22 @@ def save_result(
         model.eval()
         if args.train_type == "lora":
             names = getattr(average, "saved_names", {}) if args.save_ema else {}
-            write = partial(write_lora, args, saved, result, names, samples)
+            write = partial(write_lora, args, saved, result, names)
         elif config.twinflow_enabled:
-            write = partial(write_model, args, saved, result, samples)
+            write = partial(save_twinflow_model, pipeline=result, config=saved)
         else:
             write = result.save_pretrained
         is_main_process = PartialState().is_main_process
-        with gathered(model, is_main_process, is_lora_part if args.train_type == "lora" else None):
+
+        def write_with_arguments(aside: Path) -> None:
+            write(aside)
+            save_arguments(args, aside)
+
+        to_fold = parts_to_fold(model)
+        wanted = (lambda name: is_lora_part(name) or name.startswith(to_fold)) if args.train_type == "lora" else None
+        with gathered(model, is_main_process, wanted):
             if is_main_process:
-                publish_directory(directory, write)
+                publish(directory, write_with_arguments)
         model.train(was_training)
 
 
@@ -138,10 +172,9 @@ def write_lora(
     saved: TwinFlowRepositoryConfig,
     pipeline: DiffusionPipeline,
     saved_names: dict[str, str],
-    samples: Columns | None,
     directory: Path,
 ) -> None:
-    """Write LoRA, time conditioning and samples, or a stock LoRA where TwinFlow is off."""
+    """Write LoRA and time conditioning, or a stock LoRA if TwinFlow is off."""
     family = family_of(pipeline)
     transformer = family.denoiser(pipeline)
     dtype = None if args.upcast_before_saving else DTYPES[args.mixed_precision]
@@ -150,37 +183,40 @@ def write_lora(
         return
     scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config)
     save_twinflow_lora(directory, transformer, saved, scheduler, dtype=dtype, **saved_names)
-    if samples:
-        write_samples(directory, samples, args.validation_prompts)
 
 
-def write_model(
-    args: Namespace,
-    saved: TwinFlowRepositoryConfig,
-    pipeline: DiffusionPipeline,
-    samples: Columns | None,
-    directory: Path,
-) -> None:
-    """Write a whole distilled model and its samples."""
-    save_twinflow_model(directory, pipeline, saved)
-    if samples:
-        write_samples(directory, samples, args.validation_prompts)
+def save_sample_grid(args: Namespace, samples: Columns) -> None:
+    """Write the pictures of the model card, in columns by label, beside the result."""
+    merge_folder(args.output_dir, lambda aside: write_samples(aside, samples, args.validation_prompts))
 
 
-def publish_card(args: Namespace, scores: Mapping[str, float] | None = None) -> None:
-    """Write the model card of what was distilled, and push the repository where that is asked for.
+def write_card(args: Namespace, scores: Mapping[str, float] | None = None) -> None:
+    """Write the model card of what was distilled. A card that somebody wrote or edited stays.
 
     Args:
         scores: of the weights in the repository, by name.
+    """
+    path = Path(args.output_dir, CARD_NAME)
+    if path.exists() and not is_generated_card(path):
+        logger.warning(f"'{path}' is not a card that training wrote: it stays as it is, and no new card is written.")
+        return
+    options = {"prompts": args.validation_prompts or [], "base_model": args.hub_base_model}
+    options |= {"cache_dir": args.cache_dir, "token": args.hub_token}
+    save_model_card(args.output_dir, repository_id_of(args), scores=scores, **options)
+
+
+def push_result(args: Namespace) -> None:
+    """Push the repository to the Hub.
 
     Raises:
         TwinFlowPushError: if the Hub refuses; the result stays in the run's directory.
     """
-    repository_id = args.hub_model_id or Path(args.output_dir).resolve().name
-    base_model, prompts, token = args.hub_base_model, args.validation_prompts or [], args.hub_token
-    options = {"prompts": prompts, "base_model": base_model, "cache_dir": args.cache_dir, "token": token}
-    save_model_card(args.output_dir, repository_id, scores=scores, **options)
-    if not args.push_to_hub:
-        return
     where = {"private": args.hub_private_repo, "revision": args.hub_revision}
-    push_twinflow_model(args.output_dir, repository_id, token=token, base_model=base_model, **where)
+    options = {"token": args.hub_token, "base_model": args.hub_base_model}
+    commit = push_twinflow_model(args.output_dir, repository_id_of(args), **options, **where)
+    logger.info(f"pushed to {getattr(commit, 'commit_url', commit)}")
+
+
+def repository_id_of(args: Namespace) -> str:
+    """The Hub id of the result: the given one, or the output folder's name."""
+    return args.hub_model_id or Path(args.output_dir).resolve().name

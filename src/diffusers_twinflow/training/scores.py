@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor
@@ -21,7 +22,10 @@ from ..data import Samples
 from ..data.latents import MIDDLE
 from ..families import Family
 from ..hub.repository import TwinFlowRepositoryConfig
+from ..writing import write_text
 from .validation import Validation
+
+logger = get_logger(__name__)
 
 FRECHET, PROMPT, JUDGE = "frechet_distance", "prompt_score", "judge"
 FILE_NAME = "scores.json"
@@ -241,8 +245,22 @@ class ScoreBook:
     ):
         self.path, self.metric, self.higher_is_better = Path(directory) / FILE_NAME, metric, higher_is_better
         self.patience = patience
-        known = json.loads(self.path.read_text(encoding="utf-8"))["scores"] if self.path.is_file() else []
-        self.entries: list[dict[str, float]] = [entry for entry in known if entry["step"] <= first_step]
+        self.entries: list[dict[str, float]] = [entry for entry in self._read() if entry["step"] <= first_step]
+
+    def _read(self) -> list[dict[str, float]]:
+        """The entries of the file; none, with a warning, if it is damaged."""
+        try:
+            entries = json.loads(self.path.read_text(encoding="utf-8"))["scores"]
+            return [entry for entry in entries if isinstance(entry["step"], int)]
+        except FileNotFoundError:
+            return []
+        except (ValueError, TypeError, KeyError) as error:
+            logger.warning(f"'{self.path}' is damaged ({error}): earlier scores are forgotten.")
+            return []
+
+    def has(self, step: int) -> bool:
+        """Whether the scores of a step are noted."""
+        return any(entry["step"] == step for entry in self.entries)
 
     def add(self, step: int, scores: dict[str, float]) -> bool:
         """Note the scores of a step; returns whether they are the best so far.
@@ -267,14 +285,14 @@ class ScoreBook:
     @property
     def is_over(self) -> bool:
         """Whether patience is at its end."""
-        if self.patience is None:
+        if self.patience is None or not self.entries:
             return False
         return len(self.entries) - 1 - self.entries.index(self.best) >= self.patience
 
     def save(self) -> None:
         """Write the file."""
         values = {"metric": self._metric(self.entries[0]), "best_step": self.best["step"], "scores": self.entries}
-        self.path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_text(self.path, json.dumps(values, indent=2) + "\n")
 
     def _metric(self, scores: dict[str, float]) -> str:
         return self.metric or next(name for name in scores if name != "step")

@@ -2,7 +2,7 @@
 
 import inspect
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,18 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
-from diffusers.utils import make_image_grid
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from ..families import Family
 from ..hub.repository import TwinFlowRepositoryConfig
 from ..hub.samples import count_of_steps, draw_row
 from ..image_files import load_image
 from ..pipelines import as_twinflow_pipeline
+from ..writing import write_file
 from .distributed import autocast
 from .rng import RNGSnapshot
 
 FOLDER = "validation"
-MARGIN = 4
 Columns = dict[str, list[Image.Image]]
 
 
@@ -160,37 +159,13 @@ class Validation:
         return [image for images in zip(*rows) for image in images]
 
 
-def labelled_grid(columns: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
-    """One picture of columns of equal length, each under its label."""
-    font = ImageFont.load_default()
-    texts = [font.getbbox(label) for label in columns]
-    images = next(iter(columns.values()))
-    width = max([images[0].width, *(right - left + 2 * MARGIN for left, _, right, _ in texts)])
-    height = max(bottom for *_, bottom in texts) + 2 * MARGIN
-    cells = []
-    for label in columns:
-        head = Image.new("RGB", (width, height), "white")
-        ImageDraw.Draw(head).text((width // 2, MARGIN), label, fill="black", font=font, anchor="ma")
-        cells.append(head)
-    heads = make_image_grid(cells, rows=1, cols=len(columns))
-    body = [_centred(image, width) for row in zip(*columns.values(), strict=True) for image in row]
-    pictures = make_image_grid(body, rows=len(images), cols=len(columns))
-    grid = Image.new("RGB", (pictures.width, height + pictures.height), "white")
-    grid.paste(heads, (0, 0))
-    grid.paste(pictures, (0, height))
-    return grid
-
-
-def _centred(image: Image.Image, width: int) -> Image.Image:
-    cell = Image.new("RGB", (width, image.height), "white")
-    cell.paste(image, ((width - image.width) // 2, 0))
-    return cell
+def grid_path(output_dir: str | Path, step: int) -> Path:
+    """Where the grid of a step is."""
+    return Path(output_dir) / FOLDER / f"step-{step:06d}.png"
 
 
 def save_validation_grid(output_dir: str | Path, step: int, grid: Image.Image) -> Path:
     """Write a grid under `output_dir/validation/` and return its path."""
-    directory = Path(output_dir) / FOLDER
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"step-{step:06d}.png"
-    grid.save(path)
+    path = grid_path(output_dir, step)
+    write_file(path, grid.save)
     return path

@@ -1,0 +1,13 @@
+"""Imported before everything else here: says which extra is missing, instead of failing at the first of its packages."""
+
+import importlib.util
+
+PACKAGES = ("datasets", "PIL", "psutil", "torchdata", "tqdm")
+
+missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+if missing:
+    raise ModuleNotFoundError(
+        f"Training needs packages that are not installed ({', '.join(missing)}): "
+        'pip install "diffusers-twinflow[train]".',
+        name=missing[0],
+    )

@@ -1,0 +1,55 @@
+"""One pass of the model on a blank sample, so that a size that it cannot take is found before anything is encoded."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+
+from ..configuration import TwinFlowConfigError
+from ..families import Family
+from ..families.base import LatentDistribution
+from ..training.objective import Condition
+from ..training.rng import RNGSnapshot
+from .encoders import moved_to
+
+
+@torch.no_grad()
+def check_sizes(
+    family: Family,
+    model: torch.nn.Module,
+    encode_images: Callable[[torch.Tensor], LatentDistribution],
+    encode_prompts: Callable[..., Condition],
+    sizes: list[tuple[int, int]],
+    *,
+    num_frames: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Call the model once for the tallest and once for the widest of the sizes.
+
+    Args:
+        encode_images, encode_prompts: as `TrainingData` has them.
+        sizes: (height, width) of the samples in pixels.
+        num_frames: length of clips; `None` for images.
+        dtype: of the frozen networks, which the passes of training run in.
+
+    Raises:
+        TwinFlowConfigError: if the model cannot take a size.
+    """
+    is_half = dtype in (torch.float16, torch.bfloat16)
+    autocast = torch.autocast(device.type, dtype) if is_half else nullcontext()
+    for height, width in sorted({max(sizes), max(sizes, key=lambda size: size[::-1])}):
+        pixels = torch.zeros(1, 3, *([num_frames] if num_frames else []), height, width, device=device)
+        is_elsewhere = model.device.type != device.type
+        with RNGSnapshot(device).replay(), autocast, moved_to([model] if is_elsewhere else [], device):
+            latents = encode_images(pixels).mean.float()
+            condition = encode_prompts([""], pixels if family.takes_reference_image else None)
+            try:
+                family.velocity(model)(latents, torch.full((1,), 0.5, device=device), None, None, condition)
+            except torch.OutOfMemoryError:
+                raise
+            except (ValueError, RuntimeError, IndexError, AssertionError) as error:
+                raise TwinFlowConfigError(
+                    f"the base cannot take samples of {height} x {width} pixels ({error}): choose another --resolution, "
+                    "or other --aspect_ratio_buckets."
+                ) from error

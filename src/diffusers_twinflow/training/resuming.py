@@ -1,0 +1,132 @@
+"""Going on from a checkpoint: which options may differ from the run that wrote it, and how those take effect."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from ..configuration import TwinFlowConfigError
+from . import deepspeed
+from .arguments import saved_values
+from .checkpoints import Manifest
+from .distributed import uses_deepspeed
+
+FIXED = (
+    "pretrained_model_name_or_path",
+    "revision",
+    "variant",
+    "train_type",
+    "rank",
+    "lora_alpha",
+    "lora_layers",
+    "quantize_base",
+    "use_ema",
+    "optimizer",
+    "use_8bit_adam",
+    "mixed_precision",
+    "seed",
+    "streaming",
+    "repeats",
+    "aspect_ratio_buckets",
+    "twinflow_enabled",
+    "diff2flow_enabled",
+)
+"""Options that shape what a checkpoint holds, or which sample stands at which position of the run. All others may differ
+on a resume, and count from there on."""
+
+HYPERPARAMETERS = (
+    "initial_lr",
+    "betas",
+    "eps",
+    "weight_decay",
+    "beta3",
+    "decouple",
+    "use_bias_correction",
+    "safeguard_warmup",
+)
+"""What an optimizer's checkpoint would bring back, and the options of the resumed run decide."""
+
+SAMPLES_PER_STEP, SAMPLES_PER_EPOCH, PROCESSES = "samples_per_step", "samples_per_epoch", "processes"
+
+
+def check_options(args: Namespace, checkpoint: Path) -> None:
+    """
+    Raises:
+        TwinFlowConfigError: if an option differs from the run that wrote the checkpoint, and may not.
+    """
+    old, new = (
+        values | {"lora_alpha": values.get("lora_alpha", values.get("rank"))}
+        for values in (Manifest.load(checkpoint).arguments, saved_values(args))
+    )
+    changed = [
+        f"--{name}={new.get(name)} (it was {old.get(name)})"
+        for name in FIXED
+        if old.get(name) != new.get(name) and not _is_moved_base(name, old, new)
+    ]
+    ema_decays = [float(values.get("twinflow_ema_decay", 0)) for values in (old, new)]
+    if args.twinflow_enabled and ema_decays[0] != ema_decays[1] and 0 in ema_decays:
+        changed.append(f"--twinflow_ema_decay={ema_decays[1]} (it was {ema_decays[0]}; 0 keeps no teacher)")
+    if changed:
+        raise TwinFlowConfigError(
+            f"'{checkpoint}' cannot be resumed with other options: {', '.join(changed)}. Set them back, or start a new "
+            "run in another --output_dir."
+        )
+
+
+def _is_moved_base(name: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether the base was a folder and is a folder now: folders get other paths."""
+    was, now = str(old.get(name)), str(new.get(name))
+    return name == "pretrained_model_name_or_path" and Path(now).is_dir() and Path(was).is_absolute()
+
+
+def check_sizes(checkpoint: Path, sizes: dict[str, int]) -> None:
+    """
+    Raises:
+        TwinFlowConfigError: if the positions of the run would be other samples than they were.
+    """
+    old = Manifest.load(checkpoint).sizes
+    remedies = {
+        SAMPLES_PER_STEP: "--train_batch_size times --gradient_accumulation_steps times processes must stay the same",
+        SAMPLES_PER_EPOCH: "the data must stay the same",
+    }
+    for name, remedy in remedies.items():
+        if old.get(name) != sizes.get(name):
+            raise TwinFlowConfigError(
+                f"'{checkpoint}' cannot be resumed with {sizes.get(name)} {name.replace('_', ' ')} (it was "
+                f"{old.get(name)}): {remedy}."
+            )
+
+
+def load_checkpoint(accelerator: Accelerator, checkpoint: Path, optimizer: Any, lr_scheduler: Any) -> None:
+    """Go back to what `save_checkpoint` wrote; all processes call it.
+
+    The learning rates and other numbers of the optimizer stay those of the resumed run's own options.
+
+    Raises:
+        TwinFlowConfigError: if the checkpoint cannot be loaded.
+    """
+    options = [{name: group[name] for name in HYPERPARAMETERS if name in group} for group in optimizer.param_groups]
+    try:
+        accelerator.load_state(str(checkpoint), **(deepspeed.LOAD_OPTIONS if uses_deepspeed(accelerator) else {}))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise TwinFlowConfigError(
+            f"resume_from_checkpoint: '{checkpoint}' cannot be loaded ({type(error).__name__}: {error}). Resume from "
+            "another one."
+        ) from error
+    for group, own in zip(optimizer.param_groups, options):
+        group.update(own)
+    _apply_rates(optimizer, lr_scheduler, accelerator.num_processes / Manifest.load(checkpoint).sizes[PROCESSES])
+
+
+def _apply_rates(optimizer: Any, lr_scheduler: Any, more_processes: float) -> None:
+    """Set the rates of the next step by the schedule of this run; accelerate counts a step once for each process."""
+    schedule = getattr(lr_scheduler, "scheduler", lr_scheduler)
+    schedule.last_epoch = round(schedule.last_epoch * more_processes)
+    schedule.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+    for group, rate, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas):
+        group["lr"] = rate * factor(schedule.last_epoch)
+    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]

@@ -1,0 +1,177 @@
+"""The output folder of a run, which belongs to one run, and to one process at a time."""
+
+import json
+from pathlib import Path
+from uuid import uuid4
+
+from accelerate.logging import get_logger
+from filelock import FileLock, Timeout
+
+from ..configuration import TwinFlowConfigError
+from ..hub.files import CONFIG_NAME, INDEX_NAME, LORA_NAME
+from ..writing import disk_errors, recover, remove_folder, write_text
+from .checkpoints import Manifest, check_intact, checkpoint_step, damage_of, find_checkpoint, list_checkpoints
+
+logger = get_logger(__name__)
+
+RECORD = "training_run.json"
+LOCK = ".twinflow.lock"
+LATEST = "latest"
+VALIDATION = "validation"
+RESULTS = (CONFIG_NAME, LORA_NAME, INDEX_NAME)
+
+
+class RunFolder:
+    """Claims the output folder for this process, and knows which of its checkpoints belong to the run.
+
+    Each run has an id, in `training_run.json` and in each of its checkpoints. A run that goes back to an earlier
+    checkpoint gets a new id, and remembers which checkpoints of the old one lead to it: later ones are no longer its
+    own, so it neither resumes from them nor counts them.
+
+    Args:
+        directory: the output folder, which is made if it is not there.
+
+    Raises:
+        TwinFlowConfigError: if another run uses the folder now.
+        DiskError: if nothing can be written there.
+    """
+
+    def __init__(self, directory: str | Path):
+        self.directory = Path(directory)
+        with disk_errors(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.lock = FileLock(self.directory / LOCK)
+            try:
+                self.lock.acquire(blocking=False)
+            except Timeout:
+                raise TwinFlowConfigError(
+                    f"--output_dir='{directory}' is in use by another run. Wait until it ends, or choose another "
+                    "--output_dir."
+                ) from None
+            except NotImplementedError:
+                logger.warning(f"'{directory}' cannot be locked: start no second run there while this one goes on.")
+        for folder in (self.directory, self.directory / VALIDATION):
+            recover(folder)
+        self.id: str | None = None
+        self.history: list[list] = []
+        self.is_finished = False
+        self._read()
+
+    def _read(self) -> None:
+        try:
+            record = json.loads((self.directory / RECORD).read_text(encoding="utf-8"))
+            self.id, self.history, self.is_finished = record["id"], record["history"], record["finished"]
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            logger.warning(f"'{self.directory / RECORD}' cannot be read ({error}): it is ignored.")
+
+    def _write(self) -> None:
+        record = {"id": self.id, "history": self.history, "finished": self.is_finished}
+        write_text(self.directory / RECORD, json.dumps(record, indent=2) + "\n")
+
+    def release(self) -> None:
+        """Let other processes use the folder."""
+        self.lock.release()
+
+    def owns(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint in the folder is of this run, or of the part of an earlier one that led to it."""
+        manifest = Manifest.load(checkpoint)
+        run = manifest.run if manifest else None
+        step = checkpoint_step(checkpoint)
+        if self.id is None:
+            return True
+        return run == self.id or any(run == name and step <= last for name, last in self.history)
+
+    def checkpoints(self) -> list[Path]:
+        """The run's own checkpoints, the one with the fewest steps first."""
+        return [checkpoint for checkpoint in list_checkpoints(self.directory) if self.owns(checkpoint)]
+
+    def choose(self, resume_from_checkpoint: str | None) -> Path | None:
+        """Find the checkpoint to start from, and make the folder this run's.
+
+        Args:
+            resume_from_checkpoint: the training script's option.
+
+        Returns:
+            the checkpoint; `None` to start at step 0.
+
+        Raises:
+            TwinFlowConfigError: if the folder holds another run, or the checkpoint is missing or damaged.
+        """
+        if not resume_from_checkpoint:
+            self._refuse_used()
+            self._start()
+        elif resume_from_checkpoint == LATEST:
+            checkpoint = self._latest()
+            self._continue(checkpoint) if checkpoint else self._start()
+            return checkpoint
+        else:
+            checkpoint = find_checkpoint(self.directory, resume_from_checkpoint)
+            check_intact(checkpoint, damage_of(checkpoint))
+            if checkpoint.parent.resolve() != self.directory.resolve():
+                self._refuse_used()
+                self._start()
+            else:
+                self._continue(checkpoint)
+            return checkpoint
+        return None
+
+    def _refuse_used(self) -> None:
+        found = [path.name for path in list_checkpoints(self.directory)[-1:]]
+        found += [name for name in (*RESULTS, "best") if (self.directory / name).exists()]
+        if found:
+            raise TwinFlowConfigError(
+                f"--output_dir='{self.directory}' already holds a run ({found[0]}). Continue it with "
+                "--resume_from_checkpoint latest, or choose another --output_dir."
+            )
+
+    def _latest(self) -> Path | None:
+        everything, damaged = list_checkpoints(self.directory), []
+        own = [path for path in everything if self.owns(path) or Manifest.load(path) is None]
+        others = [path.name for path in everything if path not in own]
+        if others:
+            logger.warning(f"left out {', '.join(others)} in '{self.directory}': of another run, or given up.")
+        for checkpoint in reversed(own):
+            reason = damage_of(checkpoint)
+            if reason is None:
+                return checkpoint
+            logger.warning(f"'{checkpoint}' is damaged ({reason}): the one before it is taken.")
+            damaged.append(checkpoint.name)
+        if damaged:
+            raise TwinFlowConfigError(
+                f"--resume_from_checkpoint=latest: no checkpoint in '{self.directory}' is intact. Delete "
+                f"{', '.join(damaged)} there to start at step 0."
+            )
+        if self.is_finished:
+            raise TwinFlowConfigError(
+                f"--resume_from_checkpoint=latest: '{self.directory}' holds a finished run without a checkpoint. Choose "
+                "another --output_dir."
+            )
+        logger.warning(f"'{self.directory}' holds no checkpoint to resume from: training starts at step 0.")
+        return None
+
+    def _start(self) -> None:
+        self.id, self.history, self.is_finished = uuid4().hex, [], False
+        self._write()
+
+    def _continue(self, checkpoint: Path) -> None:
+        """Go on as the same run, or as a new one if later checkpoints of this one are given up."""
+        step, manifest = checkpoint_step(checkpoint), Manifest.load(checkpoint)
+        is_last = self.id is not None and self.checkpoints()[-1:] == [checkpoint]
+        if not is_last:
+            self.history = [[name, min(last, step)] for name, last in self.history] + [[manifest.run, step]]
+            self.history += [[self.id, step]] if self.id not in (None, manifest.run) else []
+            self.id = uuid4().hex
+        self.is_finished = False
+        self._write()
+
+    def finish(self) -> None:
+        """Note that the run has ended and its result is written."""
+        self.is_finished = True
+        self._write()
+
+    def remove_old_checkpoints(self, limit: int | None) -> None:
+        """Delete the run's oldest checkpoints until at most `limit` are left."""
+        for checkpoint in self.checkpoints()[:-limit] if limit else []:
+            remove_folder(checkpoint)

@@ -1,0 +1,121 @@
+"""Runs that end otherwise than well: the result is kept, and the message says what to do."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from trained_weights import trained
+
+TWINFLOW = ["--twinflow_enabled"]
+PROMPTS = ["--validation_prompts", "a picture", "--num_validation_images=1", "--validation_base_steps=0"]
+FULL_DISK = """
+import resource
+from training_script import load_script
+script = load_script()
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))
+script.main()
+"""
+
+
+def fail(*args, **options):
+    raise RuntimeError("no picture today")
+
+
+def test_a_failed_picture_loses_no_result(script, arguments, tmp_path, monkeypatch, caplog):
+    """Neither in the middle nor at the end; the exit code tells, and resuming draws what is missing."""
+    out, options = tmp_path / "out", [*TWINFLOW, *PROMPTS, "--validation_steps=2"]
+    with monkeypatch.context() as broken:
+        broken.setattr("diffusers_twinflow.training.validation.draw_row", fail)
+        with pytest.raises(SystemExit, match="the result is saved, but step 2: drawing .*no picture today.*; step 4"):
+            script.main(arguments(*options))
+    assert (out / "pytorch_lora_weights.safetensors").is_file() and (out / "README.md").is_file()
+    assert not (out / "samples").exists() and f"saved to {out}" in caplog.text
+    script.main(arguments(*options, "--resume_from_checkpoint=latest"))
+    assert (out / "samples" / "steps.png").is_file() and (out / "validation" / "step-000004.png").is_file()
+
+
+def test_a_failed_score_loses_no_result(script, arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffusers_twinflow.training.scores.Scores.measure", fail)
+    with pytest.raises(SystemExit, match="step 4: scoring failed"):
+        script.main(arguments(*TWINFLOW, "--score_steps=4", "--judge=json:loads"))
+    assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_a_card_that_somebody_wrote_stays(script, arguments, tmp_path, caplog):
+    path = tmp_path / "out" / "README.md"
+    path.parent.mkdir()
+    path.write_text("# My notes\n")
+    script.main(arguments(*TWINFLOW, "--max_train_steps=2"))
+    assert path.read_text() == "# My notes\n" and "it stays as it is" in caplog.text
+    path.unlink()
+    script.main(arguments(*TWINFLOW, "--resume_from_checkpoint=latest", "--max_train_steps=3"))
+    written = path.read_text()
+    script.main(arguments(*TWINFLOW, "--resume_from_checkpoint=latest", "--max_train_steps=4"))
+    assert "| steps trained | 3 |" in written and "| steps trained | 4 |" in path.read_text()
+
+
+@pytest.mark.parametrize("finite", [0, 2])
+def test_a_run_whose_steps_were_mostly_skipped_is_an_error(script, arguments, tmp_path, monkeypatch, finite):
+    import torch
+
+    norms = []
+
+    def clip(accelerator, parameters, max_norm):
+        norms.append(1.0 if len(norms) < finite else float("nan"))
+        return torch.tensor(norms[-1])
+
+    monkeypatch.setattr(script, "clip_grad_norm", clip)
+    with pytest.raises(SystemExit, match=f"error: {5 - finite} of 5 steps were skipped.*--learning_rate"):
+        script.main(arguments(*TWINFLOW, "--max_train_steps=5"))
+    assert not (tmp_path / "out" / "pytorch_lora_weights.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(script, arguments, tmp_path):
+    options = [*TWINFLOW, "--learning_rate=3e38", "--checkpoints_total_limit=1", "--checkpointing_steps=1"]
+    with pytest.raises(SystemExit, match="error: the trained weights are not finite at step"):
+        script.main(arguments(*options, "--max_train_steps=8"))
+    assert not (tmp_path / "out" / "pytorch_lora_weights.safetensors").exists()
+
+
+def test_training_says_what_it_does(script, arguments, tmp_path, caplog):
+    script.main(arguments(*TWINFLOW, *PROMPTS, "--max_train_steps=2"))
+    out = tmp_path / "out"
+    for text in (
+        "trains: LoRA of rank 2 with TwinFlow",
+        "8 samples at 16 pixels",
+        "steps: 0 to 2, 4 samples each",
+        f"output: {out}",
+        f"saved to {out}",
+        f"validation images in {out / 'validation' / 'step-000002.png'}",
+    ):
+        assert text in caplog.text, text
+    script.main(arguments(*TWINFLOW, "--max_train_steps=3", "--resume_from_checkpoint=latest"))
+    assert f"resumed from {out / 'checkpoint-2'}" in caplog.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_how_it_goes_on(start, arguments, tmp_path, number):
+    run = start(arguments(*TWINFLOW, "--max_train_steps=100000"))
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "checkpoint-2").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(run.pids[0], number)
+    assert run.wait() == [128 + number]
+    text = run.outputs[0].read_text()
+    assert f"stopped by {number.name}. To continue" in text and "--resume_from_checkpoint latest" in text
+    assert "KeyboardInterrupt" not in text.replace("raise SystemExit(stopped.exit_code)", "")
+
+
+@pytest.mark.parametrize("size", [400, 9_000, 60_000])
+def test_a_full_disk_is_named_and_the_run_goes_on_later(start, arguments, tmp_path, size):
+    """Files cannot grow above some bytes: reports, then checkpoints fail."""
+    options = arguments(*TWINFLOW, "--max_train_steps=2", "--checkpointing_steps=1")
+    run = start(options, code=FULL_DISK.format(size=size))
+    (code,) = run.wait()
+    text = run.outputs[0].read_text()
+    assert code == 1 and "could not be written" in text and "free on that disk" in text, text[-2000:]
+    start([*options, "--resume_from_checkpoint=latest"]).check()
+    assert trained(tmp_path / "out", 2)
+    assert json.loads((tmp_path / "out" / "twinflow_config.json").read_text())["trained"]["steps"] == 2
