@@ -197,25 +197,24 @@ def test_on_a_gpu(model, mode):
         "return_dict": False,
     }
 
-    def loop(model, style: str, explicit: bool) -> torch.Tensor:
+    def loop(model, style: str, explicit: bool = False, waiting: str = "default") -> torch.Tensor:
         scheduler, x = TwinFlowScheduler(sampling_style=style), torch.ones(1, 4, 8, 8, device="cuda")
         scheduler.set_timesteps(4, device="cuda")
         scheduler.set_begin_index(0)
-        for index, t in enumerate(scheduler.timesteps):
-            torch.compiler.cudagraph_mark_step_begin()
-            twinflow = {"target_timestep": scheduler.target_timesteps[index].expand(1)} if explicit else {}
-            velocity = model(x, timestep=t.expand(1), **inputs, **twinflow)[0].clone()
-            x = scheduler.step(velocity, t, x, return_dict=False)[0]
+        torch.cuda.set_sync_debug_mode(waiting)
+        try:
+            for index, t in enumerate(scheduler.timesteps):
+                torch.compiler.cudagraph_mark_step_begin()
+                twinflow = {"target_timestep": scheduler.target_timesteps[index].expand(1)} if explicit else {}
+                velocity = model(x, timestep=t.expand(1), **inputs, **twinflow)[0].clone()
+                x = scheduler.step(velocity, t, x, return_dict=False)[0]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
         return x
 
     for style in STYLES:
         expected = loop(eager, style, explicit=True)
         for _ in range(3):
-            found = loop(compiled, style, explicit=False)
+            found = loop(compiled, style)
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
-    if mode is None:
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            loop(eager, "any", explicit=False)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+    loop(eager, "any", waiting="error")
