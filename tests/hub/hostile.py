@@ -1,6 +1,6 @@
 """Hostile and mutated repositories, drawn by number, and what happens when they are loaded in a process of their own.
 
-`python tests/hub/hostile.py 500` loads that many and prints how they ended.
+`python tests/hub/hostile.py 500` loads that many and prints how they ended; a second number is the first of them.
 """
 
 import json
@@ -26,6 +26,7 @@ from diffusers_twinflow import TwinFlowConfigError, TwinFlowPipeline
 
 KINDS = ("adapter", "model", "base")
 TRAP = "code-was-run"
+CHANGED = "changed"
 MOST_SECONDS, MOST_BYTES = 60, 6 * 2**30
 """What a process may take before it is ended, so that a failure does not take the machine with it."""
 
@@ -332,6 +333,7 @@ def _attempt(connection, kind: str, number: int | None, good: dict[str, Path], f
         os.dup2(file.fileno(), 2)
     directory = shutil.copytree(good[kind], folder / "repository")
     what = "nothing" if number is None else mutate(kind, directory, number)
+    connection.send(CHANGED)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MOST_BYTES, used + MOST_BYTES))
     Path("/proc/self/clear_refs").write_text("5")
@@ -365,6 +367,7 @@ def attempt(kind: str, number: int | None, good: dict[str, Path]) -> Outcome:
         process.start()
         sender.close()
         try:
+            assert receiver.recv() == CHANGED
             outcome = receiver.recv() if receiver.poll(MOST_SECONDS) else None
         except EOFError:
             outcome = None
@@ -376,6 +379,7 @@ def attempt(kind: str, number: int | None, good: dict[str, Path]) -> Outcome:
 
 
 def good_repositories(folder: Path) -> dict[str, Path]:
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     import repositories
 
     import tiny
@@ -391,7 +395,7 @@ def tell(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 
-def main(count: int) -> int:
+def main(count: int, first: int = 0) -> int:
     with tempfile.TemporaryDirectory() as folder:
         good = good_repositories(Path(folder))
         for kind in KINDS:
@@ -401,7 +405,7 @@ def main(count: int) -> int:
         for kind, outcome in base.items():
             tell(f"good {kind}: {outcome.end}, {outcome.seconds:.2f} s, {outcome.peak_bytes / 2**20:.0f} MiB")
         ends, slowest, largest = Counter(), 0.0, 0.0
-        for number in range(count):
+        for number in range(first, first + count):
             kind = KINDS[number % len(KINDS)]
             outcome = attempt(kind, number, good)
             ends[kind, outcome.end] += 1
@@ -420,4 +424,4 @@ def main(count: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(*map(int, sys.argv[1:])))

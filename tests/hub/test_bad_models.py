@@ -63,6 +63,10 @@ def add_layer(tensors):
     tensors["one_more.weight"] = torch.zeros(2)
 
 
+def many(tensors, count=2000):
+    tensors.update({f"extra.{i}": torch.zeros(1) for i in range(count)})
+
+
 def drop_half(tensors):
     for name in sorted(tensors)[::2]:
         del tensors[name]
@@ -177,6 +181,11 @@ FAULTS = {
     "NaN in the conditioning": (
         change_weights(poison, CONDITIONING),
         "'transformer' holds values that are not finite",
+    ),
+    "a conditioning of 2,000 tensors": (change_weights(many, CONDITIONING), "holds 20.. tensors"),
+    "an encoder of 20,000 tensors": (
+        change_weights(lambda tensors: many(tensors, 20_000), "text_encoder/model.safetensors"),
+        "at most 16384",
     ),
     "no conditioning": (remove(CONDITIONING), f"{CONDITIONING_NAME} is missing"),
     "one tensor more": (change_weights(add_layer), "unexpected keys such as 'one_more.weight'"),

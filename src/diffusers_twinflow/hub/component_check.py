@@ -40,7 +40,8 @@ COMPONENTS = (
 )
 """What may be a component. Other classes of these libraries load indices, data sets or code of their own."""
 
-MAX_TENSORS = 65_536
+MAX_TENSORS = 16_384
+MAX_CONDITIONING_TENSORS = 1000
 MAX_NUMBER = 2**24
 MAX_SAMPLE_SIZE = 512
 SPARE_ELEMENTS, SPARE_MODULES = 2**25, 2000
@@ -85,7 +86,11 @@ def check_component(
     if not issubclass(cls, torch.nn.Module):
         return
     headers = {path.name: read_header(path, float_only=is_trained) for path in sorted(folder.glob(WEIGHTS))}
-    headers.pop(CONDITIONING_NAME, None)
+    conditioning = headers.pop(CONDITIONING_NAME, None)
+    if conditioning is not None and len(conditioning.shapes) > MAX_CONDITIONING_TENSORS:
+        raise TwinFlowConfigError(
+            f"'{folder.name}/{CONDITIONING_NAME}' holds {len(conditioning.shapes)} tensors: it is no time conditioning."
+        )
     for index in folder.glob("*.safetensors.index*.json"):
         _check_weight_index(index, set(headers))
     if not headers:
