@@ -502,7 +502,7 @@ class Schedule:
     first_step: int
     total_steps: int
     validation_steps: int
-    sizes: dict[str, int]
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def step_positions(self, position: int) -> range:
         """The positions of all samples in the optimizer step that holds `position`."""

@@ -96,7 +96,8 @@ def test_samples_are_shown_with_their_prompts(directory):
     pipeline = TwinFlowPipeline.from_pretrained(directory)
     pipeline.set_progress_bar_config(disable=True)
     path = save_samples(directory, pipeline, ["a fox", "a [link](x) `tick`"])
-    assert Image.open(path).size == (48, 32)
+    width, height = Image.open(path).size
+    assert width > 48 and height > 32, "three columns of 16 pixels and two rows, with labels"
     text = save_model_card(directory, "me/tiny").text
     assert "![samples/steps.png](samples/steps.png)" in text and "1. a fox" in text and "\\[link" in text
 

@@ -8,7 +8,6 @@ rank 1; other styles need up to one rank per evaluation.
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -312,17 +311,31 @@ def _layer_inputs(
 def _plain_copy(module: nn.Module, adapter_names: Sequence[str]) -> nn.Module:
     """A float32 copy on the CPU, with the adapters' weights added to its linear layers.
 
-    It has no hooks and no quantisation, and is not sharded: FSDP copies no module of its classes.
+    It has no hooks and no quantisation, and is not sharded. Only tensors are copied: FSDP forbids deep copies.
     """
     if isinstance(_without_adapter(module), nn.Linear):
         return _plain_linear(module, adapter_names)
     cls = type(module).__bases__[1] if isinstance(module, FSDPModule) else type(module)
     copied = cls.__new__(cls)
     vars(copied).update(vars(module))
+    vars(copied)["_parameters"] = {
+        name: nn.Parameter(_plain_tensor(tensor), requires_grad=False) for name, tensor in _tensors(module._parameters)
+    }
+    vars(copied)["_buffers"] = {name: _plain_tensor(tensor) for name, tensor in _tensors(module._buffers)}
     vars(copied)["_modules"] = {name: _plain_copy(child, adapter_names) for name, child in module.named_children()}
     for name in [name for name in vars(copied) if name.endswith("_hooks")]:
         vars(copied)[name] = OrderedDict()
-    return deepcopy(copied).to("cpu", torch.float32).eval()
+    return copied.eval()
+
+
+def _tensors(found: Mapping[str, torch.Tensor | None]) -> list[tuple[str, torch.Tensor]]:
+    return [(name, tensor) for name, tensor in found.items() if tensor is not None]
+
+
+def _plain_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the CPU, in float32 if it is a floating one."""
+    copied = tensor.detach().cpu().clone()
+    return copied.float() if copied.is_floating_point() else copied
 
 
 def _plain_linear(layer: nn.Module, adapter_names: Sequence[str]) -> nn.Linear:
