@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from kit import CASES
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file
 
 from diffusers_twinflow import TwinFlowPipeline, enable_twinflow, load_twinflow_lora, save_twinflow_lora
@@ -180,6 +180,16 @@ def test_a_style_lora_is_saved_at_its_weight(lora, tmp_path):
     check(case, pipeline, pipeline.save_pretrained, tmp_path / "on")
     model.set_adapters([ADAPTER], [1.0])
     check(case, pipeline, pipeline.save_pretrained, tmp_path / "off")
+
+
+def test_a_style_lora_of_a_text_encoder_is_saved_too(lora, tmp_path):
+    case, base, repository = lora
+    pipeline = TwinFlowPipeline.from_pretrained(repository)
+    torch.manual_seed(6)
+    style = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    inject_adapter_in_model(style, pipeline.text_encoder, adapter_name="style")
+    loaded, _ = check(case, pipeline, pipeline.save_pretrained, tmp_path)
+    assert has_adapters(pipeline.text_encoder) and not has_adapters(loaded.text_encoder)
 
 
 def test_a_pipeline_whose_transformer_was_enabled(lora, tmp_path):

@@ -80,6 +80,15 @@ from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained(sys.argv[1], text_encoder_3=None, tokenizer_3=None)
 print(type(pipe).__name__, type(pipe.scheduler).__name__)
 """
+PUSH_PIPELINE = """
+import sys
+from diffusers import StableDiffusion3Pipeline
+from diffusers_twinflow import load_twinflow_lora
+pipe = StableDiffusion3Pipeline.from_pretrained(sys.argv[1], text_encoder_3=None, tokenizer_3=None)
+load_twinflow_lora(pipe, sys.argv[2])
+pipe.push_to_hub("me/from-pipeline")
+pipe.save_pretrained(sys.argv[3], push_to_hub=True, repo_id="me/from-saving")
+"""
 WHO = """
 import sys
 from diffusers_twinflow.hub import whole_repo_id
@@ -187,7 +196,7 @@ def test_the_pipeline_pulls_adapter_and_base(pushed, base_dir, tmp_path):
     assert offline.stdout == result.stdout, offline.stderr
 
     stock = pushed.run_anew("-c", STOCK, REPO, home=tmp_path)
-    assert stock.stdout.strip() == "[3.0] SD3Transformer2DModel False", stock.stderr
+    assert stock.stdout.strip() == "[1.0] SD3Transformer2DModel False", stock.stderr
     beside = pushed.run(BESIDE, REPO, home=tmp_path)
     assert beside.stdout.strip() == "['fast'] TwinFlowScheduler", beside.stderr
 
@@ -231,6 +240,20 @@ def test_a_whole_model(hub, shared_model, base_dir, tmp_path):
     assert again.stdout == result.stdout, again.stderr
     loaded = hub.run(STOCK_MODEL, "me/whole", home=tmp_path)
     assert loaded.stdout.strip() == "StableDiffusion3Pipeline FlowMatchEulerDiscreteScheduler", loaded.stderr
+
+
+@pytest.mark.slow
+def test_a_pipeline_pushes_itself_as_a_whole_model(hub, shared_repository, base_dir, tmp_path):
+    hub.run(PUSH_PIPELINE, base_dir, shared_repository, tmp_path / "saved").check()
+    images = set()
+    for name in ("me/from-pipeline", "me/from-saving"):
+        assert {CONFIG_NAME, f"transformer/{CONDITIONING_NAME}"} <= hub.tree(name)
+        ours = hub.run(PIPELINE, name, "{}", home=tmp_path / "home").check()
+        images.add(ours.stdout.splitlines()[-1])
+        stock = hub.run_anew("-c", STOCK_MODEL, name, home=tmp_path / "home").check()
+        assert stock.stdout.strip() == "StableDiffusion3Pipeline FlowMatchEulerDiscreteScheduler"
+    [line] = images
+    assert line.startswith("TwinFlowStableDiffusion3Pipeline TwinFlowScheduler")
 
 
 @pytest.mark.parametrize(
