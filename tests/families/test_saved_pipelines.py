@@ -50,11 +50,8 @@ def train(model) -> None:
         model.time_conditioning.target_timestep_embedder.linear_2.weight.normal_(generator=generator)
 
 
-@pytest.fixture(scope="module", params=[NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
-def lora(request, tmp_path_factory):
-    """A case, a folder with its base and a LoRA with time conditioning for it."""
-    case = BY_ID[request.param]
-    directory = tmp_path_factory.mktemp("saved")
+def write_lora(case, directory):
+    """A base and a LoRA with time conditioning for it, in two folders."""
     base, repository = directory / "base", directory / "lora"
     case.pipeline.save_pretrained(base)
     model = copy.deepcopy(case.family.denoiser(case.pipeline))
@@ -66,7 +63,14 @@ def lora(request, tmp_path_factory):
     repository.mkdir()
     config = TwinFlowRepositoryConfig("lora", case.family_name, str(base), num_inference_steps=STEPS)
     save_twinflow_lora(repository, model, config, TwinFlowScheduler.from_config(case.pipeline.scheduler.config))
-    return case, base, repository
+    return base, repository
+
+
+@pytest.fixture(scope="module", params=[NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
+def lora(request, tmp_path_factory):
+    """A case, a folder with its base and a LoRA with time conditioning for it."""
+    case = BY_ID[request.param]
+    return case, *write_lora(case, tmp_path_factory.mktemp("saved"))
 
 
 def draw(case, pipeline, **options):
@@ -190,6 +194,21 @@ def test_a_style_lora_of_a_text_encoder_is_saved_too(lora, tmp_path):
     inject_adapter_in_model(style, pipeline.text_encoder, adapter_name="style")
     loaded, _ = check(case, pipeline, pipeline.save_pretrained, tmp_path)
     assert has_adapters(pipeline.text_encoder) and not has_adapters(loaded.text_encoder)
+
+
+@pytest.mark.parametrize("unload", ["unload_lora_weights", "delete_adapters"])
+def test_a_stock_pipeline_without_lora_methods(tmp_path, unload):
+    """PixArt-Sigma's pipeline and transformer load no LoRA in stock diffusers."""
+    case = BY_ID["pixart_sigma"]
+    base, repository = write_lora(case, tmp_path)
+    pipeline = case.family.load(base)
+    before, cls, scheduler = snapshot(pipeline), type(pipeline), pipeline.scheduler
+    load_twinflow_lora(pipeline, repository)
+    check(case, pipeline, pipeline.save_pretrained, tmp_path / "saved")
+    getattr(pipeline, unload)(*([ADAPTER] if unload == "delete_adapters" else []))
+    assert type(pipeline) is cls and pipeline.scheduler is scheduler
+    assert type(pipeline.transformer) is case.family.transformer_class.stock_class()
+    assert_same(before, snapshot(pipeline))
 
 
 def test_a_pipeline_whose_transformer_was_enabled(lora, tmp_path):

@@ -253,7 +253,7 @@ def test_a_pipeline_pushes_itself_as_a_whole_model(hub, shared_repository, base_
         stock = hub.run_anew("-c", STOCK_MODEL, name, home=tmp_path / "home").check()
         assert stock.stdout.strip() == "StableDiffusion3Pipeline FlowMatchEulerDiscreteScheduler"
     [line] = images
-    assert line.startswith("TwinFlowStableDiffusion3Pipeline TwinFlowScheduler")
+    assert line.startswith("StableDiffusion3Pipeline TwinFlowScheduler")
 
 
 @pytest.mark.parametrize(
