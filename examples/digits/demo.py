@@ -5,6 +5,7 @@ Writes comparison.png, report.json and the LoRA itself into the output folder. P
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -47,6 +48,7 @@ def distill(args: argparse.Namespace, lora_dir: Path, extra_arguments: list[str]
     command += ["--num_cpu_threads_per_process", str(torch.get_num_threads()), "examples/train_twinflow.py"]
     command += ["--config", args.config, "--pretrained_model_name_or_path", args.base]
     command += ["--dataset_name", args.data_dir, "--output_dir", str(lora_dir), *extra_arguments]
+    shutil.rmtree(lora_dir, ignore_errors=True)  # of an earlier demo; the script does not train over another run
     subprocess.run(command, check=True)
     return ["python", *command[1:]]
 

@@ -2,7 +2,7 @@
 
 import importlib.util
 
-PACKAGES = ("datasets", "PIL", "psutil", "torchdata", "tqdm")
+PACKAGES = ("datasets", "filelock", "PIL", "psutil", "torchdata", "tqdm")
 
 missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 if missing:

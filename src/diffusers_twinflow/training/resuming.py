@@ -56,10 +56,10 @@ def check_options(args: Namespace, checkpoint: Path) -> None:
     Raises:
         TwinFlowConfigError: if an option differs from the run that wrote the checkpoint, and may not.
     """
-    old, new = (
-        values | {"lora_alpha": values.get("lora_alpha", values.get("rank"))}
-        for values in (Manifest.load(checkpoint).arguments, saved_values(args))
-    )
+    old, new = Manifest.load(checkpoint).arguments, saved_values(args)
+    alphas = [values.get("lora_alpha") for values in (old, new)]
+    if alphas != [None, None]:  # the default is the rank
+        old, new = (values | {"lora_alpha": values.get("lora_alpha", values.get("rank"))} for values in (old, new))
     changed = [
         f"--{name}={new.get(name)} (it was {old.get(name)})"
         for name in FIXED

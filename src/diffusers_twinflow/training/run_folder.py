@@ -1,10 +1,10 @@
 """The output folder of a run, which belongs to one run, and to one process at a time."""
 
 import json
+from logging import getLogger
 from pathlib import Path
 from uuid import uuid4
 
-from accelerate.logging import get_logger
 from filelock import FileLock, Timeout
 
 from ..configuration import TwinFlowConfigError
@@ -12,7 +12,7 @@ from ..hub.files import CONFIG_NAME, INDEX_NAME, LORA_NAME
 from ..writing import disk_errors, recover, remove_folder, write_text
 from .checkpoints import Manifest, check_intact, checkpoint_step, damage_of, find_checkpoint, list_checkpoints
 
-logger = get_logger(__name__)
+logger = getLogger(__name__)
 
 RECORD = "training_run.json"
 LOCK = ".twinflow.lock"
