@@ -651,6 +651,8 @@ def prepare_run(
     if checkpoint:
         load_checkpoint(accelerator, checkpoint, optimizer, lr_scheduler)
         logger.info(f"resumed from {checkpoint}")
+        if folder is not None:  # a kill may have come between a checkpoint and the removal of an older one
+            folder.remove_old_checkpoints(args.checkpoints_total_limit)
     scores, book = build_scores(args, family, accelerator, validation, data, schedule)
     health = TrainingHealth(optimizer.optimizer, accelerator.device)
     run = Run(

@@ -35,6 +35,9 @@ def run(script, order: dict) -> None:
         else:
             script.main()
         exit_code = 0
+    except SystemExit as end:
+        traceback.print_exc()
+        exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:

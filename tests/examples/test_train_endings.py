@@ -108,13 +108,13 @@ def test_a_stopped_run_says_how_it_goes_on(start, arguments, tmp_path, number):
     assert "KeyboardInterrupt" not in text.replace("raise SystemExit(stopped.exit_code)", "")
 
 
-@pytest.mark.parametrize("size", [400, 9_000, 60_000])
+@pytest.mark.parametrize("size", [9_000, 60_000])
 def test_a_full_disk_is_named_and_the_run_goes_on_later(start, arguments, tmp_path, size):
     """Files cannot grow above some bytes: reports, then checkpoints fail."""
     options = arguments(*TWINFLOW, "--max_train_steps=2", "--checkpointing_steps=1")
     run = start(options, code=FULL_DISK.format(size=size))
     (code,) = run.wait()
-    text = run.outputs[0].read_text()
+    text = run.outputs[0].read_text(errors="replace")
     assert code == 1 and "could not be written" in text and "free on that disk" in text, text[-2000:]
     start([*options, "--resume_from_checkpoint=latest"]).check()
     assert trained(tmp_path / "out", 2)
