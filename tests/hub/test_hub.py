@@ -365,6 +365,9 @@ def test_the_license_of_a_base_on_the_hub(hub, shared_repository, tmp_path):
     assert eval(offline.stdout) == data
     nowhere = eval(hub.run(LICENSE, directory, {"base_model": "me/unlicensed"}, home=tmp_path).check().stdout)
     assert "license" not in nowhere and nowhere["base_model_relation"] == "adapter"
+    hub.fault("GET /me/licensed/resolve/", reset=True, times=9)
+    broken = hub.run(LICENSE, directory, {"base_model": "me/licensed"}, home=tmp_path / "new").check()
+    assert "license" not in eval(broken.stdout)
 
 
 def test_the_base_is_pulled_in_the_revision_that_was_trained_on(hub, shared_repository, base_dir, tmp_path):
