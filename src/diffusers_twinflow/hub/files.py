@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import httpx
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -167,7 +166,7 @@ def download_error(name: str, error: BaseException, *, revision: str | None = No
             f"'{name}' could not be downloaded, and it is not in the cache: check the connection, HF_HUB_OFFLINE and "
             f"local_files_only ({reason})."
         )
-    advice = ": check the connection and try again" if has(OSError, httpx.HTTPError) else ""
+    advice = ": check the connection and try again" if has(OSError) else ""
     return TwinFlowConfigError(f"'{name}' could not be downloaded{advice} ({reason}).")
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx
 import yaml
 from diffusers.utils import logging
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download, try_to_load_from_cache
@@ -219,7 +218,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 def _pulled_card(name: str, *, revision: str | None, cache_dir: str | Path | None, token: str | None) -> list[Path]:
     try:
         return [Path(hf_hub_download(name, CARD_NAME, revision=revision, cache_dir=cache_dir, token=token))]
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except Exception as error:  # the client's network errors share no class
         logger.info(f"the card of '{name}' was not pulled ({type(error).__name__}): looking in the cache")
     cached = try_to_load_from_cache(name, CARD_NAME, cache_dir=cache_dir, revision=revision)
     return [Path(cached)] if isinstance(cached, str) else []
