@@ -36,8 +36,8 @@ def run(script, order: dict) -> None:
             script.main()
         exit_code = 0
     except SystemExit as end:
-        traceback.print_exc()
-        exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        exit_code = end.code if isinstance(end.code, int) else int(bool(end.code))
+        sys.stderr.write(f"{end.code}\n")
     except BaseException:
         traceback.print_exc()
     finally:

@@ -6,6 +6,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from .unsharded import shallow_copy
+
 
 def merged_copy(model: nn.Module) -> nn.Module:
     """Copy a model and merge its adapters into the layers that they adapt.
@@ -26,7 +28,7 @@ def merged_copy(model: nn.Module) -> nn.Module:
             if isinstance(module, BaseTunerLayer):
                 copies[module] = _merged_layer(module, copy_of(module.get_base_layer()))
             else:
-                copies[module] = _shallow_copy(module)
+                copies[module] = shallow_copy(module)
                 copies[module]._modules = {name: copy_of(child) for name, child in module._modules.items()}
         return copies[module]
 
@@ -42,14 +44,6 @@ def has_adapters(model: nn.Module) -> bool:
     return any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
-def _shallow_copy(module: nn.Module) -> nn.Module:
-    """A module of the same class with the same tensors and children, in dictionaries of its own."""
-    copied = module.__new__(type(module))
-    vars(copied).update(vars(module))
-    vars(copied).update({name: dict(vars(module)[name]) for name in ("_parameters", "_buffers", "_modules")})
-    return copied
-
-
 @torch.no_grad()
 def _merged_layer(layer: BaseTunerLayer, base: nn.Module) -> nn.Module:
     """The base layer as it would be after `layer`'s forward merged what is active and unmerged what is not."""
@@ -61,7 +55,7 @@ def _merged_layer(layer: BaseTunerLayer, base: nn.Module) -> nn.Module:
     if any(parameter.is_meta for parameter in layer.parameters()):
         raise ValueError("An adapter cannot be merged into weights on the meta device. Save before offloading.")
     base._parameters = {name: deepcopy(parameter) for name, parameter in base._parameters.items()}
-    copied = _shallow_copy(layer)
+    copied = shallow_copy(layer)
     copied._modules["base_layer"] = base
     copied.merged_adapters = list(layer.merged_adapters)
     if disabled:

@@ -15,10 +15,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from .modeling_twinflow import TwinFlowTransformerMixin, _submodule, _without_adapter
 from .time_conditioning import TimeConditioning
+from .unsharded import shallow_copy
 
 EXACT = 1e-5
 """Largest error on a grid, relative to the largest addition, that counts as exact: the rounding of float32."""
@@ -315,9 +315,7 @@ def _plain_copy(module: nn.Module, adapter_names: Sequence[str]) -> nn.Module:
     """
     if isinstance(_without_adapter(module), nn.Linear):
         return _plain_linear(module, adapter_names)
-    cls = type(module).__bases__[1] if isinstance(module, FSDPModule) else type(module)
-    copied = cls.__new__(cls)
-    vars(copied).update(vars(module))
+    copied = shallow_copy(module)
     vars(copied)["_parameters"] = {
         name: nn.Parameter(_plain_tensor(tensor), requires_grad=False) for name, tensor in _tensors(module._parameters)
     }
