@@ -3,6 +3,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from accelerate import PartialState
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.training.scores import ScoreBook, check_scores, load_judge, spread
@@ -52,6 +53,21 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
     assert resumed.entries == [{"step": 1, "prompt_score": 1.0}]
     assert resumed.add(2, {"prompt_score": 2.0})
     assert ScoreBook(tmp_path, first_step=3).entries == written["scores"]
+
+
+@pytest.mark.parametrize("text", ["", '{"scores": [', "[]", '{"scores": [{"judge": 1}]}', "null"])
+def test_a_damaged_file_of_scores_is_forgotten(tmp_path, text, caplog):
+    (tmp_path / "scores.json").write_text(text)
+    PartialState()
+    book = ScoreBook(tmp_path, first_step=9, patience=1)
+    assert book.entries == [] and not book.is_over and "scores.json' is damaged" in caplog.text
+
+
+def test_a_run_that_was_over_is_over_when_it_is_resumed(tmp_path):
+    book, _ = book_of(tmp_path, [2.0, 1.0], patience=1)
+    book.save()
+    assert ScoreBook(tmp_path, first_step=2, patience=1).is_over and book.has(2) and not book.has(3)
+    assert not ScoreBook(tmp_path, first_step=2, patience=2).is_over
 
 
 def test_the_deciding_score_must_be_measured(tmp_path):

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from ..configuration import TwinFlowConfigError
+from ..writing import disk_errors, flush
 
 Entry = dict[str, torch.Tensor]
 Work = TypeVar("Work")
@@ -140,8 +141,10 @@ class DiskCache:
     def _publish(self, name: str, write: Callable[[Path], object]) -> None:
         """Write a file aside, and give it its name once it is complete."""
         aside = self.directory / f"{name}.{uuid4().hex}{UNFINISHED}"
-        write(aside)
-        os.replace(aside, self.directory / name)
+        with disk_errors(self.directory / name):
+            write(aside)
+            flush(aside)
+            os.replace(aside, self.directory / name)
 
     def _remove_stale(self) -> None:
         """Delete what killed runs left behind; a file of the last hour may be another run's work."""
