@@ -17,6 +17,7 @@ from contextlib import contextmanager
 import torch
 
 EXACT, ROUNDED = 1e-4, 2**-8
+SMALLEST_SIZE = 64
 
 
 class SamplingCall:
@@ -28,17 +29,20 @@ class SamplingCall:
     """
 
     def __init__(self, times: torch.Tensor, targets: torch.Tensor):
-        self.times = times
-        self.targets = targets
+        self.step_count = len(times)
         self.in_progress = True
+        # Grids of usual lengths have one shape, so that torch.compile makes one graph for all of them.
+        size = max(SMALLEST_SIZE, 1 << (self.step_count - 1).bit_length())
+        nowhere = torch.full((size - self.step_count,), torch.inf, dtype=times.dtype, device=times.device)
+        self.times, self.targets = torch.cat([times, nowhere]), torch.cat([targets, nowhere])
         # Tensors, which torch.compile does not specialize on: the index -1 allows every time of the grid.
-        self._indices = torch.arange(-1, len(times) + 1, device=times.device)
+        self._indices = torch.arange(-1, size + 1, device=times.device)
         self._next = self._indices[0]
 
     def move_to(self, index: int) -> None:
         """Say which evaluation comes next; after the last one the call is over."""
         self._next = self._indices[index + 1]
-        self.in_progress = index < len(self.times)
+        self.in_progress = index < self.step_count
 
     def target_of(self, time: torch.Tensor, *, is_rounded: bool) -> torch.Tensor:
         """The target of these times, without a host sync; the time itself if it is not the time of the next evaluation.

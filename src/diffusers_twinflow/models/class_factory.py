@@ -1,6 +1,7 @@
 """How the TwinFlow class of a stock class is made."""
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,14 +14,17 @@ from .timestep_embedders import TimestepEmbedders
 
 
 class EqualToStock(type):
-    """Metaclass of a TwinFlow class: `==` says that it is its stock class too.
+    """Metaclass of a TwinFlow class: if a diffusers pipeline asks by `==`, it is its stock class too.
 
     `DiffusionPipeline.from_pipe` takes a model over only if its class is among those of the signature by `in`, which
-    leaves subclasses out. Hashes differ, so that dictionaries and sets keep the classes apart, and `is` does as well.
+    leaves subclasses out. Everybody else gets the usual answer. torch.compile finds the next class of a `super()` call
+    by `==` in the order of the classes, and would call the same method for ever.
     """
 
     def __eq__(cls, other: object) -> bool:
-        return cls is other or (isinstance(other, type) and other is vars(cls).get("_stock_class"))
+        if cls is other or other is not vars(cls).get("_stock_class"):
+            return cls is other
+        return sys._getframe(1).f_globals.get("__name__", "").startswith("diffusers.pipelines.")
 
     __hash__ = type.__hash__
 
