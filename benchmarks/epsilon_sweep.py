@@ -36,12 +36,12 @@ from score import base_column, initial_noise, score_column, twinflow_column  # n
 
 from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler  # noqa: E402
 from diffusers_twinflow.families.stable_diffusion import UNET_LORA_TARGETS  # noqa: E402
-from diffusers_twinflow.training.branches import BranchRotation  # noqa: E402
-from diffusers_twinflow.training.draw import draw_training_step  # noqa: E402
-from diffusers_twinflow.training.objective import TwinFlowObjective  # noqa: E402
+from diffusers_twinflow.methods.teachers import build_teacher  # noqa: E402
+from diffusers_twinflow.methods.twinflow.branches import BranchRotation  # noqa: E402
+from diffusers_twinflow.methods.twinflow.draw import draw_training_step  # noqa: E402
+from diffusers_twinflow.methods.twinflow.objective import TwinFlowObjective  # noqa: E402
 from diffusers_twinflow.training.optimizer import build_optimizer  # noqa: E402
 from diffusers_twinflow.training.saving import save_result  # noqa: E402
-from diffusers_twinflow.training.teacher import build_teacher  # noqa: E402
 from train_twinflow import check_arguments, load_pipeline  # noqa: E402
 from train_twinflow import parse_args as parse_training_args  # noqa: E402
 

@@ -20,11 +20,11 @@ from tqdm.auto import tqdm
 
 from at_real_size.measuring import Report
 from diffusers_twinflow import TwinFlowConfig
-from diffusers_twinflow.training.branches import BranchRotation
-from diffusers_twinflow.training.draw import draw_training_step
-from diffusers_twinflow.training.flow import interpolate
-from diffusers_twinflow.training.objective import TwinFlowObjective
-from diffusers_twinflow.training.teacher import EMAModelTeacher
+from diffusers_twinflow.flow import interpolate
+from diffusers_twinflow.methods.teachers import EMAModelTeacher
+from diffusers_twinflow.methods.twinflow.branches import BranchRotation
+from diffusers_twinflow.methods.twinflow.draw import draw_training_step
+from diffusers_twinflow.methods.twinflow.objective import TwinFlowObjective
 
 PROMPTS, MODES, EMPTY = 4, 3, 4
 GUIDED = ((0.0, 0.1), (0.5, 0.1), (0.6667, 0.1), (0.5, 0.0))

@@ -30,12 +30,12 @@ from torch._dynamo.utils import counters
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowSD3Transformer2DModel
 from diffusers_twinflow.families import FAMILIES
-from diffusers_twinflow.training.branches import BranchRotation
+from diffusers_twinflow.flow import barron_loss, interpolate, interval_weight, rcgm_target, velocity
+from diffusers_twinflow.methods.teachers import add_teacher_adapter, build_teacher
+from diffusers_twinflow.methods.twinflow.branches import BranchRotation
+from diffusers_twinflow.methods.twinflow.draw import draw_training_step
+from diffusers_twinflow.methods.twinflow.objective import TwinFlowObjective
 from diffusers_twinflow.training.compilation import compile_blocks
-from diffusers_twinflow.training.draw import draw_training_step
-from diffusers_twinflow.training.flow import barron_loss, interpolate, interval_weight, rcgm_target, velocity
-from diffusers_twinflow.training.objective import TwinFlowObjective
-from diffusers_twinflow.training.teacher import add_teacher_adapter, build_teacher
 
 FAMILY = FAMILIES["stable_diffusion_3"]
 

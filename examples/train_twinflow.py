@@ -36,6 +36,10 @@ from diffusers_twinflow.data import CAPTION_STRATEGIES, DataConfig, TrainingData
 from diffusers_twinflow.families import Family, family_of
 from diffusers_twinflow.hub.push import whole_repo_id
 from diffusers_twinflow.hub.samples import STEP_COUNTS, labelled_grid
+from diffusers_twinflow.methods.flow_matching import WEIGHTINGS, FlowMatchingObjective
+from diffusers_twinflow.methods.loss import LossFunction
+from diffusers_twinflow.methods.teachers import copy_for_teacher
+from diffusers_twinflow.methods.twinflow.trajectory import COLUMNS, NAME, TITLE, trajectory_picture, trajectory_rows
 from diffusers_twinflow.ranges import AT_LEAST_1, FINITE, NOT_NEGATIVE, POSITIVE, SHARE, Number, Range
 from diffusers_twinflow.training import deepspeed
 from diffusers_twinflow.training.arguments import OneLineParser, parse_with_config
@@ -59,10 +63,8 @@ from diffusers_twinflow.training.distributed import (
 )
 from diffusers_twinflow.training.dry_run import DryRun, format_report, save_report
 from diffusers_twinflow.training.ema import EMAOfTrained
-from diffusers_twinflow.training.flow_matching import WEIGHTINGS, FlowMatchingObjective
 from diffusers_twinflow.training.health import TrainingHealth, check_finite
 from diffusers_twinflow.training.limits import check_memory, check_output_dir
-from diffusers_twinflow.training.loss import LossFunction
 from diffusers_twinflow.training.optimizer import OPTIMIZERS, build_optimizer, check_optimizer, learning_rates
 from diffusers_twinflow.training.quantization import LIBRARIES as QUANTIZATIONS
 from diffusers_twinflow.training.quantization import check_quantization
@@ -87,7 +89,6 @@ from diffusers_twinflow.training.saving import (
 from diffusers_twinflow.training.scores import ScoreBook, Scores, check_scores, load_judge
 from diffusers_twinflow.training.state import TrainedWeights
 from diffusers_twinflow.training.stopping import RunStopped, stop_signals
-from diffusers_twinflow.training.teacher import copy_for_teacher
 from diffusers_twinflow.training.time_limit import TimeLimit
 from diffusers_twinflow.training.trackers import (
     Throughput,
@@ -97,7 +98,6 @@ from diffusers_twinflow.training.trackers import (
     start_trackers,
     tracker_names,
 )
-from diffusers_twinflow.training.trajectory import COLUMNS, NAME, TITLE, trajectory_picture, trajectory_rows
 from diffusers_twinflow.training.validation import Validation, grid_path, save_validation_grid
 from diffusers_twinflow.writing import is_disk_error
 

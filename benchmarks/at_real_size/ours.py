@@ -10,10 +10,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.optimization import get_scheduler
 
 from diffusers_twinflow import TwinFlowConfig
+from diffusers_twinflow.methods.teachers import copy_for_teacher
 from diffusers_twinflow.training.distributed import place_teacher
 from diffusers_twinflow.training.health import TrainingHealth
 from diffusers_twinflow.training.optimizer import build_optimizer
-from diffusers_twinflow.training.teacher import copy_for_teacher
 
 from .models import RealModel
 

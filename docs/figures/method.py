@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from diffusers_twinflow import TwinFlowConfig
-from diffusers_twinflow.training.branches import Branch, BranchRotation
-from diffusers_twinflow.training.trajectory import COLOURS, trajectory_rows
+from diffusers_twinflow.methods.twinflow.branches import Branch, BranchRotation
+from diffusers_twinflow.methods.twinflow.trajectory import COLOURS, trajectory_rows
 
 PICTURE = Path(__file__).parents[1] / "images" / "method.png"
 DATA = ((-1.8, 0.15), (1.4, 0.25))

@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from diffusers import DDPMScheduler
 
-from .training.flow import expand_time
+from .flow import expand_time
 
 DIFFUSION_PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 SCHEDULE_OPTIONS = (

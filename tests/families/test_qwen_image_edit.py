@@ -18,11 +18,11 @@ from diffusers_twinflow.data.sampler import Place
 from diffusers_twinflow.families import FAMILIES, family_of
 from diffusers_twinflow.families.qwen_image_edit import as_pictures
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_model_card, save_twinflow_lora
+from diffusers_twinflow.methods.teachers import StudentTeacher
+from diffusers_twinflow.methods.twinflow.branches import BranchRotation
+from diffusers_twinflow.methods.twinflow.draw import draw_training_step
+from diffusers_twinflow.methods.twinflow.objective import TwinFlowObjective
 from diffusers_twinflow.schedulers import TwinFlowScheduler
-from diffusers_twinflow.training.branches import BranchRotation
-from diffusers_twinflow.training.draw import draw_training_step
-from diffusers_twinflow.training.objective import TwinFlowObjective
-from diffusers_twinflow.training.teacher import StudentTeacher
 
 FAMILY = FAMILIES["qwen_image_edit"]
 

@@ -9,7 +9,7 @@ from diffusers import SD3Transformer2DModel
 import tiny
 from diffusers_twinflow import TwinFlowConfig, TwinFlowScheduler
 from diffusers_twinflow.families import FAMILIES
-from diffusers_twinflow.hub.recipes import translate_recipe
+from diffusers_twinflow.integrations.simpletuner.recipes import translate_recipe
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ import torch
 
 import tiny
 from diffusers_twinflow import TwinFlowPipeline
-from diffusers_twinflow.hub.recipe_names import RENAMED
-from diffusers_twinflow.hub.simpletuner import DEFAULTS, LORA_DEFAULTS, OPTIMIZER_DEFAULTS
+from diffusers_twinflow.integrations.simpletuner.defaults import DEFAULTS, LORA_DEFAULTS, OPTIMIZER_DEFAULTS
+from diffusers_twinflow.integrations.simpletuner.option_names import RENAMED
 from training_script import SCRIPT
 
 RUN = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"

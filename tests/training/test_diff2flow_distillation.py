@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowScheduler
 from diffusers_twinflow.diff2flow import Diff2Flow
-from diffusers_twinflow.training.branches import BranchRotation
-from diffusers_twinflow.training.draw import draw_training_step
-from diffusers_twinflow.training.objective import TwinFlowObjective
-from diffusers_twinflow.training.teacher import EMAWeights
+from diffusers_twinflow.methods.teachers import EMAWeights
+from diffusers_twinflow.methods.twinflow.branches import BranchRotation
+from diffusers_twinflow.methods.twinflow.draw import draw_training_step
+from diffusers_twinflow.methods.twinflow.objective import TwinFlowObjective
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
 BRIDGE = Diff2Flow.from_config(SCHEDULE)

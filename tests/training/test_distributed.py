@@ -5,7 +5,8 @@ import torch
 from accelerate.utils import DistributedType
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
-from diffusers_twinflow.training.distributed import check_distributed, copy_whole, gathered, local_part, whole
+from diffusers_twinflow.sharding import copy_whole, gathered, local_part, whole
+from diffusers_twinflow.training.distributed import check_distributed
 
 
 def accelerator(kind: DistributedType, is_fsdp2: bool = False, device: str = "cuda", zero_stage: int | None = None):

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from diffusers_twinflow.training.branches import Branch, BranchRotation
+from diffusers_twinflow.methods.twinflow.branches import Branch, BranchRotation
 from diffusers_twinflow.training.dry_run import DryRun, format_report, positions_of
 
 

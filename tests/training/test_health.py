@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from diffusers_twinflow.training.branches import BRANCHES, Branch
+from diffusers_twinflow.methods.base import LossOutput
+from diffusers_twinflow.methods.twinflow.branches import BRANCHES, Branch
 from diffusers_twinflow.training.health import ArrivedNumber, TrainingHealth
-from diffusers_twinflow.training.objective import TwinFlowLoss
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def step(health, optimizer, parameter, gradient):
 def losses_of(*losses, branches=None, rectify=()):
     per_sample = torch.tensor(losses)
     indices = branches and torch.tensor([BRANCHES.index(branch) for branch in branches])
-    return TwinFlowLoss(per_sample.mean() + sum(rectify), per_sample, torch.tensor(rectify), indices)
+    return LossOutput(per_sample.mean() + sum(rectify), per_sample, {"rectify": torch.tensor(rectify)}, indices)
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 
 from ..configuration import TwinFlowConfig, TwinFlowConfigError, read_json_options
 from ..families import family_of
+from ..methods.teachers import build_teacher
 from ..training.arguments import FILE_NAME as ARGUMENTS_NAME
 from ..training.base_model import DTYPES, load_frozen_pipeline, load_model_index, prepare_full, prepare_lora
 from ..training.checkpoints import checkpoint_step
 from ..training.ema import EMAOfTrained
 from ..training.saving import save_result
 from ..training.state import FILE_NAME as WEIGHTS_NAME
-from ..training.teacher import build_teacher
 
 MANIFEST_NAME = "checkpoint.json"
 STATES = "custom_checkpoint_*.pkl"

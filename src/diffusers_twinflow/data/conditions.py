@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from accelerate import PartialState
 
-from ..training.objective import Condition
+from ..conditions import Condition
 from .cache import Entry, TensorCache, batched, fill_cache
 from .encoders import encoder_modules, seeded, weights_identity
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..training.blocks import BLOCK, Purpose, draw_numbers
+from ..methods.randomness import BLOCK, Purpose, draw_numbers
 
 
 class SampleDraw(NamedTuple):

@@ -9,11 +9,11 @@ from accelerate import Accelerator, PartialState
 from diffusers import DiffusionPipeline
 from torch.utils.data import DataLoader
 
+from ..conditions import Condition
 from ..configuration import TwinFlowConfigError
 from ..families import Family
 from ..families.base import LatentDistribution
-from ..training.blocks import Purpose, draw_noise
-from ..training.objective import Condition
+from ..methods.randomness import Purpose, draw_noise
 from .cache import DiskCache, MemoryCache, TensorCache
 from .conditions import Conditions, cache_conditions, text_identity
 from .encoders import encoder_modules, moved_to, size_multiple

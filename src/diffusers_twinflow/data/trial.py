@@ -5,11 +5,11 @@ from contextlib import nullcontext
 
 import torch
 
+from ..conditions import Condition
 from ..configuration import TwinFlowConfigError
 from ..families import Family
 from ..families.base import LatentDistribution
-from ..training.objective import Condition
-from ..training.rng import RNGSnapshot
+from ..methods.rng_snapshot import RNGSnapshot
 from .encoders import moved_to
 
 

@@ -13,9 +13,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import nn
 
+from ..conditions import Condition, VelocityFunction
 from ..configuration import TwinFlowConfigError
 from ..models import TwinFlowTransformerMixin, uncompiled
-from ..training.objective import Condition, VelocityFunction
 from .scheduler_kind import is_flow_matching
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration import TwinFlowConfigError, check_option_name, read_json_options
-from ..hub.recipes import read_recipe
-from ..hub.simpletuner import VERSION as SIMPLETUNER_VERSION
+from ..integrations.simpletuner.defaults import VERSION as SIMPLETUNER_VERSION
+from ..integrations.simpletuner.recipes import read_recipe
 from ..ranges import Number
 from ..writing import write_text
 

@@ -15,10 +15,10 @@ from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..families import Family, is_flow_matching
 from ..hub.base_loading import load_base
 from ..hub.files import INDEX_NAME, locate_repository, read_json
+from ..methods.teachers import add_teacher_adapter, keeps_teacher
 from ..models import enable_twinflow
 from ..schedulers import TwinFlowScheduler
 from .quantization import quantization_config
-from .teacher import add_teacher_adapter, keeps_teacher
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ALL_LINEAR = "all-linear"

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ..hub.repository import TwinFlowRepositoryConfig
+from ..methods.twinflow.branches import Branch, BranchRotation
 from ..writing import write_text
-from .branches import Branch, BranchRotation
 from .trackers import GIB, peak_memory
 
 FILE_NAME = "dry_run.json"

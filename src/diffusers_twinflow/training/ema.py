@@ -7,7 +7,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from .distributed import local_part, reshard
+from ..sharding import local_part, reshard
 
 
 class EMAOfTrained:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from accelerate import Accelerator
 
-from .branches import BRANCHES
-from .distributed import local_part
-from .objective import TwinFlowLoss
+from ..methods.base import LossOutput
+from ..methods.twinflow.branches import BRANCHES
+from ..sharding import local_part
 
 TOTAL, RECTIFY = len(BRANCHES), len(BRANCHES) + 1
 
@@ -34,11 +34,13 @@ class TrainingHealth:
         """Rows: sums of finite losses, their counts, counts of the others; columns: branches, total, rectification."""
         self.sums = torch.zeros(3, len(BRANCHES) + 2, device=self.skipped.device)
 
-    def record(self, result: TwinFlowLoss) -> None:
+    def record(self, result: LossOutput) -> None:
         """Note the losses of one micro-batch; those of flow matching have no branches."""
         total, rectify = self.total_and_rectify.split(1)
-        losses = [result.loss.detach().reshape(1), result.rectify]
-        columns = [total, rectify.expand(len(result.rectify))]
+        losses, columns = [result.loss.detach().reshape(1)], [total]
+        if "rectify" in result.parts:
+            losses.append(result.parts["rectify"])
+            columns.append(rectify.expand(len(losses[-1])))
         if result.branches is not None:
             losses.append(result.per_sample)
             columns.append(result.branches)

@@ -26,12 +26,13 @@ from ..hub.repository import TwinFlowRepositoryConfig, save_stock_lora, save_twi
 from ..hub.samples import write_samples
 from ..models.target_folding import parts_to_fold
 from ..schedulers import TwinFlowScheduler
+from ..sharding import gathered
 from ..writing import disk_errors, finish_folder, merge_folder, start_folder, unfinished, write_folder
 from . import deepspeed
 from .arguments import save_arguments, saved_values
 from .base_model import DTYPES
 from .checkpoints import PREFIX, Manifest
-from .distributed import gathered, uses_deepspeed
+from .distributed import uses_deepspeed
 from .run_folder import RunFolder
 from .validation import Columns, components_to_save
 

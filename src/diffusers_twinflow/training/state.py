@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
-from .distributed import copy_whole, whole
+from ..sharding import copy_whole, whole
 
 FILE_NAME = "trained_weights.safetensors"
 

@@ -16,10 +16,10 @@ from ..families import Family
 from ..hub.repository import TwinFlowRepositoryConfig
 from ..hub.samples import count_of_steps, draw_row
 from ..image_files import load_image
+from ..methods.rng_snapshot import RNGSnapshot
 from ..pipelines import as_twinflow_pipeline
 from ..writing import write_file
 from .distributed import autocast
-from .rng import RNGSnapshot
 
 FOLDER = "validation"
 Columns = dict[str, list[Image.Image]]

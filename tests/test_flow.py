@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusers_twinflow.training import flow
+from diffusers_twinflow import flow
 
 times = st.floats(0, 1, allow_nan=False)
 

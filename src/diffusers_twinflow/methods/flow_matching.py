@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
 
-from .blocks import BLOCK, Purpose, draw_noise, draw_numbers
-from .flow import expand_time, interpolate, velocity
-from .objective import Condition, TwinFlowLoss, VelocityFunction
+from ..conditions import Condition, VelocityFunction
+from ..flow import expand_time, interpolate, velocity
+from .base import LossOutput
+from .randomness import BLOCK, Purpose, draw_noise, draw_numbers
 
 WEIGHTINGS = ("none", "logit_normal", "mode", "sigma_sqrt", "cosmap")
 
@@ -48,9 +49,9 @@ class FlowMatchingObjective:
 
     def __call__(
         self, latents: torch.Tensor, condition: Condition, draw: FlowMatchingDraw, *, student: VelocityFunction
-    ) -> TwinFlowLoss:
+    ) -> LossOutput:
         x_t = interpolate(latents, draw.noise, draw.t)
         prediction = student(x_t, draw.t, None, None, condition).float()
         weight = compute_loss_weighting_for_sd3(self.weighting_scheme, sigmas=expand_time(draw.t, x_t))
         per_sample = (weight * (prediction - velocity(latents, draw.noise)).square()).flatten(1).mean(1)
-        return TwinFlowLoss(loss=per_sample.mean(), per_sample=per_sample.detach(), rectify=per_sample.new_zeros(0))
+        return LossOutput(loss=per_sample.mean(), per_sample=per_sample.detach())

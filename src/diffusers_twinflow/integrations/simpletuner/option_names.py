@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from ..configuration import TwinFlowConfig
+from ...configuration import TwinFlowConfig
 from .data_backends import WITHOUT_EFFECT as DATA_WITHOUT_EFFECT
 
 RENAMED = {

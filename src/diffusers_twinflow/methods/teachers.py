@@ -10,8 +10,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ..configuration import TwinFlowConfig
-from .distributed import copy_whole, local_part, reshard, whole
-from .flow import ema_decay_warmup
+from ..flow import ema_decay_warmup
+from ..sharding import copy_whole, local_part, reshard, whole
 
 TEACHER_ADAPTER = "teacher"
 TEACHER_CONDITIONING = "teacher_time_conditioning"

@@ -1,15 +1,12 @@
 """The TwinFlow loss of one micro-batch: a deterministic function of the data, the draw and the networks."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 
-from ..configuration import TwinFlowConfig
-from .branches import Branch, BranchRotation
-from .draw import TrainingDraw
-from .flow import (
+from ...conditions import Condition, VelocityFunction, concatenate, expand, take
+from ...configuration import TwinFlowConfig
+from ...flow import (
     barron_loss,
     clamped_target,
     enhance_velocity,
@@ -21,30 +18,13 @@ from .flow import (
     squared_error,
     velocity,
 )
-from .rng import RNGSnapshot
+from ..base import LossOutput
+from ..rng_snapshot import RNGSnapshot
+from .branches import Branch, BranchRotation
+from .draw import TrainingDraw
 
 PAIR_AS_ONE = 16
 """Up to so many samples the rectify pair is one pass: it runs while the student's activations fill the memory."""
-
-Condition = dict[str, torch.Tensor]
-VelocityFunction = Callable[..., torch.Tensor]
-"""`(x_t, t, r, sign, condition) -> F` in canonical form: `noise - data`, times in [0, 1], one of each a sample."""
-
-
-@dataclass
-class TwinFlowLoss:
-    """
-    Attributes:
-        loss: what to call `backward` on.
-        per_sample: loss of each sample before the mean, shape [B], without gradient.
-        rectify: rectification loss of each one-step sample, without gradient, unweighted.
-        branches: index in `BRANCHES` of each sample's branch, shape [B]; `None` for ordinary flow matching.
-    """
-
-    loss: torch.Tensor
-    per_sample: torch.Tensor
-    rectify: torch.Tensor
-    branches: torch.Tensor | None = None
 
 
 class TwinFlowObjective:
@@ -70,7 +50,7 @@ class TwinFlowObjective:
         teacher,
         unconditional: Condition | None = None,
         student_without_grad: VelocityFunction | None = None,
-    ) -> TwinFlowLoss:
+    ) -> LossOutput:
         """
         Args:
             latents: data, shape [B, ...].
@@ -106,7 +86,7 @@ class TwinFlowObjective:
             rectify = self._sample_loss(one_step, rectify_target)
             expected_count = len(latents) * self.rotation.fraction(Branch.ONE_STEP)
             loss = loss + self.config.twinflow_rectify_weight * rectify.sum() / expected_count
-        return TwinFlowLoss(loss, per_sample.detach(), rectify.detach(), draw.branch_indices)
+        return LossOutput(loss, per_sample.detach(), {"rectify": rectify.detach()}, draw.branch_indices)
 
     def _sample_loss(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if self.config.twinflow_loss == "l2":
@@ -212,18 +192,3 @@ class TwinFlowObjective:
 def at_least_one(indices: torch.Tensor) -> torch.Tensor:
     """Indices to make a pass with: where this micro-batch has none for it, its first sample, whose result is unused."""
     return indices if len(indices) else indices.new_zeros(1)
-
-
-def take(condition: Condition, indices: torch.Tensor) -> Condition:
-    """The samples at `indices` of a condition."""
-    return {name: tensor[indices] for name, tensor in condition.items()}
-
-
-def concatenate(first: Condition, second: Condition) -> Condition:
-    """Two conditions as one batch."""
-    return {name: torch.cat([tensor, second[name]]) for name, tensor in first.items()}
-
-
-def expand(condition: Condition, count: int) -> Condition:
-    """A condition of batch 1, `count` times; one of batch `count` as it is."""
-    return {name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in condition.items()}

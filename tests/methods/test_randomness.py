@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffusers_twinflow.training.blocks import BLOCK, NOISE_BLOCK_ELEMENTS, Purpose, draw_noise, draw_numbers
+from diffusers_twinflow.methods.randomness import BLOCK, NOISE_BLOCK_ELEMENTS, Purpose, draw_noise, draw_numbers
 
 SHAPE = (2, 3)
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from diffusers_twinflow import TwinFlowConfigError
 from diffusers_twinflow.hub import ignored_options, translate_recipe
-from diffusers_twinflow.hub.data_backends import NOT_SUPPORTED, TRANSLATED, WITHOUT_EFFECT
-from diffusers_twinflow.hub.recipes import read_recipe
+from diffusers_twinflow.integrations.simpletuner.data_backends import NOT_SUPPORTED, TRANSLATED, WITHOUT_EFFECT
+from diffusers_twinflow.integrations.simpletuner.recipes import read_recipe
 
 TEXT_EMBEDS = {"id": "text", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": "cache"}
 

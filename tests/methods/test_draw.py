@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from diffusers_twinflow import TwinFlowConfig
-from diffusers_twinflow.training.branches import Branch, BranchRotation
-from diffusers_twinflow.training.draw import draw_training_step
+from diffusers_twinflow.methods.twinflow.branches import Branch, BranchRotation
+from diffusers_twinflow.methods.twinflow.draw import draw_training_step
 
 CONFIG = TwinFlowConfig(twinflow_enabled=True, twinflow_adversarial_enabled=True, twinflow_few_step_share=1.0)
 ROTATION = BranchRotation(CONFIG.branch_shares)

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from diffusers_twinflow.configuration import TwinFlowConfig
-from diffusers_twinflow.training.branches import BranchRotation
-from diffusers_twinflow.training.draw import draw_training_step
-from diffusers_twinflow.training.trajectory import COLUMNS, TITLE, trajectory_picture, trajectory_rows
+from diffusers_twinflow.methods.twinflow.branches import BranchRotation
+from diffusers_twinflow.methods.twinflow.draw import draw_training_step
+from diffusers_twinflow.methods.twinflow.trajectory import COLUMNS, TITLE, trajectory_picture, trajectory_rows
 
 CONFIG = TwinFlowConfig(twinflow_enabled=True, twinflow_adversarial_enabled=True, twinflow_few_step_share=1.0)
 

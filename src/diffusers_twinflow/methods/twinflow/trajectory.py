@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..configuration import TwinFlowConfig
+from ...configuration import TwinFlowConfig
 from .branches import Branch, BranchRotation
 from .draw import draw_training_step
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy import stats
 
-from diffusers_twinflow.training.flow_matching import WEIGHTINGS, FlowMatchingObjective
+from diffusers_twinflow.methods.flow_matching import WEIGHTINGS, FlowMatchingObjective
 
 SHAPE = (4, 2, 2)
 

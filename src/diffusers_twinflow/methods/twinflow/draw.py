@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..configuration import TwinFlowConfig
-from .blocks import Purpose, draw_noise
+from ...configuration import TwinFlowConfig
+from ..randomness import Purpose, draw_noise
 from .branches import BRANCHES, Branch, BranchRotation
 from .plan import plan_samples
 

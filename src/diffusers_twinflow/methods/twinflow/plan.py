@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..configuration import TwinFlowConfig
-from .blocks import BLOCK, draw_numbers
+from ...configuration import TwinFlowConfig
+from ..randomness import BLOCK, draw_numbers
 from .branches import BRANCHES, Branch, BranchRotation
 
 MULTI_STEP_RATIO = 0.05

@@ -1,6 +1,6 @@
 import torch
 
-from diffusers_twinflow.training.rng import RNGSnapshot
+from diffusers_twinflow.methods.rng_snapshot import RNGSnapshot
 
 
 def test_replay_repeats_the_dropout_and_leaves_the_outer_state():

@@ -10,12 +10,12 @@ from peft import LoraConfig
 import tiny
 from diffusers_twinflow.configuration import TwinFlowConfig
 from diffusers_twinflow.families import FAMILIES
+from diffusers_twinflow.methods.teachers import add_teacher_adapter, build_teacher
+from diffusers_twinflow.methods.twinflow.branches import Branch, BranchRotation
+from diffusers_twinflow.methods.twinflow.draw import draw_training_step
+from diffusers_twinflow.methods.twinflow.objective import TwinFlowObjective
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel
-from diffusers_twinflow.training.branches import Branch, BranchRotation
-from diffusers_twinflow.training.draw import draw_training_step
 from diffusers_twinflow.training.health import TrainingHealth
-from diffusers_twinflow.training.objective import TwinFlowObjective
-from diffusers_twinflow.training.teacher import add_teacher_adapter, build_teacher
 
 FAMILY = FAMILIES["stable_diffusion_3"]
 FULL = {"twinflow_enabled": True, "twinflow_adversarial_enabled": True}
@@ -175,7 +175,7 @@ def test_rcgm_alone_does_not_touch_the_twin():
     transformer = student_transformer()
     result, draw, _ = run(TwinFlowConfig(twinflow_enabled=True), transformer)
     result.loss.backward()
-    assert len(draw.adversarial) == 0 and len(result.rectify) == 0
+    assert len(draw.adversarial) == 0 and len(result.parts["rectify"]) == 0
     assert not transformer.time_conditioning.time_sign_embed.weight.grad.any()
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_twinflow import TwinFlowConfig
-from diffusers_twinflow.training.branches import BRANCHES, Branch, BranchRotation
+from diffusers_twinflow.methods.twinflow.branches import BRANCHES, Branch, BranchRotation
 
 shares = st.dictionaries(st.sampled_from([branch.value for branch in Branch]), st.floats(0.05, 4), min_size=1)
 

@@ -3,10 +3,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError
-from diffusers_twinflow.hub.recipe_names import REFUSED_IF_ON, RENAMED, WITHOUT_EFFECT
-from diffusers_twinflow.hub.recipes import TRANSLATED as OPTIONS
-from diffusers_twinflow.hub.recipes import ignored_options, read_recipe, translate_recipe
-from diffusers_twinflow.hub.simpletuner import DEFAULTS, FAMILIES, FLUX_LORA_TARGETS, LORA_DEFAULTS, VERSION
+from diffusers_twinflow.integrations.simpletuner.defaults import (
+    DEFAULTS,
+    FAMILIES,
+    FLUX_LORA_TARGETS,
+    LORA_DEFAULTS,
+    VERSION,
+)
+from diffusers_twinflow.integrations.simpletuner.option_names import REFUSED_IF_ON, RENAMED, WITHOUT_EFFECT
+from diffusers_twinflow.integrations.simpletuner.recipes import TRANSLATED as OPTIONS
+from diffusers_twinflow.integrations.simpletuner.recipes import ignored_options, read_recipe, translate_recipe
 
 RECIPE = {
     "model_family": "sd3",

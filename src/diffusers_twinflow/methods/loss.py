@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..conditions import Condition
 from ..configuration import TwinFlowConfig
-from .branches import BranchRotation
-from .draw import draw_training_step
+from .base import LossOutput
 from .flow_matching import FlowMatchingObjective
-from .objective import Condition, TwinFlowLoss, TwinFlowObjective
-from .teacher import build_teacher
+from .teachers import build_teacher
+from .twinflow.branches import BranchRotation
+from .twinflow.draw import draw_training_step
+from .twinflow.objective import TwinFlowObjective
 
 
 class LossFunction:
@@ -55,7 +57,7 @@ class LossFunction:
         positions: Sequence[int],
         passes_of: Sequence[int] | None = None,
         unconditional: Condition | None = None,
-    ) -> TwinFlowLoss:
+    ) -> LossOutput:
         """The loss of latents, shape [B, ...], that stand at `positions` of the run.
 
         Args:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..configuration import TwinFlowConfigError, check_option_name, misspelled_option
+from ...configuration import TwinFlowConfigError, check_option_name, misspelled_option
 from .data_backends import TranslatedData, size_options, translate_data_backends
-from .recipe_names import REFUSED_IF_ON, RENAMED, SHARED, SWITCHES, WITHOUT_EFFECT, reason_without_effect
-from .simpletuner import (
+from .defaults import (
     DEFAULTS,
     EMA_DECAY,
     FAMILIES,
@@ -21,6 +20,7 @@ from .simpletuner import (
     QUANTIZATIONS,
     family_name,
 )
+from .option_names import REFUSED_IF_ON, RENAMED, SHARED, SWITCHES, WITHOUT_EFFECT, reason_without_effect
 
 OFF = (None, False, "", 0, "none", "null", "false", "0", [], {})
 UNSET = (None, False, "", "none", "null", [], {})

@@ -1,0 +1,107 @@
+"""What a training method is: it draws its randomness first, and its loss is deterministic after that.
+
+A method sees latents, conditions and velocity functions. It knows nothing about a model family, a disk or a process.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from ..conditions import Condition, VelocityFunction
+
+Draw = TypeVar("Draw")
+
+
+@dataclass
+class LossOutput:
+    """The loss of one micro-batch of B samples.
+
+    Attributes:
+        loss: scalar to call `backward` on.
+        per_sample: loss of each sample before the mean, shape [B], without gradient.
+        parts: further losses by name, one value per sample that has it, without gradient and unweighted.
+        branches: index in the method's `branch_names` of each sample's branch, shape [B]; `None` if it has no branches.
+    """
+
+    loss: torch.Tensor
+    per_sample: torch.Tensor
+    parts: dict[str, torch.Tensor] = field(default_factory=dict)
+    branches: torch.Tensor | None = None
+
+
+class AveragedWeights(Protocol):
+    """An average of the trained weights, which can stand in for them."""
+
+    def update(self) -> None:
+        """Move the average once; called once per optimizer step."""
+
+    def activated(self) -> AbstractContextManager[Any]:
+        """A context in which the model, or the network of the average, has the averaged weights."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Teacher(AveragedWeights, Protocol):
+    """The network whose velocity is the student's target."""
+
+    def activated(self) -> AbstractContextManager[VelocityFunction]:
+        """A context that yields the teacher's velocity function; nothing in it has a gradient."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The velocity functions that a loss calls.
+
+    Attributes:
+        student: the model in training, as it is wrapped for several processes; a pass with gradient goes through it.
+        student_without_grad: the same model, unwrapped, for the passes without gradient.
+        teacher: what the student learns from; `None` if the method has no teacher.
+        unconditional: the condition of the empty prompt, of batch 1 or B; `None` if the method does not need it.
+    """
+
+    student: VelocityFunction
+    student_without_grad: VelocityFunction
+    teacher: Teacher | None = None
+    unconditional: Condition | None = None
+
+
+class Method(Protocol[Draw]):
+    """A way to train a flow-matching model.
+
+    Attributes:
+        branch_names: names of the groups of samples whose losses are logged apart; empty if there are none.
+        part_names: names of the further losses in `LossOutput.parts`.
+        needs_unconditional: whether `Networks.unconditional` must be given.
+    """
+
+    branch_names: Sequence[str]
+    part_names: Sequence[str]
+    needs_unconditional: bool
+
+    def draw(
+        self,
+        positions: Sequence[int],
+        latent_shape: Sequence[int],
+        *,
+        seed: int,
+        device: torch.device | str,
+        passes_of: Sequence[int] | None = None,
+    ) -> Draw:
+        """Draw all the randomness of one micro-batch.
+
+        Args:
+            positions: position in the run of each of the B samples. The draw of a sample depends on its position and
+                on the seed alone.
+            latent_shape: shape of one sample, without the batch dimension.
+            seed: seed of the run.
+            device: where the tensors are wanted.
+            passes_of: positions of all processes, if all of them must make the same passes.
+        """
+
+    def loss(self, latents: torch.Tensor, condition: Condition, draw: Draw, networks: Networks) -> LossOutput:
+        """The loss of latents, shape [B, ...], a deterministic function of its arguments and of the networks."""
