@@ -53,7 +53,7 @@ def add_style(pipeline):
 
 def test_loaded_lora_draws_as_the_twinflow_pipeline_does(shared_repository, pipeline, base_dir):
     load_twinflow_lora(pipeline, shared_repository)
-    whole = TwinFlowPipeline.from_pretrained(shared_repository)
+    whole = TwinFlowPipeline.from_pretrained(shared_repository, merge=False)
     whole.set_progress_bar_config(disable=True)
     assert torch.equal(draw(pipeline), draw(whole))
 
@@ -118,7 +118,7 @@ def adapted(pipeline):
 
 @pytest.mark.parametrize("off", ["disabled", "not active"])
 def test_a_style_lora_that_is_off_stays_off(shared_repository, pipeline, off):
-    alone = TwinFlowPipeline.from_pretrained(shared_repository)
+    alone = TwinFlowPipeline.from_pretrained(shared_repository, merge=False)
     stock = draw(pipeline)
     add_style(pipeline)
     styled = draw(pipeline)

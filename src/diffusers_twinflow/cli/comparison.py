@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..families import family_of
 from ..families.video import strip
+from ..hub.merging import separate_lora
 from ..hub.samples import count_of_steps, draw_frames
 from ..hub.unloading import STATE_NAME
 from ..pipelines import TwinFlowPipeline
@@ -95,8 +96,9 @@ def bare_base(pipeline: TwinFlowPipeline) -> Iterator[DiffusionPipeline]:
     denoiser, scheduler = family.denoiser(pipeline), getattr(pipeline, STATE_NAME).scheduler
     base = family.assemble(pipeline, pipeline.components | {"scheduler": scheduler})
     base.set_progress_bar_config(disable=True)
-    denoiser.disable_lora()
-    try:
-        yield base
-    finally:
-        denoiser.enable_lora()
+    with separate_lora(pipeline):
+        denoiser.disable_lora()
+        try:
+            yield base
+        finally:
+            denoiser.enable_lora()

@@ -1,17 +1,107 @@
-"""The base's own weights of fused layers, read again from the files that the model was loaded from."""
+"""The base's own weights of layers that an adapter was added to, read again from the files of the model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
+from ..models.merged_copy import base_layer, exact_copy
+from ..models.offloading import stored_weight
 from .adapter_states import adapted_layers
 
 ROUNDINGS = 2
 QUANTIZED_STEP = 1 / 64  # of the largest weight; two roundings to 8 bits are further apart than that only by mistake
+WORD = 8
+
+
+@dataclass(frozen=True)
+class BaseWeight:
+    """What tells a layer's base weight.
+
+    Attributes:
+        dtype: its type.
+        fingerprint: a number that another weight does not have.
+        copy: the weight on the CPU; `None` if the model's files have it.
+    """
+
+    dtype: torch.dtype
+    fingerprint: int
+    copy: torch.Tensor | None
+
+    @classmethod
+    def of(cls, weight: torch.Tensor, *, is_in_files: bool) -> "BaseWeight":
+        return cls(weight.dtype, fingerprint(weight), None if is_in_files else weight.to("cpu", copy=True))
+
+
+def fingerprint(tensor: torch.Tensor) -> int:
+    """The sum of a tensor's bytes, taken as 64-bit numbers: the same on every device."""
+    data = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    words = data[: len(data) // WORD * WORD].view(torch.int64).sum()
+    rest = torch.nn.functional.pad(data[len(data) // WORD * WORD :], (0, -len(data) % WORD)).view(torch.int64).sum()
+    return int(words + rest)
+
+
+def weights_in_files(model: ModelMixin, names: Iterable[str], *, are_unchanged: bool) -> set[str]:
+    """The layers whose weight is in the files that a model was loaded from.
+
+    Args:
+        names: of layers.
+        are_unchanged: whether the model was just loaded. If not, the files are read, and a weight must be the same.
+    """
+    layers = {name: base_layer(model.get_submodule(name)) for name in names}
+    found = set()
+    for path in _weight_files(model):
+        if are_unchanged:
+            found |= {name for name, shape in _shapes(path, layers) if shape == layers[name].weight.shape}
+            continue
+        for name, tensor in _read(path, layers.keys() - found):
+            weight = layers[name].weight
+            if tensor.shape == weight.shape and fingerprint(tensor.to(weight.dtype)) == fingerprint(weight):
+                found.add(name)
+    return found
+
+
+@torch.no_grad()
+def restore_weights(model: ModelMixin, weights: Mapping[str, BaseWeight]) -> list[str]:
+    """Make weights that an adapter was merged into those of the base again, bit for bit.
+
+    Args:
+        weights: by layer name.
+
+    Returns:
+        names of the layers that stay merged, because their base weight is in no file any more.
+    """
+    layers = {name: base_layer(model.get_submodule(name)) for name in weights}
+    left = dict(weights)
+    for name, weight in weights.items():
+        if weight.copy is not None:
+            stored_weight(layers[name]).copy_(weight.copy)
+            del left[name]
+    for path in _weight_files(model):
+        for name, tensor in _read(path, left):
+            tensor = tensor.to(left[name].dtype)
+            if fingerprint(tensor) == left[name].fingerprint:
+                stored_weight(layers[name]).copy_(tensor)
+                del left[name]
+    return sorted(left)
+
+
+@torch.no_grad()
+def subtract_adapter(layer: BaseTunerLayer, adapter_name: str) -> None:
+    """Take an adapter that was merged out of a layer's weight, in float32 and up to rounding."""
+    stored = stored_weight(layer.get_base_layer())
+    base = nn.Module()
+    base.weight = nn.Parameter(stored, requires_grad=False)
+    exact = exact_copy(layer, base)
+    exact.to(stored.device)
+    exact.merged_adapters = [adapter_name]
+    exact.unmerge()
+    stored.copy_(exact.get_base_layer().weight)
 
 
 def unfuse_exactly(model: ModelMixin) -> list[str]:
@@ -69,14 +159,28 @@ def _weight_files(model: ModelMixin) -> list[Path]:
     return sorted(Path(folder).glob("*.safetensors")) if folder else []
 
 
-def _read(path: Path, layers: dict[str, BaseTunerLayer]) -> Iterator[tuple[str, torch.Tensor]]:
+def _read(path: Path, layers: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights of those layers that a file holds; none of a file that is not whole any more."""
     try:
         with safe_open(path, framework="pt") as tensors:
-            for name in sorted({f"{name}.weight" for name in layers} & set(tensors.keys())):
-                yield name.removesuffix(".weight"), tensors.get_tensor(name)
+            for name in _names(tensors.keys(), layers):
+                yield name, tensors.get_tensor(f"{name}.weight")
     except (OSError, SafetensorError):
         return
+
+
+def _shapes(path: Path, layers: Iterable[str]) -> Iterator[tuple[str, torch.Size]]:
+    """As `_read`, with the shapes alone."""
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            for name in _names(tensors.keys(), layers):
+                yield name, torch.Size(tensors.get_slice(f"{name}.weight").get_shape())
+    except (OSError, SafetensorError):
+        return
+
+
+def _names(keys: Iterable[str], layers: Iterable[str]) -> list[str]:
+    return sorted({key.removesuffix(".weight") for key in keys if key.endswith(".weight")} & set(layers))
 
 
 def _is_same_up_to_rounding(layer: BaseTunerLayer, tensor: torch.Tensor, largest: torch.Tensor) -> bool:

@@ -12,6 +12,7 @@ from diffusers.utils import logging
 
 from ..families import family_of
 from .adapter_states import is_active, is_fused
+from .merging import merged_lora_of, unmerge_lora
 from .repository import TwinFlowRepositoryConfig, save_twinflow_model
 from .unloading import STATE_NAME, LoadedLora, restore_pipeline, unload_twinflow_lora
 
@@ -49,8 +50,10 @@ class TwinFlowMethods:
     def unload_lora_weights(self, **options: Any) -> None:
         """Unload all LoRAs. The time conditioning and the scheduler of a TwinFlow LoRA go with it.
 
-        A fused LoRA stays in the weights, as in stock diffusers, and keeps its time conditioning and scheduler.
+        A LoRA that `fuse_lora` fused stays in the weights, as in stock diffusers, and keeps its time conditioning and
+        scheduler. One that was merged when it was loaded is taken out of them, as `unload_twinflow_lora` does it.
         """
+        unmerge_lora(self)
         state = self._loaded_lora
         fused = state is not None and is_fused(self._denoiser, state.adapter_name)
         if hasattr(self.stock_class, "unload_lora_weights"):
@@ -90,7 +93,7 @@ class TwinFlowMethods:
             guidance_off: the arguments that switch guidance off, with their values.
         """
         state = self._loaded_lora
-        if state is not None and not state.is_baked and not is_active(self._denoiser, state.adapter_name):
+        if state is not None and not state.is_baked and not self._is_on(state.adapter_name):
             self._warn_once(
                 "adapter",
                 f"The TwinFlow adapter '{state.adapter_name}' is not active, but its time conditioning and its scheduler "
@@ -117,6 +120,9 @@ class TwinFlowMethods:
                 f"These TwinFlow weights were distilled for {trained} steps without guidance, and this call takes "
                 f"{steps} steps{given}, which damages the images. Call the pipeline with {call}.",
             )
+
+    def _is_on(self, adapter_name: str) -> bool:
+        return merged_lora_of(self._denoiser) is not None or is_active(self._denoiser, adapter_name)
 
     def _warn_once(self, reason: str, text: str) -> None:
         warned = vars(self).setdefault("_twinflow_warnings", set())

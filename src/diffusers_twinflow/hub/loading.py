@@ -27,6 +27,7 @@ from .files import (
 )
 from .loaded_pipeline import LoraPipeline
 from .lora_check import check_lora, read_lora
+from .merging import merge_lora
 from .pipeline_classes import as_pipeline
 from .portable import Portable, without_folded
 from .repository import LORA, TwinFlowRepositoryConfig
@@ -34,7 +35,12 @@ from .unloading import STATE_NAME, LoadedLora, remove_adapter
 
 
 def load_twinflow_lora(
-    pipeline: DiffusionPipeline, name_or_path: str | Path, *, adapter_name: str = "twinflow", **hub_options
+    pipeline: DiffusionPipeline,
+    name_or_path: str | Path,
+    *,
+    adapter_name: str = "twinflow",
+    merge: bool = False,
+    **hub_options,
 ) -> TwinFlowRepositoryConfig:
     """Put a TwinFlow LoRA, its time conditioning and its scheduler on a loaded stock pipeline.
 
@@ -46,18 +52,31 @@ def load_twinflow_lora(
     Args:
         name_or_path: local directory or Hub repository.
         adapter_name: name of the adapter on the pipeline.
+        merge: merge the LoRA into the base's weights, which makes calls as fast as the base's. Methods that change
+            adapters, such as `load_lora_weights`, put it beside the weights again. A base that is quantized, offloaded
+            or has another LoRA keeps it beside the weights.
         hub_options: `revision`, `subfolder`, `cache_dir`, `token`, `local_files_only`, `force_download`.
 
     Raises:
         TwinFlowConfigError: where the repository is no TwinFlow LoRA, is broken, or belongs to another family or size.
     """
-    return load_located_lora(pipeline, locate_repository(name_or_path, **hub_options), adapter_name=adapter_name)
+    repository = locate_repository(name_or_path, **hub_options)
+    return load_located_lora(pipeline, repository, adapter_name=adapter_name, merge=merge)
 
 
 def load_located_lora(
-    pipeline: DiffusionPipeline, repository: LocatedRepository, *, adapter_name: str = "twinflow"
+    pipeline: DiffusionPipeline,
+    repository: LocatedRepository,
+    *,
+    adapter_name: str = "twinflow",
+    merge: bool = False,
+    is_base_unchanged: bool = False,
 ) -> TwinFlowRepositoryConfig:
-    """`load_twinflow_lora` of a repository whose files are on this machine."""
+    """`load_twinflow_lora` of a repository whose files are on this machine.
+
+    Args:
+        is_base_unchanged: whether the base's weights are known to be those of its files.
+    """
     config = TwinFlowRepositoryConfig.load_located(repository)
     family = family_of(pipeline, config.family)
     _check_pipeline(pipeline, family, adapter_name)
@@ -87,6 +106,8 @@ def load_located_lora(
             enable_twinflow(transformer, family.transformer_class)
             transformer.time_conditioning.load_state_dict(conditioning)
         activate_beside(transformer, adapter_name, before)
+        if merge:
+            merge_lora(pipeline, adapter_name, is_base_unchanged=is_base_unchanged)
     except Exception:
         remove_adapter(pipeline, adapter_name, before)
         raise

@@ -7,6 +7,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from ..sampling_calls import only_own_calls
+from .adapter_methods import adapter_methods
 
 
 def stock_class_of(pipeline: DiffusionPipeline) -> type[DiffusionPipeline]:
@@ -32,6 +33,7 @@ def pipeline_class(mixin: type, stock: type[DiffusionPipeline]) -> type[Diffusio
 
     parameters = list(signature(stock.__call__).parameters.values())[1:]
     namespace = {
+        **adapter_methods(stock),
         "__call__": __call__,
         "__doc__": mixin.__doc__,
         "__module__": mixin.__module__,

@@ -17,7 +17,6 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from peft import get_peft_model_state_dict
 
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..families import FAMILIES, Family
@@ -34,7 +33,8 @@ from .files import (
     locate_repository,
     read_json,
 )
-from .portable import Portable, add_folded, fold
+from .merging import merged_lora_of, read_adapter
+from .portable import Portable, add_folded, fold, rank_and_alpha
 from .stock_copy import scheduler_of, stock_copy
 
 LORA, FULL = "lora", "full"
@@ -236,9 +236,8 @@ def save_twinflow_lora(
     """
     directory = Path(directory)
     conditioning = getattr(transformer, conditioning_name, None)
-    folded, portable = fold(
-        transformer, conditioning, scheduler, config.num_inference_steps, adapter_names=[adapter_name]
-    )
+    names = [] if merged_lora_of(transformer) is not None else [adapter_name]
+    folded, portable = fold(transformer, conditioning, scheduler, config.num_inference_steps, adapter_names=names)
     save_stock_lora(
         directory,
         transformer,
@@ -271,20 +270,18 @@ def save_stock_lora(
         dtype: of the weights in the file; defaults to what they are.
         folded: low-rank weights to add, by layer.
     """
-    weights = get_peft_model_state_dict(transformer, adapter_name=adapter_name)
+    weights, config = read_adapter(transformer, adapter_name)
     for name, weight in weights.items():
-        scaled = weight.float() * _scale(transformer, name, adapter_name) if ".lora_B." in name else weight
+        scaled = weight.float() * _scale(config, name) if ".lora_B." in name else weight
         weights[name] = scaled.to(dtype or weight.dtype)
-    config = transformer.peft_config[adapter_name].to_dict()
     config |= {"lora_alpha": config["r"], "alpha_pattern": dict(config["rank_pattern"]), "use_rslora": False}
     family.save_lora(directory, LORA_NAME, *add_folded(weights, config, folded))
 
 
-def _scale(transformer: torch.nn.Module, weight_name: str, adapter_name: str) -> float:
+def _scale(config: Mapping[str, Any], weight_name: str) -> float:
     """What an adapter's layer multiplies its output with at weight 1."""
-    layer = transformer.get_submodule(weight_name.rpartition(".lora_B.")[0])
-    rank = layer.r[adapter_name]
-    return layer.lora_alpha[adapter_name] / (rank**0.5 if layer.use_rslora.get(adapter_name) else rank)
+    rank, alpha = rank_and_alpha(config, weight_name.rpartition(".lora_B.")[0])
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def save_twinflow_model(

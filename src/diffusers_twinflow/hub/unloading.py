@@ -13,6 +13,7 @@ from ..families import family_of
 from ..models import disable_twinflow, is_twinflow_transformer
 from .adapter_states import AdapterStates, is_fused, restore_states, states_without
 from .base_weights import unfuse_exactly
+from .merging import unmerge_lora
 from .pipeline_classes import as_stock_pipeline
 
 logger = logging.get_logger(__name__)
@@ -40,9 +41,9 @@ class LoadedLora:
 def unload_twinflow_lora(pipeline: DiffusionPipeline) -> None:
     """Take the TwinFlow LoRA off: the stock transformer and the scheduler from before, bit for bit; other LoRAs stay.
 
-    A fused LoRA is unfused first, and the fused layers' weights are read again from the files that the base was loaded
-    from. Where those are gone, or the base's weights were changed since, they come back up to rounding, and a warning
-    says so.
+    The weights that a LoRA was merged or fused into are read again from the files that the base was loaded from. If
+    the files are gone, they come back up to rounding, and a warning says so. A weight that was in no file when the LoRA
+    was merged is copied back from CPU memory.
 
     Raises:
         TwinFlowConfigError: where the pipeline has no TwinFlow LoRA.
@@ -54,6 +55,7 @@ def unload_twinflow_lora(pipeline: DiffusionPipeline) -> None:
         raise TwinFlowConfigError(
             "the TwinFlow LoRA was fused and then unloaded, so it is part of the weights now: load the base again."
         )
+    unmerge_lora(pipeline)
     transformer = _denoiser(pipeline)
     inexact = unfuse_exactly(transformer) if is_fused(transformer, state.adapter_name) else []
     if inexact:

@@ -39,6 +39,11 @@ def merged_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
+def base_layer(module: nn.Module) -> nn.Module:
+    """The layer that an adapter adapts; a module without an adapter is its own."""
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
 def has_adapters(model: nn.Module) -> bool:
     """Whether any layer of a model holds an adapter."""
     return any(isinstance(module, BaseTunerLayer) for module in model.modules())
@@ -46,7 +51,10 @@ def has_adapters(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def _merged_layer(layer: BaseTunerLayer, base: nn.Module) -> nn.Module:
-    """The base layer as it would be after `layer`'s forward merged what is active and unmerged what is not."""
+    """The base layer as it would be after `layer`'s forward merged what is active and unmerged what is not.
+
+    The sum is computed in float32 and rounded once, to the dtype of the base.
+    """
     disabled, merged = layer.disable_adapters, bool(layer.merged_adapters)
     if disabled != merged:  # already merged and active, or neither
         return base
@@ -54,15 +62,53 @@ def _merged_layer(layer: BaseTunerLayer, base: nn.Module) -> nn.Module:
         return base
     if any(parameter.is_meta for parameter in layer.parameters()):
         raise ValueError("An adapter cannot be merged into weights on the meta device. Save before offloading.")
-    base._parameters = {name: deepcopy(parameter) for name, parameter in base._parameters.items()}
-    copied = shallow_copy(layer)
-    copied._modules["base_layer"] = base
-    copied.merged_adapters = list(layer.merged_adapters)
+    exact = exact_copy(layer, base)
     if disabled:
-        copied.unmerge()
+        exact.unmerge()
     else:
-        copied.merge()
+        exact.merge()
+    merged_parameters = exact.get_base_layer()._parameters
+    base._parameters = {
+        name: nn.Parameter(merged_parameters[name].to(parameter.dtype), requires_grad=False)
+        if parameter is not None and is_plain(parameter)
+        else merged_parameters[name]
+        for name, parameter in base._parameters.items()
+    }
     return base
+
+
+def exact_copy(layer: BaseTunerLayer, base: nn.Module) -> BaseTunerLayer:
+    """A copy of an adapter's layer that merges and unmerges in float32; the tensors of the layer stay as they are.
+
+    Args:
+        base: the layer's base. It is not changed.
+    """
+    copied = _in_float32(layer)
+    copied._modules["base_layer"] = _in_float32(base)
+    copied.merged_adapters = list(layer.merged_adapters)
+    return copied
+
+
+def _in_float32(module: nn.Module) -> nn.Module:
+    """A copy whose own and whose children's floating parameters are copies in float32 or wider."""
+    copied = shallow_copy(module)
+    for name, parameter in copied._parameters.items():
+        if parameter is not None and is_plain(parameter):
+            wide = parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32), copy=True)
+            copied._parameters[name] = nn.Parameter(wide, requires_grad=False)
+        elif parameter is not None:
+            copied._parameters[name] = deepcopy(parameter)
+    copied._modules = {
+        name: child if child is None or name == "base_layer" else _in_float32(child)
+        for name, child in copied._modules.items()
+    }
+    return copied
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds ordinary floating numbers of 16 bits or more, which weights can be added to."""
+    plain = type(tensor.data) is torch.Tensor and not hasattr(tensor, "quant_state")
+    return plain and tensor.is_floating_point() and tensor.itemsize >= 2
 
 
 def _has_active_adapter(layer: BaseTunerLayer) -> bool:

@@ -1,12 +1,12 @@
 """The device that a pipeline runs on, found in one walk through its modules."""
 
-from collections.abc import Iterable
 from itertools import chain
 
 import torch
-from diffusers.hooks.group_offloading import _GROUP_OFFLOADING
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
+
+from ..models.offloading import has_offloading_hook
 
 
 class QuickExecutionDevice:
@@ -23,24 +23,6 @@ class QuickExecutionDevice:
         devices = [device_of(model) for name, model in models.items() if name in self.config]
         accelerators = [device for device in devices if device.type not in ("cpu", "meta")]
         return next(chain(accelerators, devices), torch.device("cpu"))
-
-
-def has_offloading_hook(models: Iterable[nn.Module]) -> bool:
-    """Whether any module of these models has a hook that may move it."""
-    modules, seen = [*models], set()
-    while modules:
-        module = modules.pop()
-        if module is None or module in seen:
-            continue
-        seen.add(module)
-        attributes = vars(module)
-        if "_hf_hook" in attributes:
-            return True
-        hooks = attributes.get("_diffusers_hook")
-        if hooks is not None and hooks.get_hook(_GROUP_OFFLOADING) is not None:
-            return True
-        modules.extend(attributes["_modules"].values())
-    return False
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -35,7 +35,12 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, *, base_model: str | None = None, **kwargs
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        base_model: str | None = None,
+        merge: bool = True,
+        **kwargs,
     ) -> "TwinFlowPipeline":
         """Load a TwinFlow LoRA on its base, or a whole distilled pipeline.
 
@@ -43,6 +48,9 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
             pretrained_model_name_or_path: local directory or Hub repository that holds a `twinflow_config.json`.
             base_model: local directory or Hub repository of the base, where it is not the one that
                 `twinflow_config.json` names.
+            merge: merge a LoRA into the base's weights, which makes calls as fast as the base's; `False` keeps it
+                beside them. A quantized base keeps it beside its weights in any case. `load_lora_weights`,
+                `set_adapters` and the other methods that change adapters put it beside the weights again.
             kwargs: as `DiffusionPipeline.from_pretrained` takes them; `revision` and `subfolder` are the TwinFlow
                 repository's, the base's revision comes from `twinflow_config.json`. A base's pickle files are loaded only
                 where `use_safetensors=False` asks for them, those of a TwinFlow repository never.
@@ -66,7 +74,7 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
             pipeline = load_base(
                 family, base, is_hub_id=base_model is None and not is_local, **(base_options | kwargs)
             )
-            load_located_lora(pipeline, repository)
+            load_located_lora(pipeline, repository, merge=merge, is_base_unchanged=family.component_name not in kwargs)
         else:
             pipeline = load_located_model(repository, config, family, **kwargs)
         return as_twinflow_pipeline(pipeline, config.with_base_of(repository))

@@ -1,0 +1,67 @@
+"""The adapter methods of a stock pipeline class, for pipelines whose TwinFlow LoRA may be merged into the weights."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from ..families import family_of
+from .merging import MergedLora, merged_lora_of, unmerge_lora
+
+NEED_SEPARATE = (
+    "load_lora_weights",
+    "set_adapters",
+    "fuse_lora",
+    "unfuse_lora",
+    "disable_lora",
+    "enable_lora",
+    "set_lora_device",
+    "enable_lora_hotswap",
+)
+
+
+def adapter_methods(stock: type[DiffusionPipeline]) -> dict[str, Callable]:
+    """Methods for a subclass of a stock class: a merged TwinFlow LoRA is an adapter for them, as any other.
+
+    Methods that change adapters put it beside the base's weights first. Those that list adapters name it.
+    """
+    methods = {name: _with_separate_lora(getattr(stock, name)) for name in NEED_SEPARATE if hasattr(stock, name)}
+    for name, listed in (("get_active_adapters", _active_adapters), ("get_list_adapters", _list_adapters)):
+        if hasattr(stock, name):
+            methods[name] = listed(getattr(stock, name))
+    return methods
+
+
+def _with_separate_lora(method: Callable) -> Callable:
+    @wraps(method)
+    def changed(self: DiffusionPipeline, *args: Any, **kwargs: Any) -> Any:
+        unmerge_lora(self)
+        return method(self, *args, **kwargs)
+
+    return changed
+
+
+def _active_adapters(method: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    @wraps(method)
+    def listed(self: DiffusionPipeline) -> list[str]:
+        merged = _merged(self)
+        return [*([merged.adapter_name] if merged is not None else []), *method(self)]
+
+    return listed
+
+
+def _list_adapters(method: Callable[..., dict[str, list[str]]]) -> Callable[..., dict[str, list[str]]]:
+    @wraps(method)
+    def listed(self: DiffusionPipeline) -> dict[str, list[str]]:
+        found, merged = method(self), _merged(self)
+        if merged is not None:
+            component = family_of(self).component_name
+            found[component] = [merged.adapter_name, *found.get(component, [])]
+        return found
+
+    return listed
+
+
+def _merged(pipeline: DiffusionPipeline) -> MergedLora | None:
+    return merged_lora_of(family_of(pipeline).denoiser(pipeline))

@@ -1,0 +1,153 @@
+"""Merge a TwinFlow LoRA into the weights of its base, and take it out again exactly."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import logging
+from peft import get_peft_model_state_dict
+
+from ..configuration import TwinFlowConfigError
+from ..families import family_of
+from ..models.merged_copy import is_plain, merged_copy
+from ..models.offloading import has_offloading_hook, is_offloaded_to_disk
+from .adapter_states import activate_beside, adapted_layers, read_states
+from .base_weights import BaseWeight, restore_weights, subtract_adapter, weights_in_files
+
+logger = logging.get_logger(__name__)
+
+MERGED_NAME = "_twinflow_merged_lora"
+
+
+@dataclass(frozen=True)
+class MergedLora:
+    """What taking a merged LoRA out of the weights needs.
+
+    Attributes:
+        adapter_name: the adapter's name before and after.
+        weights: its low-rank weights, on the CPU, by the names that they have in the component.
+        metadata: fields of its `LoraConfig`.
+        base: the base's weight of each layer that the LoRA adapts.
+    """
+
+    adapter_name: str
+    weights: dict[str, torch.Tensor]
+    metadata: dict[str, Any]
+    base: dict[str, BaseWeight]
+
+
+def merged_lora_of(transformer: ModelMixin) -> MergedLora | None:
+    """The TwinFlow LoRA that is merged into the weights of a transformer."""
+    return vars(transformer).get(MERGED_NAME)
+
+
+def read_adapter(transformer: ModelMixin, adapter_name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Low-rank weights of an adapter, merged or not, and the fields of its `LoraConfig`."""
+    merged = merged_lora_of(transformer)
+    if merged is not None and merged.adapter_name == adapter_name:
+        return dict(merged.weights), dict(merged.metadata)
+    weights = get_peft_model_state_dict(transformer, adapter_name=adapter_name)
+    return weights, transformer.peft_config[adapter_name].to_dict()
+
+
+def why_not_mergeable(transformer: ModelMixin) -> str | None:
+    """Why the only adapter of a transformer must stay beside its weights. `None` if it can be merged into them."""
+    if len(transformer.peft_config) > 1:
+        return "another adapter is on the model"
+    if has_offloading_hook([transformer]):
+        return "the model is offloaded"
+    weights = [layer.get_base_layer().weight for _, layer in adapted_layers(transformer)]
+    if getattr(transformer, "hf_quantizer", None) is not None or not all(map(is_plain, weights)):
+        return "the base is quantized"
+    return None
+
+
+def merge_lora(pipeline: DiffusionPipeline, adapter_name: str, *, is_base_unchanged: bool = False) -> bool:
+    """Merge the TwinFlow LoRA of a pipeline into the weights of its transformer, which then runs as fast as the base.
+
+    The sums are computed in float32 and rounded to the dtype of the weights. A base that is quantized or offloaded, or
+    has another adapter, keeps the LoRA beside its weights, and a log line says so.
+
+    Args:
+        is_base_unchanged: whether the base's weights are known to be those of its files. If not, the files are read.
+
+    Returns:
+        whether the LoRA is merged.
+    """
+    transformer = family_of(pipeline).denoiser(pipeline)
+    reason = why_not_mergeable(transformer)
+    if reason is not None:
+        logger.info(f"The TwinFlow LoRA is not merged into the weights, because {reason}. It draws the same images.")
+        return False
+    layers = {name: layer.get_base_layer() for name, layer in adapted_layers(transformer)}
+    weights, metadata = read_adapter(transformer, adapter_name)
+    weights = {name: tensor.detach().cpu() for name, tensor in weights.items()}
+    in_files = weights_in_files(transformer, layers, are_unchanged=is_base_unchanged)
+    base: dict[str, BaseWeight] = {}
+    try:
+        for name, layer in adapted_layers(transformer):
+            weight = layers[name].weight.data
+            merged = merged_copy(layer).weight
+            base[name] = BaseWeight.of(weight, is_in_files=name in in_files)
+            with torch.no_grad():
+                weight.copy_(merged)
+    except Exception:
+        restore_weights(transformer, base)
+        raise
+    transformer.unload_lora()
+    vars(transformer)[MERGED_NAME] = MergedLora(adapter_name, weights, metadata, base)
+    return True
+
+
+def unmerge_lora(pipeline: DiffusionPipeline) -> None:
+    """Put a merged TwinFlow LoRA beside the base's weights again, which are those from before, bit for bit.
+
+    They are read from the files that the base was loaded from, or copied from memory if they were in no file. If the
+    files are gone, they come back up to rounding, and a warning says so. Does nothing if no LoRA is merged.
+
+    Raises:
+        TwinFlowConfigError: if group offloading keeps the merged weights on disk.
+    """
+    family = family_of(pipeline)
+    transformer = family.denoiser(pipeline)
+    merged = merged_lora_of(transformer)
+    if merged is None:
+        return
+    if is_offloaded_to_disk(transformer):
+        raise TwinFlowConfigError(
+            f"the {family.component_name} is offloaded to disk with a merged LoRA. Load the pipeline with merge=False to "
+            "change or unload adapters while it is on disk."
+        )
+    before = read_states(transformer)
+    if any(layer.merged_adapters for _, layer in adapted_layers(transformer)):
+        transformer.unfuse_lora()
+    inexact = restore_weights(transformer, merged.base)
+    family.load_lora(pipeline, dict(merged.weights), dict(merged.metadata), merged.adapter_name)
+    activate_beside(transformer, merged.adapter_name, before)
+    layers = dict(adapted_layers(transformer))
+    for name in inexact:
+        subtract_adapter(layers[name], merged.adapter_name)
+    delattr(transformer, MERGED_NAME)
+    if inexact:
+        logger.warning(
+            f"The TwinFlow LoRA was merged, and the base's files have no weight of '{inexact[0]}' and "
+            f"{len(inexact) - 1} other layers any more: they are the base's up to rounding. Load the pipeline anew for "
+            "the exact ones."
+        )
+
+
+@contextmanager
+def separate_lora(pipeline: DiffusionPipeline) -> Iterator[None]:
+    """Within the block, a merged TwinFlow LoRA is beside the base's weights; after it, it is merged again."""
+    merged = merged_lora_of(family_of(pipeline).denoiser(pipeline))
+    unmerge_lora(pipeline)
+    try:
+        yield
+    finally:
+        if merged is not None:
+            was_in_files = all(weight.copy is None for weight in merged.base.values())
+            merge_lora(pipeline, merged.adapter_name, is_base_unchanged=was_in_files)
