@@ -13,7 +13,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from peft import LoraConfig
 
 from diffusers_twinflow.hub.repository import LORA, TwinFlowRepositoryConfig
-from diffusers_twinflow.models import enable_twinflow
+from diffusers_twinflow.models import TimeConditioning, enable_twinflow
 from diffusers_twinflow.pipelines.pipeline_twinflow import as_twinflow_pipeline
 
 from .measuring import Report, measure, measure_in_turns
@@ -89,7 +89,7 @@ class Latency:
         self.report.add({"part": "decoding", **self.described, "batch": batch, **row})
 
     def measure_apart(self, steps: int, rank: int, runs: int) -> None:
-        """With the adapter beside the weights, as `TwinFlowPipeline.from_pretrained` loads it; one picture a call."""
+        """With a separate adapter, as `TwinFlowPipeline.from_pretrained(..., merge=False)` loads it; one picture a call."""
         transformer = self.pipelines["TwinFlow"].transformer
         targets = self.model.family_object.lora_targets(transformer)
         transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets))
@@ -110,18 +110,8 @@ class Latency:
 
     @contextmanager
     def compiled_blocks(self) -> Iterator[None]:
-        """The blocks of both transformers compiled by diffusers in the context, and as they were after it.
-
-        Some classes do not say which of their blocks repeat; it is then those that must not be split over devices.
-        """
-        stock = self.pipelines["stock"].transformer
-        kinds = stock._repeated_blocks or stock._no_split_modules
-
-        def compile_blocks(transformer: ModelMixin) -> None:
-            transformer._repeated_blocks = kinds
-            transformer.compile_repeated_blocks(fullgraph=True, backend=self.backend)
-
-        with self._compiled(compile_blocks):
+        """The blocks of both transformers compiled by diffusers in the context, and as they were after it."""
+        with self._compiled(lambda transformer: compile_blocks(transformer, self.backend)):
             yield
 
     @contextmanager
@@ -141,8 +131,23 @@ class Latency:
                 compile_one(transformer)
             yield
         finally:
-            for module in chain.from_iterable(transformer.modules() for transformer in transformers):
-                module._compiled_call_impl = None
+            uncompile(transformers)
+
+
+def compile_blocks(transformer: ModelMixin, backend: str) -> None:
+    """Compile the blocks that repeat, as diffusers does.
+
+    Some classes do not say which of their blocks repeat; it is then those that must not be split over devices.
+    """
+    kinds = transformer._repeated_blocks or type(transformer)._no_split_modules
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+    transformer._repeated_blocks = [kind for kind in kinds if kind != TimeConditioning.__name__]
+    transformer.compile_repeated_blocks(fullgraph=True, backend=backend)
+
+
+def uncompile(transformers: Iterable[ModelMixin]) -> None:
+    for module in chain.from_iterable(transformer.modules() for transformer in transformers):
+        module._compiled_call_impl = None
 
 
 def twinflow_beside(pipeline: DiffusionPipeline, model: RealModel) -> DiffusionPipeline:

@@ -95,6 +95,12 @@ def allocated_gib(device: torch.device) -> float | None:
     return torch.cuda.memory_allocated(device) / GIB if device.type == "cuda" else None
 
 
+def private_gib() -> float:
+    """Memory of this process on the host that no file backs."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1]) * 1024 / GIB
+
+
 def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():

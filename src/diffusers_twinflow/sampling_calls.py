@@ -34,14 +34,16 @@ class SamplingCall:
         # Grids of usual lengths have one shape, so that torch.compile makes one graph for all of them.
         size = max(SMALLEST_SIZE, 1 << (self.step_count - 1).bit_length())
         nowhere = torch.full((size - self.step_count,), torch.inf, dtype=times.dtype, device=times.device)
-        self.times, self.targets = torch.cat([times, nowhere]), torch.cat([targets, nowhere])
-        # Tensors, which torch.compile does not specialize on: the index -1 allows every time of the grid.
-        self._indices = torch.arange(-1, size + 1, device=times.device)
-        self._next = self._indices[0]
+        times, self._targets = torch.cat([times, nowhere]), torch.cat([targets, nowhere])
+        self._differs = self._targets != times
+        # Row 0 allows every time of the grid, and row i + 1 that of evaluation i alone.
+        only_one = torch.where(torch.eye(size, dtype=torch.bool, device=times.device), times, torch.inf)
+        self._allowed_times = torch.cat([times[None], only_one, torch.full_like(times, torch.inf)[None]])
+        self._allowed = self._allowed_times[0]
 
     def move_to(self, index: int) -> None:
         """Say which evaluation comes next; after the last one the call is over."""
-        self._next = self._indices[index + 1]
+        self._allowed = self._allowed_times[index + 1]
         self.in_progress = index < self.step_count
 
     def target_of(self, time: torch.Tensor, *, is_rounded: bool) -> torch.Tensor:
@@ -53,13 +55,9 @@ class SamplingCall:
             time: shape [B], in [0, 1] with 1 at noise.
             is_rounded: whether the time was cast to half precision or to an integer on its way.
         """
-        times, targets, indices, next_index = (
-            tensor.to(time.device) for tensor in (self.times, self.targets, self._indices[1:-1], self._next)
-        )
-        distance = (time.unsqueeze(-1) - times).abs()
-        is_near = (distance <= (ROUNDED if is_rounded else EXACT)) & ((next_index < 0) | (indices == next_index))
-        nearest = torch.where(is_near, distance, torch.inf).argmin(-1)
-        found = is_near.any(-1) & (targets != times)[nearest]
+        times, targets, differs = (tensor.to(time.device) for tensor in (self._allowed, self._targets, self._differs))
+        distance, nearest = (time.unsqueeze(-1) - times).abs().min(-1)
+        found = (distance <= (ROUNDED if is_rounded else EXACT)) & differs[nearest]
         return torch.where(found, targets[nearest].to(time.dtype), time)
 
 

@@ -8,6 +8,7 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
 import call_overhead
+import merged_lora
 import real_size
 import speed
 from at_real_size import where_a_call_goes
@@ -172,3 +173,14 @@ def test_the_parts_of_a_call_are_within_it_and_the_timers_are_gone(tmp_path):
         assert 0 < row["twinflow_pipeline_ms"] < row["outside_steps_ms"] < row["call_ms"]
     assert 0 < rows[1]["target_times_ms"] + rows[1]["conditioning_ms"] < rows[1]["transformer_ms"]
     assert 2 * rows[1]["finding_the_device_ms"] < rows[0]["finding_the_device_ms"]
+
+
+def test_a_merged_lora_is_measured_against_the_stock_pipeline(tmp_path):
+    """The merged LoRA draws what the separate one draws, and the base comes back exactly."""
+    result = run(merged_lora, tmp_path, "--runs=1", "--parts", "eager", "unloading")
+    rows = result["rows"]
+    ways = {row["way"]: row["times_stock"] for row in rows if row["part"] == "latency"}
+    assert list(ways) == ["stock", "TwinFlow, LoRA merged", "TwinFlow, LoRA separate"] and ways["stock"] == 1
+    (images,) = (row for row in rows if row["part"] == "images")
+    assert images["root_mean_square_difference"] < 0.02 * images["root_mean_square"]
+    assert [row["exact"] for row in rows if row["part"] == "unloading"] == [True]

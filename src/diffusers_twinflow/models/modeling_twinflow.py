@@ -19,7 +19,7 @@ from .embedding_hook import AddEmbedding, CallState
 from .merged_copy import merged_copy
 from .sample_timesteps import for_every_token, sample_timesteps
 from .second_embedder import SECOND_EMBEDDERS, AddSecondEmbedding, SecondEmbedder
-from .time_conditioning import TimeConditioning
+from .time_conditioning import TimeConditioning, noise_time
 from .timestep_embedders import TimestepEmbedders
 
 TARGET_AND_SIGN, SIGN, SECOND_EMBEDDER = "target_and_sign", "sign", "second_embedder"
@@ -279,9 +279,10 @@ class TwinFlowTransformerMixin:
             return None
         at_noise, at_data = self._noise_and_data_timesteps
         exact = torch.promote_types(timestep.dtype, torch.float32)
-        now = (timestep.to(exact) - at_data) / (at_noise - at_data)
+        now = noise_time(timestep, at_noise, at_data)
         target = call.target_of(now, is_rounded=timestep.dtype != exact)
-        return torch.where(target == now, timestep, at_data + target * (at_noise - at_data))
+        target_timestep = target * (at_noise - at_data)
+        return torch.where(target == now, timestep, target_timestep + at_data if at_data else target_timestep)
 
     def _check_conditioning(self, conditioning: str) -> None:
         if conditioning not in CONDITIONINGS:

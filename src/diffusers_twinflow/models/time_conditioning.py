@@ -83,5 +83,10 @@ class TimeConditioning(nn.Module):
 
     def noise_time(self, timestep: torch.Tensor) -> torch.Tensor:
         """Timesteps in the transformer's unit as times in [0, 1] with 1 at noise."""
-        timestep = timestep.to(torch.promote_types(timestep.dtype, torch.float32))
-        return (timestep - self.at_data) / (self.at_noise - self.at_data)
+        return noise_time(timestep, self.at_noise, self.at_data)
+
+
+def noise_time(timestep: torch.Tensor, at_noise: float, at_data: float) -> torch.Tensor:
+    """Timesteps in a transformer's unit as times in [0, 1] with 1 at noise, in float32 or wider."""
+    timestep = timestep.to(torch.promote_types(timestep.dtype, torch.float32))
+    return (timestep - at_data if at_data else timestep) / (at_noise - at_data)
