@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         unload_twinflow_lora,
     )
     from .models import TwinFlowSD3Transformer2DModel, TwinFlowTransformerMixin, disable_twinflow, enable_twinflow
-    from .pipelines import TwinFlowPipeline
+    from .pipelines import TwinFlowPipeline, export
     from .schedulers import TwinFlowScheduler
 
 __version__ = "0.1.0"
@@ -31,6 +31,7 @@ MODULES = {
     "TwinFlowTransformerMixin": "models",
     "disable_twinflow": "models",
     "enable_twinflow": "models",
+    "export": "pipelines",
     "load_twinflow_lora": "hub",
     "push_twinflow_lora": "hub",
     "save_twinflow_lora": "hub",
@@ -49,6 +50,7 @@ __all__ = [
     "TwinFlowTransformerMixin",
     "disable_twinflow",
     "enable_twinflow",
+    "export",
     "load_twinflow_lora",
     "push_twinflow_lora",
     "save_twinflow_lora",

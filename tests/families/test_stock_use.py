@@ -7,8 +7,9 @@ import pytest
 import torch
 from kit import CASES, PROMPTS, as_pictures
 from peft import LoraConfig
+from trained_loras import write
 
-from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler, enable_twinflow
+from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_twinflow_lora
 from diffusers_twinflow.hub.files import CONDITIONING_NAME, LORA_NAME
 from diffusers_twinflow.hub.portable import Portable
@@ -22,28 +23,6 @@ NEEDS_OUR_SCHEDULER = {"wan", "ltx_video", "stable_diffusion", "stable_diffusion
 
 def by_weight():
     return [pytest.param(case, id=case.id, marks=() if case.id in FIRST else pytest.mark.slow) for case in CASES]
-
-
-def write(case, directory, **scheduler_options):
-    """A trained LoRA of the case's pipeline in `directory`, the base beside it."""
-    directory.mkdir()
-    pipeline = case.build()
-    pipeline.save_pretrained(directory / "base")
-    model = case.family.denoiser(pipeline)
-    config = LoraConfig(
-        r=2, lora_alpha=4, target_modules=case.family.lora_targets(model)[:4], init_lora_weights="gaussian"
-    )
-    enable_twinflow(model)
-    model.add_adapter(config)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name or "target_timestep_embedder.linear_2" in name:
-                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-    saved = TwinFlowRepositoryConfig("lora", case.family_name, "base", num_inference_steps=2)
-    scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config, shift=1.0, **scheduler_options)
-    save_twinflow_lora(directory, model, saved, scheduler)
-    return scheduler
 
 
 def stock_pipeline(case, directory):

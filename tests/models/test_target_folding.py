@@ -8,10 +8,13 @@ from stock import STOCK
 from stock.spec import call, run, stock_class
 from trained import trained
 
+from diffusers_twinflow import TwinFlowScheduler
+from diffusers_twinflow.hub.portable import fold
 from diffusers_twinflow.models import TimeConditioning, enable_twinflow
 from diffusers_twinflow.models.target_folding import (
     CannotFoldError,
     Grid,
+    adds_target,
     factor,
     fit_rows,
     fold_target,
@@ -147,6 +150,18 @@ def test_the_authors_second_embedder_cannot_be_folded():
     model.enable_twinflow("second_embedder")
     with pytest.raises(CannotFoldError, match="SecondEmbedder"):
         fold_target(model, model.time_conditioning, few(STOCK[name]))
+
+
+def test_a_model_without_a_target_time_needs_no_folding():
+    """SimpleTuner's models know a sign alone, which adds nothing on the real trajectory."""
+    model = STOCK["SD3Transformer2DModel"].build(type(trained("SD3Transformer2DModel")))
+    model.enable_twinflow("sign")
+    assert not adds_target(type(model), model, model.time_conditioning)
+    folded, portable = fold(model, model.time_conditioning, TwinFlowScheduler(), 2)
+    assert folded is None and portable.reason is None and "2" in portable.sigmas
+    for name in ("SD3Transformer2DModel", "AnyFlowTransformer3DModel"):
+        other = trained(name)
+        assert adds_target(type(other), other, other.time_conditioning)
 
 
 def test_wide_embedder_is_right_at_every_time():

@@ -8,19 +8,20 @@ import traceback
 
 from .. import __version__
 from ..configuration import TwinFlowConfigError
-from . import compare, convert, demo, generate, info, push
+from ..writing import DiskError
+from . import compare, convert, demo, export, generate, info, push
 from .flags import name_flags
 from .output import note
 from .quiet import only_our_messages
 
-COMMANDS = (generate, compare, demo, info, push, convert)
+COMMANDS = (generate, compare, demo, info, push, export, convert)
 INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="diffusers-twinflow",
-        description="Draw with TwinFlow LoRAs and models, inspect, convert and share them.",
+        description="Draw with TwinFlow LoRAs and models, inspect, export, convert and share them.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
@@ -56,7 +57,7 @@ def run_command(args: argparse.Namespace) -> int:
     try:
         with only_our_messages(args.verbose):
             args.run(args)
-    except (TwinFlowConfigError, HfHubHTTPError) as error:
+    except (TwinFlowConfigError, HfHubHTTPError, DiskError) as error:
         if args.verbose:
             note_traceback()
         note(f"error: {name_flags(str(error), args.parser)}")

@@ -21,7 +21,7 @@ from .files import CARD_NAME, MAX_JSON_BYTES, SAMPLES_FOLDER, SCHEDULER_NAME, re
 from .portable import Portable
 from .repository import LORA, TwinFlowRepositoryConfig
 from .samples import read_columns, read_prompt, read_prompts, sample_names
-from .stock_use import STOCK_SCHEDULER, stock_use
+from .stock_use import STOCK_SCHEDULER, call_code, import_code, stock_use
 
 logger = logging.get_logger(__name__)
 
@@ -325,11 +325,6 @@ def _stock(
     steps = config.num_inference_steps if config.num_inference_steps in use.sigmas else next(iter(use.sigmas))
     base = (base_model or "path/to/the/base") if is_lora else repo_id
     lora = f'pipe.load_lora_weights("{repo_id}")\n' if is_lora else ""
-    result = family.task.split("-")[-1]
-    what = 'prompt="your prompt"'
-    if family.takes_reference_image:
-        what = f'image=load_image("before.png"), {what}'
-    rows = "\n".join(f"| {count} | `{values}` |" for count, values in sorted(use.sigmas.items()))
     return f"""{title}
 
 Stock diffusers draws the same images. The target time of each step is part of the weights on the sampling grids below.
@@ -337,15 +332,13 @@ Stock diffusers draws the same images. The target time of each step is part of t
 ```python
 import torch
 from diffusers import DiffusionPipeline, {STOCK_SCHEDULER}
-
+{import_code(family)}
 pipe = DiffusionPipeline.from_pretrained("{base}", dtype=torch.bfloat16).to("cuda")
 {lora}pipe.scheduler = {use.scheduler_code()}
-{result} = pipe({what}, {use.call_code(steps)}).{family.output_name}[0]
+{call_code(family, use.call_code(steps))}
 ```
 
-| steps | sigmas |
-|---|---|
-{rows}"""
+{use.sigma_table()}"""
 
 
 def _training(config: TwinFlowRepositoryConfig) -> str:

@@ -11,7 +11,7 @@ from peft.utils.other import get_pattern_key
 from torch import nn
 
 from ..configuration import TwinFlowConfigError
-from ..models.target_folding import CannotFoldError, FoldedLayer, FoldedTarget, Grid, fold_target
+from ..models.target_folding import CannotFoldError, FoldedLayer, FoldedTarget, Grid, adds_target, fold_target
 from ..schedulers import TwinFlowScheduler
 
 STEP_COUNTS = (1, 2, 4, 3, 8)
@@ -77,7 +77,7 @@ def fold(
     """Write a model's target time as low-rank weights of its stock layers, and describe them.
 
     Args:
-        conditioning: the model's time conditioning; without one the stock weights are complete.
+        conditioning: the model's time conditioning; without a target time the stock weights are complete.
         scheduler: its options say which grids the weights must be exact on.
         num_inference_steps: the step count of the distillation, whose grid matters most.
         adapter_names: the adapters that are active when the weights are used.
@@ -90,7 +90,7 @@ def fold(
     grids = {count: _grid(scheduler, count) for count in counts}
     style = scheduler.config.sampling_style
     all_sigmas = {count: sigmas for count, (sigmas, _) in grids.items()}
-    if conditioning is None or style == "multi":
+    if style == "multi" or not adds_target(type(transformer), transformer, conditioning):
         return None, Portable(style, {str(count): all_sigmas[count] for count in counts})
     in_unit = {count: _in_unit(grid, scheduler, conditioning) for count, (_, grid) in grids.items()}
     try:

@@ -261,13 +261,25 @@ def save_stock_lora(
     dtype: torch.dtype | None = None,
     folded: Mapping[str, FoldedLayer] = MappingProxyType({}),
 ) -> None:
-    """Write a transformer's adapter as a plain diffusers LoRA.
+    """Write a transformer's adapter as a plain diffusers LoRA; see `stock_lora`."""
+    lora = stock_lora(transformer, adapter_name=adapter_name, dtype=dtype, folded=folded)
+    family.save_lora(directory, LORA_NAME, *lora)
 
-    The scale, alpha divided by rank, is multiplied into the second factor, and alpha is written equal to the rank. So
-    tools that read the tensors alone scale correctly too.
+
+def stock_lora(
+    transformer: torch.nn.Module,
+    *,
+    adapter_name: str = "default",
+    dtype: torch.dtype | None = None,
+    folded: Mapping[str, FoldedLayer] = MappingProxyType({}),
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """A transformer's adapter as a plain LoRA: its weights, and the fields of its `LoraConfig`.
+
+    The scale, alpha divided by rank, is multiplied into the second factor, and alpha is equal to the rank. So tools
+    that read the tensors alone scale correctly too.
 
     Args:
-        dtype: of the weights in the file; defaults to what they are.
+        dtype: of the weights; defaults to what they are.
         folded: low-rank weights to add, by layer.
     """
     weights, config = read_adapter(transformer, adapter_name)
@@ -275,13 +287,25 @@ def save_stock_lora(
         scaled = weight.float() * _scale(config, name) if ".lora_B." in name else weight
         weights[name] = scaled.to(dtype or weight.dtype)
     config |= {"lora_alpha": config["r"], "alpha_pattern": dict(config["rank_pattern"]), "use_rslora": False}
-    family.save_lora(directory, LORA_NAME, *add_folded(weights, config, folded))
+    return add_folded(weights, config, folded)
 
 
 def _scale(config: Mapping[str, Any], weight_name: str) -> float:
     """What an adapter's layer multiplies its output with at weight 1."""
     rank, alpha = rank_and_alpha(config, weight_name.rpartition(".lora_B.")[0])
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def check_not_quantized(transformer: torch.nn.Module, family: Family) -> None:
+    """
+    Raises:
+        TwinFlowConfigError: if a model that is to be saved whole is quantized.
+    """
+    if getattr(transformer, "hf_quantizer", None) is not None:
+        raise TwinFlowConfigError(
+            f"the {family.component_name} is quantized, and a whole model is saved in full precision. Load the base "
+            "without quantization to save a whole model, or save the LoRA alone with save_twinflow_lora."
+        )
 
 
 def save_twinflow_model(
@@ -303,11 +327,7 @@ def save_twinflow_model(
     family = FAMILIES[config.family]
     transformer = family.denoiser(pipeline)
     transformer = getattr(transformer, "_orig_mod", transformer)
-    if getattr(transformer, "hf_quantizer", None) is not None:
-        raise TwinFlowConfigError(
-            f"the {family.component_name} is quantized, and a whole model is saved in full precision. Load the base "
-            "without quantization to save a whole model, or save the LoRA alone with save_twinflow_lora."
-        )
+    check_not_quantized(transformer, family)
     directory.mkdir(parents=True, exist_ok=True)
     base = config.base_model
     if Path(base).is_absolute() and Path(base).is_dir():

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils.torch_utils import is_compiled_module
 from torch import nn
 
@@ -15,7 +15,11 @@ from .pipeline_classes import stock_class_of
 
 
 def stock_copy(
-    pipeline: DiffusionPipeline, folded: Mapping[str, FoldedLayer] = MappingProxyType({})
+    pipeline: DiffusionPipeline,
+    folded: Mapping[str, FoldedLayer] = MappingProxyType({}),
+    *,
+    keep_conditioning: bool = True,
+    scheduler: SchedulerMixin | None = None,
 ) -> DiffusionPipeline:
     """A copy of a pipeline that saves itself under the names of stock classes, with all adapters merged.
 
@@ -24,6 +28,8 @@ def stock_copy(
 
     Args:
         folded: low-rank weights that the saved weights of the TwinFlow transformer also hold, by layer.
+        keep_conditioning: whether the time conditioning is saved beside the stock weights.
+        scheduler: saved in place of the pipeline's.
     """
     stock = stock_class_of(pipeline)
     copied = stock.__new__(stock)
@@ -32,12 +38,17 @@ def stock_copy(
         model = component._orig_mod if is_compiled_module(component) else component
         if isinstance(model, TwinFlowTransformerMixin):
             copied.register_to_config(**{name: ("diffusers", model.stock_class().__name__)})
-            if folded:
+            if not keep_conditioning:
+                vars(copied)[name] = model.stock_copy(folded)
+            elif folded:
                 vars(copied)[name] = model.with_folded(folded)
         elif isinstance(model, nn.Module) and has_adapters(model):
             vars(copied)[name] = merged_copy(model)
-    vars(copied)["scheduler"] = scheduler_of(pipeline)
-    copied.register_to_config(scheduler=("diffusers", stock_scheduler_name(pipeline.scheduler)))
+    scheduler = scheduler or scheduler_of(pipeline)
+    is_ours = isinstance(scheduler, TwinFlowScheduler)
+    vars(copied)["scheduler"] = scheduler
+    name = stock_scheduler_name(scheduler) if is_ours else type(scheduler).__name__
+    copied.register_to_config(scheduler=("diffusers", name))
     return copied
 
 

@@ -1,11 +1,13 @@
 """How to sample from a TwinFlow LoRA or model with stock diffusers alone."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from diffusers import FlowMatchEulerDiscreteScheduler
 
+from ..diff2flow import DIFFUSION_PREDICTION_TYPES
 from ..families import Family
 from ..schedulers import TwinFlowScheduler
 from ..schedulers.sigma_grid import KNOWN_STOCHASTIC_RATIO
@@ -29,11 +31,17 @@ class StockUse:
     call_options: dict[str, Any]
 
     def scheduler_code(self) -> str:
-        return f"{STOCK_SCHEDULER}({_arguments(self.scheduler_options)})"
+        return f"{STOCK_SCHEDULER}({arguments_code(self.scheduler_options)})"
 
     def call_code(self, step_count: int) -> str:
         """The arguments of the stock call, after the prompt."""
-        return _arguments({"sigmas": self.sigmas[step_count], "num_inference_steps": step_count, **self.call_options})
+        steps = {"sigmas": self.sigmas[step_count], "num_inference_steps": step_count}
+        return arguments_code(steps | self.call_options)
+
+    def sigma_table(self) -> str:
+        """The sigmas of each step count as a table in Markdown."""
+        rows = [f"| {count} | `{sigmas}` |" for count, sigmas in sorted(self.sigmas.items())]
+        return "\n".join(["| steps | sigmas |", "|---|---|", *rows])
 
 
 def stock_use(
@@ -49,24 +57,60 @@ def stock_use(
     """
     if portable.reason is not None:
         return f"The stock weights cannot carry the target time of this model: {portable.reason}."
-    options = scheduler.config
     pipeline = family.pipeline_class.__name__
-    if options.prediction_type not in ("flow_matching", "flow_prediction"):
+    if scheduler.config.prediction_type in DIFFUSION_PREDICTION_TYPES:
         return f"`{pipeline}` samples a diffusion model, so it needs `TwinFlowScheduler`."
     parameters = inspect.signature(family.pipeline_class.__call__).parameters
     if "sigmas" not in parameters:
         return f"`{pipeline}` takes no `sigmas`, so it needs `TwinFlowScheduler` for this sampling grid."
+    ratio = plain_ratio(scheduler)
+    if ratio is None or scheduler.config.invert_sigmas:
+        return "The sampling options of this model exist in `TwinFlowScheduler` only."
+    sigmas = {int(count): values for count, values in portable.sigmas.items()}
+    options = call_options(family, max_sequence_length)
+    return StockUse({"stochastic_sampling": True} if ratio == 1 else {}, sigmas, options)
+
+
+def call_options(family: Family, max_sequence_length: int | None) -> dict[str, Any]:
+    """Arguments of the stock call that every step count needs: guidance off, and prompts of the length of the training."""
+    options: dict[str, Any] = dict(family.guidance_off)
+    takes_length = "max_sequence_length" in inspect.signature(family.pipeline_class.__call__).parameters
+    if max_sequence_length is not None and takes_length:
+        options["max_sequence_length"] = max_sequence_length
+    return options
+
+
+def plain_ratio(scheduler: TwinFlowScheduler) -> float | None:
+    """The stochastic ratio of a scheduler whose steps other samplers have: 1, all fresh noise, or 0, none.
+
+    `None` if they do not have them.
+    """
+    options = scheduler.config
     ratio = options.stochastic_ratio
     if ratio is None:
         ratio = KNOWN_STOCHASTIC_RATIO[options.sampling_style]
-    if ratio not in (0, 1) or options.extrapolation_ratio or options.sampling_order != 1 or options.invert_sigmas:
-        return "The sampling options of this model exist in `TwinFlowScheduler` only."
-    sigmas = {int(count): values for count, values in portable.sigmas.items()}
-    call_options: dict[str, Any] = dict(family.guidance_off)
-    if max_sequence_length is not None and "max_sequence_length" in parameters:
-        call_options["max_sequence_length"] = max_sequence_length
-    return StockUse({"stochastic_sampling": True} if ratio == 1 else {}, sigmas, call_options)
+    is_plain = ratio in (0, 1) and options.sampling_order == 1
+    if not is_plain or options.extrapolation_ratio or options.squeeze_target_time:
+        return None
+    return float(ratio)
 
 
-def _arguments(values: dict[str, Any]) -> str:
+def call_code(family: Family, arguments: str) -> str:
+    """The line of Python that calls a stock pipeline of a family.
+
+    Args:
+        arguments: what follows the prompt.
+    """
+    image = 'image=load_image("before.png"), ' if family.takes_reference_image else ""
+    result = family.task.split("-")[-1]
+    return f'{result} = pipe({image}prompt="your prompt", {arguments}).{family.output_name}[0]'
+
+
+def import_code(family: Family) -> str:
+    """The import that `call_code` needs, as a line; nothing for most families."""
+    return "from diffusers.utils import load_image\n" if family.takes_reference_image else ""
+
+
+def arguments_code(values: Mapping[str, Any]) -> str:
+    """Arguments of a call as they are written in Python."""
     return ", ".join(f"{name}={value!r}" for name, value in values.items())

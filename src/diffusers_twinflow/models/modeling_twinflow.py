@@ -158,6 +158,13 @@ class TwinFlowTransformerMixin:
         copied._folded_layers = dict(layers)
         return copied
 
+    def stock_copy(self, layers: Mapping[str, Any]) -> ModelMixin:
+        """A stock model for saving, with all adapters merged and weights that carry the target time."""
+        copied = self.with_folded(layers)
+        copied._fold()
+        copied._as_stock_model(keeps_conditioning=False)
+        return copied
+
     def _fold(self) -> dict[str, torch.Tensor]:
         """Add the folded layers to the weights of a copy, and return these weights as they were."""
         unfolded = {}
@@ -182,9 +189,10 @@ class TwinFlowTransformerMixin:
             with torch.no_grad():
                 parameters[name].copy_(weight)
 
-    def _as_stock_model(self) -> None:
+    def _as_stock_model(self, keeps_conditioning: bool = True) -> None:
         """Make a copy that is only for saving an instance of the stock class."""
-        saved = {SAVED_CONDITIONING: self.twinflow_conditioning} if self.twinflow_enabled else {}
+        keeps = keeps_conditioning and self.twinflow_enabled
+        saved = {SAVED_CONDITIONING: self.twinflow_conditioning} if keeps else {}
         for name in [name for name in self._modules if name.endswith("time_conditioning")]:
             del self._modules[name]
         self._internal_dict = FrozenDict({**_without_twinflow(self.config), **saved})

@@ -114,6 +114,13 @@ def fold_target(
     return FoldedTarget(layers, exact, None if None in between else max(between))
 
 
+def adds_target(cls: type[TwinFlowTransformerMixin], transformer: ModelMixin, conditioning: nn.Module | None) -> bool:
+    """Whether a model with this conditioning differs from its stock model at a target time other than the time."""
+    if not isinstance(conditioning, TimeConditioning):
+        return conditioning is not None
+    return conditioning.target_timestep_embedder is not None or cls._has_native_target(transformer)
+
+
 def why_not_foldable(
     cls: type[TwinFlowTransformerMixin], transformer: ModelMixin, conditioning: nn.Module
 ) -> str | None:

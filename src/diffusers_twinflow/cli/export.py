@@ -1,0 +1,72 @@
+"""Export a TwinFlow LoRA or model for stock diffusers, ComfyUI and other tools."""
+
+import argparse
+
+from .arguments import DTYPES, add_hub_arguments
+from .output import note, say
+
+FORMATS = ("diffusers", "comfyui", "merged", "transformer")
+STYLES = ("few", "any", "multi")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("adapter", help="TwinFlow repository: a folder or a Hub id.")
+    parser.add_argument("output", help="New folder for the result.")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="diffusers",
+        help="diffusers: a plain LoRA; comfyui: a LoRA and workflows for ComfyUI; merged: a whole stock pipeline; "
+        "transformer: its transformer in one file. Default: diffusers.",
+    )
+    parser.add_argument(
+        "--sampling_style",
+        choices=STYLES,
+        help="Sampling style that the weights are made for; default: the repository's own.",
+    )
+    parser.add_argument(
+        "--step_counts",
+        type=int,
+        nargs="+",
+        help="Step counts that the weights are exact for, the most important one first; default: the trained one and "
+        "as many of 1, 2, 3, 4 and 8 as fit.",
+    )
+    parser.add_argument("--base_model", help="Folder or Hub id of the base, if the repository's own is not there.")
+    add_hub_arguments(parser)
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="Type of the written weights; default: the LoRA file's, or float32 for a model.",
+    )
+    parser.add_argument("--prompt", default="your prompt", help="Prompt in the workflows for ComfyUI.")
+
+
+def run(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    import torch
+
+    from ..pipelines import export
+
+    options = {"revision": args.revision, "token": args.token}
+    options = {name: value for name, value in options.items() if value is not None}
+    if args.dtype:
+        options["dtype"] = getattr(torch, args.dtype)
+    note(f"Loading {args.adapter} and its base ...")
+    use = export(
+        args.adapter,
+        args.output,
+        args.format,
+        sampling_style=args.sampling_style,
+        step_counts=args.step_counts,
+        base_model=args.base_model,
+        prompt=args.prompt,
+        **options,
+    )
+    for path in sorted(Path(args.output).iterdir()):
+        say(path)
+    if args.format == "comfyui":
+        return
+    say("scheduler:", use if isinstance(use, str) else use.scheduler_code())
+    for count in [] if isinstance(use, str) else sorted(use.sigmas):
+        say("call:", use.call_code(count))

@@ -1,0 +1,84 @@
+"""The README.md of an export: how to use it."""
+
+import json
+
+from ..families import Family
+from .stock_use import STOCK_SCHEDULER, StockUse, arguments_code, call_code, call_options, import_code
+
+LORA_FORMAT, COMFYUI, MERGED, TRANSFORMER = "diffusers", "comfyui", "merged", "transformer"
+LOCAL_BASE = "path/to/the/base"
+
+
+def export_page(
+    format: str,
+    name: str,
+    family: Family,
+    use: StockUse | str,
+    step_counts: list[int],
+    *,
+    base: str = LOCAL_BASE,
+    max_sequence_length: int | None = None,
+) -> str:
+    """The page of an export, in Markdown.
+
+    Args:
+        name: of the export's folder.
+        use: how a stock pipeline samples from it, or one sentence that says why it cannot.
+        step_counts: those that the weights are right for, the most important one first.
+        base: where the base is.
+        max_sequence_length: length of the encoded prompts in training, in tokens.
+    """
+    if format == COMFYUI:
+        counts = ", ".join(map(str, sorted(step_counts)))
+        return (
+            f"# {name}\n\nA TwinFlow LoRA for ComfyUI, for {counts} steps.\n\n"
+            "1. Copy the `.safetensors` file into ComfyUI's folder `models/loras`.\n"
+            '2. Open a workflow with "Load", or drop it onto the page.\n'
+            "3. Choose your files in the loader nodes.\n"
+        )
+    imports, load = ["DiffusionPipeline"], _load_code(format, name, family, base)
+    ours = ""
+    if isinstance(use, StockUse):
+        arguments, rest = use.call_code(step_counts[0]), use.sigma_table()
+        if format != MERGED:
+            imports.append(STOCK_SCHEDULER)
+            load += f"\npipe.scheduler = {use.scheduler_code()}"
+    else:
+        options = {"num_inference_steps": step_counts[0], **call_options(family, max_sequence_length)}
+        arguments, rest = arguments_code(options), use
+        ours = "from diffusers_twinflow import TwinFlowScheduler\n"
+        load += f'\npipe.scheduler = TwinFlowScheduler.from_pretrained({json.dumps(name)}, subfolder="scheduler")'
+    if format == TRANSFORMER:
+        imports.append(_class_name(family))
+    return f"""# {name}
+
+Few-step weights for stock diffusers. The target time of each step is part of the weights.
+
+```python
+import torch
+from diffusers import {", ".join(sorted(imports))}
+{import_code(family)}{ours}
+{load}
+{call_code(family, arguments)}
+```
+
+{rest}
+"""
+
+
+def _load_code(format: str, export: str, family: Family, base: str) -> str:
+    export, base = json.dumps(export), json.dumps(base)
+    if format == MERGED:
+        return f'pipe = DiffusionPipeline.from_pretrained({export}, dtype=torch.bfloat16).to("cuda")'
+    if format == LORA_FORMAT:
+        pipe = f'pipe = DiffusionPipeline.from_pretrained({base}, dtype=torch.bfloat16).to("cuda")'
+        return f"{pipe}\npipe.load_lora_weights({export})"
+    name = family.component_name
+    return (
+        f"{name} = {_class_name(family)}.from_pretrained({export}, dtype=torch.bfloat16)\n"
+        f'pipe = DiffusionPipeline.from_pretrained({base}, {name}={name}, dtype=torch.bfloat16).to("cuda")'
+    )
+
+
+def _class_name(family: Family) -> str:
+    return family.transformer_class.stock_class().__name__

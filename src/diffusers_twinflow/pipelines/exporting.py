@@ -1,0 +1,355 @@
+"""Write a TwinFlow LoRA or model in the formats of other tools."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from safetensors.torch import save_file
+
+from ..configuration import TwinFlowConfigError
+from ..diff2flow import DIFFUSION_PREDICTION_TYPES
+from ..families import FAMILIES, Family
+from ..families.base import HUB_OPTIONS
+from ..hub.adapter_states import active_adapters
+from ..hub.comfyui import comfyui_lora, comfyui_workflow, layout_of
+from ..hub.export_page import COMFYUI, LOCAL_BASE, LORA_FORMAT, MERGED, TRANSFORMER, export_page
+from ..hub.files import CARD_NAME, LORA_NAME, LocatedRepository, locate_repository, read_header
+from ..hub.portable import STEP_COUNTS, Portable, fold
+from ..hub.repository import LORA, MAX_STEPS, TwinFlowRepositoryConfig, check_not_quantized, stock_lora
+from ..hub.stock_copy import scheduler_of, stock_copy
+from ..hub.stock_use import StockUse, plain_ratio, stock_use
+from ..models import TwinFlowTransformerMixin
+from ..models.target_folding import FoldedLayer
+from ..schedulers import TwinFlowScheduler
+from ..schedulers.options import SAMPLING_STYLES
+from ..writing import write_folder
+from .pipeline_twinflow import TwinFlowPipeline
+
+Format = Literal["diffusers", "comfyui", "merged", "transformer"]
+FORMATS: tuple[Format, ...] = (LORA_FORMAT, COMFYUI, MERGED, TRANSFORMER)
+LORA_FORMATS = (LORA_FORMAT, COMFYUI)
+ADAPTER = "twinflow"
+ONE_FILE = "1000TB"
+FILE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+OF_A_STYLE = ("stochastic_ratio", "gap_end", "kumaraswamy")
+"""Scheduler options whose default depends on the sampling style."""
+
+
+def export(
+    name_or_path: str | Path,
+    output_dir: str | Path,
+    format: Format = "diffusers",
+    *,
+    sampling_style: str | None = None,
+    step_counts: Sequence[int] | None = None,
+    base_model: str | None = None,
+    prompt: str = "your prompt",
+    **options: Any,
+) -> StockUse | str:
+    """Write a TwinFlow LoRA or model for tools that do not know this package.
+
+    The weights carry the target time of each step, so they are right on the sampling grids of the step counts. A
+    README.md beside them says how to use them.
+
+    Args:
+        name_or_path: directory or Hub repository of the LoRA or model.
+        output_dir: a new directory.
+        format: "diffusers" for a plain LoRA file, "comfyui" for the LoRA in ComfyUI's layout with a workflow for each
+            step count, "merged" for a whole pipeline of stock classes, "transformer" for its denoiser in one file.
+        sampling_style: "few", "any" or "multi"; defaults to that of the repository. Another style samples on its usual
+            grid.
+        step_counts: step counts to be exact on, the most important one first. By default the trained one and as many
+            of 1, 2, 3, 4 and 8 as fit.
+        base_model: where the base is, if it is not where `twinflow_config.json` says.
+        prompt: the prompt of the ComfyUI workflows.
+        options: as `TwinFlowPipeline.from_pretrained` takes them. `dtype` is also that of the written weights, which
+            defaults to that of the LoRA file, and for a whole model to float32.
+
+    Returns:
+        how stock diffusers samples from the result, or one sentence that says why it cannot.
+
+    Raises:
+        TwinFlowConfigError: if the output exists, the weights cannot carry the target time on a grid that was asked
+            for, or the format does not suit the repository. Nothing is written then.
+
+    Example:
+
+        export("me/my-lora", "my-lora-comfyui", "comfyui", step_counts=[2])
+    """
+    if "torch_dtype" in options:
+        options["dtype"] = options.pop("torch_dtype")
+    _check_arguments(output_dir, format, sampling_style, step_counts)
+    hub_options = {name: options[name] for name in HUB_OPTIONS if name in options}
+    repository = locate_repository(name_or_path, **hub_options)
+    config = TwinFlowRepositoryConfig.load_located(repository)
+    family = FAMILIES[config.family]
+    _check_format(format, config, family, repository.name)
+    unused = {} if format == MERGED else dict.fromkeys(_other_components(family))
+    options |= repository.hub_options  # the same commit, whatever is pushed meanwhile
+    options = {"merge": False} | unused | options
+    pipeline = TwinFlowPipeline.from_pretrained(name_or_path, base_model=base_model, **options)
+
+    scheduler = _scheduler(pipeline, sampling_style)
+    layers, portable = _fold(family.denoiser(pipeline), scheduler, config, step_counts, repository.name)
+    source = _Source(
+        pipeline=pipeline,
+        family=family,
+        scheduler=scheduler,
+        layers=layers,
+        portable=portable,
+        use=stock_use(family, scheduler, portable, config.max_sequence_length),
+        output=Path(output_dir),
+        prompt=prompt,
+        dtype=options.get("dtype") or _lora_dtype(repository),
+    )
+    write = WRITERS[format](source)
+    page = export_page(
+        format,
+        source.name,
+        family,
+        source.use,
+        [int(count) for count in portable.sigmas],
+        base=_public_base(repository, config, base_model),
+        max_sequence_length=config.max_sequence_length,
+    )
+
+    def write_all(directory: Path) -> None:
+        write(directory)
+        (directory / CARD_NAME).write_text(page, encoding="utf-8")
+
+    write_folder(source.output.resolve(), write_all)
+    return source.use
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is exported, and how.
+
+    Attributes:
+        layers: the low-rank weights that carry the target time.
+        dtype: of the weights of a LoRA.
+    """
+
+    pipeline: TwinFlowPipeline
+    family: Family
+    scheduler: TwinFlowScheduler
+    layers: Mapping[str, FoldedLayer]
+    portable: Portable
+    use: StockUse | str
+    output: Path
+    prompt: str
+    dtype: torch.dtype | None
+
+    @property
+    def name(self) -> str:
+        return self.output.resolve().name
+
+    @property
+    def transformer(self) -> TwinFlowTransformerMixin:
+        return self.family.denoiser(self.pipeline)
+
+    def lora(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        return stock_lora(self.transformer, adapter_name=ADAPTER, dtype=self.dtype, folded=self.layers)
+
+    def save_scheduler(self, directory: Path) -> None:
+        """Write our scheduler if the stock pipeline needs it."""
+        if isinstance(self.use, str):
+            self.scheduler.save_pretrained(directory / "scheduler")
+
+
+Write = Callable[[Path], None]
+
+
+def _lora_writer(source: _Source) -> Write:
+    weights, config = source.lora()
+
+    def write(directory: Path) -> None:
+        source.family.save_lora(directory, LORA_NAME, weights, config)
+        source.save_scheduler(directory)
+
+    return write
+
+
+def _comfyui_writer(source: _Source) -> Write:
+    ratio = plain_ratio(source.scheduler)
+    if ratio is None:
+        raise TwinFlowConfigError(
+            "format='comfyui' cannot be: the sampling options of this LoRA exist in TwinFlowScheduler only. Pass a "
+            "sampling_style, which samples on its usual grid."
+        )
+    weights, _ = source.lora()
+    prefix, stock_class = source.family.component_name, type(source.transformer).stock_class()
+    weights = {f"{prefix}.{name}": weight for name, weight in weights.items()}
+    converted = comfyui_lora(weights, stock_class.__name__, source.transformer.config)
+    file_name = f"{source.name}.safetensors"
+    workflows = {
+        f"workflow_{count}_steps.json": comfyui_workflow(
+            source.family.name,
+            sigmas,
+            file_name,
+            source.prompt,
+            stochastic_ratio=ratio,
+            flow_matching=source.scheduler.config.prediction_type not in DIFFUSION_PREDICTION_TYPES,
+        )
+        for count, sigmas in source.portable.sigmas.items()
+    }
+
+    def write(directory: Path) -> None:
+        save_file(converted, directory / file_name, metadata={"format": "pt"})
+        for name, workflow in workflows.items():
+            (directory / name).write_text(json.dumps(workflow, indent=2) + "\n", encoding="utf-8")
+
+    return write
+
+
+def _merged_writer(source: _Source) -> Write:
+    check_not_quantized(source.transformer, source.family)
+    scheduler = source.scheduler
+    if isinstance(source.use, StockUse):
+        scheduler = FlowMatchEulerDiscreteScheduler(**source.use.scheduler_options)
+    copied = stock_copy(source.pipeline, source.layers, keep_conditioning=False, scheduler=scheduler)
+    return lambda directory: copied.save_pretrained(str(directory))
+
+
+def _transformer_writer(source: _Source) -> Write:
+    check_not_quantized(source.transformer, source.family)
+    model = source.transformer.stock_copy(source.layers)
+
+    def write(directory: Path) -> None:
+        model.save_pretrained(str(directory), max_shard_size=ONE_FILE)
+        source.save_scheduler(directory)
+
+    return write
+
+
+WRITERS: dict[str, Callable[[_Source], Write]] = {
+    LORA_FORMAT: _lora_writer,
+    COMFYUI: _comfyui_writer,
+    MERGED: _merged_writer,
+    TRANSFORMER: _transformer_writer,
+}
+
+
+def _check_arguments(
+    output_dir: str | Path, format: str, sampling_style: str | None, step_counts: Sequence[int] | None
+) -> None:
+    if format not in FORMATS:
+        raise TwinFlowConfigError(f"format={format!r} is not valid. Use one of {', '.join(FORMATS)}.")
+    output_dir = Path(output_dir)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise TwinFlowConfigError(f"output_dir='{output_dir}' exists and is not empty: choose a new folder.")
+    above = next(parent for parent in output_dir.resolve().parents if parent.exists())
+    if not above.is_dir():
+        raise TwinFlowConfigError(f"output_dir='{output_dir}' cannot be: '{above}' is a file. Choose another place.")
+    if sampling_style is not None and sampling_style not in SAMPLING_STYLES:
+        raise TwinFlowConfigError(
+            f"sampling_style={sampling_style!r} is not valid. Use one of {', '.join(SAMPLING_STYLES)}."
+        )
+    are_counts = step_counts is None or (
+        bool(step_counts) and all(type(count) is int and 1 <= count <= MAX_STEPS for count in step_counts)
+    )
+    if not are_counts:
+        raise TwinFlowConfigError(
+            f"step_counts={list(step_counts)} is not valid. Use whole numbers from 1 to {MAX_STEPS}, such as 1 2 4."
+        )
+
+
+def _check_format(format: str, config: TwinFlowRepositoryConfig, family: Family, name: str) -> None:
+    """
+    Raises:
+        TwinFlowConfigError: if the tool of the format cannot use what the repository holds.
+    """
+    if format not in LORA_FORMATS:
+        return
+    if config.train_type != LORA:
+        raise TwinFlowConfigError(
+            f"format={format!r} is for LoRAs, and '{name}' is a whole model. Use {MERGED} or {TRANSFORMER}."
+        )
+    if format == COMFYUI:
+        layout_of(family.transformer_class.stock_class().__name__)
+    elif not hasattr(family.pipeline_class, "load_lora_weights"):
+        raise TwinFlowConfigError(
+            f"format={format!r} cannot be: {family.pipeline_class.__name__} loads no LoRA. Use {MERGED} or "
+            f"{TRANSFORMER}."
+        )
+
+
+def _other_components(family: Family) -> list[str]:
+    """The components of a family's pipeline that only an export of the whole pipeline needs."""
+    parameters = list(signature(family.pipeline_class.__init__).parameters.values())[1:]
+    needed = (family.component_name, "scheduler")
+    return [p.name for p in parameters if p.default is Parameter.empty and p.name not in needed]
+
+
+def _scheduler(pipeline: TwinFlowPipeline, sampling_style: str | None) -> TwinFlowScheduler:
+    """The scheduler of a pipeline, or one with the usual grid of another style."""
+    scheduler = scheduler_of(pipeline)
+    if sampling_style in (None, scheduler.config.sampling_style):
+        return scheduler
+    usual = dict.fromkeys(OF_A_STYLE)
+    return TwinFlowScheduler.from_config(scheduler.config, sampling_style=sampling_style, **usual)
+
+
+def _fold(
+    transformer: TwinFlowTransformerMixin,
+    scheduler: TwinFlowScheduler,
+    config: TwinFlowRepositoryConfig,
+    step_counts: Sequence[int] | None,
+    name: str,
+) -> tuple[Mapping[str, FoldedLayer], Portable]:
+    """The target time as low-rank weights by layer, and what they are right for.
+
+    Raises:
+        TwinFlowConfigError: if there is no target time, or it does not fit into low-rank weights on a grid that was
+            asked for.
+    """
+    conditioning = getattr(transformer, "time_conditioning", None)
+    if conditioning is None:
+        raise TwinFlowConfigError(
+            f"'{name}' has no time conditioning, so there is nothing to export: its files work in stock diffusers as "
+            "they are."
+        )
+    first, *others = step_counts or (config.num_inference_steps, *STEP_COUNTS)
+    folded, portable = fold(
+        transformer,
+        conditioning,
+        scheduler,
+        first,
+        adapter_names=active_adapters(transformer),
+        step_counts=others,
+    )
+    if portable.reason is not None:
+        raise TwinFlowConfigError(f"'{name}' cannot be exported for the grid of {first} steps: {portable.reason}.")
+    missing = [count for count in step_counts or () if str(count) not in portable.sigmas]
+    if missing:
+        raise TwinFlowConfigError(
+            f"step_counts={list(step_counts)} do not fit into one file with sampling_style='{portable.style}'. These "
+            f"fit: {', '.join(portable.sigmas)}. At the times of {', '.join(map(str, missing))} steps the target times "
+            "differ from these, or the timestep embedder is too small. Export the others into a folder of their own."
+        )
+    return folded.layers if folded else {}, portable
+
+
+def _lora_dtype(repository: LocatedRepository) -> torch.dtype | None:
+    """The dtype of a repository's LoRA file; `None` if it has no file or several dtypes."""
+    path = repository.find(LORA_NAME)
+    dtypes = set(read_header(path).dtypes.values()) if path else set()
+    return FILE_DTYPES[dtypes.pop()] if len(dtypes) == 1 else None
+
+
+def _public_base(repository: LocatedRepository, config: TwinFlowRepositoryConfig, base_model: str | None) -> str:
+    """The Hub id of the base, or a placeholder if it has none."""
+    base = base_model or config.base_model
+    folder = repository.directory / base if base_model is None else Path(base)
+    try:
+        validate_repo_id(base)
+    except HFValidationError:
+        return LOCAL_BASE
+    return LOCAL_BASE if folder.is_dir() else base
