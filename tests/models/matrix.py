@@ -9,11 +9,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import torch
 from stock import STOCK, Stock
 from stock.spec import stock_class
 
+from diffusers_twinflow.models import twinflow_class_of
 from diffusers_twinflow.models.published_layouts import SIMPLETUNER_SIGNS
 from diffusers_twinflow.models.second_embedder import SECOND_EMBEDDERS
+from diffusers_twinflow.models.target_folding import why_not_foldable
 from diffusers_twinflow.models.timestep_embedders import REFUSED, TIMESTEP_EMBEDDERS, TimestepEmbedders
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +25,7 @@ COLUMNS = (
     "class",
     "timestep at noise → data",
     "target time",
+    "portable",
     "backward",
     "gradient checkpointing",
     "compile",
@@ -46,6 +50,7 @@ def row(name: str, rule: TimestepEmbedders, stock: Stock) -> list[str]:
         name,
         f"{rule.at_noise:g} → {rule.at_data:g}" + (f", times `{rule.config_scale}`" if rule.config_scale else ""),
         target_time(rule),
+        portable(name, stock),
         "yes" if stock.backward_on_cpu else "on CUDA",
         "yes" if checkpointing else "no",
         compiled(stock),
@@ -67,6 +72,18 @@ def target_time(rule: TimestepEmbedders) -> str:
         return "added"
     own = f"its `{rule.native_target.argument}`"
     return f"{own} with `{rule.native_target.config_key}`, else added" if rule.native_target.config_key else own
+
+
+def portable(name: str, stock: Stock) -> str:
+    """Whether the stock weights can carry the target time."""
+    cls = twinflow_class_of(stock_class(name))
+    with torch.device("meta"):
+        model = cls(**stock.config)
+    reason = why_not_foldable(cls, model, cls.conditioning_of(model))
+    if reason is not None:
+        return f"no: {reason}"
+    native = cls._timestep_embedders.native_target
+    return f"yes, without `{native.config_key}`" if native else "yes"
 
 
 def published(name: str) -> list[str]:
