@@ -3,10 +3,13 @@
 from copy import deepcopy
 
 import torch
+from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from .unsharded import shallow_copy
+
+BLOCK_ROWS = 1024
 
 
 def merged_copy(model: nn.Module) -> nn.Module:
@@ -62,6 +65,9 @@ def _merged_layer(layer: BaseTunerLayer, base: nn.Module) -> nn.Module:
         return base
     if any(parameter.is_meta for parameter in layer.parameters()):
         raise ValueError("An adapter cannot be merged into weights on the meta device. Save before offloading.")
+    if not disabled and _is_plain_lora(layer):
+        base._parameters["weight"] = nn.Parameter(_with_low_rank_sum(layer), requires_grad=False)
+        return base
     exact = exact_copy(layer, base)
     if disabled:
         exact.unmerge()
@@ -75,6 +81,35 @@ def _merged_layer(layer: BaseTunerLayer, base: nn.Module) -> nn.Module:
         for name, parameter in base._parameters.items()
     }
     return base
+
+
+def _is_plain_lora(layer: BaseTunerLayer) -> bool:
+    """Whether the active adapters add a product of two matrices to the weight, and nothing else."""
+    return (
+        type(layer) is LoraLinear
+        and is_plain(layer.get_base_layer().weight)
+        and not layer.fan_in_fan_out
+        and not any(layer.lora_variant.get(name) or layer.lora_bias.get(name) for name in layer.active_adapters)
+    )
+
+
+def _with_low_rank_sum(layer: LoraLinear) -> torch.Tensor:
+    """The merged weight, in blocks of rows: a large temporary tensor costs more time than the arithmetic."""
+    weight = layer.get_base_layer().weight.detach()
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    factors = [
+        (layer.lora_A[name].weight.to(dtype), layer.lora_B[name].weight.to(dtype), layer.scaling[name])
+        for name in names
+    ]
+    merged = torch.empty_like(weight)
+    for start in range(0, len(weight), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        total = weight[rows]
+        for lora_a, lora_b, scale in factors:
+            total = (lora_b[rows] @ lora_a).mul_(scale).add_(total)
+        merged[rows] = total
+    return merged
 
 
 def exact_copy(layer: BaseTunerLayer, base: nn.Module) -> BaseTunerLayer:
