@@ -3,8 +3,10 @@
 Importing the package is fast and prints nothing: torch and diffusers are imported when a public name is first used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from . import models, schedulers  # noqa: F401  (they hold the modules that saved pipelines name)
+from .lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .configuration import TwinFlowConfig, TwinFlowConfigError
@@ -20,25 +22,6 @@ if TYPE_CHECKING:
     from .schedulers import TwinFlowScheduler
 
 __version__ = "0.1.0"
-
-MODULES = {
-    "TwinFlowConfig": "configuration",
-    "TwinFlowConfigError": "configuration",
-    "TwinFlowPipeline": "pipelines",
-    "TwinFlowRepositoryConfig": "hub",
-    "TwinFlowSD3Transformer2DModel": "models",
-    "TwinFlowScheduler": "schedulers",
-    "TwinFlowTransformerMixin": "models",
-    "disable_twinflow": "models",
-    "enable_twinflow": "models",
-    "export": "pipelines",
-    "load_twinflow_lora": "hub",
-    "push_twinflow_lora": "hub",
-    "save_twinflow_lora": "hub",
-    "unload_twinflow_lora": "hub",
-}
-"""The module that each public name is imported from."""
-SUBPACKAGES = {*MODULES.values(), "cli", "data", "families", "training"}
 
 __all__ = [
     "TwinFlowConfig",
@@ -56,17 +39,26 @@ __all__ = [
     "save_twinflow_lora",
     "unload_twinflow_lora",
 ]
+MODULES = {
+    "TwinFlowConfig": ".configuration",
+    "TwinFlowConfigError": ".configuration",
+    "TwinFlowPipeline": ".pipelines",
+    "TwinFlowRepositoryConfig": ".hub",
+    "TwinFlowSD3Transformer2DModel": ".models",
+    "TwinFlowScheduler": ".schedulers",
+    "TwinFlowTransformerMixin": ".models",
+    "disable_twinflow": ".models",
+    "enable_twinflow": ".models",
+    "export": ".pipelines",
+    "load_twinflow_lora": ".hub",
+    "push_twinflow_lora": ".hub",
+    "save_twinflow_lora": ".hub",
+    "unload_twinflow_lora": ".hub",
+}
+"""The module that each public name is imported from."""
 
-
-def __getattr__(name: str) -> Any:
-    if name in SUBPACKAGES:
-        return importlib.import_module(f".{name}", __name__)
-    if name not in MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{MODULES[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *SUBPACKAGES})
+__getattr__, __dir__ = lazy_names(
+    globals(),
+    MODULES,
+    submodules=("cli", "configuration", "data", "families", "hub", "methods", "pipelines", "training"),
+)

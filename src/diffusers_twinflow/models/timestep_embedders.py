@@ -1,12 +1,14 @@
 """Where every stock class embeds its timestep, and in which unit: the data that TwinFlow classes are made from."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from diffusers.models.embeddings import get_timestep_embedding
-from diffusers.models.modeling_utils import ModelMixin
+if TYPE_CHECKING:
+    import torch
+    from diffusers import ModelMixin
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ def _wan_animate2_call(transformer: ModelMixin, arguments: Mapping[str, Any]) ->
 
 def _prx_projection(transformer: ModelMixin, times: torch.Tensor) -> torch.Tensor:
     """PRX projects its times with a function."""
+    from diffusers.models.embeddings import get_timestep_embedding
+
     options = {"max_period": transformer.time_max_period, "scale": transformer.time_factor}
     return get_timestep_embedding(times, 256, flip_sin_to_cos=True, downscale_freq_shift=0.0, **options)
 

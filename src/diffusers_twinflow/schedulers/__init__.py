@@ -1,4 +1,19 @@
-from .prediction import stock_scheduler_name
-from .scheduling_twinflow import TwinFlowScheduler, TwinFlowSchedulerOutput
+from typing import TYPE_CHECKING
+
+from ..lazy_names import lazy_names
+from . import scheduling_twinflow  # noqa: F401  (diffusers looks for it among the loaded modules)
+
+if TYPE_CHECKING:
+    from .prediction import stock_scheduler_name
+    from .twinflow_scheduler import TwinFlowScheduler, TwinFlowSchedulerOutput
 
 __all__ = ["TwinFlowScheduler", "TwinFlowSchedulerOutput", "stock_scheduler_name"]
+
+__getattr__, __dir__ = lazy_names(
+    globals(),
+    {
+        "TwinFlowScheduler": ".twinflow_scheduler",
+        "TwinFlowSchedulerOutput": ".twinflow_scheduler",
+        "stock_scheduler_name": ".prediction",
+    },
+)

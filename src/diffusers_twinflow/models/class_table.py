@@ -1,0 +1,63 @@
+"""The TwinFlow class of each stock class of the table, made when it is first asked for."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import diffusers
+
+from .timestep_embedders import TIMESTEP_EMBEDDERS
+
+if TYPE_CHECKING:
+    from .modeling_twinflow import TwinFlowTransformerMixin
+
+PREFIX = "TwinFlow"
+COMPLETE_VERSION = "0.42.1"
+"""A diffusers release that has every stock class of the table."""
+
+
+class TwinFlowClasses(Mapping[str, "type[TwinFlowTransformerMixin]"]):
+    """The TwinFlow classes by the names of their stock classes, without those that the installed diffusers lacks."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, type[TwinFlowTransformerMixin]] = {}
+
+    def __getitem__(self, stock_name: str) -> "type[TwinFlowTransformerMixin]":
+        if stock_name not in self._classes:
+            if stock_name not in self:
+                raise KeyError(stock_name)
+            from .class_factory import make_twinflow_class
+
+            stock, rule = getattr(diffusers, stock_name), TIMESTEP_EMBEDDERS[stock_name]
+            twinflow_class = make_twinflow_class(stock, rule, f"{__package__}.transformers")
+            self._classes.setdefault(stock_name, twinflow_class)  # the one that another thread made meanwhile stays
+        return self._classes[stock_name]
+
+    def __contains__(self, stock_name: object) -> bool:
+        return stock_name in TIMESTEP_EMBEDDERS and stock_name in dir(diffusers)
+
+    def __iter__(self) -> Iterator[str]:
+        of_diffusers = set(dir(diffusers))
+        return (stock_name for stock_name in TIMESTEP_EMBEDDERS if stock_name in of_diffusers)
+
+    def __len__(self) -> int:
+        return len(TIMESTEP_EMBEDDERS.keys() & set(dir(diffusers)))
+
+
+TWINFLOW_CLASSES = TwinFlowClasses()
+
+
+def twinflow_class_names() -> list[str]:
+    """The names of the TwinFlow classes that the installed diffusers has the stock classes of."""
+    return [f"{PREFIX}{stock_name}" for stock_name in TWINFLOW_CLASSES]
+
+
+def __getattr__(name: str) -> "type[TwinFlowTransformerMixin]":
+    stock_name = name.removeprefix(PREFIX)
+    if stock_name == name or stock_name not in TIMESTEP_EMBEDDERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if stock_name not in TWINFLOW_CLASSES:
+        raise ImportError(
+            f"{name} extends {stock_name}, which diffusers {diffusers.__version__} does not have. "
+            f"diffusers {COMPLETE_VERSION} has it: pip install diffusers=={COMPLETE_VERSION}"
+        )
+    return TWINFLOW_CLASSES[stock_name]

@@ -1,0 +1,94 @@
+"""Turn a loaded stock transformer into its TwinFlow class, in place, and back."""
+
+from types import MethodType
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.torch_utils import is_compiled_module
+
+from .class_table import TWINFLOW_CLASSES
+from .modeling_twinflow import TwinFlowTransformerMixin
+from .timestep_embedders import REFUSED
+
+
+def twinflow_class_of(transformer: ModelMixin | type[ModelMixin]) -> type[TwinFlowTransformerMixin]:
+    """The `timestep_sign` aware class of a stock transformer, of its class, or of one that is such already.
+
+    Raises:
+        TypeError: where there is none, with the reason.
+    """
+    cls = transformer if isinstance(transformer, type) else type(transformer)
+    if issubclass(cls, TwinFlowTransformerMixin):
+        return TWINFLOW_CLASSES[cls.stock_class().__name__]
+    found = TWINFLOW_CLASSES.get(cls.__name__)
+    if found is not None and found.stock_class() is cls:
+        return found
+    reason = REFUSED.get(cls.__name__, "it is none of the flow-matching classes that docs/models.md lists")
+    raise TypeError(f"{cls.__name__} has no timestep_sign support: {reason}.")
+
+
+def uncompiled(model: torch.nn.Module) -> torch.nn.Module:
+    """The model itself, without what `torch.compile` wraps around it."""
+    return model._orig_mod if is_compiled_module(model) else model
+
+
+def is_twinflow_transformer(model: torch.nn.Module) -> bool:
+    """Whether a model, compiled or not, is a TwinFlow transformer whose time conditioning is on."""
+    model = uncompiled(model)
+    return isinstance(model, TwinFlowTransformerMixin) and model.twinflow_enabled
+
+
+def enable_twinflow(
+    transformer: ModelMixin, twinflow_class: type[TwinFlowTransformerMixin] | None = None
+) -> ModelMixin:
+    """Give a loaded stock transformer its time conditioning, in place.
+
+    Args:
+        transformer: an instance of a stock class; adapters and hooks on it stay as they are.
+        twinflow_class: the class to turn it into; defaults to `twinflow_class_of(transformer)`.
+
+    Returns:
+        the transformer.
+
+    Raises:
+        TypeError: if its class has no TwinFlow class or another one, or if it is compiled.
+        ValueError: where its weights are on the meta device.
+    """
+    if is_compiled_module(transformer):
+        raise TypeError(
+            f"the {type(uncompiled(transformer)).__name__} is compiled: call enable_twinflow before torch.compile."
+        )
+    expected = twinflow_class_of(transformer)
+    twinflow_class = twinflow_class or expected
+    if twinflow_class is not expected:
+        raise TypeError(
+            f"{type(transformer).__name__} has no timestep_sign support through {twinflow_class.__name__}: "
+            f"it takes a {twinflow_class.stock_class().__name__}."
+        )
+    if any(parameter.is_meta for parameter in transformer.parameters()):
+        raise ValueError(
+            f"the {type(transformer).__name__} has weights on the meta device: call enable_twinflow before sequential "
+            "or disk offloading."
+        )
+    if not isinstance(transformer, TwinFlowTransformerMixin):
+        _set_class(transformer, twinflow_class)
+    transformer.enable_twinflow()
+    return transformer
+
+
+def disable_twinflow(transformer: TwinFlowTransformerMixin) -> None:
+    """Undo `enable_twinflow`: the instance, compiled or not, is of the stock class again."""
+    transformer = uncompiled(transformer)
+    transformer.disable_twinflow()
+    _set_class(transformer, type(transformer).stock_class())
+
+
+def _set_class(transformer: ModelMixin, cls: type[ModelMixin]) -> None:
+    """Change the class in place, also for the hooks of accelerate and diffusers that hold its forward."""
+    forward = type(transformer).forward
+    transformer.__class__ = cls
+    registry = getattr(transformer, "_diffusers_hook", None)
+    for holder in (transformer, *(registry._fn_refs if registry else ())):
+        for name, value in list(vars(holder).items()):
+            if isinstance(value, MethodType) and value.__func__ is forward and value.__self__ is transformer:
+                setattr(holder, name, MethodType(cls.forward, transformer))

@@ -1,0 +1,560 @@
+"""Few-step sampler for TwinFlow models that takes the place of any flow-matching scheduler of diffusers."""
+
+import inspect
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import diffusers
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import BaseOutput, logging
+from diffusers.utils.torch_utils import randn_tensor
+
+from ..sampling_calls import SamplingCall, begin_sampling
+from .exchange import CARRIED, DIFFUSION_SCHEDULERS, FLOW_SCHEDULERS, exchange_entries, own_config
+from .given_lists import as_array, check_custom_sigmas, number_of_steps
+from .noise import SampleNoise
+from .options import check_options, shift_of, whole_numbers
+from .per_token import is_noisiest, per_token_sigmas
+from .prediction import prediction_of
+from .sigma_grid import KNOWN_STOCHASTIC_RATIO, nearest_index, own_grid
+from .step_terms import Evaluation, correction_terms, data_terms, prediction_terms, sde_ratio, weighted_sum
+from .stock_sigmas import is_linear, is_stock
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class TwinFlowSchedulerOutput(BaseOutput):
+    """
+    Output of `TwinFlowScheduler.step`.
+
+    Args:
+        prev_sample (`torch.Tensor` of the shape and dtype of `model_output`):
+            The sample at the next sigma, the next input of the model.
+        pred_original_sample (`torch.Tensor` of the shape and dtype of `model_output`):
+            The clean sample that this evaluation alone predicts.
+    """
+
+    prev_sample: torch.Tensor
+    pred_original_sample: torch.Tensor
+
+
+class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
+    """
+    The sampler of UCGM ([arXiv:2505.07447](https://huggingface.co/papers/2505.07447)) as TwinFlow
+    ([arXiv:2512.05150](https://huggingface.co/papers/2512.05150)) uses it, for models that predict a velocity and, through
+    the bridge of `diff2flow`, for diffusion models.
+
+    With `x_hat = x - sigma * v` and `z_hat = x + (1 - sigma) * v`, a step from `sigma` to `sigma_next` is
+    `(1 - sigma_next) * x_hat + sigma_next * (sqrt(1 - ratio) * z_hat + sqrt(ratio) * noise)`.
+
+    This model inherits from [`SchedulerMixin`] and [`ConfigMixin`]. Check the superclass documentation for the generic
+    methods the library implements for all schedulers such as loading and saving.
+
+    Args:
+        num_train_timesteps (`int`, defaults to 1000):
+            Scale of the model's time: `timesteps = sigmas * num_train_timesteps`.
+        prediction_type (`str`, defaults to `"flow_matching"`):
+            What the model predicts; `"flow_prediction"` is another name of the same. With `"epsilon"`,
+            `"v_prediction"` and `"sample"` the scheduler still steps along the linear flow: `scale_model_input` gives
+            the diffusion model its own input, `timesteps` are its own, not whole numbers, and `step` converts what it
+            predicts. The grid then starts at the sigma of the model's last timestep at the latest, and that of the
+            multi style is even in the model's timesteps, as DDIM's.
+        shift (`float`, defaults to 1.0):
+            Static time shift of the grid, `shift * sigma / (1 + (shift - 1) * sigma)`. As in the stock scheduler it
+            has no effect where `use_dynamic_shifting` is set.
+        sampling_style (`str`, defaults to `"few"`):
+            Where each evaluation aims: `"few"` at the data, `"any"` at the next sigma, `"multi"` at its own sigma.
+        stochastic_ratio (`float` or `"sde"`, *optional*):
+            Part of fresh noise, in [0, 1]. `"sde"` is `min(1, 2 * sigma * |sigma_next - sigma| / sigma_next**2)`.
+            `None` is what is known to work: 1 for few, 0 for any and multi.
+        gap_start (`float`, defaults to 0.001):
+            1 minus the sigma of the first evaluation, before `kumaraswamy` and `shift`.
+        gap_end (`float` or `list[float]`, *optional*):
+            Sigma of the last evaluation, before `kumaraswamy` and `shift`. In a list, the first number is for one step,
+            the second for two, and the last one for all higher counts. `None` is what is known to work, after
+            `shift`: few 0.6 up to 2 steps and 0.5 above, any 0.5, multi 0 (the grid is then even down to the data).
+        kumaraswamy (`list[float]`, *optional*):
+            The three parameters of the Kumaraswamy warp of the grid. `None` is what is known to work: (1.17, 0.8, 1.1)
+            for multi on a flow model and (1, 1, 1), no warp, for few, any and diffusion models.
+        extrapolation_ratio (`float`, defaults to 0.0):
+            How far, in [0, 1], `x_hat` and `z_hat` are carried on along their last change, from the third step on.
+        sampling_order (`int`, defaults to 1):
+            2 spends every other evaluation on a Heun-like correction. (Not `solver_order`: the configs of other
+            schedulers that a pipeline may ship hold a `solver_order` of 2.)
+        squeeze_target_time (`bool`, defaults to `False`):
+            For LoRAs trained with the target time squeezed into the time: `timesteps` carry `sigma - target / 2`.
+        use_custom_sigmas (`bool`, defaults to `False`):
+            Whether `sigmas` or `timesteps` passed to `set_timesteps` replace the own grid. The linear sigmas that stock
+            pipelines always pass never do.
+        noise_seed (`int`, defaults to 0):
+            Seed of the noise of `step` where no generator is passed to it; see `step`.
+        invert_sigmas (`bool`, defaults to `False`):
+            For models whose time rises from 0 (noise) to 1 and that predict data minus noise.
+        beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr:
+            Noise schedule of a diffusion model, as in `DDPMScheduler`; without effect on a flow model.
+        use_dynamic_shifting, base_shift, max_shift, base_image_seq_len, max_image_seq_len, shift_terminal,
+        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, time_shift_type, stochastic_sampling:
+            Read by pipelines, and kept so that `FlowMatchEulerDiscreteScheduler.from_config` gets them back. They do
+            not bend the own grid.
+
+    Raises:
+        ValueError: for an option that is out of its range; the message names it and the remedy.
+    """
+
+    _compatibles = [*FLOW_SCHEDULERS, *DIFFUSION_SCHEDULERS]
+    order = 1
+    __module__ = f"{__package__}.scheduling_twinflow"  # saved pipelines name it
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        prediction_type: str = "flow_matching",
+        shift: float = 1.0,
+        sampling_style: Literal["few", "any", "multi"] = "few",
+        stochastic_ratio: float | Literal["sde"] | None = None,
+        gap_start: float = 0.001,
+        gap_end: float | list[float] | None = None,
+        kumaraswamy: list[float] | None = None,
+        extrapolation_ratio: float = 0.0,
+        sampling_order: int = 1,
+        squeeze_target_time: bool = False,
+        use_custom_sigmas: bool = False,
+        noise_seed: int = 0,
+        invert_sigmas: bool = False,
+        use_dynamic_shifting: bool = False,
+        base_shift: float | None = 0.5,
+        max_shift: float | None = 1.15,
+        base_image_seq_len: int = 256,
+        max_image_seq_len: int = 4096,
+        shift_terminal: float | None = None,
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+        use_beta_sigmas: bool = False,
+        time_shift_type: Literal["exponential", "linear"] = "exponential",
+        stochastic_sampling: bool = False,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: list[float] | None = None,
+        rescale_betas_zero_snr: bool = False,
+    ):
+        self.register_to_config(**whole_numbers(self.config))
+        check_options(self.config)
+        self._prediction = prediction_of(self.config)
+        self._shift = self.config.shift
+        self.num_inference_steps = None
+        shift = 1.0 if use_dynamic_shifting else self._shift
+        self.sigmas, self.timesteps = self._prediction.training_schedule(shift)
+        self.sigma_max, self.sigma_min = self.sigmas[0].item(), self.sigmas[-1].item()
+        self.target_timesteps = None
+        self._noise = SampleNoise(noise_seed)
+        self._has_warned = False
+        self._call = None
+        self._reset()
+
+    def _reset(self):
+        self._step_index = None
+        self._begin_index = None
+        self._predictions = []
+        self._noise.restart()
+
+    @classmethod
+    def from_config(cls, config=None, return_unused_kwargs: bool = False, **kwargs):
+        """
+        Make a scheduler from the config of another one, of any flow-matching kind or of a diffusion model.
+
+        The model's shift is kept, also if the other scheduler calls it `flow_shift` or has it as its default. So are
+        a diffusion model's prediction type and noise schedule. A config of SimpleTuner's `TwinFlowScheduler` is
+        translated to the names and values of this one.
+
+        Args:
+            config (`dict`): the config of a scheduler.
+            return_unused_kwargs (`bool`, defaults to `False`): whether to return a tuple with the unused ones.
+            kwargs: options that replace those of the config.
+
+        Raises:
+            ValueError: for a diffusion scheduler without a `beta_schedule`, and for flow sigmas of a model that predicts
+                no velocity.
+        """
+        asked = {name: kwargs[name] for name in ("prediction_type",) if name in kwargs}
+        config = own_config({**config, **asked})
+        if "shift" not in kwargs and (shift := shift_of(config)) is not None:
+            kwargs["shift"] = shift
+        scheduler, unused = super().from_config(config, True, **kwargs)
+        scheduler.register_to_config(_class_name=config.get("_class_name"))
+        return (scheduler, unused) if return_unused_kwargs else scheduler
+
+    def register_to_config(self, **kwargs):
+        """Add options to the config, and what lets other scheduler classes take it without a warning."""
+        super().register_to_config(**kwargs)
+        parameters = inspect.signature(TwinFlowScheduler.__init__).parameters
+        defaults = {name: parameter.default for name, parameter in parameters.items() if name != "self"}
+        super().register_to_config(**exchange_entries(self.config, defaults))
+
+    def to_json_string(self) -> str:
+        """The config as JSON, with the class's own name and every option under its own name."""
+        stock_name = self.config["_class_name"]
+        values: dict[str, Any] = json.loads(super().to_json_string())
+        self.register_to_config(_class_name=stock_name)
+        del values[CARRIED]
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+    @property
+    def compatibles(self) -> list[type[SchedulerMixin]]:
+        """The scheduler classes of this diffusers version that sample the same model; see `from_config`."""
+        names = DIFFUSION_SCHEDULERS if self._prediction.is_bridged else FLOW_SCHEDULERS
+        return [getattr(diffusers, name) for name in names if hasattr(diffusers, name)]
+
+    @property
+    def shift(self) -> float:
+        """The static shift of the grid: that of the config, or what `set_shift` was given."""
+        return self._shift
+
+    def set_shift(self, shift: float):
+        """
+        Change the static shift of the grids that `set_timesteps` makes from now on; the config stays as it is.
+
+        Args:
+            shift (`float`): above 0; 1 is no shift.
+
+        Raises:
+            ValueError: for a shift of 0 or less.
+        """
+        check_options({**self.config, "shift": shift})
+        self._shift = shift
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """What pipelines of diffusion models multiply the starting noise with; 1 for a flow model."""
+        return self._prediction.init_noise_sigma
+
+    @property
+    def step_index(self) -> int | None:
+        """Index of the next evaluation; `None` before the first `step`."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Index of the first evaluation, where `set_begin_index` gave it."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0):
+        """
+        Start at an evaluation in the middle of the grid, as image-to-image pipelines do.
+
+        Args:
+            begin_index (`int`, defaults to 0): index into `timesteps`; their number is after the last one.
+
+        Raises:
+            ValueError: for an index that the grid does not have.
+        """
+        if self.num_inference_steps is not None and not 0 <= begin_index <= self.num_inference_steps:
+            raise ValueError(f"begin_index={begin_index} is not on a grid of {self.num_inference_steps} steps.")
+        self._begin_index = begin_index
+        if self._call is not None and self._step_index is None:
+            self._call.move_to(begin_index)
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor | None = None) -> torch.Tensor:
+        """
+        The model's input: `sample` itself for a flow model, the diffusion model's own scale of it for the others.
+
+        Args:
+            sample (`torch.Tensor` of any shape): what `step` will be given.
+            timestep (`float` or `torch.Tensor`): an element of `timesteps`.
+
+        Raises:
+            ValueError: for a diffusion model before `set_timesteps` and for a timestep that is not on the grid.
+        """
+        if not self._prediction.is_bridged:
+            return sample
+        self._check_ready()
+        return sample / self._prediction.scales[self._next_index(timestep)]
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: list[float] | np.ndarray | torch.Tensor | None = None,
+        mu: float | None = None,
+        timesteps: list[float] | np.ndarray | torch.Tensor | None = None,
+    ):
+        """
+        Set the grid of one picture: `sigmas` ([N + 1], the last one the data), `timesteps` and `target_timesteps` ([N]).
+
+        The grid is the scheduler's own one. Pipelines that always pass sigmas and mu only decide its length, unless
+        `use_custom_sigmas` is set and the sigmas are not the linear ones of the stock pipelines.
+
+        Args:
+            num_inference_steps (`int`, *optional*):
+                Number N of model evaluations, also with `sampling_order=2`. Needed where no list is passed.
+            device (`str` or `torch.device`, *optional*):
+                Where the three tensors are put.
+            sigmas (array of N floats in (0, 1], *optional*):
+                Falling sigmas without the terminal zero, used as they are, without any shift.
+            mu (`float`, *optional*):
+                Accepted, without effect: the own grid does not depend on the resolution.
+            timesteps (array of N floats, *optional*):
+                The model's times. Without `sigmas` these are `timesteps / num_train_timesteps`.
+
+        Raises:
+            ValueError: for less than one step, lists that differ in length or do not fall, and gaps that cross.
+        """
+        sigmas, timesteps = as_array(sigmas), as_array(timesteps)
+        num_inference_steps = number_of_steps(num_inference_steps, sigmas, timesteps)
+        given = self._prediction.sigmas_of(timesteps) if sigmas is None and timesteps is not None else sigmas
+        if given is not None and self.config.use_custom_sigmas and not is_linear(given):
+            check_custom_sigmas(given, self.config.sampling_order)
+            true_sigmas, self._is_correction = given, [False] * num_inference_steps
+        else:
+            self._warn_if_replaced(given)
+            timesteps = None
+            true_sigmas, self._is_correction = own_grid(
+                self.config, num_inference_steps, self._prediction, self._shift
+            )
+
+        self.num_inference_steps = num_inference_steps
+        self._sigmas = [*true_sigmas.tolist(), 0.0]
+        self._reset()
+        self._prediction.set_sigmas(true_sigmas)
+        self._set_tensors(torch.tensor(self._sigmas, dtype=torch.float32), timesteps, device)
+        self._call = SamplingCall(self._noise_times(self.timesteps), self._noise_times(self.target_timesteps))
+        begin_sampling(self._call)
+
+    def _noise_times(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Timesteps as times in [0, 1] with 1 at noise."""
+        times = timesteps / self.config.num_train_timesteps
+        return 1 - times if self.config.invert_sigmas else times
+
+    def _warn_if_replaced(self, given: np.ndarray | None):
+        if given is None or self._has_warned or is_stock(given, self.config.num_train_timesteps):
+            return
+        self._has_warned = True
+        logger.warning(
+            "The sigmas or timesteps passed to set_timesteps are replaced by TwinFlow's own grid; to use them, "
+            "make the scheduler with use_custom_sigmas=True."
+        )
+
+    def _set_tensors(self, sigmas: torch.Tensor, timesteps: np.ndarray | None, device):
+        targets = {"few": torch.zeros_like(sigmas[:-1]), "any": sigmas[1:], "multi": sigmas[:-1]}
+        target_sigmas = targets[self.config.sampling_style]
+        times = sigmas[:-1] - target_sigmas / 2 if self.config.squeeze_target_time else sigmas[:-1]
+        if self.config.invert_sigmas:
+            sigmas, target_sigmas, times = 1 - sigmas, 1 - target_sigmas, 1 - times
+        times = (
+            self._prediction.timesteps_of(times)
+            if timesteps is None
+            else torch.from_numpy(timesteps).to(torch.float32)
+        )
+        self.sigmas = sigmas.to(device)
+        self.timesteps = times.to(device)
+        self.target_timesteps = self._prediction.timesteps_of(target_sigmas).to(device)
+
+    def get_target_timesteps(self, timestep: torch.Tensor) -> torch.Tensor:
+        """
+        The time each evaluation aims at, for a model that is called with `timestep` only.
+
+        Where the timestep is found by value, the nearest one of the grid counts, so one that was cast to half precision
+        or to an integer is found too. Of equal ones it is the first from the next evaluation on. No host sync.
+
+        Args:
+            timestep (`torch.Tensor` of any shape): in the unit of `timesteps`.
+
+        Returns:
+            `torch.Tensor` of the shape and dtype of `timestep` (float32 for integers), in the same unit.
+
+        Raises:
+            ValueError: before `set_timesteps`, where the target depends on the grid.
+        """
+        dtype = timestep.dtype if timestep.is_floating_point() else torch.float32
+        plain = not self.config.squeeze_target_time
+        if self.config.sampling_style == "multi" and plain:
+            return timestep.to(dtype)
+        if self.config.sampling_style == "few":
+            data_time = self.config.num_train_timesteps if self.config.invert_sigmas else 0.0
+            return torch.full_like(timestep, data_time, dtype=dtype)
+        self._check_ready()
+        to_come = -(self._step_index or 0)
+        timesteps = self.timesteps.roll(to_come).to(timestep.device)
+        targets = self.target_timesteps.roll(to_come).to(timestep.device)
+        nearest = (timestep.to(torch.float32).unsqueeze(-1) - timesteps).abs().argmin(dim=-1)
+        return targets[nearest].to(dtype)
+
+    def index_for_timestep(self, timestep: float | torch.Tensor) -> int:
+        """
+        The index of a timestep in the grid; the first one of equals.
+
+        An element or slice of `timesteps` itself is found without a host sync, anything else by value, and then half
+        precision and whole numbers are near enough.
+
+        Raises:
+            ValueError: where the timestep is not on the grid.
+        """
+        if isinstance(timestep, torch.Tensor):
+            if timestep.untyped_storage().data_ptr() == self.timesteps.untyped_storage().data_ptr():
+                return timestep.storage_offset() - self.timesteps.storage_offset()
+            timestep = timestep.flatten()[0].item()
+        return nearest_index(self.timesteps.tolist(), timestep, tolerance=self.config.num_train_timesteps / 1000)
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        per_token_timesteps: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> TwinFlowSchedulerOutput | tuple[torch.Tensor]:
+        """
+        Go from one sigma of the grid to the next.
+
+        Without a generator, fresh noise is a function of `noise_seed`, the step and each sample's own starting noise
+        (what was given to `scale_noise`, or else the first `sample`). So the seed that a user gave to a stock pipeline
+        decides the picture, and a sample does not depend on its neighbours in the batch.
+
+        Args:
+            model_output (`torch.Tensor` of any shape [B, ...]):
+                The model's velocity, noise minus data (data minus noise with `invert_sigmas`), or what
+                `prediction_type` says. NaN is passed on, as
+                the stock schedulers do.
+            timestep (`float` or `torch.Tensor`):
+                An element of `timesteps`. It is looked at in the first step only, where `set_begin_index` was not
+                called (never inside `torch.compile`, where the first step is then the grid's first).
+            sample (`torch.Tensor` of the shape of `model_output`):
+                The sample of this sigma, before `scale_model_input`. The arithmetic is float32, float64 for a float64 sample.
+            generator (`torch.Generator` or a list of B of them, *optional*):
+                Draws the noise instead.
+            per_token_timesteps (`torch.Tensor` of shape [B, L], *optional*):
+                A time for every token of a [B, L, C] sample, in the unit of `timesteps`; each goes to the next sigma
+                of the grid below its own, and tokens at 0 stay. `model_output` is then negated, as in the stock
+                scheduler.
+            return_dict (`bool`, defaults to `True`):
+                Whether to return a [`TwinFlowSchedulerOutput`] or a tuple of `prev_sample` alone.
+
+        Raises:
+            ValueError: before `set_timesteps`, after the last step, for a first timestep that is not on the grid, and
+                for a generator list that does not fit the batch.
+        """
+        self._check_ready()
+        if isinstance(generator, list) and len(generator) != sample.shape[0]:
+            raise ValueError(f"{len(generator)} generators for a batch of {sample.shape[0]}: pass one a sample.")
+        index = self._start(timestep)
+        if index >= self.num_inference_steps:
+            raise ValueError(
+                f"The grid has {self.num_inference_steps} steps and all are done: call set_timesteps before a new loop."
+            )
+
+        dtype, sample = model_output.dtype, sample.to(torch.promote_types(sample.dtype, torch.float32))
+        model_output = self._prediction.velocity(model_output, sample, index)
+        sign = -1.0 if self.config.invert_sigmas or per_token_timesteps is not None else 1.0
+        if per_token_timesteps is None:
+            sigma, sigma_next = self._sigmas[index], self._sigmas[index + 1]
+        else:
+            sigma, sigma_next = per_token_sigmas(per_token_timesteps, self.sigmas, self.config)
+            if not self._noise.is_started:  # a token below the others holds an encoded picture, which varies
+                self._noise.start(sample * is_noisiest(per_token_timesteps))
+        here = Evaluation(sample, model_output, sigma, sign)
+        if self._is_correction[index] and self._predictions:
+            prev_sample = self._correct(here, sigma_next)
+        else:
+            prev_sample = self._predict(here, index, sigma_next, generator)
+        prev_sample = prev_sample.to(dtype)
+        self._step_index = index + 1
+        self._call.move_to(self._step_index)
+        if self._step_index == self.num_inference_steps:
+            self._predictions = []
+            self._noise.release()
+
+        if not return_dict:
+            return (prev_sample,)
+        pred_original_sample = weighted_sum(data_terms(here))
+        return TwinFlowSchedulerOutput(prev_sample=prev_sample, pred_original_sample=pred_original_sample.to(dtype))
+
+    def _check_ready(self):
+        if self.num_inference_steps is None:
+            raise ValueError("There is no grid yet: call set_timesteps(num_inference_steps) first.")
+
+    def _start(self, timestep: float | torch.Tensor) -> int:
+        self._step_index = self._next_index(timestep)
+        return self._step_index
+
+    def _next_index(self, timestep: float | torch.Tensor) -> int:
+        for index in (self._step_index, self._begin_index):
+            if index is not None:
+                return index
+        return 0 if torch.compiler.is_compiling() else self.index_for_timestep(timestep)
+
+    def _stochastic_ratio(self, sigma, sigma_next) -> float | torch.Tensor:
+        ratio = self.config.stochastic_ratio
+        if ratio is None:
+            return KNOWN_STOCHASTIC_RATIO[self.config.sampling_style]
+        return sde_ratio(sigma, sigma_next) if ratio == "sde" else float(ratio)
+
+    def _predict(self, here: Evaluation, index: int, sigma_next, generator) -> torch.Tensor:
+        ratio = self._stochastic_ratio(here.sigma, sigma_next)
+        last = self._predictions[-1] if len(self._predictions) > 1 else None
+        if self.config.extrapolation_ratio > 0 or self.config.sampling_order == 2:
+            self._predictions = [*self._predictions[-2:], here]
+        is_number, is_last = isinstance(ratio, float), index + 1 == self.num_inference_steps
+        extrapolation = self.config.extrapolation_ratio
+        if is_last or (is_number and ratio == 0):
+            return weighted_sum(prediction_terms(here, sigma_next, ratio, last, extrapolation))
+        noise = self._draw(here.sample, index, generator)
+        if is_number and ratio == 1:
+            return torch.lerp(weighted_sum(prediction_terms(here, 0.0, ratio, last, extrapolation)), noise, sigma_next)
+        terms = prediction_terms(here, sigma_next, ratio, last, extrapolation)
+        return weighted_sum([*terms, (noise, sigma_next * ratio**0.5)])
+
+    def _correct(self, here: Evaluation, sigma_next: float) -> torch.Tensor:
+        last = self._predictions[-2] if len(self._predictions) > 2 else None
+        start, extrapolation = self._predictions[-1], self.config.extrapolation_ratio
+        return weighted_sum(correction_terms(start, here, sigma_next, last, extrapolation))
+
+    def _draw(self, sample: torch.Tensor, index: int, generator) -> torch.Tensor:
+        if generator is not None:
+            return randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
+        return self._noise.draw(sample, index)
+
+    def scale_noise(self, sample: torch.Tensor, timestep: float | torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """
+        Mix data and noise, `sigma * noise + (1 - sigma) * sample`, at the evaluation that comes next.
+
+        Before the first step that is `begin_index`, or else where `timestep` stands on the grid. What is given as
+        `noise` then also seeds the fresh noise of `step`.
+
+        Args:
+            sample (`torch.Tensor` of shape [B, ...]): data.
+            timestep (`float` or `torch.Tensor` of shape [B] or [1]): elements of `timesteps`.
+            noise (`torch.Tensor` of the shape of `sample`): standard normal noise.
+
+        Returns:
+            `torch.Tensor` of the shape and dtype of `sample`.
+
+        Raises:
+            ValueError: before `set_timesteps`, and for a timestep that is not on the grid.
+        """
+        self._check_ready()
+        if self._step_index is not None:
+            sigma = self._sigmas[self._step_index]
+        else:
+            self._noise.start(noise)
+            if self._begin_index is not None:
+                sigma = self._sigmas[self._begin_index]
+            else:
+                found = [self._sigmas[self.index_for_timestep(t)] for t in torch.as_tensor(timestep).reshape(-1)]
+                sigma = torch.tensor(found, device=sample.device).reshape(-1, *[1] * (sample.ndim - 1))
+        return (sigma * noise.to(torch.float32) + (1 - sigma) * sample.to(torch.float32)).to(sample.dtype)
+
+    def add_noise(
+        self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: float | torch.Tensor
+    ) -> torch.Tensor:
+        """`scale_noise` in the argument order of the diffusion schedulers."""
+        return self.scale_noise(original_samples, timesteps, noise)
+
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps
