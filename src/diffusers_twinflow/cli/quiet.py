@@ -12,6 +12,7 @@ PACKAGE = __package__.split(".")[0]
 LIBRARIES = (
     "torch",
     "torchao",
+    "bitsandbytes",
     "transformers",
     "diffusers",
     "peft",
