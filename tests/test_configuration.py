@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError
-from diffusers_twinflow.configuration import read_json_options
+from diffusers_twinflow.options import read_json_options
 
 DEFAULTS = {
     "twinflow_enabled": False,

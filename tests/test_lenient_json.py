@@ -3,7 +3,7 @@ import codecs
 import pytest
 
 from diffusers_twinflow import TwinFlowConfigError, lenient_json
-from diffusers_twinflow.configuration import misspelled_option, read_json_options
+from diffusers_twinflow.options import misspelled_option, read_json_options
 
 WRITTEN = """{
   // a comment, with "quotes"

@@ -1,29 +1,18 @@
 """Every TwinFlow option: its name, default, help text and rules. Nothing else in the package reads raw options."""
 
-import math
-import re
 import warnings
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
-from itertools import zip_longest
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from . import lenient_json
-from .ranges import NOT_NEGATIVE, POSITIVE, SHARE, Range
+from .options import TwinFlowConfigError, check_option_name, check_values, option
+from .ranges import FINITE, NOT_NEGATIVE, POSITIVE, SHARE, Range
+
+__all__ = ["FlowMatchingConfig", "TwinFlowConfig", "TwinFlowConfigError"]
 
 LOSSES = ("barron", "l2")
+WEIGHTINGS = ("none", "logit_normal", "mode", "sigma_sqrt", "cosmap")
 MAX_STEPS = 1000
 """The most steps that a model can be distilled for."""
-
-
-class TwinFlowConfigError(ValueError):
-    """An option that is unknown, out of range or contradicts another; the message names it and the remedy."""
-
-
-def option(default: Any, help: str, allowed: Range | None = None):
-    """An option with its default, its help text and, for a number, the range that it allows."""
-    return field(default=default, metadata={"help": help, "allowed": allowed})
 
 
 @dataclass(frozen=True)
@@ -77,7 +66,7 @@ class TwinFlowConfig:
     twinflow_consistency_ratio: float = option(1.0, "Largest jump as a part of t: r = t - U * t * ratio.", SHARE)
     twinflow_enhanced_low: float = option(0.0, "Guidance is baked in only above this t (strictly).", SHARE)
     twinflow_enhanced_high: float = option(1.0, "Guidance is baked in only below this t (strictly).", SHARE)
-    twinflow_loss: str = option("barron", "'barron' (robust reweighting) or 'l2'.")
+    twinflow_loss: str = option("barron", "'barron' (robust reweighting) or 'l2'.", choices=LOSSES)
     twinflow_barron_alpha: float = option(1.0, "Shape of the Barron loss.", Range(least=0, most=2))
     twinflow_barron_scale: float = option(1e-3, "Scale c of the Barron loss.", POSITIVE)
     twinflow_ema_decay: float = option(
@@ -94,17 +83,10 @@ class TwinFlowConfig:
     diff2flow_enabled: bool = option(False, "Train a diffusion model as a flow through the diff2flow bridge.")
 
     def __post_init__(self):
-        for option_field in fields(self):
-            _check_type(option_field, getattr(self, option_field.name))
-        for option_field in fields(self):
-            _check_range(option_field, getattr(self, option_field.name))
-        if self.twinflow_loss not in LOSSES:
-            raise TwinFlowConfigError(
-                f"twinflow_loss={self.twinflow_loss!r} is not allowed: it must be one of {', '.join(LOSSES)}."
-            )
+        check_values(self)
         if self.twinflow_enhanced_low >= self.twinflow_enhanced_high:
             raise TwinFlowConfigError(
-                f"twinflow_enhanced_low={self.twinflow_enhanced_low!r} is not allowed: it must be below "
+                f"twinflow_enhanced_low={self.twinflow_enhanced_low!r} is not valid: it must be below "
                 f"twinflow_enhanced_high, which is {self.twinflow_enhanced_high!r}."
             )
         if sum(self.branch_shares.values()) == 0:
@@ -205,82 +187,18 @@ class TwinFlowConfig:
         return asdict(self)
 
 
-def check_option_name(name: str, known: list[str]) -> None:
-    """Raise a TwinFlowConfigError if `name` is not a known option; it suggests the option that `name` misspells."""
-    if name in known:
-        return
-    meant = misspelled_option(name, known)
-    suggestion = f" Did you mean '{meant}'?" if meant else " Remove it, or see --help for the options."
-    raise TwinFlowConfigError(f"unknown option '{name}'.{suggestion}")
-
-
-def misspelled_option(name: str, known: Iterable[str]) -> str | None:
-    """The known option that `name` misspells, if there is one.
-
-    A word may differ by one letter (two in a long word), and only if it is not itself a word of a known option. So
-    `maximum_size` is never taken for `minimum_size`, whose meaning is another.
-    """
-    words = {word for option in known for word in option.split("_")}
-    for option in sorted(known):
-        if option.replace("_", "") == name.replace("_", ""):
-            return option
-        pairs = list(zip_longest(name.split("_"), option.split("_"), fillvalue=""))
-        if all(given == meant or (given not in words and _is_misspelled(given, meant)) for given, meant in pairs):
-            return option
-    return None
-
-
-def _is_misspelled(given: str, meant: str) -> bool:
-    if min(len(given), len(meant)) < 3 or re.sub(r"\D", "", given) != re.sub(r"\D", "", meant):
-        return False
-    return _edits(given, meant) <= (1 if len(meant) < 9 else 2)
-
-
-def _edits(given: str, meant: str) -> int:
-    """Letters to insert, delete, replace or swap with their neighbour until one word is the other."""
-    rows = [list(range(len(meant) + 1))]
-    for i, letter in enumerate(given, start=1):
-        row = [i]
-        for j, other in enumerate(meant, start=1):
-            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != other)))
-            if i > 1 and j > 1 and letter == meant[j - 2] and given[i - 2] == other:
-                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
-        rows.append(row)
-    return rows[-1][-1]
-
-
-def read_json_options(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object of options; comments, trailing commas and a byte order mark are accepted.
+@dataclass(frozen=True)
+class FlowMatchingConfig:
+    """Flow matching (TwinFlow off)
 
     Raises:
-        TwinFlowConfigError: if the file is missing, is not JSON or is not an object.
+        TwinFlowConfigError: if a value has the wrong type or is outside its range.
     """
-    path = Path(path)
-    try:
-        options = lenient_json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise TwinFlowConfigError(f"config '{path}' does not exist: give the path of a JSON file.") from None
-    except OSError as error:
-        raise TwinFlowConfigError(f"config '{path}' cannot be read ({error.strerror}): give a JSON file.") from None
-    except (ValueError, RecursionError) as error:
-        raise TwinFlowConfigError(f"config '{path}' is not valid JSON ({error}): mend it there.") from None
-    if not isinstance(options, dict):
-        raise TwinFlowConfigError(f"config '{path}' holds a {type(options).__name__}: it must be a JSON object.")
-    return options
 
+    weighting_scheme: str = option("none", "Density and loss weight of the times, as in diffusers.", choices=WEIGHTINGS)
+    logit_mean: float = option(0.0, "Mean of the logit_normal weighting.", FINITE)
+    logit_std: float = option(1.0, "Standard deviation of the logit_normal weighting.", POSITIVE)
+    mode_scale: float = option(1.29, "Scale of the mode weighting.", FINITE)
 
-def _check_type(option_field, value):
-    expected = option_field.type
-    accepted = (int, float) if expected is float else expected
-    is_right = isinstance(value, accepted) and (expected is bool or not isinstance(value, bool))
-    if not is_right or (expected is float and not math.isfinite(value)):
-        raise TwinFlowConfigError(
-            f"{option_field.name}={value!r} must be a {expected.__name__}: {option_field.metadata['help']}"
-        )
-
-
-def _check_range(option_field, value):
-    allowed = option_field.metadata["allowed"]
-    if allowed is not None and value not in allowed:
-        default = f" (the default is {option_field.default})" if option_field.default in allowed else ""
-        raise TwinFlowConfigError(f"{option_field.name}={value!r} is not allowed: it must be {allowed}{default}.")
+    def __post_init__(self):
+        check_values(self)

@@ -39,32 +39,6 @@ class Range:
         return " and ".join([low] * has_low + [high] * has_high) or "a finite number"
 
 
-@dataclass(frozen=True)
-class Number:
-    """The `type` of a numeric option of an argument parser: how its text is read, and which values are allowed.
-
-    The parser only reads the text. `training.arguments` checks the range, so that the message can name the option.
-
-    Args:
-        kind: `int` or `float`.
-        allowed: the range of the option.
-    """
-
-    kind: type
-    allowed: Range
-
-    def __call__(self, text: str) -> float:
-        return self.kind(text)
-
-    def __repr__(self) -> str:
-        """What argparse calls the type in "invalid ... value"."""
-        return self.kind.__name__
-
-    @property
-    def __name__(self) -> str:
-        return self.kind.__name__
-
-
 FINITE = Range()
 POSITIVE = Range(above=0)
 NOT_NEGATIVE = Range(least=0)

@@ -4,7 +4,7 @@ from dataclasses import fields
 import pytest
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
-from diffusers_twinflow.data.options import DataConfig
+from diffusers_twinflow.data.config import DataConfig
 
 
 def test_options_are_taken_from_a_scripts_arguments():

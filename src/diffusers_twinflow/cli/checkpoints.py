@@ -8,9 +8,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..configuration import TwinFlowConfig, TwinFlowConfigError, read_json_options
+from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..families import family_of
 from ..methods.teachers import build_teacher
+from ..options import read_json_options
 from ..training.arguments import FILE_NAME as ARGUMENTS_NAME
 from ..training.base_model import DTYPES, load_frozen_pipeline, load_model_index, prepare_full, prepare_lora
 from ..training.checkpoints import checkpoint_step

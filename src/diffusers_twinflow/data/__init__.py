@@ -5,8 +5,8 @@ from .cache import DiskCache, MemoryCache
 from .captions import CAPTION_STRATEGIES, CaptionSource
 from .check import CheckedRows, check_rows
 from .clips import Clip
+from .config import DataConfig
 from .framing import Framing, parse_buckets
-from .options import DataConfig
 from .report import DataReport
 from .rows import load_rows
 from .sampler import RunSampler

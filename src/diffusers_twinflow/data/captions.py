@@ -45,7 +45,7 @@ class CaptionSource:
                 f"caption_strategy='{self.strategy}' must be one of {', '.join(CAPTION_STRATEGIES)}."
             )
         if self.strategy == "instance_prompt" and not self.instance_prompt:
-            raise TwinFlowConfigError("caption_strategy='instance_prompt' needs --instance_prompt.")
+            raise TwinFlowConfigError("caption_strategy='instance_prompt' needs `instance_prompt`.")
         if not 0 <= self.dropout_probability <= 1:
             raise TwinFlowConfigError(
                 f"caption_dropout_probability={self.dropout_probability} must be between 0 and 1."

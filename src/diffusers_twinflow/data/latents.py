@@ -86,7 +86,7 @@ def refuse_free_crops(samples: Samples) -> None:
         if samples.framing.crops_freely(fact["width"], fact["height"]):
             raise TwinFlowConfigError(
                 f"cache_latents=true holds one crop of each image, but crops are random and {fact['name']} is "
-                f"{fact['width']}x{fact['height']}: set --center_crop, or train without --cache_latents."
+                f"{fact['width']}x{fact['height']}: set `center_crop`, or train without `cache_latents`."
             )
 
 

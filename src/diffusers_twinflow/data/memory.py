@@ -5,7 +5,7 @@ import logging
 import psutil
 import torch
 
-from .options import DataConfig
+from .config import DataConfig
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +29,9 @@ def warn_about_memory(config: DataConfig, batch_size: int) -> None:
     for place, free in available_memory().items():
         if batch > free:
             logger.warning(
-                f"a batch of --train_batch_size {batch_size} at --resolution {config.resolution} takes at least "
+                f"a batch of `train_batch_size` {batch_size} at `resolution` {config.resolution} takes at least "
                 f"{batch / GIB:,.1f} GiB ({sample / GIB:,.3f} GiB per sample), and {place} has {free / GIB:,.1f} GiB: "
-                "training will probably be killed. Lower one of them; --gradient_accumulation_steps keeps the number of "
+                "training will probably be killed. Lower one of them; `gradient_accumulation_steps` keeps the number of "
                 "samples per step."
             )
 

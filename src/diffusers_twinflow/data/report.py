@@ -63,7 +63,7 @@ class DataReport:
         if self.stop and found:
             raise TwinFlowConfigError(
                 f"the data has {self.counts()}, named in {FILE_NAME} ({found[0]}, ...): repair or remove them, or "
-                "train without --stop_on_bad_samples, which leaves them out."
+                "train without `stop_on_bad_samples`, which leaves them out."
             )
 
     def counts(self) -> str:

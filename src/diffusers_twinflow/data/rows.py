@@ -105,7 +105,7 @@ def load_source(
     given = [name for name, value in sources.items() if value] or ["data_files"] * bool(data_files)
     if len(given) != 1:
         raise TwinFlowConfigError(
-            f"data comes from one of --dataset_name, --instance_data_dir, --data_files and --prompts_file, "
+            f"data comes from one of `dataset_name`, `instance_data_dir`, `data_files` and `prompts_file`, "
             f"given: {', '.join(given) or 'none'}."
         )
     options = {"split": split, "cache_dir": cache_dir, "streaming": streaming}
@@ -125,7 +125,7 @@ def load_source(
             if _is_folder_of_media(listing):
                 return _load_folder(listing, columns, **options)
             if glob.has_magic(dataset_name):
-                raise ValueError("a folder of tables whose path has one of *?[ ]; rename it, or use --data_files")
+                raise ValueError("a folder of tables whose path has one of *?[ ]; rename it, or use `data_files`")
         return Loaded(load_dataset(dataset_name, config_name, revision=revision, data_files=data_files, **options))
     except (OSError, ValueError, DatasetsError, DatasetGenerationError) as error:
         source = sources.get(option) or data_files
@@ -192,7 +192,7 @@ def _load_files(
     builder = builder or builders.pop()
     names = _names_of_splits(split)
     if streaming and names != [split]:
-        raise ValueError(f"split '{split}' needs to know all rows beforehand: leave --streaming out")
+        raise ValueError(f"split '{split}' needs to know all rows beforehand: leave `streaming` out")
     parts = []
     for (folder, reader), files in groupby(_find_files(data_files), partial(_reader, builder)):
         part = load_dataset(
@@ -320,13 +320,13 @@ def keep_encoded(
 
 def _check_clip(column: str, clip: Clip | None, *, is_list: bool, is_video: bool) -> None:
     if clip is None and (is_list or is_video):
-        raise TwinFlowConfigError(f"image_column='{column}' holds videos: set --num_frames to train on clips of them.")
+        raise TwinFlowConfigError(f"image_column='{column}' holds videos: set `num_frames` to train on clips of them.")
     if clip is not None and clip.fps and is_list:
         raise TwinFlowConfigError(
             f"video_fps={clip.fps:g} is of video files, and image_column='{column}' holds lists of frames: leave it out."
         )
     if clip is not None and not is_list and importlib.util.find_spec("av") is None:
-        raise TwinFlowConfigError("--num_frames needs a package that is not installed: pip install av.")
+        raise TwinFlowConfigError("`num_frames` needs a package that is not installed: pip install av.")
 
 
 def unlisted_images(rows: Dataset, *columns: str | None) -> list[str]:

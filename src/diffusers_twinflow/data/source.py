@@ -6,8 +6,8 @@ from pathlib import Path
 from accelerate import PartialState
 
 from .check import CheckedRows, check_rows
+from .config import DataConfig
 from .memory import warn_about_memory
-from .options import DataConfig
 from .report import FILE_NAME, IGNORED_FILES, MISSING_CAPTIONS, DataReport, Fault
 from .rows import Loaded, Rows, keep_encoded, load_source, unlisted_images
 

@@ -97,7 +97,7 @@ class TrainingData:
         """
         if isinstance(self.samples, StreamedSamples):
             raise TwinFlowConfigError(
-                "num_train_epochs needs data of known size: with --streaming set max_train_steps."
+                "`num_train_epochs` needs data of known size: with `streaming` set `max_train_steps`."
             )
         return len(self.samples)
 
@@ -140,6 +140,10 @@ class TrainingData:
         if "reference" not in batch:
             return None
         return self.encode_prompts([""] * len(batch["caption"]), batch["reference"])
+
+    def unconditional(self) -> Condition | None:
+        """The condition of the empty prompt, of batch 1; `None` if each sample has its own."""
+        return None if self.family.takes_reference_image else self.conditions([""])
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str], reference_images: torch.Tensor | None = None) -> Condition:

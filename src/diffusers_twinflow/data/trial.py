@@ -50,6 +50,6 @@ def check_sizes(
                 raise
             except (ValueError, RuntimeError, IndexError, AssertionError) as error:
                 raise TwinFlowConfigError(
-                    f"the base cannot take samples of {height} x {width} pixels ({error}): choose another --resolution, "
-                    "or other --aspect_ratio_buckets."
+                    f"the base cannot take samples of {height} x {width} pixels ({error}): choose another `resolution`, "
+                    "or other `aspect_ratio_buckets`."
                 ) from error

@@ -259,7 +259,7 @@ class Family:
         """
         if num_frames is not None and not self.draws_videos:
             raise TwinFlowConfigError(
-                f"--num_frames={num_frames} is not for {self.pipeline_class.__name__}, which draws no videos: leave it "
+                f"num_frames={num_frames} is not for {self.pipeline_class.__name__}, which draws no videos: leave it "
                 "out."
             )
 

@@ -12,8 +12,6 @@ from ..flow import expand_time, interpolate, velocity
 from .base import LossOutput
 from .randomness import BLOCK, Purpose, draw_noise, draw_numbers
 
-WEIGHTINGS = ("none", "logit_normal", "mode", "sigma_sqrt", "cosmap")
-
 
 @dataclass
 class FlowMatchingDraw:

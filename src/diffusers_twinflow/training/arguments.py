@@ -1,147 +1,243 @@
-"""A script's arguments together with a JSON file of options, over which arguments win."""
+"""The options of a training run, as typed dataclasses: one field per option, with its help text and its range."""
 
-import argparse
 import json
-import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..configuration import TwinFlowConfigError, check_option_name, read_json_options
-from ..integrations.simpletuner.defaults import VERSION as SIMPLETUNER_VERSION
-from ..integrations.simpletuner.recipes import read_recipe
-from ..ranges import Number
+from ..configuration import MAX_STEPS
+from ..data.config import DataOptions
+from ..options import check_values, option, options_of
+from ..ranges import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Range
 from ..writing import write_text
 
 FILE_NAME = "training_arguments.json"
-SWITCHES = {"true": True, "false": False}
-"""Texts that recipes write for a JSON boolean."""
+FRACTION = Range(least=0, below=1)
+SEED = Range(least=0, most=2**32 - 1)
+STEP_COUNT = Range(least=1, most=MAX_STEPS)
+PRECISIONS = ("no", "fp16", "bf16")
+OPTIMIZERS = ADAMW, PRODIGY = ("adamw", "prodigy")
+QUANTIZATIONS = ("bnb_4bit", "torchao_int8")
+LR_SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
+"""The schedules of diffusers that need no further options."""
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser that raises its errors, without the usage of all options."""
+@dataclass(frozen=True)
+class ModelArguments:
+    """Model"""
 
-    def error(self, message: str):
-        raise TwinFlowConfigError(message)
+    pretrained_model_name_or_path: str | None = option(
+        None, "Hub id or folder of the base pipeline to train (required on the command line).", fixed=True
+    )
+    revision: str | None = option(None, "Branch, tag or commit of the base on the Hub.", fixed=True)
+    variant: str | None = option(None, "Variant of the base's weight files, such as fp16.", fixed=True)
+    train_type: str = option(
+        "lora", "Train a LoRA ('lora') or all weights ('full').", choices=("lora", "full"), fixed=True
+    )
+    rank: int = option(64, "Rank of the LoRA.", AT_LEAST_1, fixed=True)
+    lora_alpha: float | None = option(None, "Alpha of the LoRA; the default is the rank.", POSITIVE, fixed=True)
+    lora_dropout: float = option(0.0, "Dropout probability of the LoRA's inputs.", FRACTION)
+    lora_layers: list[str] | None = option(
+        None,
+        "Names of the layers to adapt, or 'all-linear' for every linear layer; the default depends on the model.",
+        fixed=True,
+    )
+    quantize_base: str | None = option(
+        None, "Quantise the frozen base of a LoRA to save memory.", choices=QUANTIZATIONS, fixed=True
+    )
+    use_ema: bool | None = option(
+        None, "Keep an exponential moving average of the weights; on by default for TwinFlow.", fixed=True
+    )
+    offload_ema: bool = option(False, "Keep the EMA teacher of a full training run on the CPU to save GPU memory.")
 
 
-def parse_with_config(parser: argparse.ArgumentParser, input_args: list[str] | None = None) -> argparse.Namespace:
-    """Parse arguments. Options of the JSON file that `--config` names replace defaults; arguments override both.
+@dataclass(frozen=True)
+class OptimizerArguments:
+    """Optimizer"""
+
+    optimizer: str = option(ADAMW, "Optimizer: fused AdamW, or Prodigy.", choices=OPTIMIZERS, fixed=True)
+    use_8bit_adam: bool = option(False, "Use the 8-bit AdamW of bitsandbytes to save memory.", fixed=True)
+    learning_rate: float = option(1e-4, "Learning rate for the LoRA or model weights.", POSITIVE)
+    time_conditioning_learning_rate: float | None = option(
+        None, "Learning rate for the time conditioning; the default is `learning_rate`.", POSITIVE
+    )
+    scale_lr: bool = option(False, "Multiply the learning rates by the number of samples per optimizer step.")
+    lr_scheduler: str = option("constant", "Learning rate schedule of diffusers.", choices=LR_SCHEDULERS)
+    lr_warmup_steps: int = option(0, "Number of steps in which the learning rate rises from 0.", NOT_NEGATIVE)
+    lr_num_cycles: int = option(1, "Number of restarts of the cosine_with_restarts schedule.", AT_LEAST_1)
+    lr_power: float = option(1.0, "Power of the polynomial schedule.", POSITIVE)
+    adam_beta1: float = option(0.9, "First beta of AdamW and Prodigy.", FRACTION)
+    adam_beta2: float = option(0.99, "Second beta of AdamW and Prodigy.", FRACTION)
+    adam_weight_decay: float = option(0.0, "Weight decay of AdamW and Prodigy.", NOT_NEGATIVE)
+    adam_epsilon: float = option(1e-8, "Epsilon of AdamW and Prodigy.", POSITIVE)
+    prodigy_beta3: float | None = option(
+        None, "Third beta of Prodigy; the default is the square root of `adam_beta2`.", FRACTION
+    )
+    prodigy_decouple: bool = option(True, "Decay weights in Prodigy as AdamW does.")
+    prodigy_use_bias_correction: bool = option(True, "Use Adam's bias correction in Prodigy.")
+    prodigy_safeguard_warmup: bool = option(
+        True, "Ignore the warm-up steps when Prodigy estimates the learning rate."
+    )
+    max_grad_norm: float = option(1.0, "Maximum norm of the gradients; larger gradients are clipped.", POSITIVE)
+
+
+@dataclass(frozen=True)
+class LoopArguments:
+    """Loop"""
+
+    train_batch_size: int = option(4, "Number of samples per micro-batch and process.", AT_LEAST_1)
+    gradient_accumulation_steps: int = option(1, "Number of micro-batches per optimizer step.", AT_LEAST_1)
+    max_train_steps: int | None = option(
+        None, "Number of optimizer steps; the default is `num_train_epochs`, or 1000 steps.", AT_LEAST_1
+    )
+    num_train_epochs: int | None = option(
+        None, "Number of epochs; used only if `max_train_steps` is not given.", AT_LEAST_1
+    )
+    max_train_minutes: float | None = option(
+        None, "Stop after this many minutes and save the result as if training were complete.", NOT_NEGATIVE
+    )
+    gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
+    compile: bool = option(False, "Compile the transformer's blocks with torch.compile.")
+    mixed_precision: str | None = option(
+        None,
+        "Precision of the passes and of frozen weights; the default is accelerate's configuration.",
+        choices=PRECISIONS,
+        fixed=True,
+    )
+    allow_tf32: bool = option(False, "Allow TF32 in float32 matrix products on CUDA.")
+    seed: int = option(0, "Seed of all random numbers of the run.", SEED, fixed=True)
+    local_rank: int = option(-1, "Set by some launchers; the environment variable LOCAL_RANK is used instead.")
+    flow_matching_ema_decay: float = option(
+        0.9999, "Decay of the EMA weights of flow matching (`use_ema` without TwinFlow).", SHARE
+    )
+
+
+@dataclass(frozen=True)
+class OutputArguments:
+    """Output"""
+
+    output_dir: str = option("twinflow-output", "Folder for checkpoints, images and the result.", local=True)
+    save_ema: bool = option(True, "Save the EMA weights as the result instead of the last weights.")
+    upcast_before_saving: bool = option(True, "Save the LoRA in float32.")
+    dry_run: bool = option(
+        False, "Measure one step of each kind and one image, report time and memory, and stop."
+    )
+    checkpointing_steps: int = option(500, "Write a checkpoint every this many steps.", AT_LEAST_1)
+    checkpoints_total_limit: int | None = option(
+        None, "Maximum number of checkpoints to keep; the oldest are deleted.", AT_LEAST_1
+    )
+    resume_from_checkpoint: str | None = option(
+        None, "Checkpoint to continue from: its name or path, or 'latest'.", local=True
+    )
+
+
+@dataclass(frozen=True)
+class ValidationArguments:
+    """Validation and tracking"""
+
+    validation_prompts: list[str] | None = option(
+        None, "Prompts to generate validation images for.", aliases=["validation_prompt"]
+    )
+    validation_steps: int = option(500, "Generate validation images every this many steps, and at the end.", AT_LEAST_1)
+    validation_epochs: int | None = option(
+        None, "Generate validation images every this many epochs; replaces `validation_steps`.", AT_LEAST_1
+    )
+    validation_step_counts: list[int] = option(
+        [1, 2, 4], "Numbers of inference steps of the validation images (TwinFlow).", STEP_COUNT
+    )
+    validation_base_steps: int | None = option(
+        None,
+        "Number of inference steps of the base's validation images; 0 generates none.",
+        Range(least=0, most=MAX_STEPS),
+    )
+    validation_image: str | None = option(None, "Image that the validation prompts edit, for models that edit images.")
+    validation_resolution: int | None = option(
+        None, "Side length of the validation images in pixels; the default is `resolution`.", AT_LEAST_1
+    )
+    num_validation_images: int = option(4, "Number of validation images per prompt.", AT_LEAST_1)
+    report_to: list[str] = option(["none"], "Trackers of accelerate to log to, 'all' or 'none'.")
+    tracker_project_name: str = option("twinflow", "Project name for the trackers.")
+    logging_dir: str = option("logs", "Folder for the trackers' files, inside `output_dir`.", local=True)
+    logging_steps: int = option(10, "Log every this many steps.", AT_LEAST_1)
+    log_trajectory: bool = option(False, "Log a plot of the trained times and target times (experimental).")
+
+
+@dataclass(frozen=True)
+class ScoreArguments:
+    """Scores and early stopping"""
+
+    score_steps: int | None = option(None, "Score generated images every this many steps, and at the end.", AT_LEAST_1)
+    frechet_model: str | None = option(
+        None, "Folder of a transformers image model, for the Fréchet distance.", local=True
+    )
+    prompt_score_model: str | None = option(
+        None, "Folder of a transformers CLIP model, for the CLIP score.", local=True
+    )
+    judge: str | None = option(
+        None, "Function module:function that takes images and prompts and returns scores.", local=True
+    )
+    num_score_images: int = option(64, "Number of images to generate per score.", AT_LEAST_1)
+    score_metric: str | None = option(None, "Score that decides which weights are best; the default is the first.")
+    score_higher_is_better: bool | None = option(
+        None, "Whether a higher score is better; the default depends on the score."
+    )
+    early_stopping_patience: int | None = option(
+        None, "Stop after this many scores in a row without an improvement.", AT_LEAST_1
+    )
+
+
+@dataclass(frozen=True)
+class HubArguments:
+    """Hub"""
+
+    push_to_hub: bool = option(False, "Push the result to the Hub at the end of training.")
+    hub_model_id: str | None = option(None, "Hub repository to push to, such as me/my-lora.")
+    hub_base_model: str | None = option(None, "Hub id of the base, if it was trained from a local folder.")
+    hub_token: str | None = option(None, "Hub token; the default is the token of `hf auth login`.")
+    hub_private_repo: bool | None = option(None, "Make a new repository private.")
+    hub_revision: str | None = option(None, "Branch of the repository to push to.")
+
+
+@dataclass(frozen=True)
+class TrainingArguments(
+    HubArguments,
+    ScoreArguments,
+    ValidationArguments,
+    OutputArguments,
+    LoopArguments,
+    OptimizerArguments,
+    DataOptions,
+    ModelArguments,
+):
+    """The options of a training run, apart from those of the method.
+
+    Example:
+
+        TrainingArguments("stabilityai/stable-diffusion-3.5-medium", instance_data_dir="photos", rank=32)
 
     Raises:
-        TwinFlowConfigError: if the file cannot be read, holds an option that the parser lacks or a value of the wrong
-            type, or if a number is outside the range that its option declares (`Number`).
+        TwinFlowConfigError: if a value has the wrong type or is outside its range.
     """
-    args = parser.parse_args(input_args)
-    if args.config:
-        args = parser.parse_args(input_args, namespace=read_config(parser, args.config))
-    check_ranges(parser, args)
-    return args
+
+    def __post_init__(self):
+        check_values(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options that are set, without tokens and without what says how this one process was started."""
+        left_out = {"resume_from_checkpoint", "local_rank", "hub_token"}
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
+        return {name: value for name, value in values.items() if value is not None}
 
 
-def read_config(parser: argparse.ArgumentParser, path: str) -> argparse.Namespace:
-    """The options that a JSON file gives, checked against the parser's types and choices."""
-    actions = {
-        string.lstrip("-"): action
-        for action in parser._actions
-        for string in action.option_strings
-        if action.dest != "help" and not string.startswith("--no-")
-    }
-    recipe = read_recipe(read_json_options(path), list(actions), directory=Path(path).parent)
-    for name, reason in recipe.ignored.items():
-        warnings.warn(f"option '{name}' of {path} has no effect: {reason}", stacklevel=3)
-    if recipe.defaults:
-        defaults = ", ".join(f"{name}={value}" for name, value in sorted(recipe.defaults.items()))
-        warnings.warn(
-            f"{path} is a recipe for SimpleTuner. What it leaves out has the defaults of SimpleTuner "
-            f"{SIMPLETUNER_VERSION}: {defaults}. An argument or an option in the recipe changes them.",
-            stacklevel=3,
-        )
-    values = {}
-    for name, value in recipe.options.items():
-        check_option_name(name, list(actions))
-        if value is None or value == []:
-            continue
-        try:
-            values[actions[name].dest] = convert(actions[name], value)
-        except ValueError as error:
-            raise TwinFlowConfigError(
-                f"option '{name}' of {path} is {json.dumps(value)}: it must be {error}."
-            ) from None
-    return argparse.Namespace(**values)
+FIXED = tuple(each.name for each in options_of(TrainingArguments) if each.metadata["fixed"])
+"""Options that shape what a checkpoint holds, or which sample has which position in the run. A resumed run must have the
+same; all others may differ, and take effect from there on."""
+LOCAL = frozenset(each.name for each in options_of(TrainingArguments) if each.metadata["local"])
 
 
-def convert(action: argparse.Action, value: Any) -> Any:
-    """The value of an option as the command line would give it.
-
-    Raises:
-        ValueError: saying what the JSON value must be.
-    """
-    if isinstance(action, argparse.BooleanOptionalAction):
-        if isinstance(value, str) and value.lower() in SWITCHES:
-            value = SWITCHES[value.lower()]
-        if not isinstance(value, bool):
-            raise ValueError("true or false")
-        return value
-    if action.nargs in ("+", "*"):
-        return [convert_one(action, part) for part in (value if isinstance(value, list) else [value])]
-    if action.nargs == "?" and isinstance(value, bool):
-        return action.const if value else action.default
-    return convert_one(action, value)
-
-
-def convert_one(action: argparse.Action, value: Any) -> Any:
-    """One value of an option; a whole number may be written with a fraction of zero."""
-    kind = action.type.kind if isinstance(action.type, Number) else action.type
-    expected = {int: "a whole number", float: "a number"}.get(kind, "a text")
-    if isinstance(value, (bool, list, dict)) or (kind is int and isinstance(value, float) and not value.is_integer()):
-        raise ValueError(expected)
-    try:
-        converted = (kind or str)(value) if kind in (int, float, None) else kind(str(value))
-    except (ValueError, OverflowError):
-        raise ValueError(expected) from None
-    if action.choices is not None and converted not in action.choices:
-        raise ValueError(f"one of {', '.join(map(str, action.choices))}")
-    return converted
-
-
-def check_ranges(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """
-    Raises:
-        TwinFlowConfigError: if a number is outside the range that its option declares.
-    """
-    for action in parser._actions:
-        value = getattr(args, action.dest, None)
-        if value is None or not isinstance(action.type, Number):
-            continue
-        for number in value if isinstance(value, list) else [value]:
-            if number not in action.type.allowed:
-                raise TwinFlowConfigError(f"--{action.dest}={number} is not valid: it must be {action.type.allowed}.")
-
-
-def as_arguments(name: str, value: Any) -> list[str]:
-    """A JSON option as command line arguments."""
-    if value is None or value == []:
-        return []
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    if isinstance(value, list):
-        return [f"--{name}", *map(_as_text, value)]
-    return [f"--{name}={_as_text(value)}"]
-
-
-def _as_text(value: Any) -> str:
-    """A value as an argument; a whole number that came as a float is one, for options that are whole numbers."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def saved_values(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of a run that are set, without tokens and without what says how this one process was started."""
-    left_out = {"config", "resume_from_checkpoint", "local_rank"} | {n for n in vars(args) if n.endswith("token")}
-    return {name: value for name, value in vars(args).items() if name not in left_out and value is not None}
-
-
-def save_arguments(args: argparse.Namespace, directory: str | Path) -> Path:
-    """Write the arguments of a run as a file that `--config` reads; tokens and unset options are left out."""
+def save_options(options: Mapping[str, Any], directory: str | Path) -> Path:
+    """Write the options of a run as a recipe, which `load_recipe` and `--config` read."""
     path = Path(directory) / FILE_NAME
-    write_text(path, json.dumps(saved_values(args), indent=2, sort_keys=True) + "\n")
+    write_text(path, json.dumps(dict(options), indent=2, sort_keys=True) + "\n")
     return path

@@ -38,7 +38,7 @@ def load_model_index(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
     path = repository.directory / INDEX_NAME
     if not path.is_file():
         raise TwinFlowConfigError(
-            f"--pretrained_model_name_or_path='{name_or_path}' holds no diffusers pipeline: give a Hub id or a directory "
+            f"pretrained_model_name_or_path='{name_or_path}' holds no diffusers pipeline: give a Hub id or a directory "
             f"with a {INDEX_NAME}."
         )
     return read_json(path)
@@ -121,8 +121,8 @@ def prepare_lora(
         transformer.add_adapter(lora_config)
     except ValueError as error:
         raise TwinFlowConfigError(
-            f"--lora_layers={' '.join(lora_layers or [])}: a LoRA cannot be put there ({error}). Name linear or "
-            f"convolution layers, or use --lora_layers {ALL_LINEAR}."
+            f"lora_layers={' '.join(lora_layers or [])}: a LoRA cannot be put there ({error}). Name linear or "
+            f"convolution layers, or use `lora_layers` {ALL_LINEAR}."
         ) from error
     if config.twinflow_enabled:
         transformer.time_conditioning.requires_grad_(True)
@@ -160,6 +160,6 @@ def check_layer_names(transformer: torch.nn.Module, lora_layers: Sequence[str]) 
         nearest = difflib.get_close_matches(name, sorted(ends), n=3, cutoff=0.4)
         suggestion = f" Close names are {', '.join(nearest)}." if nearest else ""
         raise TwinFlowConfigError(
-            f"--lora_layers={name}: {type(transformer).__name__} has no layer of that name.{suggestion} Use "
-            f"--lora_layers {ALL_LINEAR} for every linear layer."
+            f"lora_layers={name}: {type(transformer).__name__} has no layer of that name.{suggestion} Use "
+            f"`lora_layers` {ALL_LINEAR} for every linear layer."
         )

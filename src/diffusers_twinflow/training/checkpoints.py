@@ -84,7 +84,7 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 
 def find_checkpoint(output_dir: str | Path, name: str) -> Path:
-    """The checkpoint that `--resume_from_checkpoint` names: one of `output_dir`, or the path of one.
+    """The checkpoint that `resume_from_checkpoint` names: one of `output_dir`, or the path of one.
 
     Raises:
         TwinFlowConfigError: if there is none.

@@ -25,7 +25,7 @@ def is_asked_for() -> bool:
 def check_precision(mixed_precision: str) -> None:
     """Refuse float16, whose loss DeepSpeed scales only where it keeps the weights in float16 too."""
     if is_asked_for() and mixed_precision == "fp16":
-        raise TwinFlowConfigError("--mixed_precision=fp16 is not supported with DeepSpeed: use bf16.")
+        raise TwinFlowConfigError("mixed_precision=fp16 is not supported with DeepSpeed: use bf16.")
 
 
 def configure(

@@ -37,7 +37,7 @@ def check_distributed(accelerator: Accelerator, offload_ema: bool = False) -> No
         )
     if offload_ema and (accelerator.is_fsdp2 or accelerator.device.type == "cpu"):
         why = "the teacher is sharded" if accelerator.is_fsdp2 else "this run is on the CPU"
-        raise TwinFlowConfigError(f"--offload_ema has no use where {why}: leave it out.")
+        raise TwinFlowConfigError(f"`offload_ema` has no use where {why}: leave it out.")
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise TwinFlowConfigError(
             "fsdp_version=1 of the accelerate configuration is not supported: set fsdp_version: 2, as "

@@ -99,7 +99,7 @@ class TrainingHealth:
         if 2 * skipped > steps:
             raise FloatingPointError(
                 f"{skipped} of {steps} steps were skipped, because their gradient was not finite. The weights are hardly "
-                "trained, so no result is written: lower --learning_rate, or train in bf16 rather than fp16."
+                "trained, so no result is written: lower `learning_rate`, or train in bf16 rather than fp16."
             )
 
     def _stop(self) -> None:
@@ -123,7 +123,7 @@ def check_finite(parameters: Sequence[torch.Tensor], step: int, accelerator: Acc
     if accelerator.reduce(count.float(), reduction="sum") > 0:
         raise FloatingPointError(
             f"the trained weights are not finite at step {step}, so they are not saved: resume from an earlier "
-            "checkpoint with a lower --learning_rate."
+            "checkpoint with a lower `learning_rate`."
         )
 
 

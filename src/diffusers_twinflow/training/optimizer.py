@@ -1,7 +1,6 @@
 """The optimizer of a run."""
 
 import importlib.util
-from argparse import Namespace
 
 import torch
 
@@ -13,7 +12,7 @@ OPTIMIZERS = (ADAMW, PRODIGY)
 SMALLEST_PRODIGY_RATE = 0.1
 
 
-def check_optimizer(args: Namespace) -> None:
+def check_optimizer(args: TrainingArguments) -> None:
     """Refuse options that contradict each other, and optimizers whose package is not there.
 
     Raises:
@@ -21,18 +20,18 @@ def check_optimizer(args: Namespace) -> None:
     """
     if args.use_8bit_adam:
         if args.optimizer != ADAMW:
-            raise TwinFlowConfigError(f"--use_8bit_adam is AdamW's, not --optimizer={args.optimizer}'s: drop one.")
-        _require_package("bitsandbytes", "--use_8bit_adam")
+            raise TwinFlowConfigError(f"`use_8bit_adam` is AdamW's, not optimizer={args.optimizer}'s: drop one.")
+        _require_package("bitsandbytes", "`use_8bit_adam`")
     if args.optimizer == PRODIGY:
-        _require_package("prodigyopt", "--optimizer=prodigy")
+        _require_package("prodigyopt", "optimizer=prodigy")
         if args.learning_rate < SMALLEST_PRODIGY_RATE:
             raise TwinFlowConfigError(
-                f"--learning_rate={args.learning_rate} is too small for --optimizer=prodigy, which finds the rate by "
-                "itself and takes this as a factor: set --learning_rate=1."
+                f"learning_rate={args.learning_rate} is too small for optimizer=prodigy, which finds the rate by "
+                "itself and takes this as a factor: set learning_rate=1."
             )
         if args.time_conditioning_learning_rate not in (None, args.learning_rate):
             raise TwinFlowConfigError(
-                "--optimizer=prodigy has one learning rate: drop time_conditioning_learning_rate."
+                "optimizer=prodigy has one learning rate: drop `time_conditioning_learning_rate`."
             )
 
 
@@ -55,7 +54,7 @@ def parameter_groups(
     ]
 
 
-def build_optimizer(args: Namespace, transformer: torch.nn.Module, step_samples: int) -> torch.optim.Optimizer:
+def build_optimizer(args: TrainingArguments, transformer: torch.nn.Module, step_samples: int) -> torch.optim.Optimizer:
     """The optimizer that the training script's arguments ask for.
 
     Args:

@@ -24,13 +24,13 @@ def check_quantization(name: str | None, train_type: str) -> None:
         return
     if train_type != "lora":
         raise TwinFlowConfigError(
-            f"--quantize_base={name} freezes the base, and --train_type={train_type} trains it: use --train_type=lora."
+            f"quantize_base={name} freezes the base, and train_type={train_type} trains it: use train_type=lora."
         )
     library = LIBRARIES[name]
     if importlib.util.find_spec(library) is None:
-        raise TwinFlowConfigError(f"--quantize_base={name} needs {library}: pip install {library}.")
+        raise TwinFlowConfigError(f"quantize_base={name} needs {library}: pip install {library}.")
     if name == "bnb_4bit" and not torch.cuda.is_available():
-        raise TwinFlowConfigError("--quantize_base=bnb_4bit needs a GPU: use --quantize_base=torchao_int8 on a CPU.")
+        raise TwinFlowConfigError("quantize_base=bnb_4bit needs a GPU: use quantize_base=torchao_int8 on a CPU.")
 
 
 def quantization_config(name: str, component_name: str, dtype: torch.dtype) -> PipelineQuantizationConfig:

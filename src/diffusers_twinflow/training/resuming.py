@@ -1,6 +1,6 @@
 """Going on from a checkpoint: which options may differ from the run that wrote it, and how those take effect."""
 
-from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +9,10 @@ from accelerate import Accelerator
 
 from ..configuration import TwinFlowConfigError
 from . import deepspeed
-from .arguments import saved_values
+from .arguments import FIXED
 from .checkpoints import Manifest
 from .distributed import uses_deepspeed
-
-FIXED = (
-    "pretrained_model_name_or_path",
-    "revision",
-    "variant",
-    "train_type",
-    "rank",
-    "lora_alpha",
-    "lora_layers",
-    "quantize_base",
-    "use_ema",
-    "optimizer",
-    "use_8bit_adam",
-    "mixed_precision",
-    "seed",
-    "streaming",
-    "repeats",
-    "aspect_ratio_buckets",
-    "twinflow_enabled",
-    "diff2flow_enabled",
-)
-"""Options that shape what a checkpoint holds, or which sample stands at which position of the run. All others may differ
-on a resume, and count from there on."""
+from .schedule import PROCESSES, SAMPLES_PER_EPOCH, SAMPLES_PER_STEP
 
 HYPERPARAMETERS = (
     "initial_lr",
@@ -47,31 +25,33 @@ HYPERPARAMETERS = (
     "safeguard_warmup",
 )
 """What an optimizer's checkpoint would bring back, and the options of the resumed run decide."""
+FIXED_OF_THE_METHOD = ("twinflow_enabled", "diff2flow_enabled")
 
-SAMPLES_PER_STEP, SAMPLES_PER_EPOCH, PROCESSES = "samples_per_step", "samples_per_epoch", "processes"
 
-
-def check_options(args: Namespace, checkpoint: Path) -> None:
+def check_options(new: Mapping[str, Any], checkpoint: Path) -> None:
     """
+    Args:
+        new: the options of the run that resumes.
+
     Raises:
         TwinFlowConfigError: if an option differs from the run that wrote the checkpoint, and may not.
     """
-    old, new = Manifest.load(checkpoint).arguments, saved_values(args)
+    old = Manifest.load(checkpoint).arguments
     alphas = [values.get("lora_alpha") for values in (old, new)]
     if alphas != [None, None]:  # the default is the rank
         old, new = (values | {"lora_alpha": values.get("lora_alpha", values.get("rank"))} for values in (old, new))
     changed = [
-        f"--{name}={new.get(name)} (it was {old.get(name)})"
-        for name in FIXED
+        f"{name}={new.get(name)} (it was {old.get(name)})"
+        for name in (*FIXED, *FIXED_OF_THE_METHOD)
         if old.get(name) != new.get(name) and not _is_moved_base(name, old, new)
     ]
     ema_decays = [float(values.get("twinflow_ema_decay", 0)) for values in (old, new)]
-    if args.twinflow_enabled and ema_decays[0] != ema_decays[1] and 0 in ema_decays:
-        changed.append(f"--twinflow_ema_decay={ema_decays[1]} (it was {ema_decays[0]}; 0 keeps no teacher)")
+    if new.get("twinflow_enabled") and ema_decays[0] != ema_decays[1] and 0 in ema_decays:
+        changed.append(f"twinflow_ema_decay={ema_decays[1]} (it was {ema_decays[0]}; 0 keeps no teacher)")
     if changed:
         raise TwinFlowConfigError(
             f"'{checkpoint}' cannot be resumed with other options: {', '.join(changed)}. Set them back, or start a new "
-            "run in another --output_dir."
+            "run in another `output_dir`."
         )
 
 
@@ -88,7 +68,7 @@ def check_sizes(checkpoint: Path, sizes: dict[str, int]) -> None:
     """
     old = Manifest.load(checkpoint).sizes
     remedies = {
-        SAMPLES_PER_STEP: "--train_batch_size times --gradient_accumulation_steps times processes must stay the same",
+        SAMPLES_PER_STEP: "`train_batch_size` times `gradient_accumulation_steps` times processes must stay the same",
         SAMPLES_PER_EPOCH: "the data must stay the same",
     }
     for name, remedy in remedies.items():

@@ -45,7 +45,7 @@ class RunFolder:
                 self.lock.acquire(blocking=False)
             except Timeout:
                 raise TwinFlowConfigError(
-                    f"--output_dir='{directory}' is in use by another run. Wait until it ends, or choose another "
+                    f"output_dir='{directory}' is in use by another run. Wait until it ends, or choose another "
                     "--output_dir."
                 ) from None
             except NotImplementedError:
@@ -122,8 +122,8 @@ class RunFolder:
         found += [name for name in (*RESULTS, "best") if (self.directory / name).exists()]
         if found:
             raise TwinFlowConfigError(
-                f"--output_dir='{self.directory}' already holds a run ({found[0]}). Continue it with "
-                "--resume_from_checkpoint latest, or choose another --output_dir."
+                f"output_dir='{self.directory}' already holds a run ({found[0]}). Continue it with "
+                "`resume_from_checkpoint` latest, or choose another `output_dir`."
             )
 
     def _latest(self) -> Path | None:
@@ -140,13 +140,13 @@ class RunFolder:
             damaged.append(checkpoint.name)
         if damaged:
             raise TwinFlowConfigError(
-                f"--resume_from_checkpoint=latest: no checkpoint in '{self.directory}' is intact. Delete "
+                f"resume_from_checkpoint=latest: no checkpoint in '{self.directory}' is intact. Delete "
                 f"{', '.join(damaged)} there to start at step 0."
             )
         if self.is_finished:
             raise TwinFlowConfigError(
-                f"--resume_from_checkpoint=latest: '{self.directory}' holds a finished run without a checkpoint. Choose "
-                "another --output_dir."
+                f"resume_from_checkpoint=latest: '{self.directory}' holds a finished run without a checkpoint. Choose "
+                "another `output_dir`."
             )
         logger.warning(f"'{self.directory}' holds no checkpoint to resume from: training starts at step 0.")
         return None

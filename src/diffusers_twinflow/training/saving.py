@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from argparse import Namespace
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -44,14 +43,14 @@ NOT_OF_THE_RESULT = {
 }  # fmt: skip
 
 
-def plain_arguments(args: Namespace) -> dict[str, Any]:
+def plain_arguments(args: TrainingArguments) -> dict[str, Any]:
     """A run's arguments as plain values, without the TwinFlow options, tokens and places of this machine."""
     left_out = {*TwinFlowConfig.option_names(), *NOT_OF_THE_RESULT, "hub_token"}
     return {k: v for k, v in vars(args).items() if k not in left_out and isinstance(v, (int, float, str))}
 
 
 def repository_config(
-    args: Namespace, config: TwinFlowConfig, family: Family, step: int, directory: str | Path | None = None
+    args: TrainingArguments, config: TwinFlowConfig, family: Family, step: int, directory: str | Path | None = None
 ) -> TwinFlowRepositoryConfig:
     """What `twinflow_config.json` says of the weights after `step` steps; it lies in `output_dir` or `directory`."""
     base = args.pretrained_model_name_or_path
@@ -82,7 +81,7 @@ def _recorded_base(base: str, directory: str | Path) -> str:
     return os.path.relpath(base, directory) if is_relative else base
 
 
-def save_checkpoint(args: Namespace, accelerator: Accelerator, step: int, folder: RunFolder | None, sizes) -> None:
+def save_checkpoint(args: TrainingArguments, accelerator: Accelerator, step: int, folder: RunFolder | None, sizes) -> None:
     """Write `checkpoint-{step}`, which is there only once it is complete; all processes call it.
 
     Args:
@@ -113,7 +112,7 @@ def save_checkpoint(args: Namespace, accelerator: Accelerator, step: int, folder
 
 
 def save_result(
-    args: Namespace,
+    args: TrainingArguments,
     config: TwinFlowConfig,
     family: Family,
     pipeline: DiffusionPipeline,
@@ -169,7 +168,7 @@ def is_lora_part(name: str) -> bool:
 
 
 def write_lora(
-    args: Namespace,
+    args: TrainingArguments,
     saved: TwinFlowRepositoryConfig,
     pipeline: DiffusionPipeline,
     saved_names: dict[str, str],
@@ -186,12 +185,12 @@ def write_lora(
     save_twinflow_lora(directory, transformer, saved, scheduler, dtype=dtype, **saved_names)
 
 
-def save_sample_grid(args: Namespace, samples: Columns) -> None:
+def save_sample_grid(args: TrainingArguments, samples: Columns) -> None:
     """Write the pictures of the model card, in columns by label, beside the result."""
     merge_folder(args.output_dir, lambda aside: write_samples(aside, samples, args.validation_prompts))
 
 
-def write_card(args: Namespace, scores: Mapping[str, float] | None = None) -> None:
+def write_card(args: TrainingArguments, scores: Mapping[str, float] | None = None) -> None:
     """Write the model card of what was distilled. A card that somebody wrote or edited stays.
 
     Args:
@@ -206,7 +205,7 @@ def write_card(args: Namespace, scores: Mapping[str, float] | None = None) -> No
     save_model_card(args.output_dir, repository_id_of(args), scores=scores, **options)
 
 
-def push_result(args: Namespace) -> None:
+def push_result(args: TrainingArguments) -> None:
     """Push the repository to the Hub.
 
     Raises:
@@ -218,6 +217,6 @@ def push_result(args: Namespace) -> None:
     logger.info(f"pushed to {getattr(commit, 'commit_url', commit)}")
 
 
-def repository_id_of(args: Namespace) -> str:
+def repository_id_of(args: TrainingArguments) -> str:
     """The Hub id of the result: the given one, or the output folder's name."""
     return args.hub_model_id or Path(args.output_dir).resolve().name

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import math
 import sys
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ FILE_NAME = "scores.json"
 Judge = Callable[[torch.Tensor, list[str]], float | dict[str, float]]
 
 
-def check_scores(args: Namespace) -> None:
+def check_scores(args: TrainingArguments) -> None:
     """Refuse scores that cannot be taken, before anything is loaded.
 
     Raises:
@@ -41,27 +40,27 @@ def check_scores(args: Namespace) -> None:
     given = [name for name in ("frechet_model", "prompt_score_model", "judge") if getattr(args, name)]
     if not args.score_steps:
         if given or args.early_stopping_patience:
-            raise TwinFlowConfigError(f"--{(given or ['early_stopping_patience'])[0]} needs --score_steps: set it.")
+            raise TwinFlowConfigError(f"`{(given or ['early_stopping_patience'])[0]}` needs `score_steps`: set it.")
         return
     if not given:
-        raise TwinFlowConfigError("--score_steps needs --frechet_model, --prompt_score_model or --judge: give one.")
+        raise TwinFlowConfigError("`score_steps` needs `frechet_model`, `prompt_score_model` or `judge`: give one.")
     if args.streaming:
-        raise TwinFlowConfigError("--score_steps takes prompts from data of known size: leave --streaming out.")
+        raise TwinFlowConfigError("`score_steps` takes prompts from data of known size: leave `streaming` out.")
     if args.frechet_model and args.twinflow_image_free:
         raise TwinFlowConfigError(
-            "--frechet_model compares with the data's images, which --twinflow_image_free lacks."
+            "`frechet_model` compares with the data's images, which `twinflow_image_free` lacks."
         )
     if args.frechet_model and args.num_frames:
         raise TwinFlowConfigError(
-            f"--frechet_model compares pictures, and with --num_frames={args.num_frames} the data are clips: leave it out."
+            f"`frechet_model` compares pictures, and with num_frames={args.num_frames} the data are clips: leave it out."
         )
     for name in ("frechet_model", "prompt_score_model"):
         directory = getattr(args, name)
         if directory and importlib.util.find_spec("torchmetrics") is None:
-            raise TwinFlowConfigError(f"--{name} needs a package that is not installed: pip install torchmetrics.")
+            raise TwinFlowConfigError(f"`{name}` needs a package that is not installed: pip install torchmetrics.")
         if directory and not (Path(directory) / "config.json").is_file():
             raise TwinFlowConfigError(
-                f"--{name}='{directory}' is no directory of a transformers model; nothing is downloaded for scores: "
+                f"{name}='{directory}' is no directory of a transformers model; nothing is downloaded for scores: "
                 "give one that is on this machine."
             )
     if args.judge:
@@ -82,9 +81,9 @@ def load_judge(name: str) -> Judge:
     try:
         judge = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise TwinFlowConfigError(f"--judge='{name}' cannot be loaded ({error}): write module:function.") from error
+        raise TwinFlowConfigError(f"judge='{name}' cannot be loaded ({error}): write module:function.") from error
     if not callable(judge):
-        raise TwinFlowConfigError(f"--judge='{name}' is a {type(judge).__name__}: it must be a function.")
+        raise TwinFlowConfigError(f"judge='{name}' is a {type(judge).__name__}: it must be a function.")
     return judge
 
 
@@ -144,7 +143,7 @@ class Scores:
 
     def __init__(
         self,
-        args: Namespace,
+        args: TrainingArguments,
         family: Family,
         accelerator: Accelerator,
         validation: Validation,
@@ -300,7 +299,7 @@ class ScoreBook:
     def _value(self, scores: dict[str, float]) -> float:
         name = self._metric(scores)
         if name not in scores:
-            raise TwinFlowConfigError(f"--score_metric={name} is not measured: choose one of {', '.join(scores)}.")
+            raise TwinFlowConfigError(f"score_metric={name} is not measured: choose one of {', '.join(scores)}.")
         is_higher = name != FRECHET if self.higher_is_better is None else self.higher_is_better
         value = float(scores[name])
         return -math.inf if math.isnan(value) else value if is_higher else -value

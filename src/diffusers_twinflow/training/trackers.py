@@ -24,7 +24,7 @@ GIB = 2**30
 
 
 def tracker_names(report_to: Sequence[str]) -> list[str]:
-    """The trackers that `--report_to` asks for; none for "none".
+    """The trackers that `report_to` asks for; none for "none".
 
     Raises:
         TwinFlowConfigError: where one is unknown or its package is not installed.
@@ -34,9 +34,9 @@ def tracker_names(report_to: Sequence[str]) -> list[str]:
     for name in set(names) - {NONE, ALL}:
         if name not in LOGGER_TYPE_TO_CLASS:
             known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
-            raise TwinFlowConfigError(f"--report_to={name} is no tracker of accelerate: choose one of {known}.")
+            raise TwinFlowConfigError(f"report_to={name} is no tracker of accelerate: choose one of {known}.")
         if name not in available:
-            raise TwinFlowConfigError(f"--report_to={name} needs its package: pip install {name}.")
+            raise TwinFlowConfigError(f"report_to={name} needs its package: pip install {name}.")
     if ALL in names:
         return available
     return list(dict.fromkeys(name for name in names if name != NONE))
@@ -51,7 +51,7 @@ def check_trackers(report_to: Sequence[str], hub_token: str | None) -> None:
     remote = [name for name in tracker_names(report_to) if name not in LOCAL]
     if hub_token and remote:
         raise TwinFlowConfigError(
-            f"--hub_token with --report_to={remote[0]} would log the token: use `hf auth login` instead."
+            f"`hub_token` with report_to={remote[0]} would log the token: use `hf auth login` instead."
         )
 
 

@@ -1,7 +1,6 @@
 """Pictures of a model in training, from the same noise every time."""
 
 import inspect
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -70,7 +69,7 @@ class Validation:
 
     def __init__(
         self,
-        args: Namespace,
+        args: TrainingArguments,
         family: Family,
         pipeline: DiffusionPipeline,
         accelerator: Accelerator,
@@ -84,7 +83,7 @@ class Validation:
         if args.max_sequence_length and "max_sequence_length" in parameters:
             self.options["max_sequence_length"] = args.max_sequence_length
         if args.validation_image:
-            self.options["image"] = load_image(args.validation_image, option="--validation_image")
+            self.options["image"] = load_image(args.validation_image, option="validation_image")
         if args.num_frames:
             self.options["num_frames"] = args.num_frames
         self.base: Columns = {}

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ... import lenient_json
-from ...configuration import TwinFlowConfigError, check_option_name, misspelled_option
+from ...configuration import TwinFlowConfigError
+from ...options import check_option_name, misspelled_option
 
 CACHES = ("text_embeds", "image_embeds", "conditioning_image_embeds")
 AREA_STEP, SMALLEST_SIDE = 64, 16

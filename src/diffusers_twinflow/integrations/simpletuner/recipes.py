@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...configuration import TwinFlowConfigError, check_option_name, misspelled_option
+from ...configuration import TwinFlowConfigError
+from ...options import check_option_name, misspelled_option
 from .data_backends import TranslatedData, size_options, translate_data_backends
 from .defaults import (
     DEFAULTS,

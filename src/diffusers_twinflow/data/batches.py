@@ -1,0 +1,155 @@
+"""What training needs of its data, and data that is latents and conditions already."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator, PartialState
+from torch.utils.data import default_collate
+
+from ..conditions import Condition
+from ..configuration import TwinFlowConfigError
+from .sampler import RunSampler
+
+Batch = dict[str, Any]
+
+
+class Batches(Protocol):
+    """The micro-batches of a run. Each has the positions of its samples in the run under "position"."""
+
+    def epoch_size(self) -> int:
+        """Number of samples per epoch.
+
+        Raises:
+            TwinFlowConfigError: if that is not known.
+        """
+
+    def loader(self, *, first_position: int, last_position: int, step_samples: int) -> Iterable[Batch]:
+        """The micro-batches of this process between two positions of the run, multiples of `step_samples`."""
+
+    def read(self, batch: Batch) -> tuple[torch.Tensor, Condition]:
+        """Latents, shape [B, ...], and condition of a batch, on the device."""
+
+    def read_unconditional(self, batch: Batch) -> Condition | None:
+        """The condition of the empty prompt for each sample of a batch; `None` if it is the same for all."""
+
+    def unconditional(self) -> Condition | None:
+        """The condition of the empty prompt, of batch 1; `None` if it differs between samples."""
+
+    def register(self, accelerator: Accelerator) -> None:
+        """Have checkpoints contain what resuming needs besides the position."""
+
+
+class LatentBatches:
+    """Latents and conditions that somebody else encoded, as batches of a run.
+
+    Args:
+        samples: either a sequence of samples, `{"latents": [...], "condition": {name: [...]}}` without a batch
+            dimension, which is shuffled anew each epoch; or an iterable of such batches with a batch dimension of
+            `batch_size`, which is read in its order and from its start as often as needed. In a run of several
+            processes an iterable gives each process its own batches.
+        empty_condition: the condition of the empty prompt, of batch 1; needed if the method uses guidance.
+        seed: seed of the run.
+        batch_size: samples per micro-batch and process.
+
+    Example:
+
+        LatentBatches([{"latents": latents, "condition": {"encoder_hidden_states": embeds}}], batch_size=1, seed=0)
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Batch] | Iterable[Batch],
+        *,
+        seed: int,
+        batch_size: int,
+        empty_condition: Condition | None = None,
+        processes: PartialState | None = None,
+    ):
+        self.samples, self.empty_condition = samples, empty_condition
+        self.seed, self.batch_size, self.processes = seed, batch_size, processes or PartialState()
+
+    @property
+    def is_sequence(self) -> bool:
+        return hasattr(self.samples, "__getitem__") and hasattr(self.samples, "__len__")
+
+    def epoch_size(self) -> int:
+        if not self.is_sequence:
+            raise TwinFlowConfigError("`num_train_epochs` needs data of known size: set `max_train_steps`.")
+        return len(self.samples)
+
+    def loader(self, *, first_position: int, last_position: int, step_samples: int) -> Iterator[Batch]:
+        own = {"process_index": self.processes.process_index, "num_processes": self.processes.num_processes}
+        if self.is_sequence:
+            sampler = RunSampler(
+                len(self.samples),
+                self.seed,
+                first_position,
+                last_position,
+                group_size=step_samples,
+                batch_size=self.batch_size,
+                **own,
+            )
+            yield from self._shuffled(sampler)
+        else:
+            yield from self._in_order(first_position, last_position, **own)
+
+    def _shuffled(self, sampler: RunSampler) -> Iterator[Batch]:
+        places = []
+        for place in sampler:
+            places.append(place)
+            if len(places) == self.batch_size:
+                batch = default_collate([self.samples[each.index] for each in places])
+                yield batch | {"position": [each.position for each in places]}
+                places = []
+
+    def _in_order(
+        self, first_position: int, last_position: int, process_index: int, num_processes: int
+    ) -> Iterator[Batch]:
+        stride = self.batch_size * num_processes
+        batches = self._endless(first_position // stride)
+        for start in range(first_position + process_index * self.batch_size, last_position, stride):
+            batch = next(batches)
+            if len(batch["latents"]) != self.batch_size:
+                raise TwinFlowConfigError(
+                    f"train_batch_size={self.batch_size}, but a batch of the data has {len(batch['latents'])} samples: "
+                    "make them equal."
+                )
+            yield batch | {"position": list(range(start, start + self.batch_size))}
+
+    def _endless(self, skipped: int) -> Iterator[Batch]:
+        """The batches again and again; those of an earlier run are skipped."""
+        number = 0
+        while True:
+            before = number
+            for batch in self.samples:
+                number += 1
+                if number > skipped:
+                    yield batch
+            if number == before:
+                raise TwinFlowConfigError("The data ended before the run: give an iterable that can be read again.")
+
+    def read(self, batch: Batch) -> tuple[torch.Tensor, Condition]:
+        return self._sent(batch["latents"]).float(), self._sent_condition(batch["condition"])
+
+    def read_unconditional(self, batch: Batch) -> Condition | None:
+        return None
+
+    def unconditional(self) -> Condition | None:
+        if self.empty_condition is None:
+            raise TwinFlowConfigError(
+                "twinflow_enhanced_ratio is above 0, which needs the condition of the empty prompt: pass "
+                "empty_condition=, or set twinflow_enhanced_ratio=0."
+            )
+        return self._sent_condition(self.empty_condition)
+
+    def register(self, accelerator: Accelerator) -> None:
+        """Nothing more is needed than the position."""
+
+    def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.processes.device, non_blocking=True)
+
+    def _sent_condition(self, condition: Condition) -> Condition:
+        return {name: self._sent(tensor) for name, tensor in condition.items()}
+
+

@@ -1,0 +1,162 @@
+"""The options of a run's data, under the names that the training script gives them."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ..options import TwinFlowConfigError, option
+from ..ranges import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Range
+from .captions import CAPTION_STRATEGIES, CaptionSource
+from .clips import Clip
+
+TEXT_COLUMN = "text"
+"""The column of the lines of a text file."""
+SOURCES = ("dataset_name", "instance_data_dir", "data_files", "prompts_file")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Data"""
+
+    dataset_name: str | None = option(None, "Hub id of a dataset, or a local folder of data files or images.")
+    dataset_config_name: str | None = option(None, "Configuration of the dataset.")
+    dataset_split: str = option("train", "Split of the dataset.")
+    instance_data_dir: str | None = option(None, "Local folder of images, with captions beside them.", local=True)
+    data_files: list[str] | None = option(None, "Files of the dataset to read, such as *.parquet or *.tar.")
+    streaming: bool = option(False, "Read the dataset during training instead of downloading it first.", fixed=True)
+    image_column: str = option("image", "Column of the images, or of the videos.")
+    reference_image_column: str | None = option(None, "Column of the image that an edit starts from.")
+    caption_column: list[str] | str = option(
+        ["text"], "Column of the captions; with several columns, each sample draws one of them."
+    )
+    caption_strategy: str | None = option(None, "Where captions come from.", choices=CAPTION_STRATEGIES)
+    instance_prompt: str | None = option(None, "One caption for every image.")
+    caption_dropout_probability: float = option(
+        0.0, "Share of the captions that is replaced by the empty prompt.", SHARE, aliases=["proportion_empty_prompts"]
+    )
+    repeats: int = option(1, "Number of times that an epoch contains each image.", AT_LEAST_1, fixed=True)
+    prompts_file: str | None = option(None, "Text file with one prompt per line, for image-free training.", local=True)
+    resolution: int = option(512, "Side length of the square images in pixels.", AT_LEAST_1)
+    num_frames: int | None = option(None, "Number of frames per clip; trains a video model on clips.", AT_LEAST_1)
+    video_fps: float | None = option(
+        None, "Frames to read per second of video; every frame is read by default.", POSITIVE
+    )
+    center_crop: bool = option(True, "Crop images in the middle; off crops at a random place.")
+    random_flip: bool = option(False, "Mirror half of the images.")
+    aspect_ratio_buckets: str | None = option(
+        None,
+        "Train on several image shapes: 'auto', or sizes as 'height,width;height,width'.",
+        const="auto",
+        fixed=True,
+    )
+    stop_on_bad_samples: bool = option(False, "Stop with an error at an unreadable sample instead of skipping it.")
+    dataloader_num_workers: int = option(
+        0, "Number of processes that read the data; 0 reads in the main process.", NOT_NEGATIVE
+    )
+    max_sequence_length: int | None = option(
+        None, "Length of an encoded prompt in tokens; the default depends on the model.", Range(least=1, most=4096)
+    )
+    cache_latents: bool = option(False, "Encode every image once, before training.")
+    cache_text_embeddings: bool = option(False, "Encode every prompt once, before training.")
+    cache_directory: str | None = option(
+        None, "Folder that keeps encoded images and prompts for later runs.", local=True
+    )
+    cache_dir: str | None = option(None, "Folder for downloads from the Hub.", local=True)
+
+
+@dataclass(frozen=True)
+class DataConfig(DataOptions):
+    """Where samples come from, how they are cropped and captioned, and what is encoded before training.
+
+    Args:
+        twinflow_image_free: train without the data's images; only captions are read.
+
+    Raises:
+        TwinFlowConfigError: if options contradict each other.
+    """
+
+    twinflow_image_free: bool = False
+
+    @classmethod
+    def from_options(cls, options: DataOptions, twinflow_image_free: bool = False) -> "DataConfig":
+        """The data options among a run's options."""
+        return cls(**{each.name: getattr(options, each.name) for each in fields(DataOptions)}, twinflow_image_free=twinflow_image_free)
+
+    def __post_init__(self):
+        given = [name for name in SOURCES if getattr(self, name)]
+        if not given:
+            raise TwinFlowConfigError(f"no data: give one of {', '.join(f'{name}' for name in SOURCES)}.")
+        if len(given) > 1 and given != ["dataset_name", "data_files"]:
+            raise TwinFlowConfigError(f"data comes from one place, but {', '.join(given)} are given: leave one.")
+        if self.prompts_file and not self.twinflow_image_free:
+            raise TwinFlowConfigError(
+                f"prompts_file='{self.prompts_file}' has no images to train on: set `twinflow_image_free`, or give "
+                "a dataset."
+            )
+        if self.cache_directory and not (self.cache_latents or self.cache_text_embeddings):
+            raise TwinFlowConfigError(
+                f"cache_directory='{self.cache_directory}' has nothing to keep: set `cache_latents`, "
+                "`cache_text_embeddings` or both."
+            )
+        if self.video_fps is not None and not self.num_frames:
+            raise TwinFlowConfigError(
+                f"video_fps={self.video_fps:g} is of clips: set `num_frames` too, or leave it out."
+            )
+        if self.video_fps is not None and self.video_fps <= 0:
+            raise TwinFlowConfigError(f"video_fps={self.video_fps:g} must be more than 0.")
+        if self.reference_image_column:
+            self._check_reference()
+        if self.streaming:
+            self._check_streaming()
+        self.captions  # noqa: B018
+
+    def _check_reference(self) -> None:
+        for name in ("streaming", "cache_text_embeddings", "twinflow_image_free"):
+            if getattr(self, name):
+                raise TwinFlowConfigError(
+                    f"{name}=True does not go with reference_image_column='{self.reference_image_column}', whose image "
+                    f"is encoded with each prompt: leave {name} out."
+                )
+
+    def _check_streaming(self) -> None:
+        refused = {
+            "aspect_ratio_buckets": self.aspect_ratio_buckets,
+            "cache_latents": self.cache_latents,
+            "cache_directory": self.cache_directory,
+            "repeats": self.repeats > 1,
+        }
+        for name, value in refused.items():
+            if value:
+                raise TwinFlowConfigError(
+                    f"{name}={getattr(self, name)} needs to know all samples beforehand: leave `streaming` out."
+                )
+
+    @property
+    def used_image_column(self) -> str | None:
+        """The column of images; `None` where training makes its own."""
+        return None if self.twinflow_image_free else self.image_column
+
+    @property
+    def clip(self) -> Clip | None:
+        """What of a video is trained on; `None` where images are."""
+        return Clip(self.num_frames, self.video_fps) if self.num_frames else None
+
+    @property
+    def captions(self) -> CaptionSource:
+        columns = [self.caption_column] if isinstance(self.caption_column, str) else self.caption_column
+        strategy = self.caption_strategy or ("instance_prompt" if self.instance_prompt else "column")
+        if self.prompts_file:  # its rows are the captions: there is no image to take another caption from
+            strategy = "column"
+            columns = [TEXT_COLUMN] if Path(self.prompts_file).suffix.lower() == ".txt" else columns
+        return CaptionSource(
+            strategy=strategy,
+            columns=tuple(columns),
+            image_column=self.image_column,
+            instance_prompt=self.instance_prompt,
+            dropout_probability=self.caption_dropout_probability,
+        )
+
+    @property
+    def encodes_all_beforehand(self) -> bool:
+        """Whether nothing is left to encode once training begins."""
+        images = self.cache_latents or self.twinflow_image_free
+        return images and self.cache_text_embeddings and not self.streaming

@@ -1,0 +1,243 @@
+"""Options as dataclass fields: one declaration gives the type, the default, the help text, the range and the flag.
+
+The command line, recipes in JSON, the reference of options and the checks of values all read these declarations.
+"""
+
+import math
+import re
+import types
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+from . import lenient_json
+from .ranges import Range
+
+SWITCHES = {"true": True, "false": False}
+"""Texts that recipes write for a JSON boolean."""
+EXPECTED = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+class TwinFlowConfigError(ValueError):
+    """An option that is unknown, out of range or contradicts another; the message names it and the remedy."""
+
+
+def option(
+    default: Any,
+    help: str,
+    allowed: Range | None = None,
+    *,
+    choices: Sequence[str] = (),
+    aliases: Sequence[str] = (),
+    const: str | None = None,
+    fixed: bool = False,
+    local: bool = False,
+) -> Any:
+    """A dataclass field that is an option.
+
+    Args:
+        help: what the option does and when to change it, in one sentence.
+        allowed: the range of a numeric option.
+        choices: the values of a text option; empty if any text is allowed.
+        aliases: further names that command lines and recipes may use.
+        const: the value of a flag that is given without one.
+        fixed: whether a resumed run must have the same value.
+        local: whether the value is a place on this machine, which says nothing about the result.
+    """
+    metadata = {
+        "help": help,
+        "allowed": allowed,
+        "choices": tuple(choices),
+        "aliases": tuple(aliases),
+        "const": const,
+        "fixed": fixed,
+        "local": local,
+    }
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class OptionType:
+    """The type of an option.
+
+    Attributes:
+        kind: `bool`, `int`, `float` or `str`.
+        is_list: whether the option has several values.
+        is_optional: whether it may be `None`.
+    """
+
+    kind: type
+    is_list: bool
+    is_optional: bool
+
+
+def type_of(declared: Field) -> OptionType:
+    """The type of an option from its annotation, such as `int`, `str | None` or `list[int]`."""
+    parts = get_args(declared.type) if get_origin(declared.type) in (Union, types.UnionType) else (declared.type,)
+    lists = [part for part in parts if get_origin(part) is list]
+    kinds = [part for part in parts if part is not type(None) and part not in lists]
+    kind = get_args(lists[0])[0] if lists else kinds[0]
+    return OptionType(kind, bool(lists), type(None) in parts)
+
+
+def default_of(declared: Field) -> Any:
+    """The default of an option; a list is a new one."""
+    return declared.default if declared.default is not MISSING else declared.default_factory()
+
+
+def options_of(*classes: type) -> Iterator[Field]:
+    """The options of dataclasses, in the order of their declaration."""
+    for each in classes:
+        yield from (declared for declared in fields(each) if "help" in declared.metadata)
+
+
+def groups_of(cls: type) -> Iterator[tuple[str, list[Field]]]:
+    """The options of a dataclass by the class that declares them: the first line of its docstring, and its options."""
+    declared = {each.name: each for each in options_of(cls)}
+    for owner in reversed(cls.__mro__):
+        names = [name for name in vars(owner).get("__annotations__", {}) if name in declared]
+        if names:
+            yield owner.__doc__.splitlines()[0].rstrip("."), [declared.pop(name) for name in names]
+
+
+def from_json(declared: Field, value: Any) -> Any:
+    """The value of an option from a JSON value.
+
+    Raises:
+        ValueError: that says what the JSON value must be.
+    """
+    kind = type_of(declared)
+    if kind.is_list:
+        return [_one_from_json(declared, kind.kind, part) for part in (value if isinstance(value, list) else [value])]
+    if declared.metadata["const"] is not None and isinstance(value, bool):
+        return declared.metadata["const"] if value else default_of(declared)
+    return _one_from_json(declared, kind.kind, value)
+
+
+def _one_from_json(declared: Field, kind: type, value: Any) -> Any:
+    """One value of an option; a whole number may be written with a fraction of zero."""
+    if kind is bool:
+        if isinstance(value, str) and value.lower() in SWITCHES:
+            return SWITCHES[value.lower()]
+        if isinstance(value, bool):
+            return value
+        raise ValueError(EXPECTED[bool])
+    expected = EXPECTED.get(kind, "a text")
+    if isinstance(value, (bool, list, dict)) or (kind is int and isinstance(value, float) and not value.is_integer()):
+        raise ValueError(expected)
+    try:
+        converted = kind(value)
+    except (ValueError, OverflowError):
+        raise ValueError(expected) from None
+    return check_choice(declared, converted)
+
+
+def check_choice(declared: Field, value: Any) -> Any:
+    """The value, or for a text option with choices the choice that it is.
+
+    Raises:
+        ValueError: that lists the choices.
+    """
+    choices = declared.metadata["choices"]
+    if not choices or value in choices:
+        return value
+    if isinstance(value, str) and value.lower() in choices:
+        return value.lower()
+    raise ValueError(f"one of {', '.join(choices)}")
+
+
+def check_values(options: Any) -> None:
+    """Check every option of a dataclass instance.
+
+    Raises:
+        TwinFlowConfigError: if one has the wrong type, is outside its range or is none of its choices.
+    """
+    for declared in options_of(type(options)):
+        value = getattr(options, declared.name)
+        for each in value if isinstance(value, (list, tuple)) and type_of(declared).is_list else [value]:
+            _check_value(declared, each)
+
+
+def _check_value(declared: Field, value: Any) -> None:
+    kind = type_of(declared)
+    if value is None and kind.is_optional:
+        return
+    accepted = (int, float) if kind.kind is float else kind.kind
+    is_number = isinstance(value, float) and kind.kind is float
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind.kind is not bool):
+        raise TwinFlowConfigError(
+            f"{declared.name}={value!r} is not valid: it must be {EXPECTED.get(kind.kind, 'a text')}."
+        )
+    allowed, choices = declared.metadata["allowed"], declared.metadata["choices"]
+    if (is_number and not math.isfinite(value)) or (allowed is not None and value not in allowed):
+        raise TwinFlowConfigError(f"{declared.name}={value} is not valid: it must be {allowed or 'a finite number'}.")
+    if choices and value not in choices:
+        raise TwinFlowConfigError(f"{declared.name}={value!r} is not valid: it must be one of {', '.join(choices)}.")
+
+
+def check_option_name(name: str, known: list[str]) -> None:
+    """Raise a TwinFlowConfigError if `name` is not a known option; it suggests the option that `name` misspells."""
+    if name in known:
+        return
+    meant = misspelled_option(name, known)
+    suggestion = f" Did you mean '{meant}'?" if meant else " Remove it, or see --help for the options."
+    raise TwinFlowConfigError(f"unknown option '{name}'.{suggestion}")
+
+
+def misspelled_option(name: str, known: Iterable[str]) -> str | None:
+    """The known option that `name` misspells, if there is one.
+
+    A word may differ by one letter (two in a long word), and only if it is not itself a word of a known option. So
+    `maximum_size` is never taken for `minimum_size`, whose meaning is another.
+    """
+    words = {word for option in known for word in option.split("_")}
+    for option in sorted(known):
+        if option.replace("_", "") == name.replace("_", ""):
+            return option
+        pairs = list(zip_longest(name.split("_"), option.split("_"), fillvalue=""))
+        if all(given == meant or (given not in words and _is_misspelled(given, meant)) for given, meant in pairs):
+            return option
+    return None
+
+
+def _is_misspelled(given: str, meant: str) -> bool:
+    if min(len(given), len(meant)) < 3 or re.sub(r"\D", "", given) != re.sub(r"\D", "", meant):
+        return False
+    return _edits(given, meant) <= (1 if len(meant) < 9 else 2)
+
+
+def _edits(given: str, meant: str) -> int:
+    """Letters to insert, delete, replace or swap with their neighbour until one word is the other."""
+    rows = [list(range(len(meant) + 1))]
+    for i, letter in enumerate(given, start=1):
+        row = [i]
+        for j, other in enumerate(meant, start=1):
+            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != other)))
+            if i > 1 and j > 1 and letter == meant[j - 2] and given[i - 2] == other:
+                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
+        rows.append(row)
+    return rows[-1][-1]
+
+
+def read_json_options(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object of options; comments, trailing commas and a byte order mark are accepted.
+
+    Raises:
+        TwinFlowConfigError: if the file is missing, is not JSON or is not an object.
+    """
+    path = Path(path)
+    try:
+        options = lenient_json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise TwinFlowConfigError(f"config '{path}' does not exist: give the path of a JSON file.") from None
+    except OSError as error:
+        raise TwinFlowConfigError(f"config '{path}' cannot be read ({error.strerror}): give a JSON file.") from None
+    except (ValueError, RecursionError) as error:
+        raise TwinFlowConfigError(f"config '{path}' is not valid JSON ({error}): mend it there.") from None
+    if not isinstance(options, dict):
+        raise TwinFlowConfigError(f"config '{path}' holds a {type(options).__name__}: it must be a JSON object.")
+    return options

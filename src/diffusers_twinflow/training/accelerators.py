@@ -1,0 +1,46 @@
+"""The accelerator of a run."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, ProjectConfiguration, set_seed
+
+from . import deepspeed
+from .arguments import TrainingArguments
+from .base_model import DTYPES
+from .distributed import check_distributed, uses_deepspeed
+from .trackers import tracker_names
+
+LONGEST_WAIT = timedelta(hours=3)
+"""How long processes wait for each other: one looks through the data, all encode their share, one draws images."""
+
+
+def build_accelerator(args: TrainingArguments) -> Accelerator:
+    """accelerate's accelerator for the run, which also seeds the global random generators.
+
+    Raises:
+        TwinFlowConfigError: if the processes were launched in a way that would train wrongly.
+    """
+    accelerator = Accelerator(
+        mixed_precision="no" if deepspeed.is_asked_for() else args.mixed_precision,
+        log_with=None if args.dry_run else tracker_names(args.report_to) or None,
+        project_config=ProjectConfiguration(args.output_dir, logging_dir=str(Path(args.output_dir, args.logging_dir))),
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False
+        ),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
+    )
+    check_distributed(accelerator, args.offload_ema)
+    if uses_deepspeed(accelerator):
+        deepspeed.configure(
+            accelerator,
+            DTYPES[args.mixed_precision],
+            batch_size=args.train_batch_size,
+            accumulation_steps=args.gradient_accumulation_steps,
+            max_grad_norm=args.max_grad_norm,
+        )
+    set_seed(args.seed)
+    torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
+    return accelerator

@@ -1,0 +1,20 @@
+"""Keep an exponential moving average of the trained weights, for methods without a teacher of their own."""
+
+from ..ema import EMAOfTrained
+from .base import TrainerCallback
+
+
+class EMACallback(TrainerCallback):
+    """Averages the trained weights; the average is what is saved and drawn if `save_ema` is on."""
+
+    def on_prepare(self, trainer):
+        if trainer.average is None:
+            trainer.keep_average(
+                EMAOfTrained(
+                    trainer.transformer, trainer.arguments.flow_matching_ema_decay, trainer.accelerator.device
+                )
+            )
+
+    def on_step(self, trainer, step: int):
+        if trainer.teacher is None:
+            trainer.average.update()

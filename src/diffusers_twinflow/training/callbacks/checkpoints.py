@@ -1,0 +1,36 @@
+"""Write checkpoints."""
+
+from accelerate.logging import get_logger
+
+from ..health import check_finite
+from ..saving import save_checkpoint
+from .base import TrainerCallback
+
+logger = get_logger(__name__)
+
+
+class CheckpointCallback(TrainerCallback):
+    """Writes a checkpoint of finite weights every `checkpointing_steps` steps."""
+
+    def on_train_begin(self, trainer):
+        if trainer.schedule.first_step and trainer.folder is not None:
+            # a kill may have come between a checkpoint and the removal of an older one
+            trainer.folder.remove_old_checkpoints(trainer.arguments.checkpoints_total_limit)
+
+    def is_due(self, trainer, step: int) -> bool:
+        return step % trainer.arguments.checkpointing_steps == 0
+
+    def on_due(self, trainer, step: int, is_resumed: bool):
+        if is_resumed or not self.is_due(trainer, step):
+            return
+        check_finite(trainer.trainable, step, trainer.accelerator)
+        save_checkpoint(
+            trainer.arguments.output_dir,
+            trainer.options,
+            trainer.accelerator,
+            step,
+            trainer.folder,
+            trainer.schedule.sizes,
+            trainer.arguments.checkpoints_total_limit,
+        )
+        logger.info(f"step {step}: checkpoint saved")

@@ -1,0 +1,41 @@
+"""Skip steps whose gradient is not finite, and log the losses of each branch."""
+
+from functools import partial
+
+import torch
+
+from ...methods.base import LossOutput
+from ..health import TrainingHealth
+from .base import TrainerCallback
+
+
+class HealthCallback(TrainerCallback):
+    """Logs the mean losses, skips steps whose gradient is not finite, and ends a run that skips most of them.
+
+    Args:
+        longest_run: number of steps in a row that may be skipped.
+    """
+
+    def __init__(self, longest_run: int = 20):
+        self.longest_run = longest_run
+
+    def on_train_begin(self, trainer):
+        self.health = TrainingHealth(
+            trainer.optimizer.optimizer,
+            trainer.accelerator.device,
+            trainer.method.branch_names,
+            trainer.method.part_names,
+            self.longest_run,
+        )
+
+    def on_loss(self, trainer, output: LossOutput, batch_size: int):
+        self.health.record(output)
+
+    def takes_step(self, trainer, grad_norm: torch.Tensor) -> bool:
+        return self.health.guard_step(grad_norm) or trainer.accelerator.scaler is not None
+
+    def log_values(self, trainer, step: int) -> dict[str, float]:
+        return self.health.report(partial(trainer.accelerator.reduce, reduction="sum"))
+
+    def before_save(self, trainer, step: int):
+        self.health.check_end(step - trainer.schedule.first_step)

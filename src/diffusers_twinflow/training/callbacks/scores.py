@@ -1,0 +1,55 @@
+"""Score generated images, keep the best weights, and stop early."""
+
+from pathlib import Path
+
+from accelerate.logging import get_logger
+
+from ..scores import ScoreBook, Scores, load_judge
+from .base import TrainerCallback
+
+logger = get_logger(__name__)
+BEST = "best"
+
+
+class ScoreCallback(TrainerCallback):
+    """Scores generated images every `score_steps` steps, and writes the best weights to `best/` in the output folder."""
+
+    def on_train_begin(self, trainer):
+        args = trainer.arguments
+        judge = load_judge(args.judge) if args.judge else None
+        self.book = ScoreBook(
+            args.output_dir,
+            args.score_metric,
+            args.score_higher_is_better,
+            args.early_stopping_patience,
+            trainer.schedule.first_step,
+        )
+        self.scores = Scores(
+            args, trainer.family, trainer.accelerator, trainer.validation, trainer.data.samples, judge
+        )
+
+    def is_due(self, trainer, step: int) -> bool:
+        return step % trainer.arguments.score_steps == 0
+
+    def on_due(self, trainer, step: int, is_resumed: bool):
+        if self.is_due(trainer, step) and step != trainer.schedule.total_steps and not self.book.has(step):
+            trainer.attempt(step, "scoring", lambda: self.score(trainer, step))
+        if self.book.is_over:
+            trainer.stop()
+
+    def on_train_end(self, trainer, step: int):
+        if not self.book.has(step):
+            trainer.attempt(step, "scoring", lambda: self.score(trainer, step))
+        trainer.last_scores = self.book.last
+
+    def score(self, trainer, step: int) -> dict[str, float]:
+        """Score the weights that would be saved now, and keep them if they are the best so far."""
+        values = self.scores.measure(trainer.average, trainer.describe(step))
+        is_best = self.book.add(step, values)
+        trainer.accelerator.log({f"score/{name}": value for name, value in values.items()}, step=step)
+        if is_best:
+            trainer.save(Path(trainer.arguments.output_dir, BEST), step)
+        if trainer.accelerator.is_main_process:
+            self.book.save()
+            logger.info(f"step {step}: {values}; best so far at step {self.book.best['step']}")
+        return values

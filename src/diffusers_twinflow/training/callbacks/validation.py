@@ -1,0 +1,55 @@
+"""Draw the validation prompts."""
+
+from collections.abc import Sequence
+
+from accelerate.logging import get_logger
+
+from ...hub.samples import STEP_COUNTS, labelled_grid
+from ..processes import on_main_process
+from ..saving import save_sample_grid
+from ..trackers import log_picture
+from ..validation import grid_path, save_validation_grid
+from .base import TrainerCallback
+
+logger = get_logger(__name__)
+
+
+class ValidationCallback(TrainerCallback):
+    """Draws the validation prompts every `validation_steps` steps, and the images of the model card at the end."""
+
+    def on_prepare(self, trainer):
+        trainer.validation.draw_base()
+
+    def is_due(self, trainer, step: int) -> bool:
+        return step % trainer.schedule.validation_steps == 0
+
+    def on_due(self, trainer, step: int, is_resumed: bool):
+        output_dir = trainer.arguments.output_dir
+        is_drawn = is_resumed and on_main_process(trainer.accelerator, grid_path(output_dir, step).is_file)
+        if self.is_due(trainer, step) and step != trainer.schedule.total_steps and not is_drawn:
+            trainer.attempt(step, "drawing the validation prompts", lambda: self.draw(trainer, step))
+
+    def on_train_end(self, trainer, step: int):
+        trainer.attempt(step, "drawing the validation prompts", lambda: self._draw_last(trainer, step))
+
+    def draw(self, trainer, step: int, needed: Sequence[int] = ()) -> None:
+        """Draw the validation prompts for the folder of grids and the trackers.
+
+        Args:
+            needed: step counts besides those that the arguments ask for.
+        """
+        args = trainer.arguments
+        if not args.validation_prompts:
+            return
+        step_counts = sorted({*args.validation_step_counts, *needed})
+        columns = trainer.validation.draw(trainer.average, step, step_counts, trainer.describe(step))
+        if trainer.accelerator.is_main_process:
+            grid = labelled_grid(columns, args.validation_prompts)
+            log_picture(trainer.accelerator, "validation", grid, step)
+            logger.info(f"step {step}: validation images in {save_validation_grid(args.output_dir, step, grid)}")
+
+    def _draw_last(self, trainer, step: int) -> None:
+        args = trainer.arguments
+        self.draw(trainer, step, STEP_COUNTS)
+        if args.validation_prompts and trainer.config.twinflow_enabled and trainer.accelerator.is_main_process:
+            save_sample_grid(args, trainer.validation.samples(STEP_COUNTS))

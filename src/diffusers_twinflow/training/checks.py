@@ -1,0 +1,104 @@
+"""Everything that can be refused before a model is loaded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..configuration import TwinFlowConfig, TwinFlowConfigError
+from ..families import Family, family_of
+from . import deepspeed
+from .arguments import TrainingArguments
+from .base_model import has_flow_matching_scheduler, load_model_index
+from .limits import check_memory, check_output_dir
+from .optimizer import check_optimizer
+from .quantization import check_quantization
+from .scores import check_scores
+from .trackers import check_trackers
+
+
+def check_arguments(args: TrainingArguments, config: TwinFlowConfig) -> None:
+    """Check the options of a run, without looking at its base.
+
+    Raises:
+        TwinFlowConfigError: if options contradict each other, or ask for what this machine does not have.
+    """
+    check_output_dir(args.output_dir)
+    check_memory(args)
+    check_push(args, config)
+    if args.mixed_precision is not None:
+        deepspeed.check_precision(args.mixed_precision)
+    check_quantization(args.quantize_base, args.train_type)
+    check_optimizer(args)
+    check_scores(args, config)
+    check_trackers(args.report_to, args.hub_token)
+
+
+def check_base(args: TrainingArguments, config: TwinFlowConfig, use_ema: bool) -> Family:
+    """Check the base that the arguments name by its small files, before its weights are loaded.
+
+    Returns:
+        The family of the base.
+
+    Raises:
+        TwinFlowConfigError: if there is no such base, or the run cannot train it.
+    """
+    if not args.pretrained_model_name_or_path:
+        raise TwinFlowConfigError(
+            "`pretrained_model_name_or_path` is missing: give it as an argument or in `config`."
+        )
+    base: dict[str, Any] = {
+        "name_or_path": args.pretrained_model_name_or_path,
+        "revision": args.revision,
+        "cache_dir": args.cache_dir,
+    }
+    index = load_model_index(**base)
+    config.check_training(flow_matching=has_flow_matching_scheduler(index=index, **base), use_ema=use_ema)
+    family = family_of(index["_class_name"])
+    check_family(args, family)
+    return family
+
+
+def check_family(args: TrainingArguments, family: Family) -> None:
+    """
+    Raises:
+        TwinFlowConfigError: if the options do not suit the family.
+    """
+    check_reference(args, family)
+    family.check_draws_videos(args.num_frames)
+
+
+def check_reference(args: TrainingArguments, family: Family) -> None:
+    """Check that a model that edits images has an image to edit, and that no other model is given one.
+
+    Raises:
+        TwinFlowConfigError: naming the option and the remedy.
+    """
+    given: Mapping[str, str | None] = {"reference_image_column": args.reference_image_column}
+    if args.validation_prompts:
+        given = {**given, "validation_image": args.validation_image}
+    for name, value in given.items():
+        if family.takes_reference_image and not value:
+            raise TwinFlowConfigError(f"`{name}` is missing: {family.pipeline_class.__name__} edits an image.")
+        if value and not family.takes_reference_image:
+            raise TwinFlowConfigError(
+                f"{name}={value} is not for {family.pipeline_class.__name__}, which edits no image: leave it out."
+            )
+
+
+def check_push(args: TrainingArguments, config: TwinFlowConfig) -> None:
+    """
+    Raises:
+        TwinFlowConfigError: if the result cannot be pushed as the options ask for.
+    """
+    if not args.push_to_hub:
+        return
+    if not config.twinflow_enabled:
+        raise TwinFlowConfigError("`push_to_hub` pushes what TwinFlow distilled: set `twinflow_enabled`.")
+    if not args.hub_model_id:
+        raise TwinFlowConfigError("`push_to_hub` needs `hub_model_id`, the repository's name such as me/my-lora.")
+    base = args.pretrained_model_name_or_path
+    if base and Path(base).is_dir() and not args.hub_base_model:
+        raise TwinFlowConfigError(
+            f"`push_to_hub` with pretrained_model_name_or_path='{base}', a base that only this machine has: name its "
+            "Hub id with `hub_base_model`."
+        )

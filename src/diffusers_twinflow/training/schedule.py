@@ -1,0 +1,53 @@
+"""How many samples and steps a run has, over all processes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .arguments import TrainingArguments
+
+SAMPLES_PER_STEP, SAMPLES_PER_EPOCH, PROCESSES = "samples_per_step", "samples_per_epoch", "processes"
+DEFAULT_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of a run.
+
+    Attributes:
+        step_samples: samples per optimizer step, over all micro-batches and processes.
+        first_step: steps that were taken before, by the run that is resumed.
+        total_steps: steps at the end.
+        validation_steps: steps between validation images.
+        sizes: numbers that a resumed run must share, by name.
+    """
+
+    step_samples: int
+    first_step: int
+    total_steps: int
+    validation_steps: int
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def plan(
+        cls, arguments: TrainingArguments, num_processes: int, first_step: int, epoch_size: Callable[[], int | None]
+    ) -> "Schedule":
+        """The schedule that the arguments ask for.
+
+        Args:
+            epoch_size: returns the samples per epoch, `None` or an error if that is not known.
+        """
+        step_samples = arguments.train_batch_size * num_processes * arguments.gradient_accumulation_steps
+        sizes = {SAMPLES_PER_STEP: step_samples, PROCESSES: num_processes}
+        total_steps, validation_steps = arguments.max_train_steps or DEFAULT_STEPS, arguments.validation_steps
+        if not arguments.streaming and (size := epoch_size()) is not None:
+            sizes[SAMPLES_PER_EPOCH] = size
+        if arguments.num_train_epochs and not arguments.max_train_steps:
+            total_steps = arguments.num_train_epochs * -(-epoch_size() // step_samples)
+        if arguments.validation_epochs:
+            validation_steps = arguments.validation_epochs * -(-epoch_size() // step_samples)
+        return cls(step_samples, first_step, total_steps, validation_steps, sizes)
+
+    def step_positions(self, position: int) -> range:
+        """The positions of all samples in the optimizer step that contains `position`."""
+        first = position - position % self.step_samples
+        return range(first, first + self.step_samples)

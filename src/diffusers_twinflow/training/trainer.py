@@ -1,0 +1,549 @@
+"""The trainer: a base model, typed options, a method and data become a distilled model on disk."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.optimization import get_scheduler
+from peft import LoraConfig
+
+from ..configuration import TwinFlowConfig, TwinFlowConfigError
+from ..data import DataConfig, TrainingData, open_source
+from ..data.batches import Batch, Batches
+from ..families import FAMILIES, Family, family_of
+from ..hub.push import whole_repo_id
+from ..hub.repository import TwinFlowRepositoryConfig
+from ..methods import FlowMatching, LossOutput, Method, Networks
+from ..methods.base import AveragedWeights, Teacher
+from .accelerators import build_accelerator
+from .arguments import TrainingArguments
+from .base_model import DTYPES, load_frozen_pipeline, lora_config, prepare_full, prepare_lora
+from .callbacks import TrainerCallback, default_callbacks
+from .checkpoints import checkpoint_step
+from .checks import check_arguments, check_base, check_family
+from .compilation import compile_blocks
+from .distributed import autocast, clip_grad_norm, place_teacher, shards_parameters
+from .dry_run import DryRun, save_report
+from .health import check_finite
+from .optimizer import build_optimizer, learning_rates, parameter_groups
+from .processes import on_main_process
+from .resuming import check_options, check_sizes, load_checkpoint
+from .run_folder import RunFolder
+from .saving import push_result, repository_config, save_result, write_card
+from .schedule import SAMPLES_PER_EPOCH, Schedule
+from .state import TrainedWeights
+from .validation import Validation
+
+logger = get_logger(__name__)
+Result = TypeVar("Result")
+
+
+class Trainer:
+    """Trains a LoRA or all weights of a flow-matching model with a method such as `TwinFlow` or `FlowMatching`.
+
+    `train` does the whole run: it loads the base, trains, writes checkpoints and the result to `output_dir`, and pushes
+    it if `push_to_hub` is set. To change a part of it, pass other callbacks, or override `build_lora_config`,
+    `build_parameter_groups` or `build_lr_scheduler`.
+
+    Args:
+        model: Hub id or folder of the base; a loaded stock pipeline, whose transformer is trained in place; or a loaded
+            transformer, if `data` has latents and conditions already. By default the base that the arguments name.
+        arguments: the options of the run.
+        method: what to train with; flow matching by default.
+        data: micro-batches such as `LatentBatches`; by default the data that the arguments name.
+        callbacks: what happens besides the steps; defaults to `default_callbacks(arguments)`.
+        family: name of the model family, if a transformer fits several.
+
+    Attributes:
+        arguments: the options with all defaults resolved; the given ones are not changed.
+        pipeline: the base with the model that is trained, after `prepare`.
+        transformer: the model that is trained, unwrapped.
+        average: the averaged weights, `None` if there are none.
+        problems: what failed while training went on.
+        last_scores: the scores of the result by name, if any were taken.
+
+    Raises:
+        TwinFlowConfigError: if options contradict each other or do not suit the base; before anything is loaded.
+
+    Example:
+
+        arguments = TrainingArguments("stabilityai/stable-diffusion-3.5-medium", instance_data_dir="photos")
+        trainer = Trainer(None, arguments, TwinFlow(TwinFlowConfig(twinflow_enabled=True)))
+        trainer.train()
+        trainer.push_to_hub("me/my-lora")
+    """
+
+    def __init__(
+        self,
+        model: str | Path | DiffusionPipeline | ModelMixin | None,
+        arguments: TrainingArguments,
+        method: Method | None = None,
+        data: Batches | None = None,
+        *,
+        callbacks: Sequence[TrainerCallback] | None = None,
+        family: str | None = None,
+    ):
+        self.method: Method = method or FlowMatching()
+        self.config: TwinFlowConfig = self.method.config
+        self.given_model, self.given_data = model, data
+        self.arguments = self._resolve(arguments)
+        check_arguments(self.arguments, self.config)
+        self.family = self._find_family(family)
+        self.data_config = None if data else DataConfig.from_options(self.arguments, self.config.twinflow_image_free)
+        if self.arguments.push_to_hub:
+            repo_id = whole_repo_id(self.arguments.hub_model_id, self.arguments.hub_token)
+            self.arguments = replace(self.arguments, hub_model_id=repo_id)
+        self.callbacks = list(default_callbacks(self.arguments) if callbacks is None else callbacks)
+        self.accelerator: Accelerator = build_accelerator(self.arguments)
+        self.folder: RunFolder | None = None
+        self.average: AveragedWeights | None = None
+        self.problems: list[str] = []
+        self.last_scores: dict[str, float] = {}
+        self.is_stopped = False
+        self.step = 0
+
+    def _resolve(self, arguments: TrainingArguments) -> TrainingArguments:
+        resolved: dict[str, Any] = {}
+        if isinstance(self.given_model, (str, Path)):
+            resolved["pretrained_model_name_or_path"] = str(self.given_model)
+        elif isinstance(self.given_model, (DiffusionPipeline, ModelMixin)) and not (
+            arguments.pretrained_model_name_or_path
+        ):
+            resolved["pretrained_model_name_or_path"] = self.given_model.config.get("_name_or_path") or None
+        if arguments.use_ema is None:
+            resolved["use_ema"] = self.config.twinflow_enabled
+        if arguments.mixed_precision is None:
+            resolved["mixed_precision"] = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        return replace(arguments, **resolved)
+
+    def _find_family(self, name: str | None) -> Family:
+        model = self.given_model
+        if isinstance(model, DiffusionPipeline):
+            family = family_of(model, name)
+        elif isinstance(model, ModelMixin):
+            fitting = [each for each in FAMILIES.values() if each.is_of(model) and name in (None, each.name)]
+            if not fitting:
+                raise TwinFlowConfigError(
+                    f"model is a {type(model).__name__}, which is of no family"
+                    + (f" {name!r}" if name else "")
+                    + f": use a model of one of {', '.join(FAMILIES)}."
+                )
+            family = fitting[0]
+        else:
+            return check_base(self.arguments, self.config, self.arguments.use_ema)
+        self.config.check_training(flow_matching=True, use_ema=self.arguments.use_ema)
+        check_family(self.arguments, family)
+        return family
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the run and of its method, as a recipe has them."""
+        return self.arguments.to_dict() | self.method.options()
+
+    # What a subclass may override.
+
+    def build_lora_config(self, transformer: ModelMixin) -> LoraConfig:
+        """PEFT's configuration of the LoRA."""
+        args = self.arguments
+        return lora_config(
+            transformer,
+            self.family,
+            rank=args.rank,
+            lora_alpha=args.lora_alpha,
+            lora_dropout=args.lora_dropout,
+            lora_layers=args.lora_layers,
+        )
+
+    def build_parameter_groups(
+        self, transformer: ModelMixin, learning_rate: float, time_conditioning_learning_rate: float
+    ) -> list[dict[str, Any]]:
+        """The optimizer's groups of parameters: the weights first, then the time conditioning."""
+        return parameter_groups(transformer, learning_rate, time_conditioning_learning_rate)
+
+    def build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+        """The schedule of the learning rates; accelerate steps it once per process."""
+        args, processes = self.arguments, self.accelerator.num_processes
+        return get_scheduler(
+            args.lr_scheduler,
+            optimizer,
+            num_warmup_steps=args.lr_warmup_steps * processes,
+            num_training_steps=self.schedule.total_steps * processes,
+            num_cycles=args.lr_num_cycles,
+            power=args.lr_power,
+        )
+
+    # Setting up.
+
+    def load_pipeline(self) -> DiffusionPipeline:
+        """The frozen base with what is trained on it."""
+        args, model = self.arguments, self.given_model
+        if isinstance(model, DiffusionPipeline):
+            pipeline = model
+        elif isinstance(model, ModelMixin):
+            pipeline = pipeline_of(model, self.family)
+        else:
+            pipeline = load_frozen_pipeline(
+                self.family,
+                args.pretrained_model_name_or_path,
+                train_type=args.train_type,
+                weight_dtype=DTYPES[args.mixed_precision],
+                quantize_base=args.quantize_base,
+                revision=args.revision,
+                variant=args.variant,
+                cache_dir=args.cache_dir,
+            )
+        for component in pipeline.components.values():
+            if isinstance(component, torch.nn.Module):
+                component.requires_grad_(False).eval()
+        self.prepare_transformer(self.family.denoiser(pipeline))
+        return pipeline
+
+    def prepare_transformer(self, transformer: ModelMixin) -> None:
+        """Give the frozen transformer what is trained."""
+        if self.arguments.train_type == "full":
+            prepare_full(transformer, self.config, self.family)
+        else:
+            use_ema = self.arguments.use_ema
+            prepare_lora(transformer, self.config, self.family, self.build_lora_config, use_ema=use_ema)
+        if self.arguments.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+
+    def prepare(self, checkpoint: Path | None = None) -> None:
+        """Load and build everything, and go back to a checkpoint if there is one.
+
+        Raises:
+            TwinFlowConfigError: if the data cannot be read, or the checkpoint does not suit the options.
+        """
+        args, accelerator = self.arguments, self.accelerator
+        source = None
+        if self.data_config is not None:
+            source = open_source(
+                self.data_config, args.output_dir, resume=checkpoint is not None, batch_size=args.train_batch_size
+            )
+        self.pipeline = self.load_pipeline()
+        self.family = self.family.bind(self.pipeline)
+        self.transformer = self.family.denoiser(self.pipeline)
+        self.data: Batches = self.given_data or TrainingData(
+            source,
+            self.family,
+            self.pipeline,
+            base_name=args.pretrained_model_name_or_path or type(self.transformer).__name__,
+            seed=args.seed,
+            batch_size=args.train_batch_size,
+            tries_sizes=True,
+        )
+        if self.given_data is not None:
+            self.transformer.to(accelerator.device)
+        self._plan(checkpoint)
+        self._wrap()
+        self._register(checkpoint)
+        self._log_summary()
+
+    def _plan(self, checkpoint: Path | None) -> None:
+        first_step = checkpoint_step(checkpoint) if checkpoint else 0
+        processes = self.accelerator.num_processes
+        self.schedule = Schedule.plan(self.arguments, processes, first_step, self.data.epoch_size)
+        self.step = first_step
+        if checkpoint:
+            check_sizes(checkpoint, self.schedule.sizes)
+        samples = self.schedule.step_samples
+        self.loader: Iterable[Batch] = self.data.loader(
+            first_position=first_step * samples,
+            last_position=self.schedule.total_steps * samples,
+            step_samples=samples,
+        )
+
+    def _wrap(self) -> None:
+        args, accelerator, transformer = self.arguments, self.accelerator, self.transformer
+        factor = self.schedule.step_samples if args.scale_lr else 1
+        conditioning_rate = args.time_conditioning_learning_rate or args.learning_rate
+        groups = self.build_parameter_groups(transformer, args.learning_rate * factor, conditioning_rate * factor)
+        optimizer = build_optimizer(args, groups, args.learning_rate * factor)
+        lr_scheduler = self.build_lr_scheduler(optimizer)
+        if args.compile:
+            compile_blocks(transformer)
+        teacher_copy = self.method.copy_for_teacher(transformer)
+        self.model, self.optimizer, self.lr_scheduler = accelerator.prepare(transformer, optimizer, lr_scheduler)
+        if teacher_copy is not None:
+            teacher_copy = place_teacher(accelerator, teacher_copy, args.offload_ema)
+        velocity_of = self.family.velocity
+        self.teacher: Teacher | None = self.method.build_teacher(transformer, velocity_of, teacher_copy)
+        self.networks = Networks(
+            student=velocity_of(self.model),
+            student_without_grad=velocity_of(transformer),
+            teacher=self.teacher,
+            unconditional=self.data.unconditional() if self.method.needs_unconditional else None,
+        )
+        self.trainable = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+
+    def _register(self, checkpoint: Path | None) -> None:
+        accelerator = self.accelerator
+        TrainedWeights(self.transformer).register(accelerator)
+        self.data.register(accelerator)
+        if self.teacher is not None:
+            self.keep_average(self.teacher)
+        self.validation = Validation(self)
+        self._call("on_prepare")
+        if checkpoint:
+            load_checkpoint(accelerator, checkpoint, self.optimizer, self.lr_scheduler)
+            logger.info(f"resumed from {checkpoint}")
+        self._call("on_train_begin")
+
+    def keep_average(self, average: AveragedWeights) -> None:
+        """Have checkpoints contain averaged weights, which are saved and drawn in place of the trained ones."""
+        self.average = average
+        self.accelerator.register_for_checkpointing(average)
+
+    def _log_summary(self) -> None:
+        """Say what is trained, on what, how, and where it goes."""
+        args, schedule = self.arguments, self.schedule
+        parameters = list(self.transformer.parameters())
+        trained = sum(parameter.numel() for parameter in self.trainable)
+        total = sum(parameter.numel() for parameter in parameters)
+        where = args.dataset_name or args.instance_data_dir or args.prompts_file or ", ".join(args.data_files or [])
+        samples = schedule.sizes.get(SAMPLES_PER_EPOCH)
+        what = f"LoRA of rank {args.rank}" if args.train_type == "lora" else "all weights"
+        precision = str(DTYPES[args.mixed_precision]).removeprefix("torch.")
+        processes = self.accelerator.num_processes
+        lines = [
+            f"model: {args.pretrained_model_name_or_path} ({type(self.transformer).__name__}, {precision})",
+            f"data: {where or type(self.data).__name__}, {f'{samples:,} samples' if samples else 'a stream'} "
+            f"at {args.resolution} pixels",
+            f"trains: {what} with {self.method.name}, {trained:,} of {total:,} parameters",
+            f"steps: {schedule.first_step} to {schedule.total_steps}, {schedule.step_samples} samples each"
+            + (f" on {processes} processes" if processes > 1 else ""),
+            f"output: {Path(args.output_dir).resolve()}",
+        ]
+        for line in lines:
+            logger.info(line)
+
+    # The run.
+
+    def train(self, resume_from_checkpoint: str | None = None) -> None:
+        """Train to the last step and write the result; with `dry_run`, measure and write a report instead.
+
+        Args:
+            resume_from_checkpoint: name or path of a checkpoint, or "latest"; defaults to the option.
+
+        Raises:
+            TwinFlowConfigError: if the run cannot start, or the checkpoint cannot be resumed.
+            FloatingPointError: if the weights are hardly trained or not finite; no result is written then.
+            DiskError: if the disk is full; what was written before stays.
+        """
+        if self.arguments.dry_run:
+            self.dry_run()
+            return
+        with ExitStack() as exits:
+            checkpoint = self._claim_folder(resume_from_checkpoint or self.arguments.resume_from_checkpoint, exits)
+            self.prepare(checkpoint)
+            self._loop()
+            self._finish()
+
+    def dry_run(self) -> dict[str, Any]:
+        """Measure a step of each kind and an image, and write a report of time and memory to `output_dir`."""
+        self.prepare()
+        report = DryRun(self).measure()
+        if self.accelerator.is_main_process:
+            path = save_report(report, self.arguments.output_dir)
+            logger.info(f"written to {path}")
+        self.accelerator.end_training()
+        return report
+
+    def stop(self) -> None:
+        """End the run after this step, as if it were complete. All processes must call it."""
+        self.is_stopped = True
+
+    def _claim_folder(self, resume_from_checkpoint: str | None, exits: ExitStack) -> Path | None:
+        """Lock the output folder, in the main process, until `exits` closes; returns the checkpoint to resume from."""
+
+        def claim() -> Path | None:
+            self.folder = RunFolder(self.arguments.output_dir)
+            exits.callback(self.folder.release)
+            return self.folder.choose(resume_from_checkpoint)
+
+        checkpoint = on_main_process(self.accelerator, claim)
+        if checkpoint:
+            check_options(self.options, checkpoint)
+        return checkpoint
+
+    def _loop(self) -> None:
+        schedule, is_step_start = self.schedule, True
+        if self.step:
+            self._call("on_due", self.step, True)
+        if self.is_stopped or self.step == schedule.total_steps:
+            return
+        for batch in self.loader:
+            if is_step_start:
+                self.begin_step()
+            grad_norm = self.train_micro_batch(batch)
+            is_step_start = self.accelerator.sync_gradients
+            if not is_step_start:
+                continue
+            self.step += 1
+            self._call("on_step", self.step)
+            if self.step % self.arguments.logging_steps == 0:
+                self._log(grad_norm)
+            if not self.is_stopped and any(callback.is_due(self, self.step) for callback in self.callbacks):
+                self._call("on_due", self.step, False)
+            if self.is_stopped:
+                break
+
+    def begin_step(self) -> None:
+        """Move the teacher, which happens before it is used in a step."""
+        if self.teacher is not None:
+            self.teacher.update()
+        self._call("on_step_begin")
+
+    def train_micro_batch(self, batch: Batch) -> torch.Tensor | None:
+        """Forward and backward pass, and the optimizer step if this is the last micro-batch of its step.
+
+        Returns:
+            the norm of the gradient before clipping, after the last micro-batch of a step.
+        """
+        accelerator, grad_norm, takes_step = self.accelerator, None, True
+        with accelerator.accumulate(self.model), autocast(accelerator):
+            output = self.loss(batch)
+            accelerator.backward(output.loss)
+            self._call("on_loss", output, len(batch["position"]))
+            if accelerator.sync_gradients:
+                grad_norm = clip_grad_norm(accelerator, self.trainable, self.arguments.max_grad_norm)
+                takes_step = all([callback.takes_step(self, grad_norm) for callback in self.callbacks])
+            if takes_step:
+                self.optimizer.step()
+            self.lr_scheduler.step()
+            self.optimizer.zero_grad()
+        return grad_norm
+
+    def loss(self, batch: Batch) -> LossOutput:
+        """The method's loss of one micro-batch."""
+        passes_of = self.schedule.step_positions(batch["position"][0]) if shards_parameters(self.accelerator) else None
+        networks = self.networks
+        if self.method.needs_unconditional and (own := self.data.read_unconditional(batch)) is not None:
+            networks = replace(networks, unconditional=own)
+        latents, condition = self.data.read(batch)
+        draw = self.method.draw(
+            batch["position"],
+            latents.shape[1:],
+            seed=self.arguments.seed,
+            device=latents.device,
+            passes_of=passes_of,
+        )
+        return self.method.loss(latents, condition, draw, networks)
+
+    def _log(self, grad_norm: torch.Tensor) -> None:
+        values: dict[str, float] = {}
+        for callback in self.callbacks:
+            values |= callback.log_values(self, self.step)
+        values |= {"grad_norm": float(grad_norm)} | learning_rates(self.optimizer)
+        if self.teacher is not None and self.teacher.decay is not None:
+            values["teacher_decay"] = self.teacher.decay
+        self._call("on_log", self.step, values)
+
+    def attempt(self, step: int, what: str, work: Callable[[], Result]) -> Result | None:
+        """Do what training does not depend on. If it fails, the run goes on, and the failure is in `problems`.
+
+        Several processes cannot tell whether the others failed too: their run stops.
+        """
+        try:
+            return work()
+        except TwinFlowConfigError:
+            raise
+        except Exception as error:
+            if self.accelerator.num_processes > 1:
+                raise
+            self.problems.append(f"step {step}: {what} failed ({type(error).__name__}: {error})")
+            logger.warning(self.problems[-1], exc_info=True)
+            return None
+
+    # The result.
+
+    def describe(self, step: int, directory: str | Path | None = None) -> TwinFlowRepositoryConfig:
+        """What `twinflow_config.json` says of the weights after `step` steps."""
+        return repository_config(self.arguments, self.options, self.config, self.family, step, directory)
+
+    def _finish(self) -> None:
+        """Write the result, then score and draw it, write its card, and push it if the options ask for that."""
+        args, step = self.arguments, self.step
+        self._call("before_save", step)
+        check_finite(self.trainable, step, self.accelerator)
+        self.save()
+        logger.info(f"saved to {args.output_dir}")
+        self._call("on_train_end", step)
+        if self.accelerator.is_main_process:
+            if self.config.twinflow_enabled:
+                write_card(args, scores=self.last_scores or None)
+            self.folder.finish()
+            if args.push_to_hub:
+                push_result(args)
+        self.accelerator.end_training()
+
+    def save(self, directory: str | Path | None = None, step: int | None = None) -> None:
+        """Write the trained model: a TwinFlow repository, or a stock LoRA or pipeline if TwinFlow is off.
+
+        All processes call it.
+
+        Args:
+            directory: a folder, which is replaced; defaults to `output_dir`, which keeps its other files.
+            step: number of steps that the weights were trained for; defaults to the current one.
+
+        Raises:
+            DiskError: if it cannot be written; what was there before stays.
+        """
+        step = self.step if step is None else step
+        save_result(
+            self.arguments,
+            self.options,
+            self.config,
+            self.family,
+            self.pipeline,
+            self.average,
+            step,
+            directory=directory,
+        )
+
+    def evaluate(self) -> dict[str, float]:
+        """Score the current weights with the scores that the options name; returns them by name.
+
+        Raises:
+            TwinFlowConfigError: if no callback takes scores.
+        """
+        scorers = [callback for callback in self.callbacks if hasattr(callback, "score")]
+        if not scorers:
+            raise TwinFlowConfigError("Nothing takes scores: set `score_steps` and a score such as `frechet_model`.")
+        values: dict[str, float] = {}
+        for callback in scorers:
+            values |= callback.score(self, self.step)
+        return values
+
+    def push_to_hub(self, repo_id: str | None = None) -> None:
+        """Push the result in `output_dir` to the Hub.
+
+        Args:
+            repo_id: the repository, such as me/my-lora; defaults to `hub_model_id`.
+
+        Raises:
+            TwinFlowPushError: if the Hub refuses; the result stays on disk.
+        """
+        args = self.arguments
+        push_result(args if repo_id is None else replace(args, hub_model_id=whole_repo_id(repo_id, args.hub_token)))
+
+    def _call(self, name: str, *values: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, name)(self, *values)
+
+
+def pipeline_of(transformer: ModelMixin, family: Family) -> DiffusionPipeline:
+    """A stock pipeline that has a transformer and nothing else, for training on latents and conditions."""
+    parameters = signature(family.pipeline_class.__init__).parameters
+    missing = {name: None for name, each in parameters.items() if each.default is Parameter.empty and name != "self"}
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    return family.pipeline_class(**(missing | {family.component_name: transformer, "scheduler": scheduler}))
