@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY / "examples" / "digits"), str(REPOSITORY / "examples")]
 
+from diffusers_twinflow.methods.loss import LossFunction  # noqa: E402
 from prepare_data import DEFAULT_DATA_DIR, digit_prompt, load_split, prepare_data  # noqa: E402
 from report import environment  # noqa: E402
 
-from diffusers_twinflow.methods.loss import LossFunction  # noqa: E402
 from diffusers_twinflow.training.optimizer import build_optimizer  # noqa: E402
 from train_twinflow import check_arguments, load_pipeline, parse_args  # noqa: E402
 

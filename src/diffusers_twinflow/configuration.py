@@ -195,7 +195,9 @@ class FlowMatchingConfig:
         TwinFlowConfigError: if a value has the wrong type or is outside its range.
     """
 
-    weighting_scheme: str = option("none", "Density and loss weight of the times, as in diffusers.", choices=WEIGHTINGS)
+    weighting_scheme: str = option(
+        "none", "Density and loss weight of the times, as in diffusers.", choices=WEIGHTINGS
+    )
     logit_mean: float = option(0.0, "Mean of the logit_normal weighting.", FINITE)
     logit_std: float = option(1.0, "Standard deviation of the logit_normal weighting.", POSITIVE)
     mode_scale: float = option(1.29, "Scale of the mode weighting.", FINITE)

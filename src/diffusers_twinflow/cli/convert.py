@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from .checkpoints import convert_checkpoint, is_checkpoint
+    from ..training.conversion import convert_checkpoint, is_checkpoint
 
     if is_checkpoint(args.source):
         note("Loading the base and the checkpoint ...")

@@ -1,6 +1,7 @@
 """Errors of the library name Python arguments; a user of the command line reads the flags instead."""
 
 import argparse
+import logging
 import re
 
 SYNONYMS = {"num_inference_steps": "steps", "torch_dtype": "dtype"}
@@ -11,8 +12,25 @@ NO_VALUE = r"(?=$|[\s,;:)]|\.(?:\s|$))"
 
 def name_flags(message: str, parser: argparse.ArgumentParser) -> str:
     """Replace each Python argument that a message names, as `name=` or in backticks, by the flag of the command."""
-    flags = {action.dest: max(action.option_strings, key=len) for action in parser._actions if action.option_strings}
+    flags = {}
+    for action in parser._actions:
+        long = [text for text in action.option_strings if text.startswith("--") and not text.startswith("--no-")]
+        if long:
+            flags[action.dest] = long[0]
     flags |= {name: flags[option] for name, option in SYNONYMS.items() if option in flags}
     names = "|".join(map(re.escape, flags))
     named = re.compile(rf"(?<![\w\-.])(?P<name>{names})(?:={NO_VALUE}|(?==))|`(?P<quoted>{names})`")
     return named.sub(lambda match: flags[match["name"] or match["quoted"]], message)
+
+
+class FlagNames(logging.Filter):
+    """Lets every record of this package pass, with the Python arguments that it names replaced by flags."""
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        super().__init__()
+        self.parser = parser
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.startswith(__package__.split(".")[0]):
+            record.msg, record.args = name_flags(record.getMessage(), self.parser), None
+        return True

@@ -5,23 +5,24 @@ The files of the commands import torch and diffusers only when they run, so that
 
 import argparse
 import traceback
+from contextlib import nullcontext
 
 from .. import __version__
 from ..configuration import TwinFlowConfigError
 from ..writing import DiskError
-from . import compare, convert, demo, export, generate, info, push
+from . import compare, convert, demo, export, generate, info, push, train
 from .flags import name_flags
 from .output import note
 from .quiet import only_our_messages
 
-COMMANDS = (generate, compare, demo, info, push, export, convert)
+COMMANDS = (train, generate, compare, demo, info, push, export, convert)
 INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="diffusers-twinflow",
-        description="Draw with TwinFlow LoRAs and models, inspect, export, convert and share them.",
+        description="Train, draw with TwinFlow LoRAs and models, inspect, export, convert and share them.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
@@ -33,7 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
         command_parser.add_argument(
             "--verbose", action="store_true", help="Show the messages of other libraries, and tracebacks of errors."
         )
-        command_parser.set_defaults(run=command.run, parser=command_parser)
+        command_parser.set_defaults(
+            run=command.run, parser=command_parser, has_own_output=getattr(command, "HAS_OWN_OUTPUT", False)
+        )
     return parser
 
 
@@ -55,7 +58,7 @@ def run_command(args: argparse.Namespace) -> int:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        with only_our_messages(args.verbose):
+        with nullcontext() if args.has_own_output else only_our_messages(args.verbose):
             args.run(args)
     except (TwinFlowConfigError, HfHubHTTPError, DiskError) as error:
         if args.verbose:

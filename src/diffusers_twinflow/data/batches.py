@@ -151,5 +151,3 @@ class LatentBatches:
 
     def _sent_condition(self, condition: Condition) -> Condition:
         return {name: self._sent(tensor) for name, tensor in condition.items()}
-
-

@@ -79,7 +79,10 @@ class DataConfig(DataOptions):
     @classmethod
     def from_options(cls, options: DataOptions, twinflow_image_free: bool = False) -> "DataConfig":
         """The data options among a run's options."""
-        return cls(**{each.name: getattr(options, each.name) for each in fields(DataOptions)}, twinflow_image_free=twinflow_image_free)
+        return cls(
+            **{each.name: getattr(options, each.name) for each in fields(DataOptions)},
+            twinflow_image_free=twinflow_image_free,
+        )
 
     def __post_init__(self):
         given = [name for name in SOURCES if getattr(self, name)]

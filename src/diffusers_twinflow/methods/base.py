@@ -3,16 +3,19 @@
 A method sees latents, conditions and velocity functions. It knows nothing about a model family, a disk or a process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import nn
 
 from ..conditions import Condition, VelocityFunction
+from ..configuration import TwinFlowConfig
 
 Draw = TypeVar("Draw")
+VelocityOf = Callable[[nn.Module], VelocityFunction]
 
 
 @dataclass
@@ -33,13 +36,24 @@ class LossOutput:
 
 
 class AveragedWeights(Protocol):
-    """An average of the trained weights, which can stand in for them."""
+    """An average of the trained weights, which can stand in for them.
+
+    Attributes:
+        decay: share of the average that an update keeps, now; `None` if nothing is averaged.
+        transformer: the network that has the averaged weights while `activated`.
+        saved_names: keyword arguments of `save_twinflow_lora` that name the averaged adapter and time conditioning;
+            empty if these are the student's own.
+    """
+
+    decay: float | None
+    transformer: nn.Module
+    saved_names: Mapping[str, str]
 
     def update(self) -> None:
         """Move the average once; called once per optimizer step."""
 
     def activated(self) -> AbstractContextManager[Any]:
-        """A context in which the model, or the network of the average, has the averaged weights."""
+        """A context in which `transformer` has the averaged weights."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -74,14 +88,38 @@ class Method(Protocol[Draw]):
     """A way to train a flow-matching model.
 
     Attributes:
+        name: the name in logs.
+        config: the TwinFlow options that a trained model carries. If `twinflow_enabled` is true, the model gets a time
+            conditioning, and its velocity functions take a target time and a sign.
         branch_names: names of the groups of samples whose losses are logged apart; empty if there are none.
         part_names: names of the further losses in `LossOutput.parts`.
         needs_unconditional: whether `Networks.unconditional` must be given.
+        use_ema: whether the method keeps a teacher, or the trainer an average, unless the run's options say otherwise.
     """
 
+    name: str
+    config: TwinFlowConfig
+    use_ema: bool
     branch_names: Sequence[str]
     part_names: Sequence[str]
     needs_unconditional: bool
+
+    def options(self) -> dict[str, Any]:
+        """The method's options, as a recipe has them."""
+
+    def copy_for_teacher(self, transformer: nn.Module) -> nn.Module | None:
+        """A frozen copy of the student, made before it is sharded or wrapped; `None` if the method needs none."""
+
+    def build_teacher(
+        self, transformer: nn.Module, velocity_of: VelocityOf, copy: nn.Module | None = None
+    ) -> Teacher | None:
+        """The teacher of a student that is ready for training; `None` if the method has none.
+
+        Args:
+            transformer: the student, unwrapped.
+            velocity_of: makes a velocity function of a transformer, as `Family.velocity` does.
+            copy: from `copy_for_teacher`, on its device.
+        """
 
     def draw(
         self,

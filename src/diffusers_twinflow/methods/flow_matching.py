@@ -1,15 +1,18 @@
 """Ordinary flow matching, for `twinflow_enabled` false: the stock model, the stock loss."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
+from torch import nn
 
-from ..conditions import Condition, VelocityFunction
+from ..conditions import Condition
+from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
 from ..flow import expand_time, interpolate, velocity
-from .base import LossOutput
+from .base import LossOutput, Networks, Teacher, VelocityOf
 from .randomness import BLOCK, Purpose, draw_noise, draw_numbers
 
 
@@ -21,35 +24,72 @@ class FlowMatchingDraw:
     noise: torch.Tensor
 
 
-class FlowMatchingObjective:
+class FlowMatching:
     """Mean squared error of the velocity, with diffusers' densities and weightings of the time.
 
     Args:
-        weighting_scheme: one of `WEIGHTINGS`, as diffusers' scripts name them.
-        logit_mean, logit_std: of the logit-normal density.
-        mode_scale: of the mode density.
+        options: density and weighting of the times.
+        config: the TwinFlow options of the run, with `twinflow_enabled` false; only `diff2flow_enabled` has a meaning.
+
+    Example:
+
+        Trainer("stabilityai/stable-diffusion-3.5-medium", arguments, FlowMatching(FlowMatchingConfig("logit_normal")))
     """
 
-    def __init__(self, weighting_scheme: str = "none", logit_mean=0.0, logit_std=1.0, mode_scale=1.29):
-        self.weighting_scheme = weighting_scheme
-        self.density = {"logit_mean": logit_mean, "logit_std": logit_std, "mode_scale": mode_scale}
+    name = "flow matching"
+    use_ema = False
+    branch_names: Sequence[str] = ()
+    part_names: Sequence[str] = ()
+    needs_unconditional = False
 
-    def draw(self, positions: Sequence[int], latent_shape: Sequence[int], *, seed: int, device) -> FlowMatchingDraw:
-        """Draw for the samples at `positions` of the run."""
+    def __init__(self, options: FlowMatchingConfig | None = None, config: TwinFlowConfig | None = None):
+        self.weighting, self.config = options or FlowMatchingConfig(), config or TwinFlowConfig()
+        if self.config.twinflow_enabled:
+            raise TwinFlowConfigError("twinflow_enabled=true is not flow matching: use the method TwinFlow.")
+
+    def options(self) -> dict[str, Any]:
+        return self.config.to_dict() | asdict(self.weighting)
+
+    def copy_for_teacher(self, transformer: nn.Module) -> None:
+        """Flow matching has no teacher."""
+
+    def build_teacher(
+        self, transformer: nn.Module, velocity_of: VelocityOf, copy: nn.Module | None = None
+    ) -> Teacher | None:
+        """Flow matching has no teacher."""
+        return None
+
+    def draw(
+        self,
+        positions: Sequence[int],
+        latent_shape: Sequence[int],
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+        passes_of: Sequence[int] | None = None,
+    ) -> FlowMatchingDraw:
+        """Draw times and noise for the samples at `positions` of the run; every process makes the same one pass."""
         t = torch.from_numpy(draw_numbers(positions, seed, self._block_of_times))
         noise = draw_noise(positions, latent_shape, seed=seed, purpose=Purpose.NOISE, device=device)
         return FlowMatchingDraw(t=t.to(device, non_blocking=True), noise=noise)
 
     def _block_of_times(self, block_seed: int) -> np.ndarray:
         generator = torch.Generator().manual_seed(block_seed)
-        density = compute_density_for_timestep_sampling
-        return density(self.weighting_scheme, BLOCK, generator=generator, **self.density).numpy()
+        weighting = self.weighting
+        return compute_density_for_timestep_sampling(
+            weighting.weighting_scheme,
+            BLOCK,
+            logit_mean=weighting.logit_mean,
+            logit_std=weighting.logit_std,
+            mode_scale=weighting.mode_scale,
+            generator=generator,
+        ).numpy()
 
-    def __call__(
-        self, latents: torch.Tensor, condition: Condition, draw: FlowMatchingDraw, *, student: VelocityFunction
+    def loss(
+        self, latents: torch.Tensor, condition: Condition, draw: FlowMatchingDraw, networks: Networks
     ) -> LossOutput:
         x_t = interpolate(latents, draw.noise, draw.t)
-        prediction = student(x_t, draw.t, None, None, condition).float()
-        weight = compute_loss_weighting_for_sd3(self.weighting_scheme, sigmas=expand_time(draw.t, x_t))
+        prediction = networks.student(x_t, draw.t, None, None, condition).float()
+        weight = compute_loss_weighting_for_sd3(self.weighting.weighting_scheme, sigmas=expand_time(draw.t, x_t))
         per_sample = (weight * (prediction - velocity(latents, draw.noise)).square()).flatten(1).mean(1)
         return LossOutput(loss=per_sample.mean(), per_sample=per_sample.detach())

@@ -45,9 +45,10 @@ class StudentTeacher:
     """The student itself, without gradient (`twinflow_allow_no_ema_teacher`)."""
 
     saved_names: dict[str, str] = {}
+    decay = None
 
     def __init__(self, transformer: nn.Module, velocity_of: Callable):
-        self.velocity = velocity_of(transformer)
+        self.transformer, self.velocity = transformer, velocity_of(transformer)
 
     def update(self) -> None:
         """Nothing to do: the student moves by itself."""
@@ -77,6 +78,10 @@ class EMAModelTeacher:
         self.transformer, self.velocity = copy, velocity_of(copy)
         pairs = [(s, t) for s, t in zip(transformer.parameters(), copy.parameters()) if s.requires_grad]
         self.ema = EMAWeights(*map(list, zip(*pairs)), decay)
+
+    @property
+    def decay(self) -> float:
+        return self.ema.decay
 
     def update(self) -> None:
         reshard(self.transformer)
@@ -115,6 +120,10 @@ class EMAAdapterTeacher:
             [parameters[name] for name in students], [parameters[name] for name in self.names], decay
         )
         self._set_adapter(student_adapter, inference_mode=False)
+
+    @property
+    def decay(self) -> float:
+        return self.ema.decay
 
     def update(self) -> None:
         reshard(self.transformer)

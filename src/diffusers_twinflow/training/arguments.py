@@ -76,9 +76,7 @@ class OptimizerArguments:
     )
     prodigy_decouple: bool = option(True, "Decay weights in Prodigy as AdamW does.")
     prodigy_use_bias_correction: bool = option(True, "Use Adam's bias correction in Prodigy.")
-    prodigy_safeguard_warmup: bool = option(
-        True, "Ignore the warm-up steps when Prodigy estimates the learning rate."
-    )
+    prodigy_safeguard_warmup: bool = option(True, "Ignore the warm-up steps when Prodigy estimates the learning rate.")
     max_grad_norm: float = option(1.0, "Maximum norm of the gradients; larger gradients are clipped.", POSITIVE)
 
 
@@ -120,9 +118,7 @@ class OutputArguments:
     output_dir: str = option("twinflow-output", "Folder for checkpoints, images and the result.", local=True)
     save_ema: bool = option(True, "Save the EMA weights as the result instead of the last weights.")
     upcast_before_saving: bool = option(True, "Save the LoRA in float32.")
-    dry_run: bool = option(
-        False, "Measure one step of each kind and one image, report time and memory, and stop."
-    )
+    dry_run: bool = option(False, "Measure one step of each kind and one image, report time and memory, and stop.")
     checkpointing_steps: int = option(500, "Write a checkpoint every this many steps.", AT_LEAST_1)
     checkpoints_total_limit: int | None = option(
         None, "Maximum number of checkpoints to keep; the oldest are deleted.", AT_LEAST_1
@@ -139,7 +135,9 @@ class ValidationArguments:
     validation_prompts: list[str] | None = option(
         None, "Prompts to generate validation images for.", aliases=["validation_prompt"]
     )
-    validation_steps: int = option(500, "Generate validation images every this many steps, and at the end.", AT_LEAST_1)
+    validation_steps: int = option(
+        500, "Generate validation images every this many steps, and at the end.", AT_LEAST_1
+    )
     validation_epochs: int | None = option(
         None, "Generate validation images every this many epochs; replaces `validation_steps`.", AT_LEAST_1
     )

@@ -1,13 +1,14 @@
 """The base pipeline that is trained: looked at before it is loaded, loaded frozen, then given what trains."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 
@@ -86,21 +87,17 @@ def prepare_full(transformer: torch.nn.Module, config: TwinFlowConfig, family: F
 
 
 def prepare_lora(
-    transformer: torch.nn.Module,
+    transformer: ModelMixin,
     config: TwinFlowConfig,
     family: Family,
+    configure: Callable[[ModelMixin], LoraConfig],
     *,
-    rank: int,
-    lora_alpha: float | None = None,
-    lora_dropout: float = 0.0,
-    lora_layers: Sequence[str] | None = None,
     use_ema: bool = True,
 ) -> None:
     """Add low-rank weights, the time conditioning and the teacher's own of both, in float32.
 
     Args:
-        lora_alpha: defaults to the rank.
-        lora_layers: names of the modules to adapt, or `[ALL_LINEAR]`; defaults to the family's.
+        configure: makes PEFT's configuration for the transformer with its time conditioning.
         use_ema: whether TwinFlow keeps an EMA teacher.
     """
     if config.twinflow_enabled:
@@ -110,26 +107,45 @@ def prepare_lora(
             f"train_type=lora with twinflow_enabled=false: diffusers has no LoRA for a {type(transformer).__name__}. "
             "Train with train_type=full, or with twinflow_enabled=true."
         )
-    lora_config = LoraConfig(
+    peft_config = configure(transformer)
+    try:
+        transformer.add_adapter(peft_config)
+    except ValueError as error:
+        layers = " ".join(sorted(peft_config.target_modules or []))
+        raise TwinFlowConfigError(
+            f"lora_layers={layers}: a LoRA cannot be put there ({error}). Name linear or convolution layers, or use "
+            f"`lora_layers` {ALL_LINEAR}."
+        ) from error
+    if config.twinflow_enabled:
+        transformer.time_conditioning.requires_grad_(True)
+    cast_training_params(transformer, torch.float32)
+    if keeps_teacher(config, use_ema):
+        add_teacher_adapter(transformer, peft_config)
+    transformer.train()
+
+
+def lora_config(
+    transformer: ModelMixin,
+    family: Family,
+    *,
+    rank: int,
+    lora_alpha: float | None = None,
+    lora_dropout: float = 0.0,
+    lora_layers: Sequence[str] | None = None,
+) -> LoraConfig:
+    """PEFT's configuration of a LoRA.
+
+    Args:
+        lora_alpha: defaults to the rank.
+        lora_layers: names of the modules to adapt, or `[ALL_LINEAR]`; defaults to the family's.
+    """
+    return LoraConfig(
         r=rank,
         lora_alpha=lora_alpha or rank,
         lora_dropout=lora_dropout,
         init_lora_weights="gaussian",
         target_modules=lora_targets(transformer, family, lora_layers),
     )
-    try:
-        transformer.add_adapter(lora_config)
-    except ValueError as error:
-        raise TwinFlowConfigError(
-            f"lora_layers={' '.join(lora_layers or [])}: a LoRA cannot be put there ({error}). Name linear or "
-            f"convolution layers, or use `lora_layers` {ALL_LINEAR}."
-        ) from error
-    if config.twinflow_enabled:
-        transformer.time_conditioning.requires_grad_(True)
-    cast_training_params(transformer, torch.float32)
-    if keeps_teacher(config, use_ema):
-        add_teacher_adapter(transformer, lora_config)
-    transformer.train()
 
 
 def lora_targets(transformer: torch.nn.Module, family: Family, lora_layers: Sequence[str] | None) -> list[str]:

@@ -43,9 +43,7 @@ def check_base(args: TrainingArguments, config: TwinFlowConfig, use_ema: bool) -
         TwinFlowConfigError: if there is no such base, or the run cannot train it.
     """
     if not args.pretrained_model_name_or_path:
-        raise TwinFlowConfigError(
-            "`pretrained_model_name_or_path` is missing: give it as an argument or in `config`."
-        )
+        raise TwinFlowConfigError("`pretrained_model_name_or_path` is missing: give it as an argument or in `config`.")
     base: dict[str, Any] = {
         "name_or_path": args.pretrained_model_name_or_path,
         "revision": args.revision,

@@ -19,8 +19,10 @@ class EMAOfTrained:
         decay: what the decay approaches.
     """
 
+    saved_names: dict[str, str] = {}
+
     def __init__(self, transformer: torch.nn.Module, decay: float, device: torch.device):
-        self.model, self.device = transformer, device
+        self.transformer, self.device = transformer, device
         self.parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
         self.trained = [local_part(parameter).requires_grad_(True) for parameter in self.parameters]
         self.average = EMAModel(self.trained, decay=decay, foreach=True)
@@ -37,13 +39,13 @@ class EMAOfTrained:
     @contextmanager
     def activated(self) -> Iterator[None]:
         """The model has the average as its weights within the context."""
-        reshard(self.model)
+        reshard(self.transformer)
         self.average.store(self.trained)
         self.average.copy_to(self.trained)
         try:
             yield
         finally:
-            reshard(self.model)
+            reshard(self.transformer)
             self.average.restore(self.trained)
 
     def state_dict(self) -> dict:

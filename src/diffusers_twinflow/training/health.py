@@ -6,10 +6,9 @@ import torch
 from accelerate import Accelerator
 
 from ..methods.base import LossOutput
-from ..methods.twinflow.branches import BRANCHES
 from ..sharding import local_part
 
-TOTAL, RECTIFY = len(BRANCHES), len(BRANCHES) + 1
+TOTAL = "loss"
 
 
 class TrainingHealth:
@@ -18,29 +17,38 @@ class TrainingHealth:
     Args:
         optimizer: what takes the steps. PyTorch's fused optimizers skip a step on the device by themselves; for others
             the gradient's norm is brought to the host at every step.
+        branch_names, part_names: as the method has them.
         longest_run: how many steps may be skipped in a row.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, longest_run: int = 20):
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        branch_names: Sequence[str] = (),
+        part_names: Sequence[str] = (),
+        longest_run: int = 20,
+    ):
+        self.names = [*branch_names, TOTAL, *part_names]
+        self.branch_count = len(branch_names)
         self.optimizer, self.longest_run = optimizer, longest_run
         self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
         self.skipped = torch.zeros((), device=device)
         self.run = torch.zeros((), device=device)
-        self.total_and_rectify = torch.tensor([TOTAL, RECTIFY], device=device)
+        self.columns = dict(zip(self.names, torch.arange(len(self.names), device=device).split(1)))
         self.known_run = ArrivedNumber(torch.device(device))
         self._start_interval()
 
     def _start_interval(self) -> None:
-        """Rows: sums of finite losses, their counts, counts of the others; columns: branches, total, rectification."""
-        self.sums = torch.zeros(3, len(BRANCHES) + 2, device=self.skipped.device)
+        """Rows: sums of finite losses, their counts, counts of the others; columns: `names`."""
+        self.sums = torch.zeros(3, len(self.names), device=self.skipped.device)
 
     def record(self, result: LossOutput) -> None:
         """Note the losses of one micro-batch; those of flow matching have no branches."""
-        total, rectify = self.total_and_rectify.split(1)
-        losses, columns = [result.loss.detach().reshape(1)], [total]
-        if "rectify" in result.parts:
-            losses.append(result.parts["rectify"])
-            columns.append(rectify.expand(len(losses[-1])))
+        losses, columns = [result.loss.detach().reshape(1)], [self.columns[TOTAL]]
+        for name, values in result.parts.items():
+            losses.append(values)
+            columns.append(self.columns[name].expand(len(values)))
         if result.branches is not None:
             losses.append(result.per_sample)
             columns.append(result.branches)
@@ -81,9 +89,8 @@ class TrainingHealth:
         if int(self.run) > self.longest_run:
             self._stop()
         sums, counts, _ = reduce(self.sums).tolist()
-        names = ["loss", *(f"loss/{branch.value}" for branch in BRANCHES), "loss/rectify"]
-        columns = [TOTAL, *range(len(BRANCHES)), RECTIFY]
-        report = {name: sums[i] / counts[i] for name, i in zip(names, columns) if counts[i]}
+        means = {name: total / count for name, total, count in zip(self.names, sums, counts) if count}
+        report = {name if name == TOTAL else f"{TOTAL}/{name}": mean for name, mean in means.items()}
         self._start_interval()
         return report | {"skipped_steps": int(self.skipped)}
 
@@ -103,8 +110,8 @@ class TrainingHealth:
             )
 
     def _stop(self) -> None:
-        not_finite = self.sums[2, :TOTAL].tolist()
-        bad = ", ".join(branch.value for branch, count in zip(BRANCHES, not_finite) if count)
+        not_finite = self.sums[2, : self.branch_count].tolist()
+        bad = ", ".join(name for name, count in zip(self.names, not_finite) if count)
         raise FloatingPointError(
             f"{int(self.run)} steps in a row had a gradient that is not finite (losses not finite in: "
             f"{bad or 'none, the gradient alone'}): lower learning_rate, train in bf16 rather than fp16, "

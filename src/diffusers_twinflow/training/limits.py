@@ -7,6 +7,7 @@ import psutil
 
 from ..configuration import TwinFlowConfigError
 from ..data.memory import GIB, PIXEL_BYTES
+from .arguments import TrainingArguments
 
 
 def check_memory(args: TrainingArguments) -> None:

@@ -1,14 +1,14 @@
 """The optimizer of a run."""
 
 import importlib.util
+from typing import Any
 
 import torch
 
 from ..configuration import TwinFlowConfigError
+from .arguments import ADAMW, PRODIGY, TrainingArguments
 
 CONDITIONING_PREFIX = "time_conditioning."
-ADAMW, PRODIGY = "adamw", "prodigy"
-OPTIMIZERS = (ADAMW, PRODIGY)
 SMALLEST_PRODIGY_RATE = 0.1
 
 
@@ -54,17 +54,17 @@ def parameter_groups(
     ]
 
 
-def build_optimizer(args: TrainingArguments, transformer: torch.nn.Module, step_samples: int) -> torch.optim.Optimizer:
-    """The optimizer that the training script's arguments ask for.
+def build_optimizer(
+    args: TrainingArguments, groups: list[dict[str, Any]], learning_rate: float
+) -> torch.optim.Optimizer:
+    """The optimizer that the arguments ask for.
 
     Args:
-        step_samples: samples of one step, which `scale_lr` multiplies the learning rates with.
+        groups: groups of parameters, each with its learning rate.
+        learning_rate: the default of groups without one.
     """
-    factor = step_samples if args.scale_lr else 1
-    conditioning_rate = args.time_conditioning_learning_rate or args.learning_rate
-    groups = parameter_groups(transformer, args.learning_rate * factor, conditioning_rate * factor)
     options = {
-        "lr": args.learning_rate * factor,
+        "lr": learning_rate,
         "betas": (args.adam_beta1, args.adam_beta2),
         "weight_decay": args.adam_weight_decay,
         "eps": args.adam_epsilon,

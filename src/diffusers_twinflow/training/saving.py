@@ -23,12 +23,13 @@ from ..hub.model_card import is_generated_card, save_model_card
 from ..hub.push import push_twinflow_model
 from ..hub.repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
 from ..hub.samples import write_samples
+from ..methods.base import AveragedWeights
 from ..models.target_folding import parts_to_fold
 from ..schedulers import TwinFlowScheduler
 from ..sharding import gathered
 from ..writing import disk_errors, finish_folder, merge_folder, start_folder, unfinished, write_folder
 from . import deepspeed
-from .arguments import save_arguments, saved_values
+from .arguments import LOCAL, TrainingArguments, save_options
 from .base_model import DTYPES
 from .checkpoints import PREFIX, Manifest
 from .distributed import uses_deepspeed
@@ -37,22 +38,26 @@ from .validation import Columns, components_to_save
 
 logger = get_logger(__name__)
 
-NOT_OF_THE_RESULT = {
-    "cache_dir", "cache_directory", "config", "frechet_model", "instance_data_dir", "judge", "logging_dir", "output_dir",
-    "prompt_score_model", "prompts_file", "resume_from_checkpoint",
-}  # fmt: skip
 
-
-def plain_arguments(args: TrainingArguments) -> dict[str, Any]:
-    """A run's arguments as plain values, without the TwinFlow options, tokens and places of this machine."""
-    left_out = {*TwinFlowConfig.option_names(), *NOT_OF_THE_RESULT, "hub_token"}
-    return {k: v for k, v in vars(args).items() if k not in left_out and isinstance(v, (int, float, str))}
+def plain_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's options as plain values, without the TwinFlow options and places on this machine."""
+    left_out = {*TwinFlowConfig.option_names(), *LOCAL}
+    return {k: v for k, v in options.items() if k not in left_out and isinstance(v, (int, float, str))}
 
 
 def repository_config(
-    args: TrainingArguments, config: TwinFlowConfig, family: Family, step: int, directory: str | Path | None = None
+    args: TrainingArguments,
+    options: Mapping[str, Any],
+    config: TwinFlowConfig,
+    family: Family,
+    step: int,
+    directory: str | Path | None = None,
 ) -> TwinFlowRepositoryConfig:
-    """What `twinflow_config.json` says of the weights after `step` steps; it lies in `output_dir` or `directory`."""
+    """What `twinflow_config.json` says of the weights after `step` steps; it is in `output_dir` or `directory`.
+
+    Args:
+        options: the options of the run and of its method.
+    """
     base = args.pretrained_model_name_or_path
     libraries = (torch, diffusers, peft, diffusers_twinflow)
     return TwinFlowRepositoryConfig(
@@ -65,7 +70,7 @@ def repository_config(
         options=config.to_dict(),
         trained={
             "steps": step,
-            "arguments": plain_arguments(args),
+            "arguments": plain_arguments(options),
             "versions": {library.__name__: library.__version__ for library in libraries},
         },
     )
@@ -81,17 +86,27 @@ def _recorded_base(base: str, directory: str | Path) -> str:
     return os.path.relpath(base, directory) if is_relative else base
 
 
-def save_checkpoint(args: TrainingArguments, accelerator: Accelerator, step: int, folder: RunFolder | None, sizes) -> None:
+def save_checkpoint(
+    output_dir: str | Path,
+    options: Mapping[str, Any],
+    accelerator: Accelerator,
+    step: int,
+    folder: RunFolder | None,
+    sizes: Mapping[str, int],
+    total_limit: int | None = None,
+) -> None:
     """Write `checkpoint-{step}`, which is there only once it is complete; all processes call it.
 
     Args:
+        options: the options of the run and of its method.
         folder: the output folder, in the main process.
-        sizes: numbers that a resumed run must share, see `training.resuming`.
+        sizes: numbers that a resumed run must share.
+        total_limit: how many checkpoints to keep.
 
     Raises:
         DiskError: if the disk is full; the checkpoints that are there stay.
     """
-    directory = Path(args.output_dir) / f"{PREFIX}{step}"
+    directory = Path(output_dir) / f"{PREFIX}{step}"
     aside = unfinished(directory)
     if folder is not None:
         start_folder(directory)
@@ -101,22 +116,23 @@ def save_checkpoint(args: TrainingArguments, accelerator: Accelerator, step: int
             accelerator.save_state(str(aside), **(deepspeed.SAVE_OPTIONS if uses_deepspeed(accelerator) else {}))
             accelerator.wait_for_everyone()
             if folder is not None:
-                Manifest(folder.id, step, saved_values(args), sizes).save(aside)
+                Manifest(folder.id, step, dict(options), dict(sizes)).save(aside)
         except Exception:
             if folder is not None:
                 shutil.rmtree(aside, ignore_errors=True)
             raise
     if folder is not None:
         finish_folder(directory)
-        folder.remove_old_checkpoints(args.checkpoints_total_limit)
+        folder.remove_old_checkpoints(total_limit)
 
 
 def save_result(
     args: TrainingArguments,
+    options: Mapping[str, Any],
     config: TwinFlowConfig,
     family: Family,
     pipeline: DiffusionPipeline,
-    average,
+    average: AveragedWeights | None,
     step: int,
     *,
     directory: str | Path | None = None,
@@ -127,7 +143,8 @@ def save_result(
     processes call it, so that the main one, which alone writes, can gather what is sharded.
 
     Args:
-        average: the EMA weights if any are kept: a `training.teacher` object or an `EMAOfTrained`.
+        options: the options of the run and of its method.
+        average: the averaged weights, if any are kept.
         directory: where to; defaults to the run's `output_dir`.
 
     Raises:
@@ -135,15 +152,15 @@ def save_result(
     """
     publish = merge_folder if directory is None else write_folder
     directory = Path(directory or args.output_dir)
-    saved = repository_config(args, config, family, step, directory)
+    saved = repository_config(args, options, config, family, step, directory)
     with components_to_save(family, pipeline, average, args.save_ema) as components:
         result = family.assemble(pipeline, components)
         model = family.denoiser(result)
         was_training = model.training
         model.eval()
         if args.train_type == "lora":
-            names = getattr(average, "saved_names", {}) if args.save_ema else {}
-            write = partial(write_lora, args, saved, result, names)
+            names = average.saved_names if args.save_ema and average is not None else {}
+            write = partial(write_lora, args, config, saved, result, names)
         elif config.twinflow_enabled:
             write = partial(save_twinflow_model, pipeline=result, config=saved)
         else:
@@ -152,7 +169,7 @@ def save_result(
 
         def write_with_arguments(aside: Path) -> None:
             write(aside)
-            save_arguments(args, aside)
+            save_options(options, aside)
 
         to_fold = parts_to_fold(model)
         wanted = (lambda name: is_lora_part(name) or name.startswith(to_fold)) if args.train_type == "lora" else None
@@ -169,16 +186,17 @@ def is_lora_part(name: str) -> bool:
 
 def write_lora(
     args: TrainingArguments,
+    config: TwinFlowConfig,
     saved: TwinFlowRepositoryConfig,
     pipeline: DiffusionPipeline,
-    saved_names: dict[str, str],
+    saved_names: Mapping[str, str],
     directory: Path,
 ) -> None:
     """Write LoRA and time conditioning, or a stock LoRA if TwinFlow is off."""
     family = family_of(pipeline)
     transformer = family.denoiser(pipeline)
     dtype = None if args.upcast_before_saving else DTYPES[args.mixed_precision]
-    if not args.twinflow_enabled:
+    if not config.twinflow_enabled:
         save_stock_lora(directory, transformer, family, dtype=dtype)
         return
     scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config)

@@ -16,12 +16,13 @@ from accelerate.utils import broadcast_object_list
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
-from ..configuration import TwinFlowConfigError
+from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..data import Samples
 from ..data.latents import MIDDLE
 from ..families import Family
 from ..hub.repository import TwinFlowRepositoryConfig
 from ..writing import write_text
+from .arguments import TrainingArguments
 from .validation import Validation
 
 logger = get_logger(__name__)
@@ -31,7 +32,7 @@ FILE_NAME = "scores.json"
 Judge = Callable[[torch.Tensor, list[str]], float | dict[str, float]]
 
 
-def check_scores(args: TrainingArguments) -> None:
+def check_scores(args: TrainingArguments, config: TwinFlowConfig) -> None:
     """Refuse scores that cannot be taken, before anything is loaded.
 
     Raises:
@@ -46,7 +47,7 @@ def check_scores(args: TrainingArguments) -> None:
         raise TwinFlowConfigError("`score_steps` needs `frechet_model`, `prompt_score_model` or `judge`: give one.")
     if args.streaming:
         raise TwinFlowConfigError("`score_steps` takes prompts from data of known size: leave `streaming` out.")
-    if args.frechet_model and args.twinflow_image_free:
+    if args.frechet_model and config.twinflow_image_free:
         raise TwinFlowConfigError(
             "`frechet_model` compares with the data's images, which `twinflow_image_free` lacks."
         )

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from inspect import Parameter, signature
 from pathlib import Path
@@ -120,9 +120,14 @@ class Trainer:
         ):
             resolved["pretrained_model_name_or_path"] = self.given_model.config.get("_name_or_path") or None
         if arguments.use_ema is None:
-            resolved["use_ema"] = self.config.twinflow_enabled
+            resolved["use_ema"] = self.method.use_ema
         if arguments.mixed_precision is None:
             resolved["mixed_precision"] = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if self.config.twinflow_enabled and arguments.use_ema not in (None, self.method.use_ema):
+            raise TwinFlowConfigError(
+                f"use_ema={arguments.use_ema} contradicts the teacher of the method: leave it out, and choose the "
+                "teacher with TwinFlow(config, teacher=...)."
+            )
         return replace(arguments, **resolved)
 
     def _find_family(self, name: str | None) -> Family:
@@ -291,7 +296,14 @@ class Trainer:
         self.data.register(accelerator)
         if self.teacher is not None:
             self.keep_average(self.teacher)
-        self.validation = Validation(self)
+        self.validation = Validation(
+            self.arguments,
+            self.config.twinflow_enabled,
+            self.family,
+            self.pipeline,
+            accelerator,
+            getattr(self.data, "with_encoders", nullcontext),
+        )
         self._call("on_prepare")
         if checkpoint:
             load_checkpoint(accelerator, checkpoint, self.optimizer, self.lr_scheduler)
@@ -416,7 +428,8 @@ class Trainer:
             self._call("on_loss", output, len(batch["position"]))
             if accelerator.sync_gradients:
                 grad_norm = clip_grad_norm(accelerator, self.trainable, self.arguments.max_grad_norm)
-                takes_step = all([callback.takes_step(self, grad_norm) for callback in self.callbacks])
+                answers = [callback.takes_step(self, grad_norm) for callback in self.callbacks]
+                takes_step = all(answers)
             if takes_step:
                 self.optimizer.step()
             self.lr_scheduler.step()

@@ -15,9 +15,11 @@ from ..families import Family
 from ..hub.repository import TwinFlowRepositoryConfig
 from ..hub.samples import count_of_steps, draw_row
 from ..image_files import load_image
+from ..methods.base import AveragedWeights
 from ..methods.rng_snapshot import RNGSnapshot
 from ..pipelines import as_twinflow_pipeline
 from ..writing import write_file
+from .arguments import TrainingArguments
 from .distributed import autocast
 
 FOLDER = "validation"
@@ -38,12 +40,12 @@ def aside_from_training(model: torch.nn.Module, device: torch.device) -> Iterato
 
 @contextmanager
 def components_to_save(
-    family: Family, pipeline: DiffusionPipeline, average, save_ema: bool
+    family: Family, pipeline: DiffusionPipeline, average: AveragedWeights | None, save_ema: bool
 ) -> Iterator[dict[str, Any]]:
     """The pipeline's components with the weights that the run would save now.
 
     Args:
-        average: a `training.teacher` object or an `EMAOfTrained`; `None` where no EMA is kept.
+        average: `None` if no average is kept.
         save_ema: whether the EMA weights are saved rather than the last.
     """
     components = dict(pipeline.components)
@@ -51,8 +53,7 @@ def components_to_save(
         yield components
         return
     with average.activated():
-        own_model = getattr(average, "transformer", None)
-        yield components | ({family.component_name: own_model} if own_model is not None else {})
+        yield components | {family.component_name: average.transformer}
 
 
 class Validation:
@@ -63,19 +64,21 @@ class Validation:
     sharded over them needs all in step.
 
     Args:
-        args: the training script's arguments.
+        args: the options of the run.
+        uses_twinflow: whether the trained model has a target time.
         with_encoders: a context in which the pipeline's other networks are on the device.
     """
 
     def __init__(
         self,
         args: TrainingArguments,
+        uses_twinflow: bool,
         family: Family,
         pipeline: DiffusionPipeline,
         accelerator: Accelerator,
         with_encoders: Callable[[], AbstractContextManager],
     ):
-        self.args, self.family, self.pipeline = args, family, pipeline
+        self.args, self.uses_twinflow, self.family, self.pipeline = args, uses_twinflow, family, pipeline
         self.accelerator, self.with_encoders = accelerator, with_encoders
         parameters = inspect.signature(pipeline.__call__).parameters
         self.stock_steps = parameters["num_inference_steps"].default
@@ -105,7 +108,7 @@ class Validation:
             described: what `twinflow_config.json` says of the weights.
         """
         with self.trained_pipeline(average, described) as (pipeline, steps):
-            if self.args.twinflow_enabled:
+            if self.uses_twinflow:
                 self.drawn = {count_of_steps(steps): self._column(pipeline, steps) for steps in step_counts}
             else:
                 self.drawn = {f"trained, {count_of_steps(steps)}": self._column(pipeline, steps)}
@@ -126,7 +129,7 @@ class Validation:
             components_to_save(self.family, self.pipeline, average, self.args.save_ema) as components,
         ):
             pipeline = self._pipeline(components)
-            if self.args.twinflow_enabled:
+            if self.uses_twinflow:
                 yield as_twinflow_pipeline(pipeline, described), described.num_inference_steps
             else:
                 yield pipeline, self.stock_steps

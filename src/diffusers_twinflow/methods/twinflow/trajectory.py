@@ -7,9 +7,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ...configuration import TwinFlowConfig
-from .branches import Branch, BranchRotation
-from .draw import draw_training_step
+from .branches import Branch
+from .method import TwinFlow
 
 NAME = "trajectory"
 TITLE = "Trajectories (experimental/theory unverified)"
@@ -19,15 +18,13 @@ COLOURS = dict(zip(Branch, matplotlib.colormaps["tab10"].colors))
 Row = tuple[float, float, float, str]
 
 
-def trajectory_rows(
-    config: TwinFlowConfig, rotation: BranchRotation, positions: Sequence[int], seed: int
-) -> list[Row]:
+def trajectory_rows(method: TwinFlow, positions: Sequence[int], seed: int) -> list[Row]:
     """A row of `COLUMNS` for the sample at each position of the run.
 
     The draw of a position is decided by the seed alone, so it is drawn again here, on the host; what the training
     device holds is not touched.
     """
-    draw = draw_training_step(config, rotation, positions, (), seed=seed)
+    draw = method.draw(positions, (), seed=seed)
     branches = [branch.value for branch in draw.branches]
     return list(zip(draw.t.tolist(), draw.r.tolist(), draw.sign.tolist(), branches))
 

@@ -12,9 +12,7 @@ class TrackerCallback(TrainerCallback):
     """Starts the trackers that `report_to` names, and sends them the logged values."""
 
     def on_prepare(self, trainer):
-        start_trackers(
-            trainer.accelerator, trainer.arguments.tracker_project_name, plain_arguments(trainer.options)
-        )
+        start_trackers(trainer.accelerator, trainer.arguments.tracker_project_name, plain_arguments(trainer.options))
 
     def on_log(self, trainer, step: int, values: dict[str, float]):
         trainer.accelerator.log(values, step=step)

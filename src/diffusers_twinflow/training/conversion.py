@@ -1,6 +1,6 @@
 """Turn a checkpoint of a training run into what the run would have saved at that step."""
 
-from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,27 +8,28 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..configuration import TwinFlowConfig, TwinFlowConfigError
-from ..families import family_of
-from ..methods.teachers import build_teacher
+from ..configuration import TwinFlowConfigError
+from ..families import Family, family_of
+from ..methods.base import AveragedWeights, Method
 from ..options import read_json_options
-from ..training.arguments import FILE_NAME as ARGUMENTS_NAME
-from ..training.base_model import DTYPES, load_frozen_pipeline, load_model_index, prepare_full, prepare_lora
-from ..training.checkpoints import checkpoint_step
-from ..training.ema import EMAOfTrained
-from ..training.saving import save_result
-from ..training.state import FILE_NAME as WEIGHTS_NAME
+from .arguments import FILE_NAME as ARGUMENTS_NAME
+from .arguments import TrainingArguments
+from .base_model import DTYPES, load_frozen_pipeline, load_model_index, lora_config, prepare_full, prepare_lora
+from .checkpoints import checkpoint_step
+from .ema import EMAOfTrained
+from .recipe import build_options, option_names
+from .saving import save_result
+from .state import FILE_NAME as WEIGHTS_NAME
 
 MANIFEST_NAME = "checkpoint.json"
 STATES = "custom_checkpoint_*.pkl"
 NEEDED = ("pretrained_model_name_or_path", "train_type", "mixed_precision", "use_ema", "save_ema", "rank")
-OPTIONAL = ("cache_dir", "quantize_base", "revision", "variant", "lora_alpha", "lora_layers", "max_sequence_length")
 
 
 def convert_checkpoint(
     checkpoint: str | Path, output: str | Path, *, arguments: str | Path | None = None, base_model: str | None = None
-) -> Namespace:
-    """Write the weights of a checkpoint as the training script would have saved them; returns the run's arguments.
+) -> TrainingArguments:
+    """Write the weights of a checkpoint as its run would have saved them; returns the run's arguments.
 
     Args:
         checkpoint: a `checkpoint-N` folder of the training script.
@@ -42,11 +43,13 @@ def convert_checkpoint(
     checkpoint, output = Path(checkpoint), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise TwinFlowConfigError(f"output='{output}' exists and is not empty: choose a new folder.")
-    args = Namespace(**(dict.fromkeys(OPTIONAL) | read_arguments(checkpoint, arguments)))
-    args.output_dir = str(output)
+    known = option_names()
+    values = {name: value for name, value in read_arguments(checkpoint, arguments).items() if name in known}
     if base_model:
-        args.pretrained_model_name_or_path = base_model
-    config = TwinFlowConfig.from_dict({k: v for k, v in vars(args).items() if k in TwinFlowConfig.option_names()})
+        values["pretrained_model_name_or_path"] = base_model
+    options = build_options(values | {"output_dir": str(output)})
+    args, method = options.arguments, options.method()
+    config = method.config
     where = {"revision": args.revision, "cache_dir": args.cache_dir}
     family = family_of(load_model_index(args.pretrained_model_name_or_path, **where)["_class_name"])
     pipeline = load_frozen_pipeline(
@@ -63,11 +66,20 @@ def convert_checkpoint(
     if args.train_type == "full":
         prepare_full(transformer, config, family)
     else:
-        names = ("rank", "lora_alpha", "lora_dropout", "lora_layers", "use_ema")
-        prepare_lora(transformer, config, family, **{name: getattr(args, name) for name in names})
+        configure = partial(
+            lora_config,
+            family=family,
+            rank=args.rank,
+            lora_alpha=args.lora_alpha,
+            lora_dropout=args.lora_dropout,
+            lora_layers=args.lora_layers,
+        )
+        prepare_lora(transformer, config, family, configure, use_ema=args.use_ema)
     load_weights(transformer, checkpoint / WEIGHTS_NAME)
-    average = load_average(transformer, family, config, args, checkpoint) if args.save_ema and args.use_ema else None
-    save_result(args, config, family, pipeline, average, checkpoint_step(checkpoint), directory=output)
+    average = load_average(transformer, family, method, args, checkpoint) if args.save_ema and args.use_ema else None
+    all_options = args.to_dict() | method.options()
+    step = checkpoint_step(checkpoint)
+    save_result(args, all_options, config, family, pipeline, average, step, directory=output)
     return args
 
 
@@ -124,17 +136,19 @@ def load_weights(transformer: torch.nn.Module, path: Path) -> None:
         parameter.copy_(tensors[name])
 
 
-def load_average(transformer: torch.nn.Module, family, config: TwinFlowConfig, args: Namespace, checkpoint: Path):
+def load_average(
+    transformer: torch.nn.Module, family: Family, method: Method, args: TrainingArguments, checkpoint: Path
+) -> AveragedWeights:
     """The moving average that a checkpoint holds, which the run would have saved.
 
     Raises:
         TwinFlowConfigError: if it holds none.
     """
-    if config.twinflow_enabled:
-        average, key = build_teacher(transformer, family.velocity, config, args.use_ema), "weights"
-        if not average.state_dict():
-            return average
-    else:
+    average = method.build_teacher(transformer, family.velocity, method.copy_for_teacher(transformer))
+    key = "weights"
+    if average is not None and average.decay is None:
+        return average
+    if average is None:
         average = EMAOfTrained(transformer, args.flow_matching_ema_decay, torch.device("cpu"))
         key = "shadow_params"
     for path in sorted(checkpoint.glob(STATES)):

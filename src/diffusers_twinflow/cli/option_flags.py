@@ -1,0 +1,64 @@
+"""Command-line flags from the options of dataclasses."""
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import Field
+from typing import Any
+
+from ..options import TwinFlowConfigError, check_choice, groups_of, options_of, type_of
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser that raises its errors, without the usage of all options."""
+
+    def error(self, message: str):
+        raise TwinFlowConfigError(message)
+
+
+def add_flags(parser: argparse.ArgumentParser, *classes: type, titles: dict[type, str] | None = None) -> None:
+    """Add a flag for each option, in a group for each class that declares some. A flag that is not given sets nothing.
+
+    Args:
+        titles: titles of the groups of whole classes; by default a group has the first line of its class's docstring.
+    """
+    for cls in classes:
+        groups = [((titles or {})[cls], list(options_of(cls)))] if cls in (titles or {}) else groups_of(cls)
+        for title, options in groups:
+            group = parser.add_argument_group(title)
+            for declared in options:
+                _add_flag(group, declared)
+
+
+def given_values(parsed: argparse.Namespace, options: Iterable[Field]) -> dict[str, Any]:
+    """The options that were given on the command line, by name."""
+    return {declared.name: vars(parsed)[declared.name] for declared in options if declared.name in vars(parsed)}
+
+
+def _add_flag(group: argparse._ArgumentGroup, declared: Field) -> None:
+    kind, metadata = type_of(declared), declared.metadata
+    settings: dict[str, Any] = {"help": metadata["help"], "default": argparse.SUPPRESS, "dest": declared.name}
+    if kind.kind is bool:
+        settings["action"] = argparse.BooleanOptionalAction
+    else:
+        settings["type"] = _reader(declared, kind.kind)
+        if metadata["choices"]:
+            settings["metavar"] = "{" + ",".join(metadata["choices"]) + "}"
+        if kind.is_list:
+            settings["nargs"] = "+"
+        elif metadata["const"] is not None:
+            settings |= {"nargs": "?", "const": metadata["const"]}
+    group.add_argument(*(f"--{name}" for name in (declared.name, *metadata["aliases"])), **settings)
+
+
+def _reader(declared: Field, kind: type):
+    """Reads one value of an option; its range is checked later, by its dataclass, which names the option."""
+
+    def read(text: str) -> Any:
+        value = kind(text)
+        try:
+            return check_choice(declared, value)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} must be {error}") from None
+
+    read.__name__ = kind.__name__
+    return read

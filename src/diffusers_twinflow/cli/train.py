@@ -1,0 +1,152 @@
+"""Distil a flow-matching model with TwinFlow, or train it with ordinary flow matching.
+
+Several processes: accelerate launch -m diffusers_twinflow.cli train --config recipe.json --output_dir out
+"""
+
+import argparse
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
+from .flags import FlagNames, name_flags
+from .option_flags import OneLineParser, add_flags, given_values
+from .output import note, say
+
+if TYPE_CHECKING:
+    from ..training.recipe import RunOptions
+    from ..training.trainer import Trainer
+
+HAS_OWN_OUTPUT = True
+"""The command shows its own log; `main` does not hide it."""
+TITLES = {TwinFlowConfig: "TwinFlow", FlowMatchingConfig: "Flow matching (TwinFlow off)"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..training.arguments import TrainingArguments
+
+    parser.add_argument("--config", help="JSON file of options. Command-line arguments override the file.")
+    add_flags(parser, TrainingArguments, FlowMatchingConfig, TwinFlowConfig, titles=TITLES)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command, on its own."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    return parser
+
+
+def parse_args(input_args: Sequence[str] | None = None) -> "RunOptions":
+    """The options of command-line arguments, and of the recipe that `--config` names.
+
+    Raises:
+        TwinFlowConfigError: if an argument or an option is unknown or not valid.
+    """
+    return options_of_command(build_parser().parse_args(input_args))
+
+
+def options_of_command(parsed: argparse.Namespace) -> "RunOptions":
+    """The options of parsed arguments; see `parse_args`."""
+    from ..options import options_of
+    from ..training.recipe import CLASSES, build_options, load_recipe
+
+    given = given_values(parsed, options_of(*CLASSES))
+    return load_recipe(parsed.config, given) if parsed.config else build_options(given)
+
+
+def run(args: argparse.Namespace) -> None:
+    launch(lambda: options_of_command(args), args.parser)
+
+
+def main(input_args: Sequence[str] | None = None, trainer_class: "type[Trainer] | None" = None) -> None:
+    """Train as the arguments say; what `examples/train_twinflow.py` runs.
+
+    Args:
+        trainer_class: a subclass of `Trainer` that changes a part of the run.
+
+    Raises:
+        SystemExit: with one line if the run cannot start or ends early.
+    """
+    parser = build_parser()
+    launch(lambda: options_of_command(parser.parse_args(input_args)), parser, trainer_class)
+
+
+def launch(
+    read: Callable[[], "RunOptions"],
+    parser: argparse.ArgumentParser,
+    trainer_class: "type[Trainer] | None" = None,
+) -> None:
+    """Train with the options that `read` returns, and end with one line of error that names flags."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from ..training.stopping import RunStopped, stop_signals
+    from ..training.trainer import Trainer
+    from ..writing import is_disk_error
+
+    try:
+        with shown_log(parser), stop_signals(), logging_redirect_tqdm():
+            options = read()
+            if not options.arguments.pretrained_model_name_or_path:
+                raise TwinFlowConfigError(
+                    "`pretrained_model_name_or_path` is missing: give it as an argument or in --config."
+                )
+            trainer = (trainer_class or Trainer)(None, options.arguments, options.method())
+            if options.arguments.dry_run:
+                report_costs(trainer)
+            else:
+                trainer.train()
+    except RunStopped as stopped:
+        if speaks():
+            note(
+                f"stopped by {stopped.name}. To continue from the last checkpoint, run the same command with "
+                "--resume_from_checkpoint latest"
+            )
+        raise SystemExit(stopped.exit_code) from None
+    except (TwinFlowConfigError, FloatingPointError) as error:
+        raise SystemExit(f"error: {name_flags(str(error), parser)}" if speaks() else 1) from None
+    except OSError as error:
+        if not is_disk_error(error):
+            raise
+        raise SystemExit(f"error: {error} Then run with --resume_from_checkpoint latest.") from None
+    if trainer.problems:
+        raise SystemExit(f"error: the result is saved, but {'; '.join(trainer.problems)}")
+
+
+def report_costs(trainer: "Trainer") -> None:
+    """Measure what the run would cost, and print it."""
+    from pathlib import Path
+
+    from ..training.dry_run import FILE_NAME, format_report
+
+    report = trainer.dry_run()
+    if trainer.accelerator.is_main_process:
+        for line in format_report(report).splitlines():
+            say(line)
+        say(f"written to {Path(trainer.arguments.output_dir) / FILE_NAME}")
+
+
+@contextmanager
+def shown_log(parser: argparse.ArgumentParser):
+    """Show what the package says, with options named by their flags."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    names = FlagNames(parser)
+    logging.getLogger("diffusers_twinflow").setLevel(logging.INFO)
+    handlers = list(logging.root.handlers)
+    for handler in handlers:
+        handler.addFilter(names)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(names)
+
+
+def speaks() -> bool:
+    """Whether this process is the one that tells an error that all have."""
+    from accelerate import PartialState
+
+    if PartialState._shared_state:
+        return PartialState().is_main_process
+    return int(os.environ.get("RANK", 0)) == 0

@@ -1,0 +1,116 @@
+"""Recipes: the options of a run and of its method as a JSON file or as plain values."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import Field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
+from ..integrations.simpletuner.defaults import VERSION as SIMPLETUNER_VERSION
+from ..integrations.simpletuner.recipes import read_recipe
+from ..options import check_option_name, from_json, options_of, read_json_options
+from .arguments import TrainingArguments
+
+CLASSES = (TrainingArguments, FlowMatchingConfig, TwinFlowConfig)
+
+
+class RunOptions(NamedTuple):
+    """The options of a run, by what they belong to."""
+
+    arguments: TrainingArguments
+    flow_matching: FlowMatchingConfig
+    twinflow: TwinFlowConfig
+
+    def method(self):
+        """The method that the options ask for: `TwinFlow` if `twinflow_enabled` is true, else `FlowMatching`."""
+        from ..methods import FlowMatching, TwinFlow
+
+        if not self.twinflow.twinflow_enabled:
+            return FlowMatching(self.flow_matching, self.twinflow)
+        return TwinFlow(self.twinflow, teacher="student" if self.arguments.use_ema is False else None)
+
+
+def option_names() -> dict[str, Field]:
+    """The options of a recipe by name; an option with aliases is there under each."""
+    return {
+        name: declared for declared in options_of(*CLASSES) for name in (declared.name, *declared.metadata["aliases"])
+    }
+
+
+def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunOptions:
+    """Read the options of a run from a JSON file: a recipe of this package, or one for SimpleTuner.
+
+    Args:
+        overrides: options that win over the file's.
+
+    Raises:
+        TwinFlowConfigError: if the file cannot be read, has an unknown option or a value of the wrong type, or if a
+            value is outside its range.
+
+    Example:
+
+        arguments, *_ = options = load_recipe("recipe.json", {"output_dir": "out"})
+        Trainer(None, arguments, options.method()).train()
+    """
+    return build_options(read_options(path) | dict(overrides or {}))
+
+
+def build_options(values: Mapping[str, Any]) -> RunOptions:
+    """The typed options of plain values by name.
+
+    Raises:
+        TwinFlowConfigError: for an unknown name, or a value that is not valid.
+    """
+    names = {cls: {declared.name for declared in options_of(cls)} for cls in CLASSES}
+    for name in values:
+        check_option_name(name, [each for known in names.values() for each in known])
+    return RunOptions(*(cls(**{k: v for k, v in values.items() if k in known}) for cls, known in names.items()))
+
+
+def read_options(path: str | Path) -> dict[str, Any]:
+    """The options that a JSON file gives, by name. Options without an effect are warned of.
+
+    Raises:
+        TwinFlowConfigError: as `load_recipe`.
+    """
+    known = option_names()
+    recipe = read_recipe(read_json_options(path), list(known), directory=Path(path).parent)
+    for name, reason in recipe.ignored.items():
+        warnings.warn(f"option '{name}' of {path} has no effect: {reason}", stacklevel=3)
+    if recipe.defaults:
+        defaults = ", ".join(f"{name}={value}" for name, value in sorted(recipe.defaults.items()))
+        warnings.warn(
+            f"{path} is a recipe for SimpleTuner. What it leaves out has the defaults of SimpleTuner "
+            f"{SIMPLETUNER_VERSION}: {defaults}. An argument or an option in the recipe changes them.",
+            stacklevel=3,
+        )
+    values: dict[str, Any] = {}
+    for name, value in recipe.options.items():
+        check_option_name(name, list(known))
+        if value is None or value == []:
+            continue
+        try:
+            values[known[name].name] = from_json(known[name], value)
+        except ValueError as error:
+            raise TwinFlowConfigError(
+                f"option '{name}' of {path} is {json.dumps(value)}: it must be {error}."
+            ) from None
+    return values
+
+
+def as_command_line(name: str, value: Any) -> list[str]:
+    """A JSON option as arguments of the training command."""
+    if value is None or value == []:
+        return []
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, list):
+        return [f"--{name}", *map(_as_text, value)]
+    return [f"--{name}={_as_text(value)}"]
+
+
+def _as_text(value: Any) -> str:
+    """A value as an argument; a whole number that came as a float is one, for options that are whole numbers."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
