@@ -1,6 +1,6 @@
 import pytest
 
-from diffusers_twinflow.ranges import Number, Range
+from diffusers_twinflow.ranges import Range
 
 
 @pytest.mark.parametrize(
@@ -19,9 +19,3 @@ def test_a_range_and_its_words(allowed, inside, outside, text):
     assert all(value in allowed for value in inside) and not any(value in allowed for value in outside)
     assert all(float(name) not in allowed for name in ("nan", "inf", "-inf"))
     assert str(allowed) == text
-
-
-def test_a_number_reads_text():
-    assert Number(int, Range())("7") == 7 and repr(Number(float, Range())) == "float"
-    with pytest.raises(ValueError):
-        Number(int, Range())("7.5")

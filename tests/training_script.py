@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train_twinflow.py"
 ENVIRONMENT = {
@@ -20,3 +21,8 @@ def load_script():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def all_options(options) -> SimpleNamespace:
+    """What the script's `parse_args` returns, all options on one object."""
+    return SimpleNamespace(**{name: value for each in options for name, value in vars(each).items()})

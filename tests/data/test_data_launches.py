@@ -9,6 +9,8 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from diffusers_twinflow.training.trainer import Trainer
+
 
 @pytest.fixture(autouse=True)
 def new_accelerator_state():
@@ -115,6 +117,6 @@ def test_prompts_alone_train_without_images(script, arguments, files, tmp_path):
 
 def test_bad_samples_stop_the_run_before_a_model_is_loaded(script, arguments, files, monkeypatch):
     folder = files.folder(4, captions=["a", None, "b", "c"])
-    monkeypatch.setattr(script, "load_pipeline", lambda *args: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(Trainer, "load_pipeline", lambda self: pytest.fail("the model was loaded"))
     with pytest.raises(SystemExit, match="1 missing captions.*1.jpg.*--stop_on_bad_samples"):
         script.main(arguments("out", instance_data_dir=folder, stop_on_bad_samples=True))

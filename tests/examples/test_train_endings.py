@@ -74,7 +74,7 @@ def test_a_run_whose_steps_were_mostly_skipped_is_an_error(script, arguments, tm
         norms.append(1.0 if len(norms) < finite else float("nan"))
         return torch.tensor(norms[-1])
 
-    monkeypatch.setattr(script, "clip_grad_norm", clip)
+    monkeypatch.setattr("diffusers_twinflow.training.trainer.clip_grad_norm", clip)
     with pytest.raises(SystemExit, match=f"error: {5 - finite} of 5 steps were skipped.*--learning_rate"):
         script.main(arguments(*TWINFLOW, "--max_train_steps=5"))
     assert not (tmp_path / "out" / "pytorch_lora_weights.safetensors").exists()

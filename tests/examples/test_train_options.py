@@ -15,7 +15,11 @@ from trained_weights import equal, trained
 
 from diffusers_twinflow import TwinFlowPipeline
 from diffusers_twinflow.configuration import TwinFlowConfigError
+from diffusers_twinflow.options import options_of, type_of
+from diffusers_twinflow.training.recipe import CLASSES
+from diffusers_twinflow.training.trainer import Trainer
 from sharding_on_cpu import FSDP
+from training_script import all_options
 
 TWINFLOW = ["--twinflow_enabled", "--twinflow_adversarial_enabled"]
 PROMPTS = ["--validation_prompts", "a picture", "b picture"]
@@ -276,12 +280,10 @@ def test_the_saved_arguments_are_a_configuration(script, arguments, tmp_path):
     script.main(arguments(*TWINFLOW, *options, "--max_train_steps=1"))
     path = tmp_path / "out" / "training_arguments.json"
     assert "secret" not in path.read_text()
-    given = vars(script.parse_args(arguments(*TWINFLOW, *options, "--max_train_steps=1")))
-    read = vars(script.parse_args(["--config", str(path)]))
-    assert {name: value for name, value in given.items() if read[name] != value} == {
-        "config": None,
-        "hub_token": "secret",
-    }
+    given = vars(all_options(script.parse_args(arguments(*TWINFLOW, *options, "--max_train_steps=1"))))
+    read = vars(all_options(script.parse_args(["--config", str(path)])))
+    differing = {name: value for name, value in given.items() if read[name] != value}
+    assert differing == {"hub_token": "secret", "use_ema": None} and read["use_ema"] is True
     weights = load_file(tmp_path / "out" / "pytorch_lora_weights.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
 
@@ -289,13 +291,13 @@ def test_the_saved_arguments_are_a_configuration(script, arguments, tmp_path):
 def test_help_is_in_groups(script):
     text = script.build_parser().format_help()
     for group in (
-        "model",
-        "data",
-        "optimizer",
-        "loop",
-        "output",
-        "validation and tracking",
-        "scores",
+        "Model",
+        "Data",
+        "Optimizer",
+        "Loop",
+        "Output",
+        "Validation and tracking",
+        "Scores",
         "Hub",
         "TwinFlow",
     ):
@@ -320,18 +322,23 @@ def test_help_is_in_groups(script):
     ],
 )
 def test_refused_before_anything_is_loaded(script, arguments, more, message, monkeypatch):
-    monkeypatch.setattr(script, "prepare_run", None)
+    monkeypatch.setattr(Trainer, "load_pipeline", None)
     with pytest.raises(SystemExit, match=f"(?s){message}"):
         script.main(arguments(*TWINFLOW, *more))
 
 
 def test_the_precision_is_that_of_accelerates_configuration_unless_given(script, arguments, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert script.parse_args([]).mixed_precision == "bf16"
-    assert script.parse_args(["--mixed_precision=no"]).mixed_precision == "no"
+
+    def trainer(*more):
+        options = script.parse_args(arguments(*more))
+        return Trainer(None, options.arguments, options.method())
+
+    assert trainer().arguments.mixed_precision == "bf16"
+    assert trainer("--mixed_precision=no").arguments.mixed_precision == "no"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
-    with pytest.raises(TwinFlowConfigError, match="mixed_precision=fp8.*bf16"):
-        script.check_arguments(script.parse_args(arguments()))
+    with pytest.raises(TwinFlowConfigError, match="mixed_precision='fp8'.*bf16"):
+        trainer()
 
 
 def test_a_run_ends_in_time_as_if_it_were_done(script, arguments, tmp_path):
@@ -359,14 +366,15 @@ def test_a_run_ends_in_time_as_if_it_were_done(script, arguments, tmp_path):
     ],
 )
 def test_impossible_numbers_are_refused_before_anything_is_loaded(script, arguments, more, message, monkeypatch):
-    monkeypatch.setattr(script, "prepare_run", None)
+    monkeypatch.setattr(Trainer, "load_pipeline", None)
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
         script.main(arguments(*TWINFLOW, *more))
 
 
 def test_every_number_has_a_range(script):
-    plain = [action.dest for action in script.build_parser()._actions if action.type in (int, float)]
-    assert plain == ["local_rank"], "what launchers give"
+    numbers = [option for option in options_of(*CLASSES) if type_of(option).kind in (int, float)]
+    without = [option.name for option in numbers if option.metadata["allowed"] is None]
+    assert without == ["local_rank"], "what launchers give"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing import event_accumulator
 
 from diffusers_twinflow.pipelines import TwinFlowPipeline
-from training_script import ENVIRONMENT, SCRIPT
+from training_script import ENVIRONMENT, SCRIPT, all_options
 
 TWINFLOW = ["--twinflow_enabled", "--twinflow_adversarial_enabled"]
 
@@ -109,7 +109,7 @@ def test_resume_is_never_having_stopped(script, arguments, tmp_path, train_type)
 def test_configuration_file_and_arguments_over_it(script, arguments, tmp_path):
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps({"rank": 7, "twinflow_enabled": True, "use_ema": False, "lora_layers": ["a", "b"]}))
-    args = script.parse_args(["--config", str(path), "--rank=3"])
+    args = all_options(script.parse_args(["--config", str(path), "--rank=3"]))
     assert (args.rank, args.twinflow_enabled, args.use_ema, args.lora_layers) == (3, True, False, ["a", "b"])
 
 

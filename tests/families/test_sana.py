@@ -6,6 +6,8 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from diffusers_twinflow.families import FAMILIES, is_flow_matching
+from diffusers_twinflow.training.checks import check_base
+from training_script import all_options
 
 ROOT = Path(__file__).parents[2]
 FAMILY = FAMILIES["sana"]
@@ -55,9 +57,9 @@ def test_the_recipe_passes_the_scripts_checks(script, pipeline, tmp_path):
     assert is_flow_matching(type(scheduler).__name__, scheduler.config)
     type(pipeline)(**{**pipeline.components, "scheduler": scheduler}).save_pretrained(tmp_path / "base")
     recipe = ROOT / "hub_configs" / "sana-1.6b" / "training_recipe.json"
-    args = script.parse_args(
+    options = script.parse_args(
         [f"--config={recipe}", f"--pretrained_model_name_or_path={tmp_path / 'base'}", "--dataset_name=data"]
     )
-    config, family = script.check_arguments(args)
-    assert config.twinflow_enabled and family is FAMILY
+    args = all_options(options)
+    assert check_base(options.arguments, options.twinflow, use_ema=True) is FAMILY and args.twinflow_enabled
     assert args.max_sequence_length == FAMILY.max_sequence_length

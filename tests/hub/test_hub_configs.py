@@ -11,6 +11,7 @@ from diffusers_twinflow import TwinFlowConfig, TwinFlowScheduler
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.integrations.simpletuner.recipes import translate_recipe
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel
+from training_script import all_options
 
 ROOT = Path(__file__).parents[2]
 BASES = sorted(path.name for path in (ROOT / "hub_configs").iterdir() if path.is_dir())
@@ -81,7 +82,7 @@ def test_scheduler(base, steps):
 @pytest.mark.parametrize("base", BASES)
 def test_recipe(base, script):
     recipe = read(base, "training_recipe.json")
-    arguments = script.parse_args(["--config", str(ROOT / "hub_configs" / base / "training_recipe.json")])
+    arguments = all_options(script.parse_args(["--config", str(ROOT / "hub_configs" / base / "training_recipe.json")]))
     assert {name: getattr(arguments, name) for name in recipe} == recipe
     config = TwinFlowConfig.from_dict({name: getattr(arguments, name) for name in TwinFlowConfig.option_names()})
     assert config.twinflow_enabled

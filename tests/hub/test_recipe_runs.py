@@ -9,7 +9,7 @@ import tiny
 from diffusers_twinflow import TwinFlowPipeline
 from diffusers_twinflow.integrations.simpletuner.defaults import DEFAULTS, LORA_DEFAULTS, OPTIMIZER_DEFAULTS
 from diffusers_twinflow.integrations.simpletuner.option_names import RENAMED
-from training_script import SCRIPT
+from training_script import SCRIPT, all_options
 
 RUN = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
 TWINFLOW = {
@@ -129,7 +129,7 @@ def test_a_recipe_is_read_by_the_training_script(script, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     path = write_recipe(tmp_path, USUAL | {"model_family": family} | RECIPES[family], dashes, resolution=768)
     with pytest.warns(UserWarning, match="has no effect") as warned:
-        args = script.parse_args(["--config", str(path)])
+        args = all_options(script.parse_args(["--config", str(path)]))
     assert args.twinflow_enabled and args.use_ema and args.twinflow_target_step_count == 2
     assert (args.rank, args.max_train_steps, args.checkpointing_steps, args.resolution) == (4, 100, 50, 768)
     assert (args.instance_data_dir, args.caption_strategy, args.repeats) == ("images", "textfile", 2)
@@ -160,7 +160,7 @@ def test_whole_numbers_as_floats_and_arguments_win(script, tmp_path, monkeypatch
     }
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     with pytest.warns(UserWarning, match="defaults of SimpleTuner.* rank=16"):
-        args = script.parse_args(["--config", "recipe.json", "--rank", "32"])
+        args = all_options(script.parse_args(["--config", "recipe.json", "--rank", "32"]))
     assert (args.max_train_steps, args.lora_alpha, args.rank, args.use_ema) == (100, 8.0, 32, True)
 
 

@@ -101,7 +101,7 @@ def test_a_base_in_a_folder_is_found_again(tmp_path, base_dir, script, monkeypat
     shutil.copytree(base_dir, "work/base")
     base = str(tmp_path / "work" / "base") if is_absolute else "work/base"
     arguments = script.parse_args(["--pretrained_model_name_or_path", base, "--output_dir", "work/lora"])
-    saved = repository_config(arguments, TwinFlowConfig(), FAMILY, 7)
+    saved = repository_config(arguments.arguments, {}, TwinFlowConfig(), FAMILY, 7)
     Path("work/lora").mkdir()
     saved.save("work/lora")
     if is_absolute:

@@ -2,13 +2,14 @@ import pytest
 import torch
 from scipy import stats
 
-from diffusers_twinflow.methods.flow_matching import WEIGHTINGS, FlowMatchingObjective
+from diffusers_twinflow.configuration import WEIGHTINGS, FlowMatchingConfig
+from diffusers_twinflow.methods import FlowMatching
 
 SHAPE = (4, 2, 2)
 
 
 def draw(positions, scheme="none", seed=0):
-    return FlowMatchingObjective(scheme).draw(positions, SHAPE, seed=seed, device="cpu")
+    return FlowMatching(FlowMatchingConfig(scheme)).draw(positions, SHAPE, seed=seed, device="cpu")
 
 
 @pytest.mark.parametrize("scheme", WEIGHTINGS)

@@ -1,49 +1,58 @@
-import argparse
 import json
 
 import pytest
+from diffusers.optimization import SchedulerType
 
-from diffusers_twinflow.configuration import TwinFlowConfigError
-from diffusers_twinflow.ranges import AT_LEAST_1, POSITIVE, Number
-from diffusers_twinflow.training.arguments import OneLineParser, as_arguments, parse_with_config, save_arguments
+from diffusers_twinflow.cli.train import parse_args
+from diffusers_twinflow.configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
+from diffusers_twinflow.data.captions import CAPTION_STRATEGIES
+from diffusers_twinflow.methods import FlowMatching, TwinFlow
+from diffusers_twinflow.options import from_json, options_of
+from diffusers_twinflow.training.arguments import LR_SCHEDULERS, TrainingArguments, save_options
+from diffusers_twinflow.training.recipe import as_command_line, build_options, load_recipe
 
 
 @pytest.fixture
-def parser():
-    parser = OneLineParser()
-    parser.add_argument("--config")
-    parser.add_argument("--rank", type=Number(int, AT_LEAST_1), default=64)
-    parser.add_argument("--rates", type=Number(float, POSITIVE), nargs="+")
-    parser.add_argument("--kind", choices=["a", "b"], default="a")
-    parser.add_argument("--buckets", nargs="?", const="auto")
-    parser.add_argument("--twinflow_enabled", action=argparse.BooleanOptionalAction, default=False)
-    parser.add_argument("--names", "--old_names", nargs="+", default=["text"])
-    parser.add_argument("--hub_token")
-    parser.add_argument("--seed", type=int)
-    return parser
+def recipe(tmp_path):
+    def write(**options):
+        path = tmp_path / "recipe.json"
+        path.write_text(json.dumps(options))
+        return path
+
+    return write
 
 
-def config(tmp_path, **options):
-    path = tmp_path / "recipe.json"
-    path.write_text(json.dumps(options))
-    return ["--config", str(path)]
+def test_arguments_override_the_file_and_the_file_the_defaults(recipe):
+    path = recipe(rank=7, twinflow_enabled=True, validation_prompt=["a b"])
+    arguments, _, twinflow = parse_args(["--config", str(path), "--no-twinflow_enabled", "--seed=3"])
+    assert (arguments.rank, twinflow.twinflow_enabled, arguments.validation_prompts) == (7, False, ["a b"])
+    assert (arguments.seed, arguments.learning_rate) == (3, 1e-4)
+    assert load_recipe(path, {"rank": 2}).arguments.rank == 2
 
 
-def test_arguments_win_over_the_file_and_the_file_over_defaults(parser, tmp_path):
-    given = config(tmp_path, rank=7, twinflow_enabled=True, old_names=["a b", "-c"][:1])
-    args = parse_with_config(parser, [*given, "--no-twinflow_enabled"])
-    assert (args.rank, args.twinflow_enabled, args.names, args.seed) == (7, False, ["a b"], None)
-    assert parse_with_config(parser, ["--rank=2"]).rank == 2
+def test_a_recipe_chooses_the_method():
+    flow_matching = build_options({"weighting_scheme": "mode", "mode_scale": 1}).method()
+    assert isinstance(flow_matching, FlowMatching) and flow_matching.weighting == FlowMatchingConfig(
+        "mode", mode_scale=1
+    )
+    options = {"twinflow_enabled": True, "twinflow_allow_no_ema_teacher": True}
+    for use_ema in (None, True, False):
+        method = build_options(options | {"use_ema": use_ema}).method()
+        assert isinstance(method, TwinFlow) and method.use_ema == (use_ema is not False)
 
 
-def test_unknown_options_are_refused_with_the_nearest(parser, tmp_path):
+def test_unknown_options_are_refused_with_the_nearest(recipe):
     with pytest.raises(TwinFlowConfigError, match="'rnak'.*Did you mean 'rank'"):
-        parse_with_config(parser, config(tmp_path, rnak=7))
+        load_recipe(recipe(rnak=7))
+    with pytest.raises(TwinFlowConfigError, match="'rnak'.*Did you mean 'rank'"):
+        build_options({"rnak": 7})
+    with pytest.raises(TwinFlowConfigError, match="rnak"):
+        parse_args(["--rnak=7"])
 
 
-def test_options_without_effect_are_named(parser, tmp_path):
+def test_options_without_effect_are_named(recipe):
     with pytest.warns(UserWarning, match="'disable_benchmark'"):
-        parse_with_config(parser, config(tmp_path, disable_benchmark=True))
+        load_recipe(recipe(disable_benchmark=True))
 
 
 @pytest.mark.parametrize(
@@ -59,31 +68,31 @@ def test_options_without_effect_are_named(parser, tmp_path):
     ],
 )
 def test_a_json_option_as_arguments(value, expected):
-    assert as_arguments("x", value) == expected
+    assert as_command_line("x", value) == expected
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"twinflow_enabled": "perhaps"}, "twinflow_enabled='perhaps' must be true or false"),
-        ({"twinflow_enabled": 0.5}, "true or false"),
+        ({"cache_latents": "perhaps"}, "'cache_latents' of .* is \"perhaps\": it must be true or false"),
         ({"rank": "many"}, "'rank' of .* is \"many\": it must be a whole number"),
         ({"rank": 4.5}, "a whole number"),
         ({"rank": True}, "'rank' of .* is true: it must be a whole number"),
         ({"rank": [4]}, "a whole number"),
         ({"rank": 1e400}, "a whole number"),
-        ({"rates": {"a": 1}}, "a number"),
-        ({"rates": [1, "x"]}, "a number"),
-        ({"hub_token": ["a"]}, "a text"),
-        ({"kind": "c"}, "one of a, b"),
-        ({"rank": 0}, "--rank=0 is not valid: it must be 1 or more"),
-        ({"rates": [1, -2]}, "--rates=-2.0 is not valid: it must be above 0"),
+        ({"logit_mean": {"a": 1}}, "a number"),
+        ({"validation_step_counts": [1, "x"]}, "a whole number"),
+        ({"hub_revision": ["a"]}, "a text"),
+        ({"train_type": "c"}, "one of lora, full"),
+        ({"rank": 0}, "rank=0 is not valid: it must be 1 or more"),
+        ({"validation_step_counts": [1, -2]}, "validation_step_counts=-2 is not valid: it must be from 1 to 1000"),
     ],
     ids=str,
 )
-def test_values_of_the_wrong_type_are_named(parser, tmp_path, options, message):
+def test_bad_values_of_a_file_are_named(recipe, options, message):
     with pytest.raises(TwinFlowConfigError, match=message):
-        parse_with_config(parser, config(tmp_path, **options))
+        load_recipe(recipe(**options))
 
 
 @pytest.mark.parametrize(
@@ -91,47 +100,85 @@ def test_values_of_the_wrong_type_are_named(parser, tmp_path, options, message):
     [
         ({"rank": 4.0}, "rank", 4),
         ({"rank": "4"}, "rank", 4),
-        ({"rates": 1}, "rates", [1.0]),
-        ({"twinflow_enabled": "True"}, "twinflow_enabled", True),
-        ({"names": ["-- a prompt", "--rank=3"]}, "names", ["-- a prompt", "--rank=3"]),
-        ({"rank": None, "names": []}, "rank", 64),
-        ({"buckets": True}, "buckets", "auto"),
-        ({"buckets": "16,16"}, "buckets", "16,16"),
+        ({"validation_step_counts": 1}, "validation_step_counts", [1]),
+        ({"cache_latents": "True"}, "cache_latents", True),
+        ({"validation_prompts": ["-- a prompt", "--rank=3"]}, "validation_prompts", ["-- a prompt", "--rank=3"]),
+        ({"rank": None, "report_to": []}, "report_to", ["none"]),
+        ({"aspect_ratio_buckets": True}, "aspect_ratio_buckets", "auto"),
+        ({"aspect_ratio_buckets": "16,16"}, "aspect_ratio_buckets", "16,16"),
+        ({"optimizer": "AdamW"}, "optimizer", "adamw"),
     ],
     ids=str,
 )
-def test_values_as_a_file_gives_them(parser, tmp_path, options, name, expected):
-    assert getattr(parse_with_config(parser, config(tmp_path, **options)), name) == expected
+def test_values_as_a_file_gives_them(recipe, options, name, expected):
+    assert getattr(load_recipe(recipe(**options)).arguments, name) == expected
 
 
 @pytest.mark.parametrize(
-    "given", [["--rank=0"], ["--rank=nan"], ["--rates", "1", "nan"], ["--rates=inf"], ["--kind=c"]]
+    ("options", "message"),
+    [
+        ({"rank": "4"}, "rank='4' is not valid: it must be a whole number"),
+        ({"rank": True}, "rank=True"),
+        ({"rank": 0}, "rank=0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"validation_prompts": [3]}, "validation_prompts=3"),
+        ({"train_type": "dora"}, "train_type='dora' .*lora, full"),
+        ({"streaming": 1}, "streaming=1 .*true or false"),
+    ],
+    ids=str,
 )
-def test_bad_arguments_are_one_line_without_usage(parser, given, capsys):
-    with pytest.raises(TwinFlowConfigError, match=given[0].split("=")[0]) as raised:
-        parse_with_config(parser, given)
+def test_bad_values_in_python_are_named(options, message):
+    with pytest.raises(TwinFlowConfigError, match=message):
+        TrainingArguments(**options)
+
+
+@pytest.mark.parametrize(
+    "given", [["--rank=0"], ["--rank=nan"], ["--validation_step_counts", "1", "nan"], ["--train_type=c"]]
+)
+def test_bad_arguments_are_one_line_without_usage(given, capsys):
+    with pytest.raises(TwinFlowConfigError, match=given[0].split("=")[0].lstrip("-")) as raised:
+        parse_args(given)
     assert "\n" not in str(raised.value) and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_recipe_in_any_unicode_encoding(parser, tmp_path, encoding):
+def test_a_recipe_in_any_unicode_encoding(tmp_path, encoding):
     path = tmp_path / "recipe.json"
-    path.write_bytes(json.dumps({"names": ["füchse"]}, ensure_ascii=False).encode(encoding))
-    assert parse_with_config(parser, ["--config", str(path)]).names == ["füchse"]
+    path.write_bytes(json.dumps({"validation_prompts": ["füchse"]}, ensure_ascii=False).encode(encoding))
+    assert load_recipe(path).arguments.validation_prompts == ["füchse"]
 
 
-def test_a_recipe_that_is_no_text_is_named(parser, tmp_path):
+def test_a_recipe_that_is_no_text_is_named(tmp_path):
     for name, content in {"bytes.json": b"\xff\x00\xfe{", "deep.json": b"[" * 100_000}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(TwinFlowConfigError, match=f"{name}' is not valid JSON"):
-            parse_with_config(parser, ["--config", str(tmp_path / name)])
+            load_recipe(tmp_path / name)
     with pytest.raises(TwinFlowConfigError, match="cannot be read"):
-        parse_with_config(parser, ["--config", str(tmp_path)])
+        load_recipe(tmp_path)
 
 
-def test_what_is_saved_is_read_as_it_was_without_tokens(parser, tmp_path):
-    args = parse_with_config(parser, ["--rank=3", "--names", "a", "b", "--hub_token=hf_secret"])
-    path = save_arguments(args, tmp_path)
+def test_what_is_saved_is_read_as_it_was_without_tokens(tmp_path):
+    options = parse_args(["--rank=3", "--validation_prompts", "a", "b", "--hub_token=hf_secret", "--twinflow_enabled"])
+    path = save_options(options.arguments.to_dict() | options.method().options(), tmp_path)
     assert "hf_secret" not in path.read_text()
-    again = parse_with_config(parser, ["--config", str(path)])
-    assert vars(again) == vars(args) | {"config": str(path), "hub_token": None}
+    again = load_recipe(path)
+    assert again.arguments == TrainingArguments(rank=3, validation_prompts=["a", "b"])
+    assert again.twinflow == TwinFlowConfig(twinflow_enabled=True)
+
+
+def test_every_option_is_declared_once_with_a_sentence_of_help():
+    declared = list(options_of(TrainingArguments, FlowMatchingConfig, TwinFlowConfig))
+    names = [name for each in declared for name in (each.name, *each.metadata["aliases"])]
+    assert len(names) == len(set(names))
+    for each in declared:
+        text = each.metadata["help"]
+        assert text[0].isupper() or text[0] == "'", text
+        assert text.endswith("."), text
+
+
+def test_choices_are_those_of_the_libraries():
+    assert {kind.value for kind in SchedulerType} - {"piecewise_constant"} == set(LR_SCHEDULERS)
+    strategy = next(each for each in options_of(TrainingArguments) if each.name == "caption_strategy")
+    assert strategy.metadata["choices"] == tuple(CAPTION_STRATEGIES)
+    with pytest.raises(ValueError, match="one of"):
+        from_json(strategy, "nowhere")

@@ -2,11 +2,11 @@ from copy import deepcopy
 
 import pytest
 import torch
-from test_objective import FULL, lora_transformer, run, student_transformer
 
 import tiny
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.training.compilation import compile_blocks
+from objective_runs import FULL, lora_transformer, run, student_transformer
 
 
 @pytest.mark.parametrize("make", [student_transformer, lora_transformer])

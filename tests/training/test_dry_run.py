@@ -2,34 +2,37 @@ from types import SimpleNamespace
 
 import pytest
 
-from diffusers_twinflow.methods.twinflow.branches import Branch, BranchRotation
+from diffusers_twinflow import TwinFlowConfig
+from diffusers_twinflow.methods import TwinFlow
+from diffusers_twinflow.methods.twinflow import Branch
 from diffusers_twinflow.training.dry_run import DryRun, format_report, positions_of
 
 
 @pytest.fixture
-def rotation():
-    return BranchRotation({"one_step": 1, "any_step": 2, "adversarial": 1})
+def method():
+    shares = {"twinflow_any_step_share": 2.0, "twinflow_multi_step_share": 0.0}
+    return TwinFlow(TwinFlowConfig(twinflow_enabled=True, twinflow_adversarial_enabled=True, **shares))
 
 
 @pytest.mark.parametrize("branch", [Branch.ONE_STEP, Branch.ANY_STEP, Branch.ADVERSARIAL])
-def test_positions_are_the_first_of_the_branch(rotation, branch):
-    found = positions_of(rotation, branch, 5)
-    assert rotation.at(found) == [branch] * 5
-    assert found == [position for position in range(found[-1] + 1) if rotation.at([position]) == [branch]]
+def test_positions_are_the_first_of_the_branch(method, branch):
+    found = positions_of(method, branch, 5)
+    assert method.rotation.at(found) == [branch] * 5
+    assert found == [position for position in range(found[-1] + 1) if method.rotation.at([position]) == [branch]]
 
 
-def test_a_step_of_each_kind_is_all_that_branchs(rotation):
-    run = SimpleNamespace(accelerator=SimpleNamespace(device=None), compute_loss=SimpleNamespace(rotation=rotation))
+def test_a_step_of_each_kind_is_all_that_branchs(method):
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(device=None), method=method)
     batches = [
         {"position": [0, 1, 2], "caption": ["a", "b", "c"]},
         {"position": [3, 4, 5], "caption": ["d", "e", "f"]},
     ]
-    kinds = dict(DryRun(run, None, None)._kinds(batches))
+    kinds = dict(DryRun(trainer)._kinds(batches))
     assert list(kinds) == ["one_step", "any_step", "adversarial"]
     for name, chosen in kinds.items():
         assert [batch["caption"] for batch in chosen] == [["a", "b", "c"], ["d", "e", "f"]]
         for batch in chosen:
-            assert [branch.value for branch in rotation.at(batch["position"])] == [name] * 3
+            assert [branch.value for branch in method.rotation.at(batch["position"])] == [name] * 3
 
 
 def test_the_report_in_words():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusers_twinflow.methods.base import LossOutput
+from diffusers_twinflow.methods import LossOutput, TwinFlow
 from diffusers_twinflow.methods.twinflow.branches import BRANCHES, Branch
 from diffusers_twinflow.training.health import ArrivedNumber, TrainingHealth
 
@@ -13,7 +13,9 @@ def parameter():
 
 def health_of(parameter, optimizer_class=torch.optim.AdamW, longest_run=20, **options):
     optimizer = optimizer_class([parameter], lr=0.1, **options)
-    return TrainingHealth(optimizer, torch.device("cpu"), longest_run), optimizer
+    return TrainingHealth(
+        optimizer, torch.device("cpu"), TwinFlow.branch_names, TwinFlow.part_names, longest_run
+    ), optimizer
 
 
 def step(health, optimizer, parameter, gradient):

@@ -1,20 +1,19 @@
-from argparse import Namespace
-
 import pytest
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
+from diffusers_twinflow.training.arguments import TrainingArguments
 from diffusers_twinflow.training.limits import check_memory, check_output_dir
 
 
 def arguments(**changes):
-    return Namespace(**{"resolution": 512, "num_frames": None, **changes})
+    return TrainingArguments(**changes)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resolution": 10**6}, "--resolution=1000000 is 1.12e.04 GiB of pixels.*smaller size"),
-        ({"num_frames": 10**7}, "--num_frames=10000000"),
+        ({"resolution": 10**6}, "resolution=1000000 is 1.12e.04 GiB of pixels.*smaller size"),
+        ({"num_frames": 10**7}, "num_frames=10000000"),
     ],
     ids=str,
 )
@@ -29,5 +28,5 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
     file.touch()
     check_output_dir(str(tmp_path / "new" / "folder"))
     for path in (file, file / "out"):
-        with pytest.raises(TwinFlowConfigError, match="--output_dir=.*is a file"):
+        with pytest.raises(TwinFlowConfigError, match="output_dir=.*is a file"):
             check_output_dir(str(path))

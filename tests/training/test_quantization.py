@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torchao.quantization import Int8Tensor
@@ -5,7 +7,7 @@ from torchao.quantization import Int8Tensor
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.families import FAMILIES
-from diffusers_twinflow.training.base_model import load_frozen_pipeline, prepare_lora
+from diffusers_twinflow.training.base_model import load_frozen_pipeline, lora_config, prepare_lora
 from diffusers_twinflow.training.quantization import check_quantization
 
 FAMILY = FAMILIES["stable_diffusion_3"]
@@ -17,7 +19,7 @@ def test_a_lora_trains_on_a_quantised_base(base_dir):
         FAMILY, base_dir, train_type="lora", weight_dtype=torch.float32, quantize_base="torchao_int8"
     )
     transformer = pipeline.transformer
-    prepare_lora(transformer, config, FAMILY, rank=2)
+    prepare_lora(transformer, config, FAMILY, partial(lora_config, family=FAMILY, rank=2))
     layer = transformer.transformer_blocks[0].attn.to_q
     assert isinstance(layer.base_layer.weight, Int8Tensor)
     assert pipeline.text_encoder.text_model.encoder.layers[0].mlp.fc1.weight.dtype == torch.float32
@@ -33,7 +35,7 @@ def test_a_lora_trains_on_a_quantised_base(base_dir):
 @pytest.mark.parametrize(
     ("name", "train_type", "message"),
     [
-        ("torchao_int8", "full", "--quantize_base=torchao_int8 freezes the base.*--train_type=lora"),
+        ("torchao_int8", "full", "quantize_base=torchao_int8 freezes the base.*train_type=lora"),
         pytest.param(
             "bnb_4bit",
             "lora",

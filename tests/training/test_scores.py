@@ -1,11 +1,11 @@
 import json
-from argparse import Namespace
 
 import pytest
 import torch
 from accelerate import PartialState
 
-from diffusers_twinflow.configuration import TwinFlowConfigError
+from diffusers_twinflow.configuration import TwinFlowConfig, TwinFlowConfigError
+from diffusers_twinflow.training.arguments import TrainingArguments
 from diffusers_twinflow.training.scores import ScoreBook, check_scores, load_judge, spread
 
 
@@ -96,17 +96,17 @@ def test_a_judge_is_found_in_the_working_directory(tmp_path, monkeypatch):
     [
         ({"streaming": True}, "streaming"),
         ({"frechet_model": "somewhere", "twinflow_image_free": True}, "frechet_model"),
-        ({"frechet_model": "somewhere", "num_frames": 5}, "frechet_model compares pictures.*num_frames=5"),
-        ({"judge": None}, "score_steps needs"),
-        ({"score_steps": None}, "judge needs --score_steps"),
+        ({"frechet_model": "somewhere", "num_frames": 5}, "`frechet_model` compares pictures.*num_frames=5"),
+        ({"judge": None}, "`score_steps` needs"),
+        ({"score_steps": None}, "`judge` needs `score_steps`"),
     ],
 )
 def test_scores_that_cannot_be_taken(changes, message):
-    given = {"score_steps": 1, "judge": "json:loads", "frechet_model": None, "prompt_score_model": None}
-    rest = {"streaming": False, "twinflow_image_free": False, "num_frames": None, "early_stopping_patience": None}
-    check_scores(Namespace(**given, **rest))
+    given = {"score_steps": 1, "judge": "json:loads"}
+    check_scores(TrainingArguments(**given), TwinFlowConfig())
+    config = TwinFlowConfig(twinflow_image_free=changes.pop("twinflow_image_free", False))
     with pytest.raises(TwinFlowConfigError, match=message):
-        check_scores(Namespace(**{**given, **rest, **changes}))
+        check_scores(TrainingArguments(**{**given, **changes}), config)
 
 
 def test_spread():

@@ -87,7 +87,7 @@ class DataConfig(DataOptions):
     def __post_init__(self):
         given = [name for name in SOURCES if getattr(self, name)]
         if not given:
-            raise TwinFlowConfigError(f"no data: give one of {', '.join(f'{name}' for name in SOURCES)}.")
+            raise TwinFlowConfigError(f"no data: give one of {', '.join(f'`{name}`' for name in SOURCES)}.")
         if len(given) > 1 and given != ["dataset_name", "data_files"]:
             raise TwinFlowConfigError(f"data comes from one place, but {', '.join(given)} are given: leave one.")
         if self.prompts_file and not self.twinflow_image_free:

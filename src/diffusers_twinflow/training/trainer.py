@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,7 +104,6 @@ class Trainer:
             repo_id = whole_repo_id(self.arguments.hub_model_id, self.arguments.hub_token)
             self.arguments = replace(self.arguments, hub_model_id=repo_id)
         self.callbacks = list(default_callbacks(self.arguments) if callbacks is None else callbacks)
-        self.accelerator: Accelerator = build_accelerator(self.arguments)
         self.folder: RunFolder | None = None
         self.average: AveragedWeights | None = None
         self.problems: list[str] = []
@@ -148,6 +148,11 @@ class Trainer:
         self.config.check_training(flow_matching=True, use_ema=self.arguments.use_ema)
         check_family(self.arguments, family)
         return family
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        """accelerate's accelerator of the run, built when it is first used."""
+        return build_accelerator(self.arguments)
 
     @property
     def options(self) -> dict[str, Any]:

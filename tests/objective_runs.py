@@ -1,0 +1,55 @@
+"""Tiny transformers to train, and the loss of a batch, for tests of the objective and of compiling it."""
+
+import torch
+from peft import LoraConfig
+
+import tiny
+from diffusers_twinflow.configuration import TwinFlowConfig
+from diffusers_twinflow.families import FAMILIES
+from diffusers_twinflow.methods.teachers import add_teacher_adapter, build_teacher
+from diffusers_twinflow.methods.twinflow.branches import BranchRotation
+from diffusers_twinflow.methods.twinflow.draw import draw_training_step
+from diffusers_twinflow.methods.twinflow.objective import TwinFlowObjective
+from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel
+
+FAMILY = FAMILIES["stable_diffusion_3"]
+FULL = {"twinflow_enabled": True, "twinflow_adversarial_enabled": True}
+BATCH = 8
+
+
+def student_transformer(**changes) -> TwinFlowSD3Transformer2DModel:
+    """With a time conditioning that does something."""
+    transformer = tiny.sd3_transformer(TwinFlowSD3Transformer2DModel, **changes)
+    transformer.enable_twinflow()
+    conditioning = transformer.time_conditioning
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in (conditioning.time_sign_embed.weight[1], conditioning.target_timestep_embedder.linear_2.weight):
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.5)
+    return transformer
+
+
+def lora_transformer(**changes) -> TwinFlowSD3Transformer2DModel:
+    transformer = student_transformer(**changes)
+    lora_config = LoraConfig(r=2, lora_alpha=2, target_modules=FAMILY.lora_target_modules, init_lora_weights=False)
+    transformer.add_adapter(lora_config)
+    transformer.time_conditioning.requires_grad_(True)
+    add_teacher_adapter(transformer, lora_config)
+    return transformer
+
+
+def run(config: TwinFlowConfig, transformer, positions=range(BATCH), batch=BATCH, passes_of=None):
+    rotation = BranchRotation(config.branch_shares)
+    draw = draw_training_step(config, rotation, list(positions), (4, 8, 8), seed=3, passes_of=passes_of)
+    teacher = build_teacher(transformer, FAMILY.velocity, config, use_ema=True)
+    teacher.update()
+    latents = torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    result = TwinFlowObjective(config, rotation)(
+        latents,
+        tiny.sd3_condition(batch),
+        draw,
+        student=FAMILY.velocity(transformer),
+        teacher=teacher,
+        unconditional=tiny.sd3_condition(1, seed=9),
+    )
+    return result, draw, latents
