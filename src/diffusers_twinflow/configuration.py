@@ -139,13 +139,20 @@ class TwinFlowConfig:
                 "twinflow_enabled=true needs a flow-matching model, and this one is not: choose a flow-matching base, "
                 "or bridge it with diff2flow_enabled=true and twinflow_allow_diff2flow=true."
             )
+        self.check_teacher(use_ema)
+        self._warn_of_guidance()
+        self._warn_of_rectification()
+
+    def check_teacher(self, use_ema: bool) -> None:
+        """
+        Raises:
+            TwinFlowConfigError: if no EMA teacher is kept and the options do not allow that.
+        """
         if not use_ema and self.twinflow_require_ema and not self.twinflow_allow_no_ema_teacher:
             raise TwinFlowConfigError(
                 "use_ema=false takes TwinFlow's teacher away: leave use_ema on, or opt out with "
                 "twinflow_allow_no_ema_teacher=true (the student becomes its own teacher, which is unstable)."
             )
-        self._warn_of_guidance()
-        self._warn_of_rectification()
 
     def _warn_of_guidance(self) -> None:
         """A teacher that follows the student is guided too: guidance approaches scale 1 / (1 - ratio), or grows on."""

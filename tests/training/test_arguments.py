@@ -39,6 +39,8 @@ def test_a_recipe_chooses_the_method():
     for use_ema in (None, True, False):
         method = build_options(options | {"use_ema": use_ema}).method()
         assert isinstance(method, TwinFlow) and method.use_ema == (use_ema is not False)
+    with pytest.raises(TwinFlowConfigError, match="twinflow_allow_no_ema_teacher=true"):
+        build_options({"twinflow_enabled": True, "use_ema": False}).method()
 
 
 def test_unknown_options_are_refused_with_the_nearest(recipe):

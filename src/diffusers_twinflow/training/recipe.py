@@ -29,7 +29,9 @@ class RunOptions(NamedTuple):
 
         if not self.twinflow.twinflow_enabled:
             return FlowMatching(self.flow_matching, self.twinflow)
-        return TwinFlow(self.twinflow, teacher="student" if self.arguments.use_ema is False else None)
+        use_ema = self.arguments.use_ema is not False
+        self.twinflow.check_teacher(use_ema)
+        return TwinFlow(self.twinflow, teacher=None if use_ema else "student")
 
 
 def option_names() -> dict[str, Field]:
