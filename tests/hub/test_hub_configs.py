@@ -86,7 +86,7 @@ def test_recipe(base, script):
     assert {name: getattr(arguments, name) for name in recipe} == recipe
     config = TwinFlowConfig.from_dict({name: getattr(arguments, name) for name in TwinFlowConfig.option_names()})
     assert config.twinflow_enabled
-    config.check_training(flow_matching="diff2flow_enabled" not in recipe, use_ema=arguments.use_ema)
+    config.check_training(flow_matching="diff2flow_enabled" not in recipe, use_ema=arguments.use_ema is not False)
     assert translate_recipe(recipe, known=recipe) == recipe
 
 
