@@ -1,19 +1,24 @@
 """From files, tables and streams to the batches of a run."""
 
+from typing import TYPE_CHECKING
+
+from ..lazy_names import lazy_names
 from . import requirements  # noqa: F401
-from .cache import DiskCache, MemoryCache
-from .captions import CAPTION_STRATEGIES, CaptionSource
-from .check import CheckedRows, check_rows
-from .clips import Clip
-from .config import DataConfig
-from .framing import Framing, parse_buckets
-from .report import DataReport
-from .rows import load_rows
-from .sampler import RunSampler
-from .samples import Samples
-from .source import Source, open_source
-from .stream import StreamedSamples, StreamLoader
-from .training_data import TrainingData
+
+if TYPE_CHECKING:
+    from .cache import DiskCache, MemoryCache
+    from .captions import CAPTION_STRATEGIES, CaptionSource
+    from .check import CheckedRows, check_rows
+    from .clips import Clip
+    from .config import DataConfig
+    from .framing import Framing, parse_buckets
+    from .report import DataReport
+    from .rows import load_rows
+    from .sampler import RunSampler
+    from .samples import Samples
+    from .source import Source, open_source
+    from .stream import StreamedSamples, StreamLoader
+    from .training_data import TrainingData
 
 __all__ = [
     "CAPTION_STRATEGIES",
@@ -36,3 +41,28 @@ __all__ = [
     "open_source",
     "parse_buckets",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    globals(),
+    {
+        "CAPTION_STRATEGIES": ".captions",
+        "CaptionSource": ".captions",
+        "CheckedRows": ".check",
+        "Clip": ".clips",
+        "DataConfig": ".config",
+        "DataReport": ".report",
+        "DiskCache": ".cache",
+        "Framing": ".framing",
+        "MemoryCache": ".cache",
+        "RunSampler": ".sampler",
+        "Samples": ".samples",
+        "Source": ".source",
+        "StreamLoader": ".stream",
+        "StreamedSamples": ".stream",
+        "TrainingData": ".training_data",
+        "check_rows": ".check",
+        "load_rows": ".rows",
+        "open_source": ".source",
+        "parse_buckets": ".framing",
+    },
+)

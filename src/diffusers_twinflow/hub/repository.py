@@ -19,7 +19,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
-from ..families import FAMILIES, Family
+from ..families import FAMILIES, Family, family_of_pipeline_class
 from ..models.conditioning_file import save_conditioning
 from ..models.modeling_twinflow import SAVED_CONDITIONING
 from ..models.target_folding import FoldedLayer
@@ -170,7 +170,7 @@ def _config_of_pipeline(repository: LocatedRepository) -> TwinFlowRepositoryConf
     """The configuration of a saved pipeline, if its transformer was saved with a time conditioning."""
     index = repository.find(INDEX_NAME)
     class_name = read_json(index).get("_class_name") if index else None
-    family = next((f for f in FAMILIES.values() if f.pipeline_class.__name__ == class_name), None)
+    family = family_of_pipeline_class(class_name) if class_name else None
     if family is None:
         return None
     config_name = f"{family.component_name}/config.json"

@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING
 
 import diffusers
 
+from ..installed_diffusers import absence, absent_from_diffusers
 from .timestep_embedders import TIMESTEP_EMBEDDERS
 
 if TYPE_CHECKING:
     from .modeling_twinflow import TwinFlowTransformerMixin
 
 PREFIX = "TwinFlow"
-COMPLETE_VERSION = "0.42.1"
-"""A diffusers release that has every stock class of the table."""
 
 
 class TwinFlowClasses(Mapping[str, "type[TwinFlowTransformerMixin]"]):
@@ -33,14 +32,14 @@ class TwinFlowClasses(Mapping[str, "type[TwinFlowTransformerMixin]"]):
         return self._classes[stock_name]
 
     def __contains__(self, stock_name: object) -> bool:
-        return stock_name in TIMESTEP_EMBEDDERS and stock_name in dir(diffusers)
+        return stock_name in TIMESTEP_EMBEDDERS and not absent_from_diffusers([stock_name])
 
     def __iter__(self) -> Iterator[str]:
-        of_diffusers = set(dir(diffusers))
-        return (stock_name for stock_name in TIMESTEP_EMBEDDERS if stock_name in of_diffusers)
+        absent = absent_from_diffusers(TIMESTEP_EMBEDDERS)
+        return (stock_name for stock_name in TIMESTEP_EMBEDDERS if stock_name not in absent)
 
     def __len__(self) -> int:
-        return len(TIMESTEP_EMBEDDERS.keys() & set(dir(diffusers)))
+        return sum(1 for _ in self)
 
 
 TWINFLOW_CLASSES = TwinFlowClasses()
@@ -56,8 +55,5 @@ def __getattr__(name: str) -> "type[TwinFlowTransformerMixin]":
     if stock_name == name or stock_name not in TIMESTEP_EMBEDDERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if stock_name not in TWINFLOW_CLASSES:
-        raise ImportError(
-            f"{name} extends {stock_name}, which diffusers {diffusers.__version__} does not have. "
-            f"diffusers {COMPLETE_VERSION} has it: pip install diffusers=={COMPLETE_VERSION}"
-        )
+        raise ImportError(f"{name} extends {stock_name}: {absence(stock_name)}")
     return TWINFLOW_CLASSES[stock_name]

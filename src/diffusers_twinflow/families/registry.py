@@ -1,0 +1,123 @@
+"""The base models that TwinFlow can train, found by name or by their pipeline; each is imported when it is first used."""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from inspect import Parameter, signature
+from typing import NamedTuple
+
+from diffusers import DiffusionPipeline
+
+from ..configuration import TwinFlowConfigError
+from ..installed_diffusers import absence, absent_from_diffusers
+from .base import Family
+
+
+class FamilyClasses(NamedTuple):
+    """Names of a family's class, which is in the module that is named like the family, and of its stock classes."""
+
+    family: str
+    pipeline: str
+    denoiser: str
+
+
+CLASSES = {
+    "stable_diffusion_3": FamilyClasses("StableDiffusion3Family", "StableDiffusion3Pipeline", "SD3Transformer2DModel"),
+    "flux": FamilyClasses("FluxFamily", "FluxPipeline", "FluxTransformer2DModel"),
+    "flux2": FamilyClasses("Flux2Family", "Flux2Pipeline", "Flux2Transformer2DModel"),
+    "qwen_image": FamilyClasses("QwenImageFamily", "QwenImagePipeline", "QwenImageTransformer2DModel"),
+    "qwen_image_edit": FamilyClasses("QwenImageEditFamily", "QwenImageEditPipeline", "QwenImageTransformer2DModel"),
+    "qwen_image_edit_plus": FamilyClasses(
+        "QwenImageEditPlusFamily", "QwenImageEditPlusPipeline", "QwenImageTransformer2DModel"
+    ),
+    "z_image": FamilyClasses("ZImageFamily", "ZImagePipeline", "ZImageTransformer2DModel"),
+    "chroma": FamilyClasses("ChromaFamily", "ChromaPipeline", "ChromaTransformer2DModel"),
+    "sana": FamilyClasses("SanaFamily", "SanaPipeline", "SanaTransformer2DModel"),
+    "lumina2": FamilyClasses("Lumina2Family", "Lumina2Pipeline", "Lumina2Transformer2DModel"),
+    "aura_flow": FamilyClasses("AuraFlowFamily", "AuraFlowPipeline", "AuraFlowTransformer2DModel"),
+    "wan": FamilyClasses("WanFamily", "WanPipeline", "WanTransformer3DModel"),
+    "ltx_video": FamilyClasses("LTXVideoFamily", "LTXPipeline", "LTXVideoTransformer3DModel"),
+    "stable_diffusion": FamilyClasses("StableDiffusionFamily", "StableDiffusionPipeline", "UNet2DConditionModel"),
+    "stable_diffusion_xl": FamilyClasses(
+        "StableDiffusionXLFamily", "StableDiffusionXLPipeline", "UNet2DConditionModel"
+    ),
+    "pixart_sigma": FamilyClasses("PixArtSigmaFamily", "PixArtSigmaPipeline", "PixArtTransformer2DModel"),
+}
+
+
+class Families(Mapping[str, Family]):
+    """The families by name. One whose stock classes the installed diffusers lacks is named, but cannot be used."""
+
+    def __init__(self) -> None:
+        self._families: dict[str, Family] = {}
+
+    def __getitem__(self, name: str) -> Family:
+        if name not in self._families:
+            family, *stock_names = CLASSES[name]
+            for stock_name in absent_from_diffusers(stock_names):
+                raise TwinFlowConfigError(f"The family {name} needs another diffusers: {absence(stock_name)}")
+            module = importlib.import_module(f".{name}", __package__)
+            self._families.setdefault(name, getattr(module, family)())
+        return self._families[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in CLASSES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(CLASSES)
+
+    def __len__(self) -> int:
+        return len(CLASSES)
+
+    def usable(self) -> list[Family]:
+        """The families whose stock classes the installed diffusers has."""
+        return [self[name] for name, (_, *stock_names) in CLASSES.items() if not absent_from_diffusers(stock_names)]
+
+
+FAMILIES = Families()
+
+
+def family_of_pipeline_class(*class_names: str) -> Family | None:
+    """The family of a pipeline class that has one of these names, if there is one."""
+    return next((FAMILIES[name] for name, classes in CLASSES.items() if classes.pipeline in class_names), None)
+
+
+def family_of(pipeline: DiffusionPipeline | type | str, name: str | None = None) -> Family:
+    """The family of a pipeline, its class or its class name.
+
+    A pipeline of a class that no family names, such as an image-to-image or an inpainting pipeline, is of the family
+    that has the same model and the most components in common.
+
+    Args:
+        pipeline: what to look for.
+        name: the family to prefer if several fit such a pipeline equally well.
+
+    Raises:
+        TwinFlowConfigError: if no family has that pipeline class and no such model.
+    """
+    if isinstance(pipeline, str):
+        names = {pipeline}
+    else:
+        cls = pipeline if isinstance(pipeline, type) else type(pipeline)
+        names = {base.__name__ for base in cls.__mro__}
+    family = family_of_pipeline_class(*names)
+    if family is not None:
+        return family
+    if isinstance(pipeline, DiffusionPipeline) and (families := _families_of_components(pipeline)):
+        return next((family for family in families if family.name == name), families[0])
+    supported = ", ".join(classes.pipeline for classes in CLASSES.values())
+    raise TwinFlowConfigError(
+        f"{' / '.join(sorted(names)[:1])} has no family here, so its transformer has no timestep_sign support: "
+        f"use a model of one of these pipelines: {supported}."
+    )
+
+
+def _families_of_components(pipeline: DiffusionPipeline) -> list[Family]:
+    """The families with the pipeline's model whose own pipelines can be made from its components, using most of them."""
+    components = pipeline.components
+    used = {}
+    for family in FAMILIES.usable():
+        parameters = signature(family.pipeline_class.__init__).parameters.values()
+        needed = {parameter.name for parameter in parameters if parameter.default is Parameter.empty} - {"self"}
+        if needed <= components.keys() and family.is_of(components[family.component_name]):
+            used.setdefault(len(needed), []).append(family)
+    return used[max(used)] if used else []
