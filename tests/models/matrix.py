@@ -64,6 +64,8 @@ def row(name: str, rule: TimestepEmbedders, stock: Stock) -> list[str]:
 def compiled(stock: Stock) -> str:
     if stock.not_compiled:
         return f"no: {stock.not_compiled}"
+    if stock.not_compiled_by:
+        return f"yes, but not by torch {stock.not_compiled_by}"
     return f"yes, but for the backward: {stock.backward_not_compiled}" if stock.backward_not_compiled else "yes"
 
 

@@ -6,8 +6,7 @@
 import pytest
 import torch
 from stock import STOCK
-from stock.spec import flat, stock_class
-from torch._dynamo.exc import Unsupported
+from stock.spec import flat
 from trained import TIMES, both, trained
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -26,8 +25,8 @@ WITH_INDUCTOR = (
 
 def test_forward_and_backward(name, monkeypatch):
     stock = STOCK[name]
-    if stock.not_compiled:
-        pytest.skip(f"the stock class does not: {stock.not_compiled}")
+    if reason := stock.why_not_compiled():
+        pytest.skip(f"the stock class does not: {reason}")
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch._dynamo.reset()
     with torch.device("cuda"):
@@ -36,25 +35,7 @@ def test_forward_and_backward(name, monkeypatch):
         ours.requires_grad_(False)
     expected = output_and_gradients(ours, ours, arguments)
     compiled = torch.compile(ours, fullgraph=True, backend="inductor" if name in WITH_INDUCTOR else "aot_eager")
-    try:
-        found = output_and_gradients(ours, compiled, arguments)
-    except Unsupported:
-        if stock_compiles(name):
-            raise
-        pytest.skip(f"torch {torch.__version__} does not compile the stock class")
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
-
-
-def stock_compiles(name: str) -> bool:
-    """Whether this torch compiles the stock class as one graph."""
-    torch._dynamo.reset()
-    with torch.device("cuda"):
-        model, arguments = STOCK[name].build(stock_class(name)), STOCK[name].arguments(*TIMES)
-    try:
-        torch.compile(model, fullgraph=True, backend="eager")(**arguments)
-    except Unsupported:
-        return False
-    return True
+    torch.testing.assert_close(output_and_gradients(ours, compiled, arguments), expected, atol=1e-3, rtol=1e-3)
 
 
 def output_and_gradients(model: torch.nn.Module, forward: torch.nn.Module, arguments: dict) -> dict[str, torch.Tensor]:

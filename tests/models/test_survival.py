@@ -50,8 +50,8 @@ def test_stock_checkpoint_loads_off_and_is_switched_on(name, tmp_path):
 def test_compiles_as_one_graph(name):
     """After a first call, in which some stock classes fill tables that Dynamo cannot trace."""
     stock = STOCK[name]
-    if stock.not_compiled:
-        pytest.skip(f"the stock class does not: {stock.not_compiled}")
+    if reason := stock.why_not_compiled():
+        pytest.skip(f"the stock class does not: {reason}")
     torch._dynamo.reset()
     ours = trained(name)
     with torch.set_grad_enabled(stock.backward_on_cpu):

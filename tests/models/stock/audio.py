@@ -23,6 +23,7 @@ AUDIO: dict[str, Stock] = {
         },
         at_noise=1.0,
         native="timestep_r",
+        not_compiled_by="2.11",
     ),
     "LongCatAudioDiTTransformer": Stock(
         {"dit_dim": 16, "dit_depth": 1, "dit_heads": 2, "dit_text_dim": 8, "latent_dim": 4, "text_conv": False},

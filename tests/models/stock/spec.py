@@ -42,6 +42,7 @@ class Stock:
         backward_on_cpu: false where the stock class has a backward on CUDA only.
         compiles_itself: whether the stock class compiles FlexAttention in its forward, which torch does in one thread alone.
         not_compiled: why the stock class does not compile as one graph.
+        not_compiled_by: the release of torch, as "2.11", that does not compile the stock class as one graph.
         backward_not_compiled: why the stock class's backward does not compile.
         not_offloaded: why the stock class does not run with its weights offloaded layer by layer.
         not_moved: why the stock class does not run on another device than that of its first call.
@@ -60,6 +61,7 @@ class Stock:
     backward_on_cpu: bool = True
     compiles_itself: bool = False
     not_compiled: str | None = None
+    not_compiled_by: str | None = None
     backward_not_compiled: str | None = None
     not_offloaded: str | None = None
     not_moved: str | None = None
@@ -77,6 +79,12 @@ class Stock:
                 else:
                     parameter.copy_((not name.endswith("bias")) + 0.1 * numbers)
         return model
+
+    def why_not_compiled(self) -> str | None:
+        """Why the installed torch does not compile the stock class as one graph, None if it does."""
+        if self.not_compiled_by and torch.__version__.startswith(f"{self.not_compiled_by}."):
+            return f"torch {self.not_compiled_by} cannot compile it"
+        return self.not_compiled
 
     def in_unit(self, times: torch.Tensor) -> torch.Tensor:
         """Times in [0, 1], 1 at noise, in the class's unit."""
