@@ -21,10 +21,7 @@ from tqdm.auto import tqdm
 from at_real_size.measuring import Report
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.flow import interpolate
-from diffusers_twinflow.methods.teachers import EMAModelTeacher
-from diffusers_twinflow.methods.twinflow.branches import BranchRotation
-from diffusers_twinflow.methods.twinflow.draw import draw_training_step
-from diffusers_twinflow.methods.twinflow.objective import TwinFlowObjective
+from diffusers_twinflow.methods import Networks, TwinFlow
 
 PROMPTS, MODES, EMPTY = 4, 3, 4
 GUIDED = ((0.0, 0.1), (0.5, 0.1), (0.6667, 0.1), (0.5, 0.0))
@@ -104,21 +101,19 @@ def train_base(args: argparse.Namespace) -> PlaneNetwork:
 
 def distil(base: PlaneNetwork, ratio: float, dropout: float, args: argparse.Namespace) -> PlaneNetwork:
     """The teacher that is left."""
-    config = TwinFlowConfig(twinflow_enabled=True, twinflow_enhanced_ratio=ratio)
-    rotation = BranchRotation(config.branch_shares)
-    objective, generator = TwinFlowObjective(config, rotation), torch.Generator().manual_seed(args.seed)
-    student = copy.deepcopy(base)
-    average, empty = copy.deepcopy(base).requires_grad_(False), {"prompt": torch.tensor([EMPTY])}
-    teacher = EMAModelTeacher(student, average, lambda network: network, config.twinflow_ema_decay)
+    method = TwinFlow(TwinFlowConfig(twinflow_enabled=True, twinflow_enhanced_ratio=ratio))
+    generator, student = torch.Generator().manual_seed(args.seed), copy.deepcopy(base)
+    teacher = method.build_teacher(student, lambda network: network)
+    networks = Networks(student, student, teacher, unconditional={"prompt": torch.tensor([EMPTY])})
 
     def loss(step: int) -> torch.Tensor:
         teacher.update()
         x, condition = draw_points(generator, dropout)
-        draw = draw_training_step(config, rotation, range(step * BATCH, (step + 1) * BATCH), (2,), seed=args.seed)
-        return objective(x, condition, draw, student=student, teacher=teacher, unconditional=empty).loss
+        draw = method.draw(range(step * BATCH, (step + 1) * BATCH), (2,), seed=args.seed)
+        return method.loss(x, condition, draw, networks).loss
 
     optimize(student, loss, args.steps, 5e-4, f"ratio {ratio}, empty prompts {dropout}")
-    return average
+    return teacher.transformer
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 
 Compares, on one SD3 transformer with random weights and random latents:
 - plain: section by section as the paper writes it, every pass on every sample, eager;
-- engine: `TwinFlowObjective`, only the samples that need a pass, eager, with split passes and with compiled blocks;
+- engine: `TwinFlow`, only the samples that need a pass, eager, with split passes and with compiled blocks;
 - flow matching: one forward and backward of the same weights, the least that training can cost.
 
     python benchmarks/training_engine.py --output_dir benchmarks/results
@@ -31,10 +31,7 @@ from torch._dynamo.utils import counters
 from diffusers_twinflow import TwinFlowConfig, TwinFlowSD3Transformer2DModel
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.flow import barron_loss, interpolate, interval_weight, rcgm_target, velocity
-from diffusers_twinflow.methods.teachers import add_teacher_adapter, build_teacher
-from diffusers_twinflow.methods.twinflow.branches import BranchRotation
-from diffusers_twinflow.methods.twinflow.draw import draw_training_step
-from diffusers_twinflow.methods.twinflow.objective import TwinFlowObjective
+from diffusers_twinflow.methods import FlowMatching, Networks, TwinFlow
 from diffusers_twinflow.training.compilation import compile_blocks
 
 FAMILY = FAMILIES["stable_diffusion_3"]
@@ -59,6 +56,7 @@ class Setting:
     def __init__(self, args, train_type: str, config: TwinFlowConfig, compiled: bool = False):
         torch.manual_seed(0)
         self.config, self.device = config, torch.device(args.device)
+        self.method = TwinFlow(config) if config.twinflow_enabled else FlowMatching(config=config)
         with self.device:
             transformer = random_transformer(args)
         dtype = torch.bfloat16 if train_type == "lora" else torch.float32
@@ -71,7 +69,7 @@ class Setting:
             transformer.add_adapter(lora_config)
             if config.twinflow_enabled:
                 transformer.time_conditioning.float().requires_grad_(True)
-                add_teacher_adapter(transformer, lora_config)
+            self.method.add_teacher(transformer, lora_config)
         else:
             transformer.requires_grad_(True)
         self.transformer = transformer.train()
@@ -80,9 +78,7 @@ class Setting:
         trainable = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trainable, lr=1e-4, fused=self.device.type == "cuda")
         self.velocity = FAMILY.velocity(transformer)
-        self.teacher = build_teacher(transformer, FAMILY.velocity, config, True) if config.twinflow_enabled else None
-        self.rotation = BranchRotation(config.branch_shares)
-        self.objective = TwinFlowObjective(config, self.rotation)
+        self.teacher = self.method.build_teacher(transformer, FAMILY.velocity)
         shape = (args.batch_size, 16, args.latent_size, args.latent_size)
         self.latents = torch.randn(shape, device=self.device)
         self.condition = self.random_condition(args.batch_size, args.text_tokens)
@@ -100,8 +96,7 @@ class Setting:
         first = self.step_count % self.cycle * len(self.latents)
         positions = list(range(first, first + len(self.latents)))
         self.step_count += 1
-        shape = self.latents.shape[1:]
-        return draw_training_step(self.config, self.rotation, positions, shape, seed=0, device=self.device)
+        return self.method.draw(positions, self.latents.shape[1:], seed=0, device=self.device)
 
     def step(self, loss_function) -> None:
         if self.teacher is not None:
@@ -114,21 +109,8 @@ class Setting:
 
 
 def engine_loss(setting: Setting) -> torch.Tensor:
-    return setting.objective(
-        setting.latents,
-        setting.condition,
-        setting.draw(),
-        student=setting.velocity,
-        teacher=setting.teacher,
-        unconditional=setting.unconditional,
-    ).loss
-
-
-def flow_matching_loss(setting: Setting) -> torch.Tensor:
-    draw = setting.draw()
-    x_t = interpolate(setting.latents, draw.noise, draw.t)
-    prediction = setting.velocity(x_t, draw.t, None, None, setting.condition).float()
-    return (prediction - velocity(setting.latents, draw.noise)).square().mean()
+    networks = Networks(setting.velocity, setting.velocity, setting.teacher, setting.unconditional)
+    return setting.method.loss(setting.latents, setting.condition, setting.draw(), networks).loss
 
 
 def plain_loss(setting: Setting) -> torch.Tensor:
@@ -169,7 +151,7 @@ def plain_loss(setting: Setting) -> torch.Tensor:
         difference = setting.velocity(rectified, t, t, -ones, condition).float()
         difference = (difference - setting.velocity(rectified, t, t, ones, condition).float()).clamp(-1, 1)
     weight = torch.where(is_adversarial, ones, interval_weight(draw.t, draw.r))
-    rectify = barron_loss(prediction, prediction.detach() - difference)[draw.one_step].mean()
+    rectify = barron_loss(prediction, prediction.detach() - difference)[draw.rectified].mean()
     return (barron_loss(prediction, target) * weight).mean() + config.twinflow_rectify_weight * rectify
 
 
@@ -192,12 +174,12 @@ class Way:
 
 ENGINE = Way("engine", engine_loss)
 WAYS = [
-    Way("flow matching", flow_matching_loss, twinflow=False),
+    Way("flow matching", engine_loss, twinflow=False),
     Way("plain", plain_loss),
     ENGINE,
     Way("engine, split passes", engine_loss, split_passes=True),
     Way("engine, compiled", engine_loss, compiled=True),
-    Way("flow matching, compiled", flow_matching_loss, twinflow=False, compiled=True),
+    Way("flow matching, compiled", engine_loss, twinflow=False, compiled=True),
 ]
 
 

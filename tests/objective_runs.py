@@ -6,10 +6,8 @@ from peft import LoraConfig
 import tiny
 from diffusers_twinflow.configuration import TwinFlowConfig
 from diffusers_twinflow.families import FAMILIES
-from diffusers_twinflow.methods.teachers import add_teacher_adapter, build_teacher
-from diffusers_twinflow.methods.twinflow.branches import BranchRotation
-from diffusers_twinflow.methods.twinflow.draw import draw_training_step
-from diffusers_twinflow.methods.twinflow.objective import TwinFlowObjective
+from diffusers_twinflow.methods import Networks, TwinFlow
+from diffusers_twinflow.methods.teachers import add_teacher_adapter
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel
 
 FAMILY = FAMILIES["stable_diffusion_3"]
@@ -38,18 +36,17 @@ def lora_transformer(**changes) -> TwinFlowSD3Transformer2DModel:
     return transformer
 
 
-def run(config: TwinFlowConfig, transformer, positions=range(BATCH), batch=BATCH, passes_of=None):
-    rotation = BranchRotation(config.branch_shares)
-    draw = draw_training_step(config, rotation, list(positions), (4, 8, 8), seed=3, passes_of=passes_of)
-    teacher = build_teacher(transformer, FAMILY.velocity, config, use_ema=True)
-    teacher.update()
+def run(config: TwinFlowConfig, transformer, positions=range(BATCH), batch=BATCH, passes_of=None, seed=3):
+    """The loss of one batch with its draw and latents, after an update of the teacher."""
+    method = TwinFlow(config)
+    draw = method.draw(list(positions), (4, 8, 8), seed=seed, passes_of=passes_of)
+    networks = networks_of(method, transformer)
+    networks.teacher.update()
     latents = torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(5))
-    result = TwinFlowObjective(config, rotation)(
-        latents,
-        tiny.sd3_condition(batch),
-        draw,
-        student=FAMILY.velocity(transformer),
-        teacher=teacher,
-        unconditional=tiny.sd3_condition(1, seed=9),
-    )
-    return result, draw, latents
+    return method.loss(latents, tiny.sd3_condition(batch), draw, networks), draw, latents
+
+
+def networks_of(method: TwinFlow, transformer) -> Networks:
+    velocity = FAMILY.velocity(transformer)
+    teacher = method.build_teacher(transformer, FAMILY.velocity)
+    return Networks(velocity, velocity, teacher, unconditional=tiny.sd3_condition(1, seed=9))

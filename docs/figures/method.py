@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from diffusers_twinflow import TwinFlowConfig
-from diffusers_twinflow.methods.twinflow.branches import Branch, BranchRotation
+from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.methods.twinflow.trajectory import COLOURS, trajectory_rows
 
 PICTURE = Path(__file__).parents[1] / "images" / "method.png"
@@ -59,11 +59,11 @@ def draw_trajectories(axes) -> None:
 
 def draw_branches(axes) -> None:
     config = TwinFlowConfig(twinflow_enabled=True, twinflow_adversarial_enabled=True, twinflow_few_step_share=1.0)
-    rows = trajectory_rows(config, BranchRotation(config.branch_shares), range(SAMPLES), seed=0)
-    for branch in (Branch.ADVERSARIAL, Branch.ANY_STEP, Branch.MULTI_STEP, Branch.FEW_STEP, Branch.ONE_STEP):
-        times, targets, signs = zip(*(row[:3] for row in rows if row[3] == branch.value))
-        marker, size = ("x", 26) if signs[0] < 0 else ("o", 90 if branch is Branch.ONE_STEP else 12)
-        label = f"{branch.value}, sign {int(signs[0]):+d}"
+    rows = trajectory_rows(TwinFlow(config), range(SAMPLES), seed=0)
+    for branch in ("adversarial", "any_step", "multi_step", "few_step", "one_step"):
+        times, targets, signs = zip(*(row[:3] for row in rows if row[3] == branch))
+        marker, size = ("x", 26) if signs[0] < 0 else ("o", 90 if branch == "one_step" else 12)
+        label = f"{branch}, sign {int(signs[0]):+d}"
         axes.scatter(times, targets, size, [COLOURS[branch]], marker=marker, label=label, clip_on=False)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="time t (1 = noise)", ylabel="target time r", aspect="equal")
     axes.set_title("what each branch trains", fontsize="medium")

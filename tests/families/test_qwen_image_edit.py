@@ -18,10 +18,8 @@ from diffusers_twinflow.data.sampler import Place
 from diffusers_twinflow.families import FAMILIES, family_of
 from diffusers_twinflow.families.qwen_image_edit import as_pictures
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_model_card, save_twinflow_lora
+from diffusers_twinflow.methods import Networks, TwinFlow
 from diffusers_twinflow.methods.teachers import StudentTeacher
-from diffusers_twinflow.methods.twinflow.branches import BranchRotation
-from diffusers_twinflow.methods.twinflow.draw import draw_training_step
-from diffusers_twinflow.methods.twinflow.objective import TwinFlowObjective
 from diffusers_twinflow.schedulers import TwinFlowScheduler
 
 FAMILY = FAMILIES["qwen_image_edit"]
@@ -108,17 +106,11 @@ def test_the_empty_prompt_keeps_the_samples_own_reference():
 
     def loss(unconditional, ratio):
         config = TwinFlowConfig(twinflow_enabled=True, twinflow_enhanced_ratio=ratio, twinflow_target_clamp=100.0)
-        rotation = BranchRotation(config.branch_shares)
-        draw = draw_training_step(config, rotation, list(range(8)), (1, 2, 2), seed=0)
+        method = TwinFlow(config)
+        draw = method.draw(range(8), (1, 2, 2), seed=0)
         latents = torch.randn(8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-        return TwinFlowObjective(config, rotation)(
-            latents,
-            {"offset": offsets},
-            draw,
-            student=velocity,
-            teacher=StudentTeacher(None, lambda model: velocity),
-            unconditional=unconditional,
-        ).loss
+        networks = Networks(velocity, velocity, StudentTeacher(None, lambda model: velocity), unconditional)
+        return method.loss(latents, {"offset": offsets}, draw, networks).loss
 
     plain = loss(None, 0.0)
     torch.testing.assert_close(loss({"offset": offsets}, 0.5), plain)

@@ -3,7 +3,8 @@ import torch
 from scipy import stats
 
 from diffusers_twinflow.configuration import WEIGHTINGS, FlowMatchingConfig
-from diffusers_twinflow.methods import FlowMatching
+from diffusers_twinflow.flow import interpolate
+from diffusers_twinflow.methods import FlowMatching, Networks
 
 SHAPE = (4, 2, 2)
 
@@ -40,3 +41,27 @@ def test_times_and_noise_are_independent():
     sample = draw(range(4000))
     correlations = [torch.corrcoef(torch.stack([sample.t, column]))[0, 1] for column in sample.noise.flatten(1).T]
     assert max(map(abs, correlations)) < 0.06
+
+
+def test_the_loss_by_hand():
+    """The network predicts 0, so the loss is the mean square of noise minus data."""
+    method, latents = FlowMatching(), torch.randn(3, *SHAPE)
+    step = method.draw(range(3), SHAPE, seed=0)
+
+    def zero(x_t, t, r, sign, condition):
+        assert r is None and sign is None and condition == {"prompt": 1}
+        torch.testing.assert_close(x_t, interpolate(latents, step.noise, step.t))
+        return torch.zeros_like(x_t)
+
+    output = method.loss(latents, {"prompt": 1}, step, Networks(zero, zero))
+    expected = (step.noise - latents).square().flatten(1).mean(1)
+    torch.testing.assert_close(output.per_sample, expected)
+    torch.testing.assert_close(output.loss, expected.mean())
+    assert output.parts == {} and output.branches is None
+
+
+def test_an_exact_velocity_has_no_loss():
+    method, latents = FlowMatching(FlowMatchingConfig("cosmap")), torch.randn(3, *SHAPE)
+    step = method.draw(range(3), SHAPE, seed=0)
+    exact = Networks(*[lambda *_: step.noise - latents] * 2)
+    assert method.loss(latents, {}, step, exact).loss == 0

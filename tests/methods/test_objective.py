@@ -2,18 +2,15 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
 import tiny
 from diffusers_twinflow.configuration import TwinFlowConfig
-from diffusers_twinflow.methods.teachers import build_teacher
-from diffusers_twinflow.methods.twinflow.branches import Branch, BranchRotation
-from diffusers_twinflow.methods.twinflow.draw import draw_training_step
-from diffusers_twinflow.methods.twinflow.objective import TwinFlowObjective
+from diffusers_twinflow.methods import Networks, TwinFlow
+from diffusers_twinflow.methods.teachers import StudentTeacher
 from diffusers_twinflow.training.health import TrainingHealth
-from objective_runs import BATCH, FAMILY, FULL, lora_transformer, run, student_transformer
+from objective_runs import BATCH, FAMILY, FULL, lora_transformer, networks_of, run, student_transformer
 
 
 def plain_loss(config: TwinFlowConfig, transformer, draw, latents) -> torch.Tensor:
@@ -27,20 +24,21 @@ def plain_loss(config: TwinFlowConfig, transformer, draw, latents) -> torch.Tens
         as_tensor = [torch.tensor([float(value)]) for value in (t, r, sign)]
         return velocity(x, *as_tensor, c)
 
-    for i, branch in enumerate(draw.branches):
+    names = TwinFlow(config).branch_names
+    for i, branch in enumerate(names[index] for index in draw.branch_indices.tolist()):
         c = {name: tensor[i : i + 1] for name, tensor in condition.items()}
         t, r, x, z = draw.t[i], draw.r[i], latents[i : i + 1], draw.noise[i : i + 1]
         sign = 1
-        if branch is Branch.ADVERSARIAL:
+        if branch == "adversarial":
             sign = -1
-        if branch is Branch.ADVERSARIAL or config.twinflow_image_free:
+        if branch == "adversarial" or config.twinflow_image_free:
             with torch.no_grad():
                 fake_noise = draw.fake_noise[fake_count][None]
                 x, fake_count = fake_noise - call(fake_noise, 1, 0, 1, c), fake_count + 1
         x_t, v = t * z + (1 - t) * x, z - x
         prediction = call(x_t, t, r, sign, c)
         with torch.no_grad():
-            if branch is not Branch.ADVERSARIAL:
+            if branch != "adversarial":
                 if config.twinflow_enhanced_low < t < config.twinflow_enhanced_high:
                     guided = call(x_t, t, t, 1, c) - call(x_t, t, t, 1, empty)
                     v = v + config.twinflow_enhanced_ratio * guided
@@ -61,10 +59,10 @@ def plain_loss(config: TwinFlowConfig, transformer, draw, latents) -> torch.Tens
         error = ((prediction - v) ** 2).mean()
         barron = error * (error.detach() / (1e-6 + 1e-8) + 1) ** -0.5 / 1e-3
         weight = config.twinflow_adversarial_weight
-        if branch is not Branch.ADVERSARIAL:
+        if branch != "adversarial":
             weight = math.tan((1 - (t - r)) * math.pi / 2.5) + 1
         total = total + barron * weight
-        if branch is Branch.ONE_STEP and config.twinflow_adversarial_enabled:
+        if branch == "one_step" and config.twinflow_adversarial_enabled:
             with torch.no_grad():
                 x_hat = x_t - prediction
                 t2 = draw.rectify_t[one_step_count]
@@ -131,7 +129,7 @@ def test_rcgm_alone_does_not_touch_the_twin():
     transformer = student_transformer()
     result, draw, _ = run(TwinFlowConfig(twinflow_enabled=True), transformer)
     result.loss.backward()
-    assert len(draw.adversarial) == 0 and len(result.parts["rectify"]) == 0
+    assert (draw.sign == 1).all() and len(result.parts["rectify"]) == 0
     assert not transformer.time_conditioning.time_sign_embed.weight.grad.any()
 
 
@@ -141,18 +139,16 @@ def test_micro_batches_add_up_to_the_batch():
     whole, parts = student_transformer(), student_transformer()
     result, _, latents = run(config, whole)
     result.loss.backward()
-    rotation = BranchRotation(config.branch_shares)
-    teacher = build_teacher(parts, FAMILY.velocity, config, use_ema=True)
-    teacher.update()
+    method = TwinFlow(config)
+    networks = networks_of(method, parts)
+    networks.teacher.update()
     condition = tiny.sd3_condition(BATCH)
     for i in range(BATCH):
-        part = TwinFlowObjective(config, rotation)(
+        part = method.loss(
             latents[i : i + 1],
             {name: tensor[i : i + 1] for name, tensor in condition.items()},
-            draw_training_step(config, rotation, [i], (4, 8, 8), seed=3),
-            student=FAMILY.velocity(parts),
-            teacher=teacher,
-            unconditional=tiny.sd3_condition(1, seed=9),
+            method.draw([i], (4, 8, 8), seed=3),
+            networks,
         )
         (part.loss / BATCH).backward()
     for (name, a), b in zip(whole.named_parameters(), parts.parameters()):
@@ -167,11 +163,10 @@ def test_perfect_model_has_no_loss():
     def exact(x, t, r, sign, condition):
         return (x - star) / t.clamp_min(1e-3)[:, None, None, None]
 
-    teacher = build_teacher(torch.nn.Identity(), lambda _: exact, TwinFlowConfig(twinflow_ema_decay=0.0), True)
-    rotation = BranchRotation(config.branch_shares)
-    draw = draw_training_step(config, rotation, list(range(30)), star.shape, seed=0)
-    latents = star.expand(30, -1, -1, -1)
-    result = TwinFlowObjective(config, rotation)(latents, {}, draw, student=exact, teacher=teacher)
+    method = TwinFlow(config)
+    draw = method.draw(range(30), star.shape, seed=0)
+    networks = Networks(exact, exact, StudentTeacher(torch.nn.Identity(), lambda _: exact))
+    result = method.loss(star.expand(30, -1, -1, -1), {}, draw, networks)
     far_from_data = draw.t > 0.05
     assert result.per_sample[far_from_data].max() < 1e-3
 
@@ -186,9 +181,9 @@ def test_passes_are_only_for_samples_that_need_them():
     )
     teacher_passes_too = {"twinflow_ema_decay": 0.0, "twinflow_allow_no_ema_teacher": True}
     _, draw, _ = run(TwinFlowConfig(**FULL, **teacher_passes_too), transformer, range(32), 32)
-    assert sizes == [8, 32, len(draw.rollout), len(draw.rollout), 32, 8, 8]
-    long = ((draw.t - draw.r) >= 0.01).numpy() & np.array([b is not Branch.ADVERSARIAL for b in draw.branches])
-    assert len(draw.rollout) == long.sum() < 24
+    assert sizes == [8, 32, len(draw.walked), len(draw.walked), 32, 8, 8]
+    long = ((draw.t - draw.r) >= 0.01) & (draw.sign > 0)
+    assert len(draw.walked) == long.sum() < 24
 
 
 def test_the_rectify_pair_of_a_small_batch_is_one_pass():
@@ -219,7 +214,7 @@ def test_bf16_passes_without_gradient_leave_the_weights_their_gradients():
 def test_processes_with_other_branches_can_make_the_same_passes():
     """Sharded parameters are gathered in every pass: a process without a sample for it takes part, and learns the same."""
     config, everyone = TwinFlowConfig(**FULL), range(4)
-    assert len(set(BranchRotation(config.branch_shares).at(everyone))) == 4
+    assert len(set(TwinFlow(config).rotation.at(everyone))) == 4
     passes = []
     for position in everyone:
         grads = []
@@ -244,9 +239,8 @@ def test_processes_with_other_branches_can_make_the_same_passes():
 def test_a_step_waits_for_no_host_on_cuda(make):
     config = TwinFlowConfig(**FULL)
     transformer = make().cuda().train()
-    rotation = BranchRotation(config.branch_shares)
-    objective = TwinFlowObjective(config, rotation)
-    teacher = build_teacher(transformer, FAMILY.velocity, config, use_ema=True)
+    method = TwinFlow(config)
+    velocity, teacher = FAMILY.velocity(transformer), method.build_teacher(transformer, FAMILY.velocity)
     trainable = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, fused=True)
     health = TrainingHealth(optimizer, torch.device("cuda"))
@@ -255,9 +249,8 @@ def test_a_step_waits_for_no_host_on_cuda(make):
 
     def step(first):
         teacher.update()
-        draw = draw_training_step(config, rotation, range(first, first + BATCH), (4, 8, 8), seed=3, device="cuda")
-        velocity = FAMILY.velocity(transformer)
-        result = objective(latents, condition, draw, student=velocity, teacher=teacher, unconditional=empty)
+        draw = method.draw(range(first, first + BATCH), (4, 8, 8), seed=3, device="cuda")
+        result = method.loss(latents, condition, draw, Networks(velocity, velocity, teacher, empty))
         result.loss.backward()
         health.record(result)
         health.guard_step(torch.nn.utils.clip_grad_norm_(trainable, 1.0))

@@ -19,7 +19,7 @@ def test_rows_are_what_training_drew(method):
     positions = [3, 17, 4, 250, 8, 9]
     draw = method.draw(positions, (4, 8, 8), seed=5)
     rows = trajectory_rows(method, positions, seed=5)
-    assert len(COLUMNS) == 4 and [row[3] for row in rows] == [branch.value for branch in draw.branches]
+    assert len(COLUMNS) == 4 and [row[3] for row in rows] == method.rotation.at(positions)
     assert torch.equal(torch.tensor([row[:3] for row in rows]), torch.stack([draw.t, draw.r, draw.sign], dim=1))
     assert trajectory_rows(method, positions[3:], seed=5) == rows[3:]
     assert trajectory_rows(method, positions, seed=6) != rows

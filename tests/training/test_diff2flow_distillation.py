@@ -1,18 +1,12 @@
 """The method on a network that predicts the noise: it learns to draw in one step."""
 
-from contextlib import contextmanager
-from copy import deepcopy
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowScheduler
 from diffusers_twinflow.diff2flow import Diff2Flow
-from diffusers_twinflow.methods.teachers import EMAWeights
-from diffusers_twinflow.methods.twinflow.branches import BranchRotation
-from diffusers_twinflow.methods.twinflow.draw import draw_training_step
-from diffusers_twinflow.methods.twinflow.objective import TwinFlowObjective
+from diffusers_twinflow.methods import Networks, TwinFlow
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
 BRIDGE = Diff2Flow.from_config(SCHEDULE)
@@ -77,29 +71,17 @@ def train_base(network, steps):
 def distil(network, steps):
     """The teacher after `steps` of TwinFlow."""
     config = TwinFlowConfig(twinflow_enabled=True, diff2flow_enabled=True, twinflow_allow_diff2flow=True, **OPTIONS)
-    rotation = BranchRotation(config.branch_shares)
-    objective, teacher = TwinFlowObjective(config, rotation), Teacher(network)
+    method = TwinFlow(config)
+    student, teacher = velocity_of(network), method.build_teacher(network, velocity_of)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, betas=(0.9, 0.99))
     for step in range(steps):
-        teacher.ema.update()
-        positions = list(range(step * 64, step * 64 + 64))
-        draw = draw_training_step(config, rotation, positions, (2,), seed=0, device="cpu")
-        objective(data(64), {}, draw, student=velocity_of(network), teacher=teacher).loss.backward()
+        teacher.update()
+        draw = method.draw(range(step * 64, step * 64 + 64), (2,), seed=0)
+        method.loss(data(64), {}, draw, Networks(student, student, teacher)).loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    return teacher.network
-
-
-class Teacher:
-    def __init__(self, network):
-        self.network = deepcopy(network)
-        pairs = ([parameter.detach() for parameter in model.parameters()] for model in (network, self.network))
-        self.ema = EMAWeights(*pairs, 0.99)
-
-    @contextmanager
-    def activated(self):
-        yield velocity_of(self.network)
+    return teacher.transformer
 
 
 @torch.no_grad()

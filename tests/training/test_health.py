@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.methods import LossOutput, TwinFlow
-from diffusers_twinflow.methods.twinflow.branches import BRANCHES, Branch
 from diffusers_twinflow.training.health import ArrivedNumber, TrainingHealth
+
+METHOD = TwinFlow(TwinFlowConfig(twinflow_enabled=True))
 
 
 @pytest.fixture
@@ -14,7 +16,7 @@ def parameter():
 def health_of(parameter, optimizer_class=torch.optim.AdamW, longest_run=20, **options):
     optimizer = optimizer_class([parameter], lr=0.1, **options)
     return TrainingHealth(
-        optimizer, torch.device("cpu"), TwinFlow.branch_names, TwinFlow.part_names, longest_run
+        optimizer, torch.device("cpu"), METHOD.branch_names, METHOD.part_names, longest_run
     ), optimizer
 
 
@@ -26,7 +28,7 @@ def step(health, optimizer, parameter, gradient):
 
 def losses_of(*losses, branches=None, rectify=()):
     per_sample = torch.tensor(losses)
-    indices = branches and torch.tensor([BRANCHES.index(branch) for branch in branches])
+    indices = branches and torch.tensor([METHOD.branch_names.index(branch) for branch in branches])
     return LossOutput(per_sample.mean() + sum(rectify), per_sample, {"rectify": torch.tensor(rectify)}, indices)
 
 
@@ -45,7 +47,7 @@ def test_a_step_that_is_not_finite_leaves_weights_and_moments(parameter, fused):
 
 def test_a_run_of_them_stops_at_once_and_names_the_branch(parameter):
     health, optimizer = health_of(parameter, longest_run=2, fused=True)
-    branches = [Branch.ONE_STEP, Branch.ADVERSARIAL, Branch.ANY_STEP]
+    branches = ["one_step", "adversarial", "any_step"]
     for _ in range(2):
         health.record(losses_of(1.0, float("inf"), 2.0, branches=branches))
         step(health, optimizer, parameter, float("inf"))
@@ -64,7 +66,7 @@ def test_a_finite_step_ends_the_run(parameter):
 
 def test_losses_by_branch(parameter):
     health, _ = health_of(parameter)
-    branches = [Branch.ONE_STEP, Branch.ANY_STEP, Branch.ANY_STEP]
+    branches = ["one_step", "any_step", "any_step"]
     health.record(losses_of(1.0, 2.0, 6.0, branches=branches, rectify=[4.0]))
     means = {"loss/one_step": 1.0, "loss/any_step": 4.0, "loss/rectify": 4.0, "skipped_steps": 0}
     assert health.report() == {"loss": 7.0, **means}
@@ -80,7 +82,7 @@ def test_flow_matching_has_a_total_alone(parameter):
 
 def test_means_are_over_the_finite_losses_of_all_processes(parameter):
     health, _ = health_of(parameter)
-    health.record(losses_of(1.0, float("nan"), branches=[Branch.ONE_STEP, Branch.ONE_STEP]))
+    health.record(losses_of(1.0, float("nan"), branches=["one_step", "one_step"]))
     other = torch.zeros_like(health.sums)
     other[0, 0], other[1, 0] = 9.0, 3
     assert health.report(lambda sums: sums + other) == {"loss/one_step": 2.5, "skipped_steps": 0}

@@ -1,7 +1,37 @@
 """What can be trained: methods that draw their randomness first and then have a deterministic loss."""
 
-from .base import AveragedWeights, LossOutput, Method, Networks, Teacher
-from .flow_matching import FlowMatching
-from .twinflow import TwinFlow
+from typing import TYPE_CHECKING
 
-__all__ = ["AveragedWeights", "FlowMatching", "LossOutput", "Method", "Networks", "Teacher", "TwinFlow"]
+from ..lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from .base import AveragedWeights, LossOutput, Method, Networks, Teacher
+    from .flow_matching import FlowMatching
+    from .twinflow import BRANCHES, Branch, BranchSamples, TwinFlow
+
+__all__ = [
+    "BRANCHES",
+    "AveragedWeights",
+    "Branch",
+    "BranchSamples",
+    "FlowMatching",
+    "LossOutput",
+    "Method",
+    "Networks",
+    "Teacher",
+    "TwinFlow",
+]
+MODULES = {
+    "BRANCHES": ".twinflow",
+    "AveragedWeights": ".base",
+    "Branch": ".twinflow",
+    "BranchSamples": ".twinflow",
+    "FlowMatching": ".flow_matching",
+    "LossOutput": ".base",
+    "Method": ".base",
+    "Networks": ".base",
+    "Teacher": ".base",
+    "TwinFlow": ".twinflow",
+}
+
+__getattr__, __dir__ = lazy_names(globals(), MODULES, submodules=("twinflow",))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import torch
+from peft import LoraConfig
 from torch import nn
 
 from ..conditions import Condition, VelocityFunction
@@ -61,7 +62,14 @@ class AveragedWeights(Protocol):
 
 
 class Teacher(AveragedWeights, Protocol):
-    """The network whose velocity is the student's target."""
+    """The network whose velocity is the student's target.
+
+    Attributes:
+        is_average: whether its weights are an average of the student's, which is saved in their place. If not, it is
+            the frozen base or the student itself, and the student's weights are saved.
+    """
+
+    is_average: bool
 
     def activated(self) -> AbstractContextManager[VelocityFunction]:
         """A context that yields the teacher's velocity function; nothing in it has a gradient."""
@@ -92,6 +100,8 @@ class Method(Protocol[Draw]):
         config: the TwinFlow options that a trained model carries. If `twinflow_enabled` is true, the model gets a time
             conditioning, and its velocity functions take a target time and a sign.
         branch_names: names of the groups of samples whose losses are logged apart; empty if there are none.
+        branch_cycle: name of the branch of the samples at positions 0, 1, ... of a run, until they repeat; empty if
+            there are none.
         part_names: names of the further losses in `LossOutput.parts`.
         needs_unconditional: whether `Networks.unconditional` must be given.
         use_ema: whether the method keeps a teacher, or the trainer an average, unless the run's options say otherwise.
@@ -101,11 +111,20 @@ class Method(Protocol[Draw]):
     config: TwinFlowConfig
     use_ema: bool
     branch_names: Sequence[str]
+    branch_cycle: Sequence[str]
     part_names: Sequence[str]
     needs_unconditional: bool
 
     def options(self) -> dict[str, Any]:
         """The method's options, as a recipe has them."""
+
+    def add_teacher(self, transformer: nn.Module, lora_config: LoraConfig) -> None:
+        """Put what the teacher needs on a student with a LoRA, before it is wrapped; nothing if there is no teacher.
+
+        Args:
+            transformer: with the student's adapter and time conditioning on it.
+            lora_config: PEFT's configuration of the student's adapter.
+        """
 
     def copy_for_teacher(self, transformer: nn.Module) -> nn.Module | None:
         """A frozen copy of the student, made before it is sharded or wrapped; `None` if the method needs none."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
+from peft import LoraConfig
 from torch import nn
 
 from ..conditions import Condition
@@ -39,6 +40,7 @@ class FlowMatching:
     name = "flow matching"
     use_ema = False
     branch_names: Sequence[str] = ()
+    branch_cycle: Sequence[str] = ()
     part_names: Sequence[str] = ()
     needs_unconditional = False
 
@@ -49,6 +51,9 @@ class FlowMatching:
 
     def options(self) -> dict[str, Any]:
         return self.config.to_dict() | asdict(self.weighting)
+
+    def add_teacher(self, transformer: nn.Module, lora_config: LoraConfig) -> None:
+        """Flow matching has no teacher."""
 
     def copy_for_teacher(self, transformer: nn.Module) -> None:
         """Flow matching has no teacher."""
@@ -88,6 +93,7 @@ class FlowMatching:
     def loss(
         self, latents: torch.Tensor, condition: Condition, draw: FlowMatchingDraw, networks: Networks
     ) -> LossOutput:
+        """The weighted squared error of the velocity, for latents of shape [B, ...]."""
         x_t = interpolate(latents, draw.noise, draw.t)
         prediction = networks.student(x_t, draw.t, None, None, condition).float()
         weight = compute_loss_weighting_for_sd3(self.weighting.weighting_scheme, sigmas=expand_time(draw.t, x_t))

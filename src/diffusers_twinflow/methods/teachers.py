@@ -9,7 +9,6 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from ..configuration import TwinFlowConfig
 from ..flow import ema_decay_warmup
 from ..sharding import copy_whole, local_part, reshard, whole
 
@@ -46,6 +45,7 @@ class StudentTeacher:
 
     saved_names: dict[str, str] = {}
     decay = None
+    is_average = False
 
     def __init__(self, transformer: nn.Module, velocity_of: Callable):
         self.transformer, self.velocity = transformer, velocity_of(transformer)
@@ -69,7 +69,8 @@ class EMAModelTeacher:
 
     Args:
         transformer: the student.
-        copy: from `copy_for_teacher`.
+        copy: from `frozen_copy`, sharded as the student is.
+        decay: what the decay approaches; 1 keeps the copy as it is.
     """
 
     saved_names: dict[str, str] = {}
@@ -78,6 +79,7 @@ class EMAModelTeacher:
         self.transformer, self.velocity = copy, velocity_of(copy)
         pairs = [(s, t) for s, t in zip(transformer.parameters(), copy.parameters()) if s.requires_grad]
         self.ema = EMAWeights(*map(list, zip(*pairs)), decay)
+        self.is_average = decay < 1
 
     @property
     def decay(self) -> float:
@@ -119,6 +121,7 @@ class EMAAdapterTeacher:
         self.ema = EMAWeights(
             [parameters[name] for name in students], [parameters[name] for name in self.names], decay
         )
+        self.is_average = decay < 1
         self._set_adapter(student_adapter, inference_mode=False)
 
     @property
@@ -155,41 +158,13 @@ class EMAAdapterTeacher:
             copy_whole(tensor, state["weights"][name])
 
 
-def keeps_teacher(config: TwinFlowConfig, use_ema: bool) -> bool:
-    """Whether training with these options keeps weights of a teacher beside the student's."""
-    return config.twinflow_enabled and use_ema and config.twinflow_ema_decay > 0
-
-
-def copy_for_teacher(transformer: nn.Module, config: TwinFlowConfig, use_ema: bool) -> nn.Module | None:
-    """A frozen copy of the student for training all weights, made before it is sharded or wrapped; else `None`."""
-    if not keeps_teacher(config, use_ema) or _has_adapter(transformer):
-        return None
+def frozen_copy(transformer: nn.Module) -> nn.Module:
+    """A copy of a student for training all weights, made before the student is sharded or wrapped."""
     return deepcopy(transformer).requires_grad_(False).eval()
 
 
-def build_teacher(
-    transformer: nn.Module,
-    velocity_of: Callable,
-    config: TwinFlowConfig,
-    use_ema: bool,
-    copy: nn.Module | None = None,
-):
-    """The teacher that the options ask for.
-
-    Args:
-        transformer: the student, unwrapped, with `add_teacher_adapter` done where it is a LoRA.
-        velocity_of: makes a velocity function of a transformer.
-        copy: from `copy_for_teacher`, sharded as the student is; by default it is made here.
-    """
-    if not keeps_teacher(config, use_ema):
-        return StudentTeacher(transformer, velocity_of)
-    if _has_adapter(transformer):
-        return EMAAdapterTeacher(transformer, velocity_of, config.twinflow_ema_decay)
-    copy = copy or copy_for_teacher(transformer, config, use_ema)
-    return EMAModelTeacher(transformer, copy, velocity_of, config.twinflow_ema_decay)
-
-
-def _has_adapter(transformer: nn.Module) -> bool:
+def has_adapter(transformer: nn.Module) -> bool:
+    """Whether a LoRA, or another adapter of PEFT, is on a transformer."""
     return any(isinstance(module, BaseTunerLayer) for module in transformer.modules())
 
 

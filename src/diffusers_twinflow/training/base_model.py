@@ -12,11 +12,11 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 
-from ..configuration import TwinFlowConfig, TwinFlowConfigError
+from ..configuration import TwinFlowConfigError
 from ..families import Family, is_flow_matching
 from ..hub.base_loading import load_base
 from ..hub.files import INDEX_NAME, locate_repository, read_json
-from ..methods.teachers import add_teacher_adapter, keeps_teacher
+from ..methods import Method
 from ..models import enable_twinflow
 from ..schedulers import TwinFlowScheduler
 from .quantization import quantization_config
@@ -79,28 +79,26 @@ def load_frozen_pipeline(
     return pipeline
 
 
-def prepare_full(transformer: torch.nn.Module, config: TwinFlowConfig, family: Family) -> None:
-    """Have all weights train, and the time conditioning where TwinFlow is on."""
-    if config.twinflow_enabled:
+def prepare_full(transformer: torch.nn.Module, method: Method, family: Family) -> None:
+    """Have all weights train, and the time conditioning if the method uses it."""
+    if method.config.twinflow_enabled:
         enable_twinflow(transformer, family.transformer_class)
     transformer.requires_grad_(True).train()
 
 
 def prepare_lora(
     transformer: ModelMixin,
-    config: TwinFlowConfig,
+    method: Method,
     family: Family,
     configure: Callable[[ModelMixin], LoraConfig],
-    *,
-    use_ema: bool = True,
 ) -> None:
     """Add low-rank weights, the time conditioning and the teacher's own of both, in float32.
 
     Args:
         configure: makes PEFT's configuration for the transformer with its time conditioning.
-        use_ema: whether TwinFlow keeps an EMA teacher.
     """
-    if config.twinflow_enabled:
+    uses_twinflow = method.config.twinflow_enabled
+    if uses_twinflow:
         enable_twinflow(transformer, family.transformer_class)
     if not isinstance(transformer, PeftAdapterMixin):
         raise TwinFlowConfigError(
@@ -116,11 +114,10 @@ def prepare_lora(
             f"lora_layers={layers}: a LoRA cannot be put there ({error}). Name linear or convolution layers, or use "
             f"`lora_layers` {ALL_LINEAR}."
         ) from error
-    if config.twinflow_enabled:
+    if uses_twinflow:
         transformer.time_conditioning.requires_grad_(True)
     cast_training_params(transformer, torch.float32)
-    if keeps_teacher(config, use_ema):
-        add_teacher_adapter(transformer, peft_config)
+    method.add_teacher(transformer, peft_config)
     transformer.train()
 
 

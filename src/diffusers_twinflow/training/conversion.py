@@ -64,7 +64,7 @@ def convert_checkpoint(
     family = family.bind(pipeline)
     transformer = family.denoiser(pipeline)
     if args.train_type == "full":
-        prepare_full(transformer, config, family)
+        prepare_full(transformer, method, family)
     else:
         configure = partial(
             lora_config,
@@ -74,7 +74,7 @@ def convert_checkpoint(
             lora_dropout=args.lora_dropout,
             lora_layers=args.lora_layers,
         )
-        prepare_lora(transformer, config, family, configure, use_ema=args.use_ema)
+        prepare_lora(transformer, method, family, configure)
     load_weights(transformer, checkpoint / WEIGHTS_NAME)
     average = load_average(transformer, family, method, args, checkpoint) if args.save_ema and args.use_ema else None
     all_options = args.to_dict() | method.options()
@@ -138,19 +138,17 @@ def load_weights(transformer: torch.nn.Module, path: Path) -> None:
 
 def load_average(
     transformer: torch.nn.Module, family: Family, method: Method, args: TrainingArguments, checkpoint: Path
-) -> AveragedWeights:
-    """The moving average that a checkpoint holds, which the run would have saved.
+) -> AveragedWeights | None:
+    """The moving average that a checkpoint holds, which the run would have saved; `None` if it would save none.
 
     Raises:
         TwinFlowConfigError: if it holds none.
     """
-    average = method.build_teacher(transformer, family.velocity, method.copy_for_teacher(transformer))
-    key = "weights"
-    if average is not None and average.decay is None:
-        return average
-    if average is None:
-        average = EMAOfTrained(transformer, args.flow_matching_ema_decay, torch.device("cpu"))
-        key = "shadow_params"
+    teacher = method.build_teacher(transformer, family.velocity, method.copy_for_teacher(transformer))
+    if teacher is not None and not teacher.is_average:
+        return None
+    average: AveragedWeights = teacher or EMAOfTrained(transformer, args.flow_matching_ema_decay, torch.device("cpu"))
+    key = "shadow_params" if teacher is None else "weights"
     for path in sorted(checkpoint.glob(STATES)):
         state = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(state, dict) and key in state:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from itertools import count, islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..data.batches import Batch
-from ..methods.twinflow import Branch, TwinFlow
 from ..writing import write_text
 from .trackers import GIB, peak_memory
 
@@ -23,9 +22,10 @@ FILE_NAME = "dry_run.json"
 MIXED_STEPS = 2
 
 
-def positions_of(method: TwinFlow, branch: Branch, number: int) -> list[int]:
+def positions_of(branch_cycle: Sequence[str], branch: str, number: int) -> list[int]:
     """The first `number` positions of a run whose samples that branch trains."""
-    return list(islice((position for position in count() if method.rotation.at([position]) == [branch]), number))
+    names = enumerate(cycle(branch_cycle))
+    return list(islice((position for position, name in names if name == branch), number))
 
 
 class DryRun:
@@ -69,10 +69,10 @@ class DryRun:
 
     def _kinds(self, batches: list[Batch]) -> Iterator[tuple[str, list[Batch]]]:
         """The batches, once for each branch with positions that are all that branch's."""
-        method = self.trainer.method
-        for branch in method.rotation.fractions if isinstance(method, TwinFlow) else ():
-            positions = positions_of(method, branch, len(batches[0]["position"]))
-            yield branch.value, [batch | {"position": positions} for batch in batches]
+        branch_cycle = self.trainer.method.branch_cycle
+        for branch in [name for name in self.trainer.method.branch_names if name in branch_cycle]:
+            positions = positions_of(branch_cycle, branch, len(batches[0]["position"]))
+            yield branch, [batch | {"position": positions} for batch in batches]
 
     def _draw_picture(self) -> None:
         trainer = self.trainer

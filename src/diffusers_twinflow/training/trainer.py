@@ -220,10 +220,9 @@ class Trainer:
     def prepare_transformer(self, transformer: ModelMixin) -> None:
         """Give the frozen transformer what is trained."""
         if self.arguments.train_type == "full":
-            prepare_full(transformer, self.config, self.family)
+            prepare_full(transformer, self.method, self.family)
         else:
-            use_ema = self.arguments.use_ema
-            prepare_lora(transformer, self.config, self.family, self.build_lora_config, use_ema=use_ema)
+            prepare_lora(transformer, self.method, self.family, self.build_lora_config)
         if self.arguments.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
 
@@ -300,7 +299,8 @@ class Trainer:
         TrainedWeights(self.transformer).register(accelerator)
         self.data.register(accelerator)
         if self.teacher is not None:
-            self.keep_average(self.teacher)
+            accelerator.register_for_checkpointing(self.teacher)
+            self.average = self.teacher if self.teacher.is_average else None
         self.validation = Validation(
             self.arguments,
             self.config.twinflow_enabled,

@@ -1,6 +1,7 @@
 """TwinFlow: the method, its branches, its randomness and its objective."""
 
-from .branches import BRANCHES, Branch, BranchRotation
+from .branches import BRANCHES, Branch, BranchSamples
 from .method import TwinFlow
+from .rotation import BranchRotation
 
-__all__ = ["BRANCHES", "Branch", "BranchRotation", "TwinFlow"]
+__all__ = ["BRANCHES", "Branch", "BranchRotation", "BranchSamples", "TwinFlow"]

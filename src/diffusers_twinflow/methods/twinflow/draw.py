@@ -1,6 +1,6 @@
 """All the randomness of one training step, drawn before it: after the draw the loss is deterministic.
 
-What a sample gets depends on the run's seed and the sample's position in the run alone, see `blocks.py`.
+What a sample gets depends on the run's seed and the sample's position in the run alone, see `randomness.py`.
 """
 
 from collections.abc import Sequence
@@ -10,27 +10,27 @@ from functools import partial
 import numpy as np
 import torch
 
-from ...configuration import TwinFlowConfig
-from ..randomness import Purpose, draw_noise
-from .branches import BRANCHES, Branch, BranchRotation
-from .plan import plan_samples
+from ...configuration import TwinFlowConfig, TwinFlowConfigError
+from ..randomness import BLOCK, Purpose, draw_noise, draw_numbers
+from .branches import Branch, Times
+from .rotation import BranchRotation
 
 
 @dataclass(frozen=True)
 class Passes:
-    """Which passes without gradient a micro-step makes, besides those of the student that trains.
+    """Which passes without gradient a micro-step makes, besides the student's pass with gradient.
 
     Attributes:
         fake: the student's, for the fakes.
         enhance: the teacher's with and without the prompt.
-        rollout: the teacher's along the jumps.
-        one_step: the student's on both trajectories, for rectification.
+        walk: the teacher's along the jumps.
+        rectify: the student's on both trajectories.
     """
 
     fake: bool
     enhance: bool
-    rollout: bool
-    one_step: bool
+    walk: bool
+    rectify: bool
 
 
 @dataclass
@@ -38,46 +38,62 @@ class TrainingDraw:
     """What one micro-batch of B samples trains on.
 
     Attributes:
-        branch_indices: index in `BRANCHES` of each sample's branch, shape [B].
+        branch_indices: index of each sample's branch in the method's branches, shape [B].
+        samples_of: for each branch, the indices of its samples.
         t: time of each sample, shape [B], in [0, 1].
         r: target time of each sample, shape [B], `0 <= r <= t`.
         sign: +1 on the real trajectory, -1 on the twin's, shape [B].
         noise: shape [B, ...], for `x_t`.
-        one_step, adversarial: indices of the samples of those branches.
-        faked: indices of the samples whose data is a fake of the student's: the adversarial, or all if image-free.
-        real: indices of all samples but the adversarial ones.
-        enhanced: indices of the samples whose target has guidance baked in.
-        rollout: indices of the samples whose jump is longer than the first step, so that the teacher walks it.
-        fake_noise: shape [len(faked), ...], that the fakes are made of.
-        rectify_noise: shape [len(one_step), ...].
-        rectify_t: shape [len(one_step)], in [0, 1].
-        passes: what to run; more than this micro-batch needs where all processes must run the same.
+        faked: indices of the samples whose data is a fake: those of branches on fakes, or all if image-free.
+        enhanced: indices of the samples whose velocity has guidance baked in.
+        walked: indices of the samples whose jump is longer than the first step, so that the teacher walks it.
+        rectified: indices of the samples that are rectified.
+        fake_noise: shape [len(faked), ...], what the fakes are made from.
+        rectify_noise: shape [len(rectified), ...].
+        rectify_t: shape [len(rectified)], in [0, 1].
+        passes: what to run; more than this micro-batch needs if all processes must run the same.
     """
 
     branch_indices: torch.Tensor
+    samples_of: Sequence[torch.Tensor]
     t: torch.Tensor
     r: torch.Tensor
     sign: torch.Tensor
     noise: torch.Tensor
-    one_step: torch.Tensor
-    adversarial: torch.Tensor
     faked: torch.Tensor
-    real: torch.Tensor
     enhanced: torch.Tensor
-    rollout: torch.Tensor
+    walked: torch.Tensor
+    rectified: torch.Tensor
     fake_noise: torch.Tensor
     rectify_noise: torch.Tensor
     rectify_t: torch.Tensor
     passes: Passes
 
+
+@dataclass(frozen=True)
+class Plan:
+    """When each sample is trained and what is done for it, known before its noise: arrays of shape [B]."""
+
+    branch: np.ndarray
+    t: np.ndarray
+    r: np.ndarray
+    sign: np.ndarray
+    rectify_t: np.ndarray
+    is_faked: np.ndarray
+    is_enhanced: np.ndarray
+    is_walked: np.ndarray
+    is_rectified: np.ndarray
+
     @property
-    def branches(self) -> list[Branch]:
-        """Branch of each sample; on a device, waits for it."""
-        return [BRANCHES[index] for index in self.branch_indices.tolist()]
+    def passes(self) -> Passes:
+        """The passes that these samples need."""
+        needed = (self.is_faked, self.is_enhanced, self.is_walked, self.is_rectified)
+        return Passes(*(bool(samples.any()) for samples in needed))
 
 
 def draw_training_step(
     config: TwinFlowConfig,
+    branches: Sequence[Branch],
     rotation: BranchRotation,
     positions: Sequence[int],
     latent_shape: Sequence[int],
@@ -89,47 +105,101 @@ def draw_training_step(
     """Draw times, branches and noise for the samples at `positions`.
 
     Args:
+        branches: the branches that `rotation` rotates, in its order.
         positions: position in the run of each of the B samples.
         latent_shape: shape of one sample, without the batch dimension.
         seed: seed of the run.
         device: where the tensors are wanted; noise is drawn there.
         passes_of: positions, of all processes, whose passes are to be made; by default those of `positions`.
     """
-    plan = plan_samples(config, rotation, positions, seed)
-    everyone = plan if passes_of is None else plan_samples(config, rotation, [*positions, *passes_of], seed)
-    one_step, faked = plan.is_one_step.nonzero()[0], plan.is_faked.nonzero()[0]
-    host = {
-        "branch_indices": plan.branch,
-        "t": plan.t,
-        "r": plan.r,
-        "sign": np.where(plan.is_real, 1, -1).astype(np.float32),
-        "rectify_t": plan.rectify_t[one_step],
-        "one_step": one_step,
-        "adversarial": (~plan.is_real).nonzero()[0],
-        "faked": faked,
-        "real": plan.is_real.nonzero()[0],
-        "enhanced": plan.is_enhanced.nonzero()[0],
-        "rollout": plan.is_rollout.nonzero()[0],
-    }
-    positions = np.asarray(positions, dtype=np.int64)
+    plan = plan_samples(config, branches, rotation, positions, seed)
+    everyone = plan
+    if passes_of is not None:
+        everyone = plan_samples(config, branches, rotation, [*positions, *passes_of], seed)
+    faked, rectified = plan.is_faked.nonzero()[0], plan.is_rectified.nonzero()[0]
+    sent = _sent(
+        {
+            "branch_indices": plan.branch,
+            "by_branch": np.argsort(plan.branch, kind="stable"),
+            "t": plan.t,
+            "r": plan.r,
+            "sign": plan.sign,
+            "rectify_t": plan.rectify_t[rectified],
+            "faked": faked,
+            "enhanced": plan.is_enhanced.nonzero()[0],
+            "walked": plan.is_walked.nonzero()[0],
+            "rectified": rectified,
+        },
+        device,
+    )
+    counts = np.bincount(plan.branch, minlength=len(branches)).tolist()
+    where = np.asarray(positions, dtype=np.int64)
     noise_of = partial(draw_noise, shape=latent_shape, seed=seed, device=device)
     return TrainingDraw(
-        noise=noise_of(positions, purpose=Purpose.NOISE),
-        fake_noise=noise_of(positions[faked], purpose=Purpose.FAKE_NOISE),
-        rectify_noise=noise_of(positions[one_step], purpose=Purpose.RECTIFY_NOISE),
-        passes=Passes(
-            fake=bool(everyone.is_faked.any()),
-            enhance=bool(everyone.is_enhanced.any()),
-            rollout=bool(everyone.is_rollout.any()),
-            one_step=bool(everyone.is_one_step.any()),
-        ),
-        **_sent(host, device),
+        noise=noise_of(where, purpose=Purpose.NOISE),
+        fake_noise=noise_of(where[faked], purpose=Purpose.FAKE_NOISE),
+        rectify_noise=noise_of(where[rectified], purpose=Purpose.RECTIFY_NOISE),
+        passes=everyone.passes,
+        samples_of=sent.pop("by_branch").split(counts),
+        **sent,
     )
+
+
+def plan_samples(
+    config: TwinFlowConfig,
+    branches: Sequence[Branch],
+    rotation: BranchRotation,
+    positions: Sequence[int],
+    seed: int,
+) -> Plan:
+    """The plan of the samples at `positions` of the run."""
+    branch = rotation.indices_at(positions)
+    beta, u, rectify_t = draw_numbers(positions, seed, lambda block_seed: _numbers(config, block_seed)).T
+    drawn = np.minimum(beta * config.twinflow_time_scale, 1.0)
+    t, r = np.empty((2, len(branch)), dtype=np.float32)
+    for index in np.unique(branch):
+        own = branch == index
+        t[own], r[own] = _times_of(branches[index], drawn[own], u[own], config)
+    low, high = np.float32(config.twinflow_enhanced_low), np.float32(config.twinflow_enhanced_high)
+
+    def of_branch(name: str, dtype: type = bool) -> np.ndarray:
+        return np.array([getattr(each, name) for each in branches], dtype=dtype)[branch]
+
+    return Plan(
+        branch=branch,
+        t=t,
+        r=r,
+        sign=of_branch("sign", np.float32),
+        rectify_t=rectify_t.astype(np.float32),
+        is_faked=of_branch("trains_on_fakes") | config.twinflow_image_free,
+        is_enhanced=of_branch("is_enhanced") & (low < t) & (t < high) & (config.twinflow_enhanced_ratio > 0),
+        is_walked=of_branch("is_walked")
+        & (t - r >= np.float32(config.twinflow_delta_t))
+        & (config.twinflow_estimate_order > 0),
+        is_rectified=of_branch("is_rectified")
+        & (config.twinflow_adversarial_enabled and config.twinflow_rectify_weight > 0),
+    )
+
+
+def _times_of(branch: Branch, drawn: np.ndarray, u: np.ndarray, config: TwinFlowConfig) -> Times:
+    t, r = branch.times(drawn, u, config)
+    if not ((r >= 0) & (r <= t) & (t <= 1)).all():
+        raise TwinFlowConfigError(
+            f"branch '{branch.name}' gives times that are not 0 <= r <= t <= 1: correct its method `times`."
+        )
+    return t, r
+
+
+def _numbers(config: TwinFlowConfig, block_seed: int) -> np.ndarray:
+    """For each sample of a block a time and two numbers in [0, 1), shape [BLOCK, 3]."""
+    generator = np.random.default_rng(block_seed)
+    beta = generator.beta(config.twinflow_time_alpha, config.twinflow_time_beta, size=BLOCK)
+    return np.stack([beta, *generator.random((2, BLOCK))], axis=1)
 
 
 def _sent(arrays: dict[str, np.ndarray], device: torch.device | str) -> dict[str, torch.Tensor]:
     """The arrays on the device, all of a type in one copy."""
-    sent = {}
+    sent: dict[str, torch.Tensor] = {}
     for dtype in {array.dtype for array in arrays.values()}:
         chosen = {name: array for name, array in arrays.items() if array.dtype == dtype}
         together = torch.from_numpy(np.concatenate([*chosen.values()])).to(device, non_blocking=True)

@@ -2,18 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
+from peft import LoraConfig
 from torch import nn
 
 from ...conditions import Condition
 from ...configuration import TwinFlowConfig, TwinFlowConfigError
 from ..base import LossOutput, Networks, Teacher, VelocityOf
-from ..teachers import build_teacher, copy_for_teacher
-from .branches import BRANCHES, BranchRotation
+from ..teachers import (
+    EMAAdapterTeacher,
+    EMAModelTeacher,
+    StudentTeacher,
+    add_teacher_adapter,
+    frozen_copy,
+    has_adapter,
+)
+from .branches import BRANCHES, Branch
 from .draw import TrainingDraw, draw_training_step
 from .objective import TwinFlowObjective
+from .rotation import BranchRotation
 
 TeacherKind = Literal["ema", "frozen", "student"]
 
@@ -23,11 +32,18 @@ class TwinFlow:
 
     Args:
         config: the options, with `twinflow_enabled` true.
-        teacher: what the student learns from: an average of its weights ("ema", decay `twinflow_ema_decay`), the base
-            as it was ("frozen"), or the student itself ("student", unstable). The default follows the options.
+        teacher: what the student learns from: an average of its weights ("ema", with decay `twinflow_ema_decay`), the
+            base as it was ("frozen"), or the student itself ("student", unstable). By default the decay decides: 1 is
+            "frozen", 0 is "student", anything between is "ema".
+        branches: what trains the samples of a batch; defaults to the five branches of TwinFlow, with the shares of the
+            options.
+
+    Attributes:
+        config: the options with the teacher in them, as a recipe spells it.
+        teacher: which teacher it is.
 
     Raises:
-        TwinFlowConfigError: if the options are off, or contradict the teacher.
+        TwinFlowConfigError: if the options are off or contradict the teacher, or no branch has a share.
 
     Example:
 
@@ -35,26 +51,29 @@ class TwinFlow:
     """
 
     name = "TwinFlow"
-    branch_names: Sequence[str] = tuple(branch.value for branch in BRANCHES)
     part_names: Sequence[str] = ("rectify",)
 
-    def __init__(self, config: TwinFlowConfig, teacher: TeacherKind | None = None):
+    def __init__(
+        self, config: TwinFlowConfig, teacher: TeacherKind | None = None, branches: Sequence[Branch] = BRANCHES
+    ):
         if not config.twinflow_enabled:
             raise TwinFlowConfigError("twinflow_enabled=false switches TwinFlow off: set it, or use FlowMatching.")
-        if teacher == "ema" and config.twinflow_ema_decay in (0, 1):
-            raise TwinFlowConfigError(
-                f"teacher='ema' with twinflow_ema_decay={config.twinflow_ema_decay} averages nothing: choose a decay "
-                "such as 0.99."
-            )
-        if teacher == "frozen":
-            config = replace(config, twinflow_ema_decay=1.0)
-        elif teacher == "student":
-            config = replace(config, twinflow_allow_no_ema_teacher=True)
-        elif teacher not in (None, "ema"):
-            raise TwinFlowConfigError(f"teacher={teacher!r} is not valid: it must be ema, frozen or student.")
-        self.config, self.use_ema = config, teacher != "student"
-        self.rotation = BranchRotation(config.branch_shares)
-        self.objective = TwinFlowObjective(config, self.rotation)
+        self.use_ema = teacher != "student"
+        self.teacher = teacher_of(config.twinflow_ema_decay) if teacher is None else teacher
+        self.config = _with_teacher(config, self.teacher)
+        self.branches = tuple(branches)
+        self.branch_names: Sequence[str] = tuple(branch.name for branch in self.branches)
+        if len(set(self.branch_names)) < len(self.branch_names):
+            raise TwinFlowConfigError(f"branches={list(self.branch_names)}: each must have a name of its own.")
+        self.rotation = BranchRotation({branch.name: branch.share(self.config) for branch in self.branches})
+        self.branch_cycle: Sequence[str] = self.rotation.cycle
+        rectified = sum(self.rotation.fraction(branch.name) for branch in self.branches if branch.is_rectified)
+        self.objective = TwinFlowObjective(self.config, self.branches, rectified)
+
+    @property
+    def keeps_teacher(self) -> bool:
+        """Whether weights of a teacher are kept beside the student's."""
+        return self.teacher != "student"
 
     @property
     def needs_unconditional(self) -> bool:
@@ -63,11 +82,29 @@ class TwinFlow:
     def options(self) -> dict[str, Any]:
         return self.config.to_dict()
 
+    def add_teacher(self, transformer: nn.Module, lora_config: LoraConfig) -> None:
+        """Put the teacher's adapter and time conditioning beside the student's own."""
+        if self.keeps_teacher:
+            add_teacher_adapter(transformer, lora_config)
+
     def copy_for_teacher(self, transformer: nn.Module) -> nn.Module | None:
-        return copy_for_teacher(transformer, self.config, self.use_ema)
+        """A frozen copy of a student whose weights all train; `None` for a LoRA, or if the student is the teacher."""
+        return frozen_copy(transformer) if self.keeps_teacher and not has_adapter(transformer) else None
 
     def build_teacher(self, transformer: nn.Module, velocity_of: VelocityOf, copy: nn.Module | None = None) -> Teacher:
-        return build_teacher(transformer, velocity_of, self.config, self.use_ema, copy)
+        """The teacher of a student that is ready for training.
+
+        Args:
+            transformer: the student, unwrapped; if it is a LoRA, after `add_teacher`.
+            velocity_of: makes a velocity function of a transformer.
+            copy: from `copy_for_teacher`, sharded as the student is; by default it is made here.
+        """
+        if not self.keeps_teacher:
+            return StudentTeacher(transformer, velocity_of)
+        decay = self.config.twinflow_ema_decay
+        if has_adapter(transformer):
+            return EMAAdapterTeacher(transformer, velocity_of, decay)
+        return EMAModelTeacher(transformer, copy or frozen_copy(transformer), velocity_of, decay)
 
     def draw(
         self,
@@ -78,17 +115,39 @@ class TwinFlow:
         device: torch.device | str = "cpu",
         passes_of: Sequence[int] | None = None,
     ) -> TrainingDraw:
+        """Draw branches, times and noise for the samples at `positions` of the run."""
         return draw_training_step(
-            self.config, self.rotation, positions, latent_shape, seed=seed, device=device, passes_of=passes_of
+            self.config,
+            self.branches,
+            self.rotation,
+            positions,
+            latent_shape,
+            seed=seed,
+            device=device,
+            passes_of=passes_of,
         )
 
     def loss(self, latents: torch.Tensor, condition: Condition, draw: TrainingDraw, networks: Networks) -> LossOutput:
-        return self.objective(
-            latents,
-            condition,
-            draw,
-            student=networks.student,
-            student_without_grad=networks.student_without_grad,
-            teacher=networks.teacher,
-            unconditional=networks.unconditional,
+        """The losses of all branches and the rectification, for latents of shape [B, ...]."""
+        return self.objective(latents, condition, draw, networks)
+
+
+def teacher_of(decay: float) -> TeacherKind:
+    """The teacher that a decay of its moving average amounts to."""
+    return {0.0: "student", 1.0: "frozen"}.get(decay, "ema")
+
+
+def _with_teacher(config: TwinFlowConfig, teacher: TeacherKind) -> TwinFlowConfig:
+    """The options with the teacher in them."""
+    if teacher not in get_args(TeacherKind):
+        raise TwinFlowConfigError(f"teacher={teacher!r} is not valid: it must be {', '.join(get_args(TeacherKind))}.")
+    if teacher == "frozen":
+        return replace(config, twinflow_ema_decay=1.0)
+    if teacher == "student":
+        return replace(config, twinflow_allow_no_ema_teacher=True)
+    if teacher_of(config.twinflow_ema_decay) != "ema":
+        raise TwinFlowConfigError(
+            f"teacher='ema' with twinflow_ema_decay={config.twinflow_ema_decay} averages nothing: choose a decay such "
+            "as 0.99."
         )
+    return config

@@ -1,6 +1,8 @@
 """The TwinFlow loss of one micro-batch: a deterministic function of the data, the draw and the networks."""
 
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -11,16 +13,14 @@ from ...flow import (
     clamped_target,
     enhance_velocity,
     interpolate,
-    interval_weight,
     rcgm_jump,
-    rcgm_residual,
     recover,
     squared_error,
     velocity,
 )
-from ..base import LossOutput
+from ..base import LossOutput, Networks, Teacher
 from ..rng_snapshot import RNGSnapshot
-from .branches import Branch, BranchRotation
+from .branches import Branch, BranchSamples
 from .draw import TrainingDraw
 
 PAIR_AS_ONE = 16
@@ -28,63 +28,50 @@ PAIR_AS_ONE = 16
 
 
 class TwinFlowObjective:
-    """Full TwinFlow: flow matching, any-step, one-step, self-adversarial and rectification losses in one pass.
+    """The losses of all branches and the rectification, with one pass of the student that has a gradient.
 
     Args:
         config: the options.
-        rotation: the branches' shares; losses of a branch are normalised by its share of all samples, so that
-            micro-batches and processes of any size add up to the loss of the whole batch.
+        branches: what the samples of each branch are trained towards.
+        rectified_share: part of all samples that are rectified. Their loss is divided by it, so that micro-batches and
+            processes of any size add up to the loss of the whole batch.
     """
 
-    def __init__(self, config: TwinFlowConfig, rotation: BranchRotation):
-        self.config = config
-        self.rotation = rotation
+    def __init__(self, config: TwinFlowConfig, branches: Sequence[Branch], rectified_share: float):
+        self.config, self.branches, self.rectified_share = config, branches, rectified_share
 
     def __call__(
-        self,
-        latents: torch.Tensor,
-        condition: Condition,
-        draw: TrainingDraw,
-        *,
-        student: VelocityFunction,
-        teacher,
-        unconditional: Condition | None = None,
-        student_without_grad: VelocityFunction | None = None,
+        self, latents: torch.Tensor, condition: Condition, draw: TrainingDraw, networks: Networks
     ) -> LossOutput:
         """
         Args:
             latents: data, shape [B, ...].
             condition: tensors of batch B that the velocity functions take.
             draw: the randomness, see `draw_training_step`.
-            student: velocity function of the model in training; called once with gradient, on the whole batch.
-            teacher: a `training.teacher` object; `teacher.activated()` is a context that yields its velocity function.
-            unconditional: the empty prompt, tensors of batch 1 or B; needed where `twinflow_enhanced_ratio` > 0.
-            student_without_grad: used for the passes without gradient; the unwrapped model, where `student` is
-                wrapped for several processes.
+            networks: the student is called once with gradient, on the whole batch. The unconditional condition is
+                needed if `twinflow_enhanced_ratio` > 0.
         """
-        frozen_student = student_without_grad or student
-        x = self._with_fakes(latents, condition, draw, frozen_student)
+        student = networks.student_without_grad
+        x = self._with_fakes(latents, condition, draw, student)
         x_t = interpolate(x, draw.noise, draw.t)
         v = velocity(x, draw.noise)
         del x  # so much less in memory during the student's pass
 
         snapshot = RNGSnapshot(latents.device)
         with torch.no_grad(), snapshot.replay():  # before the student's pass, whose activations fill the memory
-            v, jumped = self._teach(x_t, v, condition, unconditional, draw, teacher, snapshot)
-        prediction = student(x_t, draw.t, draw.r, draw.sign, condition).float()
-        target = self._target(prediction.detach(), v, jumped, draw)
+            v, jumped = self._teach(x_t, v, condition, draw, networks, snapshot)
+        prediction = networks.student(x_t, draw.t, draw.r, draw.sign, condition).float()
+        target, weight = self._targets(x_t, prediction.detach(), v, jumped, draw)
 
-        weight = interval_weight(draw.t, draw.r)
-        weight = weight.index_fill(0, draw.adversarial, self.config.twinflow_adversarial_weight)
         per_sample = self._sample_loss(prediction, target) * weight
         loss = per_sample.mean()
         rectify = per_sample.new_zeros(0)
-        if self._rectifies(draw):
-            one_step = prediction[draw.one_step]
+        if draw.passes.rectify:
+            rectified = prediction[draw.rectified]
             with torch.no_grad(), snapshot.replay():
-                rectify_target = self._rectify_target(prediction, x_t, condition, draw, frozen_student)
-            rectify = self._sample_loss(one_step, rectify_target)
-            expected_count = len(latents) * self.rotation.fraction(Branch.ONE_STEP)
+                rectify_target = self._rectify_target(prediction, x_t, condition, draw, student)
+            rectify = self._sample_loss(rectified, rectify_target)
+            expected_count = len(latents) * self.rectified_share
             loss = loss + self.config.twinflow_rectify_weight * rectify.sum() / expected_count
         return LossOutput(loss, per_sample.detach(), {"rectify": rectify.detach()}, draw.branch_indices)
 
@@ -93,10 +80,6 @@ class TwinFlowObjective:
             return squared_error(prediction, target)
         config = self.config
         return barron_loss(prediction, target, alpha=config.twinflow_barron_alpha, c=config.twinflow_barron_scale)
-
-    def _rectifies(self, draw: TrainingDraw) -> bool:
-        config = self.config
-        return config.twinflow_adversarial_enabled and config.twinflow_rectify_weight > 0 and draw.passes.one_step
 
     @torch.no_grad()
     def _with_fakes(
@@ -112,22 +95,27 @@ class TwinFlowObjective:
         fakes, _ = recover(noise, ones, prediction)
         return latents.index_copy(0, draw.faked, fakes[: len(draw.faked)].to(latents.dtype))
 
-    def _teach(self, x_t, v, condition, unconditional, draw, teacher, snapshot):
-        """The velocity with guidance baked in, and the teacher's jumps of the samples that it walks."""
-        config = self.config
-        walks = draw.passes.rollout and config.twinflow_estimate_order > 0
-        enhances = config.needs_unconditional and draw.passes.enhance
-        jumped = v[:0]
-        with teacher.activated() if walks or enhances else nullcontext() as teacher_velocity:
-            if enhances:
-                v = self._enhanced(x_t, v, condition, unconditional, draw, teacher_velocity)
-            if walks:
-                chosen = at_least_one(draw.rollout)
+    def _teach(
+        self,
+        x_t: torch.Tensor,
+        v: torch.Tensor,
+        condition: Condition,
+        draw: TrainingDraw,
+        networks: Networks,
+        snapshot: RNGSnapshot,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The velocity with guidance baked in, and the sum of the teacher's jumps for each sample that it walks."""
+        config, passes, jumped = self.config, draw.passes, v[:0]
+        with activated(networks.teacher, passes.walk or passes.enhance) as teacher:
+            if passes.enhance:
+                v = self._enhanced(x_t, v, condition, networks.unconditional, draw, teacher)
+            if passes.walk:
+                chosen = at_least_one(draw.walked)
                 positive, prompts = draw.sign[chosen].abs(), take(condition, chosen)
 
-                def walk(x, tau, tau_next):
+                def walk(x: torch.Tensor, tau: torch.Tensor, tau_next: torch.Tensor) -> torch.Tensor:
                     with snapshot.replay():
-                        return teacher_velocity(x, tau, tau_next, positive, prompts).float()
+                        return teacher(x, tau, tau_next, positive, prompts).float()
 
                 jumped = rcgm_jump(
                     walk,
@@ -137,56 +125,89 @@ class TwinFlowObjective:
                     draw.r[chosen],
                     order=config.twinflow_estimate_order,
                     delta=config.twinflow_delta_t,
-                )
+                )[: len(draw.walked)]
         return v, jumped
 
-    def _target(self, prediction, v, jumped, draw) -> torch.Tensor:
-        """The student's prediction less the clamped residual; the velocity itself on the twin trajectory."""
-        config, target = self.config, v.clone()
-        residual = prediction - v
-        if len(jumped):
-            chosen = draw.rollout
-            residual[chosen] = rcgm_residual(
-                prediction[chosen],
-                v[chosen],
-                jumped[: len(chosen)],
-                draw.t[chosen],
-                draw.r[chosen],
-                delta=config.twinflow_delta_t,
-            )
-        real = draw.real
-        target[real] = clamped_target(prediction[real], residual[real], config.twinflow_target_clamp)
-        return target
+    @torch.no_grad()
+    def _targets(
+        self, x_t: torch.Tensor, prediction: torch.Tensor, v: torch.Tensor, jumped: torch.Tensor, draw: TrainingDraw
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each branch compares its predictions with, and the weights of the losses."""
+        jumped = torch.zeros_like(v).index_copy(0, draw.walked, jumped)
+        target, weight = torch.empty_like(v), torch.empty_like(draw.t)
+        for branch, own in zip(self.branches, draw.samples_of):
+            if not len(own):
+                continue
+            t, r = draw.t[own], draw.r[own]
+            samples = BranchSamples(x_t[own], t, r, prediction[own], v[own], jumped[own])
+            target[own] = branch.target(samples, self.config)
+            weight[own] = branch.weight(t, r, self.config)
+        return target, weight
 
-    def _enhanced(self, x_t, v, condition, unconditional, draw, teacher_velocity) -> torch.Tensor:
+    def _enhanced(
+        self,
+        x_t: torch.Tensor,
+        v: torch.Tensor,
+        condition: Condition,
+        unconditional: Condition | None,
+        draw: TrainingDraw,
+        teacher: VelocityFunction,
+    ) -> torch.Tensor:
         """The velocity with guidance baked in."""
+        if unconditional is None:
+            raise ValueError("twinflow_enhanced_ratio > 0 needs the condition of the empty prompt in `networks`.")
         chosen = at_least_one(draw.enhanced)
         signs, prompts = draw.sign[chosen], take(condition, chosen)
         empty = take(expand(unconditional, len(x_t)), chosen)
-        pair = self._pair(teacher_velocity, x_t[chosen], draw.t[chosen], (signs, signs), (prompts, empty))
+        pair = self._pair(teacher, x_t[chosen], draw.t[chosen], (signs, signs), (prompts, empty))
         enhanced = enhance_velocity(v[chosen], *pair, self.config.twinflow_enhanced_ratio)
         return v.index_copy(0, draw.enhanced, enhanced[: len(draw.enhanced)].to(v.dtype))
 
-    def _rectify_target(self, prediction, x_t, condition, draw, student) -> torch.Tensor:
+    def _rectify_target(
+        self,
+        prediction: torch.Tensor,
+        x_t: torch.Tensor,
+        condition: Condition,
+        draw: TrainingDraw,
+        student: VelocityFunction,
+    ) -> torch.Tensor:
         """Where the twin's velocity and the real one differ on the student's own one-step images, move against it."""
-        one_step, count = at_least_one(draw.one_step), len(draw.one_step)
-        prediction = prediction[one_step]
-        x_hat, _ = recover(x_t[one_step], draw.t[one_step], prediction)
-        noise, t = (draw.rectify_noise, draw.rectify_t) if count else (draw.noise[one_step], draw.t[one_step])
-        positive, prompts = torch.ones_like(t), take(condition, one_step)
+        rectified, count = at_least_one(draw.rectified), len(draw.rectified)
+        prediction = prediction[rectified]
+        x_hat, _ = recover(x_t[rectified], draw.t[rectified], prediction)
+        noise, t = (draw.rectify_noise, draw.rectify_t) if count else (draw.noise[rectified], draw.t[rectified])
+        positive, prompts = torch.ones_like(t), take(condition, rectified)
         points = interpolate(x_hat, noise, t)
         split = len(x_t) > PAIR_AS_ONE  # by the batch and not by `count`, which may differ between processes
         twin, real = self._pair(student, points, t, (-positive, positive), (prompts, prompts), split)
         return clamped_target(prediction, twin - real, 1.0)[:count]
 
-    def _pair(self, velocity_function, x, t, signs, conditions, split=False) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pair(
+        self,
+        velocity_function: VelocityFunction,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        signs: tuple[torch.Tensor, torch.Tensor],
+        conditions: tuple[Condition, Condition],
+        split: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Velocities at the same points with two signs or conditions, as one batch unless passes are to be split."""
         if split or self.config.twinflow_split_passes:
             first, second = (velocity_function(x, t, t, sign, c) for sign, c in zip(signs, conditions))
             return first.float(), second.float()
         twice = t.repeat(2)
         x = x.repeat(2, *[1] * (x.ndim - 1))
-        return velocity_function(x, twice, twice, torch.cat(signs), concatenate(*conditions)).float().chunk(2)
+        first, second = velocity_function(x, twice, twice, torch.cat(signs), concatenate(*conditions)).float().chunk(2)
+        return first, second
+
+
+def activated(teacher: Teacher | None, is_needed: bool) -> AbstractContextManager[Any]:
+    """The teacher's context, or one that does nothing if no pass needs the teacher."""
+    if not is_needed:
+        return nullcontext()
+    if teacher is None:
+        raise ValueError("TwinFlow needs a teacher in `networks`: build it with the method's `build_teacher`.")
+    return teacher.activated()
 
 
 def at_least_one(indices: torch.Tensor) -> torch.Tensor:

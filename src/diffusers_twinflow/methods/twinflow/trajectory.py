@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from io import BytesIO
+from itertools import cycle
 
 import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .branches import Branch
+from .branches import BRANCHES
 from .method import TwinFlow
 
 NAME = "trajectory"
 TITLE = "Trajectories (experimental/theory unverified)"
 COLUMNS = ("sigma", "target_time", "sign", "branch")
 SIGNS = {1.0: ("+1, the real trajectory", "o"), -1.0: ("-1, the twin's", "x")}
-COLOURS = dict(zip(Branch, matplotlib.colormaps["tab10"].colors))
+COLOURS = dict(zip((branch.name for branch in BRANCHES), matplotlib.colormaps["tab10"].colors))
+OTHER_COLOURS = matplotlib.colormaps["tab10"].colors[len(COLOURS) :]
 Row = tuple[float, float, float, str]
 
 
@@ -25,7 +27,7 @@ def trajectory_rows(method: TwinFlow, positions: Sequence[int], seed: int) -> li
     device holds is not touched.
     """
     draw = method.draw(positions, (), seed=seed)
-    branches = [branch.value for branch in draw.branches]
+    branches = [method.branch_names[index] for index in draw.branch_indices.tolist()]
     return list(zip(draw.t.tolist(), draw.r.tolist(), draw.sign.tolist(), branches))
 
 
@@ -33,13 +35,15 @@ def trajectory_picture(rows: Sequence[Row]) -> Image.Image:
     """A scatter plot for each sign, coloured by branch."""
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     figure.suptitle(TITLE)
+    others = dict.fromkeys(row[3] for row in rows if row[3] not in COLOURS)
+    colours = COLOURS | dict(zip(others, cycle(OTHER_COLOURS)))
     for axes, (sign, (label, marker)) in zip(figure.subplots(1, 2, sharex=True, sharey=True), SIGNS.items()):
         axes.set(title=f"sign {label}", xlabel="sigma", ylabel="target time", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
-        for branch, colour in COLOURS.items():
-            points = [row for row in rows if row[2] == sign and row[3] == branch.value]
+        for branch, colour in colours.items():
+            points = [row for row in rows if row[2] == sign and row[3] == branch]
             if points:
                 x, y = zip(*((row[0], row[1]) for row in points))
-                axes.scatter(x, y, s=18, marker=marker, color=colour, label=branch.value)
+                axes.scatter(x, y, s=18, marker=marker, color=colour, label=branch)
         if axes.collections:
             axes.legend(loc="upper left", fontsize="small")
     buffer = BytesIO()

@@ -8,7 +8,7 @@ class EMACallback(TrainerCallback):
     """Averages the trained weights; the average is what is saved and drawn if `save_ema` is on."""
 
     def on_prepare(self, trainer):
-        if trainer.average is None:
+        if trainer.teacher is None:
             trainer.keep_average(
                 EMAOfTrained(
                     trainer.transformer, trainer.arguments.flow_matching_ema_decay, trainer.accelerator.device

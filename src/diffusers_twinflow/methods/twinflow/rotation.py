@@ -1,0 +1,71 @@
+"""Which branch trains a sample: a fixed rotation over the samples of a run.
+
+The branch depends only on the sample's position in the run (counted over optimizer steps, micro-batches and
+processes). The shares hold at any batch size, all processes agree, and a resumed run continues where it stopped.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import gcd
+
+import numpy as np
+
+from ...configuration import TwinFlowConfigError
+
+RESOLUTION = 100
+
+
+class BranchRotation:
+    """The repeating sequence of branches in which each has its share.
+
+    Any run of consecutive positions holds every branch within one sample of its share (smooth weighted round robin).
+
+    Args:
+        shares: share of each branch by name, at least one above 0; they need not sum to 1.
+
+    Attributes:
+        names: the branches in the order of `shares`.
+        cycle: names of the branches of the first samples of a run, before they repeat.
+
+    Raises:
+        TwinFlowConfigError: if a share is negative, or none is above 0.
+    """
+
+    def __init__(self, shares: Mapping[str, float]):
+        if min(shares.values(), default=0) < 0 or not any(shares.values()):
+            raise TwinFlowConfigError(
+                f"the branches have the shares {dict(shares)}: give at least one of them a share above 0, and none a "
+                "negative one."
+            )
+        self.names = list(shares)
+        weights = _integer_weights({name: share for name, share in shares.items() if share > 0})
+        total = sum(weights.values())
+        self.fractions = {name: weight / total for name, weight in weights.items()}
+        self.cycle: list[str] = []
+        credit = dict.fromkeys(weights, 0)
+        for _ in range(total):
+            for name, weight in weights.items():
+                credit[name] += weight
+            chosen = max(credit, key=lambda name: credit[name])
+            credit[chosen] -= total
+            self.cycle.append(chosen)
+        self.index_cycle = np.array([self.names.index(name) for name in self.cycle])
+
+    def fraction(self, name: str) -> float:
+        """The part of all samples that a branch trains, in [0, 1]."""
+        return self.fractions.get(name, 0.0)
+
+    def at(self, positions: Iterable[int]) -> list[str]:
+        """Name of the branch of the sample at each position of the run."""
+        return [self.cycle[position % len(self.cycle)] for position in positions]
+
+    def indices_at(self, positions: Sequence[int]) -> np.ndarray:
+        """The same as indices in `names`, shape [B]."""
+        return self.index_cycle[np.asarray(positions, dtype=np.int64) % len(self.cycle)]
+
+
+def _integer_weights(shares: dict[str, float]) -> dict[str, int]:
+    """Shares to the nearest hundredth of the largest, as the smallest whole numbers in that proportion."""
+    largest = max(shares.values())
+    weights = {name: max(1, round(RESOLUTION * share / largest)) for name, share in shares.items()}
+    common = gcd(*weights.values())
+    return {name: weight // common for name, weight in weights.items()}
