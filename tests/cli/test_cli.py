@@ -203,7 +203,9 @@ def test_the_version(capsys):
     assert capsys.readouterr().out == f"diffusers-twinflow {diffusers_twinflow.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["convert", "--help"], ["--version"], []])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["generate", "--help"], ["train", "--help"], ["convert", "--help"], ["--version"], []]
+)
 def test_help_imports_nothing_heavy(arguments):
     code = (
         "import sys\nfrom diffusers_twinflow.cli import main\n"

@@ -1,16 +1,15 @@
 """From files, tables and streams to the batches of a run."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..lazy_names import lazy_names
-from . import requirements  # noqa: F401
 
 if TYPE_CHECKING:
     from .cache import DiskCache, MemoryCache
-    from .captions import CAPTION_STRATEGIES, CaptionSource
+    from .captions import CaptionSource
     from .check import CheckedRows, check_rows
     from .clips import Clip
-    from .config import DataConfig
+    from .config import CAPTION_STRATEGIES, DataConfig
     from .framing import Framing, parse_buckets
     from .report import DataReport
     from .rows import load_rows
@@ -42,27 +41,31 @@ __all__ = [
     "parse_buckets",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    globals(),
-    {
-        "CAPTION_STRATEGIES": ".captions",
-        "CaptionSource": ".captions",
-        "CheckedRows": ".check",
-        "Clip": ".clips",
-        "DataConfig": ".config",
-        "DataReport": ".report",
-        "DiskCache": ".cache",
-        "Framing": ".framing",
-        "MemoryCache": ".cache",
-        "RunSampler": ".sampler",
-        "Samples": ".samples",
-        "Source": ".source",
-        "StreamLoader": ".stream",
-        "StreamedSamples": ".stream",
-        "TrainingData": ".training_data",
-        "check_rows": ".check",
-        "load_rows": ".rows",
-        "open_source": ".source",
-        "parse_buckets": ".framing",
-    },
-)
+MODULES = {
+    "CAPTION_STRATEGIES": ".config",
+    "CaptionSource": ".captions",
+    "CheckedRows": ".check",
+    "Clip": ".clips",
+    "DataConfig": ".config",
+    "DataReport": ".report",
+    "DiskCache": ".cache",
+    "Framing": ".framing",
+    "MemoryCache": ".cache",
+    "RunSampler": ".sampler",
+    "Samples": ".samples",
+    "Source": ".source",
+    "StreamLoader": ".stream",
+    "StreamedSamples": ".stream",
+    "TrainingData": ".training_data",
+    "check_rows": ".check",
+    "load_rows": ".rows",
+    "open_source": ".source",
+    "parse_buckets": ".framing",
+}
+_get_name, __dir__ = lazy_names(globals(), MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if MODULES.get(name, ".config") != ".config":
+        from . import requirements  # noqa: F401  (names the extra if one of its packages is missing)
+    return _get_name(name)

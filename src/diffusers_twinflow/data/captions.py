@@ -8,11 +8,10 @@ from typing import Any
 from datasets import ClassLabel, LargeList, List
 
 from ..configuration import TwinFlowConfigError
+from .config import CAPTION_STRATEGIES
 from .draws import SampleDraw
 from .images import path_of
 from .text_files import BYTE_ORDER_MARK, find_beside, read_text
-
-CAPTION_STRATEGIES = ("column", "textfile", "filename", "instance_prompt")
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,16 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..options import TwinFlowConfigError, option
 from ..ranges import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Range
-from .captions import CAPTION_STRATEGIES, CaptionSource
-from .clips import Clip
+
+if TYPE_CHECKING:
+    from .captions import CaptionSource
+    from .clips import Clip
+
+CAPTION_STRATEGIES = ("column", "textfile", "filename", "instance_prompt")
 
 TEXT_COLUMN = "text"
 """The column of the lines of a text file."""
@@ -139,12 +144,16 @@ class DataConfig(DataOptions):
         return None if self.twinflow_image_free else self.image_column
 
     @property
-    def clip(self) -> Clip | None:
+    def clip(self) -> "Clip | None":
         """What of a video is trained on; `None` where images are."""
+        from .clips import Clip
+
         return Clip(self.num_frames, self.video_fps) if self.num_frames else None
 
     @property
-    def captions(self) -> CaptionSource:
+    def captions(self) -> "CaptionSource":
+        from .captions import CaptionSource
+
         columns = [self.caption_column] if isinstance(self.caption_column, str) else self.caption_column
         strategy = self.caption_strategy or ("instance_prompt" if self.instance_prompt else "column")
         if self.prompts_file:  # its rows are the captions: there is no image to take another caption from

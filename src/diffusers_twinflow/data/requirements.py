@@ -1,4 +1,4 @@
-"""Imported before everything else here: says which extra is missing, instead of failing at the first of its packages."""
+"""Imported before what reads data: says which extra is missing, instead of failing at the first of its packages."""
 
 import importlib.util
 

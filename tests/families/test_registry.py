@@ -1,0 +1,20 @@
+"""The registry's names are those of the classes that the families have."""
+
+import pytest
+
+from diffusers_twinflow.families import FAMILIES, family_of, family_of_pipeline_class
+from diffusers_twinflow.families.registry import CLASSES
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_names_of_a_family(name):
+    family, classes = FAMILIES[name], CLASSES[name]
+    assert family.name == name and type(family).__name__ == classes.family
+    assert family.pipeline_class.__name__ == classes.pipeline
+    assert family.transformer_class.stock_class().__name__ == classes.denoiser
+    assert FAMILIES[name] is family is family_of(classes.pipeline) is family_of_pipeline_class(classes.pipeline)
+
+
+def test_no_family():
+    assert family_of_pipeline_class("DDPMPipeline") is None and family_of_pipeline_class() is None
+    assert "nope" not in FAMILIES and FAMILIES.get("nope") is None
