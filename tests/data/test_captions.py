@@ -46,7 +46,7 @@ def test_dropout_of_none_and_all():
     ("options", "message"),
     [
         ({"strategy": "guess"}, "caption_strategy='guess'.*textfile"),
-        ({"strategy": "instance_prompt"}, "--instance_prompt"),
+        ({"strategy": "instance_prompt"}, "`instance_prompt`"),
         ({"dropout_probability": 1.5}, "caption_dropout_probability=1.5"),
     ],
 )

@@ -23,7 +23,7 @@ def test_the_size_of_one_sample():
 def test_a_batch_that_cannot_fit_is_named_with_its_options(caplog, resolution, batch_size):
     with caplog.at_level(logging.WARNING):
         warn_about_memory(DataConfig(**SOURCE, resolution=resolution), batch_size)
-    assert f"--train_batch_size {batch_size} at --resolution {resolution}" in caplog.text
+    assert f"`train_batch_size` {batch_size} at `resolution` {resolution}" in caplog.text
     assert "per sample" in caplog.text and "this machine" in caplog.text
 
 
@@ -39,4 +39,4 @@ def test_the_limit_is_what_is_free(caplog):
 def test_a_run_warns_before_it_reads_anything(caplog, tmp_path):
     with pytest.raises(Exception, match="no such folder"):
         open_source(DataConfig(instance_data_dir="/nowhere"), tmp_path, batch_size=10**9)
-    assert "--train_batch_size 1000000000" in caplog.text
+    assert "`train_batch_size` 1000000000" in caplog.text

@@ -74,7 +74,7 @@ def test_images_without_a_row_are_found(files, cache_dir):
         ({"data_files": ["/nowhere/*.parquet"]}, "data_files=.*nowhere"),
         ({"data_files": ["notes.docx"]}, "data_files=.*docx.*parquet"),
         ({"prompts_file": "/nowhere.txt"}, "prompts_file='/nowhere.txt'"),
-        ({}, "--dataset_name.*none"),
+        ({}, "`dataset_name`.*none"),
         ({"dataset_name": "a", "prompts_file": "b"}, "dataset_name, prompts_file"),
     ],
 )

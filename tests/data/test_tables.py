@@ -66,7 +66,7 @@ def test_patterns_and_slices_of_files(files, cache_dir):
     pattern = first.replace("0.parquet", "*.parquet")
     assert len(load_rows(data_files=[pattern], cache_dir=cache_dir)) == 8
     assert len(load_rows(data_files=[pattern], cache_dir=cache_dir, split="train[:25%]")) == 2
-    with pytest.raises(TwinFlowConfigError, match=r"split 'train\[:25%\]'.*--streaming"):
+    with pytest.raises(TwinFlowConfigError, match=r"split 'train\[:25%\]'.*`streaming`"):
         load_rows(data_files=[pattern], cache_dir=cache_dir, split="train[:25%]", streaming=True)
 
 

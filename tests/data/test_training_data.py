@@ -174,7 +174,7 @@ def test_encoders_are_all_networks_but_the_trained_one(pipeline):
 
 
 def test_free_crops_cannot_be_cached(build):
-    with pytest.raises(TwinFlowConfigError, match="cache_latents.*row 1 .*30x20.*--center_crop"):
+    with pytest.raises(TwinFlowConfigError, match="cache_latents.*row 1 .*30x20.*`center_crop`"):
         build(cache_latents=True, center_crop=False)
 
 

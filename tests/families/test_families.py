@@ -44,7 +44,7 @@ def test_a_step_of_the_script_to_a_picture(case, train_type, script, images, tmp
     case.pipeline.save_pretrained(base)
     kit.train(script, case, base, images, out, train_type)
     assert (out / "validation" / "step-000001.png").is_file()
-    pipeline = TwinFlowPipeline.from_pretrained(out)
+    pipeline = TwinFlowPipeline.from_pretrained(out, merge=False)
     pipeline.set_progress_bar_config(disable=True)
     model = case.family.denoiser(pipeline)
     assert isinstance(model, TwinFlowTransformerMixin) and model.twinflow_enabled
