@@ -26,7 +26,7 @@ from at_real_size.measuring import (
     timed,
 )
 from at_real_size.models import FLUX_DEV, QWEN_IMAGE, SD35_MEDIUM, RealModel
-from at_real_size.ours import FULL_TWINFLOW, OurTraining, script_arguments
+from at_real_size.ours import FULL_TWINFLOW, OurTraining, run_options
 from diffusers_twinflow.training.quantization import check_quantization
 
 TINY_RESOLUTION = 64
@@ -68,7 +68,7 @@ def measure_setting(args, setting: Setting) -> dict:
     transformer = built.pop("transformer")
     row["parameters"] = sum(count_values(parameter) for parameter in transformer.parameters())
     row["base_gib"] = allocated_gib(device)
-    options = script_arguments(setting.batch, True, f"--rank={args.rank}", *FULL_TWINFLOW)
+    options = run_options(setting.batch, True, f"--rank={args.rank}", *FULL_TWINFLOW)
     latents = setting.model.latents(setting.batch, setting.resolution, device)
     training = OurTraining(setting.model, transformer, options, latents)
     try:
@@ -86,7 +86,7 @@ def count_values(parameter: torch.nn.Parameter) -> int:
 
 def time_steps(training: OurTraining, device: torch.device, cycles: int) -> dict:
     """Seconds of a step, over all and by the branches it trains, and the peak of memory."""
-    cycle = len(training.run.compute_loss.rotation.cycle)
+    cycle = training.cycle
     for _ in range(cycle):
         training.step()
     synchronize(device)

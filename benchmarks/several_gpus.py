@@ -21,7 +21,7 @@ from accelerate import PartialState
 from at_real_size.building import random_transformer
 from at_real_size.measuring import Report, add_common_arguments, announce, measure
 from at_real_size.models import SD35_MEDIUM
-from at_real_size.ours import FULL_TWINFLOW, OurTraining, script_arguments
+from at_real_size.ours import FULL_TWINFLOW, OurTraining, run_options
 from quality.launching import run_logged
 
 CONFIGURATIONS = Path(__file__).parents[1] / "examples" / "accelerate"
@@ -58,7 +58,7 @@ def measure_way(args: argparse.Namespace) -> None:
     train_type, model, resolution = WAYS[args.measure][0], SD35_MEDIUM, RESOLUTION
     if args.tiny:
         model, resolution = model.tiny(), TINY_RESOLUTION
-    options = script_arguments(BATCH, True, f"--rank={args.rank}", f"--train_type={train_type}", *FULL_TWINFLOW)
+    options = run_options(BATCH, True, f"--rank={args.rank}", f"--train_type={train_type}", *FULL_TWINFLOW)
     device = PartialState(cpu=args.device == "cpu").device
     torch.manual_seed(0)
     transformer = random_transformer(model, device, torch.float32 if train_type == "full" else torch.bfloat16)

@@ -22,7 +22,7 @@ from at_real_size.diffusers_example import TARGET_MODULES, ExampleTraining
 from at_real_size.latency import Latency, Setting, speedups
 from at_real_size.measuring import Report, add_common_arguments, allocated_gib, announce, measure, timed
 from at_real_size.models import FLUX_DEV, QWEN_IMAGE, SD35_MEDIUM, RealModel
-from at_real_size.ours import FULL_TWINFLOW, OurTraining, script_arguments
+from at_real_size.ours import FULL_TWINFLOW, OurTraining, run_options
 from at_real_size.reference import ReferenceTraining
 
 LATENCY = {"sd3": SD35_MEDIUM, "flux": FLUX_DEV, "qwen": QWEN_IMAGE}
@@ -94,7 +94,7 @@ def training_ways(args, setting: dict) -> dict[str, tuple[torch.dtype, partial]]
     adapters = {"rank": args.rank, "gradient_checkpointing": checkpointing}
 
     def ours(*options: str):
-        given = script_arguments(batch, checkpointing, f"--rank={args.rank}", *options)
+        given = run_options(batch, checkpointing, f"--rank={args.rank}", *options)
         return lambda model, transformer, latents: OurTraining(model, transformer, given, latents)
 
     same_layers = ["--lora_layers", *TARGET_MODULES]

@@ -1,96 +1,93 @@
-"""The training script's own step, on a base with random weights and on random latents and prompts."""
+"""The package's own training step, on a base with random weights and on random latents and prompts."""
 
-import argparse
-import sys
-from pathlib import Path
-from types import SimpleNamespace
+from itertools import repeat
 
 import torch
+from accelerate import Accelerator
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.optimization import get_scheduler
 
-from diffusers_twinflow import TwinFlowConfig
-from diffusers_twinflow.methods.teachers import copy_for_teacher
-from diffusers_twinflow.training.distributed import place_teacher
-from diffusers_twinflow.training.health import TrainingHealth
-from diffusers_twinflow.training.optimizer import build_optimizer
+from diffusers_twinflow.cli.train import parse_args
+from diffusers_twinflow.data.batches import LatentBatches
+from diffusers_twinflow.methods import TwinFlow
+from diffusers_twinflow.training.callbacks import HealthCallback
+from diffusers_twinflow.training.recipe import RunOptions
+from diffusers_twinflow.training.trainer import Trainer
 
 from .models import RealModel
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-
-import train_twinflow as script
-
 FULL_TWINFLOW = ["--twinflow_enabled", "--twinflow_adversarial_enabled", "--twinflow_estimate_order=2"]
+MORE_STEPS_THAN_TIMED = 1_000_000
 
 
-def script_arguments(batch: int, gradient_checkpointing: bool, *more: str) -> argparse.Namespace:
-    """Arguments of the training script for bfloat16; what they leave out is the script's default."""
-    given = ["--pretrained_model_name_or_path=random", "--mixed_precision=bf16", f"--train_batch_size={batch}", *more]
-    return script.parse_args(given + ["--gradient_checkpointing"] * gradient_checkpointing)
+def run_options(batch: int, gradient_checkpointing: bool, *more: str) -> RunOptions:
+    """Options of a run in bfloat16, from arguments of the training command."""
+    given = ["--mixed_precision=bf16", f"--train_batch_size={batch}", f"--max_train_steps={MORE_STEPS_THAN_TIMED}"]
+    return parse_args([*given, *more, *["--gradient_checkpointing"] * gradient_checkpointing])
 
 
 class OurTraining:
-    """The steps of `examples/train_twinflow.py`, which takes them itself.
+    """Takes the steps of a `Trainer` one by one.
 
     Args:
         transformer: the frozen base.
-        args: from `script_arguments`.
-        latents: the samples of a step of this process.
+        options: from `run_options`.
+        latents: the samples of this process; every step has the same ones.
     """
 
-    def __init__(self, model: RealModel, transformer: ModelMixin, args: argparse.Namespace, latents: torch.Tensor):
-        self.config = TwinFlowConfig.from_dict({name: getattr(args, name) for name in TwinFlowConfig.option_names()})
-        self.accelerator = script.build_accelerator(args)
-        family, device = model.family_object, latents.device
-        script.prepare_transformer(transformer, args, self.config, family)
-        self.batch, self.position, self.grad_norm = len(latents), 0, None
-        self.step_samples = self.batch * self.accelerator.num_processes
-        optimizer = build_optimizer(args, transformer, self.step_samples)
-        lr_scheduler = get_scheduler(args.lr_scheduler, optimizer)
-        teacher_copy = copy_for_teacher(transformer, self.config, args.use_ema)
-        wrapped, optimizer, lr_scheduler = self.accelerator.prepare(transformer, optimizer, lr_scheduler)
-        if teacher_copy is not None:
-            teacher_copy = place_teacher(self.accelerator, teacher_copy, args.offload_ema)
-        condition = model.condition(len(latents), device, torch.bfloat16)
-        empty = model.condition(1, device, torch.bfloat16)
-        self.run = SimpleNamespace(
-            args=args,
-            config=self.config,
-            accelerator=self.accelerator,
-            model=wrapped,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            schedule=script.Schedule(self.step_samples, first_step=0, total_steps=0, validation_steps=0),
-            trainable=[parameter for parameter in transformer.parameters() if parameter.requires_grad],
-            data=SimpleNamespace(read=lambda batch: (latents, condition), read_unconditional=lambda batch: None),
-            compute_loss=script.build_loss(
-                args, self.config, family, wrapped, transformer, lambda _: empty, teacher_copy
-            ),
-            health=TrainingHealth(optimizer.optimizer, device),
+    def __init__(self, model: RealModel, transformer: ModelMixin, options: RunOptions, latents: torch.Tensor):
+        def condition(batch: int) -> dict[str, torch.Tensor]:
+            return model.condition(batch, latents.device, torch.bfloat16)
+
+        data = LatentBatches(
+            repeat({"latents": latents, "condition": condition(len(latents))}),
+            seed=options.arguments.seed,
+            batch_size=len(latents),
+            empty_condition=condition(1),
         )
+        self.trainer = Trainer(
+            transformer,
+            options.arguments,
+            options.method(),
+            data,
+            callbacks=[HealthCallback()],
+            family=model.family_object.name,
+        )
+        self.trainer.prepare()
+        self.batches = iter(self.trainer.loader)
+        self.next_batch = next(self.batches)
+        self.grad_norm: torch.Tensor | None = None
+
+    @property
+    def accelerator(self) -> Accelerator:
+        return self.trainer.accelerator
+
+    @property
+    def step_samples(self) -> int:
+        """Number of samples per step, over all processes."""
+        return self.trainer.schedule.step_samples
 
     @property
     def trained_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.run.trainable)
+        return sum(parameter.numel() for parameter in self.trainer.trainable)
+
+    @property
+    def cycle(self) -> int:
+        """Number of samples after which the branches come again; 1 for flow matching."""
+        method = self.trainer.method
+        return len(method.rotation.cycle) if isinstance(method, TwinFlow) else 1
 
     def next_branches(self) -> list[str]:
-        """The branches that the samples of the coming step train; none for flow matching."""
-        rotation = self.run.compute_loss.rotation
-        return [branch.value for branch in rotation.at(self.next_positions())] if rotation else []
-
-    def next_positions(self) -> list[int]:
-        """Where the samples of this process in the coming step stand in the run."""
-        first = self.position + self.accelerator.process_index * self.batch
-        return list(range(first, first + self.batch))
+        """The branches that train the samples of the next step; none for flow matching."""
+        method = self.trainer.method
+        positions = self.next_batch["position"]
+        return [branch.value for branch in method.rotation.at(positions)] if isinstance(method, TwinFlow) else []
 
     def step(self) -> None:
-        if self.run.compute_loss.teacher is not None:
-            self.run.compute_loss.teacher.update()
-        self.grad_norm = script.train_micro_batch(self.run, {"position": self.next_positions()})
-        self.position += self.step_samples
+        self.trainer.begin_step()
+        self.grad_norm = self.trainer.train_micro_batch(self.next_batch)
+        self.next_batch = next(self.batches)
 
     def close(self) -> None:
-        """Let accelerate go of the model."""
+        """Let accelerate release the model."""
         self.accelerator.free_memory()
-        del self.run
+        del self.trainer, self.batches

@@ -18,13 +18,13 @@ THREADS = 4
 
 def training_command(options: dict[str, object], *, processes: int = 1, script: str = SCRIPT) -> list[str]:
     """`accelerate launch` of the training script with options by name."""
-    from diffusers_twinflow.training.arguments import as_arguments
+    from diffusers_twinflow.training.recipe import as_command_line
 
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
     command += ["--num_cpu_threads_per_process", str(min(THREADS, torch.get_num_threads())), script]
-    return command + [text for name, value in options.items() for text in as_arguments(name, value)]
+    return command + [text for name, value in options.items() for text in as_command_line(name, value)]
 
 
 def plain_command(command: list[str]) -> str:

@@ -17,6 +17,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.optimization import get_scheduler
 from peft import LoraConfig
 
+from ..conditions import VelocityFunction
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..data import DataConfig, TrainingData, open_source
 from ..data.batches import Batch, Batches
@@ -53,7 +54,7 @@ class Trainer:
 
     `train` does the whole run: it loads the base, trains, writes checkpoints and the result to `output_dir`, and pushes
     it if `push_to_hub` is set. To change a part of it, pass other callbacks, or override `build_lora_config`,
-    `build_parameter_groups` or `build_lr_scheduler`.
+    `build_parameter_groups`, `build_lr_scheduler` or `velocity_of`.
 
     Args:
         model: Hub id or folder of the base; a loaded stock pipeline, whose transformer is trained in place; or a loaded
@@ -191,6 +192,10 @@ class Trainer:
             power=args.lr_power,
         )
 
+    def velocity_of(self, transformer: torch.nn.Module) -> VelocityFunction:
+        """The velocity function that training calls a transformer by; the student's and the teacher's."""
+        return self.family.velocity(transformer)
+
     # Setting up.
 
     def load_pipeline(self) -> DiffusionPipeline:
@@ -284,11 +289,10 @@ class Trainer:
         self.model, self.optimizer, self.lr_scheduler = accelerator.prepare(transformer, optimizer, lr_scheduler)
         if teacher_copy is not None:
             teacher_copy = place_teacher(accelerator, teacher_copy, args.offload_ema)
-        velocity_of = self.family.velocity
-        self.teacher: Teacher | None = self.method.build_teacher(transformer, velocity_of, teacher_copy)
+        self.teacher: Teacher | None = self.method.build_teacher(transformer, self.velocity_of, teacher_copy)
         self.networks = Networks(
-            student=velocity_of(self.model),
-            student_without_grad=velocity_of(transformer),
+            student=self.velocity_of(self.model),
+            student_without_grad=self.velocity_of(transformer),
             teacher=self.teacher,
             unconditional=self.data.unconditional() if self.method.needs_unconditional else None,
         )
