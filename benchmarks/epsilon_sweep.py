@@ -2,7 +2,7 @@
 """What distils a small epsilon model of the digits: one base, several ways at once, each for the same time.
 
 Trains the base, scores it at several guidance scales, and meanwhile distils it in one process a variant (spread over the
-GPUs), with the package's own objective, families and files. Every variant is saved, loaded with `TwinFlowPipeline`, and
+GPUs), with the package's own trainer. Every variant is saved, loaded with `TwinFlowPipeline`, and
 scored at 1, 2 and 4 steps from the noise that the base is scored from.
 
     python benchmarks/epsilon_sweep.py --output benchmarks/results/epsilon_sweep.json
@@ -21,9 +21,10 @@ import traceback
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY / "examples" / "digits"), str(REPOSITORY / "examples")]
+sys.path.insert(0, str(REPOSITORY / "examples" / "digits"))
 
 import build_epsilon_base  # noqa: E402
 import judge as judges  # noqa: E402
@@ -35,15 +36,11 @@ from report import environment, write_report  # noqa: E402
 from score import base_column, initial_noise, score_column, twinflow_column  # noqa: E402
 
 from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler  # noqa: E402
+from diffusers_twinflow.data.batches import LatentBatches  # noqa: E402
 from diffusers_twinflow.families.stable_diffusion import UNET_LORA_TARGETS  # noqa: E402
-from diffusers_twinflow.methods.teachers import build_teacher  # noqa: E402
-from diffusers_twinflow.methods.twinflow.branches import BranchRotation  # noqa: E402
-from diffusers_twinflow.methods.twinflow.draw import draw_training_step  # noqa: E402
-from diffusers_twinflow.methods.twinflow.objective import TwinFlowObjective  # noqa: E402
-from diffusers_twinflow.training.optimizer import build_optimizer  # noqa: E402
-from diffusers_twinflow.training.saving import save_result  # noqa: E402
-from train_twinflow import check_arguments, load_pipeline  # noqa: E402
-from train_twinflow import parse_args as parse_training_args  # noqa: E402
+from diffusers_twinflow.training.callbacks import TrainerCallback  # noqa: E402
+from diffusers_twinflow.training.recipe import RunOptions, load_recipe  # noqa: E402
+from diffusers_twinflow.training.trainer import Trainer  # noqa: E402
 
 WORST_BASE_LOSS = 0.3  # of an epsilon model that has learned; 1 is one that has not
 GUIDANCE_SCALES = (1.0, 1.25, 1.5, 2.0)
@@ -67,54 +64,98 @@ VARIANTS = {
 }
 
 
-def variant_arguments(name: str, args) -> list[str]:
-    """Arguments of train_twinflow.py."""
-    arguments = ["--config", args.config, "--pretrained_model_name_or_path", args.base]
-    arguments += ["--dataset_name", args.data_dir, "--output_dir", str(args.output_dir / name)]
-    for option, value in VARIANTS[name].items():
-        arguments += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
-    return arguments
+def variant_options(name: str, args) -> RunOptions:
+    """The options of a variant's run: the recipe's, with what the variant changes."""
+    run = {
+        "pretrained_model_name_or_path": args.base,
+        "output_dir": str(args.output_dir / name),
+        "train_batch_size": args.batch_size,
+        "max_train_steps": args.max_steps,
+    }
+    return load_recipe(args.config, run | VARIANTS[name])
+
+
+class TimedTrainer(Trainer):
+    """A trainer whose learning rate follows the clock: it falls to 0 when the time or the steps are over.
+
+    Attributes:
+        seconds: how long it trains.
+    """
+
+    seconds: float
+
+    def build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+        self.start = time.perf_counter()
+        return torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: build_epsilon_base.rate_factor(min(1.0, self.progress(step)))
+        )
+
+    def progress(self, step: int) -> float:
+        """The share of the training that is over after `step` steps; 1 or more if it has ended."""
+        return max((time.perf_counter() - self.start) / self.seconds, step / self.schedule.total_steps)
+
+
+class Progress(TrainerCallback):
+    """Keeps and prints the loss and the norm of the gradient every 50 steps."""
+
+    def __init__(self, name: str):
+        self.name, self.rows, self.step = name, [], 0
+
+    def on_loss(self, trainer, output, batch_size):
+        self.loss = output.loss.detach()
+
+    def takes_step(self, trainer, grad_norm):
+        if self.step % 50 == 0:
+            row = {"step": self.step, "loss": self.loss.item(), "grad_norm": grad_norm.item()}
+            self.rows.append(row)
+            print(f"{self.name}: {time.perf_counter() - trainer.start:.0f} s, {row}", flush=True)
+        self.step += 1
+        return True
+
+
+class RandomDigits:
+    """Batches of digits, drawn with replacement and without end."""
+
+    def __init__(self, latents: torch.Tensor, embeddings: torch.Tensor, size: int, seed: int):
+        self.latents, self.embeddings, self.size, self.seed = latents, embeddings, size, seed
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed)
+        while True:
+            chosen = torch.randint(len(self.latents), (self.size,), generator=generator).to(self.latents.device)
+            condition = {"prompt_embeds": self.embeddings[chosen]}
+            yield {"latents": self.latents[chosen], "condition": condition}
 
 
 def distil(name: str, args) -> dict[str, object]:
     """Distil one variant until its time is over, and save it."""
-    training = parse_training_args(variant_arguments(name, args))
-    config, family = check_arguments(training)
-    pipeline = load_pipeline(training, config, family).to(args.device)
-    family, unet = family.bind(pipeline), pipeline.unet
+    PartialState(cpu=args.device == "cpu")
+    options = variant_options(name, args)
+    pipeline = StableDiffusionPipeline.from_pretrained(args.base).to(args.device)
     images, labels = (tensor.to(args.device) for tensor in load_split(args.data_dir, "train"))
     latents, embeddings = build_epsilon_base.encode(pipeline, images)
-    rotation = BranchRotation(config.branch_shares)
-    objective, teacher = TwinFlowObjective(config, rotation), build_teacher(unet, family.velocity, config, True)
-    optimizer = build_optimizer(training, unet, args.batch_size)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    trainable = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    empty = {"prompt_embeds": embeddings[build_epsilon_base.EMPTY_PROMPT :]}
-    generator = torch.Generator().manual_seed(training.seed)
-    start, step, losses = time.perf_counter(), 0, []
-    while (elapsed := time.perf_counter() - start) < args.seconds and step < args.max_steps:
-        factor = build_epsilon_base.rate_factor(max(elapsed / args.seconds, step / args.max_steps))
-        for group, rate in zip(optimizer.param_groups, rates):
-            group["lr"] = rate * factor
-        teacher.update()
-        chosen = torch.randint(len(latents), (args.batch_size,), generator=generator).to(args.device)
-        positions = range(step * args.batch_size, (step + 1) * args.batch_size)
-        where = {"seed": training.seed, "device": args.device}
-        draw = draw_training_step(config, rotation, positions, latents.shape[1:], **where)
-        condition = {"prompt_embeds": embeddings[labels[chosen]]}
-        student = family.velocity(unet)
-        result = objective(latents[chosen], condition, draw, student=student, teacher=teacher, unconditional=empty)
-        result.loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(trainable, training.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        if step % 50 == 0:
-            losses.append({"step": step, "loss": result.loss.item(), "grad_norm": norm.item()})
-            print(f"{name}: {elapsed:.0f} s, {losses[-1]}", flush=True)
-        step += 1
-    save_result(training, config, family, pipeline, teacher, step)
-    seconds, parameters = time.perf_counter() - start, sum(parameter.numel() for parameter in trainable)
-    return {"steps": step, "seconds": seconds, "trained_parameters": parameters, "progress": losses}
+    seed, progress = options.arguments.seed, Progress(name)
+    data = LatentBatches(
+        RandomDigits(latents, embeddings[labels], args.batch_size, seed),
+        seed=seed,
+        batch_size=args.batch_size,
+        empty_condition={"prompt_embeds": embeddings[build_epsilon_base.EMPTY_PROMPT :]},
+    )
+    trainer = TimedTrainer(pipeline, options.arguments, options.method(), data, callbacks=[progress])
+    trainer.seconds = args.seconds
+    trainer.prepare()
+    for batch in trainer.loader:
+        if trainer.progress(progress.step) >= 1:
+            break
+        trainer.begin_step()
+        trainer.train_micro_batch(batch)
+    trainer.save(step=progress.step)
+    return {
+        "steps": progress.step,
+        "seconds": time.perf_counter() - trainer.start,
+        "trained_parameters": sum(parameter.numel() for parameter in trainer.trainable),
+        "progress": progress.rows,
+    }
 
 
 def judge_of(args):
@@ -241,7 +282,7 @@ def choose(parts: dict[str, dict]) -> tuple[str, float] | None:
 
 
 def write_chosen(name: str, part: dict, args) -> Path:
-    """Options of train_twinflow.py that make the chosen LoRA in as many steps."""
+    """A recipe that makes the chosen LoRA in as many steps."""
     options = json.loads(Path(args.config).read_text(encoding="utf-8")) | VARIANTS[name]
     steps = {"max_train_steps": part["training"]["steps"], "checkpointing_steps": part["training"]["steps"]}
     path = args.output_dir / "chosen.json"

@@ -18,14 +18,16 @@ import torch
 from tqdm.auto import tqdm
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY / "examples" / "digits"), str(REPOSITORY / "examples")]
+sys.path.insert(0, str(REPOSITORY / "examples" / "digits"))
 
-from diffusers_twinflow.methods.loss import LossFunction  # noqa: E402
 from prepare_data import DEFAULT_DATA_DIR, digit_prompt, load_split, prepare_data  # noqa: E402
 from report import environment  # noqa: E402
 
-from diffusers_twinflow.training.optimizer import build_optimizer  # noqa: E402
-from train_twinflow import check_arguments, load_pipeline, parse_args  # noqa: E402
+from diffusers_twinflow.cli.train import parse_args  # noqa: E402
+from diffusers_twinflow.data.batches import LatentBatches  # noqa: E402
+from diffusers_twinflow.families import FAMILIES  # noqa: E402
+from diffusers_twinflow.training.callbacks import TrainerCallback  # noqa: E402
+from diffusers_twinflow.training.trainer import Trainer  # noqa: E402
 
 CONFIG = str(REPOSITORY / "examples" / "digits" / "distill_lora.json")
 FULL = ["--train_type=full", "--learning_rate=1e-3"]
@@ -44,6 +46,43 @@ RUNAWAY_LOSS = 15.0
 WARM_UP_STEPS, WINDOW = 10, 10
 
 
+class WarmedUp(Trainer):
+    """A trainer whose learning rate rises over the first steps and starts above 0."""
+
+    def build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARM_UP_STEPS))
+
+
+class Losses(TrainerCallback):
+    """The loss of each micro-batch."""
+
+    def __init__(self):
+        self.values: list[float] = []
+
+    def on_loss(self, trainer, output, batch_size):
+        self.values.append(output.loss.item())
+
+
+class RandomDigits:
+    """Batches of digits, drawn with replacement and without end.
+
+    Args:
+        conditions: of the ten prompts, by name.
+    """
+
+    def __init__(
+        self, latents: torch.Tensor, labels: torch.Tensor, conditions: dict[str, torch.Tensor], size: int, seed: int
+    ):
+        self.latents, self.labels, self.conditions, self.size, self.seed = latents, labels, conditions, size, seed
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed)
+        while True:
+            chosen = torch.randint(len(self.latents), (self.size,), generator=generator)
+            condition = {name: tensor[self.labels[chosen]] for name, tensor in self.conditions.items()}
+            yield {"latents": self.latents[chosen], "condition": condition}
+
+
 def encode_digits(family, pipeline, data_dir: str) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """Latents, labels, and the conditions of the ten prompts and of the empty one."""
     images, labels = load_split(data_dir, "train")
@@ -56,46 +95,37 @@ def encode_digits(family, pipeline, data_dir: str) -> tuple[torch.Tensor, torch.
 def train(name: str, seed: int, args) -> dict:
     """One run: the largest mean loss of ten steps, and how large the one-step latents grew."""
     options = ["--config", CONFIG, "--twinflow_enhanced_ratio=0.5", f"--seed={seed}", *RUNS[name]]
-    training = parse_args(options)
-    config, family = check_arguments(training)
+    given = parse_args([*options, f"--train_batch_size={args.batch_size}", f"--max_train_steps={args.steps}"])
+    family = FAMILIES["stable_diffusion_3"]
+    pipeline = family.load(given.arguments.pretrained_model_name_or_path)
     torch.manual_seed(seed)
-    pipeline = load_pipeline(training, config, family)
-    family, transformer = family.bind(pipeline), pipeline.transformer
-    latents, labels, prompts = encode_digits(family, pipeline, args.data_dir)
-    empty = {name: tensor[10:] for name, tensor in prompts.items()}
-    compute_loss = LossFunction(
-        config, family.velocity, transformer, transformer, seed=seed, flow_matching=None, unconditional=empty
+    latents, labels, prompts = encode_digits(family.bind(pipeline), pipeline, args.data_dir)
+    data = LatentBatches(
+        RandomDigits(latents, labels, prompts, args.batch_size, seed),
+        seed=seed,
+        batch_size=args.batch_size,
+        empty_condition={key: tensor[10:] for key, tensor in prompts.items()},
     )
-    optimizer = build_optimizer(training, transformer, args.batch_size)
-    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARM_UP_STEPS))
-    trainable = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
-    generator = torch.Generator().manual_seed(seed)
-    losses, sizes, start = [], [], time.perf_counter()
-    for step in tqdm(range(args.steps), desc=f"{name}, seed {seed}", leave=False):
-        compute_loss.teacher.update()
-        chosen = torch.randint(len(latents), (args.batch_size,), generator=generator)
-        condition = {key: tensor[labels[chosen]] for key, tensor in prompts.items()}
-        positions = range(step * args.batch_size, (step + 1) * args.batch_size)
-        loss = compute_loss(latents[chosen], condition, positions).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trainable, training.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        warm_up.step()
-        losses.append(loss.item())
-        if (step + 1) % WINDOW == 0:
-            sizes.append(size_of_one_step(compute_loss.student, latents.shape[1:], prompts))
-            if statistics.mean(losses[-WINDOW:]) > RUNAWAY_LOSS:
+    losses, sizes, start = Losses(), [], time.perf_counter()
+    trainer = WarmedUp(pipeline, given.arguments, given.method(), data, callbacks=[losses])
+    trainer.prepare()
+    for batch in tqdm(trainer.loader, desc=f"{name}, seed {seed}", total=args.steps, leave=False):
+        trainer.begin_step()
+        trainer.train_micro_batch(batch)
+        if len(losses.values) % WINDOW == 0:
+            sizes.append(size_of_one_step(trainer.networks.student, latents.shape[1:], prompts))
+            if statistics.mean(losses.values[-WINDOW:]) > RUNAWAY_LOSS:
                 break
-    windows = [statistics.mean(losses[i : i + WINDOW]) for i in range(0, len(losses), WINDOW)]
-    row = {"run": name, "seed": seed, "steps": len(losses), "largest_loss": max(windows), "largest_rms": max(sizes)}
+    steps = len(losses.values)
+    windows = [statistics.mean(losses.values[i : i + WINDOW]) for i in range(0, steps, WINDOW)]
+    row = {"run": name, "seed": seed, "steps": steps, "largest_loss": max(windows), "largest_rms": max(sizes)}
     row |= {"losses": windows, "one_step_rms": sizes, "options": RUNS[name]}
-    return row | {"seconds_per_step": (time.perf_counter() - start) / len(losses)}
+    return row | {"seconds_per_step": (time.perf_counter() - start) / steps}
 
 
 @torch.no_grad()
 def size_of_one_step(student, shape: torch.Size, prompts: dict[str, torch.Tensor]) -> float:
-    """Root mean square of the latents that ten prompts give in one step; that of the data is 1."""
+    """Root mean square of the latents that ten prompts give in one step; the data has 1."""
     noise = torch.randn(10, *shape, generator=torch.Generator().manual_seed(0))
     ones = torch.ones(10)
     condition = {name: tensor[:10] for name, tensor in prompts.items()}

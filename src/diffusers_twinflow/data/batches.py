@@ -17,12 +17,8 @@ Batch = dict[str, Any]
 class Batches(Protocol):
     """The micro-batches of a run. Each has the positions of its samples in the run under "position"."""
 
-    def epoch_size(self) -> int:
-        """Number of samples per epoch.
-
-        Raises:
-            TwinFlowConfigError: if that is not known.
-        """
+    def epoch_size(self) -> int | None:
+        """Number of samples per epoch; `None` or an error if that is not known."""
 
     def loader(self, *, first_position: int, last_position: int, step_samples: int) -> Iterable[Batch]:
         """The micro-batches of this process between two positions of the run, multiples of `step_samples`."""
@@ -73,10 +69,8 @@ class LatentBatches:
     def is_sequence(self) -> bool:
         return hasattr(self.samples, "__getitem__") and hasattr(self.samples, "__len__")
 
-    def epoch_size(self) -> int:
-        if not self.is_sequence:
-            raise TwinFlowConfigError("`num_train_epochs` needs data of known size: set `max_train_steps`.")
-        return len(self.samples)
+    def epoch_size(self) -> int | None:
+        return len(self.samples) if self.is_sequence else None
 
     def loader(self, *, first_position: int, last_position: int, step_samples: int) -> Iterator[Batch]:
         own = {"process_index": self.processes.process_index, "num_processes": self.processes.num_processes}

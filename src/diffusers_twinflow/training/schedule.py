@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..configuration import TwinFlowConfigError
 from .arguments import TrainingArguments
 
 SAMPLES_PER_STEP, SAMPLES_PER_EPOCH, PROCESSES = "samples_per_step", "samples_per_epoch", "processes"
@@ -35,16 +36,29 @@ class Schedule:
 
         Args:
             epoch_size: returns the samples per epoch, `None` or an error if that is not known.
+
+        Raises:
+            TwinFlowConfigError: if an option counts epochs and the samples per epoch are not known.
         """
+
+        def steps_of(epochs: int, name: str) -> int:
+            size = epoch_size()
+            if size is None:
+                raise TwinFlowConfigError(
+                    f"{name}={epochs} needs data of known size: set "
+                    f"`{'max_train_steps' if name == 'num_train_epochs' else 'validation_steps'}` instead."
+                )
+            return epochs * -(-size // step_samples)
+
         step_samples = arguments.train_batch_size * num_processes * arguments.gradient_accumulation_steps
         sizes = {SAMPLES_PER_STEP: step_samples, PROCESSES: num_processes}
         total_steps, validation_steps = arguments.max_train_steps or DEFAULT_STEPS, arguments.validation_steps
         if not arguments.streaming and (size := epoch_size()) is not None:
             sizes[SAMPLES_PER_EPOCH] = size
         if arguments.num_train_epochs and not arguments.max_train_steps:
-            total_steps = arguments.num_train_epochs * -(-epoch_size() // step_samples)
+            total_steps = steps_of(arguments.num_train_epochs, "num_train_epochs")
         if arguments.validation_epochs:
-            validation_steps = arguments.validation_epochs * -(-epoch_size() // step_samples)
+            validation_steps = steps_of(arguments.validation_epochs, "validation_epochs")
         return cls(step_samples, first_step, total_steps, validation_steps, sizes)
 
     def step_positions(self, position: int) -> range:
