@@ -1,56 +1,49 @@
-"""The tables of docs/options.md, from `TwinFlowConfig` and the training script's parser.
+"""The tables of docs/options.md, from the dataclasses that declare the options.
 
 Run it to write the page anew: `python docs/options_reference.py`.
 """
 
-import argparse
 import re
-import sys
-from dataclasses import fields
+from collections.abc import Iterable
+from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
-DOCS = Path(__file__).parent
-PAGE = DOCS / "options.md"
-sys.path.insert(0, str(DOCS.parent / "examples"))
+from diffusers_twinflow import TwinFlowConfig
+from diffusers_twinflow.configuration import FlowMatchingConfig
+from diffusers_twinflow.options import default_of, groups_of, options_of, type_of
+from diffusers_twinflow.ranges import Range
+from diffusers_twinflow.training.arguments import TrainingArguments
 
-import train_twinflow  # noqa: E402
-from diffusers_twinflow import TwinFlowConfig  # noqa: E402
-from diffusers_twinflow.ranges import Number, Range  # noqa: E402
+PAGE = Path(__file__).parent / "options.md"
 
-TWINFLOW = "TwinFlow"
+
+def sections() -> Iterable[tuple[str, Iterable[Field]]]:
+    """The groups of options with their titles: TwinFlow's, those of flow matching, and those of the run."""
+    yield "TwinFlow", options_of(TwinFlowConfig)
+    yield "Flow matching", options_of(FlowMatchingConfig)
+    yield from groups_of(TrainingArguments)
 
 
 def reference() -> str:
-    """TwinFlow's table, then one for each group of the parser, in the parser's order."""
-    names = {option.name for option in fields(TwinFlowConfig)}
-    sections = [section(TWINFLOW, [config_row(option) for option in fields(TwinFlowConfig)])]
-    for group in train_twinflow.build_parser()._action_groups:
-        rows = [parser_row(action) for action in group._group_actions if action.dest not in names | {"help"}]
-        if rows:
-            sections.append(section("Options from a file" if group.title == "options" else group.title, rows))
-    return "\n\n".join(sections)
+    """A table for each group."""
+    return "\n\n".join(section(title, [row(declared) for declared in options]) for title, options in sections())
 
 
 def section(title: str, rows: list[tuple[str, str, str]]) -> str:
     lines = [("option", "default", "what"), ("---",) * 3, *rows]
     table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" for cells in lines)
-    return f"## {title[0].upper()}{title[1:]}\n\n{table}"
+    return f"## {title}\n\n{table}"
 
 
-def config_row(option) -> tuple[str, str, str]:
-    return (
-        f"`{option.name}`",
-        shown(option.default),
-        f"{option.metadata['help']} {range_of(option.metadata['allowed'])}".strip(),
-    )
-
-
-def parser_row(action: argparse.Action) -> tuple[str, str, str]:
-    spellings = [f"`{spelling}`" for spelling in action.option_strings if not spelling.startswith("--no-")]
-    choices = f"One of {', '.join(f'`{choice}`' for choice in action.choices)}." if action.choices else ""
-    allowed = range_of(action.type.allowed) if isinstance(action.type, Number) else ""
-    return ", ".join(spellings), shown(action.default), " ".join(filter(None, [action.help, choices, allowed]))
+def row(declared: Field) -> tuple[str, str, str]:
+    """The names of an option, its default, and its help text with the values that are allowed."""
+    metadata = declared.metadata
+    names = ", ".join(f"`{name}`" for name in (declared.name, *metadata["aliases"]))
+    choices = f"One of {', '.join(f'`{choice}`' for choice in metadata['choices'])}." if metadata["choices"] else ""
+    several = "A list." if type_of(declared).is_list else ""
+    parts = (metadata["help"], choices, range_of(metadata["allowed"]), several)
+    return names, shown(default_of(declared)), " ".join(filter(None, parts))
 
 
 def range_of(allowed: Range | None) -> str:

@@ -3,7 +3,6 @@
 from itertools import repeat
 
 import torch
-from accelerate import Accelerator
 from diffusers.models.modeling_utils import ModelMixin
 
 from diffusers_twinflow.cli.train import parse_args
@@ -53,13 +52,10 @@ class OurTraining:
             family=model.family_object.name,
         )
         self.trainer.prepare()
+        self.accelerator = self.trainer.accelerator
         self.batches = iter(self.trainer.loader)
         self.next_batch = next(self.batches)
         self.grad_norm: torch.Tensor | None = None
-
-    @property
-    def accelerator(self) -> Accelerator:
-        return self.trainer.accelerator
 
     @property
     def step_samples(self) -> int:

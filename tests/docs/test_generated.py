@@ -6,17 +6,20 @@ import options_reference
 import pytest
 from PIL import Image
 
+from diffusers_twinflow.cli.train import build_parser
+
 
 def test_the_page_of_options_is_up_to_date():
     page = options_reference.PAGE.read_text(encoding="utf-8")
     assert page == options_reference.fill(page), "run `python docs/options_reference.py`"
 
 
-def test_every_option_says_what_it_is():
-    undescribed = [
-        action.dest for action in options_reference.train_twinflow.build_parser()._actions if not action.help
-    ]
-    assert undescribed == []
+def test_every_flag_of_the_training_command_is_on_the_page_and_says_what_it_does():
+    page = options_reference.reference()
+    actions = [action for action in build_parser()._actions if action.dest not in ("help", "config")]
+    assert [action.dest for action in actions if not action.help] == []
+    flags = {flag.removeprefix("--") for action in actions for flag in action.option_strings}
+    assert {name for name in flags if not name.startswith("no-") and f"`{name}`" not in page} == set()
 
 
 def test_a_page_without_a_place_is_refused():

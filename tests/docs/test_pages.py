@@ -8,13 +8,13 @@ import textwrap
 from pkgutil import resolve_name
 from urllib.parse import unquote
 
-import options_reference
 import pytest
 from accelerate.commands.launch import launch_command_parser
 from pages import CODE, PAGES, ROOT, blocks, links, tokens
 
+from diffusers_twinflow.cli import train
+from diffusers_twinflow.cli.flags import name_flags
 from diffusers_twinflow.cli.main import build_parser as build_cli_parser
-from diffusers_twinflow.configuration import TwinFlowConfig
 from diffusers_twinflow.families import FAMILIES
 
 OPTION = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
@@ -30,15 +30,17 @@ def option_strings(parser) -> set[str]:
     return found
 
 
-TRAINING = option_strings(options_reference.train_twinflow.build_parser())
+TRAINING = option_strings(train.build_parser())
+(COMMANDS,) = (action.choices for action in build_cli_parser()._actions if isinstance(action.choices, dict))
 COMMAND_LINE = option_strings(build_cli_parser())
 LAUNCHER = option_strings(launch_command_parser())
 
 
 def known_options(code: str) -> set[str]:
-    """The options of the command that a piece of code calls, or of the script and the command line."""
-    if code.lstrip().startswith("diffusers-twinflow"):
-        return COMMAND_LINE
+    """The options of the commands that a piece of code calls, or of training and the command line."""
+    commands = re.findall(r"^\s*diffusers-twinflow (\w+)", code, re.M)
+    if commands:
+        return set().union(*(option_strings(COMMANDS[name]) for name in commands))
     others = [ROOT / path for path in re.findall(r"\S+\.py", code) if not path.endswith("train_twinflow.py")]
     if others:
         return {option for script in others for option in OPTION.findall(script.read_text(encoding="utf-8"))}
@@ -64,7 +66,7 @@ def absent_imports(code: str) -> list[str]:
 
 
 def messages_of(name: str) -> list[str]:
-    """The texts in the source of an object, with "…" for what is filled in."""
+    """The texts in the source of an object, with "…" for what is filled in; those that name options also with flags."""
     source = textwrap.dedent(inspect.getsource(resolve_name(name)))
     found = []
     for node in ast.walk(ast.parse(source)):
@@ -72,7 +74,7 @@ def messages_of(name: str) -> list[str]:
             found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found.append(node.value)
-    return found
+    return found + [name_flags(text, train.build_parser()) for text in found]
 
 
 @each_page
@@ -97,8 +99,7 @@ def test_recipes_are_read(page, tmp_path):
     for number, recipe in enumerate(blocks(page.read_text(encoding="utf-8"), "json")):
         path = tmp_path / f"{number}.json"
         path.write_text(recipe, encoding="utf-8")
-        args = options_reference.train_twinflow.parse_args(["--config", str(path)])
-        TwinFlowConfig.from_dict({name: getattr(args, name) for name in TwinFlowConfig.option_names()})
+        assert train.parse_args(["--config", str(path)]).arguments.pretrained_model_name_or_path
 
 
 PAGE_OF_MESSAGES = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
@@ -132,7 +133,8 @@ def test_the_index_has_every_page():
 def test_what_is_not_there_is_found():
     assert links("[a](b.md) ![c](d.png) [e](https://f)") == ["b.md", "d.png"]
     assert unknown_options("`--rank 4 --rankk 4`") == ["--rankk"]
-    assert unknown_options("`accelerate launch --num_processes 2 --nope examples/train_twinflow.py`") == ["--nope"]
+    launch = "accelerate launch --num_processes 2 --nope -m diffusers_twinflow.cli train --rank 4"
+    assert unknown_options(f"`{launch}`") == ["--nope"]
     assert unknown_options("`diffusers-twinflow push --rank`") == ["--rank"]
     assert absent_imports("from diffusers_twinflow import TwinFlowScheduler, Nothing") == [
         "diffusers_twinflow.Nothing"
