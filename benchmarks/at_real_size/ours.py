@@ -76,7 +76,7 @@ class OurTraining:
         """The branches that train the samples of the next step; none for flow matching."""
         method = self.trainer.method
         positions = self.next_batch["position"]
-        return [branch.value for branch in method.rotation.at(positions)] if isinstance(method, TwinFlow) else []
+        return method.rotation.at(positions) if isinstance(method, TwinFlow) else []
 
     def step(self) -> None:
         self.trainer.begin_step()
