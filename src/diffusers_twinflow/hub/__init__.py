@@ -1,9 +1,10 @@
+import importlib
+import warnings
 from typing import TYPE_CHECKING
 
 from ..lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from ..integrations.simpletuner.recipes import ignored_options, translate_recipe
     from .loading import load_twinflow_lora
     from .model_card import save_model_card
     from .published import convert_published_transformer, load_published_transformer
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = [
     "TwinFlowRepositoryConfig",
     "convert_published_transformer",
-    "ignored_options",
     "load_published_transformer",
     "load_twinflow_lora",
     "push_twinflow_lora",
@@ -25,17 +25,15 @@ __all__ = [
     "save_stock_lora",
     "save_twinflow_lora",
     "save_twinflow_model",
-    "translate_recipe",
     "unload_twinflow_lora",
     "whole_repo_id",
 ]
 
-__getattr__, __dir__ = lazy_names(
+_getattr, __dir__ = lazy_names(
     globals(),
     {
         "TwinFlowRepositoryConfig": ".repository",
         "convert_published_transformer": ".published",
-        "ignored_options": "..integrations.simpletuner.recipes",
         "load_published_transformer": ".published",
         "load_twinflow_lora": ".loading",
         "push_twinflow_lora": ".push",
@@ -45,8 +43,18 @@ __getattr__, __dir__ = lazy_names(
         "save_stock_lora": ".repository",
         "save_twinflow_lora": ".repository",
         "save_twinflow_model": ".repository",
-        "translate_recipe": "..integrations.simpletuner.recipes",
         "unload_twinflow_lora": ".unloading",
         "whole_repo_id": ".push",
     },
 )
+
+MOVED = ("ignored_options", "translate_recipe")
+"""Names that are in `diffusers_twinflow.integrations.simpletuner` now; they leave here in version 0.3."""
+
+
+def __getattr__(name: str):
+    if name not in MOVED:
+        return _getattr(name)
+    new_home = "diffusers_twinflow.integrations.simpletuner"
+    warnings.warn(f"Import {name} from {new_home}: it moved.", FutureWarning, stacklevel=2)
+    return getattr(importlib.import_module(new_home), name)

@@ -1,0 +1,1 @@
+"""Recipes and data sets of other tools, read as they are."""

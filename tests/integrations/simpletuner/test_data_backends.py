@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_twinflow import TwinFlowConfigError
-from diffusers_twinflow.hub import ignored_options, translate_recipe
+from diffusers_twinflow.integrations.simpletuner import ignored_options, translate_recipe
 from diffusers_twinflow.integrations.simpletuner.data_backends import NOT_SUPPORTED, TRANSLATED, WITHOUT_EFFECT
 from diffusers_twinflow.integrations.simpletuner.recipes import read_recipe
 

@@ -433,3 +433,9 @@ def test_any_json_is_translated_or_refused_clearly(options):
         assert isinstance(translate_recipe(options), dict)
     except TwinFlowConfigError as error:
         assert str(error)
+
+
+def test_the_old_place_of_the_names_says_where_they_are():
+    with pytest.warns(FutureWarning, match="integrations.simpletuner"):
+        from diffusers_twinflow.hub import translate_recipe as moved
+    assert moved is translate_recipe
