@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """A training step of TwinFlow on one GPU and on several, at real size with random weights: speed and memory.
 
-The step is the training script's own, started as a user starts it, by `accelerate launch` with the configurations of
+The step is that of the package's `Trainer`, started by `accelerate launch` with the configurations of
 `examples/accelerate`: a LoRA and all weights, each GPU with the same samples a step. Without a GPU it is a tiny rehearsal
 in CPU processes, without FSDP2, which accelerate has for accelerators only.
 
