@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from diffusers_twinflow.configuration import TwinFlowConfig
@@ -234,34 +235,69 @@ def test_processes_with_other_branches_can_make_the_same_passes():
     assert len(passes[0]) == 6
 
 
+class NoHostReads(TorchDispatchMode):
+    """Fails where an operation needs a tensor's numbers on the host: a scalar is read, or a mask's length."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), func
+        if func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default):
+            assert all(index is None or index.dtype is not torch.bool for index in args[1]), func
+        return func(*args, **(kwargs or {}))
+
+
+class Steps:
+    """A small run on a device, up to what its health watches."""
+
+    def __init__(self, transformer, device: str):
+        self.device, self.method = torch.device(device), TwinFlow(TwinFlowConfig(**FULL))
+        transformer = transformer.to(device).train()
+        velocity, self.teacher = FAMILY.velocity(transformer), self.method.build_teacher(transformer, FAMILY.velocity)
+        self.trainable = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trainable, fused=True)
+        names = self.method.branch_names, self.method.part_names
+        self.health = TrainingHealth(self.optimizer, self.device, *names)
+        self.latents = torch.randn(BATCH, 4, 8, 8, device=device)
+        self.condition, empty = (
+            {name: tensor.to(device) for name, tensor in tiny.sd3_condition(n).items()} for n in (BATCH, 1)
+        )
+        self.networks = Networks(velocity, velocity, self.teacher, empty)
+
+    def draw(self, first: int):
+        return self.method.draw(range(first, first + BATCH), (4, 8, 8), seed=3, device=self.device)
+
+    def train(self, draw) -> torch.Tensor:
+        self.teacher.update()
+        result = self.method.loss(self.latents, self.condition, draw, self.networks)
+        result.loss.backward()
+        self.health.record(result)
+        return result.loss.detach()
+
+    def take(self) -> None:
+        self.health.guard_step(torch.nn.utils.clip_grad_norm_(self.trainable, 1.0))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("make", [student_transformer, lora_transformer])
+def test_losses_and_gradients_read_nothing_back(make):
+    steps = Steps(make(), "cpu")
+    draw = steps.draw(0)
+    with NoHostReads():
+        loss = steps.train(draw)
+    steps.take()
+    assert loss.isfinite() and steps.health.report()["skipped_steps"] == 0
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("make", [student_transformer, lora_transformer])
 def test_a_step_waits_for_no_host_on_cuda(make):
-    config = TwinFlowConfig(**FULL)
-    transformer = make().cuda().train()
-    method = TwinFlow(config)
-    velocity, teacher = FAMILY.velocity(transformer), method.build_teacher(transformer, FAMILY.velocity)
-    trainable = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, fused=True)
-    health = TrainingHealth(optimizer, torch.device("cuda"))
-    latents = torch.randn(BATCH, 4, 8, 8, device="cuda")
-    condition, empty = ({k: v.cuda() for k, v in tiny.sd3_condition(n).items()} for n in (BATCH, 1))
-
-    def step(first):
-        teacher.update()
-        draw = method.draw(range(first, first + BATCH), (4, 8, 8), seed=3, device="cuda")
-        result = method.loss(latents, condition, draw, Networks(velocity, velocity, teacher, empty))
-        result.loss.backward()
-        health.record(result)
-        health.guard_step(torch.nn.utils.clip_grad_norm_(trainable, 1.0))
-        optimizer.step()
-        optimizer.zero_grad()
-        return result.loss
-
-    step(0)
+    steps = Steps(make(), "cuda")
+    steps.train(steps.draw(0))
+    steps.take()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        loss = step(BATCH)
+        loss = steps.train(steps.draw(BATCH))
+        steps.take()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert loss.isfinite()
