@@ -47,9 +47,9 @@ def draw(pipeline):
     [
         ([], "diff2flow_enabled=true.*twinflow_allow_diff2flow=true"),
         ([ALLOWED], "diff2flow_enabled=true"),
-        ([TWINFLOW], "diff2flow_enabled=true and twinflow_allow_diff2flow=true"),
-        ([TWINFLOW, ENABLED], "diff2flow_enabled=true and twinflow_allow_diff2flow=true"),
-        ([TWINFLOW, ALLOWED], "diff2flow_enabled=true and twinflow_allow_diff2flow=true"),
+        ([TWINFLOW], "diff2flow_enabled=true and --twinflow_allow_diff2flow=true"),
+        ([TWINFLOW, ENABLED], "diff2flow_enabled=true and --twinflow_allow_diff2flow=true"),
+        ([TWINFLOW, ALLOWED], "diff2flow_enabled=true and --twinflow_allow_diff2flow=true"),
     ],
     ids=str,
 )

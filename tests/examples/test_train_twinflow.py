@@ -147,7 +147,7 @@ def test_a_diffusion_model_is_refused(script, arguments, base_dir, tmp_path):
     index["scheduler"] = ["diffusers", "DDIMScheduler"]
     (directory / "model_index.json").write_text(json.dumps(index))
     DDIMScheduler().save_pretrained(directory / "scheduler")
-    with pytest.raises(SystemExit, match="diff2flow_enabled=true and twinflow_allow_diff2flow=true"):
+    with pytest.raises(SystemExit, match="diff2flow_enabled=true and --twinflow_allow_diff2flow=true"):
         script.main(arguments(*TWINFLOW, f"--pretrained_model_name_or_path={directory}"))
 
 

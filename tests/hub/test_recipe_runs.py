@@ -181,7 +181,7 @@ def test_a_recipe_trains_unchanged(hub, base_dir, tmp_path):
     path = write_recipe(tmp_path, USUAL | changes, resolution=16)
     code = f"import os; os.chdir({str(tmp_path)!r}); " + RUN
     hub.run(code, "--config", path, token=None).check()
-    pipeline = TwinFlowPipeline.from_pretrained(tmp_path / "trained")
+    pipeline = TwinFlowPipeline.from_pretrained(tmp_path / "trained", merge=False)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.twinflow_config.trained["steps"] == 3 and pipeline.twinflow_config.num_inference_steps == 2
     assert (tmp_path / "trained" / "checkpoint-2").is_dir()
