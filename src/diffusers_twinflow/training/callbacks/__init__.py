@@ -26,8 +26,11 @@ __all__ = [
 
 
 def default_callbacks(arguments: TrainingArguments) -> list[TrainerCallback]:
-    """The callbacks that the arguments ask for, in the order in which the trainer calls them."""
-    callbacks: list[TrainerCallback] = [HealthCallback(), ProgressCallback()]
+    """The callbacks that the arguments ask for, in the order in which the trainer calls them.
+
+    Progress comes last, so that what the others do after a step does not count as time of the next one.
+    """
+    callbacks: list[TrainerCallback] = [HealthCallback()]
     if arguments.use_ema is not False:
         callbacks.append(EMACallback())
     if arguments.dry_run:
@@ -39,4 +42,4 @@ def default_callbacks(arguments: TrainingArguments) -> list[TrainerCallback]:
         callbacks.append(TrajectoryCallback())
     if arguments.max_train_minutes is not None:
         callbacks.append(TimeLimitCallback())
-    return callbacks
+    return [*callbacks, ProgressCallback()]
