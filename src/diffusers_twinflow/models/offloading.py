@@ -14,7 +14,7 @@ def has_offloading_hook(models: Iterable[nn.Module]) -> bool:
 
 
 def is_offloaded_to_disk(model: nn.Module) -> bool:
-    """Whether group offloading keeps weights of a model in files of its own."""
+    """Whether group offloading keeps weights of a model in files on disk."""
     return any(
         getattr(getattr(hook, "config", None), "offload_to_disk_path", None) for hook in _offloading_hooks([model])
     )
