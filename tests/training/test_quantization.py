@@ -8,6 +8,7 @@ from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.methods import TwinFlow
+from diffusers_twinflow.training.arguments import TrainingArguments
 from diffusers_twinflow.training.base_model import load_frozen_pipeline, lora_config, prepare_lora
 from diffusers_twinflow.training.quantization import check_quantization
 
@@ -16,11 +17,10 @@ FAMILY = FAMILIES["stable_diffusion_3"]
 
 def test_a_lora_trains_on_a_quantised_base(base_dir):
     method = TwinFlow(TwinFlowConfig(twinflow_enabled=True))
-    pipeline = load_frozen_pipeline(
-        FAMILY, base_dir, train_type="lora", weight_dtype=torch.float32, quantize_base="torchao_int8"
-    )
+    args = TrainingArguments(str(base_dir), rank=2, quantize_base="torchao_int8", mixed_precision="no")
+    pipeline = load_frozen_pipeline(FAMILY, args)
     transformer = pipeline.transformer
-    prepare_lora(transformer, method, FAMILY, partial(lora_config, family=FAMILY, rank=2))
+    prepare_lora(transformer, method, FAMILY, partial(lora_config, family=FAMILY, args=args))
     layer = transformer.transformer_blocks[0].attn.to_q
     assert isinstance(layer.base_layer.weight, Int8Tensor)
     assert pipeline.text_encoder.text_model.encoder.layers[0].mlp.fc1.weight.dtype == torch.float32

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HAS_OWN_OUTPUT = True
 """The command shows its own log; `main` does not hide it."""
-TITLES = {TwinFlowConfig: "TwinFlow", FlowMatchingConfig: "Flow matching (TwinFlow off)"}
+TITLES = {TwinFlowConfig: "TwinFlow"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,10 +88,6 @@ def launch(
     try:
         with shown_log(parser), stop_signals(), logging_redirect_tqdm():
             options = read()
-            if not options.arguments.pretrained_model_name_or_path:
-                raise TwinFlowConfigError(
-                    "`pretrained_model_name_or_path` is missing: give it as an argument or in --config."
-                )
             trainer = (trainer_class or Trainer)(None, options.arguments, options.method())
             if options.arguments.dry_run:
                 report_costs(trainer)
@@ -116,15 +112,12 @@ def launch(
 
 def report_costs(trainer: "Trainer") -> None:
     """Measure what the run would cost, and print it."""
-    from pathlib import Path
-
-    from ..training.dry_run import FILE_NAME, format_report
+    from ..training.dry_run import format_report
 
     report = trainer.dry_run()
     if trainer.accelerator.is_main_process:
         for line in format_report(report).splitlines():
             say(line)
-        say(f"written to {Path(trainer.arguments.output_dir) / FILE_NAME}")
 
 
 @contextmanager

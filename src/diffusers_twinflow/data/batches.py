@@ -1,6 +1,7 @@
 """What training needs of its data, and data that is latents and conditions already."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +32,9 @@ class Batches(Protocol):
 
     def unconditional(self) -> Condition | None:
         """The condition of the empty prompt, of batch 1; `None` if it differs between samples."""
+
+    def with_encoders(self) -> AbstractContextManager[Any]:
+        """A context in which the networks that encode are on the device, for images in the middle of training."""
 
     def register(self, accelerator: Accelerator) -> None:
         """Have checkpoints contain what resuming needs besides the position."""
@@ -136,6 +140,10 @@ class LatentBatches:
                 "empty_condition=, or set twinflow_enhanced_ratio=0."
             )
         return self._sent_condition(self.empty_condition)
+
+    def with_encoders(self) -> AbstractContextManager[Any]:
+        """Nothing is moved: no network of the pipeline encodes this data."""
+        return nullcontext()
 
     def register(self, accelerator: Accelerator) -> None:
         """Nothing more is needed than the position."""

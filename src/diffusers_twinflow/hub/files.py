@@ -258,3 +258,16 @@ def check_finite(path: Path) -> None:
                 raise TwinFlowConfigError(
                     f"'{path.name}' holds values that are not finite ('{name}' for one): its training diverged."
                 )
+
+
+def check_new_folder(directory: Path, option: str) -> None:
+    """Check that a result can be written to a folder without touching what is there.
+
+    Args:
+        option: what the caller calls the folder.
+
+    Raises:
+        TwinFlowConfigError: if it exists and is not an empty folder.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise TwinFlowConfigError(f"{option}='{directory}' exists and is not empty: choose a new folder.")

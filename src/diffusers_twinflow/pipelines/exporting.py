@@ -20,7 +20,7 @@ from ..families.base import HUB_OPTIONS
 from ..hub.adapter_states import active_adapters
 from ..hub.comfyui import comfyui_lora, comfyui_workflow, layout_of
 from ..hub.export_page import COMFYUI, LOCAL_BASE, LORA_FORMAT, MERGED, TRANSFORMER, export_page
-from ..hub.files import CARD_NAME, LORA_NAME, LocatedRepository, locate_repository, read_header
+from ..hub.files import CARD_NAME, LORA_NAME, LocatedRepository, check_new_folder, locate_repository, read_header
 from ..hub.portable import STEP_COUNTS, Portable, fold
 from ..hub.repository import LORA, MAX_STEPS, TwinFlowRepositoryConfig, check_not_quantized, stock_lora
 from ..hub.stock_copy import scheduler_of, stock_copy
@@ -243,8 +243,7 @@ def _check_arguments(
     if format not in FORMATS:
         raise TwinFlowConfigError(f"format={format!r} is not valid. Use one of {', '.join(FORMATS)}.")
     output_dir = Path(output_dir)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise TwinFlowConfigError(f"output_dir='{output_dir}' exists and is not empty: choose a new folder.")
+    check_new_folder(output_dir, "output_dir")
     above = next(parent for parent in output_dir.resolve().parents if parent.exists())
     if not above.is_dir():
         raise TwinFlowConfigError(f"output_dir='{output_dir}' cannot be: '{above}' is a file. Choose another place.")

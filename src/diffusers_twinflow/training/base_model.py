@@ -19,6 +19,7 @@ from ..hub.files import INDEX_NAME, locate_repository, read_json
 from ..methods import Method
 from ..models import enable_twinflow
 from ..schedulers import TwinFlowScheduler
+from .arguments import TrainingArguments
 from .quantization import quantization_config
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -54,25 +55,23 @@ def has_flow_matching_scheduler(name_or_path: str, index: dict[str, Any], **hub_
     )
 
 
-def load_frozen_pipeline(
-    family: Family,
-    name_or_path: str,
-    *,
-    train_type: str,
-    weight_dtype: torch.dtype,
-    quantize_base: str | None = None,
-    **options: Any,
-) -> DiffusionPipeline:
-    """The base with nothing that trains, in `weight_dtype`; the whole model that `train_type` "full" trains is float32.
+def load_frozen_pipeline(family: Family, args: TrainingArguments) -> DiffusionPipeline:
+    """The base that the arguments name, frozen, in the dtype of `mixed_precision`, which must be resolved.
 
-    Args:
-        quantize_base: how to quantise the component that a LoRA is put on, see `quantization_config`.
-        options: `revision`, `variant` and `cache_dir`, as diffusers takes them.
+    The component that `train_type` "full" trains is in float32, the one that a LoRA is put on may be quantised.
     """
-    full_precision = {family.component_name: torch.float32} if train_type == "full" else {}
-    if quantize_base is not None:
-        options["quantization_config"] = quantization_config(quantize_base, family.component_name, weight_dtype)
-    pipeline = load_base(family, name_or_path, dtype={"default": weight_dtype, **full_precision}, **options)
+    weight_dtype = DTYPES[args.mixed_precision]
+    full_precision = {family.component_name: torch.float32} if args.train_type == "full" else {}
+    options: dict[str, Any] = {"revision": args.revision, "variant": args.variant, "cache_dir": args.cache_dir}
+    if args.quantize_base is not None:
+        config = quantization_config(args.quantize_base, family.component_name, weight_dtype)
+        options["quantization_config"] = config
+    dtype = {"default": weight_dtype, **full_precision}
+    return freeze(load_base(family, args.pretrained_model_name_or_path, dtype=dtype, **options))
+
+
+def freeze(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """The same pipeline, with nothing that trains."""
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()
@@ -121,27 +120,14 @@ def prepare_lora(
     transformer.train()
 
 
-def lora_config(
-    transformer: ModelMixin,
-    family: Family,
-    *,
-    rank: int,
-    lora_alpha: float | None = None,
-    lora_dropout: float = 0.0,
-    lora_layers: Sequence[str] | None = None,
-) -> LoraConfig:
-    """PEFT's configuration of a LoRA.
-
-    Args:
-        lora_alpha: defaults to the rank.
-        lora_layers: names of the modules to adapt, or `[ALL_LINEAR]`; defaults to the family's.
-    """
+def lora_config(transformer: ModelMixin, family: Family, args: TrainingArguments) -> LoraConfig:
+    """PEFT's configuration of the LoRA that the arguments ask for."""
     return LoraConfig(
-        r=rank,
-        lora_alpha=lora_alpha or rank,
-        lora_dropout=lora_dropout,
+        r=args.rank,
+        lora_alpha=args.lora_alpha or args.rank,
+        lora_dropout=args.lora_dropout,
         init_lora_weights="gaussian",
-        target_modules=lora_targets(transformer, family, lora_layers),
+        target_modules=lora_targets(transformer, family, args.lora_layers),
     )
 
 

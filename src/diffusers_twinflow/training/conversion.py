@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 
 from ..configuration import TwinFlowConfigError
 from ..families import Family, family_of
+from ..hub.files import check_new_folder
 from ..methods.base import AveragedWeights, Method
 from ..options import read_json_options
 from .arguments import FILE_NAME as ARGUMENTS_NAME
 from .arguments import TrainingArguments
-from .base_model import DTYPES, load_frozen_pipeline, load_model_index, lora_config, prepare_full, prepare_lora
+from .base_model import load_frozen_pipeline, load_model_index, lora_config, prepare_full, prepare_lora
 from .checkpoints import checkpoint_step
 from .ema import EMAOfTrained
 from .recipe import build_options, option_names
@@ -41,8 +42,7 @@ def convert_checkpoint(
         TwinFlowConfigError: if the arguments are missing, the output exists, or the weights do not fit the arguments.
     """
     checkpoint, output = Path(checkpoint), Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise TwinFlowConfigError(f"output='{output}' exists and is not empty: choose a new folder.")
+    check_new_folder(output, "output")
     known = option_names()
     values = {name: value for name, value in read_arguments(checkpoint, arguments).items() if name in known}
     if base_model:
@@ -50,31 +50,15 @@ def convert_checkpoint(
     options = build_options(values | {"output_dir": str(output)})
     args, method = options.arguments, options.method()
     config = method.config
-    where = {"revision": args.revision, "cache_dir": args.cache_dir}
-    family = family_of(load_model_index(args.pretrained_model_name_or_path, **where)["_class_name"])
-    pipeline = load_frozen_pipeline(
-        family,
-        args.pretrained_model_name_or_path,
-        train_type=args.train_type,
-        weight_dtype=DTYPES[args.mixed_precision],
-        quantize_base=args.quantize_base,
-        variant=args.variant,
-        **where,
-    )
+    index = load_model_index(args.pretrained_model_name_or_path, revision=args.revision, cache_dir=args.cache_dir)
+    family = family_of(index["_class_name"])
+    pipeline = load_frozen_pipeline(family, args)
     family = family.bind(pipeline)
     transformer = family.denoiser(pipeline)
     if args.train_type == "full":
         prepare_full(transformer, method, family)
     else:
-        configure = partial(
-            lora_config,
-            family=family,
-            rank=args.rank,
-            lora_alpha=args.lora_alpha,
-            lora_dropout=args.lora_dropout,
-            lora_layers=args.lora_layers,
-        )
-        prepare_lora(transformer, method, family, configure)
+        prepare_lora(transformer, method, family, partial(lora_config, family=family, args=args))
     load_weights(transformer, checkpoint / WEIGHTS_NAME)
     average = load_average(transformer, family, method, args, checkpoint) if args.save_ema and args.use_ema else None
     all_options = args.to_dict() | method.options()

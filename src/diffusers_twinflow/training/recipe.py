@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
 from ..integrations.simpletuner.defaults import VERSION as SIMPLETUNER_VERSION
 from ..integrations.simpletuner.recipes import read_recipe
+from ..methods import FlowMatching, Method, TwinFlow
 from ..options import check_option_name, from_json, options_of, read_json_options
 from .arguments import TrainingArguments
 
@@ -23,10 +24,8 @@ class RunOptions(NamedTuple):
     flow_matching: FlowMatchingConfig
     twinflow: TwinFlowConfig
 
-    def method(self):
+    def method(self) -> Method:
         """The method that the options ask for: `TwinFlow` if `twinflow_enabled` is true, else `FlowMatching`."""
-        from ..methods import FlowMatching, TwinFlow
-
         if not self.twinflow.twinflow_enabled:
             return FlowMatching(self.flow_matching, self.twinflow)
         use_ema = self.arguments.use_ema is not False
@@ -66,8 +65,9 @@ def build_options(values: Mapping[str, Any]) -> RunOptions:
         TwinFlowConfigError: for an unknown name, or a value that is not valid.
     """
     names = {cls: {declared.name for declared in options_of(cls)} for cls in CLASSES}
+    all_names = [name for known in names.values() for name in known]
     for name in values:
-        check_option_name(name, [each for known in names.values() for each in known])
+        check_option_name(name, all_names)
     return RunOptions(*(cls(**{k: v for k, v in values.items() if k in known}) for cls, known in names.items()))
 
 

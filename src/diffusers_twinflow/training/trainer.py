@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from inspect import Parameter, signature
@@ -28,7 +28,7 @@ from ..methods import FlowMatching, LossOutput, Method, Networks
 from ..methods.base import AveragedWeights, Teacher
 from .accelerators import build_accelerator
 from .arguments import TrainingArguments
-from .base_model import DTYPES, load_frozen_pipeline, lora_config, prepare_full, prepare_lora
+from .base_model import DTYPES, freeze, load_frozen_pipeline, lora_config, prepare_full, prepare_lora
 from .callbacks import TrainerCallback, default_callbacks
 from .checkpoints import checkpoint_step
 from .checks import check_arguments, check_base, check_family
@@ -94,13 +94,15 @@ class Trainer:
         callbacks: Sequence[TrainerCallback] | None = None,
         family: str | None = None,
     ):
-        self.method: Method = method or FlowMatching()
+        self.method: Method = FlowMatching() if method is None else method
         self.config: TwinFlowConfig = self.method.config
         self.given_model, self.given_data = model, data
         self.arguments = self._resolve(arguments)
         check_arguments(self.arguments, self.config)
         self.family = self._find_family(family)
-        self.data_config = None if data else DataConfig.from_options(self.arguments, self.config.twinflow_image_free)
+        self.data_config: DataConfig | None = None
+        if data is None:
+            self.data_config = DataConfig.from_options(self.arguments, self.config.twinflow_image_free)
         if self.arguments.push_to_hub:
             repo_id = whole_repo_id(self.arguments.hub_model_id, self.arguments.hub_token)
             self.arguments = replace(self.arguments, hub_model_id=repo_id)
@@ -164,15 +166,7 @@ class Trainer:
 
     def build_lora_config(self, transformer: ModelMixin) -> LoraConfig:
         """PEFT's configuration of the LoRA."""
-        args = self.arguments
-        return lora_config(
-            transformer,
-            self.family,
-            rank=args.rank,
-            lora_alpha=args.lora_alpha,
-            lora_dropout=args.lora_dropout,
-            lora_layers=args.lora_layers,
-        )
+        return lora_config(transformer, self.family, self.arguments)
 
     def build_parameter_groups(
         self, transformer: ModelMixin, learning_rate: float, time_conditioning_learning_rate: float
@@ -200,25 +194,11 @@ class Trainer:
 
     def load_pipeline(self) -> DiffusionPipeline:
         """The frozen base with what is trained on it."""
-        args, model = self.arguments, self.given_model
-        if isinstance(model, DiffusionPipeline):
-            pipeline = model
-        elif isinstance(model, ModelMixin):
-            pipeline = pipeline_of(model, self.family)
+        model = self.given_model
+        if isinstance(model, (DiffusionPipeline, ModelMixin)):
+            pipeline = freeze(model if isinstance(model, DiffusionPipeline) else pipeline_of(model, self.family))
         else:
-            pipeline = load_frozen_pipeline(
-                self.family,
-                args.pretrained_model_name_or_path,
-                train_type=args.train_type,
-                weight_dtype=DTYPES[args.mixed_precision],
-                quantize_base=args.quantize_base,
-                revision=args.revision,
-                variant=args.variant,
-                cache_dir=args.cache_dir,
-            )
-        for component in pipeline.components.values():
-            if isinstance(component, torch.nn.Module):
-                component.requires_grad_(False).eval()
+            pipeline = load_frozen_pipeline(self.family, self.arguments)
         self.prepare_transformer(self.family.denoiser(pipeline))
         return pipeline
 
@@ -246,21 +226,24 @@ class Trainer:
         self.pipeline = self.load_pipeline()
         self.family = self.family.bind(self.pipeline)
         self.transformer = self.family.denoiser(self.pipeline)
-        self.data: Batches = self.given_data or TrainingData(
-            source,
-            self.family,
-            self.pipeline,
-            base_name=args.pretrained_model_name_or_path or type(self.transformer).__name__,
-            seed=args.seed,
-            batch_size=args.train_batch_size,
-            tries_sizes=True,
-        )
-        if self.given_data is not None:
+        if source is None:
+            self.data: Batches = self.given_data
             self.transformer.to(accelerator.device)
+        else:
+            self.data = TrainingData(
+                source,
+                self.family,
+                self.pipeline,
+                base_name=args.pretrained_model_name_or_path or type(self.transformer).__name__,
+                seed=args.seed,
+                batch_size=args.train_batch_size,
+                tries_sizes=True,
+            )
         self._plan(checkpoint)
         self._wrap()
         self._register(checkpoint)
         self._log_summary()
+        self._call("on_train_begin")
 
     def _plan(self, checkpoint: Path | None) -> None:
         first_step = checkpoint_step(checkpoint) if checkpoint else 0
@@ -311,13 +294,12 @@ class Trainer:
             self.family,
             self.pipeline,
             accelerator,
-            getattr(self.data, "with_encoders", nullcontext),
+            self.data.with_encoders,
         )
         self._call("on_prepare")
         if checkpoint:
             load_checkpoint(accelerator, checkpoint, self.optimizer, self.lr_scheduler)
             logger.info(f"resumed from {checkpoint}")
-        self._call("on_train_begin")
 
     def keep_average(self, average: AveragedWeights) -> None:
         """Have checkpoints contain averaged weights, which are saved and drawn in place of the trained ones."""
@@ -538,12 +520,11 @@ class Trainer:
         Raises:
             TwinFlowConfigError: if no callback takes scores.
         """
-        scorers = [callback for callback in self.callbacks if hasattr(callback, "score")]
-        if not scorers:
-            raise TwinFlowConfigError("Nothing takes scores: set `score_steps` and a score such as `frechet_model`.")
         values: dict[str, float] = {}
-        for callback in scorers:
+        for callback in self.callbacks:
             values |= callback.score(self, self.step)
+        if not values:
+            raise TwinFlowConfigError("Nothing takes scores: set `score_steps` and a score such as `frechet_model`.")
         return values
 
     def push_to_hub(self, repo_id: str | None = None) -> None:

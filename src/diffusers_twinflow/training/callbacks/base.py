@@ -61,6 +61,10 @@ class TrainerCallback:
             is_resumed: whether the run was resumed from this step's checkpoint; then only what is missing is done.
         """
 
+    def score(self, trainer: Trainer, step: int) -> dict[str, float]:
+        """Scores of the current weights by name, for `Trainer.evaluate`."""
+        return {}
+
     def before_save(self, trainer: Trainer, step: int) -> None:
         """Called before the result is written; an error here keeps it from being written."""
 
