@@ -34,13 +34,13 @@ FULL = ["--train_type=full", "--learning_rate=1e-3"]
 LORA = ["--train_type=lora", "--learning_rate=4e-3", "--rank=64"]
 WEIGHT = "--twinflow_rectify_weight="
 RUNS = {
+    "full, weight 4": [*FULL, f"{WEIGHT}4"],
+    "full, weight 2": [*FULL, f"{WEIGHT}2"],
     "full, weight 1": [*FULL, f"{WEIGHT}1"],
-    "full, weight 0.5": [*FULL, f"{WEIGHT}0.5"],
-    "full, weight 0.25": [*FULL, f"{WEIGHT}0.25"],
-    "full, weight 1, max_grad_norm 0.1": [*FULL, f"{WEIGHT}1", "--max_grad_norm=0.1"],
-    "full at 1e-4, weight 1": ["--train_type=full", "--learning_rate=1e-4", f"{WEIGHT}1"],
+    "full, weight 4, max_grad_norm 0.1": [*FULL, f"{WEIGHT}4", "--max_grad_norm=0.1"],
+    "full at 1e-4, weight 4": ["--train_type=full", "--learning_rate=1e-4", f"{WEIGHT}4"],
+    "LoRA, weight 4": [*LORA, f"{WEIGHT}4"],
     "LoRA, weight 1": [*LORA, f"{WEIGHT}1"],
-    "LoRA, weight 0.25": [*LORA, f"{WEIGHT}0.25"],
 }
 RUNAWAY_LOSS = 15.0
 WARM_UP_STEPS, WINDOW = 10, 10

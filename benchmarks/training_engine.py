@@ -151,7 +151,7 @@ def plain_loss(setting: Setting) -> torch.Tensor:
         difference = setting.velocity(rectified, t, t, -ones, condition).float()
         difference = (difference - setting.velocity(rectified, t, t, ones, condition).float()).clamp(-1, 1)
     weight = torch.where(is_adversarial, ones, interval_weight(draw.t, draw.r))
-    rectify = barron_loss(prediction, prediction.detach() - difference)[draw.rectified].mean()
+    rectify = barron_loss(prediction, prediction.detach() - difference)[draw.rectified].sum() / len(x)
     return (barron_loss(prediction, target) * weight).mean() + config.twinflow_rectify_weight * rectify
 
 

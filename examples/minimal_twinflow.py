@@ -47,7 +47,7 @@ CONFIG = TwinFlowConfig(
     twinflow_enabled=True,
     twinflow_target_step_count=1,
     twinflow_adversarial_enabled=True,
-    twinflow_rectify_weight=0.5,
+    twinflow_rectify_weight=2.0,
     twinflow_enhanced_ratio=0.2,
 )
 

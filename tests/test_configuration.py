@@ -84,22 +84,6 @@ def test_training_needs_an_ema_teacher_or_the_opt_out():
 
 
 @pytest.mark.parametrize(
-    ("options", "is_told"),
-    [
-        ({}, True),
-        ({"twinflow_rectify_weight": 0.5}, False),
-        ({"twinflow_one_step_share": 3.0}, False),
-        ({"twinflow_one_step_share": 0.0}, False),
-        ({"twinflow_adversarial_enabled": False}, False),
-    ],
-)
-def test_rectification_that_outweighs_the_jump_is_told(options, is_told):
-    messages = told_before_training({"twinflow_adversarial_enabled": True} | options)
-    assert len(messages) == is_told
-    assert not is_told or "twinflow_rectify_weight=1 " in messages[0] and "0.25, their part" in messages[0]
-
-
-@pytest.mark.parametrize(
     ("ratio", "decay", "is_told"), [(0.99, 0.99, False), (1.0, 0.99, True), (1.5, 0.0, True), (1.5, 1.0, False)]
 )
 def test_guidance_that_grows_without_end_is_told(ratio, decay, is_told):

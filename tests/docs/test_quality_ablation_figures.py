@@ -118,7 +118,7 @@ def test_what_is_said_of_the_variants():
     seconds = [VARIANTS[name]["training"]["seconds_per_step"] for name in ("full-rcgm-longer", "full-longer")]
     assert f"a step costs {1 - seconds[0] / seconds[1]:.0%} less" in TEXT
     rectified = told(*((f"full-{name}", 1) for name in ("reference", "rectify-0.5", "rectify-0")))
-    assert "before 0.5 ({} against {}) and before none ({})".format(*rectified) in TEXT
+    assert "before 2 ({} against {}) and before none ({})".format(*rectified) in TEXT
     for steps in (1, 2, 4):
         assert distance("full-rectify-0", steps) > distance("full-rcgm", steps)
     assert "({} against {} at 2 steps), so".format(*told(("lora-all-linears", 2), ("lora-reference", 2))) in TEXT

@@ -73,8 +73,7 @@ def plain_loss(config: TwinFlowConfig, transformer, draw, latents) -> torch.Tens
             error = ((prediction - goal) ** 2).mean()
             rectify = rectify + error * (error.detach() / (1e-6 + 1e-8) + 1) ** -0.5 / 1e-3
             one_step_count += 1
-    loss = total / len(latents)
-    return loss + config.twinflow_rectify_weight * rectify / one_step_count if one_step_count else loss
+    return (total + config.twinflow_rectify_weight * rectify) / len(latents)
 
 
 @pytest.mark.parametrize(

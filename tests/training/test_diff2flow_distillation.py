@@ -10,7 +10,7 @@ from diffusers_twinflow.methods import Networks, TwinFlow
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
 BRIDGE = Diff2Flow.from_config(SCHEDULE)
-OPTIONS = {"twinflow_enhanced_ratio": 0.0, "twinflow_rectify_weight": 0.5, "twinflow_adversarial_enabled": True}
+OPTIONS = {"twinflow_enhanced_ratio": 0.0, "twinflow_rectify_weight": 2.0, "twinflow_adversarial_enabled": True}
 
 
 class Network(nn.Module):

@@ -34,11 +34,12 @@ from .files import (
     read_json,
 )
 from .merging import merged_lora_of, read_adapter
+from .old_formats import FORMAT_VERSION, convert_options
 from .portable import Portable, add_folded, fold, rank_and_alpha
 from .stock_copy import scheduler_of, stock_copy
 
 LORA, FULL = "lora", "full"
-MAX_STEPS, MAX_TOKENS = 1000, 4096
+MAX_STEPS, MAX_TOKENS, MAX_FORMAT_VERSION = 1000, 4096, 1000
 
 
 @dataclass(repr=False)
@@ -52,10 +53,11 @@ class TwinFlowRepositoryConfig:
         base_model_revision: its revision, or `None`.
         num_inference_steps: the step count it was distilled for.
         max_sequence_length: length of the encoded prompts in training, in tokens.
-        options: the TwinFlow options.
+        options: the TwinFlow options as they were given; `twinflow` has them with today's meaning.
         trained: what trained it: steps, batch size, learning rate, versions.
         has_time_conditioning: whether a LoRA comes with a time conditioning; `save_twinflow_lora` writes it.
         portable: what the stock weights hold of the target time, as `Portable.from_dict` reads it; saving writes it.
+        format_version: meaning of `options`; files that do not name it have version 1. See `old_formats`.
     """
 
     train_type: str
@@ -69,6 +71,7 @@ class TwinFlowRepositoryConfig:
     trained: dict[str, Any] = field(default_factory=dict)
     has_time_conditioning: bool | None = None
     portable: dict[str, Any] | None = None
+    format_version: int = FORMAT_VERSION
 
     @property
     def needs_time_conditioning(self) -> bool:
@@ -111,7 +114,8 @@ class TwinFlowRepositoryConfig:
 
     @property
     def twinflow(self) -> TwinFlowConfig:
-        return TwinFlowConfig.from_dict(self.options)
+        """The TwinFlow options. Those of an earlier format are converted, so that they train as they did."""
+        return convert_options(TwinFlowConfig.from_dict(self.options), self.format_version)
 
     def to_json(self) -> str:
         """The text of `twinflow_config.json`; an argument of the training run that holds a token is left out."""
@@ -151,7 +155,7 @@ class TwinFlowRepositoryConfig:
                 f"'{repository.name}' has no {CONFIG_NAME} and {found}, so it is no TwinFlow repository: a plain LoRA "
                 "loads with load_lora_weights, a plain pipeline with DiffusionPipeline.from_pretrained."
             )
-        values = read_json(path)
+        values = {"format_version": 1} | read_json(path)
         known = {config_field.name for config_field in fields(cls)}
         try:
             config = cls(**{name: value for name, value in values.items() if name in known})
@@ -205,6 +209,8 @@ def _check_types(config: TwinFlowRepositoryConfig, name: str) -> None:
         refuse("max_sequence_length", f"null or a whole number from 1 to {MAX_TOKENS}")
     if not (config.has_time_conditioning is None or isinstance(config.has_time_conditioning, bool)):
         refuse("has_time_conditioning", "true, false or null")
+    if not is_count(config.format_version, MAX_FORMAT_VERSION):
+        refuse("format_version", f"a whole number from 1 to {MAX_FORMAT_VERSION}")
     for field_name in ("options", "trained"):
         if not isinstance(getattr(config, field_name), dict):
             refuse(field_name, "a JSON object")

@@ -67,8 +67,7 @@ class TwinFlow:
             raise TwinFlowConfigError(f"branches={list(self.branch_names)}: each must have a name of its own.")
         self.rotation = BranchRotation({branch.name: branch.share(self.config) for branch in self.branches})
         self.branch_cycle: Sequence[str] = self.rotation.cycle
-        rectified = sum(self.rotation.fraction(branch.name) for branch in self.branches if branch.is_rectified)
-        self.objective = TwinFlowObjective(self.config, self.branches, rectified)
+        self.objective = TwinFlowObjective(self.config, self.branches)
 
     @property
     def keeps_teacher(self) -> bool:

@@ -33,17 +33,17 @@ class TwinFlowObjective:
     Args:
         config: the options.
         branches: what the samples of each branch are trained towards.
-        rectified_share: part of all samples that are rectified. Their loss is divided by it, so that micro-batches and
-            processes of any size add up to the loss of the whole batch.
     """
 
-    def __init__(self, config: TwinFlowConfig, branches: Sequence[Branch], rectified_share: float):
-        self.config, self.branches, self.rectified_share = config, branches, rectified_share
+    def __init__(self, config: TwinFlowConfig, branches: Sequence[Branch]):
+        self.config, self.branches = config, branches
 
     def __call__(
         self, latents: torch.Tensor, condition: Condition, draw: TrainingDraw, networks: Networks
     ) -> LossOutput:
-        """
+        """The loss is a sum over samples divided by B. So the losses of micro-batches of one size, averaged over
+        accumulation steps and processes, are the loss of the whole batch, whichever branches each of them has.
+
         Args:
             latents: data, shape [B, ...].
             condition: tensors of batch B that the velocity functions take.
@@ -60,7 +60,7 @@ class TwinFlowObjective:
         snapshot = RNGSnapshot(latents.device)
         with torch.no_grad(), snapshot.replay():  # before the student's pass, whose activations fill the memory
             v, jumped = self._teach(x_t, v, condition, draw, networks, snapshot)
-        prediction = networks.student(x_t, draw.t, draw.r, draw.sign, condition).float()
+        prediction = at_least_float32(networks.student(x_t, draw.t, draw.r, draw.sign, condition))
         target, weight = self._targets(x_t, prediction.detach(), v, jumped, draw)
 
         per_sample = self._sample_loss(prediction, target) * weight
@@ -71,8 +71,7 @@ class TwinFlowObjective:
             with torch.no_grad(), snapshot.replay():
                 rectify_target = self._rectify_target(prediction, x_t, condition, draw, student)
             rectify = self._sample_loss(rectified, rectify_target)
-            expected_count = len(latents) * self.rectified_share
-            loss = loss + self.config.twinflow_rectify_weight * rectify.sum() / expected_count
+            loss = loss + self.config.twinflow_rectify_weight * rectify.sum() / len(latents)
         return LossOutput(loss, per_sample.detach(), {"rectify": rectify.detach()}, draw.branch_indices)
 
     def _sample_loss(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -91,7 +90,7 @@ class TwinFlowObjective:
         faked = at_least_one(draw.faked)
         noise = draw.fake_noise if len(draw.faked) else draw.noise[faked]
         ones = torch.ones_like(draw.t[faked])
-        prediction = student(noise, ones, torch.zeros_like(ones), ones, take(condition, faked)).float()
+        prediction = at_least_float32(student(noise, ones, torch.zeros_like(ones), ones, take(condition, faked)))
         fakes, _ = recover(noise, ones, prediction)
         return latents.index_copy(0, draw.faked, fakes[: len(draw.faked)].to(latents.dtype))
 
@@ -115,7 +114,7 @@ class TwinFlowObjective:
 
                 def walk(x: torch.Tensor, tau: torch.Tensor, tau_next: torch.Tensor) -> torch.Tensor:
                     with snapshot.replay():
-                        return teacher(x, tau, tau_next, positive, prompts).float()
+                        return at_least_float32(teacher(x, tau, tau_next, positive, prompts))
 
                 jumped = rcgm_jump(
                     walk,
@@ -194,10 +193,11 @@ class TwinFlowObjective:
         """Velocities at the same points with two signs or conditions, as one batch unless passes are to be split."""
         if split or self.config.twinflow_split_passes:
             first, second = (velocity_function(x, t, t, sign, c) for sign, c in zip(signs, conditions))
-            return first.float(), second.float()
+            return at_least_float32(first), at_least_float32(second)
         twice = t.repeat(2)
         x = x.repeat(2, *[1] * (x.ndim - 1))
-        first, second = velocity_function(x, twice, twice, torch.cat(signs), concatenate(*conditions)).float().chunk(2)
+        both = velocity_function(x, twice, twice, torch.cat(signs), concatenate(*conditions))
+        first, second = at_least_float32(both).chunk(2)
         return first, second
 
 
@@ -208,6 +208,11 @@ def activated(teacher: Teacher | None, is_needed: bool) -> AbstractContextManage
     if teacher is None:
         raise ValueError("TwinFlow needs a teacher in `networks`: build it with the method's `build_teacher`.")
     return teacher.activated()
+
+
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float32, or in float64 if it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def at_least_one(indices: torch.Tensor) -> torch.Tensor:
