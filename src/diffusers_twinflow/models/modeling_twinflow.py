@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import logging
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
@@ -25,6 +26,8 @@ from .timestep_embedders import TimestepEmbedders
 TARGET_AND_SIGN, SIGN, SECOND_EMBEDDER = "target_and_sign", "sign", "second_embedder"
 CONDITIONINGS = (TARGET_AND_SIGN, SIGN, SECOND_EMBEDDER)
 SAVED_CONDITIONING = "_twinflow_conditioning"  # diffusers ignores keys of a config that start with an underscore
+
+logger = logging.get_logger(__name__)
 
 TargetTimestepSource = Callable[[torch.Tensor], torch.Tensor | None]
 
@@ -113,6 +116,7 @@ class TwinFlowTransformerMixin:
         for name in [name for name in self._modules if name.endswith("time_conditioning")]:
             delattr(self, name)
         del self._call_state, self._target_timestep_source, self._embedding_dims, self._noise_and_data_timesteps
+        del self._has_warned_of_no_target
         self._internal_dict = _without_twinflow(self.config)
 
     @classmethod
@@ -245,6 +249,8 @@ class TwinFlowTransformerMixin:
         arguments = {**dict(zip(self._forward_parameters, args)), **kwargs}
         timestep = sample_timesteps(arguments[rule.argument], rule, type(self).__name__)
         target_timestep = self._known_target(timestep, target_timestep)
+        if target_timestep is None and timestep_sign is None and not torch.compiler.is_compiling():
+            self._warn_of_no_target(arguments)
         args, kwargs = self._with_native_target(args, kwargs, arguments, target_timestep)
         if target_timestep is None and timestep_sign is None:
             return super().forward(*args, **kwargs)
@@ -291,6 +297,27 @@ class TwinFlowTransformerMixin:
         target = call.target_of(now, is_rounded=timestep.dtype != exact)
         target_timestep = target * (at_noise - at_data)
         return torch.where(target == now, timestep, target_timestep + at_data if at_data else target_timestep)
+
+    def _warn_of_no_target(self, arguments: Mapping[str, Any]) -> None:
+        """Warn, once, of a call that uses a few-step model as an ordinary one; no value of a tensor is read.
+
+        Args:
+            arguments: of the stock forward, among which may be a target time of the class's own.
+        """
+        if self._has_warned_of_no_target or self.twinflow_conditioning == SIGN:
+            return
+        native = self._timestep_embedders.native_target
+        if native is not None and arguments.get(native.argument) is not None:
+            return
+        if self._target_timestep_source is not None:  # it chose to give none
+            return
+        self._has_warned_of_no_target = True
+        logger.warning(
+            f"This {type(self).__name__} was called without a target time, so it predicts as an ordinary flow-matching "
+            "model and images of few steps are blurred. In a pipeline, set `pipe.scheduler = "
+            "TwinFlowScheduler.from_config(pipe.scheduler.config)`. In a loop of your own, pass `target_timestep`. For "
+            "the stock model, call `disable_twinflow` on it."
+        )
 
     def _check_conditioning(self, conditioning: str) -> None:
         if conditioning not in CONDITIONINGS:
@@ -342,6 +369,7 @@ class TwinFlowTransformerMixin:
     def _prepare_twinflow(self, conditioning: str) -> None:
         self._call_state = CallState()
         self._target_timestep_source = None
+        self._has_warned_of_no_target = False
         self._embedding_dims = self.timestep_embedding_dims(self)
         self._noise_and_data_timesteps = self._timestep_range(self)
         if conditioning == SECOND_EMBEDDER:
