@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from diffusers_twinflow.cli import export, main
 from diffusers_twinflow.pipelines import exporting
-from diffusers_twinflow.schedulers.options import SAMPLING_STYLES
+from diffusers_twinflow.schedulers.scheduler_config import SAMPLING_STYLES
 
 
 def test_choices_are_those_of_the_function():

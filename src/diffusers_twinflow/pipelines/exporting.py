@@ -28,7 +28,7 @@ from ..hub.stock_use import StockUse, plain_ratio, stock_use
 from ..models import TwinFlowTransformerMixin
 from ..models.target_folding import FoldedLayer
 from ..schedulers import TwinFlowScheduler
-from ..schedulers.options import SAMPLING_STYLES
+from ..schedulers.scheduler_config import SAMPLING_STYLES
 from ..writing import write_folder
 from .pipeline_twinflow import TwinFlowPipeline
 

@@ -4,6 +4,16 @@ from typing import NamedTuple
 
 import torch
 
+from ..diff2flow import DIFFUSION_PREDICTION_TYPES
+
+# The options with which every token may have its own time.
+PER_TOKEN_OPTIONS = {
+    "sampling_order": 1,
+    "extrapolation_ratio": 0,
+    "squeeze_target_time": False,
+    "invert_sigmas": False,
+}
+
 
 class Evaluation(NamedTuple):
     """One call of the model: its input, its output, the sigma it stood at, and 1 where the output is noise - data, or -1."""
@@ -80,3 +90,29 @@ def weighted_sum(terms: list) -> torch.Tensor:
         else:
             total = torch.add(total, tensor, alpha=weight)
     return total
+
+
+def per_token_sigmas(timesteps: torch.Tensor, grid: torch.Tensor, config) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each token stands, and the next sigma of the grid below that, both of shape [B, L, 1].
+
+    Args:
+        timesteps: shape [B, L], in the unit of the scheduler's timesteps.
+        grid: the scheduler's sigmas, shape [N + 1].
+        config: of the scheduler.
+
+    Raises:
+        ValueError: for an option that needs one time a sample.
+    """
+    if config.prediction_type in DIFFUSION_PREDICTION_TYPES:
+        raise ValueError(f"prediction_type={config.prediction_type!r} does not go with per_token_timesteps.")
+    for name, value in PER_TOKEN_OPTIONS.items():
+        if config[name] != value:
+            raise ValueError(f"{name}={config[name]} does not go with per_token_timesteps: set {name}={value}.")
+    sigmas = timesteps.to(torch.float32) / config.num_train_timesteps
+    below = grid < sigmas.unsqueeze(-1) - 1e-6
+    return sigmas.unsqueeze(-1), (below * grid).amax(dim=-1, keepdim=True)
+
+
+def is_noisiest(timesteps: torch.Tensor) -> torch.Tensor:
+    """Whether a token is at its sample's highest time, shape [B, L, 1]: the others hold some encoded picture."""
+    return (timesteps == timesteps.amax(dim=-1, keepdim=True)).unsqueeze(-1)

@@ -14,14 +14,36 @@ from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 
 from ..sampling_calls import SamplingCall, begin_sampling
-from .exchange import CARRIED, DIFFUSION_SCHEDULERS, FLOW_SCHEDULERS, exchange_entries, own_config
-from .given_lists import as_array, check_custom_sigmas, number_of_steps
 from .noise import SampleNoise
-from .options import check_options, shift_of, whole_numbers
-from .per_token import is_noisiest, per_token_sigmas
 from .prediction import prediction_of
-from .sigma_grid import KNOWN_STOCHASTIC_RATIO, nearest_index, own_grid
-from .step_terms import Evaluation, correction_terms, data_terms, prediction_terms, sde_ratio, weighted_sum
+from .scheduler_config import (
+    CARRIED,
+    DIFFUSION_SCHEDULERS,
+    FLOW_SCHEDULERS,
+    check_options,
+    exchange_entries,
+    own_config,
+    shift_of,
+    whole_numbers,
+)
+from .sigma_grid import (
+    KNOWN_STOCHASTIC_RATIO,
+    as_array,
+    check_custom_sigmas,
+    nearest_index,
+    number_of_steps,
+    own_grid,
+)
+from .step_terms import (
+    Evaluation,
+    correction_terms,
+    data_terms,
+    is_noisiest,
+    per_token_sigmas,
+    prediction_terms,
+    sde_ratio,
+    weighted_sum,
+)
 from .stock_sigmas import is_linear, is_stock
 
 logger = logging.get_logger(__name__)
