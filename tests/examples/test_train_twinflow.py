@@ -89,7 +89,7 @@ def test_flow_matching_gives_a_stock_model(script, arguments, base_dir, tmp_path
 @pytest.mark.parametrize("train_type", ["lora", "full"])
 def test_resume_is_never_having_stopped(script, arguments, tmp_path, train_type):
     options = [*TWINFLOW, f"--train_type={train_type}", "--cache_latents", "--cache_text_embeddings", "--no-save_ema"]
-    options += ["--lr_scheduler=cosine", "--gradient_accumulation_steps=2"]
+    options += ["--lr_scheduler=cosine", "--gradient_accumulation_steps=2", "--lora_dropout=0.5"]
     script.main(arguments(*options, f"--output_dir={tmp_path / 'whole'}"))
     script.main(arguments(*options, "--checkpoints_total_limit=1"))
     for leftover in (tmp_path / "out").glob("checkpoint-*"):

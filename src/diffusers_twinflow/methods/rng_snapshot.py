@@ -22,6 +22,12 @@ class RNGSnapshot:
         if self._device_module:
             self._device_module.set_rng_state(self.device_state, self.device)
 
+    def is_current(self) -> bool:
+        """Whether no random number was drawn since."""
+        now = RNGSnapshot(self.device)
+        is_same = torch.equal(now.cpu_state, self.cpu_state)
+        return is_same and (self.device_state is None or torch.equal(now.device_state, self.device_state))
+
     @contextmanager
     def replay(self):
         """Run the body from the snapshot's state, and put the state that was there before back afterwards."""

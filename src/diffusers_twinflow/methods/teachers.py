@@ -104,7 +104,7 @@ class EMAModelTeacher:
 
 
 class EMAAdapterTeacher:
-    """A second low-rank adapter and a second time conditioning on the student's own base.
+    """A second low-rank adapter and a second time conditioning on the student's own base, without dropout.
 
     `add_teacher_adapter` must have put them there, before the transformer is wrapped for training.
     """
@@ -115,6 +115,7 @@ class EMAAdapterTeacher:
         self.transformer, self.velocity = transformer, velocity_of(transformer)
         self.student_adapter = student_adapter
         self.layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+        self.dropouts = [module for module in transformer.modules() if isinstance(module, nn.Dropout) and module.p]
         parameters = dict(transformer.named_parameters())
         self.names = [name for name in parameters if is_teacher_parameter(name)]
         students = [_student_name(name, student_adapter) for name in self.names]
@@ -135,6 +136,9 @@ class EMAAdapterTeacher:
     @contextmanager
     def activated(self):
         self._set_adapter(TEACHER_ADAPTER, inference_mode=True)
+        were_training = [dropout.training for dropout in self.dropouts]
+        for dropout in self.dropouts:
+            dropout.training = False
         try:
             if hasattr(self.transformer, TEACHER_CONDITIONING):
                 with self.transformer.use_time_conditioning(TEACHER_CONDITIONING):
@@ -142,6 +146,8 @@ class EMAAdapterTeacher:
             else:
                 yield self.velocity
         finally:
+            for dropout, was_training in zip(self.dropouts, were_training):
+                dropout.training = was_training
             self._set_adapter(self.student_adapter, inference_mode=False)
 
     def _set_adapter(self, name: str, inference_mode: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...conditions import Condition, VelocityFunction, concatenate, expand, take
+from ...conditions import Condition, VelocityFunction, expand, take
 from ...configuration import TwinFlowConfig
 from ...flow import (
     barron_loss,
@@ -22,6 +22,7 @@ from ..base import LossOutput, Networks, Teacher
 from ..rng_snapshot import RNGSnapshot
 from .branches import Branch, BranchSamples
 from .draw import TrainingDraw
+from .pairs import PairedPasses, at_least_float32
 
 PAIR_AS_ONE = 16
 """Up to so many samples the rectify pair is one pass: it runs while the student's activations fill the memory."""
@@ -37,6 +38,8 @@ class TwinFlowObjective:
 
     def __init__(self, config: TwinFlowConfig, branches: Sequence[Branch]):
         self.config, self.branches = config, branches
+        self.guidance_passes = PairedPasses(config.twinflow_split_passes)
+        self.rectify_passes = PairedPasses(config.twinflow_split_passes)
 
     def __call__(
         self, latents: torch.Tensor, condition: Condition, draw: TrainingDraw, networks: Networks
@@ -58,7 +61,7 @@ class TwinFlowObjective:
         del x  # so much less in memory during the student's pass
 
         snapshot = RNGSnapshot(latents.device)
-        with torch.no_grad(), snapshot.replay():  # before the student's pass, whose activations fill the memory
+        with torch.no_grad():  # before the student's pass, whose activations fill the memory
             v, jumped = self._teach(x_t, v, condition, draw, networks, snapshot)
         prediction = at_least_float32(networks.student(x_t, draw.t, draw.r, draw.sign, condition))
         target, weight = self._targets(x_t, prediction.detach(), v, jumped, draw)
@@ -68,8 +71,8 @@ class TwinFlowObjective:
         rectify = per_sample.new_zeros(0)
         if draw.passes.rectify:
             rectified = prediction[draw.rectified]
-            with torch.no_grad(), snapshot.replay():
-                rectify_target = self._rectify_target(prediction, x_t, condition, draw, student)
+            with torch.no_grad():
+                rectify_target = self._rectify_target(prediction, x_t, condition, draw, student, snapshot)
             rectify = self._sample_loss(rectified, rectify_target)
             loss = loss + self.config.twinflow_rectify_weight * rectify.sum() / len(latents)
         return LossOutput(loss, per_sample.detach(), {"rectify": rectify.detach()}, draw.branch_indices)
@@ -107,7 +110,7 @@ class TwinFlowObjective:
         config, passes, jumped = self.config, draw.passes, v[:0]
         with activated(networks.teacher, passes.walk or passes.enhance) as teacher:
             if passes.enhance:
-                v = self._enhanced(x_t, v, condition, networks.unconditional, draw, teacher)
+                v = self._enhanced(x_t, v, condition, networks.unconditional, draw, teacher, snapshot)
             if passes.walk:
                 chosen = at_least_one(draw.walked)
                 positive, prompts = draw.sign[chosen].abs(), take(condition, chosen)
@@ -151,6 +154,7 @@ class TwinFlowObjective:
         unconditional: Condition | None,
         draw: TrainingDraw,
         teacher: VelocityFunction,
+        snapshot: RNGSnapshot,
     ) -> torch.Tensor:
         """The velocity with guidance baked in."""
         if unconditional is None:
@@ -158,7 +162,7 @@ class TwinFlowObjective:
         chosen = at_least_one(draw.enhanced)
         signs, prompts = draw.sign[chosen], take(condition, chosen)
         empty = take(expand(unconditional, len(x_t)), chosen)
-        pair = self._pair(teacher, x_t[chosen], draw.t[chosen], (signs, signs), (prompts, empty))
+        pair = self.guidance_passes(teacher, x_t[chosen], draw.t[chosen], (signs, signs), (prompts, empty), snapshot)
         enhanced = enhance_velocity(v[chosen], *pair, self.config.twinflow_enhanced_ratio)
         return v.index_copy(0, draw.enhanced, enhanced[: len(draw.enhanced)].to(v.dtype))
 
@@ -169,6 +173,7 @@ class TwinFlowObjective:
         condition: Condition,
         draw: TrainingDraw,
         student: VelocityFunction,
+        snapshot: RNGSnapshot,
     ) -> torch.Tensor:
         """Where the twin's velocity and the real one differ on the student's own one-step images, move against it."""
         rectified, count = at_least_one(draw.rectified), len(draw.rectified)
@@ -178,27 +183,9 @@ class TwinFlowObjective:
         positive, prompts = torch.ones_like(t), take(condition, rectified)
         points = interpolate(x_hat, noise, t)
         split = len(x_t) > PAIR_AS_ONE  # by the batch and not by `count`, which may differ between processes
-        twin, real = self._pair(student, points, t, (-positive, positive), (prompts, prompts), split)
+        signs, conditions = (-positive, positive), (prompts, prompts)
+        twin, real = self.rectify_passes(student, points, t, signs, conditions, snapshot, split)
         return clamped_target(prediction, twin - real, 1.0)[:count]
-
-    def _pair(
-        self,
-        velocity_function: VelocityFunction,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        signs: tuple[torch.Tensor, torch.Tensor],
-        conditions: tuple[Condition, Condition],
-        split: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Velocities at the same points with two signs or conditions, as one batch unless passes are to be split."""
-        if split or self.config.twinflow_split_passes:
-            first, second = (velocity_function(x, t, t, sign, c) for sign, c in zip(signs, conditions))
-            return at_least_float32(first), at_least_float32(second)
-        twice = t.repeat(2)
-        x = x.repeat(2, *[1] * (x.ndim - 1))
-        both = velocity_function(x, twice, twice, torch.cat(signs), concatenate(*conditions))
-        first, second = at_least_float32(both).chunk(2)
-        return first, second
 
 
 def activated(teacher: Teacher | None, is_needed: bool) -> AbstractContextManager[Any]:
@@ -208,11 +195,6 @@ def activated(teacher: Teacher | None, is_needed: bool) -> AbstractContextManage
     if teacher is None:
         raise ValueError("TwinFlow needs a teacher in `networks`: build it with the method's `build_teacher`.")
     return teacher.activated()
-
-
-def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in float32, or in float64 if it is."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def at_least_one(indices: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,61 @@
+"""Two passes at the same points that see the same random numbers, such as dropout masks."""
+
+import torch
+
+from ...conditions import Condition, VelocityFunction, concatenate
+from ..rng_snapshot import RNGSnapshot
+
+
+class PairedPasses:
+    """Runs a velocity function at the same points with two signs or two conditions.
+
+    The two passes are one batch of twice the size. If a pass draws random numbers, the halves of a batch would not share
+    them. The passes then run one after the other, each from the same random state.
+
+    Args:
+        split: run the passes one after the other in any case, which needs less memory.
+    """
+
+    def __init__(self, split: bool):
+        self.split = split
+        self._draws = False
+
+    def __call__(
+        self,
+        velocity_function: VelocityFunction,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        signs: tuple[torch.Tensor, torch.Tensor],
+        conditions: tuple[Condition, Condition],
+        snapshot: RNGSnapshot,
+        split: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            x: points, shape [N, ...].
+            t: their time, which is also the target time, shape [N].
+            signs, conditions: of the first and of the second pass.
+            snapshot: the random state that both passes start from; the present state is left as it is.
+            split: as for the class, for this call.
+
+        Returns:
+            the velocities of the first and of the second pass, each of shape [N, ...], in at least float32.
+        """
+        if not (split or self.split or self._draws):
+            twice, doubled = t.repeat(2), x.repeat(2, *[1] * (x.ndim - 1))
+            with snapshot.replay():
+                both = velocity_function(doubled, twice, twice, torch.cat(signs), concatenate(*conditions))
+                self._draws = not snapshot.is_current()
+            if not self._draws:
+                first, second = at_least_float32(both).chunk(2)
+                return first, second
+        halves = []
+        for sign, condition in zip(signs, conditions):
+            with snapshot.replay():
+                halves.append(at_least_float32(velocity_function(x, t, t, sign, condition)))
+        return halves[0], halves[1]
+
+
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float32, or in float64 if it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
