@@ -356,7 +356,7 @@ def score(column: dict | None) -> str:
 
 def test_the_diffusion_digits():
     report = results("epsilon_sweep")
-    base, batch_size = report["base"], report["settings"]["batch_size"]
+    base = report["base"]
     columns = {column["name"]: column for column in report["parts"]["base"]["columns"]}
     parts = {label: report["parts"][name] for label, name in EPSILON_VARIANTS.items()}
     expected = [
@@ -366,13 +366,6 @@ def test_the_diffusion_digits():
     for label, part in parts.items():
         expected.append([label, str(part["training"]["steps"]), *map(score, part["columns"]), "-"])
     assert rows(BRIDGE, "| steps of training | 1 step | 2 steps | 4 steps | 50 steps") == expected
-    assert f"digits held out: {score(columns['real test digits'])}" in BRIDGE
-    assert f"{base['parameters'] / 1e6:.1f} million parameters" in BRIDGE
-    assert f"trained for {base['seconds']:.0f} seconds with a batch\nof {base['batch_size']}" in BRIDGE
-    assert f"for {report['settings']['seconds']:.0f} seconds with a batch of {batch_size}" in BRIDGE
-    most = max(part["training"]["steps"] for label, part in parts.items() if label.startswith("LoRA"))
-    assert f"a LoRA saw at most {most * batch_size:,} samples" in BRIDGE
-    assert f"over {report['settings']['num_samples']:,} samples" in BRIDGE
 
 
 def test_guidance_in_the_plane():
