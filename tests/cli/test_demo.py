@@ -214,7 +214,7 @@ def test_it_listens_on_this_machine_alone(server):
         socket.create_connection(("127.0.0.2", port), timeout=5)
 
 
-def test_drawing_the_base_leaves_no_trace(pipeline):
+def test_drawing_the_base_leaves_no_trace(pipeline, caplog):
     comparison = Comparison(pipeline, [1, 2, 1], BASE_STEPS, base_guidance=GUIDANCE)
     assert comparison.labels == LABELS[:3]
     first, again = (comparison.draw_all(PROMPT, SEED) for _ in range(2))
@@ -223,6 +223,7 @@ def test_drawing_the_base_leaves_no_trace(pipeline):
         assert type(base) is StableDiffusion3Pipeline
         raise KeyError
     assert images_of(comparison.draw_all(PROMPT, SEED)) == images_of(first)
+    assert not caplog.records
 
 
 def images_of(drawn) -> dict[str, bytes]:

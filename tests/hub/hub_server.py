@@ -23,6 +23,8 @@ TOKENS = {
     "hf_reader": ("you", "read"),
     "hf_my_reader": ("me", "read"),
     "hf_scoped": ("me", "fineGrained"),
+    "hf_authors": ("inclusionAI", "write"),
+    "hf_base": ("Qwen", "write"),
 }
 SCOPE = {"scoped": [{"entity": {"type": "model", "name": "me/scoped"}, "permissions": ["repo.write"]}]}
 API = re.compile(

@@ -57,6 +57,7 @@ class Family:
         draws_videos: whether it draws clips and can be trained on them; `check_num_frames` then says of which lengths.
         timestep_argument: what the component's forward calls its timestep.
         task: what the Hub calls what the pipeline does.
+        usual_base: Hub id of the pipeline that others' transformers without one were made from.
         output_name: where the stock call's output holds its pictures or videos.
     """
 
@@ -71,6 +72,7 @@ class Family:
     draws_videos: bool = False
     timestep_argument: str = "timestep"
     task: str = "text-to-image"
+    usual_base: str | None = None
     output_name: str = "images"
 
     def load(self, name_or_path: str, **options) -> DiffusionPipeline:

@@ -10,6 +10,7 @@ class QwenImageFamily(PackedFamily):
     """Qwen-Image: times in 0..1, latents packed in 2 x 2 patches, a video autoencoder for pictures of one frame."""
 
     name = "qwen_image"
+    usual_base = "Qwen/Qwen-Image"
     pipeline_class = QwenImagePipeline
     transformer_class = twinflow_class_of(QwenImageTransformer2DModel)
     lora_target_modules = [

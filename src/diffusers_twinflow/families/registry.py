@@ -81,6 +81,11 @@ def family_of_pipeline_class(*class_names: str) -> Family | None:
     return next((FAMILIES[name] for name, classes in CLASSES.items() if classes.pipeline in class_names), None)
 
 
+def families_of_denoiser(class_name: str) -> list[Family]:
+    """The families whose model is of a stock class of this name, the one that draws from a prompt alone first."""
+    return [FAMILIES[name] for name, classes in CLASSES.items() if classes.denoiser == class_name]
+
+
 def family_of(pipeline: DiffusionPipeline | type | str, name: str | None = None) -> Family:
     """The family of a pipeline, its class or its class name.
 

@@ -11,6 +11,7 @@ class ZImageFamily(Family):
     """Z-Image: times in 0..1 with 1 = data, predicts data minus noise, takes a list of samples and of prompts."""
 
     name = "z_image"
+    usual_base = "Tongyi-MAI/Z-Image-Turbo"
     pipeline_class = ZImagePipeline
     transformer_class = twinflow_class_of(ZImageTransformer2DModel)
     lora_target_modules = [

@@ -50,17 +50,16 @@ def check_base_files(family: Family, directory: Path, name: str, options: dict[s
     """
     if options.get("use_safetensors") is False:
         return
-    for component, cls in read_base_index(directory, name, family).items():
-        if component not in options:
-            try:
-                check_component(
-                    directory / component,
-                    cls,
-                    variant=options.get("variant"),
-                    needs_safetensors=bool(options.get("use_safetensors")),
-                )
-            except TwinFlowConfigError as error:
-                raise TwinFlowConfigError(f"the base model '{name}' cannot be loaded: {error}") from error
+    for component, cls in read_base_index(directory, name, family, given=options).items():
+        try:
+            check_component(
+                directory / component,
+                cls,
+                variant=options.get("variant"),
+                needs_safetensors=bool(options.get("use_safetensors")),
+            )
+        except TwinFlowConfigError as error:
+            raise TwinFlowConfigError(f"the base model '{name}' cannot be loaded: {error}") from error
 
 
 def _download(family: Family, name: str, options: dict[str, Any]) -> Path:

@@ -1,6 +1,7 @@
 """Whether the files of a whole model are what they should be, decided before anything is built of them."""
 
 import inspect
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,11 @@ def _class_of(entry: Any, family: Family) -> type | None:
     return family.transformer_class if entry == entry_of(family.transformer_class) else component_class(entry)
 
 
-def read_base_index(directory: Path, name: str, family: Family) -> dict[str, type]:
+def read_base_index(directory: Path, name: str, family: Family, *, given: Collection[str] = ()) -> dict[str, type]:
     """Class by component of a base's `model_index.json`; components saved as `None` are left out.
+
+    Args:
+        given: components that the caller has, which are left out too.
 
     Raises:
         TwinFlowConfigError: if there is none, or a class is no component of diffusers or transformers.
@@ -95,6 +99,8 @@ def read_base_index(directory: Path, name: str, family: Family) -> dict[str, typ
         raise TwinFlowConfigError(f"'{name}' has no {INDEX_NAME}, so it is no diffusers pipeline.")
     components = {}
     for component, entry in read_json(path).items():
+        if component in given:
+            continue
         if isinstance(entry, list) and entry and entry != [None, None] and not component.startswith("_"):
             components[component] = _class_of(entry, family)
             if components[component] is None:

@@ -8,6 +8,7 @@ from diffusers import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
 from ..families import Family
+from ..models.modeling_twinflow import TARGET_AND_SIGN
 from .component_check import WEIGHTS
 from .files import CONDITIONING_NAME, CONFIG_NAME, INDEX_NAME, LocatedRepository, check_finite, locate_repository
 from .loading import read_scheduler
@@ -38,7 +39,7 @@ def load_located_model(
         replaced["scheduler"] = read_scheduler(repository, config)
     options = options | {"use_safetensors": True}
     try:
-        model = _load_component(directory, family, _model_options(options, family.component_name))
+        model = _load_component(directory, family, component_options(options, family.component_name))
         replaced[family.component_name] = model
         pipeline = family.load(str(directory), **replaced, **options)
     except (TwinFlowConfigError, torch.OutOfMemoryError, MemoryError):
@@ -61,7 +62,7 @@ def _fetch(repository: LocatedRepository, components: dict[str, tuple[str, str]]
     )
 
 
-def _model_options(options: dict[str, Any], component_name: str) -> dict[str, Any]:
+def component_options(options: dict[str, Any], component_name: str) -> dict[str, Any]:
     """Options of the pipeline that hold for one component; a dtype may be a mapping by component."""
     passed = {name: options[name] for name in MODEL_OPTIONS if name in options}
     return {
@@ -85,7 +86,8 @@ def _load_component(directory: Path, family: Family, options: dict[str, Any]) ->
             f"'{family.component_name}' has a {CONDITIONING_NAME}, and its config.json does not say which kind of time "
             "conditioning it holds. Save the model again with save_twinflow_model."
         )
-    if model.twinflow_enabled and model.time_conditioning.time_sign_embed.weight[0].any():
+    trained_here = model.twinflow_enabled and model.twinflow_conditioning == TARGET_AND_SIGN
+    if trained_here and model.time_conditioning.time_sign_embed.weight[0].any():
         raise TwinFlowConfigError(f"'{family.component_name}' has a positive sign row that is not zero.")
     return model
 

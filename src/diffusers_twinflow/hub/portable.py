@@ -11,7 +11,15 @@ from peft.utils.other import get_pattern_key
 from torch import nn
 
 from ..configuration import TwinFlowConfigError
-from ..models.target_folding import CannotFoldError, FoldedLayer, FoldedTarget, Grid, adds_target, fold_target
+from ..models.target_folding import (
+    CannotFoldError,
+    FoldedLayer,
+    FoldedTarget,
+    Grid,
+    adds_target,
+    fold_target,
+    why_not_foldable,
+)
 from ..schedulers import TwinFlowScheduler
 
 STEP_COUNTS = (1, 2, 4, 3, 8)
@@ -92,6 +100,9 @@ def fold(
     all_sigmas = {count: sigmas for count, (sigmas, _) in grids.items()}
     if style == "multi" or not adds_target(type(transformer), transformer, conditioning):
         return None, Portable(style, {str(count): all_sigmas[count] for count in counts})
+    reason = why_not_foldable(type(transformer), transformer, conditioning)
+    if reason is not None:
+        return None, Portable(style, reason=reason)
     in_unit = {count: _in_unit(grid, scheduler, conditioning) for count, (_, grid) in grids.items()}
     try:
         folded = fold_target(transformer, conditioning, in_unit, adapter_names=adapter_names)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ..configuration import TwinFlowConfigError
 from ..models import TwinFlowTransformerMixin, twinflow_class_of
-from ..models.published_layouts import PublishedLayout, published_layout
+from ..models.published_layouts import PublishedLayout, published_layout, stock_class_name
 from ..writing import merge_folder
 from .files import LocatedRepository, locate_repository, read_header, read_json
 
@@ -66,7 +66,15 @@ def load_published_transformer(
     """
     old_name = hub_options.pop("torch_dtype", None)
     dtype = dtype if dtype is not None else old_name
-    published = open_published(locate_repository(name_or_path, subfolder=subfolder, patterns=PATTERNS, **hub_options))
+    repository = locate_repository(name_or_path, subfolder=subfolder, patterns=PATTERNS, **hub_options)
+    return load_located_transformer(repository, dtype=dtype)
+
+
+def load_located_transformer(
+    repository: LocatedRepository, *, dtype: torch.dtype | None = None
+) -> TwinFlowTransformerMixin:
+    """`load_published_transformer` of files that are on this machine."""
+    published = open_published(repository)
     transformer = published.empty()
     for _, tensors in published.state_dicts():
         for name, tensor in tensors.items():
@@ -125,8 +133,8 @@ def open_published(repository: LocatedRepository) -> PublishedTransformer:
 
 
 def _stock_class(class_name: str, repository_name: str) -> type:
-    """The stock class that a configuration names; the authors' classes have `Wrapper` after its name."""
-    stock = getattr(diffusers, class_name.removesuffix("Wrapper"), None)
+    """The stock class that a configuration names."""
+    stock = getattr(diffusers, stock_class_name(class_name), None)
     try:
         return twinflow_class_of(stock).stock_class()
     except TypeError as error:

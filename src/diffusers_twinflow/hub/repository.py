@@ -36,6 +36,8 @@ from .files import (
 from .merging import merged_lora_of, read_adapter
 from .old_formats import FORMAT_VERSION, convert_options
 from .portable import Portable, add_folded, fold, rank_and_alpha
+from .published_config import RECOMMENDED_STEPS, family_of_published, named_base, own_components
+from .published_folders import PublishedFolder, find_published
 from .stock_copy import scheduler_of, stock_copy
 
 LORA, FULL = "lora", "full"
@@ -143,13 +145,16 @@ class TwinFlowRepositoryConfig:
         """`load` of a repository whose files are on this machine.
 
         A pipeline whose transformer was saved with a time conditioning needs no `twinflow_config.json`: its step count
-        is then the default.
+        is then the default. Nor does a repository of the TwinFlow authors or SimpleTuner.
         """
         path = repository.find(CONFIG_NAME)
         if path is None:
             saved = _config_of_pipeline(repository)
             if saved is not None:
                 return saved
+            published = find_published(repository)
+            if published is not None:
+                return cls.of_published(published)
             found = f"only {LORA_NAME}, a plain LoRA" if repository.find(LORA_NAME) else "none of its files"
             raise TwinFlowConfigError(
                 f"'{repository.name}' has no {CONFIG_NAME} and {found}, so it is no TwinFlow repository: a plain LoRA "
@@ -168,6 +173,17 @@ class TwinFlowRepositoryConfig:
             )
         _check_types(config, repository.name)
         return config
+
+    @classmethod
+    def of_published(cls, published: PublishedFolder) -> "TwinFlowRepositoryConfig":
+        """The configuration of a repository of the TwinFlow authors or SimpleTuner.
+
+        Raises:
+            TwinFlowConfigError: if no family has a pipeline for its transformer.
+        """
+        base = None if own_components(published) else named_base(published)
+        family = family_of_published(published)
+        return cls(FULL, family.name, base or published.name, num_inference_steps=RECOMMENDED_STEPS)
 
 
 def _config_of_pipeline(repository: LocatedRepository) -> TwinFlowRepositoryConfig | None:

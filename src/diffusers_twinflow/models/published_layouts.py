@@ -23,6 +23,9 @@ SIMPLETUNER_SIGNS: dict[str, str] = {
     "ZImageTransformer2DModel": f"t_embedder.{SIGN_SUFFIX}",
 }
 
+PUBLISHED_CLASSES = frozenset({*SECOND_EMBEDDERS, *SIMPLETUNER_SIGNS})
+"""The stock classes of which there are published transformers with a time conditioning."""
+
 
 @dataclass(frozen=True)
 class PublishedLayout:
@@ -40,6 +43,11 @@ class PublishedLayout:
 
     def rename(self, key: str) -> str:
         return self.here + key.removeprefix(self.there) if key.startswith(self.there) else key
+
+
+def stock_class_name(class_name: str) -> str:
+    """The stock class that a configuration means; the authors' classes have `Wrapper` after its name."""
+    return class_name.removesuffix("Wrapper")
 
 
 def published_layout(class_name: str, keys: Iterable[str]) -> PublishedLayout:

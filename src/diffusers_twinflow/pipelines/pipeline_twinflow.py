@@ -14,6 +14,8 @@ from ..hub.loaded_pipeline import TwinFlowMethods
 from ..hub.loading import load_located_lora
 from ..hub.model_loading import load_located_model
 from ..hub.pipeline_classes import as_pipeline, as_stock_pipeline, stock_class_of
+from ..hub.published_folders import find_published
+from ..hub.published_pipeline import load_published_pipeline
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
 from ..schedulers import TwinFlowScheduler
 from .execution_device import QuickExecutionDevice
@@ -62,6 +64,10 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
             kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
         hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         repository = locate_repository(pretrained_model_name_or_path, **hub_options)
+        published = find_published(repository)
+        if published is not None:
+            pipeline = load_published_pipeline(published, base_model=base_model, **kwargs)
+            return as_twinflow_pipeline(pipeline, TwinFlowRepositoryConfig.of_published(published))
         config = TwinFlowRepositoryConfig.load_located(repository)
         family = FAMILIES[config.family]
         if config.train_type == LORA:

@@ -1,0 +1,90 @@
+"""Load a transformer of the TwinFlow authors or of SimpleTuner as a whole pipeline, with the authors' sampler settings."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from ..configuration import TwinFlowConfigError
+from ..schedulers import TwinFlowScheduler
+from .base_loading import load_base
+from .component_check import FILE_ENDINGS
+from .files import INDEX_NAME
+from .model_loading import component_options
+from .published import PATTERNS, load_located_transformer
+from .published_config import family_of_published, named_base, own_components
+from .published_folders import PublishedFolder, located
+
+SAMPLER: Mapping[str, Any] = MappingProxyType(
+    {
+        "sampling_style": "few",
+        "shift": 1.0,
+        "stochastic_ratio": 1.0,
+        "gap_start": 0.001,
+        "gap_end": [0.6, 0.6, 0.5],
+        "kumaraswamy": [1.0, 1.0, 1.0],
+        "extrapolation_ratio": 0.0,
+        "sampling_order": 1,
+    }
+)
+"""What the authors recommend for 2 and for 4 steps, in the README of github.com/inclusionAI/TwinFlow."""
+
+NOT_SUPPORTED = ("device_map", "quantization_config")
+
+
+def load_published_pipeline(
+    published: PublishedFolder, *, base_model: str | None = None, **options: Any
+) -> DiffusionPipeline:
+    """The stock pipeline of a published transformer, with a scheduler of the authors' settings.
+
+    The other components are those beside the transformer. If some are missing there, all come from the base: the one of
+    `base_model`, or else of the model card, or else the usual one of the family.
+
+    Args:
+        base_model: local directory or Hub repository of a pipeline that gives the other components in any case.
+        options: as `DiffusionPipeline.from_pretrained` takes them, without those of the Hub. A component among them is
+            used as it is.
+
+    Raises:
+        TwinFlowConfigError: if no base is known, or the transformer or the base cannot be loaded.
+    """
+    name, family = published.repository.name, family_of_published(published)
+    for option in NOT_SUPPORTED:
+        if options.get(option) is not None:
+            raise TwinFlowConfigError(
+                f"{option} is not for the published checkpoint '{name}'. Rewrite it with `diffusers-twinflow convert`, "
+                f"load its {family.component_name} with {option}, and pass that as {family.component_name}=."
+            )
+    transformer = options.pop(family.component_name, None)
+    scheduler = options.pop("scheduler", None)
+    options = {"use_safetensors": True} | options
+    others = {family.component_name: None, **options}
+    if base_model is None and own_components(published):
+        pipeline = load_base(family, str(_fetch(published)), **others)
+    else:
+        hub_options = {k: v for k, v in published.repository.hub_options.items() if k != "revision"}
+        base = base_model or named_base(published)
+        if base is None:
+            raise TwinFlowConfigError(
+                f"'{name}' holds a {published.class_name} without the other components of a pipeline, and names no base "
+                "model. Pass base_model= with the folder or Hub id of the pipeline that it was made from."
+            )
+        pipeline = load_base(family, base, is_hub_id=base_model is None, **hub_options, **others)
+    if transformer is None:
+        dtype = component_options(options, family.component_name).get("dtype")
+        repository = located(published, published.transformer, PATTERNS)
+        transformer = load_located_transformer(repository, dtype=dtype or torch.float32)
+    own = pipeline.scheduler.config if pipeline.scheduler is not None else {}
+    scheduler = scheduler or TwinFlowScheduler.from_config(own, **SAMPLER)
+    return family.assemble(
+        pipeline, pipeline.components | {family.component_name: transformer, "scheduler": scheduler}
+    )
+
+
+def _fetch(published: PublishedFolder) -> Path:
+    """The folder of the published pipeline, with all files of the other components."""
+    patterns = [f"{name}/*{ending}" for name in own_components(published) for ending in FILE_ENDINGS]
+    return located(published, published.pipeline, (INDEX_NAME, *patterns)).directory
