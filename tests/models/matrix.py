@@ -1,6 +1,6 @@
-"""The tables of classes in docs/models.md and README.md, from the package's table and what the tests know of the classes.
+"""Write the tables of classes in docs/models.md and README.md, from the package's table and the tests' specifications.
 
-Run it to write the pages anew: `python tests/models/matrix.py`.
+Run it to update the pages: `python tests/models/matrix.py`.
 """
 
 import re
@@ -38,7 +38,7 @@ ALIGNED = "|".join(["---"] * len(COLUMNS))
 
 
 def matrix() -> str:
-    """One row a class."""
+    """One row per class."""
     rows = [row(name, TIMESTEP_EMBEDDERS[name], STOCK[name]) for name in sorted(STOCK)]
     return "\n".join([f"| {' | '.join(COLUMNS)} |", f"|{ALIGNED}|", *(f"| {' | '.join(cells)} |" for cells in rows)])
 
@@ -51,7 +51,7 @@ def row(name: str, rule: TimestepEmbedders, stock: Stock) -> list[str]:
         f"{rule.at_noise:g} → {rule.at_data:g}" + (f", times `{rule.config_scale}`" if rule.config_scale else ""),
         target_time(rule),
         portable(name, stock),
-        "yes" if stock.backward_on_cpu else "on CUDA",
+        "yes" if stock.backward_on_cpu else "on CUDA only",
         "yes" if checkpointing else "no",
         compiled(stock),
         "yes" if hasattr(cls, "add_adapter") else "with TwinFlow",
@@ -65,19 +65,19 @@ def compiled(stock: Stock) -> str:
     if stock.not_compiled:
         return f"no: {stock.not_compiled}"
     if stock.not_compiled_by:
-        return f"yes, but not by torch {stock.not_compiled_by}"
-    return f"yes, but for the backward: {stock.backward_not_compiled}" if stock.backward_not_compiled else "yes"
+        return f"yes, except with torch {stock.not_compiled_by}"
+    return f"forward only: {stock.backward_not_compiled}" if stock.backward_not_compiled else "yes"
 
 
 def target_time(rule: TimestepEmbedders) -> str:
     if rule.native_target is None:
         return "added"
-    own = f"its `{rule.native_target.argument}`"
+    own = f"stock argument `{rule.native_target.argument}`"
     return f"{own} with `{rule.native_target.config_key}`, else added" if rule.native_target.config_key else own
 
 
 def portable(name: str, stock: Stock) -> str:
-    """Whether the stock weights can carry the target time."""
+    """Whether stock weights can carry the target time, and the reason if not."""
     cls = twinflow_class_of(stock_class(name))
     with torch.device("meta"):
         model = cls(**stock.config)
@@ -97,7 +97,7 @@ def refused() -> str:
 
 
 def summary() -> str:
-    """How many of the classes pass what."""
+    """A table with the number of classes that pass each check."""
     count, compiling = len(STOCK), sum(not stock.not_compiled for stock in STOCK.values())
     on_cuda = sum(not stock.backward_on_cpu for stock in STOCK.values())
     cells = {
@@ -122,7 +122,7 @@ def fill(page: str, parts: dict[str, str]) -> str:
     """The page with its generated parts replaced.
 
     Raises:
-        ValueError: where the page has no place for a part, or several.
+        ValueError: if the page does not have exactly one place for a part.
     """
     for part, text in parts.items():
         page, count = re.subn(

@@ -204,6 +204,6 @@ TIMESTEP_EMBEDDERS: dict[str, TimestepEmbedders] = {
 }
 
 REFUSED: dict[str, str] = {
-    "MiniMaxH3Transformer3DModel": "its timestep is a list of the distinct times in one packed sequence that all "
-    "samples share, so a sample has no time of its own that a sign or a target could belong to",
+    "MiniMaxH3Transformer3DModel": "its timestep lists the distinct times of one packed sequence that all samples "
+    "share, so a sign or a target cannot belong to one sample",
 }
