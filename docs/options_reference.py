@@ -13,13 +13,14 @@ from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.configuration import FlowMatchingConfig
 from diffusers_twinflow.options import default_of, groups_of, options_of, type_of
 from diffusers_twinflow.ranges import Range
-from diffusers_twinflow.training.arguments import TrainingArguments
+from diffusers_twinflow.training.arguments import RecipeOptions, TrainingArguments
 
 PAGE = Path(__file__).parent / "options.md"
 
 
 def sections() -> Iterable[tuple[str, Iterable[Field]]]:
-    """The groups of options with their titles: TwinFlow's, those of flow matching, and those of the run."""
+    """The groups of options with their titles: the recipe, TwinFlow's, those of flow matching, and those of the run."""
+    yield from groups_of(RecipeOptions)
     yield "TwinFlow", options_of(TwinFlowConfig)
     yield "Flow matching", options_of(FlowMatchingConfig)
     yield from groups_of(TrainingArguments)

@@ -9,6 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "diffusers_twinflow"
 LAYERS = (
     {"lazy_names", "lenient_json", "ranges", "installed_diffusers", "writing", "flow", "conditions", "sharding"},
     {"options", "diff2flow", "sampling_calls"},
+    {"recommended"},
     {"configuration"},
     {"image_files", "models", "schedulers"},
     {"families"},

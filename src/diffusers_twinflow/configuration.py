@@ -6,6 +6,7 @@ from typing import Any
 
 from .options import TwinFlowConfigError, check_option_name, check_values, option
 from .ranges import FINITE, NOT_NEGATIVE, POSITIVE, SHARE, Range
+from .recommended import Length, Media, TrainType, recommended_twinflow
 
 __all__ = ["FlowMatchingConfig", "TwinFlowConfig", "TwinFlowConfigError"]
 
@@ -163,6 +164,37 @@ class TwinFlowConfig:
                 "picture is left: choose a ratio below 1, such as 0.5, which tends to guidance scale 2.",
                 stacklevel=3,
             )
+
+    @classmethod
+    def recommended(
+        cls,
+        *,
+        train_type: TrainType = "lora",
+        length: Length = "long",
+        media: Media = "image",
+        diffusion: bool = False,
+        **options: Any,
+    ) -> "TwinFlowConfig":
+        """The recommended options of TwinFlow; `--recipe recommended` on the command line.
+
+        Use it with `TrainingArguments.recommended` and the same choices.
+
+        Args:
+            train_type: "lora", or "full" for all weights.
+            length: "short" for about 1,000 steps, "long" for about 4,000.
+            media: "image" or "video".
+            diffusion: whether the base predicts epsilon or v and is bridged by `diff2flow_enabled`.
+            options: options that override the recommended ones, such as `twinflow_target_step_count`.
+
+        Raises:
+            TwinFlowConfigError: if a choice or an option is not valid.
+
+        Example:
+
+            TwinFlowConfig.recommended(train_type="full", twinflow_target_step_count=2)
+        """
+        values = recommended_twinflow(train_type=train_type, length=length, media=media, diffusion=diffusion)
+        return cls.from_dict(values | options)
 
     @classmethod
     def option_names(cls) -> list[str]:

@@ -8,7 +8,7 @@ from diffusers_twinflow.configuration import FlowMatchingConfig, TwinFlowConfig,
 from diffusers_twinflow.data.captions import CAPTION_STRATEGIES
 from diffusers_twinflow.methods import FlowMatching, TwinFlow
 from diffusers_twinflow.options import from_json, options_of
-from diffusers_twinflow.training.arguments import LR_SCHEDULERS, TrainingArguments, save_options
+from diffusers_twinflow.training.arguments import DIFFUSERS_LR_SCHEDULERS, TrainingArguments, save_options
 from diffusers_twinflow.training.recipe import as_command_line, build_options, load_recipe
 
 
@@ -179,7 +179,7 @@ def test_every_option_is_declared_once_with_a_sentence_of_help():
 
 
 def test_choices_are_those_of_the_libraries():
-    assert {kind.value for kind in SchedulerType} - {"piecewise_constant"} == set(LR_SCHEDULERS)
+    assert {kind.value for kind in SchedulerType} - {"piecewise_constant"} == set(DIFFUSERS_LR_SCHEDULERS)
     strategy = next(each for each in options_of(TrainingArguments) if each.name == "caption_strategy")
     assert strategy.metadata["choices"] == tuple(CAPTION_STRATEGIES)
     with pytest.raises(ValueError, match="one of"):

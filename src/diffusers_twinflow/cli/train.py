@@ -25,10 +25,10 @@ TITLES = {TwinFlowConfig: "TwinFlow"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..training.arguments import TrainingArguments
+    from ..training.arguments import RecipeOptions, TrainingArguments
 
     parser.add_argument("--config", help="JSON file of options. Command-line arguments override the file.")
-    add_flags(parser, TrainingArguments, FlowMatchingConfig, TwinFlowConfig, titles=TITLES)
+    add_flags(parser, RecipeOptions, TrainingArguments, FlowMatchingConfig, TwinFlowConfig, titles=TITLES)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,9 +50,9 @@ def parse_args(input_args: Sequence[str] | None = None) -> "RunOptions":
 def options_of_command(parsed: argparse.Namespace) -> "RunOptions":
     """The options of parsed arguments; see `parse_args`."""
     from ..options import options_of
-    from ..training.recipe import CLASSES, build_options, load_recipe
+    from ..training.recipe import NAMED_CLASSES, build_options, load_recipe
 
-    given = given_values(parsed, options_of(*CLASSES))
+    given = given_values(parsed, options_of(*NAMED_CLASSES))
     return load_recipe(parsed.config, given) if parsed.config else build_options(given)
 
 

@@ -10,6 +10,7 @@ from ..configuration import MAX_STEPS
 from ..data.config import DataOptions
 from ..options import check_values, option, options_of
 from ..ranges import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Range
+from ..recommended import Length, Media, TrainType, recommended_training
 from ..writing import write_text
 
 FILE_NAME = "training_arguments.json"
@@ -19,8 +20,18 @@ STEP_COUNT = Range(least=1, most=MAX_STEPS)
 PRECISIONS = ("no", "fp16", "bf16")
 OPTIMIZERS = ADAMW, PRODIGY = ("adamw", "prodigy")
 QUANTIZATIONS = ("bnb_4bit", "torchao_int8")
-LR_SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
-"""The schedules of diffusers that need no further options."""
+DIFFUSERS_LR_SCHEDULERS = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+)
+WARMUP_STABLE_DECAY = "warmup_stable_decay"
+LR_SCHEDULERS = (*DIFFUSERS_LR_SCHEDULERS, WARMUP_STABLE_DECAY)
+"""The schedules of diffusers that need no text as an option, and one of transformers."""
+RECIPES = (RECOMMENDED,) = ("recommended",)
 
 
 @dataclass(frozen=True)
@@ -63,8 +74,15 @@ class OptimizerArguments:
         None, "Learning rate for the time conditioning; the default is `learning_rate`.", POSITIVE
     )
     scale_lr: bool = option(False, "Multiply the learning rates by the number of samples per optimizer step.")
-    lr_scheduler: str = option("constant", "Learning rate schedule of diffusers.", choices=LR_SCHEDULERS)
+    lr_scheduler: str = option(
+        "constant", "Learning rate schedule, of diffusers or transformers.", choices=LR_SCHEDULERS
+    )
     lr_warmup_steps: int = option(0, "Number of steps in which the learning rate rises from 0.", NOT_NEGATIVE)
+    lr_decay_share: float = option(
+        0.6,
+        "Last share of the run in which the learning rate of warmup_stable_decay falls linearly to 0.",
+        Range(above=0, most=1),
+    )
     lr_num_cycles: int = option(1, "Number of restarts of the cosine_with_restarts schedule.", AT_LEAST_1)
     lr_power: float = option(1.0, "Power of the polynomial schedule.", POSITIVE)
     adam_beta1: float = option(0.9, "First beta of AdamW and Prodigy.", FRACTION)
@@ -198,6 +216,18 @@ class HubArguments:
 
 
 @dataclass(frozen=True)
+class RecipeOptions:
+    """Recipe"""
+
+    recipe: str | None = option(
+        None, "Set the options of a recipe; options that are given override it.", choices=RECIPES
+    )
+
+    def __post_init__(self):
+        check_values(self)
+
+
+@dataclass(frozen=True)
 class TrainingArguments(
     HubArguments,
     ScoreArguments,
@@ -220,6 +250,44 @@ class TrainingArguments(
 
     def __post_init__(self):
         check_values(self)
+
+    @classmethod
+    def recommended(
+        cls,
+        pretrained_model_name_or_path: str | None = None,
+        *,
+        train_type: TrainType = "lora",
+        length: Length = "long",
+        media: Media = "image",
+        num_processes: int = 1,
+        **options: Any,
+    ) -> "TrainingArguments":
+        """The recommended options of a run: learning rate and schedule, samples per step, LoRA layers, empty prompts.
+
+        Use it with `TwinFlowConfig.recommended` and the same choices.
+
+        Args:
+            train_type: "lora", or "full" for all weights.
+            length: "short" for 1,000 steps, "long" for 4,000.
+            media: "image", or "video" for smaller steps with gradient checkpointing.
+            num_processes: number of processes; together they make the recommended samples per step.
+            options: options that override the recommended ones, such as `instance_data_dir`.
+
+        Raises:
+            TwinFlowConfigError: if a choice or an option is not valid.
+
+        Example:
+
+            TrainingArguments.recommended("my/base", train_type="full", instance_data_dir="photos")
+        """
+        values = recommended_training(
+            train_type=train_type,
+            length=length,
+            media=media,
+            train_batch_size=options.get("train_batch_size"),
+            num_processes=num_processes,
+        )
+        return cls(pretrained_model_name_or_path, **(values | options))
 
     def to_dict(self) -> dict[str, Any]:
         """The options that are set, without tokens and without what says how this one process was started."""

@@ -1,12 +1,14 @@
-"""The optimizer of a run."""
+"""The optimizer of a run and the schedule of its learning rates."""
 
 import importlib.util
 from typing import Any
 
 import torch
+from diffusers.optimization import get_scheduler
+from transformers.optimization import get_wsd_schedule
 
 from ..configuration import TwinFlowConfigError
-from .arguments import ADAMW, PRODIGY, TrainingArguments
+from .arguments import ADAMW, PRODIGY, WARMUP_STABLE_DECAY, TrainingArguments
 
 CONDITIONING_PREFIX = "time_conditioning."
 SMALLEST_PRODIGY_RATE = 0.1
@@ -85,6 +87,35 @@ def build_optimizer(
 
         return AdamW8bit(groups, **options)
     return torch.optim.AdamW(groups, **options, fused=True)
+
+
+def build_lr_scheduler(
+    args: TrainingArguments, optimizer: torch.optim.Optimizer, total_steps: int, num_processes: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The schedule of the learning rates that the arguments ask for.
+
+    Args:
+        total_steps: optimizer steps of the run.
+        num_processes: accelerate steps the schedule once per process.
+    """
+    warmup = args.lr_warmup_steps * num_processes
+    if args.lr_scheduler == WARMUP_STABLE_DECAY:
+        decay_steps = min(round(args.lr_decay_share * total_steps), max(0, total_steps - args.lr_warmup_steps))
+        return get_wsd_schedule(
+            optimizer,
+            num_warmup_steps=warmup,
+            num_decay_steps=decay_steps * num_processes,
+            num_training_steps=total_steps * num_processes,
+            decay_type="linear",
+        )
+    return get_scheduler(
+        args.lr_scheduler,
+        optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=total_steps * num_processes,
+        num_cycles=args.lr_num_cycles,
+        power=args.lr_power,
+    )
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:

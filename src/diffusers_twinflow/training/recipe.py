@@ -1,6 +1,8 @@
 """Recipes: the options of a run and of its method as a JSON file or as plain values."""
 
 import json
+import logging
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import Field
@@ -12,9 +14,14 @@ from ..integrations.simpletuner.defaults import VERSION as SIMPLETUNER_VERSION
 from ..integrations.simpletuner.recipes import read_recipe
 from ..methods import FlowMatching, Method, TwinFlow
 from ..options import check_option_name, from_json, options_of, read_json_options
-from .arguments import TrainingArguments
+from ..recommended import length_of, recommended_training, recommended_twinflow
+from .arguments import RecipeOptions, TrainingArguments
 
 CLASSES = (TrainingArguments, FlowMatchingConfig, TwinFlowConfig)
+NAMED_CLASSES = (RecipeOptions, *CLASSES)
+"""The classes whose options a command line or a file may name."""
+
+logger = logging.getLogger(__name__)
 
 
 class RunOptions(NamedTuple):
@@ -36,7 +43,9 @@ class RunOptions(NamedTuple):
 def option_names() -> dict[str, Field]:
     """The options of a recipe by name; an option with aliases is there under each."""
     return {
-        name: declared for declared in options_of(*CLASSES) for name in (declared.name, *declared.metadata["aliases"])
+        name: declared
+        for declared in options_of(*NAMED_CLASSES)
+        for name in (declared.name, *declared.metadata["aliases"])
     }
 
 
@@ -59,16 +68,46 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def build_options(values: Mapping[str, Any]) -> RunOptions:
-    """The typed options of plain values by name.
+    """The typed options of plain values by name. If `recipe` is one of them, the others override its options.
 
     Raises:
         TwinFlowConfigError: for an unknown name, or a value that is not valid.
     """
-    names = {cls: {declared.name for declared in options_of(cls)} for cls in CLASSES}
+    names = {cls: {declared.name for declared in options_of(cls)} for cls in NAMED_CLASSES}
     all_names = [name for known in names.values() for name in known]
     for name in values:
         check_option_name(name, all_names)
-    return RunOptions(*(cls(**{k: v for k, v in values.items() if k in known}) for cls, known in names.items()))
+
+    def typed(values: Mapping[str, Any]) -> list[Any]:
+        return [cls(**{k: v for k, v in values.items() if k in known}) for cls, known in names.items()]
+
+    recipe, *options = typed(values)
+    if recipe.recipe is not None:
+        from_recipe = {name: value for name, value in recipe_options(values).items() if name not in values}
+        if int(os.environ.get("RANK", 0)) == 0:
+            listed = ", ".join(f"{name}={value}" for name, value in from_recipe.items())
+            logger.info(f"recipe '{recipe.recipe}' sets {listed}")
+        _, *options = typed({**values, **from_recipe})
+    return RunOptions(*options)
+
+
+def recipe_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the recommended recipe for a run with the given options."""
+    train_type, steps = given.get("train_type") or "lora", given.get("max_train_steps")
+    has_epochs = steps is None and given.get("num_train_epochs") is not None
+    choices: dict[str, Any] = {
+        "train_type": train_type,
+        "length": length_of(steps),
+        "media": "video" if (given.get("num_frames") or 1) > 1 else "image",
+    }
+    training = recommended_training(
+        **choices,
+        train_batch_size=given.get("train_batch_size"),
+        num_processes=int(os.environ.get("WORLD_SIZE", 1)),
+    )
+    if has_epochs:
+        del training["max_train_steps"]
+    return training | recommended_twinflow(**choices, diffusion=bool(given.get("diff2flow_enabled")))
 
 
 def read_options(path: str | Path) -> dict[str, Any]:

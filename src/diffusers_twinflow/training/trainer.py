@@ -14,7 +14,6 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.optimization import get_scheduler
 from peft import LoraConfig
 
 from ..conditions import VelocityFunction
@@ -36,7 +35,7 @@ from .compilation import compile_blocks
 from .distributed import autocast, clip_grad_norm, place_teacher, shards_parameters
 from .dry_run import DryRun, save_report
 from .health import check_finite
-from .optimizer import build_optimizer, learning_rates, parameter_groups
+from .optimizer import build_lr_scheduler, build_optimizer, learning_rates, parameter_groups
 from .processes import on_main_process
 from .resuming import check_options, check_sizes, load_checkpoint
 from .run_folder import RunFolder
@@ -176,15 +175,8 @@ class Trainer:
 
     def build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
         """The schedule of the learning rates; accelerate steps it once per process."""
-        args, processes = self.arguments, self.accelerator.num_processes
-        return get_scheduler(
-            args.lr_scheduler,
-            optimizer,
-            num_warmup_steps=args.lr_warmup_steps * processes,
-            num_training_steps=self.schedule.total_steps * processes,
-            num_cycles=args.lr_num_cycles,
-            power=args.lr_power,
-        )
+        processes = self.accelerator.num_processes
+        return build_lr_scheduler(self.arguments, optimizer, self.schedule.total_steps, processes)
 
     def velocity_of(self, transformer: torch.nn.Module) -> VelocityFunction:
         """The velocity function that training calls a transformer by; the student's and the teacher's."""

@@ -1,0 +1,74 @@
+"""The recommended options of a run, from what has been measured (docs/recipes.md says where)."""
+
+from typing import Any, Literal, get_args
+
+from .options import TwinFlowConfigError
+
+TrainType = Literal["lora", "full"]
+Length = Literal["short", "long"]
+Media = Literal["image", "video"]
+
+STEPS: dict[str, int] = {"short": 1000, "long": 4000}
+SHORT_BELOW = 2000
+"""A run of fewer steps is short."""
+SAMPLES_PER_STEP: dict[str, int] = {"image": 256, "video": 32}
+LEARNING_RATES: dict[str, float] = {"lora": 1e-3, "full": 5e-4}
+
+
+def recommended_twinflow(
+    *, train_type: TrainType = "lora", length: Length = "long", media: Media = "image", diffusion: bool = False
+) -> dict[str, Any]:
+    """The options of `TwinFlowConfig` that the recommended recipe sets; see `TwinFlowConfig.recommended`."""
+    _check(train_type=(train_type, TrainType), length=(length, Length), media=(media, Media))
+    options: dict[str, Any] = {
+        "twinflow_enabled": True,
+        "twinflow_adversarial_enabled": (train_type, length) != ("full", "short"),
+    }
+    if not diffusion:
+        options |= {"twinflow_target_clamp": 10.0, "twinflow_ema_decay": 0.95}
+    return options
+
+
+def recommended_training(
+    *,
+    train_type: TrainType = "lora",
+    length: Length = "long",
+    media: Media = "image",
+    train_batch_size: int | None = None,
+    num_processes: int = 1,
+) -> dict[str, Any]:
+    """The options of `TrainingArguments` that the recommended recipe sets; see `TrainingArguments.recommended`."""
+    _check(train_type=(train_type, TrainType), length=(length, Length), media=(media, Media))
+    micro_batch = train_batch_size or (1 if media == "video" else 4)
+    options: dict[str, Any] = {
+        "train_type": train_type,
+        "learning_rate": LEARNING_RATES[train_type],
+        "lr_scheduler": "warmup_stable_decay",
+        "lr_decay_share": 0.6,
+        "lr_warmup_steps": 25,
+        "max_train_steps": STEPS[length],
+        "train_batch_size": micro_batch,
+        "gradient_accumulation_steps": max(1, -(-SAMPLES_PER_STEP[media] // (micro_batch * num_processes))),
+        "caption_dropout_probability": 0.1,
+    }
+    if train_type == "lora":
+        options |= {"rank": 64, "lora_layers": ["all-linear"]}
+    if media == "video":
+        options["gradient_checkpointing"] = True
+    return options
+
+
+def length_of(steps: int | None) -> Length:
+    """Whether a run of so many steps is short; a run of unknown length is long."""
+    return "short" if steps is not None and steps < SHORT_BELOW else "long"
+
+
+def _check(**given: tuple[str, Any]) -> None:
+    """Refuse a value that is none of its choices.
+
+    Raises:
+        TwinFlowConfigError: naming the argument and its choices.
+    """
+    for name, (value, choices) in given.items():
+        if value not in get_args(choices):
+            raise TwinFlowConfigError(f"{name}={value!r} is not valid: it must be {' or '.join(get_args(choices))}.")
