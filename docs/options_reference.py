@@ -1,6 +1,6 @@
-"""The tables of docs/options.md, from the dataclasses that declare the options.
+"""Write the tables of docs/options.md from the dataclasses that declare the options.
 
-Run it to write the page anew: `python docs/options_reference.py`.
+Run it to update the page: `python docs/options_reference.py`.
 """
 
 import re
@@ -19,7 +19,7 @@ PAGE = Path(__file__).parent / "options.md"
 
 
 def sections() -> Iterable[tuple[str, Iterable[Field]]]:
-    """The groups of options with their titles: the recipe, TwinFlow's, those of flow matching, and those of the run."""
+    """The groups of options with their titles: the recipe, TwinFlow, flow matching, and the groups of a run."""
     yield from groups_of(RecipeOptions)
     yield "TwinFlow", options_of(TwinFlowConfig)
     yield "Flow matching", options_of(FlowMatchingConfig)
@@ -32,17 +32,17 @@ def reference() -> str:
 
 
 def section(title: str, rows: list[tuple[str, str, str]]) -> str:
-    lines = [("option", "default", "what"), ("---",) * 3, *rows]
+    lines = [("option", "default", "meaning"), ("---",) * 3, *rows]
     table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" for cells in lines)
     return f"## {title}\n\n{table}"
 
 
 def row(declared: Field) -> tuple[str, str, str]:
-    """The names of an option, its default, and its help text with the values that are allowed."""
+    """The names of an option, its default, and its help text with the allowed values."""
     metadata = declared.metadata
     names = ", ".join(f"`{name}`" for name in (declared.name, *metadata["aliases"]))
     choices = f"One of {', '.join(f'`{choice}`' for choice in metadata['choices'])}." if metadata["choices"] else ""
-    several = "A list." if type_of(declared).is_list else ""
+    several = "Takes several values." if type_of(declared).is_list else ""
     parts = (metadata["help"], choices, range_of(metadata["allowed"]), several)
     return names, shown(default_of(declared)), " ".join(filter(None, parts))
 
@@ -53,7 +53,7 @@ def range_of(allowed: Range | None) -> str:
 
 
 def shown(value: Any) -> str:
-    """A default as one writes it."""
+    """A default as it is written on the command line."""
     if value is None:
         return ""
     if isinstance(value, list):
@@ -65,7 +65,7 @@ def fill(page: str) -> str:
     """The page with its generated part replaced.
 
     Raises:
-        ValueError: where the page has no place for it, or several.
+        ValueError: if the page does not have exactly one place for it.
     """
     replacement = f"<!-- options -->\n{reference()}\n<!-- end -->"
     page, count = re.subn("<!-- options -->\n.*?<!-- end -->", lambda found: replacement, page, flags=re.S)

@@ -26,64 +26,100 @@ class TwinFlowConfig:
         TwinFlowConfigError: where a value is out of its range or two options contradict each other.
     """
 
-    twinflow_enabled: bool = option(False, "Train with TwinFlow; false is ordinary flow matching.")
+    twinflow_enabled: bool = option(False, "Train with TwinFlow; false trains ordinary flow matching.")
     twinflow_target_step_count: int = option(
         1,
-        "Evaluations the model is distilled for (1-4 recommended); validation and inference default to it.",
+        "Number of inference steps to distil for (1-4 recommended); also the default for validation and inference.",
         Range(least=1, most=MAX_STEPS),
     )
     twinflow_estimate_order: int = option(
-        2, "Teacher evaluations along each jump (N of RCGM). 0 learns the velocity field alone.", NOT_NEGATIVE
+        2,
+        "Number of teacher evaluations per jump (N of RCGM); 0 trains only the velocity, without jumps.",
+        NOT_NEGATIVE,
     )
     twinflow_enhanced_ratio: float = option(
-        0.5, "Strength with which classifier-free guidance is baked into the target; 0 switches it off.", NOT_NEGATIVE
+        0.5,
+        "Strength of the classifier-free guidance that is built into the weights; 0 turns it off, and 1 or more makes "
+        "guidance grow without limit.",
+        NOT_NEGATIVE,
     )
     twinflow_delta_t: float = option(
-        0.01, "Length of the step from t along the target velocity, in time.", Range(above=0, below=1)
+        0.01, "Length of the first step of a jump, along the data's velocity, in time.", Range(above=0, below=1)
     )
-    twinflow_target_clamp: float = option(1.0, "Bound on each element of prediction minus target.", POSITIVE)
-    twinflow_require_ema: bool = option(True, "Refuse to train without an EMA teacher.")
-    twinflow_allow_no_ema_teacher: bool = option(False, "Let the student be its own teacher (unstable).")
+    twinflow_target_clamp: float = option(
+        1.0, "Limit for each element of the difference between prediction and target.", POSITIVE
+    )
+    twinflow_require_ema: bool = option(True, "Stop with an error if there is no EMA teacher.")
+    twinflow_allow_no_ema_teacher: bool = option(
+        False, "Allow training without an EMA teacher; the student is then its own teacher, which is unstable."
+    )
     twinflow_allow_diff2flow: bool = option(
-        False, "Allow epsilon and v-prediction models through the diff2flow bridge; needs diff2flow_enabled."
+        False, "Allow TwinFlow for diffusion models, such as Stable Diffusion; needs `diff2flow_enabled` too."
     )
     twinflow_adversarial_enabled: bool = option(
-        False, "Self-adversarial branch (twin trajectory on the model's own fakes) and rectification."
+        False,
+        "Also train on the model's own one-step images (the adversarial branch), and add the rectification loss.",
     )
     twinflow_adversarial_weight: float = option(1.0, "Loss weight of the adversarial samples.", NOT_NEGATIVE)
     twinflow_rectify_weight: float = option(
-        1.0, "Weight of the rectification loss of the one-step samples, a mean over the whole batch.", NOT_NEGATIVE
+        1.0,
+        "Weight of the rectification loss, which is averaged over the whole batch; lower it if the adversarial loss jumps.",
+        NOT_NEGATIVE,
     )
-    twinflow_one_step_share: float = option(1.0, "Share of the batch at t = 1, r = 0.", NOT_NEGATIVE)
-    twinflow_multi_step_share: float = option(1.0, "Share of the batch with r just below t.", NOT_NEGATIVE)
-    twinflow_any_step_share: float = option(1.0, "Share of the batch with r anywhere below t.", NOT_NEGATIVE)
-    twinflow_few_step_share: float = option(0.0, "Share of the batch with t as drawn and r = 0.", NOT_NEGATIVE)
+    twinflow_one_step_share: float = option(
+        1.0,
+        "Share of the samples that learn to jump from noise to data (t = 1, r = 0), relative to the other shares.",
+        NOT_NEGATIVE,
+    )
+    twinflow_multi_step_share: float = option(
+        1.0, "Share of the samples that learn very short jumps (r just below t).", NOT_NEGATIVE
+    )
+    twinflow_any_step_share: float = option(
+        1.0, "Share of the samples that learn jumps of any length (r anywhere below t).", NOT_NEGATIVE
+    )
+    twinflow_few_step_share: float = option(
+        0.0, "Share of the samples that learn to jump from any t to data (r = 0).", NOT_NEGATIVE
+    )
     twinflow_adversarial_share: float = option(
-        1.0, "Share of the batch on the twin trajectory, where adversarial training is enabled.", NOT_NEGATIVE
+        1.0,
+        "Share of the samples in the adversarial branch; used only with `twinflow_adversarial_enabled`.",
+        NOT_NEGATIVE,
     )
-    twinflow_time_alpha: float = option(1.0, "First parameter of the Beta distribution of t.", POSITIVE)
-    twinflow_time_beta: float = option(1.0, "Second parameter of the Beta distribution of t.", POSITIVE)
+    twinflow_time_alpha: float = option(
+        1.0, "First parameter of the Beta distribution that t is drawn from.", POSITIVE
+    )
+    twinflow_time_beta: float = option(
+        1.0, "Second parameter of the Beta distribution that t is drawn from.", POSITIVE
+    )
     twinflow_time_scale: float = option(
-        1.0, "Factor on the drawn t, which is then clamped to [0, 1].", Range(above=0, most=1)
+        1.0, "Factor for the drawn t, which is then clamped to [0, 1].", Range(above=0, most=1)
     )
-    twinflow_consistency_ratio: float = option(1.0, "Largest jump as a part of t: r = t - U * t * ratio.", SHARE)
-    twinflow_enhanced_low: float = option(0.0, "Guidance is baked in only above this t (strictly).", SHARE)
-    twinflow_enhanced_high: float = option(1.0, "Guidance is baked in only below this t (strictly).", SHARE)
-    twinflow_loss: str = option("barron", "'barron' (robust reweighting) or 'l2'.", choices=LOSSES)
-    twinflow_barron_alpha: float = option(1.0, "Shape of the Barron loss.", Range(least=0, most=2))
-    twinflow_barron_scale: float = option(1e-3, "Scale c of the Barron loss.", POSITIVE)
+    twinflow_consistency_ratio: float = option(
+        1.0, "Longest jump as a fraction of t: r = t - U * t * ratio, with U uniform in [0, 1).", SHARE
+    )
+    twinflow_enhanced_low: float = option(0.0, "Build in guidance only at times above this t.", SHARE)
+    twinflow_enhanced_high: float = option(1.0, "Build in guidance only at times below this t.", SHARE)
+    twinflow_loss: str = option(
+        "barron", "Loss: 'barron' gives large errors less weight, 'l2' does not.", choices=LOSSES
+    )
+    twinflow_barron_alpha: float = option(1.0, "Shape (alpha) of the Barron loss.", Range(least=0, most=2))
+    twinflow_barron_scale: float = option(1e-3, "Scale (c) of the Barron loss.", POSITIVE)
     twinflow_ema_decay: float = option(
-        0.99, "Decay the teacher warms up to; 0 is the student itself, 1 the frozen base.", SHARE
+        0.99,
+        "Decay of the EMA teacher after its warm-up; 0 makes the student its own teacher, 1 keeps the base as teacher.",
+        SHARE,
     )
     twinflow_image_free: bool = option(
-        False, "Train on the student's own one-step images alone; the data's images are not used."
+        False, "Train only on the model's own one-step images; the images of the data are not read."
     )
     twinflow_split_passes: bool = option(
         False,
-        "Run paired passes (prompt and empty prompt, twin and real) one after the other: less memory. Twin and real are "
-        "two passes in any case where a process's batch is over 16.",
+        "Run paired passes (prompt and empty prompt, twin and real) one after the other to save memory. Twin and real "
+        "are always split if the batch of a process is larger than 16.",
     )
-    diff2flow_enabled: bool = option(False, "Train a diffusion model as a flow through the diff2flow bridge.")
+    diff2flow_enabled: bool = option(
+        False, "Train a model that predicts noise, v or data as a flow, through the diff2flow bridge."
+    )
 
     def __post_init__(self):
         check_values(self)
@@ -224,11 +260,11 @@ class FlowMatchingConfig:
     """
 
     weighting_scheme: str = option(
-        "none", "Density and loss weight of the times, as in diffusers.", choices=WEIGHTINGS
+        "none", "Distribution of the training times and weight of the loss, as in diffusers.", choices=WEIGHTINGS
     )
-    logit_mean: float = option(0.0, "Mean of the logit_normal weighting.", FINITE)
-    logit_std: float = option(1.0, "Standard deviation of the logit_normal weighting.", POSITIVE)
-    mode_scale: float = option(1.29, "Scale of the mode weighting.", FINITE)
+    logit_mean: float = option(0.0, "Mean of the `logit_normal` weighting.", FINITE)
+    logit_std: float = option(1.0, "Standard deviation of the `logit_normal` weighting.", POSITIVE)
+    mode_scale: float = option(1.29, "Scale of the `mode` weighting.", FINITE)
 
     def __post_init__(self):
         check_values(self)

@@ -23,29 +23,37 @@ class DataOptions:
     """Data"""
 
     dataset_name: str | None = option(None, "Hub id of a dataset, or a local folder of data files or images.")
-    dataset_config_name: str | None = option(None, "Configuration of the dataset.")
+    dataset_config_name: str | None = option(None, "Name of the dataset's configuration.")
     dataset_split: str = option("train", "Split of the dataset.")
-    instance_data_dir: str | None = option(None, "Local folder of images, with captions beside them.", local=True)
+    instance_data_dir: str | None = option(
+        None, "Local folder of images or videos, with or without a metadata file.", local=True
+    )
     data_files: list[str] | None = option(None, "Files of the dataset to read, such as *.parquet or *.tar.")
     streaming: bool = option(False, "Read the dataset during training instead of downloading it first.", fixed=True)
     image_column: str = option("image", "Column of the images, or of the videos.")
-    reference_image_column: str | None = option(None, "Column of the image that an edit starts from.")
+    reference_image_column: str | None = option(None, "Column of the images to edit, for models that edit images.")
     caption_column: list[str] | str = option(
-        ["text"], "Column of the captions; with several columns, each sample draws one of them."
+        ["text"], "Column of the captions; with several columns, one caption is drawn each time a sample is used."
     )
-    caption_strategy: str | None = option(None, "Where captions come from.", choices=CAPTION_STRATEGIES)
+    caption_strategy: str | None = option(
+        None,
+        "Where captions come from; the default is 'instance_prompt' if `instance_prompt` is set, else 'column'.",
+        choices=CAPTION_STRATEGIES,
+    )
     instance_prompt: str | None = option(None, "One caption for every image.")
     caption_dropout_probability: float = option(
-        0.0, "Share of the captions that is replaced by the empty prompt.", SHARE, aliases=["proportion_empty_prompts"]
+        0.0, "Share of the captions to replace by the empty prompt.", SHARE, aliases=["proportion_empty_prompts"]
     )
-    repeats: int = option(1, "Number of times that an epoch contains each image.", AT_LEAST_1, fixed=True)
-    prompts_file: str | None = option(None, "Text file with one prompt per line, for image-free training.", local=True)
-    resolution: int = option(512, "Side length of the square images in pixels.", AT_LEAST_1)
+    repeats: int = option(1, "Number of times to use each image per epoch.", AT_LEAST_1, fixed=True)
+    prompts_file: str | None = option(
+        None, "File of prompts for `twinflow_image_free`: text with one prompt per line, or a table.", local=True
+    )
+    resolution: int = option(512, "Side length of the training images in pixels.", AT_LEAST_1)
     num_frames: int | None = option(None, "Number of frames per clip; trains a video model on clips.", AT_LEAST_1)
     video_fps: float | None = option(
         None, "Frames to read per second of video; every frame is read by default.", POSITIVE
     )
-    center_crop: bool = option(True, "Crop images in the middle; off crops at a random place.")
+    center_crop: bool = option(True, "Crop images in the middle; turn it off to crop at a random place.")
     random_flip: bool = option(False, "Mirror half of the images.")
     aspect_ratio_buckets: str | None = option(
         None,

@@ -75,12 +75,12 @@ class OptimizerArguments:
     )
     scale_lr: bool = option(False, "Multiply the learning rates by the number of samples per optimizer step.")
     lr_scheduler: str = option(
-        "constant", "Learning rate schedule, of diffusers or transformers.", choices=LR_SCHEDULERS
+        "constant", "Learning rate schedule, from diffusers or transformers.", choices=LR_SCHEDULERS
     )
-    lr_warmup_steps: int = option(0, "Number of steps in which the learning rate rises from 0.", NOT_NEGATIVE)
+    lr_warmup_steps: int = option(0, "Number of steps over which the learning rate rises from 0.", NOT_NEGATIVE)
     lr_decay_share: float = option(
         0.6,
-        "Last share of the run in which the learning rate of warmup_stable_decay falls linearly to 0.",
+        "Share of the run, at its end, in which the learning rate of warmup_stable_decay falls linearly to 0.",
         Range(above=0, most=1),
     )
     lr_num_cycles: int = option(1, "Number of restarts of the cosine_with_restarts schedule.", AT_LEAST_1)
@@ -191,7 +191,7 @@ class ScoreArguments:
         None, "Folder of a transformers CLIP model, for the CLIP score.", local=True
     )
     judge: str | None = option(
-        None, "Function module:function that takes images and prompts and returns scores.", local=True
+        None, "Python function, as module:function, that takes images and prompts and returns scores.", local=True
     )
     num_score_images: int = option(64, "Number of images to generate per score.", AT_LEAST_1)
     score_metric: str | None = option(None, "Score that decides which weights are best; the default is the first.")
@@ -220,7 +220,7 @@ class RecipeOptions:
     """Recipe"""
 
     recipe: str | None = option(
-        None, "Set the options of a recipe; options that are given override it.", choices=RECIPES
+        None, "Recipe to take options from; options that you give override it.", choices=RECIPES
     )
 
     def __post_init__(self):
