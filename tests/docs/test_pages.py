@@ -18,7 +18,7 @@ from diffusers_twinflow.cli.main import build_parser as build_cli_parser
 from diffusers_twinflow.families import FAMILIES
 
 OPTION = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
-QUOTE = re.compile(r"```text\n(.*?)\n```\n+(?:A warning|`\w+`) of `([\w.]+)`", re.S)
+QUOTE = re.compile(r"```text\n(.*?)\n```\n+(?:A warning|`\w+`) from `([\w.]+)`", re.S)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
