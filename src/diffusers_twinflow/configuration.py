@@ -106,7 +106,7 @@ class TwinFlowConfig:
     twinflow_barron_scale: float = option(1e-3, "Scale (c) of the Barron loss.", POSITIVE)
     twinflow_ema_decay: float = option(
         0.99,
-        "Decay of the EMA teacher after its warm-up; 0 makes the student its own teacher, 1 keeps the base as teacher.",
+        "Decay of the EMA teacher after its warm-up; 0 makes the student its own teacher, 1 uses the base as teacher.",
         SHARE,
     )
     twinflow_image_free: bool = option(

@@ -71,7 +71,7 @@ class DataOptions:
     cache_latents: bool = option(False, "Encode every image once, before training.")
     cache_text_embeddings: bool = option(False, "Encode every prompt once, before training.")
     cache_directory: str | None = option(
-        None, "Folder that keeps encoded images and prompts for later runs.", local=True
+        None, "Folder to save encoded images and prompts in, for later runs.", local=True
     )
     cache_dir: str | None = option(None, "Folder for downloads from the Hub.", local=True)
 

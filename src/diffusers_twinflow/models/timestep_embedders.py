@@ -205,5 +205,5 @@ TIMESTEP_EMBEDDERS: dict[str, TimestepEmbedders] = {
 
 REFUSED: dict[str, str] = {
     "MiniMaxH3Transformer3DModel": "its timestep lists the distinct times of one packed sequence that all samples "
-    "share, so a sign or a target cannot belong to one sample",
+    "share, and a sign or a target could not belong to one sample",
 }
