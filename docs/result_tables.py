@@ -1,0 +1,345 @@
+"""Tables of measurements in README.md and docs/, from the files in benchmarks/results.
+
+Run it to write the pages anew: `python docs/result_tables.py`.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from marked_parts import fill, names_of
+from variant_changes import CHANGES
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FULL, LORA = "full-longest", "lora-all-linears-half-longer"
+LABELS = {FULL: "TwinFlow, full weights", LORA: "TwinFlow, LoRA of rank 64"}
+SAMPLERS = {"`TwinFlowScheduler`, multi": "TwinFlow multi", "`DDIMScheduler`": "DDIM"}
+
+Cells = list[str]
+
+
+@cache
+def results(name: str) -> dict:
+    """One file of benchmarks/results."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def table(header: Cells, rows: Iterable[Cells]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def range_of(seconds: list[float], digits: int = 3) -> str:
+    return f"{min(seconds):.{digits}f} to {max(seconds):.{digits}f}"
+
+
+# The digits of `make demo`
+
+
+def digits() -> str:
+    report = results("digits_demo")
+    real, seconds = report["real_digits"], report["seconds"]
+    rows = [["real digits, held out", "-", f"{real['frechet_distance']:.1f}", f"{real['agreement']:.1%}"]]
+    for column in report["columns"]:
+        distance, agreement = f"{column['frechet_distance']:.1f}", f"{column['agreement']:.1%}"
+        rows.append([column["name"], str(column["evaluations"]), distance, agreement])
+    shown = table(["", "evaluations", "Fréchet distance", "matches the prompt"], rows)
+    cores, samples = report["cpu_cores"], report["settings"]["num_samples"]
+    return (
+        f"{shown}\n\n{samples:,} samples per row. On {cores} CPU cores, training took {seconds['training'] / 60:.1f} "
+        f"minutes, and the whole demo {seconds['total'] / 60:.1f}."
+    )
+
+
+# The emoji: docs/quality.md
+
+
+def of_few_steps(variant: dict, style: str = "few") -> dict[int, dict]:
+    """The scores of a variant by number of steps."""
+    return {row["steps"]: row for row in variant["rows"] if row["style"] == style}
+
+
+def variants(report: str) -> dict[str, dict]:
+    return {variant["name"]: variant for variant in results(report)["variants"]}
+
+
+def score(label: str, row: dict) -> Cells:
+    agreement, held_out = f"{row['agreement']:.1%}", f"{row['held_out_agreement']:.1%}"
+    distance, diversity = f"{row['frechet_distance']:.1f}", f"{row['diversity']:.1f}"
+    return [label, str(row["evaluations"]), distance, agreement, held_out, diversity]
+
+
+SCORES = ["", "evaluations", "Fréchet distance", "matches the prompt", "held-out prompts", "diversity"]
+
+
+def base_label(row: dict) -> str:
+    steps = "1 step" if row["steps"] == 1 else f"{row['steps']} steps"
+    return f"base, {row['scheduler']}, {steps}, guidance {row['guidance_scale']:g}"
+
+
+def emoji() -> str:
+    report, found = results("quality"), variants("quality")
+    rows = [score("base, 50 steps with guidance", report["reference"])]
+    for evaluations in (8, 2):
+        row = min(
+            (row for row in report["base"] if row["evaluations"] == evaluations), key=lambda r: r["frechet_distance"]
+        )
+        rows.append(score(f"base, best stock scheduler ({row['scheduler']})", row))
+    for name in (FULL, LORA):
+        few = of_few_steps(found[name])
+        rows += [score(f"{LABELS[name]}, {steps} step{'s' * (steps > 1)}", few[steps]) for steps in (1, 2)]
+    return table(SCORES, rows)
+
+
+def emoji_scores() -> str:
+    report, found = results("quality"), variants("quality")
+    shown = [
+        row
+        for row in report["base"]
+        if (row["scheduler"], row["steps"]) == ("FlowMatchEuler", 50)
+        or (row["steps"] < 50 and (row["scheduler"], row["guidance_scale"]) == ("FlowMatchEuler", 3))
+        or (row["steps"] < 50 and row["scheduler"] == "UniPC" and row["guidance_scale"] in (1, 3))
+    ]
+    rows = [score(base_label(row), row) for row in shown]
+    for name in (FULL, LORA):
+        for style in ("few", "any"):
+            for steps, row in of_few_steps(found[name], style).items():
+                if style == "few" or steps > 1:
+                    label = f"{LABELS[name]}, {steps} step{'s' * (steps > 1)}"
+                    rows.append(score(label + ", style any" * (style == "any"), row))
+    return table(SCORES, rows)
+
+
+AIMS = (
+    ("full weights, 1 step", (1,), False, None, 1.15),
+    ("full weights, 2 steps", (2,), False, None, 1.0),
+    ("LoRA of rank 64, 1 and 2 steps", (1, 2), True, None, 1.25),
+    ("LoRA of rank 64, 1 and 2 steps", (1, 2), True, "full weights", 1.25),
+)
+
+
+def aims(report: str, full: str, lora: str) -> str:
+    """Fréchet distances as ratios to the base at 100 evaluations, or to the full weights, and the targets."""
+    found, base = variants(report), results(report)["reference"]["frechet_distance"]
+    rows = []
+    for label, all_steps, is_lora, against, bound in AIMS:
+        mine, others = (of_few_steps(found[name]) for name in (lora if is_lora else full, full))
+        ratios = [
+            mine[k]["frechet_distance"] / (others[k]["frechet_distance"] if against else base) for k in all_steps
+        ]
+        reached = "yes" if max(ratios) <= bound else "no"
+        of = against or "base, 100 evaluations"
+        rows.append([label, of, f"{bound:g}", " and ".join(f"{ratio:.2f}" for ratio in ratios), reached])
+    return table(["", "compared with", "at most", "measured", "reached"], rows)
+
+
+def first_variants() -> str:
+    rows = []
+    for name, variant in variants("quality_first").items():
+        few, any_ = of_few_steps(variant), of_few_steps(variant, "any")
+        distances = [f"{few[steps]['frechet_distance']:.1f}" for steps in (1, 2, 4)]
+        steps, rate = f"{variant['training']['steps']:,}", f"{variant['options']['learning_rate']:g}"
+        rows.append([f"`{name}`", steps, rate, *distances, f"{any_[2]['frechet_distance']:.1f}"])
+    rows.sort(key=lambda cells: float(cells[4]))
+    return table(["variant", "training steps", "learning rate", "1 step", "2 steps", "4 steps", "2 steps, any"], rows)
+
+
+def is_control(name: str) -> bool:
+    return name.startswith("base-continued")
+
+
+def recipe_variants() -> str:
+    rows = []
+    for name, variant in variants("quality_ablations").items():
+        if is_control(name):
+            continue
+        few, any_ = of_few_steps(variant), of_few_steps(variant, "any")
+        found = [*(few[steps] for steps in (1, 2, 4)), *(any_[steps] for steps in (2, 4))]
+        distances = [f"{row['frechet_distance']:.1f}" for row in found]
+        steps, diversity = f"{variant['training']['steps']:,}", f"{few[2]['diversity']:.1f}"
+        rows.append([f"`{name}`", CHANGES[name], steps, *distances, diversity])
+    rows.sort(key=lambda cells: float(cells[4]))
+    header = ["variant", "what it changes", "training steps", "1 step", "2 steps", "4 steps", "2 steps, any"]
+    return table([*header, "4 steps, any", "diversity, 2 steps"], rows)
+
+
+def continued_base() -> str:
+    report, found = results("quality_ablations"), variants("quality_ablations")
+    cases = [("none: the base", "-", report["reference"])]
+    cases += [
+        (f"`{name}`", f"{variant['training']['steps']:,}", variant["rows"][0])
+        for name, variant in found.items()
+        if is_control(name)
+    ]
+    header = ["more flow matching", "training steps", *SCORES[2:]]
+    return table(header, ([label, steps, *score("", row)[2:]] for label, steps, row in cases))
+
+
+# Speed and memory: docs/benchmarks.md
+
+
+def step_cost() -> str:
+    rows = []
+    for train_type, label in (("lora", "LoRA, rank 64"), ("full", "full weights")):
+        found = {row["name"]: row for row in results(f"training_engine_{train_type}")["rows"]}
+        plain, engine, compiled = (found[name]["seconds"] for name in ("plain", "engine", "engine, compiled"))
+        flow, flow_compiled = (found[name] for name in ("flow matching", "flow matching, compiled"))
+        peaks = [found[name]["peak_gigabytes"] for name in ("engine", "engine, compiled")]
+        ratios = [engine / flow["seconds"], compiled / flow_compiled["seconds"], plain / engine, plain / compiled]
+        memory = [peaks[0] / flow["peak_gigabytes"], peaks[1] / flow_compiled["peak_gigabytes"]]
+        rows.append([label, *(f"{ratio:.2f}" for ratio in (*ratios, *memory))])
+    header = ["", "time, flow matching = 1", "both compiled", "times faster than plain", "compiled against plain"]
+    return table([*header, "peak memory, flow matching = 1", "both compiled"], rows)
+
+
+def engine(train_type: str) -> str:
+    found = {row["name"]: row for row in results(f"training_engine_{train_type}")["rows"]}
+    base, plain = found["flow matching"], found["plain"]
+    rows = []
+    for name, row in found.items():
+        seconds = f"{row['seconds']:.3f}", f"{row['fastest']:.3f} to {row['slowest']:.3f}"
+        times = f"{row['seconds'] / base['seconds']:.2f}", f"{plain['seconds'] / row['seconds']:.2f}"
+        memory = f"{row['peak_gigabytes']:.2f}", f"{row['peak_gigabytes'] / base['peak_gigabytes']:.3f}"
+        compiling = [f"{row['compile_seconds']:.0f}", str(row["graphs"])] if "graphs" in row else ["-", "-"]
+        rows.append([name, *seconds, *times, *memory, *compiling])
+    label = {"full": "full weights", "lora": "LoRA, rank 64"}[train_type]
+    header = [label, "seconds per step", "fastest to slowest", "flow matching = 1", "times faster than plain"]
+    return table([*header, "peak GiB", "peak, flow matching = 1", "compile s", "graphs"], rows)
+
+
+def call_of(row: dict) -> tuple:
+    """What was called; files written before there were settings have single images that are not compiled."""
+    return row["way"], row["steps"], row.get("batch", 1), row.get("compiled", False), row.get("graphs", False)
+
+
+def calls(report: str, model: str) -> tuple[dict[tuple, dict], dict[tuple, float]]:
+    """The rows of latency of a model, and how many times faster than 28 stock steps each is."""
+    found = results(report)
+    rows = (row for row in found["rows"] if row.get("part") == "latency" and row["model"] == model and "way" in row)
+    speedups = (row for row in found["speedups"] if row["model"] == model and row["stock_steps"] == 28)
+    return (
+        {call_of(row): row for row in rows if row.get("what", "denoising") == "denoising"},
+        {call_of(row): row["times_faster"] for row in speedups},
+    )
+
+
+def latency(report: str, model: str) -> str:
+    found, speedups = calls(report, model)
+    rows = []
+    for key, row in found.items():
+        way, steps, batch, is_compiled, has_graphs = key
+        how = "CUDA graphs" if has_graphs else "compiled blocks" if is_compiled else "eager"
+        times = "-" if way == "stock" else f"{speedups[key]:.1f}"
+        seconds = f"{row['seconds']:.3f}", range_of(row["all_seconds"])
+        rows.append([way, str(steps), str(batch), how, *seconds, times, f"{row['peak_gib']:.2f}"])
+    header = [f"{model}", "steps", "images per call", "how", "seconds", "fastest to slowest"]
+    return table([*header, "times faster than 28 stock steps", "peak GiB"], rows)
+
+
+def merged_lora() -> str:
+    report = results("merged_lora")["rows"]
+    loading = {row["way"]: row for row in report if row["part"] == "loading"}
+    rows = []
+    for row in report:
+        if row["part"] == "latency":
+            timed = f"{row['seconds']:.3f}", range_of(row["all_seconds"]), f"{row['times_stock']:.2f}"
+            compiled = "yes" if row["compiled"] else "no"
+            rows.append([row["way"], compiled, *timed, f"{loading[row['way']]['device_gib']:.2f}"])
+    return table(["2 steps", "compiled", "seconds", "fastest to slowest", "stock = 1", "GPU memory, GiB"], rows)
+
+
+def call_overhead() -> str:
+    shared = ("call", "transformer", "scheduler", "outside_steps", "finding_the_device")
+    ours = ("twinflow_pipeline", "target_times", "conditioning")
+    rows = []
+    for row in results("call_overhead_cpu")["rows"]:
+        own = ["-" if row["way"] == "stock" else f"{row[f'{name}_ms']:.2f}" for name in ours]
+        rows.append([row["way"], *(f"{row[f'{name}_ms']:.2f}" for name in shared), *own])
+    header = ["ms on a CPU", "call", "transformer", "scheduler", "everything else", "of it `_execution_device`"]
+    return table([*header, "`TwinFlowPipeline`", "target times", "time conditioning"], rows)
+
+
+def training(report: str, resolution: int) -> str:
+    rows = []
+    for row in results(report)["rows"]:
+        if row["part"] == "training" and row["resolution"] == resolution:
+            seconds = f"{row['seconds']:.3f}", range_of(row["all_seconds"])
+            memory = f"{row['samples_per_second']:.2f}", f"{row['peak_gib']:.1f}"
+            rows.append([row["way"], *seconds, *memory, f"{row['trained_parameters'] / 1e6:.1f}"])
+    header = [f"{resolution} pixels", "seconds per step", "fastest to slowest", "samples per second", "peak GiB"]
+    return table([*header, "trained parameters, millions"], rows)
+
+
+def real_size() -> str:
+    rows = []
+    for row in results("real_size")["rows"] + results("real_size_qwen")["rows"]:
+        branches = row["seconds_by_branches"].values()
+        by_branch = f"{min(branches):.2f} to {max(branches):.2f}" if len(branches) > 1 else "-"
+        size = f"{row['parameters'] / 1e9:.1f}", row["quantize_base"] or "bf16", str(row["resolution"])
+        timed = str(row["batch"]), str(row["runs"]), f"{row['seconds']:.2f}", by_branch
+        rows.append([row["model"], *size, *timed, f"{row['base_gib']:.1f}", f"{row['peak_gib']:.1f}"])
+    header = ["model", "parameters, billions", "base", "pixels", "batch", "steps timed", "seconds per step"]
+    return table([*header, "by branch", "base, GiB", "peak GiB"], rows)
+
+
+def two_gpus() -> str:
+    found = {row["part"]: row for row in results("several_gpus")["rows"]}
+    rows = []
+    for train_type, label in (("lora", "LoRA"), ("full", "full weights")):
+        one = found[f"{train_type}_one"]
+        for kind in ("one", "ddp", "fsdp2"):
+            row = found.get(f"{train_type}_{kind}")
+            if row is not None:
+                seconds = f"{row['seconds']:.2f}", range_of(row["all_seconds"], 2)
+                speed = (
+                    f"{row['samples_per_second']:.2f}",
+                    f"{row['samples_per_second'] / one['samples_per_second']:.2f}",
+                )
+                memory = f"{row['peak_gib']:.1f}", f"{row['peak_gib'] / one['peak_gib']:.2f}"
+                rows.append([label, "one GPU" if kind == "one" else f"two, {kind}.yaml", *seconds, *speed, *memory])
+    header = ["trained", "on", "seconds per step", "fastest to slowest", "samples per second", "one GPU = 1"]
+    return table([*header, "peak GiB per GPU", "one GPU = 1"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "digits": digits,
+    "emoji": emoji,
+    "emoji scores": emoji_scores,
+    "emoji aims": partial(aims, "quality", FULL, LORA),
+    "first variants": first_variants,
+    "first aims": partial(aims, "quality_first", "full-longer", "lora-longer"),
+    "recipe variants": recipe_variants,
+    "recipe aims": partial(aims, "quality_ablations", "full-longer", "lora-all-linears-longer"),
+    "continued base": continued_base,
+    "step cost": step_cost,
+    "engine full": partial(engine, "full"),
+    "engine lora": partial(engine, "lora"),
+    "latency SD3": partial(latency, "latency", "SD3.5-medium"),
+    "latency FLUX": partial(latency, "latency", "FLUX.1-dev"),
+    "latency graphs": partial(latency, "latency_graphs", "SD3.5-medium"),
+    "merged LoRA": merged_lora,
+    "call overhead": call_overhead,
+    "training 1024": partial(training, "speed", 1024),
+    "training 512": partial(training, "training_512", 512),
+    "real size": real_size,
+    "two GPUs": two_gpus,
+}
+
+
+def fill_tables(page: str) -> str:
+    """A page with all its tables of measurements made anew."""
+    for name in names_of(page):
+        if name in TABLES:
+            page = fill(page, name, TABLES[name]())
+    return page
+
+
+if __name__ == "__main__":
+    for path in PAGES:
+        path.write_text(fill_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
