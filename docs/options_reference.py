@@ -3,11 +3,15 @@
 Run it to update the page: `python docs/options_reference.py`.
 """
 
-import re
+import sys
 from collections.abc import Iterable
 from dataclasses import Field
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from marked_parts import fill
 
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.configuration import FlowMatchingConfig
@@ -61,18 +65,10 @@ def shown(value: Any) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def fill(page: str) -> str:
-    """The page with its generated part replaced.
-
-    Raises:
-        ValueError: if the page does not have exactly one place for it.
-    """
-    replacement = f"<!-- options -->\n{reference()}\n<!-- end -->"
-    page, count = re.subn("<!-- options -->\n.*?<!-- end -->", lambda found: replacement, page, flags=re.S)
-    if count != 1:
-        raise ValueError(f"{PAGE.name} has {count} places for the options.")
-    return page
+def filled(page: str) -> str:
+    """The page with its tables made anew."""
+    return fill(page, "options", reference())
 
 
 if __name__ == "__main__":
-    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FULL, LORA = "full-longest", "lora-all-linears-half-longer"
 LABELS = {FULL: "TwinFlow, full weights", LORA: "TwinFlow, LoRA of rank 64"}
-SAMPLERS = {"`TwinFlowScheduler`, multi": "TwinFlow multi", "`DDIMScheduler`": "DDIM"}
+SAMPLERS = {"TwinFlow multi": "`TwinFlowScheduler`, multi", "DDIM": "`DDIMScheduler`"}
 
 Cells = list[str]
 
@@ -307,6 +307,85 @@ def two_gpus() -> str:
     return table([*header, "peak GiB per GPU", "one GPU = 1"], rows)
 
 
+# The bridge to diffusion models: docs/diff2flow.md
+
+
+SHOWN_SCHEDULES = (
+    ("Stable Diffusion", "epsilon", 5.0),
+    ("Stable Diffusion", "v_prediction", 1.0),
+    ("linear", "epsilon", 1.0),
+)
+
+
+def convergence() -> str:
+    rows, steps = [], []
+    for row in results("diff2flow_convergence")["rows"]:
+        is_shown = (row["schedule"], row["prediction_type"], row["guidance"]) in SHOWN_SCHEDULES
+        if is_shown and row["way"] in SAMPLERS:
+            steps = list(row["relative_error"])
+            setting = f"{row['schedule']}, {row['prediction_type']}, {row['guidance']:g}"
+            rows.append([setting, SAMPLERS[row["way"]], *(f"{error:.4f}" for error in row["relative_error"].values())])
+    rows.sort(key=lambda cells: (cells[0], "DDIM" in cells[1]))
+    return table(["schedule, prediction, guidance", "sampler", *(f"{n} steps" for n in steps)], rows)
+
+
+BASE_COLUMNS = {
+    "base, `DDIMScheduler`": ["base, 1 steps", "base, 2 steps", "base, 4 steps", "base, guidance 1"],
+    "base, `TwinFlowScheduler`, multi": [None, None, None, "base, bridged"],
+    "base, guidance 1.25": [None, None, None, "base, guidance 1.25"],
+    "base, guidance 2": [None, None, None, "base, guidance 2"],
+}
+EPSILON_VARIANTS = {
+    "LoRA, 5e-5": "lora_5e-5",
+    "LoRA, 2e-4": "lora_2e-4",
+    "LoRA, 5e-4": "lora_5e-4",
+    "full weights, 1e-4": "full_1e-4",
+}
+
+
+def diffusion_digits() -> str:
+    report = results("epsilon_sweep")
+    columns = {column["name"]: column for column in report["parts"]["base"]["columns"]}
+
+    def shown(column: dict | None) -> str:
+        return "-" if column is None else f"{column['frechet_distance']:.1f} ({column['agreement']:.1%})"
+
+    rows = [["digits, held out", "-", "-", "-", "-", shown(columns["real test digits"])]]
+    for label, names in BASE_COLUMNS.items():
+        rows.append([label, str(report["base"]["steps"]), *(shown(columns.get(name)) for name in names)])
+    for label, name in EPSILON_VARIANTS.items():
+        part = report["parts"][name]
+        rows.append([label, str(part["training"]["steps"]), *map(shown, part["columns"]), "-"])
+    return table(["", "training steps", "1 step", "2 steps", "4 steps", "50 steps"], rows)
+
+
+# Guidance: docs/method.md
+
+
+def guidance_in_the_plane() -> str:
+    rows = []
+    for row in results("guidance")["rows"]:
+        if row["way"] == "distilled" and (row["evaluations"] != 50 or row["ratio"] == 0):
+            continue
+        label = "base"
+        if row["way"] == "distilled":
+            label = f"distilled, ratio {row['ratio']:g}, {row['empty_prompts']:.0%} empty prompts"
+        rows.append([label, f"{row['guidance']:g}", f"{row['radius']:.3f}", f"{row['diversity']:.3f}"])
+    return table(["50 steps in the plane", "guidance", "radius", "diversity"], rows)
+
+
+# Runs that diverge: docs/troubleshooting.md
+
+
+def stability() -> str:
+    rows = []
+    for row in results("stability_digits")["rows"]:
+        (rate,) = (option.split("=")[1] for option in row["options"] if option.startswith("--learning_rate"))
+        largest = f"{row['largest_loss']:.1f}", f"{row['largest_rms']:.1f}"
+        rows.append([row["run"], rate, str(row["steps"]), *largest])
+    return table(["run", "learning rate", "steps", "largest loss", "largest rms"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": digits,
     "emoji": emoji,
@@ -329,6 +408,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "training 512": partial(training, "training_512", 512),
     "real size": real_size,
     "two GPUs": two_gpus,
+    "stability": stability,
+    "convergence": convergence,
+    "diffusion digits": diffusion_digits,
+    "guidance in the plane": guidance_in_the_plane,
 }
 
 

@@ -1,5 +1,6 @@
 """The pages that users read, and what is in them."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,3 +28,10 @@ def links(text: str) -> list[str]:
     """Targets of links and pictures, without those on other machines."""
     targets = [token.attrs.get("href") or token.attrs.get("src") for token in tokens(text)]
     return [str(target) for target in targets if target and "://" not in str(target)]
+
+
+def anchors(text: str) -> set[str]:
+    """What links to the headings of a page may end in, as GitHub makes it from them."""
+    parsed = MarkdownIt().enable("table").parse(text)
+    headings = [parsed[i + 1].content for i, token in enumerate(parsed) if token.type == "heading_open"]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,9 +1,12 @@
 """What scripts made for the pages is what they would make now."""
 
+import marked_parts
 import method
 import numpy as np
 import options_reference
 import pytest
+import result_tables
+from pages import PAGES
 from PIL import Image
 
 from diffusers_twinflow.cli.train import build_parser
@@ -11,7 +14,18 @@ from diffusers_twinflow.cli.train import build_parser
 
 def test_the_page_of_options_is_up_to_date():
     page = options_reference.PAGE.read_text(encoding="utf-8")
-    assert page == options_reference.fill(page), "run `python docs/options_reference.py`"
+    assert page == options_reference.filled(page), "run `python docs/options_reference.py`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_tables_of_measurements_are_up_to_date(page):
+    text = page.read_text(encoding="utf-8")
+    assert text == result_tables.fill_tables(text), "run `python docs/result_tables.py`"
+
+
+def test_every_table_of_measurements_is_on_a_page():
+    shown = {name for page in PAGES for name in marked_parts.names_of(page.read_text(encoding="utf-8"))}
+    assert set(result_tables.TABLES) - shown == set()
 
 
 def test_every_flag_of_the_training_command_is_on_the_page_and_says_what_it_does():
@@ -22,9 +36,14 @@ def test_every_flag_of_the_training_command_is_on_the_page_and_says_what_it_does
     assert {name for name in flags if not name.startswith("no-") and f"`{name}`" not in page} == set()
 
 
-def test_a_page_without_a_place_is_refused():
-    with pytest.raises(ValueError, match="0 places"):
-        options_reference.fill("no place")
+def test_a_generated_part_is_replaced_once_and_nothing_else():
+    page = "before\n<!-- one -->\nold\n<!-- end -->\nbetween\n<!-- two -->\n<!-- end -->"
+    assert marked_parts.names_of(page) == ["one", "two"]
+    filled = marked_parts.fill(page, "two", "new")
+    assert filled == page.replace("<!-- two -->\n", "<!-- two -->\nnew\n")
+    for wrong in ("no place", page + page):
+        with pytest.raises(ValueError, match="places for 'one'"):
+            marked_parts.fill(wrong, "one", "new")
 
 
 @pytest.mark.parametrize("mixture", [method.DATA, method.FAKES], ids=["data", "fakes"])

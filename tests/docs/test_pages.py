@@ -5,12 +5,13 @@ import importlib
 import inspect
 import re
 import textwrap
+from pathlib import Path
 from pkgutil import resolve_name
 from urllib.parse import unquote
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
-from pages import CODE, PAGES, ROOT, blocks, links, tokens
+from pages import CODE, PAGES, ROOT, anchors, blocks, links, tokens
 
 from diffusers_twinflow.cli import train
 from diffusers_twinflow.cli.flags import name_flags
@@ -77,10 +78,20 @@ def messages_of(name: str) -> list[str]:
     return found + [name_flags(text, train.build_parser()) for text in found]
 
 
+def broken_links(page: Path, text: str) -> list[str]:
+    """Links of a page to files that are not there, or to headings that such a page does not have."""
+    broken = []
+    for link in links(text):
+        path, _, anchor = unquote(link).partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            broken.append(link)
+    return broken
+
+
 @each_page
-def test_links_point_at_files_that_are_there(page):
-    targets = [page.parent / unquote(link.split("#")[0]) for link in links(page.read_text(encoding="utf-8"))]
-    assert [target for target in targets if not target.exists()] == []
+def test_links_point_at_files_and_headings_that_are_there(page):
+    assert broken_links(page, page.read_text(encoding="utf-8")) == []
 
 
 @each_page
@@ -131,6 +142,10 @@ def test_the_index_has_every_page():
 
 
 def test_what_is_not_there_is_found():
+    assert broken_links(ROOT / "x.md", "[a](README.md#use) [b](README.md#nothing) [c](none.md)") == [
+        "README.md#nothing",
+        "none.md",
+    ]
     assert links("[a](b.md) ![c](d.png) [e](https://f)") == ["b.md", "d.png"]
     assert unknown_options("`--rank 4 --rankk 4`") == ["--rankk"]
     launch = "accelerate launch --num_processes 2 --nope -m diffusers_twinflow.cli train --rank 4"

@@ -1,15 +1,16 @@
-"""Write the tables of classes in docs/models.md and README.md, from the package's table and the tests' specifications.
+"""The tables of classes in docs/models.md, from the package's table and what the tests know of the classes.
 
-Run it to update the pages: `python tests/models/matrix.py`.
+Run it to write the page anew: `python tests/models/matrix.py`.
 """
 
-import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[2] / "docs"))
 
 import torch
+from marked_parts import fill
 from stock import STOCK, Stock
 from stock.spec import stock_class
 
@@ -20,7 +21,7 @@ from diffusers_twinflow.models.target_folding import why_not_foldable
 from diffusers_twinflow.models.timestep_embedders import REFUSED, TIMESTEP_EMBEDDERS, TimestepEmbedders
 
 ROOT = Path(__file__).parents[2]
-PAGE, README = ROOT / "docs" / "models.md", ROOT / "README.md"
+PAGE = ROOT / "docs" / "models.md"
 COLUMNS = (
     "class",
     "timestep at noise → data",
@@ -113,27 +114,11 @@ def summary() -> str:
 
 
 def pages() -> dict[Path, str]:
-    """The pages as they should be."""
-    parts = {PAGE: {"matrix": matrix(), "refused": refused()}, README: {"classes": summary()}}
-    return {page: fill(page.read_text(encoding="utf-8"), texts) for page, texts in parts.items()}
-
-
-def fill(page: str, parts: dict[str, str]) -> str:
-    """The page with its generated parts replaced.
-
-    Raises:
-        ValueError: if the page does not have exactly one place for a part.
-    """
-    for part, text in parts.items():
-        page, count = re.subn(
-            f"(<!-- {part} -->\n).*?(<!-- end -->)",
-            lambda found, text=text: f"{found[1]}{text}\n{found[2]}",
-            page,
-            flags=re.S,
-        )
-        if count != 1:
-            raise ValueError(f"the page has {count} places for '{part}'.")
-    return page
+    """The page as it should be."""
+    page = PAGE.read_text(encoding="utf-8")
+    for name, content in {"summary": summary(), "matrix": matrix(), "refused": refused()}.items():
+        page = fill(page, name, content)
+    return {PAGE: page}
 
 
 if __name__ == "__main__":
