@@ -110,7 +110,9 @@ class TwinFlowConfig:
         SHARE,
     )
     twinflow_image_free: bool = option(
-        False, "Train only on the model's own one-step images; the images of the data are not read."
+        False,
+        "Train only on the model's own one-step images; the images of the data are not read. With the base as teacher, "
+        "its guided velocity is the target.",
     )
     twinflow_split_passes: bool = option(
         False,
@@ -150,6 +152,16 @@ class TwinFlowConfig:
             "multi_step": self.twinflow_multi_step_share,
             "adversarial": self.twinflow_adversarial_share if self.twinflow_adversarial_enabled else 0.0,
         }
+
+    @property
+    def has_frozen_teacher(self) -> bool:
+        """Whether the teacher is the base as it was. The student then makes the jumps of the target itself."""
+        return self.twinflow_ema_decay == 1
+
+    @property
+    def is_data_free(self) -> bool:
+        """Whether the frozen teacher's guided velocity replaces that of the data."""
+        return self.has_frozen_teacher and self.twinflow_image_free
 
     @property
     def needs_unconditional(self) -> bool:
@@ -209,6 +221,7 @@ class TwinFlowConfig:
         length: Length = "long",
         media: Media = "image",
         diffusion: bool = False,
+        data_free: bool = False,
         **options: Any,
     ) -> "TwinFlowConfig":
         """The recommended options of TwinFlow; `--recipe recommended` on the command line.
@@ -220,6 +233,7 @@ class TwinFlowConfig:
             length: "short" for about 1,000 steps, "long" for about 4,000.
             media: "image" or "video".
             diffusion: whether the base predicts epsilon or v and is bridged by `diff2flow_enabled`.
+            data_free: learn from the frozen base alone, on prompts without images. The other choices then change nothing.
             options: options that override the recommended ones, such as `twinflow_target_step_count`.
 
         Raises:
@@ -229,7 +243,9 @@ class TwinFlowConfig:
 
             TwinFlowConfig.recommended(train_type="full", twinflow_target_step_count=2)
         """
-        values = recommended_twinflow(train_type=train_type, length=length, media=media, diffusion=diffusion)
+        values = recommended_twinflow(
+            train_type=train_type, length=length, media=media, diffusion=diffusion, data_free=data_free
+        )
         return cls.from_dict(values | options)
 
     @classmethod

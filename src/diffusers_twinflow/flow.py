@@ -40,6 +40,11 @@ def enhance_velocity(
     return velocity + ratio * (conditional - unconditional)
 
 
+def guided_velocity(conditional: torch.Tensor, unconditional: torch.Tensor, ratio: float) -> torch.Tensor:
+    """A network's own velocity with classifier-free guidance of scale `ratio`: the target if there is no data."""
+    return unconditional + ratio * (conditional - unconditional)
+
+
 def clamped_target(prediction: torch.Tensor, residual: torch.Tensor, clamp: float) -> torch.Tensor:
     """The target, without gradient, that moves `prediction` against `residual` by at most `clamp` an element."""
     return (prediction - residual.clamp(-clamp, clamp)).detach()

@@ -13,13 +13,30 @@ SHORT_BELOW = 2000
 """A run of fewer steps is short."""
 SAMPLES_PER_STEP: dict[str, int] = {"image": 256, "video": 32}
 LEARNING_RATES: dict[str, float] = {"lora": 1e-3, "full": 5e-4}
+DATA_FREE: dict[str, Any] = {
+    "twinflow_enabled": True,
+    "twinflow_adversarial_enabled": True,
+    "twinflow_image_free": True,
+    "twinflow_ema_decay": 1.0,
+    "twinflow_enhanced_ratio": 4.0,
+    "twinflow_rectify_weight": 3.0,
+    "twinflow_estimate_order": 2,
+}
+"""The authors' recipe for training without images; their rectification of 0.75 is 3.0 here."""
 
 
 def recommended_twinflow(
-    *, train_type: TrainType = "lora", length: Length = "long", media: Media = "image", diffusion: bool = False
+    *,
+    train_type: TrainType = "lora",
+    length: Length = "long",
+    media: Media = "image",
+    diffusion: bool = False,
+    data_free: bool = False,
 ) -> dict[str, Any]:
     """The options of `TwinFlowConfig` that the recommended recipe sets; see `TwinFlowConfig.recommended`."""
     _check(train_type=(train_type, TrainType), length=(length, Length), media=(media, Media))
+    if data_free:
+        return dict(DATA_FREE)
     options: dict[str, Any] = {
         "twinflow_enabled": True,
         "twinflow_adversarial_enabled": (train_type, length) != ("full", "short"),
@@ -36,6 +53,7 @@ def recommended_training(
     media: Media = "image",
     train_batch_size: int | None = None,
     num_processes: int = 1,
+    data_free: bool = False,
 ) -> dict[str, Any]:
     """The options of `TrainingArguments` that the recommended recipe sets; see `TrainingArguments.recommended`."""
     _check(train_type=(train_type, TrainType), length=(length, Length), media=(media, Media))
@@ -49,8 +67,9 @@ def recommended_training(
         "max_train_steps": STEPS[length],
         "train_batch_size": micro_batch,
         "gradient_accumulation_steps": max(1, -(-SAMPLES_PER_STEP[media] // (micro_batch * num_processes))),
-        "caption_dropout_probability": 0.1,
     }
+    if not data_free:
+        options["caption_dropout_probability"] = 0.1
     if train_type == "lora":
         options |= {"rank": 64, "lora_layers": ["all-linear"]}
     if media == "video":

@@ -61,6 +61,18 @@ def test_diffusion_models_keep_the_bound_and_the_decay_of_the_method():
     assert build_options(RECOMMENDED | options).twinflow == config
 
 
+@pytest.mark.parametrize("train_type", ["lora", "full"])
+def test_training_without_images(train_type):
+    config = TwinFlowConfig.recommended(train_type=train_type, length="short", data_free=True)
+    assert (config.has_frozen_teacher, config.is_data_free, config.twinflow_adversarial_enabled) == (True, True, True)
+    assert (config.twinflow_enhanced_ratio, config.twinflow_rectify_weight, config.twinflow_target_clamp) == (4, 3, 1)
+    arguments = TrainingArguments.recommended(train_type=train_type, data_free=True, prompts_file="prompts.txt")
+    assert arguments.caption_dropout_probability == 0 and arguments.lr_scheduler == "warmup_stable_decay"
+    options = build_options({"recipe": "data_free", "train_type": train_type, "prompts_file": "prompts.txt"})
+    assert (options.arguments, options.twinflow) == (arguments, config)
+    config.check_training(flow_matching=True, use_ema=True)
+
+
 def test_given_options_override_the_recipe(tmp_path):
     path = tmp_path / "recipe.json"
     own = {"learning_rate": 1e-4, "twinflow_ema_decay": 0.99, "lora_layers": ["to_q"], "proportion_empty_prompts": 0.0}

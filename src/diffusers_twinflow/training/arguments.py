@@ -31,7 +31,8 @@ DIFFUSERS_LR_SCHEDULERS = (
 WARMUP_STABLE_DECAY = "warmup_stable_decay"
 LR_SCHEDULERS = (*DIFFUSERS_LR_SCHEDULERS, WARMUP_STABLE_DECAY)
 """The schedules of diffusers that need no text as an option, and one of transformers."""
-RECIPES = (RECOMMENDED,) = ("recommended",)
+DATA_FREE = "data_free"
+RECIPES = ("recommended", DATA_FREE)
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,9 @@ class RecipeOptions:
     """Recipe"""
 
     recipe: str | None = option(
-        None, "Recipe to take options from; options that you give override it.", choices=RECIPES
+        None,
+        "Recipe to take options from; options that you give override it. 'data_free' trains on prompts without images.",
+        choices=RECIPES,
     )
 
     def __post_init__(self):
@@ -260,6 +263,7 @@ class TrainingArguments(
         length: Length = "long",
         media: Media = "image",
         num_processes: int = 1,
+        data_free: bool = False,
         **options: Any,
     ) -> "TrainingArguments":
         """The recommended options of a run: learning rate and schedule, samples per step, LoRA layers, empty prompts.
@@ -271,6 +275,7 @@ class TrainingArguments(
             length: "short" for 1,000 steps, "long" for 4,000.
             media: "image", or "video" for smaller steps with gradient checkpointing.
             num_processes: number of processes; together they make the recommended samples per step.
+            data_free: train on prompts without images, for which no prompt has to be left empty.
             options: options that override the recommended ones, such as `instance_data_dir`.
 
         Raises:
@@ -286,6 +291,7 @@ class TrainingArguments(
             media=media,
             train_batch_size=options.get("train_batch_size"),
             num_processes=num_processes,
+            data_free=data_free,
         )
         return cls(pretrained_model_name_or_path, **(values | options))
 

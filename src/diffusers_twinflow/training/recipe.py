@@ -15,7 +15,7 @@ from ..integrations.simpletuner.recipes import read_recipe
 from ..methods import FlowMatching, Method, TwinFlow
 from ..options import check_option_name, from_json, options_of, read_json_options
 from ..recommended import length_of, recommended_training, recommended_twinflow
-from .arguments import RecipeOptions, TrainingArguments
+from .arguments import DATA_FREE, RecipeOptions, TrainingArguments
 
 CLASSES = (TrainingArguments, FlowMatchingConfig, TwinFlowConfig)
 NAMED_CLASSES = (RecipeOptions, *CLASSES)
@@ -83,7 +83,9 @@ def build_options(values: Mapping[str, Any]) -> RunOptions:
 
     recipe, *options = typed(values)
     if recipe.recipe is not None:
-        from_recipe = {name: value for name, value in recipe_options(values).items() if name not in values}
+        from_recipe = {
+            name: value for name, value in recipe_options(recipe.recipe, values).items() if name not in values
+        }
         if int(os.environ.get("RANK", 0)) == 0:
             listed = ", ".join(f"{name}={value}" for name, value in from_recipe.items())
             logger.info(f"recipe '{recipe.recipe}' sets {listed}")
@@ -91,14 +93,15 @@ def build_options(values: Mapping[str, Any]) -> RunOptions:
     return RunOptions(*options)
 
 
-def recipe_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the recommended recipe for a run with the given options."""
+def recipe_options(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a recipe, one of `RECIPES`, for a run with the given options."""
     train_type, steps = given.get("train_type") or "lora", given.get("max_train_steps")
     has_epochs = steps is None and given.get("num_train_epochs") is not None
     choices: dict[str, Any] = {
         "train_type": train_type,
         "length": length_of(steps),
         "media": "video" if (given.get("num_frames") or 1) > 1 else "image",
+        "data_free": recipe == DATA_FREE,
     }
     training = recommended_training(
         **choices,

@@ -27,8 +27,9 @@ class BranchSamples:
         x_t: the points, shape [N, ...].
         t, r: time and target time, shape [N].
         prediction: what the student predicts there, shape [N, ...].
-        velocity: noise minus data, with guidance baked in if the branch is enhanced, shape [N, ...].
-        jumped: sum of the teacher's jumps from `t - twinflow_delta_t` to `r`, shape [N, ...]; 0 if it made none.
+        velocity: noise minus data, with guidance baked in if the branch is enhanced, shape [N, ...]. If training is
+            data-free, it is then the frozen teacher's guided velocity.
+        jumped: sum of the jumps of the teacher, or of the student if the teacher is frozen, from `t - twinflow_delta_t` to `r`, shape [N, ...]; 0 if it made none.
     """
 
     x_t: torch.Tensor
@@ -52,7 +53,7 @@ class Branch(ABC):
         trains_on_fakes: whether the student's own one-step images replace the data.
         is_enhanced: whether guidance is baked into the velocity, for times between `twinflow_enhanced_low` and
             `twinflow_enhanced_high`.
-        is_walked: whether the teacher makes the jumps that are longer than `twinflow_delta_t`.
+        is_walked: whether jumps that are longer than `twinflow_delta_t` are made for the target.
         is_rectified: whether the predicted data is moved towards where the twin's velocity equals the real one.
     """
 

@@ -34,7 +34,8 @@ class TwinFlow:
         config: the options, with `twinflow_enabled` true.
         teacher: what the student learns from: an average of its weights ("ema", with decay `twinflow_ema_decay`), the
             base as it was ("frozen"), or the student itself ("student", unstable). By default the decay decides: 1 is
-            "frozen", 0 is "student", anything between is "ema".
+            "frozen", 0 is "student", anything between is "ema". A frozen base has never learned a target time, so the
+            student makes the jumps of its own targets.
         branches: what trains the samples of a batch; defaults to the five branches of TwinFlow, with the shares of the
             options.
 

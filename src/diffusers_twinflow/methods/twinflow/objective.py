@@ -12,6 +12,7 @@ from ...flow import (
     barron_loss,
     clamped_target,
     enhance_velocity,
+    guided_velocity,
     interpolate,
     rcgm_jump,
     recover,
@@ -106,29 +107,44 @@ class TwinFlowObjective:
         networks: Networks,
         snapshot: RNGSnapshot,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The velocity with guidance baked in, and the sum of the teacher's jumps for each sample that it walks."""
-        config, passes, jumped = self.config, draw.passes, v[:0]
-        with activated(networks.teacher, passes.walk or passes.enhance) as teacher:
+        """The velocity with guidance baked in, and the sum of the jumps of each sample that is walked."""
+        passes, jumped = draw.passes, v[:0]
+        teacher_walks = passes.walk and not self.config.has_frozen_teacher
+        with activated(networks.teacher, passes.enhance or teacher_walks) as teacher:
             if passes.enhance:
                 v = self._enhanced(x_t, v, condition, networks.unconditional, draw, teacher, snapshot)
-            if passes.walk:
-                chosen = at_least_one(draw.walked)
-                positive, prompts = draw.sign[chosen].abs(), take(condition, chosen)
-
-                def walk(x: torch.Tensor, tau: torch.Tensor, tau_next: torch.Tensor) -> torch.Tensor:
-                    with snapshot.replay():
-                        return at_least_float32(teacher(x, tau, tau_next, positive, prompts))
-
-                jumped = rcgm_jump(
-                    walk,
-                    v[chosen],
-                    x_t[chosen],
-                    draw.t[chosen],
-                    draw.r[chosen],
-                    order=config.twinflow_estimate_order,
-                    delta=config.twinflow_delta_t,
-                )[: len(draw.walked)]
+            if teacher_walks:
+                jumped = self._jumped(x_t, v, condition, draw, teacher, snapshot)
+        if passes.walk and not teacher_walks:  # a frozen base has never learned a target time
+            jumped = self._jumped(x_t, v, condition, draw, networks.student_without_grad, snapshot)
         return v, jumped
+
+    def _jumped(
+        self,
+        x_t: torch.Tensor,
+        v: torch.Tensor,
+        condition: Condition,
+        draw: TrainingDraw,
+        walker: VelocityFunction,
+        snapshot: RNGSnapshot,
+    ) -> torch.Tensor:
+        """The sum of the jumps of each sample that is walked."""
+        chosen = at_least_one(draw.walked)
+        positive, prompts = draw.sign[chosen].abs(), take(condition, chosen)
+
+        def walk(x: torch.Tensor, tau: torch.Tensor, tau_next: torch.Tensor) -> torch.Tensor:
+            with snapshot.replay():
+                return at_least_float32(walker(x, tau, tau_next, positive, prompts))
+
+        return rcgm_jump(
+            walk,
+            v[chosen],
+            x_t[chosen],
+            draw.t[chosen],
+            draw.r[chosen],
+            order=self.config.twinflow_estimate_order,
+            delta=self.config.twinflow_delta_t,
+        )[: len(draw.walked)]
 
     @torch.no_grad()
     def _targets(
@@ -156,14 +172,18 @@ class TwinFlowObjective:
         teacher: VelocityFunction,
         snapshot: RNGSnapshot,
     ) -> torch.Tensor:
-        """The velocity with guidance baked in."""
+        """The velocity with guidance baked in; a frozen teacher's own velocity replaces that of images that are fakes."""
         if unconditional is None:
             raise ValueError("twinflow_enhanced_ratio > 0 needs the condition of the empty prompt in `networks`.")
         chosen = at_least_one(draw.enhanced)
         signs, prompts = draw.sign[chosen], take(condition, chosen)
         empty = take(expand(unconditional, len(x_t)), chosen)
         pair = self.guidance_passes(teacher, x_t[chosen], draw.t[chosen], (signs, signs), (prompts, empty), snapshot)
-        enhanced = enhance_velocity(v[chosen], *pair, self.config.twinflow_enhanced_ratio)
+        ratio = self.config.twinflow_enhanced_ratio
+        if self.config.is_data_free:
+            enhanced = guided_velocity(*pair, ratio)
+        else:
+            enhanced = enhance_velocity(v[chosen], *pair, ratio)
         return v.index_copy(0, draw.enhanced, enhanced[: len(draw.enhanced)].to(v.dtype))
 
     def _rectify_target(
