@@ -1,7 +1,10 @@
 """`TwinFlowPipeline.from_pretrained` of repositories in the layouts that the TwinFlow authors publish."""
 
 import json
+import re
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import tiny_qwen
@@ -11,6 +14,7 @@ from diffusers import DiffusionPipeline
 from repositories import write_repository
 from safetensors.torch import save_file
 
+import tiny
 from diffusers_twinflow import TwinFlowConfigError, TwinFlowPipeline, TwinFlowScheduler
 from diffusers_twinflow.cli.main import main
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, load_published_transformer
@@ -52,7 +56,26 @@ def folders(tmp_path_factory):
     entry = ["diffusers_patch.qwen_image.transformer_qwenimage", "QwenImageTransformer2DModelWrapper"]
     change_json(qwen / "model_index.json", transformer=entry)
     write_published(z_image, tiny_z_image.z_image(), wrapper=False)
+    for path in (qwen.parent, z_image):
+        (path / "demo.bin").write_bytes(b"not asked for")
     return {"qwen": root / "TwinFlow", "z_image": root / "TwinFlow-Z-Image-Turbo"}
+
+
+@pytest.fixture(scope="module")
+def on_the_hub(hub, folders):
+    """The ids of the two repositories on the server, and their folders here; the base of the first is there too."""
+    ids = {"inclusionAI/TwinFlow": folders["qwen"], "inclusionAI/TwinFlow-Z-Image-Turbo": folders["z_image"]}
+    for repo_id, folder in ids.items():
+        hub.run(UPLOAD, folder, repo_id, token="hf_authors").check()
+    return ids
+
+
+@pytest.fixture(scope="module")
+def base_on_the_hub(hub, tmp_path_factory):
+    base = tmp_path_factory.mktemp("qwen") / "base"
+    tiny_qwen.qwen_image().save_pretrained(base)
+    hub.run(UPLOAD, base, "Qwen/Qwen-Image", token="hf_base").check()
+    return base
 
 
 @pytest.fixture
@@ -110,12 +133,9 @@ def test_saved_and_loaded_again(folders, name, tmp_path):
     assert type(DiffusionPipeline.from_pretrained(tmp_path).transformer).__name__.startswith(("Qwen", "ZImage"))
 
 
-def test_from_the_hub_in_one_line(hub, folders, tmp_path):
+def test_from_the_hub_in_one_line(hub, on_the_hub, tmp_path):
     """Configurations, then the files of one folder; a second time nothing, and the same without a connection."""
-    for name, repo_id in (("qwen", "inclusionAI/TwinFlow"), ("z_image", "inclusionAI/TwinFlow-Z-Image-Turbo")):
-        folder = folders[name]
-        (folder / "demo.bin").write_bytes(b"not asked for")
-        hub.run(UPLOAD, folder, repo_id, token="hf_authors").check()
+    for repo_id, folder in on_the_hub.items():
         before = len(hub.log())
         hub.run(DRAW, repo_id, {}, tmp_path / "latents.pt", home=tmp_path / "home", token=None).check()
         log = hub.log()[before:]
@@ -129,29 +149,31 @@ def test_from_the_hub_in_one_line(hub, folders, tmp_path):
             torch.testing.assert_close(torch.load(tmp_path / "again.pt"), expected, **CLOSE)
 
 
-def test_a_transformer_alone_gets_its_base(hub, tmp_path):
-    """The base that the model card names, or else the usual one of the family."""
-    stock = tiny_qwen.qwen_image()
-    stock.save_pretrained(tmp_path / "base")
-    write_published_transformer(tmp_path / "there" / "some" / "transformer", stock.transformer)
-    hub.run(UPLOAD, tmp_path / "there", "me/transformer-alone").check()
-    missing = hub.run(DRAW, "me/transformer-alone", {}, "-")
-    assert missing.returncode and "'Qwen/Qwen-Image' is not on the Hub" in missing.stderr
-    hub.run(UPLOAD, tmp_path / "base", "Qwen/Qwen-Image", token="hf_base").check()
-    hub.run(UPLOAD, tmp_path / "base", "me/other-base").check()
-    hub.run(DRAW, "me/transformer-alone", {}, tmp_path / "usual.pt").check()
-    hub.run(DRAW, "me/transformer-alone", {"base_model": "me/other-base"}, tmp_path / "other.pt").check()
-    assert any("GET /Qwen/Qwen-Image" in line for line in hub.log())
-    local = TwinFlowPipeline.from_pretrained(tmp_path / "there", base_model=str(tmp_path / "base"))
-    for name in ("usual", "other"):
-        torch.testing.assert_close(torch.load(tmp_path / f"{name}.pt"), draw(local), **CLOSE)
+def test_a_transformer_alone_gets_its_base(hub, base_on_the_hub, tmp_path):
+    """The one that the caller names, that the model card names, or the usual one of the family."""
+    there = tmp_path / "there"
+    write_published_transformer(there / "some" / "transformer", tiny_qwen.transformer())
+    (there / "README.md").write_text("---\nbase_model: me/missing-base\n---\n")
+    hub.run(UPLOAD, there, "me/missing").check()
+    missing = hub.run(DRAW, "me/missing", {}, "-")
+    assert missing.returncode and "'me/missing-base' is not on the Hub" in missing.stderr
+    hub.run(UPLOAD, base_on_the_hub, "me/other-base").check()
+    local = draw(TwinFlowPipeline.from_pretrained(there, base_model=str(base_on_the_hub)))
+    hub.run(DRAW, "me/missing", {"base_model": "me/other-base"}, tmp_path / "named.pt").check()
+    (there / "README.md").write_text("---\nbase_model: [a/b, c/d]\n---\n")
+    assert TwinFlowRepositoryConfig.load(there).base_model == "Qwen/Qwen-Image"
+    hub.run(UPLOAD, there, "me/usual").check()
+    hub.run(DRAW, "me/usual", {}, tmp_path / "usual.pt").check()
+    for name in ("named", "usual"):
+        torch.testing.assert_close(torch.load(tmp_path / f"{name}.pt"), local, **CLOSE)
 
-    (tmp_path / "there" / "README.md").write_text("---\nbase_model: me/not-there\n---\n")
-    with pytest.raises(TwinFlowConfigError, match="me/not-there"):
-        TwinFlowPipeline.from_pretrained(tmp_path / "there")
-    (tmp_path / "there" / "README.md").write_text("---\nbase_model: [a/b, c/d]\n---\n")
-    config = TwinFlowRepositoryConfig.load(tmp_path / "there")
-    assert config.base_model == "Qwen/Qwen-Image"
+
+def test_a_base_that_nobody_names(tmp_path):
+    write_published_transformer(tmp_path, tiny.sd3_transformer())
+    with pytest.raises(TwinFlowConfigError, match="names no base model. Pass base_model="):
+        TwinFlowPipeline.from_pretrained(tmp_path)
+    with pytest.raises(TwinFlowConfigError, match="elsewhere"):
+        TwinFlowPipeline.from_pretrained(tmp_path, base_model=str(tmp_path / "elsewhere"))
 
 
 def test_two_candidates_ask_for_a_subfolder(hub, copy_of, tmp_path):
@@ -258,6 +280,33 @@ def test_the_command_line_reads_them(folders, tmp_path, capsys):
     assert main(["info", str(folders["qwen"]), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert (values["family"], values["train_type"], values["num_inference_steps"]) == ("qwen_image", "full", 4)
+    assert (values["published_in"], values["time_conditioning"]) == (QWEN_FOLDER, "second_embedder")
     arguments = ["--adapter", str(folders["z_image"]), "--out", str(tmp_path / "a.png"), "--height", "32"]
     assert main(["generate", "a", *arguments, "--width", "32", "--device", "cpu"]) == 0
     assert (tmp_path / "a.png").exists()
+
+
+def documented(language, *texts):
+    """The blocks of docs/models.md in a language that hold all of these texts."""
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    found = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+    return [block for block in found if all(text in block for text in texts)]
+
+
+def test_the_code_in_the_docs(hub, on_the_hub, base_on_the_hub, tmp_path):
+    """As written, but for the device and the size of the images."""
+    blocks = documented("python", "inclusionAI/")
+    assert len(blocks) == 2
+    for block in blocks:
+        block = block.replace('.to("cuda")', "").replace(
+            'pipe("a lighthouse"', 'pipe("a lighthouse", height=32, width=32'
+        )
+        hub.run(f"{block}\nassert image.size == (32, 32)", token=None).check()
+    lines = [line for block in documented("bash", "inclusionAI/") for line in block.splitlines()]
+    assert [line.split()[1] for line in lines] == ["info", "generate", "convert"]
+    for line in lines:
+        arguments = shlex.split(line)[1:]
+        arguments += ["--height", "32", "--width", "32", "--device", "cpu"] if arguments[0] == "generate" else []
+        code = f"import os; os.chdir({str(tmp_path)!r}); from diffusers_twinflow.cli import main; assert main({arguments}) == 0"
+        hub.run(code, token=None).check()
+    assert (tmp_path / "lighthouse.png").exists() and (tmp_path / "qwen-transformer" / "config.json").exists()

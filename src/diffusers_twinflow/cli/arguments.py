@@ -47,6 +47,7 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--subfolder", help="Folder of the repository that holds the model; default: the repository.")
     parser.add_argument("--revision", help="Branch, tag or commit of the repository on the Hub.")
     parser.add_argument("--token", help="Hub token; default: HF_TOKEN, or the one of `hf auth login`.")
 

@@ -15,7 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="New folder for the result.")
     parser.add_argument("--arguments", help="training_arguments.json of the checkpoint's run; default: the run's own.")
     parser.add_argument("--base_model", help="Folder or Hub id of the checkpoint's base, if it was moved.")
-    parser.add_argument("--subfolder", help="Folder of the transformer in a published source, such as transformer.")
     add_hub_arguments(parser)
 
 

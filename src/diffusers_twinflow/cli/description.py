@@ -11,6 +11,7 @@ from ..hub.files import (
     read_header,
     read_json,
 )
+from ..hub.published_folders import find_published
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
 from ..models.conditioning_file import split_unfolded
 
@@ -37,6 +38,11 @@ def describe(name_or_path: str, **hub_options) -> dict:
         values["lora_modules"] = sum(name.endswith("lora_A.weight") for name in shapes)
         values["lora_rank"] = sorted({shape[0] for name, shape in shapes.items() if name.endswith("lora_A.weight")})
         values["lora_parameters"] = count(shapes)
+    published = find_published(repository)
+    if published is not None:
+        values["published_in"] = str(published.pipeline)
+        values["time_conditioning"] = published.layout.conditioning
+        return values
     values["time_conditioning_parameters"] = count(conditioning_shapes(repository, config))
     if scheduler:
         scheduler_config = read_json(scheduler, name=SCHEDULER_NAME)

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ..pipelines import export
 
-    options = {"revision": args.revision, "token": args.token}
+    options = {"subfolder": args.subfolder, "revision": args.revision, "token": args.token}
     options = {name: value for name, value in options.items() if value is not None}
     if args.dtype:
         options["dtype"] = getattr(torch, args.dtype)

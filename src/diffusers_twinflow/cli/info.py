@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from .description import describe
 
-    values = describe(args.adapter, revision=args.revision, token=args.token)
+    values = describe(args.adapter, subfolder=args.subfolder, revision=args.revision, token=args.token)
     if args.json:
         for line in json.dumps(values, indent=2).splitlines():
             say(line)

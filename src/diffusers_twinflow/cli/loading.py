@@ -30,7 +30,12 @@ def load_pipeline(args: argparse.Namespace) -> tuple[TwinFlowPipeline, dict[str,
     dtype = getattr(torch, args.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
     note(f"Loading {args.adapter} on {device} ...")
     pipeline = TwinFlowPipeline.from_pretrained(
-        args.adapter, base_model=args.base_model, dtype=dtype, revision=args.revision, token=args.token
+        args.adapter,
+        base_model=args.base_model,
+        dtype=dtype,
+        subfolder=args.subfolder,
+        revision=args.revision,
+        token=args.token,
     )
     check_size(pipeline, args)
     if args.num_frames is not None:
@@ -41,7 +46,7 @@ def load_pipeline(args: argparse.Namespace) -> tuple[TwinFlowPipeline, dict[str,
 
 def read_config(args: argparse.Namespace) -> TwinFlowRepositoryConfig:
     """The configuration of `--adapter`; no weights are loaded."""
-    repository = locate_repository(args.adapter, revision=args.revision, token=args.token)
+    repository = locate_repository(args.adapter, subfolder=args.subfolder, revision=args.revision, token=args.token)
     return TwinFlowRepositoryConfig.load_located(repository)
 
 
