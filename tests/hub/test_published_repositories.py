@@ -12,7 +12,7 @@ import tiny_z_image
 import torch
 from diffusers import DiffusionPipeline
 from repositories import write_repository
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import tiny
 from diffusers_twinflow import TwinFlowConfigError, TwinFlowPipeline, TwinFlowScheduler
@@ -246,9 +246,25 @@ def test_damaged_weights_and_components(copy_of):
     transformer = tiny_z_image.z_image().transformer
     transformer.save_pretrained(directory / Z_IMAGE_FOLDER / "transformer")
     add_second_embedder(directory / Z_IMAGE_FOLDER / "transformer", transformer)
+    weights = directory / Z_IMAGE_FOLDER / "transformer" / WEIGHTS
+    tensors = load_file(weights)
+    save_file(tensors | {"t_embedder_2.mlp.0.bias": tensors["t_embedder_2.mlp.0.bias"] * torch.nan}, weights)
+    with pytest.raises(TwinFlowConfigError, match="holds values that are not finite"):
+        TwinFlowPipeline.from_pretrained(directory)
+    config = directory / Z_IMAGE_FOLDER / "transformer" / "config.json"
+    change_json(config, n_layers=10**6)
+    with pytest.raises(TwinFlowConfigError, match="n_layers=1000000, which its weights are too small for"):
+        TwinFlowPipeline.from_pretrained(directory)
     (directory / Z_IMAGE_FOLDER / "vae" / WEIGHTS).unlink()
     with pytest.raises(TwinFlowConfigError, match="'vae' has no safetensors weights"):
         TwinFlowPipeline.from_pretrained(directory)
+
+
+def test_folders_outside_are_not_looked_into(folders, tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link").symlink_to(folders["z_image"])
+    with pytest.raises(TwinFlowConfigError, match="so it is no TwinFlow repository"):
+        TwinFlowPipeline.from_pretrained(tmp_path / "here")
 
 
 def test_a_class_without_a_pipeline_here(tmp_path):

@@ -1,5 +1,6 @@
 """Load a whole distilled pipeline of a repository, after its files are checked."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def load_located_model(
         raise TwinFlowConfigError(
             f"'{repository.name}' cannot be built: {type(error).__name__}: {str(error)[:400]}"
         ) from error
-    _check_weights(pipeline, directory)
+    check_weights(pipeline.components, directory)
     return pipeline
 
 
@@ -92,9 +93,17 @@ def _load_component(directory: Path, family: Family, options: dict[str, Any]) ->
     return model
 
 
-def _check_weights(pipeline: DiffusionPipeline, directory: Path) -> None:
-    """Refuse values that are not finite; weights that are left on disk are looked through there."""
-    for name, module in pipeline.components.items():
+def check_weights(components: Mapping[str, Any], directory: Path) -> None:
+    """Refuse values that are not finite; weights that are left on disk are looked through there.
+
+    Args:
+        components: by name.
+        directory: holds the files of each component in a folder of its name.
+
+    Raises:
+        TwinFlowConfigError: naming the component.
+    """
+    for name, module in components.items():
         if not isinstance(module, torch.nn.Module):
             continue
         tensors = list(module.state_dict().items())

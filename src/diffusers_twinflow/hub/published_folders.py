@@ -17,6 +17,7 @@ from .files import (
     LORA_NAME,
     LocatedRepository,
     download_error,
+    is_inside,
     locate_repository,
     read_header,
     read_json,
@@ -97,10 +98,10 @@ def _with_small_files(repository: LocatedRepository) -> LocatedRepository:
 
 
 def _folders_with(repository: LocatedRepository, file_name: str) -> list[PurePosixPath]:
-    """The folders that hold a file of this name, at most `MAX_DEPTH` deep."""
+    """The folders that hold a file of this name, at most `MAX_DEPTH` deep. Links to other places are passed over."""
     root = repository.directory
     paths = [path for depth in range(MAX_DEPTH + 1) for path in sorted(root.glob("*/" * depth + file_name))]
-    return [PurePosixPath(path.relative_to(root).parent.as_posix()) for path in paths]
+    return [PurePosixPath(path.relative_to(root).parent.as_posix()) for path in paths if is_inside(path, root)]
 
 
 def _published(repository: LocatedRepository, folder: PurePosixPath) -> PublishedFolder | None:

@@ -11,9 +11,9 @@ from diffusers import DiffusionPipeline
 from ..configuration import TwinFlowConfigError
 from ..schedulers import TwinFlowScheduler
 from .base_loading import load_base
-from .component_check import FILE_ENDINGS
+from .component_check import FILE_ENDINGS, check_component
 from .files import INDEX_NAME
-from .model_loading import component_options
+from .model_loading import check_weights, component_options
 from .published import PATTERNS, load_located_transformer
 from .published_config import family_of_published, named_base, own_components
 from .published_folders import PublishedFolder, located
@@ -76,7 +76,9 @@ def load_published_pipeline(
     if transformer is None:
         dtype = component_options(options, family.component_name).get("dtype")
         repository = located(published, published.transformer, PATTERNS)
+        check_component(repository.directory, family.transformer_class.stock_class(), is_trained=True)
         transformer = load_located_transformer(repository, dtype=dtype or torch.float32)
+        check_weights({family.component_name: transformer}, repository.directory.parent)
     own = pipeline.scheduler.config if pipeline.scheduler is not None else {}
     scheduler = scheduler or TwinFlowScheduler.from_config(own, **SAMPLER)
     return family.assemble(
