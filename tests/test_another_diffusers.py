@@ -55,6 +55,9 @@ print(json.dumps({
 """
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """What a process finds whose diffusers is the installed one without some of its public names."""

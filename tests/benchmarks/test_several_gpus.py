@@ -22,6 +22,7 @@ def test_one_process_measures_a_way_in_itself(tmp_path, train_type):
     assert row["samples_per_second"] == pytest.approx(several_gpus.BATCH / row["seconds"])
 
 
+@pytest.mark.slow
 def test_two_processes_take_one_step_and_end(tmp_path):
     report = measured(tmp_path, "--parts", "lora_ddp", "lora_fsdp2")
     (row,) = report["rows"]

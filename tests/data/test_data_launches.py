@@ -52,6 +52,7 @@ def assert_same(one: dict, two: dict, **tolerance) -> None:
         torch.testing.assert_close(one[name], two[name], **tolerance)
 
 
+@pytest.mark.slow
 def test_two_processes_share_buckets_caches_and_report(start, script, arguments, files, tmp_path):
     captions = [f"caption {i}" if i != 7 else None for i in range(20)]
     folder = files.folder(20, ((16, 16), (30, 20), (20, 36)), captions)

@@ -103,7 +103,7 @@ def test_training_says_what_it_does(script, arguments, tmp_path, caplog):
     assert f"resumed from {out / 'checkpoint-2'}" in caplog.text
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stopped_run_says_how_it_goes_on(start, arguments, tmp_path, number):
     run = start(arguments(*TWINFLOW, "--max_train_steps=100000"))
     deadline = time.monotonic() + 120
@@ -133,7 +133,7 @@ def assert_resumes(start, options, out) -> None:
     assert json.loads((out / "twinflow_config.json").read_text())["trained"]["steps"] == 2
 
 
-@pytest.mark.parametrize("size", [400, 9_000, 60_000])
+@pytest.mark.parametrize("size", [400, *(pytest.param(size, marks=pytest.mark.slow) for size in (9_000, 60_000))])
 def test_a_full_disk_is_named_and_the_run_goes_on_later(start, arguments, tmp_path, size):
     """Reports fail, then files of checkpoints."""
     options = arguments(*TWINFLOW, "--max_train_steps=2", "--checkpointing_steps=1")

@@ -104,6 +104,7 @@ def kill_at_random(start, arguments, tmp_path, whole, count: int, seconds: float
         shutil.rmtree(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_killed_inside_a_file_operation(start, arguments, tmp_path, whole):
     calls = whole[1]
     assert calls > 100

@@ -76,6 +76,7 @@ def tensorboard_log(directory):
     return log
 
 
+@pytest.mark.slow
 def test_every_tracker_offline(start, arguments, tmp_path):
     """One run that tells tensorboard, wandb, trackio and comet, each by accelerate, numbers and pictures."""
     trackers = ["--report_to", "tensorboard", "wandb", "trackio", "comet", "--tracker_project_name=digits"]
@@ -168,6 +169,7 @@ def test_scores_stop_the_run_and_keep_the_best(start, arguments, models, tmp_pat
     assert TwinFlowPipeline.from_pretrained(out / "best").twinflow_config.trained["steps"] == 1
 
 
+@pytest.mark.slow
 def test_two_processes_validate_score_and_report_together(start, arguments, tmp_path):
     """The losses and scores that one process has, with a copy of the model each and with a part of it each."""
     (tmp_path / "tasteful.py").write_text(PROMPT_JUDGE)
@@ -191,6 +193,7 @@ def test_two_processes_validate_score_and_report_together(start, arguments, tmp_
     assert all((out / "best" / "pytorch_lora_weights.safetensors").is_file() for out in outputs)
 
 
+@pytest.mark.slow
 def test_the_average_of_flow_matching_is_sharded_like_the_model(start, arguments, tmp_path):
     """Two processes with a part of the model each save the average of one with all of it, resumed or not."""
     more = ["--train_type=full", "--use_ema", "--cache_latents", *PROMPTS, "--num_validation_images=1"]
@@ -210,7 +213,7 @@ def test_the_average_of_flow_matching_is_sharded_like_the_model(start, arguments
         torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_dry_run_reports_and_writes_nothing_else(start, arguments, tmp_path, processes):
     more = ["--dry_run", "--train_batch_size=3", "--gradient_accumulation_steps=2", "--max_train_steps=7200"]
     text = start(arguments(*TWINFLOW, *more, "--report_to=tensorboard", *PROMPTS), processes).check()

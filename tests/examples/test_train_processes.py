@@ -14,7 +14,7 @@ from trained_weights import assert_close, assert_same_training, equal, trained
 from sharding_on_cpu import DEEPSPEED, FSDP
 
 
-@pytest.mark.parametrize("train_type", ["lora", "full"])
+@pytest.mark.parametrize("train_type", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_two_processes_are_one_with_the_same_batch(start, short, tmp_path, train_type):
     """Weights, teacher and result, with whole models in every process and with models spread over them."""
     pictures = ("--validation_prompts", "a picture", "--num_validation_images=1", "--validation_steps=2")
@@ -35,6 +35,7 @@ def test_two_processes_are_one_with_the_same_batch(start, short, tmp_path, train
         assert_close(*(load_file(tmp_path / run_name / f"{result}.safetensors") for run_name in (name, "one")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "environment"), [("no", FSDP), ("bf16", DEEPSPEED)], ids=["fsdp", "deepspeed"])
 def test_spread_over_two_processes_it_resumes_bit_for_bit(start, short, tmp_path, precision, environment):
     mixed = f"--mixed_precision={precision}"
@@ -46,6 +47,7 @@ def test_spread_over_two_processes_it_resumes_bit_for_bit(start, short, tmp_path
     assert {tensor.dtype for tensor in whole.values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_two_processes_resume_bit_for_bit(start, short, tmp_path):
     start(short("whole", 2), 2).check()
     start(short("stopped", 2, "--max_train_steps=2"), 2).check()
@@ -53,6 +55,7 @@ def test_two_processes_resume_bit_for_bit(start, short, tmp_path):
     assert equal(trained(tmp_path / "whole", 3), trained(tmp_path / "stopped", 3))
 
 
+@pytest.mark.slow
 def test_processes_that_are_not_joined_are_refused(start, short, tmp_path):
     """As where a launcher starts two and the driver of their GPUs is gone: each would be the main one, and write."""
     run = start(short("out", 2), 2, ACCELERATE_USE_CPU="false")
@@ -62,6 +65,7 @@ def test_processes_that_are_not_joined_are_refused(start, short, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_can_go_on(start, short, tmp_path):
     """Three kills without warning, each at a random moment: what is there is complete, and the run goes on from it."""
     out, steps = tmp_path / "out", 0

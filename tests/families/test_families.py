@@ -13,6 +13,12 @@ from diffusers_twinflow.pipelines import TwinFlowPipeline
 
 pytestmark = pytest.mark.usefixtures("small_references")
 each_case = pytest.mark.parametrize("case", kit.CASES, ids=lambda case: case.id)
+IN_SHORT = ("stable_diffusion_3-lora", "stable_diffusion_3-full", "qwen_image_edit-lora", "stable_diffusion_xl-lora")
+EACH_STEP = [
+    pytest.param(case, kind, id=f"{case.id}-{kind}", marks=() if f"{case.id}-{kind}" in IN_SHORT else pytest.mark.slow)
+    for case in kit.CASES
+    for kind in ("lora", "full")
+]
 
 
 @each_case
@@ -37,8 +43,7 @@ def images(tmp_path):
     return kit.add_references(tmp_path / "images")
 
 
-@pytest.mark.parametrize("train_type", ["lora", "full"])
-@each_case
+@pytest.mark.parametrize(("case", "train_type"), EACH_STEP)
 def test_a_step_of_the_script_to_a_picture(case, train_type, script, images, tmp_path):
     base, out = tmp_path / "base", tmp_path / "out"
     case.pipeline.save_pretrained(base)

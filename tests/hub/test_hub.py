@@ -186,6 +186,7 @@ def test_offline_without_a_cache_is_named(pushed, tmp_path):
     assert line.startswith("error:") and "could not be downloaded" in line
 
 
+@pytest.mark.slow
 def test_the_pipeline_pulls_adapter_and_base(pushed, base_dir, tmp_path):
     uploaded = pushed.run(UPLOAD, base_dir, "me/tiny-sd3")
     assert uploaded.returncode == 0, uploaded.stderr

@@ -164,6 +164,7 @@ def test_whole_numbers_as_floats_and_arguments_win(script, tmp_path, monkeypatch
     assert (args.max_train_steps, args.lora_alpha, args.rank, args.use_ema) == (100, 8.0, 32, True)
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_unchanged(hub, base_dir, tmp_path):
     changes = {
         "pretrained_model_name_or_path": str(base_dir),

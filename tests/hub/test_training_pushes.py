@@ -57,7 +57,7 @@ def assert_nowhere(text: str, *places: Path) -> None:
             assert path.is_dir() or text.encode() not in path.read_bytes(), path
 
 
-@pytest.mark.parametrize("train_type", ["lora", "full"])
+@pytest.mark.parametrize("train_type", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_what_is_trained_is_pushed_and_draws_the_same_elsewhere(
     hub_with_base, base_dir, image_dir, tmp_path, train_type
 ):

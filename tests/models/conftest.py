@@ -1,3 +1,4 @@
+from representatives import by_weight
 from stock import STOCK
 
 
@@ -5,4 +6,4 @@ def pytest_generate_tests(metafunc):
     """A test that takes a `name` and does not say which is run for every stock class."""
     given = [mark.args[0].replace(" ", "").split(",") for mark in metafunc.definition.iter_markers("parametrize")]
     if "name" in metafunc.fixturenames and not any("name" in names for names in given):
-        metafunc.parametrize("name", STOCK)
+        metafunc.parametrize("name", by_weight(STOCK))

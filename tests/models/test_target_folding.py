@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 from peft import LoraConfig
+from representatives import by_weight
 from stock import STOCK
 from stock.spec import call, run, stock_class
 from trained import trained
@@ -28,21 +29,6 @@ OWN_TARGET = {"AceStepTransformer1DModel", "AnyFlowFARTransformer3DModel", "AnyF
 AFTER_A_NORM = {"CosmosTransformer3DModel", "NucleusMoEImageTransformer2DModel"}
 TOO_SMALL = {"ChromaTransformer2DModel"}
 FOLDABLE = sorted(STOCK.keys() - OWN_TARGET - AFTER_A_NORM - TOO_SMALL)
-REPRESENTATIVES = {
-    "FluxTransformer2DModel",  # time from 0 to 1, scaled in the forward
-    "HunyuanVideoTransformer3DModel",  # two embedders, a second call for another time
-    "Krea2Transformer2DModel",  # an embedder with an argument of its own
-    "PRXTransformer2DModel",  # times projected by a function
-    "QwenImageTransformer2DModel",  # rows that follow the batch's own
-    "SD3Transformer2DModel",
-    "SanaTransformer2DModel",
-    "UNet2DConditionModel",
-    "ZImageTransformer2DModel",  # reversed time, the embedder takes times
-}
-
-
-def by_weight(names):
-    return [name if name in REPRESENTATIVES else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def in_unit(stock, times):

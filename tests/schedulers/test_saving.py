@@ -58,6 +58,7 @@ def hub(tmp_path):
         server.stdin.close()
 
 
+@pytest.mark.slow
 def test_a_saved_pipeline_loads_in_a_fresh_process(tmp_path, base_dir, hub):
     pipe = StableDiffusion3Pipeline.from_pretrained(base_dir, text_encoder_3=None, tokenizer_3=None)
     pipe.scheduler = TwinFlowScheduler.from_config(pipe.scheduler.config, gap_end=0.7, shift=3.0, sampling_style="any")

@@ -132,13 +132,14 @@ def own_grid(scheduler, steps):
     return 1 - sigmas if config.invert_sigmas else sigmas
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("steps", [2, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (1, 4))])
 @pytest.mark.parametrize("contract", PIPELINES)
 def test_own_grid(contract, steps, caplog):
     run_on_own_grid(contract, steps)
     assert "replaced" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants(name, caplog):
     """Those that talk to their scheduler as one of the matrix does."""
@@ -229,7 +230,14 @@ class EulerOnTheSameGrid(FlowMatchEulerDiscreteScheduler):
         return sample
 
 
-@pytest.mark.parametrize("contract", [name for name in (*PIPELINES, *VARIANTS) if name not in NO_EULER])
+@pytest.mark.parametrize(
+    "contract",
+    [
+        name if name in PIPELINES else pytest.param(name, marks=pytest.mark.slow)
+        for name in (*PIPELINES, *VARIANTS)
+        if name not in NO_EULER
+    ],
+)
 def test_without_noise_it_is_euler(contract):
     plain = {"shift": 1.0, "use_dynamic_shifting": False}
     pipe, call = swap(contract, sampling_style="any", **plain)

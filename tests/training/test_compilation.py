@@ -9,7 +9,7 @@ from diffusers_twinflow.training.compilation import compile_blocks
 from objective_runs import FULL, lora_transformer, run, student_transformer
 
 
-@pytest.mark.parametrize("make", [student_transformer, lora_transformer])
+@pytest.mark.parametrize("make", [pytest.param(student_transformer, marks=pytest.mark.slow), lora_transformer])
 def test_compiled_blocks_give_the_same_loss_and_gradients(make):
     """Student and teacher, with and without gradient, in batches of other sizes."""
     torch.compiler.reset()
@@ -24,6 +24,7 @@ def test_compiled_blocks_give_the_same_loss_and_gradients(make):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-3 * a.grad.abs().max().item(), msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make, graphs", [(student_transformer, 6), (lora_transformer, 7)])
 def test_equal_blocks_share_their_graphs(make, graphs):
     """A middle block and the last have a graph each for the teacher, for the student and for its gradients; the first
