@@ -215,7 +215,7 @@ def test_a_subfolder(hub, shared_repository, tmp_path):
     uploaded = hub.run(UPLOAD, tmp_path / "all", "me/nested")
     assert uploaded.returncode == 0, uploaded.stderr
     assert pull(hub, "me/nested", home=tmp_path, subfolder="fast")[2] == lora_hex(shared_repository)
-    assert "has no twinflow_config.json and none of its files" in pull(hub, "me/nested", home=tmp_path)[0]
+    assert "Pass subfolder='fast'" in pull(hub, "me/nested", home=tmp_path)[0]
 
 
 def test_a_whole_model(hub, shared_model, base_dir, tmp_path):

@@ -198,7 +198,7 @@ def test_two_candidates_ask_for_a_subfolder(hub, copy_of, tmp_path):
 
 def test_a_model_of_ours_in_a_folder_is_named_too(tmp_path, base_dir):
     write_repository(tmp_path / "loras" / "fast", str(base_dir))
-    with pytest.raises(TwinFlowConfigError, match="'loras/fast' is a TwinFlow repository, pass subfolder= with it"):
+    with pytest.raises(TwinFlowConfigError, match="Pass subfolder='loras/fast'"):
         TwinFlowPipeline.from_pretrained(tmp_path)
     write_published_transformer(tmp_path / "theirs", tiny_qwen.transformer())
     with pytest.raises(TwinFlowConfigError, match="'loras/fast', 'theirs'. Pass subfolder="):

@@ -77,7 +77,11 @@ def find_published(repository: LocatedRepository) -> PublishedFolder | None:
         )
     if found:
         return found[0]
-    nested = choices or [str(path) for path in _folders_with(repository, INDEX_NAME) if path.parts]
+    if ours:
+        raise TwinFlowConfigError(
+            f"'{repository.name}' has no {CONFIG_NAME}, and its folder '{ours[0]}' has one. Pass subfolder='{ours[0]}'."
+        )
+    nested = [str(path) for path in _folders_with(repository, INDEX_NAME) if path.parts]
     if nested:
         raise TwinFlowConfigError(
             f"'{repository.name}' has no {CONFIG_NAME}, and its folders hold no transformer in a layout of the TwinFlow "
