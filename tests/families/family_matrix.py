@@ -18,7 +18,7 @@ from diffusers_twinflow.families.diffusion import DiffusionFamily
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "base_models.md"
-COLUMNS = ("family", "velocity against", "LoRA step", "full step", "validation picture", "call of what was saved")
+COLUMNS = ("family", "velocity compared with", "LoRA step", "full step", "validation image", "saved model runs")
 
 
 def matrix() -> str:
