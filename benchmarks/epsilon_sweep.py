@@ -29,8 +29,9 @@ sys.path.insert(0, str(REPOSITORY / "examples" / "digits"))
 import build_epsilon_base  # noqa: E402
 import judge as judges  # noqa: E402
 from comparison import save_comparison  # noqa: E402
-from demo import BASE_STEPS, PROMPTS, TWINFLOW_STEPS, score_real_digits  # noqa: E402
+from demo import PROMPTS, TWINFLOW_STEPS, score_real_digits  # noqa: E402
 from diffusers import StableDiffusionPipeline  # noqa: E402
+from epsilon_demo import BASE_STEPS  # noqa: E402
 from prepare_data import DEFAULT_DATA_DIR, load_split, prepare_data  # noqa: E402
 from report import environment, write_report  # noqa: E402
 from score import base_column, initial_noise, score_column, twinflow_column  # noqa: E402

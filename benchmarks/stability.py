@@ -31,7 +31,8 @@ from diffusers_twinflow.training.trainer import Trainer  # noqa: E402
 
 CONFIG = str(REPOSITORY / "examples" / "digits" / "distill_lora.json")
 FULL = ["--train_type=full", "--learning_rate=1e-3"]
-LORA = ["--train_type=lora", "--learning_rate=4e-3", "--rank=64"]
+LAYERS = FAMILIES["stable_diffusion_3"].lora_target_modules
+LORA = ["--train_type=lora", "--learning_rate=4e-3", "--rank=64", "--lora_layers", *LAYERS]
 WEIGHT = "--twinflow_rectify_weight="
 RUNS = {
     "full, weight 4": [*FULL, f"{WEIGHT}4"],
@@ -94,7 +95,8 @@ def encode_digits(family, pipeline, data_dir: str) -> tuple[torch.Tensor, torch.
 
 def train(name: str, seed: int, args) -> dict:
     """One run: the largest mean loss of ten steps, and how large the one-step latents grew."""
-    options = ["--config", CONFIG, "--twinflow_enhanced_ratio=0.5", f"--seed={seed}", *RUNS[name]]
+    options = ["--config", CONFIG, "--twinflow_enhanced_ratio=0.5", "--twinflow_adversarial_enabled"]
+    options += [f"--seed={seed}", *RUNS[name]]
     given = parse_args([*options, f"--train_batch_size={args.batch_size}", f"--max_train_steps={args.steps}"])
     family = FAMILIES["stable_diffusion_3"]
     pipeline = family.load(given.arguments.pretrained_model_name_or_path)

@@ -27,7 +27,7 @@ from diffusers_twinflow import TwinFlowPipeline
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = "examples/digits/distill_lora.json"
-BASE_STEPS = 50
+BASE_STEPS = 25
 TWINFLOW_STEPS = (1, 2, 4)
 PROMPTS = [digit_prompt(digit) for digit in range(10)]
 
@@ -98,7 +98,7 @@ def parse_args(input_args: list[str] | None = None) -> tuple[argparse.Namespace,
     parser.add_argument("--base", default=DEFAULT_BASE_DIR, help="Folder of the base pipeline.")
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="Options of the distillation.")
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder the digits are written to.")
-    parser.add_argument("--base_guidance_scale", type=float, default=1.2, help="Of the base's 50 steps; see score.py.")
+    parser.add_argument("--base_guidance_scale", type=float, default=1.2, help="Of the base's 25 steps; see score.py.")
     parser.add_argument("--num_samples", type=int, default=1000, help="Samples each column is scored on.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the judge and of the initial noise.")
     args, extra_arguments = parser.parse_known_args(input_args)

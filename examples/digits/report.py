@@ -37,8 +37,8 @@ def targets(
             1.5 * base["frechet_distance"],
             one_step["frechet_distance"],
         ),
-        target("training, seconds", "at most", 360, seconds["training"]),
-        target("whole demo, seconds", "at most", 480, seconds["total"]),
+        target("training, seconds", "at most", 300, seconds["training"]),
+        target("whole demo, seconds", "at most", 420, seconds["total"]),
         target("largest difference when drawn in a new process", "at most", 1e-5, difference),
     ]
 

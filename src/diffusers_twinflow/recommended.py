@@ -53,6 +53,7 @@ def recommended_training(
     media: Media = "image",
     train_batch_size: int | None = None,
     num_processes: int = 1,
+    diffusion: bool = False,
     data_free: bool = False,
 ) -> dict[str, Any]:
     """The options of `TrainingArguments` that the recommended recipe sets; see `TrainingArguments.recommended`."""
@@ -71,7 +72,9 @@ def recommended_training(
     if not data_free:
         options["caption_dropout_probability"] = 0.1
     if train_type == "lora":
-        options |= {"rank": 64, "lora_layers": ["all-linear"]}
+        options["rank"] = 64
+        if not diffusion:
+            options["lora_layers"] = ["all-linear"]
     if media == "video":
         options["gradient_checkpointing"] = True
     return options

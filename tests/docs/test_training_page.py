@@ -15,7 +15,7 @@ DIGITS = ROOT / "examples" / "digits" / "base"
 REPLACED = {
     "stabilityai/stable-diffusion-3.5-medium": str(DIGITS),
     "max_train_steps=2000": "max_train_steps=2",
-    'mixed_precision="bf16"': "resolution=32, train_batch_size=1",
+    'mixed_precision="bf16"': "resolution=32, train_batch_size=1, gradient_accumulation_steps=1",
     "train_batch_size=4": "train_batch_size=1",
     "batch_size=4": "batch_size=1",
 }

@@ -83,7 +83,9 @@ def test_scheduler(base, steps):
 def test_recipe(base, script):
     recipe = read(base, "training_recipe.json")
     arguments = all_options(script.parse_args(["--config", str(ROOT / "hub_configs" / base / "training_recipe.json")]))
+    assert recipe.pop("recipe") == "recommended"
     assert {name: getattr(arguments, name) for name in recipe} == recipe
+    assert (arguments.lr_scheduler, arguments.lr_decay_share) == ("warmup_stable_decay", 0.6)
     config = TwinFlowConfig.from_dict({name: getattr(arguments, name) for name in TwinFlowConfig.option_names()})
     assert config.twinflow_enabled
     config.check_training(flow_matching="diff2flow_enabled" not in recipe, use_ema=arguments.use_ema is not False)

@@ -54,11 +54,13 @@ def test_videos_take_smaller_steps():
     assert samples_per_step(build_options(RECOMMENDED | {"num_frames": 1}).arguments) == 256
 
 
-def test_diffusion_models_keep_the_bound_and_the_decay_of_the_method():
+def test_diffusion_models_keep_the_layers_the_bound_and_the_decay_of_the_method():
     options = {"diff2flow_enabled": True, "twinflow_allow_diff2flow": True}
     config = TwinFlowConfig.recommended(diffusion=True, **options)
     assert (config.twinflow_target_clamp, config.twinflow_ema_decay) == (1.0, 0.99)
-    assert build_options(RECOMMENDED | options).twinflow == config
+    found = build_options(RECOMMENDED | options)
+    assert found.twinflow == config and found.arguments == TrainingArguments.recommended(diffusion=True)
+    assert found.arguments.lora_layers is None
 
 
 @pytest.mark.parametrize("train_type", ["lora", "full"])

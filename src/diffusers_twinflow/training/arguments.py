@@ -263,6 +263,7 @@ class TrainingArguments(
         length: Length = "long",
         media: Media = "image",
         num_processes: int = 1,
+        diffusion: bool = False,
         data_free: bool = False,
         **options: Any,
     ) -> "TrainingArguments":
@@ -275,6 +276,7 @@ class TrainingArguments(
             length: "short" for 1,000 steps, "long" for 4,000.
             media: "image", or "video" for smaller steps with gradient checkpointing.
             num_processes: number of processes; together they make the recommended samples per step.
+            diffusion: whether the base predicts epsilon or v; a LoRA then has the family's usual layers.
             data_free: train on prompts without images, for which no prompt has to be left empty.
             options: options that override the recommended ones, such as `instance_data_dir`.
 
@@ -291,6 +293,7 @@ class TrainingArguments(
             media=media,
             train_batch_size=options.get("train_batch_size"),
             num_processes=num_processes,
+            diffusion=diffusion,
             data_free=data_free,
         )
         return cls(pretrained_model_name_or_path, **(values | options))

@@ -101,6 +101,7 @@ def recipe_options(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
         "train_type": train_type,
         "length": length_of(steps),
         "media": "video" if (given.get("num_frames") or 1) > 1 else "image",
+        "diffusion": bool(given.get("diff2flow_enabled")),
         "data_free": recipe == DATA_FREE,
     }
     training = recommended_training(
@@ -110,7 +111,7 @@ def recipe_options(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
     )
     if has_epochs:
         del training["max_train_steps"]
-    return training | recommended_twinflow(**choices, diffusion=bool(given.get("diff2flow_enabled")))
+    return training | recommended_twinflow(**choices)
 
 
 def read_options(path: str | Path) -> dict[str, Any]:
