@@ -123,7 +123,7 @@ class TwinFlowConfig:
         False, "Train a model that predicts noise, v or data as a flow, through the diff2flow bridge."
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_values(self)
         if self.twinflow_enhanced_low >= self.twinflow_enhanced_high:
             raise TwinFlowConfigError(
@@ -135,7 +135,7 @@ class TwinFlowConfig:
         if self.twinflow_enabled:
             self._check_teacher()
 
-    def _check_teacher(self):
+    def _check_teacher(self) -> None:
         if self.twinflow_ema_decay == 0 and not self.twinflow_allow_no_ema_teacher:
             raise TwinFlowConfigError(
                 "twinflow_ema_decay=0 makes the student its own teacher: choose a decay such as 0.99, or opt out of "
@@ -282,5 +282,5 @@ class FlowMatchingConfig:
     logit_std: float = option(1.0, "Standard deviation of the `logit_normal` weighting.", POSITIVE)
     mode_scale: float = option(1.29, "Scale of the `mode` weighting.", FINITE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_values(self)

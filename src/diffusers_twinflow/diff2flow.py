@@ -63,7 +63,7 @@ class NoiseSchedule:
 
     alphas_cumprod: torch.Tensor
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         alpha_bar = self.alphas_cumprod
         if not (0 < alpha_bar[-1] < 0.5 < alpha_bar[0] < 1 and (alpha_bar.diff() < 0).all()):
             raise ValueError(
@@ -142,7 +142,7 @@ class Diff2Flow:
     schedule: NoiseSchedule
     prediction_type: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.prediction_type not in DIFFUSION_PREDICTION_TYPES:
             raise ValueError(
                 f"prediction_type={self.prediction_type!r} must be one of {', '.join(DIFFUSION_PREDICTION_TYPES)}."

@@ -105,6 +105,8 @@ def load_image(path_or_url: str, *, option: str) -> Image.Image:
     Raises:
         TwinFlowConfigError: if there is no such image, or it cannot be read.
     """
+    reason: str
+    cause: Exception
     try:
         return as_rgb(decode_image(_content_at(path_or_url)))
     except UnidentifiedImageError as error:

@@ -86,7 +86,9 @@ def type_of(declared: Field) -> OptionType:
 
 def default_of(declared: Field) -> Any:
     """The default of an option; a list is a new one."""
-    return declared.default if declared.default is not MISSING else declared.default_factory()
+    if declared.default_factory is not MISSING:
+        return declared.default_factory()
+    return declared.default
 
 
 def options_of(*classes: type) -> Iterator[Field]:
@@ -101,7 +103,7 @@ def groups_of(cls: type) -> Iterator[tuple[str, list[Field]]]:
     for owner in reversed(cls.__mro__):
         names = [name for name in vars(owner).get("__annotations__", {}) if name in declared]
         if names:
-            yield owner.__doc__.splitlines()[0].rstrip("."), [declared.pop(name) for name in names]
+            yield (owner.__doc__ or owner.__name__).splitlines()[0].rstrip("."), [declared.pop(name) for name in names]
 
 
 def from_json(declared: Field, value: Any) -> Any:
@@ -167,13 +169,13 @@ def _check_value(declared: Field, value: Any) -> None:
     if value is None and kind.is_optional:
         return
     accepted = (int, float) if kind.kind is float else kind.kind
-    is_number = isinstance(value, float) and kind.kind is float
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind.kind is not bool):
         raise TwinFlowConfigError(
             f"{declared.name}={value!r} is not valid: it must be {EXPECTED.get(kind.kind, 'a text')}."
         )
     allowed, choices = declared.metadata["allowed"], declared.metadata["choices"]
-    if (is_number and not math.isfinite(value)) or (allowed is not None and value not in allowed):
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    if not is_finite or (allowed is not None and value not in allowed):
         raise TwinFlowConfigError(f"{declared.name}={value} is not valid: it must be {allowed or 'a finite number'}.")
     if choices and value not in choices:
         raise TwinFlowConfigError(f"{declared.name}={value!r} is not valid: it must be one of {', '.join(choices)}.")

@@ -28,7 +28,7 @@ class SamplingCall:
         targets: the time each evaluation aims at, of the same shape and unit.
     """
 
-    def __init__(self, times: torch.Tensor, targets: torch.Tensor):
+    def __init__(self, times: torch.Tensor, targets: torch.Tensor) -> None:
         self.step_count = len(times)
         self.in_progress = True
         # Grids of usual lengths have one shape, so that torch.compile makes one graph for all of them.
@@ -64,14 +64,14 @@ class SamplingCall:
 class _Calls:
     """The calls of one thread, the latest last."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.references: list[weakref.ref] = []
 
 
 class _ThreadCalls(threading.local):
     """Only read in code that torch.compile may trace; see `CallState` of the models."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.calls = _Calls()
 
 

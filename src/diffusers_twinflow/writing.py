@@ -24,8 +24,16 @@ MERGED = ".complete"
 MERGING = ".unfinished"
 
 DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-FOREIGN_DISK_ERRORS = ("No space left", "os error 28", "os error 27", "File too large", "quota")
-FOREIGN_DISK_ERRORS += ("file write failed", "iostream error", "inline_container.cc")
+FOREIGN_DISK_ERRORS = (
+    "No space left",
+    "os error 28",
+    "os error 27",
+    "File too large",
+    "quota",
+    "file write failed",
+    "iostream error",
+    "inline_container.cc",
+)
 """Parts of what libraries say that write files by themselves and raise no OSError."""
 MIB = 2**20
 

@@ -11,7 +11,7 @@ from torch import nn
 from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler, enable_twinflow, unload_twinflow_lora
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_twinflow_lora
 from diffusers_twinflow.hub.merging import merged_lora_of
-from diffusers_twinflow.models.merged_copy import has_adapters
+from diffusers_twinflow.models.adapter_layers import has_adapters
 
 FIRST = {"stable_diffusion", "pixart_sigma"}
 

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from diffusers_twinflow import TwinFlowPipeline, enable_twinflow, load_twinflow_lora, save_twinflow_lora
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_twinflow_model
 from diffusers_twinflow.hub.files import CONDITIONING_NAME
+from diffusers_twinflow.models.adapter_layers import has_adapters
 from diffusers_twinflow.models.conditioning_file import split_unfolded
-from diffusers_twinflow.models.merged_copy import has_adapters, merged_copy
+from diffusers_twinflow.models.merged_copy import merged_copy
 from diffusers_twinflow.schedulers import TwinFlowScheduler
 
 NAMES = ("stable_diffusion_3", "flux schnell", "stable_diffusion")

@@ -53,7 +53,7 @@ class Comparison:
         *,
         base_guidance: float | None = None,
         **call_options: Any,
-    ):
+    ) -> None:
         self.pipeline, self.base_steps, self.call_options = pipeline, base_steps, call_options
         self.steps = dict.fromkeys(steps)
         self.base_options = base_options(pipeline, base_guidance)

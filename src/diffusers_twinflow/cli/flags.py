@@ -26,7 +26,7 @@ def name_flags(message: str, parser: argparse.ArgumentParser) -> str:
 class FlagNames(logging.Filter):
     """Lets every record of this package pass, with the Python arguments that it names replaced by flags."""
 
-    def __init__(self, parser: argparse.ArgumentParser):
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
         super().__init__()
         self.parser = parser
 

@@ -24,7 +24,7 @@ class Listeners:
     `GRACE_SECONDS` is abandoned.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.open = Counter()
 
     def check(self, session: str, arrived: float) -> None:
@@ -48,7 +48,7 @@ class PageGuard:
     Refused are requests of other sites' pages (by their `Origin`), uploads, and bodies that are large or of unknown size.
     """
 
-    def __init__(self, app: ASGIApp, listeners: Listeners):
+    def __init__(self, app: ASGIApp, listeners: Listeners) -> None:
         self.app, self.listeners = app, listeners
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -65,7 +65,7 @@ class LatentBatches:
         batch_size: int,
         empty_condition: Condition | None = None,
         processes: PartialState | None = None,
-    ):
+    ) -> None:
         self.samples, self.empty_condition = samples, empty_condition
         self.seed, self.batch_size, self.processes = seed, batch_size, processes or PartialState()
 

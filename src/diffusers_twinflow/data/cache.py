@@ -79,7 +79,7 @@ class DiskCache:
 
     is_shared = True
 
-    def __init__(self, directory: str | Path, identity: dict, shard_bytes: int = SHARD_BYTES):
+    def __init__(self, directory: str | Path, identity: dict, shard_bytes: int = SHARD_BYTES) -> None:
         text = json.dumps(identity, indent=2, sort_keys=True)
         self.directory = Path(directory) / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.shard_bytes = shard_bytes

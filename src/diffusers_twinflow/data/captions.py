@@ -38,7 +38,7 @@ class CaptionSource:
     dropout_probability: float = 0.0
     class_names: dict[str, list[str]] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.strategy not in CAPTION_STRATEGIES:
             raise TwinFlowConfigError(
                 f"caption_strategy='{self.strategy}' must be one of {', '.join(CAPTION_STRATEGIES)}."

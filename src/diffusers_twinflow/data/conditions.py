@@ -25,7 +25,7 @@ class Conditions:
         encode: Callable[[list[str]], Condition],
         device: torch.device | str = "cpu",
         cache: TensorCache | None = None,
-    ):
+    ) -> None:
         self.encode, self.device, self.cache = encode, device, cache
 
     @torch.no_grad()

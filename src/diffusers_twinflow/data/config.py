@@ -97,7 +97,7 @@ class DataConfig(DataOptions):
             twinflow_image_free=twinflow_image_free,
         )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         given = [name for name in SOURCES if getattr(self, name)]
         if not given:
             raise TwinFlowConfigError(f"no data: give one of {', '.join(f'`{name}`' for name in SOURCES)}.")

@@ -110,7 +110,7 @@ def batches_of_one_size(wanted: dict[str, Variant], batch_size: int) -> list[dic
 
 
 class _Pixels(TorchDataset):
-    def __init__(self, samples: Samples):
+    def __init__(self, samples: Samples) -> None:
         self.samples = samples
 
     def __getitem__(self, variant: Variant) -> torch.Tensor:

@@ -38,7 +38,7 @@ class DataReport:
         resume: go on with the report that is there.
     """
 
-    def __init__(self, path: str | Path | None, stop: bool = False, resume: bool = False):
+    def __init__(self, path: str | Path | None, stop: bool = False, resume: bool = False) -> None:
         self.path, self.stop = path and Path(path), stop
         self.totals: dict[str, int] = {}
         self.is_written = False

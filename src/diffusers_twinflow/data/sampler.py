@@ -42,7 +42,7 @@ class RunSampler(Sampler[Place]):
         batch_size: int = 1,
         process_index: int = 0,
         num_processes: int = 1,
-    ):
+    ) -> None:
         self.bucket_of = np.zeros(bucket_of, dtype=int) if isinstance(bucket_of, int) else np.asarray(bucket_of)
         self.seed, self.start, self.stop, self.group_size = seed, start, stop, group_size
         self.batch_size, self.process_index, self.num_processes = batch_size, process_index, num_processes

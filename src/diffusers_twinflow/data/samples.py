@@ -28,7 +28,7 @@ class Samples(TorchDataset):
 
     def __init__(
         self, checked: CheckedRows, captions: CaptionSource, framing: Framing | None, *, seed: int, repeats: int = 1
-    ):
+    ) -> None:
         self.checked, self.captions, self.framing = checked, captions, framing
         self.facts = checked.facts.select_columns(["captions", "content", "width", "height"])
         self.seed, self.repeats = seed, repeats

@@ -53,7 +53,7 @@ class StreamedSamples(TorchIterableDataset):
         process_index: int = 0,
         num_processes: int = 1,
         shuffled_rows: int = SHUFFLED_ROWS,
-    ):
+    ) -> None:
         self.rows = split_dataset_by_node(rows, process_index, num_processes)
         self.captions = captions.named_by(rows.features)
         self.image_column, self.framing, self.clip = image_column, framing, clip
@@ -141,7 +141,7 @@ class StreamLoader:
         process_index: int = 0,
         num_processes: int = 1,
         num_workers: int = 0,
-    ):
+    ) -> None:
         self.report, self.batch_size, self.process_index = report, batch_size, process_index
         own_first = first_position + process_index * batch_size
         self.starts = range(own_first, last_position, batch_size * num_processes)

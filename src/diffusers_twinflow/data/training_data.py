@@ -62,7 +62,7 @@ class TrainingData:
         batch_size: int,
         tries_sizes: bool = False,
         processes: PartialState | None = None,
-    ):
+    ) -> None:
         self.source, self.family, self.pipeline, self.base_name = source, family, pipeline, base_name
         self.seed, self.batch_size, self.processes = seed, batch_size, processes or PartialState()
         self.device = self.processes.device

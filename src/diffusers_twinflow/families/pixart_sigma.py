@@ -40,11 +40,11 @@ class PixArtSigmaFamily(DiffusionFamily):
     def size_options(self, resolution):
         return super().size_options(resolution) | {"use_resolution_binning": False}
 
-    def save_lora(self, directory, weight_name, weights, metadata):
+    def save_lora(self, directory, weight_name, weights, metadata) -> None:
         prefix = self.component_name
         LoraBaseMixin._save_lora_weights(directory, {prefix: weights}, {prefix: metadata}, weight_name=weight_name)
 
-    def load_lora(self, pipeline, weights, metadata, adapter_name):
+    def load_lora(self, pipeline, weights, metadata, adapter_name) -> None:
         transformer = enable_twinflow(pipeline.transformer)
         transformer.load_lora_adapter(weights, prefix=None, metadata=metadata, adapter_name=adapter_name)
 

@@ -10,7 +10,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ..models.merged_copy import base_layer, exact_copy
+from ..models.adapter_layers import base_layer
+from ..models.merged_copy import exact_copy
 from ..models.offloading import stored_weight
 from .adapter_states import adapted_layers
 

@@ -187,7 +187,7 @@ def _build(folder: Path, cls: type, headers: list[TensorHeader]) -> None:
 class _Limits(TorchDispatchMode):
     """Count what this thread allocates and which modules it builds, and raise beyond the limits."""
 
-    def __init__(self, name: str, elements: int, tensors: int):
+    def __init__(self, name: str, elements: int, tensors: int) -> None:
         super().__init__()
         self.name, self.elements, self.modules = name, 0, 0
         self.most_elements = SPARE_ELEMENTS + ELEMENTS_PER_ELEMENT * elements

@@ -34,7 +34,7 @@ class GridLayout:
         columns, captions: as in `labelled_grid`; all images have the same size.
     """
 
-    def __init__(self, columns: Mapping[str, Sequence[Image.Image]], captions: Sequence[str] = ()):
+    def __init__(self, columns: Mapping[str, Sequence[Image.Image]], captions: Sequence[str] = ()) -> None:
         self.labels, images = list(columns), list(columns.values())
         row_count = len(images[0])
         if any(len(column) != row_count for column in images) or (captions and len(captions) != row_count):

@@ -8,7 +8,8 @@ from diffusers.utils.torch_utils import is_compiled_module
 from torch import nn
 
 from ..models import TwinFlowTransformerMixin
-from ..models.merged_copy import has_adapters, merged_copy
+from ..models.adapter_layers import has_adapters
+from ..models.merged_copy import merged_copy
 from ..models.target_folding import FoldedLayer
 from ..schedulers import TwinFlowScheduler, stock_scheduler_name
 from .pipeline_classes import stock_class_of

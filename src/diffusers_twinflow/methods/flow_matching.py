@@ -44,7 +44,7 @@ class FlowMatching:
     part_names: Sequence[str] = ()
     needs_unconditional = False
 
-    def __init__(self, options: FlowMatchingConfig | None = None, config: TwinFlowConfig | None = None):
+    def __init__(self, options: FlowMatchingConfig | None = None, config: TwinFlowConfig | None = None) -> None:
         self.weighting, self.config = options or FlowMatchingConfig(), config or TwinFlowConfig()
         if self.config.twinflow_enabled:
             raise TwinFlowConfigError("twinflow_enabled=true is not flow matching: use the method TwinFlow.")

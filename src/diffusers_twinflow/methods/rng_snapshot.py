@@ -8,7 +8,7 @@ import torch
 class RNGSnapshot:
     """The state of the CPU generator and of one device's, taken at construction."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device) -> None:
         self.device = torch.device(device)
         self.cpu_state = torch.get_rng_state()
         self.device_state = self._device_module.get_rng_state(self.device) if self._device_module else None

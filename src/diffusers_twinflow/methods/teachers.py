@@ -24,7 +24,7 @@ class EMAWeights:
         decay: what the decay approaches; 1 never moves the teacher.
     """
 
-    def __init__(self, student: list[torch.Tensor], teacher: list[torch.Tensor], decay: float):
+    def __init__(self, student: list[torch.Tensor], teacher: list[torch.Tensor], decay: float) -> None:
         self.student, self.teacher = student, teacher
         self.target_decay = decay
         self.decay = 1.0 if decay == 1.0 else 0.0
@@ -47,7 +47,7 @@ class StudentTeacher:
     decay = None
     is_average = False
 
-    def __init__(self, transformer: nn.Module, velocity_of: Callable):
+    def __init__(self, transformer: nn.Module, velocity_of: Callable) -> None:
         self.transformer, self.velocity = transformer, velocity_of(transformer)
 
     def update(self) -> None:
@@ -75,7 +75,7 @@ class EMAModelTeacher:
 
     saved_names: dict[str, str] = {}
 
-    def __init__(self, transformer: nn.Module, copy: nn.Module, velocity_of: Callable, decay: float):
+    def __init__(self, transformer: nn.Module, copy: nn.Module, velocity_of: Callable, decay: float) -> None:
         self.transformer, self.velocity = copy, velocity_of(copy)
         pairs = [(s, t) for s, t in zip(transformer.parameters(), copy.parameters()) if s.requires_grad]
         self.ema = EMAWeights(*map(list, zip(*pairs)), decay)
@@ -111,7 +111,9 @@ class EMAAdapterTeacher:
 
     saved_names = {"adapter_name": TEACHER_ADAPTER, "conditioning_name": TEACHER_CONDITIONING}
 
-    def __init__(self, transformer: nn.Module, velocity_of: Callable, decay: float, student_adapter: str = "default"):
+    def __init__(
+        self, transformer: nn.Module, velocity_of: Callable, decay: float, student_adapter: str = "default"
+    ) -> None:
         self.transformer, self.velocity = transformer, velocity_of(transformer)
         self.student_adapter = student_adapter
         self.layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]

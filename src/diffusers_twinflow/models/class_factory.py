@@ -38,18 +38,24 @@ def make_twinflow_class(stock: type[ModelMixin], rule: TimestepEmbedders, module
         module: name of the module that the class will be found in.
     """
 
-    def __init__(self, *args, twinflow_enabled: bool = False, twinflow_conditioning: str = TARGET_AND_SIGN, **kwargs):
+    def __init__(
+        self: Any,
+        *args: Any,
+        twinflow_enabled: bool = False,
+        twinflow_conditioning: str = TARGET_AND_SIGN,
+        **kwargs: Any,
+    ) -> None:
         stock.__init__(self, *args, **kwargs)
         if twinflow_enabled:
             self.enable_twinflow(twinflow_conditioning)
 
-    def forward(self, *args, **kwargs):
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         return TwinFlowTransformerMixin.forward(self, *args, **kwargs)
 
-    __init__.__signature__ = _with_keywords(
+    vars(__init__)["__signature__"] = _with_keywords(
         stock.__init__, twinflow_enabled=False, twinflow_conditioning=TARGET_AND_SIGN
     )
-    forward.__signature__ = _with_keywords(stock.forward, timestep_sign=None, target_timestep=None)
+    vars(forward)["__signature__"] = _with_keywords(stock.forward, timestep_sign=None, target_timestep=None)
     forward.__doc__ = TwinFlowTransformerMixin.forward.__doc__
     unsplit = stock._no_split_modules
     namespace = {

@@ -1,5 +1,6 @@
 """The file that holds a time conditioning, beside the stock weights of its model."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +18,9 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "t
 
 
 def save_conditioning(
-    conditioning: nn.Module, directory: str | Path, unfolded: Mapping[str, torch.Tensor] = MappingProxyType({})
+    conditioning: nn.Module,
+    directory: str | os.PathLike[str],
+    unfolded: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> None:
     """Write a time conditioning into a directory, which is created if it does not exist.
 
@@ -40,7 +43,7 @@ def split_unfolded(
     return conditioning, unfolded
 
 
-def find_conditioning(name_or_path: str | Path, *, subfolder: str | None = None, **options: Any) -> Path:
+def find_conditioning(name_or_path: str | os.PathLike[str], *, subfolder: str | None = None, **options: Any) -> Path:
     """Find the file in the folder of a model, or download it.
 
     Args:

@@ -1,6 +1,7 @@
 """How a vector gets into a stock forward: a hook on the timestep embedder, fed with the call in progress."""
 
 import threading
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ class Additions:
         conditioning_name: the child of the model that makes the additions.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.conditioning: nn.Module | None = None
         self.tensors: tuple[torch.Tensor, ...] | None = None
         self.carrying_call: int | None = None
@@ -35,13 +36,13 @@ class Additions:
         self.conditioning = self.tensors = self.carrying_call = None
         self.calls = ()
 
-    def carries(self, index: int) -> bool:
-        """Whether the present call of embedder number `index` carries the timestep of a forward with additions."""
+    def for_call_of(self, index: int) -> tuple[torch.Tensor, ...] | None:
+        """The tensors, if the present call of embedder number `index` carries the timestep of a forward with some."""
         if self.tensors is None:
-            return False
+            return None
         call = self.calls[index]
         self.calls = (*self.calls[:index], call + 1, *self.calls[index + 1 :])
-        return self.carrying_call is None or call == self.carrying_call
+        return self.tensors if self.carrying_call is None or call == self.carrying_call else None
 
 
 class CallState(threading.local):
@@ -51,30 +52,30 @@ class CallState(threading.local):
     thread's own value. So this object is only read, and its attribute is set per thread in `__init__`.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.additions = Additions()
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CallState":
         return type(self)()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["CallState"], tuple[()]]:
         return type(self), ()
 
 
 class AddEmbedding:
     """Forward hook that adds the embedding of the call in progress to what embedder number `index` gives."""
 
-    def __init__(self, state: CallState, index: int, *, rows: str, element: int | None):
+    def __init__(self, state: CallState, index: int, *, rows: str, element: int | None) -> None:
         self.state = state
         self.index = index
         self.rows = rows
         self.element = element
 
-    def __call__(self, module: nn.Module, args, output):
-        additions = self.state.additions
-        if not additions.carries(self.index):
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        tensors = self.state.additions.for_call_of(self.index)
+        if tensors is None:
             return output
-        embedding = additions.tensors[self.index]
+        embedding = tensors[self.index]
         if self.element is None:
             return add_rows(output, embedding, self.rows)
         changed = add_rows(output[self.element], embedding, self.rows)

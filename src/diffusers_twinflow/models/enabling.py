@@ -29,7 +29,7 @@ def twinflow_class_of(transformer: ModelMixin | type[ModelMixin]) -> type[TwinFl
 
 def uncompiled(model: torch.nn.Module) -> torch.nn.Module:
     """The model itself, without what `torch.compile` wraps around it."""
-    return model._orig_mod if is_compiled_module(model) else model
+    return model.get_submodule("_orig_mod") if is_compiled_module(model) else model
 
 
 def is_twinflow_transformer(model: torch.nn.Module) -> bool:
@@ -76,11 +76,17 @@ def enable_twinflow(
     return transformer
 
 
-def disable_twinflow(transformer: TwinFlowTransformerMixin) -> None:
-    """Undo `enable_twinflow`: the instance, compiled or not, is of the stock class again."""
-    transformer = uncompiled(transformer)
-    transformer.disable_twinflow()
-    _set_class(transformer, type(transformer).stock_class())
+def disable_twinflow(transformer: torch.nn.Module) -> None:
+    """Undo `enable_twinflow`: the instance, compiled or not, is of the stock class again.
+
+    Raises:
+        TypeError: if it is no TwinFlow transformer.
+    """
+    model = uncompiled(transformer)
+    if not isinstance(model, TwinFlowTransformerMixin):
+        raise TypeError(f"A {type(model).__name__} is not a TwinFlow transformer, so there is nothing to disable.")
+    model.disable_twinflow()
+    _set_class(model, type(model).stock_class())
 
 
 def _set_class(transformer: ModelMixin, cls: type[ModelMixin]) -> None:

@@ -1,18 +1,24 @@
 """Copies of a model with its adapters merged, made without touching the model."""
 
 from copy import deepcopy
+from typing import TYPE_CHECKING, TypeGuard, TypeVar, cast
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from .adapter_layers import is_adapter_layer, weight_of
 from .unsharded import shallow_copy
+
+if TYPE_CHECKING:
+    from .adapter_layers import AdapterLayer
 
 BLOCK_ROWS = 1024
 
+Copied = TypeVar("Copied", bound=nn.Module)
 
-def merged_copy(model: nn.Module) -> nn.Module:
+
+def merged_copy(model: Copied) -> Copied:
     """Copy a model and merge its adapters into the layers that they adapt.
 
     The copy computes what the model computes at this moment: active adapters are merged with their present weights,
@@ -24,36 +30,26 @@ def merged_copy(model: nn.Module) -> nn.Module:
     """
     copies: dict[nn.Module, nn.Module] = {}
 
-    def copy_of(module: nn.Module | None) -> nn.Module | None:
-        if module is None:
-            return None
+    def copy_of(module: nn.Module) -> nn.Module:
         if module not in copies:
-            if isinstance(module, BaseTunerLayer):
+            if is_adapter_layer(module):
                 copies[module] = _merged_layer(module, copy_of(module.get_base_layer()))
             else:
                 copies[module] = shallow_copy(module)
-                copies[module]._modules = {name: copy_of(child) for name, child in module._modules.items()}
+                copies[module]._modules = {
+                    name: None if child is None else copy_of(child) for name, child in module._modules.items()
+                }
         return copies[module]
 
-    copied = copy_of(model)
+    copied = cast(Copied, copy_of(model))  # the class is the model's, except that a root layer loses its adapters
     if getattr(copied, "_hf_peft_config_loaded", False):
-        copied._hf_peft_config_loaded = False
+        vars(copied)["_hf_peft_config_loaded"] = False
     vars(copied).pop("peft_config", None)
     return copied
 
 
-def base_layer(module: nn.Module) -> nn.Module:
-    """The layer that an adapter adapts; a module without an adapter is its own."""
-    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-
-
-def has_adapters(model: nn.Module) -> bool:
-    """Whether any layer of a model holds an adapter."""
-    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
-
-
 @torch.no_grad()
-def _merged_layer(layer: BaseTunerLayer, base: nn.Module) -> nn.Module:
+def _merged_layer(layer: "AdapterLayer", base: nn.Module) -> nn.Module:
     """The base layer as it would be after `layer`'s forward merged what is active and unmerged what is not.
 
     The sum is computed in float32 and rounded once, to the dtype of the base.
@@ -75,19 +71,24 @@ def _merged_layer(layer: BaseTunerLayer, base: nn.Module) -> nn.Module:
         exact.merge()
     merged_parameters = exact.get_base_layer()._parameters
     base._parameters = {
-        name: nn.Parameter(merged_parameters[name].to(parameter.dtype), requires_grad=False)
-        if parameter is not None and is_plain(parameter)
-        else merged_parameters[name]
-        for name, parameter in base._parameters.items()
+        name: _as_stored(merged_parameters[name], parameter) for name, parameter in base._parameters.items()
     }
     return base
 
 
-def _is_plain_lora(layer: BaseTunerLayer) -> bool:
+def _as_stored(merged: nn.Parameter | None, parameter: nn.Parameter | None) -> nn.Parameter | None:
+    """A merged parameter in the dtype of the one that it replaces."""
+    if merged is None or parameter is None or not is_plain(parameter):
+        return merged
+    return nn.Parameter(merged.to(parameter.dtype), requires_grad=False)
+
+
+def _is_plain_lora(layer: nn.Module) -> TypeGuard[LoraLinear]:
     """Whether the active adapters add a product of two matrices to the weight, and nothing else."""
     return (
-        type(layer) is LoraLinear
-        and is_plain(layer.get_base_layer().weight)
+        isinstance(layer, LoraLinear)
+        and type(layer) is LoraLinear
+        and is_plain(weight_of(layer.get_base_layer()))
         and not layer.fan_in_fan_out
         and not any(layer.lora_variant.get(name) or layer.lora_bias.get(name) for name in layer.active_adapters)
     )
@@ -95,11 +96,11 @@ def _is_plain_lora(layer: BaseTunerLayer) -> bool:
 
 def _with_low_rank_sum(layer: LoraLinear) -> torch.Tensor:
     """The merged weight, in blocks of rows: a large temporary tensor costs more time than the arithmetic."""
-    weight = layer.get_base_layer().weight.detach()
+    weight = weight_of(layer.get_base_layer()).detach()
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     dtype = torch.promote_types(weight.dtype, torch.float32)
     factors = [
-        (layer.lora_A[name].weight.to(dtype), layer.lora_B[name].weight.to(dtype), layer.scaling[name])
+        (weight_of(layer.lora_A[name]).to(dtype), weight_of(layer.lora_B[name]).to(dtype), layer.scaling[name])
         for name in names
     ]
     merged = torch.empty_like(weight)
@@ -112,7 +113,7 @@ def _with_low_rank_sum(layer: LoraLinear) -> torch.Tensor:
     return merged
 
 
-def exact_copy(layer: BaseTunerLayer, base: nn.Module) -> BaseTunerLayer:
+def exact_copy(layer: "AdapterLayer", base: nn.Module) -> "AdapterLayer":
     """A copy of an adapter's layer that merges and unmerges in float32; the tensors of the layer stay as they are.
 
     Args:
@@ -124,7 +125,7 @@ def exact_copy(layer: BaseTunerLayer, base: nn.Module) -> BaseTunerLayer:
     return copied
 
 
-def _in_float32(module: nn.Module) -> nn.Module:
+def _in_float32(module: Copied) -> Copied:
     """A copy whose own and whose children's floating parameters are copies in float32 or wider."""
     copied = shallow_copy(module)
     for name, parameter in copied._parameters.items():
@@ -146,6 +147,6 @@ def is_plain(tensor: torch.Tensor) -> bool:
     return plain and tensor.is_floating_point() and tensor.itemsize >= 2
 
 
-def _has_active_adapter(layer: BaseTunerLayer) -> bool:
+def _has_active_adapter(layer: "AdapterLayer") -> bool:
     active = set(layer.active_adapters)
     return bool(active & set(getattr(layer, "scaling", active)))

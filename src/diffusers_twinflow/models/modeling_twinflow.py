@@ -1,20 +1,21 @@
 """The mixin that gives a stock diffusers transformer a target time and a sign."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.configuration_utils import FrozenDict
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import logging
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
 
 from ..sampling_calls import current_sampling_call
+from .adapter_layers import base_layer, weight_of
 from .conditioning_file import find_conditioning, save_conditioning, split_unfolded
 from .embedding_hook import AddEmbedding, CallState
 from .merged_copy import merged_copy
@@ -31,8 +32,17 @@ logger = logging.get_logger(__name__)
 
 TargetTimestepSource = Callable[[torch.Tensor], torch.Tensor | None]
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class TwinFlowTransformerMixin:
+    class StockTransformer(ModelMixin, PeftAdapterMixin):
+        """What the mixin is mixed into, for type checkers."""
+
+else:
+    StockTransformer = object
+
+
+class TwinFlowTransformerMixin(StockTransformer):
     """Makes a transformer `timestep_sign` aware and gives it a `target_timestep`.
 
     Off, which is the default, the class is the stock one: same config, same state dict, same output. Switched on and
@@ -42,6 +52,13 @@ class TwinFlowTransformerMixin:
     _timestep_embedders: TimestepEmbedders
     _stock_class: type[ModelMixin]
     _forward_parameters: tuple[str, ...]
+    _call_state: CallState
+    _target_timestep_source: TargetTimestepSource | None
+    _embedding_dims: tuple[int, ...]
+    _noise_and_data_timesteps: tuple[float, float]
+    _folded_layers: dict[str, Any]
+    _internal_dict: FrozenDict
+    time_conditioning: TimeConditioning | SecondEmbedder
 
     @classmethod
     def stock_class(cls) -> type[ModelMixin]:
@@ -52,8 +69,8 @@ class TwinFlowTransformerMixin:
     def timestep_embedding_dims(cls, transformer: ModelMixin) -> tuple[int, ...]:
         """Width of each timestep embedding of a stock or TwinFlow transformer."""
         output_layer = cls._timestep_embedders.output_layer
-        layers = [_submodule(module, output_layer) for module in cls._embedder_modules(transformer)]
-        return tuple(getattr(layer, "out_features", None) or layer.weight.shape[0] for layer in layers)
+        layers = [submodule(module, output_layer) for module in cls._embedder_modules(transformer)]
+        return tuple(getattr(layer, "out_features", None) or weight_of(layer).shape[0] for layer in layers)
 
     @classmethod
     def timestep_embedding_dim(cls, transformer: ModelMixin) -> int:
@@ -120,7 +137,9 @@ class TwinFlowTransformerMixin:
         self._internal_dict = _without_twinflow(self.config)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs):
+    def from_pretrained(  # type: ignore[override]  # a path of `None` loads nothing
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> "Self":
         """Load as the stock class does, and the time conditioning if the model was saved with one.
 
         Raises:
@@ -138,8 +157,9 @@ class TwinFlowTransformerMixin:
             model.time_conditioning.train(model.training)
         return loaded
 
-    @wraps(ModelMixin.save_pretrained, assigned=())
-    def save_pretrained(self, save_directory, is_main_process=True, *args, **kwargs):
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
         """Save a model that the stock class loads too, and the time conditioning in a file of its own beside it.
 
         Adapters are merged into the saved weights. This model stays as it is. Takes the arguments of
@@ -152,7 +172,10 @@ class TwinFlowTransformerMixin:
         copied._as_stock_model()
         copied.save_pretrained(save_directory, is_main_process, *args, **kwargs)
 
-    def with_folded(self, layers: Mapping[str, Any]) -> "TwinFlowTransformerMixin":
+    if not TYPE_CHECKING:  # who inspects the method sees the stock signature
+        save_pretrained = wraps(ModelMixin.save_pretrained, assigned=())(save_pretrained)
+
+    def with_folded(self, layers: Mapping[str, Any]) -> "Self":
         """A copy for saving whose stock weights carry the target time.
 
         Args:
@@ -174,7 +197,7 @@ class TwinFlowTransformerMixin:
         unfolded = {}
         for name, layer in vars(self).get("_folded_layers", {}).items():
             module = self.get_submodule(name)
-            unfolded[name] = weight = module.weight
+            unfolded[name] = weight = weight_of(module)
             update = (layer.lora_B.double() @ layer.lora_A.double()).to(weight.device)
             module._parameters["weight"] = nn.Parameter((weight.double() + update).to(weight.dtype), False)
         return unfolded
@@ -200,7 +223,7 @@ class TwinFlowTransformerMixin:
         for name in [name for name in self._modules if name.endswith("time_conditioning")]:
             del self._modules[name]
         self._internal_dict = FrozenDict({**_without_twinflow(self.config), **saved})
-        self.__class__ = type(self).stock_class()
+        self.__class__ = type(self).stock_class()  # type: ignore[assignment]
 
     def new_time_conditioning(self, conditioning: str | None = None) -> TimeConditioning | SecondEmbedder:
         """An untrained time conditioning of this model's width, device and dtype, by default of its own kind."""
@@ -218,7 +241,7 @@ class TwinFlowTransformerMixin:
         self._target_timestep_source = source
 
     @contextmanager
-    def use_time_conditioning(self, name: str):
+    def use_time_conditioning(self, name: str) -> Iterator[None]:
         """Within the context this thread's calls use the time conditioning that is this model's child `name`."""
         additions = self._call_state.additions
         outer, additions.conditioning_name = additions.conditioning_name, name
@@ -227,7 +250,13 @@ class TwinFlowTransformerMixin:
         finally:
             additions.conditioning_name = outer
 
-    def forward(self, *args, timestep_sign=None, target_timestep=None, **kwargs):
+    def forward(
+        self,
+        *args: Any,
+        timestep_sign: torch.Tensor | None = None,
+        target_timestep: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """The stock forward with two more arguments.
 
         Args:
@@ -338,23 +367,32 @@ class TwinFlowTransformerMixin:
                 "target_timestep: call enable_twinflow() on it, or load a TwinFlow checkpoint."
             )
 
-    def _with_native_target(self, args: tuple, kwargs: dict[str, Any], arguments: dict[str, Any], target_timestep):
+    def _with_native_target(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        arguments: dict[str, Any],
+        target_timestep: torch.Tensor | None,
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The stock forward's arguments, with the target in the place where the class has one of its own.
 
         Without a target it is what the caller put there, or the timestep itself.
         """
         rule = self._timestep_embedders
-        if not self._has_native_target(self):
+        native = rule.native_target
+        if native is None or not native.is_in(self):
             return args, kwargs
-        timestep, name = arguments[rule.argument], rule.native_target.argument
+        timestep, name = arguments[rule.argument], native.argument
         if target_timestep is not None:
-            target = for_every_token(target_timestep, timestep)
+            target: torch.Tensor | None = for_every_token(target_timestep, timestep)
         else:
             target = arguments.get(name)
         target = timestep if target is None else target
         return self._with_argument(args, kwargs, name, target)
 
-    def _with_argument(self, args: tuple, kwargs: dict[str, Any], name: str, value: Any):
+    def _with_argument(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, value: Any
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The stock forward's arguments with another value for one of them."""
         position = self._forward_parameters.index(name)
         if position < len(args):
@@ -373,14 +411,14 @@ class TwinFlowTransformerMixin:
         self._embedding_dims = self.timestep_embedding_dims(self)
         self._noise_and_data_timesteps = self._timestep_range(self)
         if conditioning == SECOND_EMBEDDER:
-            rule = SECOND_EMBEDDERS[self._stock_class.__name__]
-            hook = AddSecondEmbedding(self._call_state, rule)
-            self.get_submodule(rule.path).register_forward_hook(hook, with_kwargs=True)
+            second = SECOND_EMBEDDERS[self._stock_class.__name__]
+            add_second = AddSecondEmbedding(self._call_state, second)
+            self.get_submodule(second.path).register_forward_hook(add_second, with_kwargs=True)
             return
         rule = self._timestep_embedders
         for index, module in enumerate(self._embedder_modules(self)):
             hook = AddEmbedding(self._call_state, index, rows=rule.rows, element=rule.element)
-            _without_adapter(module).register_forward_hook(hook)
+            base_layer(module).register_forward_hook(hook)
 
     @classmethod
     def _timestep_range(cls, transformer: ModelMixin) -> tuple[float, float]:
@@ -391,22 +429,31 @@ class TwinFlowTransformerMixin:
 
     @classmethod
     def _embedder_modules(cls, transformer: ModelMixin) -> list[nn.Module]:
-        modules = [_submodule(transformer, path) for path in cls._timestep_embedders.paths]
+        modules = [find_submodule(transformer, path) for path in cls._timestep_embedders.paths]
         return [module for module in modules if module is not None]
 
 
-def _without_twinflow(config: FrozenDict) -> FrozenDict:
+def _without_twinflow(config: Mapping[str, Any]) -> FrozenDict:
     return FrozenDict({name: value for name, value in config.items() if not name.lstrip("_").startswith("twinflow_")})
 
 
-def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+def submodule(module: nn.Module, path: str) -> nn.Module:
+    """The module at a path, through adapters on the way.
+
+    Raises:
+        AttributeError: if there is none.
+    """
+    found = find_submodule(module, path)
+    if found is None:
+        raise AttributeError(f"A {type(module).__name__} has no module '{path}'.")
+    return found
+
+
+def find_submodule(module: nn.Module, path: str) -> nn.Module | None:
     """The module at a path, through adapters on the way; `None` where there is none."""
     for name in filter(None, path.split(".")):
-        module = getattr(_without_adapter(module), name, None)
-        if module is None:
+        child = getattr(base_layer(module), name, None)
+        if child is None:
             return None
+        module = child
     return module
-
-
-def _without_adapter(module: nn.Module) -> nn.Module:
-    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module

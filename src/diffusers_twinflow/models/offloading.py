@@ -22,12 +22,14 @@ def is_offloaded_to_disk(model: nn.Module) -> bool:
 
 def stored_weight(module: nn.Module) -> torch.Tensor:
     """The tensor that keeps a module's weight. Writing to it changes the weight, under sequential offloading too."""
-    weight = module.weight
-    return module._hf_hook.weights_map["weight"] if weight.is_meta else weight.data
+    weight: Any = module.weight
+    hook: Any = vars(module).get("_hf_hook")
+    return hook.weights_map["weight"] if weight.is_meta else weight.data
 
 
 def _offloading_hooks(models: Iterable[nn.Module]) -> Iterator[Any]:
-    modules, seen = [*models], set()
+    modules: list[nn.Module | None] = [*models]
+    seen: set[nn.Module] = set()
     while modules:
         module = modules.pop()
         if module is None or module in seen:

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -52,7 +53,7 @@ class SecondEmbedder(nn.Module):
         rule: how this class combines them.
     """
 
-    def __init__(self, transformer: ModelMixin, rule: SecondEmbedderRule):
+    def __init__(self, transformer: ModelMixin, rule: SecondEmbedderRule) -> None:
         super().__init__()
         self.rule = rule
         self.scale = transformer.t_scale if rule.embeds_gap else 1.0
@@ -91,16 +92,17 @@ class SecondEmbedder(nn.Module):
 class AddSecondEmbedding:
     """Forward hook on the model's own embedder that adds what the second one gives in the call in progress."""
 
-    def __init__(self, state: CallState, rule: SecondEmbedderRule):
+    def __init__(self, state: CallState, rule: SecondEmbedderRule) -> None:
         self.state = state
         self.rule = rule
 
-    def __call__(self, module: nn.Module, args, kwargs, output):
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         additions = self.state.additions
-        if not additions.carries(0):
+        tensors = additions.for_call_of(0)
+        if tensors is None:
             return output
-        times, gaps = additions.tensors
-        second = additions.conditioning.embedder(times, *args[1:], **kwargs)
+        times, gaps = tensors
+        second = cast(SecondEmbedder, additions.conditioning).embedder(times, *args[1:], **kwargs)
         if isinstance(output, tuple):
             return tuple(self.add(own, more, gaps) for own, more in zip(output, second))
         return self.add(output, second, gaps)

@@ -9,16 +9,17 @@ rank 1; other styles need up to one rank per evaluation.
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
-from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
-from .modeling_twinflow import TwinFlowTransformerMixin, _submodule, _without_adapter
+from .adapter_layers import base_layer, is_adapter_layer
+from .modeling_twinflow import TwinFlowTransformerMixin, find_submodule, submodule
 from .time_conditioning import TimeConditioning
-from .unsharded import shallow_copy
+from .unsharded import Copied, shallow_copy
 
 EXACT = 1e-5
 """Largest error on a grid, relative to the largest addition, that counts as exact: the rounding of float32."""
@@ -74,7 +75,7 @@ class FoldedTarget:
 
 
 def fold_target(
-    transformer: ModelMixin,
+    transformer: TwinFlowTransformerMixin,
     conditioning: nn.Module,
     grids: Mapping[Hashable, Grid],
     *,
@@ -94,9 +95,9 @@ def fold_target(
             cannot be folded, or if not even the first grid fits.
     """
     reason = why_not_foldable(type(transformer), transformer, conditioning)
-    if reason is not None:
+    if reason is not None or not isinstance(conditioning, TimeConditioning):
         raise CannotFoldError(reason)
-    conditioning = _plain_copy(conditioning, ()).to(torch.float64)
+    conditioning = _plain_container(conditioning, ()).to(torch.float64)
     problems = _problems(transformer, conditioning, grids, adapter_names)
     exact: tuple[Hashable, ...] = ()
     solutions: list[_Solution] = []
@@ -109,9 +110,9 @@ def fold_target(
             f"the last layer of its timestep embedder has {problems[0].inputs.shape[-1]} inputs, which are too few for "
             "the times of the grid"
         )
-    between = [solution.error_between for solution in solutions]
+    between = [solution.error_between for solution in solutions if solution.error_between is not None]
     layers = {problem.layer_name: solution.layer for problem, solution in zip(problems, solutions)}
-    return FoldedTarget(layers, exact, None if None in between else max(between))
+    return FoldedTarget(layers, exact, max(between) if len(between) == len(solutions) else None)
 
 
 def adds_target(cls: type[TwinFlowTransformerMixin], transformer: ModelMixin, conditioning: nn.Module | None) -> bool:
@@ -249,7 +250,7 @@ def _rows(inputs: torch.Tensor, outputs: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 def _problems(
-    transformer: ModelMixin,
+    transformer: TwinFlowTransformerMixin,
     conditioning: TimeConditioning,
     grids: Mapping[Hashable, Grid],
     adapter_names: Sequence[str],
@@ -258,23 +259,26 @@ def _problems(
     at_data = torch.tensor([conditioning.at_data])
     times = torch.cat([at_data, *(grid.times.cpu().float() for grid in grids.values())])
     targets = torch.cat([at_data, *(grid.targets.cpu().float() for grid in grids.values())])
-    positions, end = {}, 1
-    for name, grid in grids.items():
-        positions[name] = range(end, end := end + len(grid.times))
+    positions: dict[Hashable, range] = {}
+    end = 1
+    for key, grid in grids.items():
+        positions[key] = range(end, end := end + len(grid.times))
     has_one_target = bool((targets[1:] == targets[-1]).all())
     between = torch.linspace(conditioning.at_data, conditioning.at_noise, BETWEEN_POINTS)
     with torch.no_grad():
         additions = conditioning(times, targets, None).double()
         additions_between = conditioning(between, targets[-1].expand_as(between), None).double()
 
-    problems, first = [], 0
+    problems: list[_Problem] = []
+    first = 0
+    layers = foldable_layers(cls, transformer)
     for path in _embedder_paths(cls, transformer):
         inputs_at = _layer_inputs(transformer, path, adapter_names)
-        layer = _output_layer(cls, transformer, path)
-        part = slice(first, first := first + layer.out_features)
+        name = _layer_name(path, cls._timestep_embedders.output_layer)
+        part = slice(first, first := first + layers[name].out_features)
         problems.append(
             _Problem(
-                _layer_name(path, cls._timestep_embedders.output_layer),
+                name,
                 inputs_at(times),
                 additions[:, part],
                 positions,
@@ -285,19 +289,21 @@ def _problems(
 
 
 def _layer_inputs(
-    transformer: ModelMixin, path: str, adapter_names: Sequence[str]
+    transformer: TwinFlowTransformerMixin, path: str, adapter_names: Sequence[str]
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function from times in the model's unit, shape [N], to what an embedder's last layer is given, [N, rows, in]."""
     rule = type(transformer)._timestep_embedders
     scale, projection = rule.projection_scale, rule.projection
     scale = transformer.config[scale] if isinstance(scale, str) else scale
-    embedder = _plain_copy(_submodule(transformer, path), adapter_names)
-    layer = _submodule(embedder, rule.output_layer)
-    project = projection
-    if isinstance(projection, str):
+    embedder = _plain_copy(submodule(transformer, path), adapter_names)
+    layer = submodule(embedder, rule.output_layer)
+    project: nn.Module | Callable[[ModelMixin, torch.Tensor], Any] | None
+    if not isinstance(projection, str):
+        project = projection
+    else:
         parent = path.rpartition(".")[0] if projection.startswith(".") else ""
         name = ".".join(filter(None, (parent, projection.removeprefix("."))))
-        project = _plain_copy(_submodule(transformer, name), adapter_names)
+        project = _plain_copy(submodule(transformer, name), adapter_names)
 
     def inputs_at(times: torch.Tensor) -> torch.Tensor:
         given = []
@@ -320,8 +326,14 @@ def _plain_copy(module: nn.Module, adapter_names: Sequence[str]) -> nn.Module:
 
     It has no hooks and no quantisation, and is not sharded. Only tensors are copied: FSDP forbids deep copies.
     """
-    if isinstance(_without_adapter(module), nn.Linear):
-        return _plain_linear(module, adapter_names)
+    base = base_layer(module)
+    if isinstance(base, nn.Linear):
+        return _plain_linear(module, base, adapter_names)
+    return _plain_container(module, adapter_names)
+
+
+def _plain_container(module: Copied, adapter_names: Sequence[str]) -> Copied:
+    """`_plain_copy` of a module that is not a linear layer itself."""
     copied = shallow_copy(module)
     vars(copied)["_parameters"] = {
         name: nn.Parameter(_plain_tensor(tensor), requires_grad=False) for name, tensor in _tensors(module._parameters)
@@ -343,10 +355,9 @@ def _plain_tensor(tensor: torch.Tensor) -> torch.Tensor:
     return copied.float() if copied.is_floating_point() else copied
 
 
-def _plain_linear(layer: nn.Module, adapter_names: Sequence[str]) -> nn.Linear:
-    base = _without_adapter(layer)
+def _plain_linear(layer: nn.Module, base: nn.Linear, adapter_names: Sequence[str]) -> nn.Linear:
     weight = dequantize_module_weight(base).detach().cpu().float()
-    if isinstance(layer, BaseTunerLayer):
+    if is_adapter_layer(layer):
         for name in adapter_names:
             if name in layer.r and name not in layer.merged_adapters:
                 weight = weight + layer.get_delta_weight(name).detach().cpu().float()
@@ -358,11 +369,11 @@ def _plain_linear(layer: nn.Module, adapter_names: Sequence[str]) -> nn.Linear:
 
 
 def _embedder_paths(cls: type[TwinFlowTransformerMixin], transformer: ModelMixin) -> list[str]:
-    return [path for path in cls._timestep_embedders.paths if _submodule(transformer, path) is not None]
+    return [path for path in cls._timestep_embedders.paths if find_submodule(transformer, path) is not None]
 
 
 def _output_layer(cls: type[TwinFlowTransformerMixin], transformer: ModelMixin, path: str) -> nn.Module:
-    return _without_adapter(_submodule(_submodule(transformer, path), cls._timestep_embedders.output_layer))
+    return base_layer(submodule(submodule(transformer, path), cls._timestep_embedders.output_layer))
 
 
 def _layer_name(path: str, output_layer: str) -> str:

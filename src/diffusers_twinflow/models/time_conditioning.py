@@ -23,6 +23,8 @@ class TimeConditioning(nn.Module):
         embeds_target: false where the transformer embeds the target time itself, which leaves the sign.
     """
 
+    target_timestep_embedder: TimestepEmbedding | None
+
     def __init__(
         self,
         embedding_dim: int,
@@ -31,7 +33,7 @@ class TimeConditioning(nn.Module):
         *,
         hidden_dim: int | None = None,
         embeds_target: bool = True,
-    ):
+    ) -> None:
         super().__init__()
         self.at_noise = at_noise
         self.at_data = at_data

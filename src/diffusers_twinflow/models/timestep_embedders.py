@@ -65,16 +65,16 @@ class TimestepEmbedders:
     projection_scale: float | str = 1.0
 
 
-def _at(*paths: str, **rule) -> TimestepEmbedders:
+def _at(*paths: str, **rule: Any) -> TimestepEmbedders:
     return TimestepEmbedders(paths, **rule)
 
 
-def _unit(*paths: str, **rule) -> TimestepEmbedders:
+def _unit(*paths: str, **rule: Any) -> TimestepEmbedders:
     """Time from 0 at data to 1 at noise."""
     return TimestepEmbedders(paths, at_noise=1.0, **rule)
 
 
-def _reversed(*paths: str, **rule) -> TimestepEmbedders:
+def _reversed(*paths: str, **rule: Any) -> TimestepEmbedders:
     """Time from 0 at noise to 1 at data."""
     return TimestepEmbedders(paths, at_noise=0.0, at_data=1.0, **rule)
 

@@ -1,22 +1,25 @@
 """Copies of modules that `fully_shard` may have changed."""
 
 from collections import OrderedDict
+from typing import TypeVar
 
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+
+Copied = TypeVar("Copied", bound=nn.Module)
 
 FSDP_STATE = "__composable_api_state_key"
 """Start of the attributes in which `fully_shard` keeps its state of a module."""
 
 
-def shallow_copy(module: nn.Module) -> nn.Module:
+def shallow_copy(module: Copied) -> Copied:
     """A module with the same tensors and children, in dictionaries of its own.
 
     A module that is sharded is copied as it was before: FSDP's classes can be neither made nor copied. Its parameters
     must be whole.
     """
     is_sharded = isinstance(module, FSDPModule)
-    cls = type(module).__bases__[1] if is_sharded else type(module)
+    cls: type[Copied] = type(module).__bases__[1] if is_sharded else type(module)
     copied = cls.__new__(cls)
     vars(copied).update({name: value for name, value in vars(module).items() if not name.startswith(FSDP_STATE)})
     vars(copied).update({name: dict(vars(module)[name]) for name in ("_parameters", "_buffers", "_modules")})

@@ -251,7 +251,7 @@ class TrainingArguments(
         TwinFlowConfigError: if a value has the wrong type or is outside its range.
     """
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_values(self)
 
     @classmethod

@@ -35,7 +35,7 @@ class DryRun:
         trainer: after `prepare`.
     """
 
-    def __init__(self, trainer: Trainer):
+    def __init__(self, trainer: Trainer) -> None:
         self.trainer, self.device = trainer, trainer.accelerator.device
 
     def measure(self) -> dict[str, Any]:

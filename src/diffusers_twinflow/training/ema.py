@@ -21,7 +21,7 @@ class EMAOfTrained:
 
     saved_names: dict[str, str] = {}
 
-    def __init__(self, transformer: torch.nn.Module, decay: float, device: torch.device):
+    def __init__(self, transformer: torch.nn.Module, decay: float, device: torch.device) -> None:
         self.transformer, self.device = transformer, device
         self.parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
         self.trained = [local_part(parameter).requires_grad_(True) for parameter in self.parameters]

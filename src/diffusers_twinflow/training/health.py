@@ -28,7 +28,7 @@ class TrainingHealth:
         branch_names: Sequence[str] = (),
         part_names: Sequence[str] = (),
         longest_run: int = 20,
-    ):
+    ) -> None:
         self.names = [*branch_names, TOTAL, *part_names]
         self.branch_count = len(branch_names)
         self.optimizer, self.longest_run = optimizer, longest_run
@@ -137,7 +137,7 @@ def check_finite(parameters: Sequence[torch.Tensor], step: int, accelerator: Acc
 class ArrivedNumber:
     """A number on a device as the host last saw it: a copy is under way while work goes on, and nothing waits for it."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device) -> None:
         self.value = 0.0
         self.copy = torch.zeros((), pin_memory=device.type == "cuda")
         self.event = None if device.type == "cpu" else torch.Event(device)

@@ -36,7 +36,7 @@ class RunFolder:
         DiskError: if nothing can be written there.
     """
 
-    def __init__(self, directory: str | Path):
+    def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         with disk_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)

@@ -95,7 +95,7 @@ class ImageFeatures(torch.nn.Module):
         directory: holds the model and its image processor.
     """
 
-    def __init__(self, directory: str):
+    def __init__(self, directory: str) -> None:
         super().__init__()
         self.processor = AutoImageProcessor.from_pretrained(directory, local_files_only=True)
         self.model = AutoModel.from_pretrained(directory, local_files_only=True).eval()
@@ -111,7 +111,7 @@ class ImageFeatures(torch.nn.Module):
 class PromptModel(torch.nn.Module):
     """A CLIP of transformers as torchmetrics calls it."""
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model, self.config = model.eval(), model.config
 
@@ -150,7 +150,7 @@ class Scores:
         validation: Validation,
         samples: Samples,
         judge: Judge | None,
-    ):
+    ) -> None:
         self.args, self.family, self.accelerator, self.validation = args, family, accelerator, validation
         self.samples, self.judge = samples, judge
         count = -(-args.num_score_images // accelerator.num_processes) * accelerator.num_processes
@@ -242,7 +242,7 @@ class ScoreBook:
         higher_is_better: bool | None = None,
         patience: int | None = None,
         first_step: int = 0,
-    ):
+    ) -> None:
         self.path, self.metric, self.higher_is_better = Path(directory) / FILE_NAME, metric, higher_is_better
         self.patience = patience
         self.entries: list[dict[str, float]] = [entry for entry in self._read() if entry["step"] <= first_step]

@@ -14,7 +14,7 @@ FILE_NAME = "trained_weights.safetensors"
 class TrainedWeights:
     """Saves and loads a transformer's parameters that have gradients, through accelerate's checkpoints."""
 
-    def __init__(self, transformer: torch.nn.Module):
+    def __init__(self, transformer: torch.nn.Module) -> None:
         self.parameters = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
 
     def register(self, accelerator: Accelerator) -> None:

@@ -16,7 +16,7 @@ class RunStopped(KeyboardInterrupt):
         exit_code: what a shell reports of a process that the signal ended.
     """
 
-    def __init__(self, number: int):
+    def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.name, self.exit_code = signal.Signals(number).name, 128 + number
 

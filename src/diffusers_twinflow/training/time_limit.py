@@ -13,7 +13,7 @@ class TimeLimit:
         minutes: from now; `None` for no limit.
     """
 
-    def __init__(self, minutes: float | None, accelerator: Accelerator):
+    def __init__(self, minutes: float | None, accelerator: Accelerator) -> None:
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.accelerator = accelerator
 

@@ -102,7 +102,7 @@ def log_points(
 class Throughput:
     """Samples a second since it was started, and the most memory that was used."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device) -> None:
         self.device = device
         self.start()
 

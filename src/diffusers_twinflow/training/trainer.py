@@ -92,7 +92,7 @@ class Trainer:
         *,
         callbacks: Sequence[TrainerCallback] | None = None,
         family: str | None = None,
-    ):
+    ) -> None:
         self.method: Method = FlowMatching() if method is None else method
         self.config: TwinFlowConfig = self.method.config
         self.given_model, self.given_data = model, data

@@ -77,7 +77,7 @@ class Validation:
         pipeline: DiffusionPipeline,
         accelerator: Accelerator,
         with_encoders: Callable[[], AbstractContextManager],
-    ):
+    ) -> None:
         self.args, self.uses_twinflow, self.family, self.pipeline = args, uses_twinflow, family, pipeline
         self.accelerator, self.with_encoders = accelerator, with_encoders
         parameters = inspect.signature(pipeline.__call__).parameters

@@ -221,7 +221,7 @@ def comfyui_workflow(
 class _Graph:
     """Nodes in the order in which they are added; an input is a value or the output of a node."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
 
     def add(self, class_type: str, title: str, **inputs: Any) -> Link:

@@ -64,7 +64,7 @@ class Branch(ABC):
     is_walked: bool = True
     is_rectified: bool = False
 
-    def __init__(self, share: float | None = None):
+    def __init__(self, share: float | None = None) -> None:
         self._share = share
 
     def share(self, config: TwinFlowConfig) -> float:

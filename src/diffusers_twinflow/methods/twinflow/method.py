@@ -56,7 +56,7 @@ class TwinFlow:
 
     def __init__(
         self, config: TwinFlowConfig, teacher: TeacherKind | None = None, branches: Sequence[Branch] = BRANCHES
-    ):
+    ) -> None:
         if not config.twinflow_enabled:
             raise TwinFlowConfigError("twinflow_enabled=false switches TwinFlow off: set it, or use FlowMatching.")
         self.use_ema = teacher != "student"

@@ -37,7 +37,7 @@ class TwinFlowObjective:
         branches: what the samples of each branch are trained towards.
     """
 
-    def __init__(self, config: TwinFlowConfig, branches: Sequence[Branch]):
+    def __init__(self, config: TwinFlowConfig, branches: Sequence[Branch]) -> None:
         self.config, self.branches = config, branches
         self.guidance_passes = PairedPasses(config.twinflow_split_passes)
         self.rectify_passes = PairedPasses(config.twinflow_split_passes)

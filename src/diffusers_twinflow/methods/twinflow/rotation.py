@@ -30,7 +30,7 @@ class BranchRotation:
         TwinFlowConfigError: if a share is negative, or none is above 0.
     """
 
-    def __init__(self, shares: Mapping[str, float]):
+    def __init__(self, shares: Mapping[str, float]) -> None:
         if min(shares.values(), default=0) < 0 or not any(shares.values()):
             raise TwinFlowConfigError(
                 f"the branches have the shares {dict(shares)}: give at least one of them a share above 0, and none a "

@@ -7,7 +7,7 @@ from .base import TrainerCallback
 class EMACallback(TrainerCallback):
     """Averages the trained weights; the average is what is saved and drawn if `save_ema` is on."""
 
-    def on_prepare(self, trainer):
+    def on_prepare(self, trainer) -> None:
         if trainer.teacher is None:
             trainer.keep_average(
                 EMAOfTrained(
@@ -15,6 +15,6 @@ class EMACallback(TrainerCallback):
                 )
             )
 
-    def on_step(self, trainer, step: int):
+    def on_step(self, trainer, step: int) -> None:
         if trainer.teacher is None:
             trainer.average.update()

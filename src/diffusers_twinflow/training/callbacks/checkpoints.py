@@ -12,7 +12,7 @@ logger = get_logger(__name__)
 class CheckpointCallback(TrainerCallback):
     """Writes a checkpoint of finite weights every `checkpointing_steps` steps."""
 
-    def on_train_begin(self, trainer):
+    def on_train_begin(self, trainer) -> None:
         if trainer.schedule.first_step and trainer.folder is not None:
             # a kill may have come between a checkpoint and the removal of an older one
             trainer.folder.remove_old_checkpoints(trainer.arguments.checkpoints_total_limit)
@@ -20,7 +20,7 @@ class CheckpointCallback(TrainerCallback):
     def is_due(self, trainer, step: int) -> bool:
         return step % trainer.arguments.checkpointing_steps == 0
 
-    def on_due(self, trainer, step: int, is_resumed: bool):
+    def on_due(self, trainer, step: int, is_resumed: bool) -> None:
         if is_resumed or not self.is_due(trainer, step):
             return
         check_finite(trainer.trainable, step, trainer.accelerator)

@@ -16,10 +16,10 @@ class HealthCallback(TrainerCallback):
         longest_run: number of steps in a row that may be skipped.
     """
 
-    def __init__(self, longest_run: int = 20):
+    def __init__(self, longest_run: int = 20) -> None:
         self.longest_run = longest_run
 
-    def on_train_begin(self, trainer):
+    def on_train_begin(self, trainer) -> None:
         self.health = TrainingHealth(
             trainer.optimizer.optimizer,
             trainer.accelerator.device,
@@ -28,7 +28,7 @@ class HealthCallback(TrainerCallback):
             self.longest_run,
         )
 
-    def on_loss(self, trainer, output: LossOutput, batch_size: int):
+    def on_loss(self, trainer, output: LossOutput, batch_size: int) -> None:
         self.health.record(output)
 
     def takes_step(self, trainer, grad_norm: torch.Tensor) -> bool:
@@ -37,5 +37,5 @@ class HealthCallback(TrainerCallback):
     def log_values(self, trainer, step: int) -> dict[str, float]:
         return self.health.report(partial(trainer.accelerator.reduce, reduction="sum"))
 
-    def before_save(self, trainer, step: int):
+    def before_save(self, trainer, step: int) -> None:
         self.health.check_end(step - trainer.schedule.first_step)

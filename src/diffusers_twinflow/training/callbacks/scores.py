@@ -14,7 +14,7 @@ BEST = "best"
 class ScoreCallback(TrainerCallback):
     """Scores generated images every `score_steps` steps, and writes the best weights to `best/` in the output folder."""
 
-    def on_train_begin(self, trainer):
+    def on_train_begin(self, trainer) -> None:
         args = trainer.arguments
         judge = load_judge(args.judge) if args.judge else None
         self.book = ScoreBook(
@@ -31,13 +31,13 @@ class ScoreCallback(TrainerCallback):
     def is_due(self, trainer, step: int) -> bool:
         return step % trainer.arguments.score_steps == 0
 
-    def on_due(self, trainer, step: int, is_resumed: bool):
+    def on_due(self, trainer, step: int, is_resumed: bool) -> None:
         if self.is_due(trainer, step) and step != trainer.schedule.total_steps and not self.book.has(step):
             trainer.attempt(step, "scoring", lambda: self.score(trainer, step))
         if self.book.is_over:
             trainer.stop()
 
-    def on_train_end(self, trainer, step: int):
+    def on_train_end(self, trainer, step: int) -> None:
         if not self.book.has(step):
             trainer.attempt(step, "scoring", lambda: self.score(trainer, step))
         trainer.last_scores = self.book.last

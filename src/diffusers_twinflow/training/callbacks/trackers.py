@@ -11,17 +11,17 @@ TRAJECTORY_POINTS = 1024
 class TrackerCallback(TrainerCallback):
     """Starts the trackers that `report_to` names, and sends them the logged values."""
 
-    def on_prepare(self, trainer):
+    def on_prepare(self, trainer) -> None:
         start_trackers(trainer.accelerator, trainer.arguments.tracker_project_name, plain_arguments(trainer.options))
 
-    def on_log(self, trainer, step: int, values: dict[str, float]):
+    def on_log(self, trainer, step: int, values: dict[str, float]) -> None:
         trainer.accelerator.log(values, step=step)
 
 
 class TrajectoryCallback(TrainerCallback):
     """Logs a plot of the times and target times that were trained since the last logging step (TwinFlow)."""
 
-    def on_log(self, trainer, step: int, values: dict[str, float]):
+    def on_log(self, trainer, step: int, values: dict[str, float]) -> None:
         if not trainer.accelerator.is_main_process:
             return
         schedule = trainer.schedule

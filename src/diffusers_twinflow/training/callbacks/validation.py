@@ -17,19 +17,19 @@ logger = get_logger(__name__)
 class ValidationCallback(TrainerCallback):
     """Draws the validation prompts every `validation_steps` steps, and the images of the model card at the end."""
 
-    def on_prepare(self, trainer):
+    def on_prepare(self, trainer) -> None:
         trainer.validation.draw_base()
 
     def is_due(self, trainer, step: int) -> bool:
         return step % trainer.schedule.validation_steps == 0
 
-    def on_due(self, trainer, step: int, is_resumed: bool):
+    def on_due(self, trainer, step: int, is_resumed: bool) -> None:
         output_dir = trainer.arguments.output_dir
         is_drawn = is_resumed and on_main_process(trainer.accelerator, grid_path(output_dir, step).is_file)
         if self.is_due(trainer, step) and step != trainer.schedule.total_steps and not is_drawn:
             trainer.attempt(step, "drawing the validation prompts", lambda: self.draw(trainer, step))
 
-    def on_train_end(self, trainer, step: int):
+    def on_train_end(self, trainer, step: int) -> None:
         trainer.attempt(step, "drawing the validation prompts", lambda: self._draw_last(trainer, step))
 
     def draw(self, trainer, step: int, needed: Sequence[int] = ()) -> None:
