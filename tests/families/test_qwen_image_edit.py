@@ -182,3 +182,8 @@ def test_the_card_shows_a_call_with_an_image(adapter):
     card = save_model_card(adapter, "me/my-edit")
     assert 'pipe(image=load_image("before.png"), prompt="your prompt"' in card.text
     assert card.data.pipeline_tag == "image-to-image"
+
+
+def test_prompts_are_not_encoded_without_reference_images():
+    with pytest.raises(TwinFlowConfigError, match="needs reference_images"):
+        FAMILY.encode_prompts(tiny_qwen.qwen_image_edit(), ["a"])

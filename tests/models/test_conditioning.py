@@ -124,3 +124,10 @@ def test_refused_by_name():
             STOCK["SD3Transformer2DModel"].build(stock_class("SD3Transformer2DModel")),
             TWINFLOW_CLASSES["FluxTransformer2DModel"],
         )
+
+
+def test_only_a_twinflow_transformer_can_be_disabled():
+    name = "SD3Transformer2DModel"
+    stock = STOCK[name].build(stock_class(name))
+    with pytest.raises(TypeError, match=f"{name} is not a TwinFlow transformer"):
+        disable_twinflow(stock)

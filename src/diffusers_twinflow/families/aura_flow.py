@@ -1,5 +1,10 @@
-from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel
+from collections.abc import Callable
+from typing import Any
 
+import torch
+from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel, DiffusionPipeline
+
+from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .base import Family
 
@@ -30,7 +35,13 @@ class AuraFlowFamily(Family):
     ]
     max_sequence_length = 256
 
-    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+    def encode_prompts(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
+    ) -> Condition:
         prompt_embeds, *_ = pipeline.encode_prompt(
             prompts,
             do_classifier_free_guidance=False,
@@ -38,11 +49,13 @@ class AuraFlowFamily(Family):
         )
         return {"prompt_embeds": prompt_embeds}
 
-    def timestep(self, t):
+    def timestep(self, t: torch.Tensor) -> torch.Tensor:
         return t
 
-    def velocity(self, model):
-        def velocity(x_t, t, r, sign, condition):
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
             dtype = condition["prompt_embeds"].dtype
             return model(
                 hidden_states=x_t.to(dtype),

@@ -4,7 +4,7 @@ import fnmatch
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from diffusers import DiffusionPipeline
@@ -17,6 +17,9 @@ from ..conditions import Condition, VelocityFunction
 from ..configuration import TwinFlowConfigError
 from ..models import TwinFlowTransformerMixin, uncompiled
 from .scheduler_kind import is_flow_matching
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
@@ -75,7 +78,7 @@ class Family:
     usual_base: str | None = None
     output_name: str = "images"
 
-    def load(self, name_or_path: str, **options) -> DiffusionPipeline:
+    def load(self, name_or_path: str, **options: Any) -> DiffusionPipeline:
         """The stock pipeline, as its `from_pretrained` loads it; components that it was saved without stay `None`.
 
         Args:
@@ -91,9 +94,10 @@ class Family:
     def load_index(self, name_or_path: str, options: dict[str, Any]) -> dict[str, Any]:
         """The base's `model_index.json`; of `options` those count that say where it is."""
         hub_options = {name: options[name] for name in HUB_OPTIONS if name in options}
-        return self.pipeline_class.load_config(name_or_path, **hub_options)
+        index: Any = self.pipeline_class.load_config(name_or_path, **hub_options)
+        return index
 
-    def bind(self, pipeline: DiffusionPipeline) -> "Family":
+    def bind(self, pipeline: DiffusionPipeline) -> "Self":
         """The family as it is for this pipeline; families whose `velocity` depends on its scheduler need it first.
 
         Raises:
@@ -129,7 +133,8 @@ class Family:
             metadata: fields of the adapter's `LoraConfig`.
         """
         named = {"lora_layers": weights, "lora_adapter_metadata": metadata}
-        self.pipeline_class.save_lora_weights(
+        pipeline_class: Any = self.pipeline_class  # LoRA loaders are mixins of the stock pipelines
+        pipeline_class.save_lora_weights(
             directory, weight_name=weight_name, **{f"{self.component_name}_{k}": v for k, v in named.items()}
         )
 
@@ -203,7 +208,7 @@ class Family:
         latents = latents / vae.config.scaling_factor + _shift(vae)
         return to_unit_range(vae.decode(latents.to(vae.dtype), return_dict=False)[0])
 
-    def velocity(self, model: Callable) -> VelocityFunction:
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
         """The model in canonical form: `(x_t, t, r, sign, condition) -> F`, F = noise - data.
 
         `x_t` and F have the shape of `encode_images`' latents; `t` and `r` are in [0, 1] with 1 = noise, shape [B];
@@ -211,19 +216,13 @@ class Family:
         """
         raise NotImplementedError
 
-    def timestep(self, t: torch.Tensor | float) -> torch.Tensor | float:
+    def timestep(self, t: torch.Tensor) -> torch.Tensor:
         """A time in [0, 1], 1 = noise, in the unit of the model's forward: 0..1000 unless a family says otherwise."""
         return t * 1000.0
 
-    def noise_time(self, timestep: torch.Tensor) -> torch.Tensor:
-        """The inverse of `timestep`, which is linear."""
-        timestep = timestep.to(torch.promote_types(timestep.dtype, torch.float32))
-        at_data, at_noise = self.timestep(0.0), self.timestep(1.0)
-        return (timestep - at_data) / (at_noise - at_data)
-
     def times(self, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """The forward's arguments for canonical times; the stock forward's alone where `r` and `sign` are `None`."""
-        times = {self.timestep_argument: self.timestep(t)}
+        times: dict[str, torch.Tensor] = {self.timestep_argument: self.timestep(t)}
         if r is not None:
             times["target_timestep"] = self.timestep(r)
         if sign is not None:
@@ -246,7 +245,7 @@ class Family:
         self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
     ) -> list[Image.Image]:
         """Pictures of the stock call, `images_per_prompt` of each prompt in turn; of a video some frames side by side."""
-        return pipeline(prompt=prompts, num_images_per_prompt=images_per_prompt, **call_options).images
+        return call_pipeline(pipeline, prompt=prompts, num_images_per_prompt=images_per_prompt, **call_options).images
 
     def draw_frames(
         self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
@@ -264,6 +263,11 @@ class Family:
                 f"num_frames={num_frames} is not for {self.pipeline_class.__name__}, which draws no videos: leave it "
                 "out."
             )
+
+
+def call_pipeline(pipeline: Any, **options: Any) -> Any:
+    """The output of a stock call. The base class of pipelines declares no call, since each pipeline has its own."""
+    return pipeline(**options)
 
 
 def to_unit_range(pixels: torch.Tensor) -> torch.Tensor:

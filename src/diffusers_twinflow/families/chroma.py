@@ -1,6 +1,11 @@
-from diffusers import ChromaPipeline, ChromaTransformer2DModel
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import ChromaPipeline, ChromaTransformer2DModel, DiffusionPipeline
 from torch.nn import functional as F
 
+from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .flux import FluxFamily
 from .packing import position_ids
@@ -15,7 +20,13 @@ class ChromaFamily(FluxFamily):
     lora_target_modules = [name for name in FluxFamily.lora_target_modules if "norm" not in name]
     guidance_off = {"guidance_scale": 0.0}
 
-    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+    def encode_prompts(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
+    ) -> Condition:
         prompt_embeds, _, prompt_attention_mask, *_ = pipeline.encode_prompt(
             prompts,
             do_classifier_free_guidance=False,
@@ -23,8 +34,10 @@ class ChromaFamily(FluxFamily):
         )
         return {"prompt_embeds": prompt_embeds, "prompt_attention_mask": prompt_attention_mask}
 
-    def velocity(self, model):
-        def velocity(x_t, t, r, sign, condition):
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
             prompt_embeds = condition["prompt_embeds"]
             x_t = x_t.to(prompt_embeds.dtype)
             hidden_states = self.pack(x_t)

@@ -2,13 +2,19 @@
 
 from collections.abc import Callable
 from copy import copy
+from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers import DiffusionPipeline
 
+from ..conditions import Condition, VelocityFunction
 from ..configuration import TwinFlowConfigError
 from ..diff2flow import Diff2Flow
 from .base import Family
 from .scheduler_kind import is_flow_matching
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class DiffusionFamily(Family):
@@ -20,23 +26,25 @@ class DiffusionFamily(Family):
     bridge: Diff2Flow | None = None
     is_bound = False
 
-    def bind(self, pipeline):
+    def bind(self, pipeline: DiffusionPipeline) -> "Self":
         bound, scheduler = copy(self), pipeline.scheduler
         bound.is_bound = True
         if not is_flow_matching(type(scheduler).__name__, scheduler.config):
             bound.bridge = Diff2Flow.from_config(scheduler.config)
         return bound
 
-    def timestep(self, t):
+    def timestep(self, t: torch.Tensor) -> torch.Tensor:
         return super().timestep(t) if self.bridge is None else self.bridge.schedule.timestep_of(t)
 
-    def velocity(self, model):
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
         if not self.is_bound:
             raise TwinFlowConfigError(
                 f"the {self.name} family does not know the noise schedule: bind(pipeline) first."
             )
 
-        def velocity(x_t, t, r, sign, condition):
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
             dtype = condition["prompt_embeds"].dtype
             if self.bridge is None:
                 return self.predict(model, x_t.to(dtype), self.times(t, r, sign), condition)
@@ -47,7 +55,7 @@ class DiffusionFamily(Family):
         return velocity
 
     def predict(
-        self, model: Callable, sample: torch.Tensor, times: dict[str, torch.Tensor], condition: dict[str, torch.Tensor]
+        self, model: Callable[..., Any], sample: torch.Tensor, times: dict[str, torch.Tensor], condition: Condition
     ) -> torch.Tensor:
         """What the network itself predicts, of the shape of `sample`.
 

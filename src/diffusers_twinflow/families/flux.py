@@ -1,6 +1,11 @@
-from accelerate.utils import extract_model_from_parallel
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from collections.abc import Callable
+from typing import Any
 
+import torch
+from accelerate.utils import extract_model_from_parallel
+from diffusers import DiffusionPipeline, FluxPipeline, FluxTransformer2DModel
+
+from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .packing import PackedFamily, position_ids
 
@@ -11,7 +16,7 @@ class FluxFamily(PackedFamily):
     """FLUX.1 dev and schnell: times in 0..1, latents packed in 2 x 2 patches; dev is called at embedded guidance 1."""
 
     name = "flux"
-    pipeline_class = FluxPipeline
+    pipeline_class: type[DiffusionPipeline] = FluxPipeline
     transformer_class = twinflow_class_of(FluxTransformer2DModel)
     lora_target_modules = [
         "attn.to_q",
@@ -35,16 +40,24 @@ class FluxFamily(PackedFamily):
     max_sequence_length = 512
     guidance_off = {"guidance_scale": EMBEDDED_GUIDANCE, "true_cfg_scale": 1.0}
 
-    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+    def encode_prompts(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
+    ) -> Condition:
         prompt_embeds, pooled_prompt_embeds, _ = pipeline.encode_prompt(
             prompts, None, max_sequence_length=max_sequence_length or self.max_sequence_length
         )
         return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled_prompt_embeds}
 
-    def velocity(self, model):
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
         has_guidance = extract_model_from_parallel(model).config.guidance_embeds
 
-        def velocity(x_t, t, r, sign, condition):
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
             prompt_embeds = condition["prompt_embeds"]
             x_t = x_t.to(prompt_embeds.dtype)
             tokens = model(

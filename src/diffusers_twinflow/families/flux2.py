@@ -1,6 +1,10 @@
-import torch
-from diffusers import Flux2Pipeline, Flux2Transformer2DModel
+from collections.abc import Callable
+from typing import Any
 
+import torch
+from diffusers import DiffusionPipeline, Flux2Pipeline, Flux2Transformer2DModel
+
+from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .base import Family, LatentDistribution, to_unit_range
 
@@ -35,31 +39,39 @@ class Flux2Family(Family):
     max_sequence_length = 512
     guidance_off = {"guidance_scale": EMBEDDED_GUIDANCE}
 
-    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+    def encode_prompts(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
+    ) -> Condition:
         prompt_embeds, _ = pipeline.encode_prompt(
             prompts, max_sequence_length=max_sequence_length or self.max_sequence_length
         )
         return {"prompt_embeds": prompt_embeds}
 
-    def encode_distribution(self, pipeline, pixels):
+    def encode_distribution(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> LatentDistribution:
         """Latents of shape [B, 4 * C, h / 2, w / 2], as the stock pipeline's `latents` argument takes them."""
         return LatentDistribution(pipeline._encode_vae_image(pixels.to(pipeline.vae.dtype), generator=None))
 
-    def decode_latents(self, pipeline, latents):
+    def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
         vae = pipeline.vae
         mean = vae.bn.running_mean.view(1, -1, 1, 1)
         std = (vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps).sqrt()
         latents = pipeline._unpatchify_latents(latents * std + mean)
         return to_unit_range(vae.decode(latents.to(vae.dtype), return_dict=False)[0])
 
-    def timestep(self, t):
+    def timestep(self, t: torch.Tensor) -> torch.Tensor:
         return t
 
-    def unpack(self, packed, height, width):
+    def unpack(self, packed: torch.Tensor, height: int, width: int) -> torch.Tensor:
         return packed.transpose(1, 2).unflatten(2, (height, width))
 
-    def velocity(self, model):
-        def velocity(x_t, t, r, sign, condition):
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
             prompt_embeds = condition["prompt_embeds"]
             tokens = model(
                 hidden_states=Flux2Pipeline._pack_latents(x_t.to(prompt_embeds.dtype)),
@@ -76,5 +88,5 @@ class Flux2Family(Family):
 
 
 def position_ids(device: torch.device, *sizes: int) -> torch.Tensor:
-    """Time, row, column and place in the prompt of each token, shape [tokens, 4], of a grid of those four sizes."""
+    """row, column and place in the prompt of each token, shape [tokens, 4], of a grid of those four sizes."""
     return torch.cartesian_prod(*(torch.arange(size, device=device) for size in sizes))

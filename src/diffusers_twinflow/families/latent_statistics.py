@@ -10,7 +10,9 @@ def latent_statistics(vae: ModelMixin, device: torch.device) -> torch.Tensor:
 
 
 @cache
-def _on_device(mean: tuple, std: tuple, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _on_device(
+    mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
     """Sent to a device once, for sending makes the host wait."""
     with torch.inference_mode(False):
         return torch.tensor([mean, std], dtype=dtype, device=device).reshape(2, 1, -1, 1, 1, 1)

@@ -1,8 +1,11 @@
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from diffusers import LTXPipeline, LTXVideoTransformer3DModel
+from diffusers import DiffusionPipeline, LTXPipeline, LTXVideoTransformer3DModel
 
+from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .base import LatentDistribution, to_unit_range
 from .video import VideoFamily, as_video
@@ -31,7 +34,13 @@ class LTXVideoFamily(VideoFamily):
     ]
     max_sequence_length = 128
 
-    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+    def encode_prompts(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
+    ) -> Condition:
         """The prompts, and the length of a latent position in seconds and pixels, shape [B, 3]."""
         prompt_embeds, mask, *_ = pipeline.encode_prompt(
             prompts,
@@ -48,13 +57,13 @@ class LTXVideoFamily(VideoFamily):
             "rope_interpolation_scale": scale.expand(len(prompts), 3),
         }
 
-    def temporal_compression(self, pipeline):
+    def temporal_compression(self, pipeline: DiffusionPipeline) -> int:
         return pipeline.vae_temporal_compression_ratio
 
-    def frame_rate(self, pipeline):
+    def frame_rate(self, pipeline: DiffusionPipeline) -> float:
         return FRAME_RATE
 
-    def encode_distribution(self, pipeline, pixels):
+    def encode_distribution(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> LatentDistribution:
         """Latents of images [B, 3, H, W] or videos [B, 3, F, H, W], F = 1, 9, 17, ..."""
         vae = pipeline.vae
         video = as_video(pixels, self.temporal_compression(pipeline))
@@ -65,7 +74,7 @@ class LTXVideoFamily(VideoFamily):
             pipeline._normalize_latents(encoded.std, center, vae.latents_std, scale),
         )
 
-    def decode_latents(self, pipeline, latents):
+    def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
         """Pixels of shape [B, 3, F, H, W], decoded at time 0 where the autoencoder takes one."""
         vae = pipeline.vae
         latents = pipeline._denormalize_latents(
@@ -74,14 +83,16 @@ class LTXVideoFamily(VideoFamily):
         time = latents.new_zeros(len(latents)) if vae.config.timestep_conditioning else None
         return to_unit_range(vae.decode(latents, time, return_dict=False)[0])
 
-    def pack(self, latents):
+    def pack(self, latents: torch.Tensor) -> torch.Tensor:
         return latents.flatten(2).transpose(1, 2)
 
-    def unpack(self, packed, height, width):
+    def unpack(self, packed: torch.Tensor, height: int, width: int) -> torch.Tensor:
         return packed.transpose(1, 2).unflatten(2, (-1, height, width))
 
-    def velocity(self, model):
-        def velocity(x_t, t, r, sign, condition):
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
             dtype = condition["prompt_embeds"].dtype
             frames, height, width = x_t.shape[2:]
             tokens = model(

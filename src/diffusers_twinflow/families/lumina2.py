@@ -1,7 +1,11 @@
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel
+import torch
+from diffusers import DiffusionPipeline, Lumina2Pipeline, Lumina2Transformer2DModel
 
+from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .base import Family
 from .empty_prompts import encode_empty_apart
@@ -25,7 +29,13 @@ class Lumina2Family(Family):
     ]
     max_sequence_length = 256
 
-    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+    def encode_prompts(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
+    ) -> Condition:
         encode = partial(pipeline.encode_prompt, max_sequence_length=max_sequence_length or self.max_sequence_length)
         prompt_embeds, mask = encode_empty_apart(
             prompts,
@@ -34,11 +44,13 @@ class Lumina2Family(Family):
         )
         return {"prompt_embeds": prompt_embeds, "prompt_attention_mask": mask}
 
-    def timestep(self, t):
+    def timestep(self, t: torch.Tensor) -> torch.Tensor:
         return 1 - t
 
-    def velocity(self, model):
-        def velocity(x_t, t, r, sign, condition):
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
             dtype = condition["prompt_embeds"].dtype
             return -model(
                 hidden_states=x_t.to(dtype),

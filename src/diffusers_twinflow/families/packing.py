@@ -10,14 +10,14 @@ from .base import Family
 class PackedFamily(Family):
     """A family whose latents are packed in 2 x 2 patches and whose times are in 0..1."""
 
-    def timestep(self, t):
+    def timestep(self, t: torch.Tensor) -> torch.Tensor:
         return t
 
-    def pack(self, latents):
+    def pack(self, latents: torch.Tensor) -> torch.Tensor:
         """[B, C, h, w] as tokens [B, (h / 2) * (w / 2), 4 * C]."""
         return FluxPipeline._pack_latents(latents, *latents.shape)
 
-    def unpack(self, packed, height, width):
+    def unpack(self, packed: torch.Tensor, height: int, width: int) -> torch.Tensor:
         return FluxPipeline._unpack_latents(packed, height, width, vae_scale_factor=1)
 
 

@@ -1,7 +1,13 @@
-from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.utils import is_bs4_available, is_ftfy_available
 
+from ..conditions import Condition
 from ..models import enable_twinflow, twinflow_class_of
 from .diffusion import DiffusionFamily
 
@@ -28,7 +34,13 @@ class PixArtSigmaFamily(DiffusionFamily):
     ]
     max_sequence_length = 300
 
-    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+    def encode_prompts(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
+    ) -> Condition:
         prompt_embeds, mask, _, _ = pipeline.encode_prompt(
             prompts,
             do_classifier_free_guidance=False,
@@ -37,18 +49,29 @@ class PixArtSigmaFamily(DiffusionFamily):
         )
         return {"prompt_embeds": prompt_embeds, "prompt_attention_mask": mask}
 
-    def size_options(self, resolution):
+    def size_options(self, resolution: int) -> dict[str, Any]:
         return super().size_options(resolution) | {"use_resolution_binning": False}
 
-    def save_lora(self, directory, weight_name, weights, metadata) -> None:
+    def save_lora(
+        self, directory: str | Path, weight_name: str, weights: dict[str, torch.Tensor], metadata: dict[str, Any]
+    ) -> None:
         prefix = self.component_name
-        LoraBaseMixin._save_lora_weights(directory, {prefix: weights}, {prefix: metadata}, weight_name=weight_name)
+        layers: dict[str, torch.nn.Module | torch.Tensor] = {**weights}
+        LoraBaseMixin._save_lora_weights(directory, {prefix: layers}, {prefix: metadata}, weight_name=weight_name)
 
-    def load_lora(self, pipeline, weights, metadata, adapter_name) -> None:
+    def load_lora(
+        self,
+        pipeline: DiffusionPipeline,
+        weights: dict[str, torch.Tensor],
+        metadata: dict[str, Any],
+        adapter_name: str,
+    ) -> None:
         transformer = enable_twinflow(pipeline.transformer)
         transformer.load_lora_adapter(weights, prefix=None, metadata=metadata, adapter_name=adapter_name)
 
-    def predict(self, model, sample, times, condition):
+    def predict(
+        self, model: Callable[..., Any], sample: torch.Tensor, times: dict[str, torch.Tensor], condition: Condition
+    ) -> torch.Tensor:
         output = model(
             sample,
             encoder_hidden_states=condition["prompt_embeds"],

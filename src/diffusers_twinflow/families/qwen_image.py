@@ -1,5 +1,10 @@
-from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
+from collections.abc import Callable
+from typing import Any
 
+import torch
+from diffusers import DiffusionPipeline, QwenImagePipeline, QwenImageTransformer2DModel
+
+from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .base import LatentDistribution, to_unit_range
 from .latent_statistics import latent_statistics
@@ -11,7 +16,7 @@ class QwenImageFamily(PackedFamily):
 
     name = "qwen_image"
     usual_base = "Qwen/Qwen-Image"
-    pipeline_class = QwenImagePipeline
+    pipeline_class: type[DiffusionPipeline] = QwenImagePipeline
     transformer_class = twinflow_class_of(QwenImageTransformer2DModel)
     lora_target_modules = [
         "attn.to_q",
@@ -32,26 +37,34 @@ class QwenImageFamily(PackedFamily):
     max_sequence_length = 512
     guidance_off = {"true_cfg_scale": 1.0}
 
-    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+    def encode_prompts(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
+    ) -> Condition:
         length = max_sequence_length or self.max_sequence_length
-        encoded = pipeline.encode_prompt(prompts, max_sequence_length=length)
-        prompt_embeds, prompt_embeds_mask = pad_tokens(*encoded, length)
+        embeds, mask = pipeline.encode_prompt(prompts, max_sequence_length=length)
+        prompt_embeds, prompt_embeds_mask = pad_tokens(embeds, mask, length)
         return {"prompt_embeds": prompt_embeds, "prompt_embeds_mask": prompt_embeds_mask}
 
-    def encode_distribution(self, pipeline, pixels):
+    def encode_distribution(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> LatentDistribution:
         vae = pipeline.vae
         mean, std = latent_statistics(vae, pixels.device)
         encoded = vae.encode(pixels.unsqueeze(2).to(vae.dtype)).latent_dist
         return LatentDistribution(((encoded.mean - mean) / std).squeeze(2), (encoded.std / std).squeeze(2))
 
-    def decode_latents(self, pipeline, latents):
+    def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
         vae = pipeline.vae
         mean, std = latent_statistics(vae, latents.device)
         latents = latents.unsqueeze(2) * std + mean
         return to_unit_range(vae.decode(latents.to(vae.dtype), return_dict=False)[0].squeeze(2))
 
-    def velocity(self, model):
-        def velocity(x_t, t, r, sign, condition):
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
             height, width = x_t.shape[-2:]
             tokens = model(
                 hidden_states=self.pack(x_t.to(condition["prompt_embeds"].dtype)),

@@ -1,9 +1,15 @@
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from diffusers import QwenImageEditPipeline
+from diffusers import DiffusionPipeline, QwenImageEditPipeline
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as stock
 from PIL import Image
 
+from ..conditions import Condition, VelocityFunction
+from ..configuration import TwinFlowConfigError
+from .base import call_pipeline
 from .packing import pad_tokens
 from .qwen_image import QwenImageFamily
 
@@ -18,16 +24,29 @@ class QwenImageEditFamily(QwenImageFamily):
     """
 
     name = "qwen_image_edit"
-    pipeline_class = QwenImageEditPipeline
+    pipeline_class: type[DiffusionPipeline] = QwenImageEditPipeline
     takes_reference_image = True
     task = "image-to-image"
     encoder_area = REFERENCE_AREA
 
-    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+    def encode_prompts(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
+    ) -> Condition:
         """The prompts with what the encoder saw of the image, and the image's latents, shape [B, C, h, w].
 
         Prompts are `max_sequence_length` tokens long, and as many more as the image has.
+
+        Raises:
+            TwinFlowConfigError: if there are no reference images.
         """
+        if reference_images is None:
+            raise TwinFlowConfigError(
+                f"The family {self.name} edits images, so encode_prompts needs reference_images: pass one per prompt."
+            )
         pictures, processor = as_pictures(reference_images), pipeline.image_processor
         width, height, _ = stock.calculate_dimensions(self.encoder_area, pictures[0].width / pictures[0].height)
         length = (max_sequence_length or self.max_sequence_length) + image_tokens(pipeline, height, width)
@@ -40,19 +59,24 @@ class QwenImageEditFamily(QwenImageFamily):
         }
 
     def encode_with_images(
-        self, pipeline, prompts: list[str], images: list[Image.Image], length: int
+        self, pipeline: DiffusionPipeline, prompts: list[str], images: list[Image.Image], length: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings of prompts, each with its image, shape [B, length, D], and their mask."""
-        return pad_tokens(*pipeline.encode_prompt(prompts, image=images), length)
+        embeds, mask = pipeline.encode_prompt(prompts, image=images)
+        return pad_tokens(embeds, mask, length)
 
-    def encode_references(self, pipeline, pictures: list[Image.Image], device: torch.device) -> torch.Tensor:
+    def encode_references(
+        self, pipeline: DiffusionPipeline, pictures: list[Image.Image], device: torch.device
+    ) -> torch.Tensor:
         """Latents of reference images of one size, without noise, shape [B, C, h, w]."""
         width, height, _ = stock.calculate_dimensions(REFERENCE_AREA, pictures[0].width / pictures[0].height)
         pixels = pipeline.image_processor.preprocess(pictures, height, width).to(device, pipeline.vae.dtype)
         return pipeline._encode_vae_image(pixels.unsqueeze(2), generator=None).squeeze(2)
 
-    def velocity(self, model):
-        def velocity(x_t, t, r, sign, condition):
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
             dtype, reference = condition["prompt_embeds"].dtype, condition["reference_latents"]
             tokens = self.pack(x_t.to(dtype))
             sizes = [(1, x.shape[-2] // 2, x.shape[-1] // 2) for x in (x_t, reference)]
@@ -68,10 +92,18 @@ class QwenImageEditFamily(QwenImageFamily):
 
         return velocity
 
-    def draw(self, pipeline, prompts, images_per_prompt=1, *, image, **call_options):
+    def draw(  # type: ignore[override]  # an edit needs its image
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        images_per_prompt: int = 1,
+        *,
+        image: Any,
+        **call_options: Any,
+    ) -> list[Image.Image]:
         """One call a picture, each an edit of `image`: the stock call mixes up the images of several prompts."""
         each = [prompt for prompt in prompts for _ in range(images_per_prompt)]
-        return [pipeline(image=image, prompt=prompt, **call_options).images[0] for prompt in each]
+        return [call_pipeline(pipeline, image=image, prompt=prompt, **call_options).images[0] for prompt in each]
 
 
 def as_pictures(pixels: torch.Tensor) -> list[Image.Image]:
@@ -79,7 +111,7 @@ def as_pictures(pixels: torch.Tensor) -> list[Image.Image]:
     return VaeImageProcessor().postprocess(pixels.float().cpu(), output_type="pil")
 
 
-def image_tokens(pipeline, height: int, width: int) -> int:
+def image_tokens(pipeline: DiffusionPipeline, height: int, width: int) -> int:
     """Tokens of the prompt encoder for one image."""
     processor = pipeline.processor.image_processor
     return processor.get_number_of_image_patches(height, width, {}) // processor.merge_size**2

@@ -1,7 +1,7 @@
 import torch
-from diffusers import QwenImageEditPlusPipeline
+from diffusers import DiffusionPipeline, QwenImageEditPlusPipeline
+from PIL import Image
 
-from .packing import pad_tokens
 from .qwen_image_edit import QwenImageEditFamily
 
 
@@ -12,10 +12,12 @@ class QwenImageEditPlusFamily(QwenImageEditFamily):
     pipeline_class = QwenImageEditPlusPipeline
     encoder_area = 384 * 384
 
-    def encode_with_images(self, pipeline, prompts, images, length):
+    def encode_with_images(
+        self, pipeline: DiffusionPipeline, prompts: list[str], images: list[Image.Image], length: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One sample at a time: the pipeline would put every image into every prompt."""
         encoded = [
-            pad_tokens(*pipeline.encode_prompt([prompt], image=[image]), length)
+            super(QwenImageEditPlusFamily, self).encode_with_images(pipeline, [prompt], [image], length)
             for prompt, image in zip(prompts, images)
         ]
         prompt_embeds, masks = zip(*encoded)

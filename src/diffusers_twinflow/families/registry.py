@@ -119,7 +119,7 @@ def family_of(pipeline: DiffusionPipeline | type | str, name: str | None = None)
 def _families_of_components(pipeline: DiffusionPipeline) -> list[Family]:
     """The families with the pipeline's model whose own pipelines can be made from its components, using most of them."""
     components = pipeline.components
-    used = {}
+    used: dict[int, list[Family]] = {}
     for family in FAMILIES.usable():
         parameters = signature(family.pipeline_class.__init__).parameters.values()
         needed = {parameter.name for parameter in parameters if parameter.default is Parameter.empty} - {"self"}

@@ -1,8 +1,12 @@
 import inspect
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from diffusers import SanaPipeline, SanaTransformer2DModel
+import torch
+from diffusers import DiffusionPipeline, SanaPipeline, SanaTransformer2DModel
 
+from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .base import Family, LatentDistribution, to_unit_range
 from .empty_prompts import encode_empty_apart
@@ -31,8 +35,14 @@ class SanaFamily(Family):
     ]
     max_sequence_length = 300
 
-    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
-        def encode(texts, instruction):
+    def encode_prompts(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
+    ) -> Condition:
+        def encode(texts: list[str], instruction: list[str] | None) -> tuple[torch.Tensor, ...]:
             return pipeline.encode_prompt(
                 texts,
                 do_classifier_free_guidance=False,
@@ -45,19 +55,21 @@ class SanaFamily(Family):
         )
         return {"prompt_embeds": prompt_embeds, "prompt_attention_mask": mask}
 
-    def encode_distribution(self, pipeline, pixels):
+    def encode_distribution(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> LatentDistribution:
         vae = pipeline.vae
         return LatentDistribution(vae.encode(pixels.to(vae.dtype)).latent * vae.config.scaling_factor)
 
-    def decode_latents(self, pipeline, latents):
+    def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
         vae = pipeline.vae
         return to_unit_range(vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0])
 
-    def size_options(self, resolution):
+    def size_options(self, resolution: int) -> dict[str, Any]:
         return super().size_options(resolution) | {"use_resolution_binning": False}
 
-    def velocity(self, model):
-        def velocity(x_t, t, r, sign, condition):
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
             dtype = condition["prompt_embeds"].dtype
             prediction = model(
                 hidden_states=x_t.to(dtype),

@@ -1,5 +1,10 @@
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from collections.abc import Callable
+from typing import Any
 
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+
+from ..conditions import Condition
 from ..models import twinflow_class_of
 from .clip_length import check_clip_length
 from .diffusion import DiffusionFamily
@@ -32,12 +37,20 @@ class StableDiffusionFamily(DiffusionFamily):
     lora_target_modules = UNET_LORA_TARGETS
     max_sequence_length = 77
 
-    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+    def encode_prompts(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
+    ) -> Condition:
         check_clip_length(pipeline.tokenizer, max_sequence_length)
         prompt_embeds, _ = pipeline.encode_prompt(
             prompts, device=pipeline.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
         return {"prompt_embeds": prompt_embeds}
 
-    def predict(self, model, sample, times, condition):
+    def predict(
+        self, model: Callable[..., Any], sample: torch.Tensor, times: dict[str, torch.Tensor], condition: Condition
+    ) -> torch.Tensor:
         return model(sample=sample, encoder_hidden_states=condition["prompt_embeds"], return_dict=False, **times)[0]

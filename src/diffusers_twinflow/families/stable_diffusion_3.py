@@ -1,5 +1,10 @@
-from diffusers import StableDiffusion3Pipeline
+from collections.abc import Callable
+from typing import Any
 
+import torch
+from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
+
+from ..conditions import Condition, VelocityFunction
 from ..models import TwinFlowSD3Transformer2DModel
 from .base import Family
 
@@ -28,7 +33,13 @@ class StableDiffusion3Family(Family):
     ]
     max_sequence_length = 256
 
-    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+    def encode_prompts(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
+    ) -> Condition:
         prompt_embeds, _, pooled_prompt_embeds, _ = pipeline.encode_prompt(
             prompt=prompts,
             prompt_2=None,
@@ -38,8 +49,10 @@ class StableDiffusion3Family(Family):
         )
         return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled_prompt_embeds}
 
-    def velocity(self, model):
-        def velocity(x_t, t, r, sign, condition):
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
             return model(
                 hidden_states=x_t.to(condition["prompt_embeds"].dtype),
                 encoder_hidden_states=condition["prompt_embeds"],

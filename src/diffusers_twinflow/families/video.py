@@ -1,9 +1,12 @@
+from typing import Any, overload
+
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.utils import make_image_grid
 from PIL import Image
 
 from ..configuration import TwinFlowConfigError
-from .base import Family
+from .base import Family, call_pipeline
 
 STRIP_FRAMES = 4
 
@@ -42,28 +45,36 @@ class VideoFamily(Family):
     output_name = "frames"
     draws_videos = True
 
-    def temporal_compression(self, pipeline) -> int:
+    def temporal_compression(self, pipeline: DiffusionPipeline) -> int:
         """Frames of one latent frame after the first."""
         raise NotImplementedError
 
-    def check_num_frames(self, pipeline, num_frames: int) -> None:
+    def check_num_frames(self, pipeline: DiffusionPipeline, num_frames: int) -> None:
         """Raise a `TwinFlowConfigError` where clips of so many frames cannot be encoded."""
         check_frames(num_frames, self.temporal_compression(pipeline))
 
-    def frame_rate(self, pipeline) -> float:
+    def frame_rate(self, pipeline: DiffusionPipeline) -> float:
         """Frames a second that the base was made for."""
         raise NotImplementedError
 
-    def draw(self, pipeline, prompts, images_per_prompt=1, **call_options):
+    def draw(
+        self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
+    ) -> list[Image.Image]:
         """A strip of each video."""
         return [strip(video) for video in self.draw_frames(pipeline, prompts, images_per_prompt, **call_options)]
 
-    def draw_frames(self, pipeline, prompts, images_per_prompt=1, **call_options):
+    def draw_frames(
+        self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
+    ) -> list[list[Image.Image]]:
         """`num_frames` is 1 where the call does not say otherwise."""
         options = {"num_frames": 1, "output_type": "pil"} | call_options
-        return pipeline(prompt=prompts, num_videos_per_prompt=images_per_prompt, **options).frames
+        return call_pipeline(pipeline, prompt=prompts, num_videos_per_prompt=images_per_prompt, **options).frames
 
 
+@overload
+def strip(frames: list[Image.Image]) -> Image.Image: ...
+@overload
+def strip(frames: torch.Tensor) -> torch.Tensor: ...
 def strip(frames: list[Image.Image] | torch.Tensor) -> Image.Image | torch.Tensor:
     """At most four frames of a video side by side, evenly spaced from the first to the last.
 
@@ -71,5 +82,7 @@ def strip(frames: list[Image.Image] | torch.Tensor) -> Image.Image | torch.Tenso
         frames: pictures, or pixels of shape [F, 3, H, W], which give [3, H, W].
     """
     count = min(len(frames), STRIP_FRAMES)
-    chosen = [frames[i * (len(frames) - 1) // max(count - 1, 1)] for i in range(count)]
-    return torch.cat(chosen, dim=-1) if isinstance(frames, torch.Tensor) else make_image_grid(chosen, 1, count)
+    chosen = [i * (len(frames) - 1) // max(count - 1, 1) for i in range(count)]
+    if isinstance(frames, torch.Tensor):
+        return torch.cat([frames[i] for i in chosen], dim=-1)
+    return make_image_grid([frames[i] for i in chosen], 1, count)

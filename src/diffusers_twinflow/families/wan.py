@@ -1,6 +1,12 @@
-from diffusers import WanPipeline, WanTransformer3DModel
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, WanPipeline, WanTransformer3DModel
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import logging
 
+from ..conditions import Condition, VelocityFunction
 from ..configuration import TwinFlowConfigError
 from ..models import twinflow_class_of
 from .base import LatentDistribution, to_unit_range
@@ -37,26 +43,32 @@ class WanFamily(VideoFamily):
     ]
     max_sequence_length = 512
 
-    def load(self, name_or_path, **options):
+    def load(self, name_or_path: str, **options: Any) -> DiffusionPipeline:
         if self.load_index(name_or_path, options).get("boundary_ratio") is not None:
             logger.warning(
                 f"'{name_or_path}' is loaded without its transformer_2: transformer is called at every time."
             )
         return super().load(name_or_path, **(FIRST_ALONE | options))
 
-    def denoiser(self, pipeline):
+    def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
         """
         Raises:
             TwinFlowConfigError: where a second transformer would be called at little noise.
         """
-        if pipeline.transformer_2 is not None or pipeline.config.boundary_ratio is not None:
+        if pipeline.transformer_2 is not None or pipeline.config["boundary_ratio"] is not None:
             raise TwinFlowConfigError(
-                f"boundary_ratio={pipeline.config.boundary_ratio} gives steps of little noise to transformer_2, which "
+                f"boundary_ratio={pipeline.config['boundary_ratio']} gives steps of little noise to transformer_2, which "
                 "is not trained: load the pipeline with transformer_2=None and boundary_ratio=None."
             )
         return super().denoiser(pipeline)
 
-    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+    def encode_prompts(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
+    ) -> Condition:
         prompt_embeds, _ = pipeline.encode_prompt(
             prompts,
             do_classifier_free_guidance=False,
@@ -64,28 +76,30 @@ class WanFamily(VideoFamily):
         )
         return {"prompt_embeds": prompt_embeds}
 
-    def temporal_compression(self, pipeline):
+    def temporal_compression(self, pipeline: DiffusionPipeline) -> int:
         return pipeline.vae_scale_factor_temporal
 
-    def frame_rate(self, pipeline):
+    def frame_rate(self, pipeline: DiffusionPipeline) -> float:
         """16, and 24 of Wan 2.2 5B, which is the one with times per token."""
-        return 24 if pipeline.config.expand_timesteps else 16
+        return 24 if pipeline.config["expand_timesteps"] else 16
 
-    def encode_distribution(self, pipeline, pixels):
+    def encode_distribution(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> LatentDistribution:
         """Latents of images [B, 3, H, W] or videos [B, 3, F, H, W], F = 1, 5, 9, ..."""
         vae = pipeline.vae
         mean, std = latent_statistics(vae, pixels.device)
         video = as_video(pixels, self.temporal_compression(pipeline))
         return LatentDistribution((vae.encode(video.to(vae.dtype)).latent_dist.mode() - mean) / std)
 
-    def decode_latents(self, pipeline, latents):
+    def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
         """Pixels of shape [B, 3, F, H, W]."""
         vae = pipeline.vae
         mean, std = latent_statistics(vae, latents.device)
         return to_unit_range(vae.decode((latents * std + mean).to(vae.dtype), return_dict=False)[0])
 
-    def velocity(self, model):
-        def velocity(x_t, t, r, sign, condition):
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
             dtype = condition["prompt_embeds"].dtype
             return model(
                 hidden_states=x_t.to(dtype),

@@ -1,7 +1,11 @@
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from diffusers import ZImagePipeline, ZImageTransformer2DModel
+from diffusers import DiffusionPipeline, ZImagePipeline, ZImageTransformer2DModel
 from torch.nn.utils.rnn import pad_sequence
 
+from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .base import Family
 from .packing import pad_tokens
@@ -28,22 +32,30 @@ class ZImageFamily(Family):
     max_sequence_length = 512
     timestep_argument = "t"
 
-    def encode_prompts(self, pipeline, prompts, max_sequence_length=None, reference_images=None):
+    def encode_prompts(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
+    ) -> Condition:
         length = max_sequence_length or self.max_sequence_length
         embeds, _ = pipeline.encode_prompt(
             list(prompts), do_classifier_free_guidance=False, max_sequence_length=length
         )
-        mask = [torch.ones(len(prompt), dtype=torch.bool, device=prompt.device) for prompt in embeds]
+        masks = [torch.ones(len(prompt), dtype=torch.bool, device=prompt.device) for prompt in embeds]
         prompt_embeds, prompt_embeds_mask = pad_tokens(
-            *(pad_sequence(x, batch_first=True) for x in (embeds, mask)), length
+            pad_sequence(embeds, batch_first=True), pad_sequence(masks, batch_first=True), length
         )
         return {"prompt_embeds": prompt_embeds, "prompt_embeds_mask": prompt_embeds_mask}
 
-    def timestep(self, t):
+    def timestep(self, t: torch.Tensor) -> torch.Tensor:
         return 1 - t
 
-    def velocity(self, model):
-        def velocity(x_t, t, r, sign, condition):
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
             prompt_embeds = condition["prompt_embeds"]
             lengths = condition["prompt_embeds_mask"].sum(1).tolist()
             samples = model(

@@ -46,9 +46,11 @@ class AveragedWeights(Protocol):
             empty if these are the student's own.
     """
 
-    decay: float | None
     transformer: nn.Module
     saved_names: Mapping[str, str]
+
+    @property
+    def decay(self) -> float | None: ...
 
     def update(self) -> None:
         """Move the average once; called once per optimizer step."""

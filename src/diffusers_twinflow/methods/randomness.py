@@ -44,12 +44,17 @@ def draw_numbers(
 
 
 def draw_noise(
-    positions: Sequence[int], shape: Sequence[int], *, seed: int, purpose: Purpose, device: torch.device | str
+    positions: Sequence[int] | np.ndarray,
+    shape: Sequence[int],
+    *,
+    seed: int,
+    purpose: Purpose,
+    device: torch.device | str,
 ) -> torch.Tensor:
     """Normal noise of B samples, shape [B, *shape], drawn on the device; nothing is drawn where B is 0."""
     size = min(BLOCK, max(1, NOISE_BLOCK_ELEMENTS // max(1, prod(shape))))
     blocks, rows = np.divmod(np.asarray(positions, dtype=np.int64), size)
-    rows = torch.from_numpy(rows).to(device, non_blocking=True)
+    indices = torch.from_numpy(rows).to(device, non_blocking=True)
     noise = torch.empty((len(rows), *shape), device=device)
     block_noise = torch.empty((size, *shape), device=device)
     generator, start = torch.Generator(device), 0
@@ -57,7 +62,7 @@ def draw_noise(
         stop = start + len(list(members))
         generator.manual_seed(_block_seed(seed, block, purpose, *shape))
         block_noise.normal_(generator=generator)
-        torch.index_select(block_noise, 0, rows[start:stop], out=noise[start:stop])
+        torch.index_select(block_noise, 0, indices[start:stop], out=noise[start:stop])
         start = stop
     return noise
 

@@ -1,6 +1,8 @@
 """Replaying the random numbers of a forward pass, such as its dropout masks, in another pass."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -14,7 +16,7 @@ class RNGSnapshot:
         self.device_state = self._device_module.get_rng_state(self.device) if self._device_module else None
 
     @property
-    def _device_module(self):
+    def _device_module(self) -> Any:
         return None if self.device.type == "cpu" else torch.get_device_module(self.device)
 
     def restore(self) -> None:
@@ -29,7 +31,7 @@ class RNGSnapshot:
         return is_same and (self.device_state is None or torch.equal(now.device_state, self.device_state))
 
     @contextmanager
-    def replay(self):
+    def replay(self) -> Iterator[None]:
         """Run the body from the snapshot's state, and put the state that was there before back afterwards."""
         outer = RNGSnapshot(self.device)
         self.restore()

@@ -1,16 +1,20 @@
 """The networks that a student can learn from, without a second copy of what they share with it."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft import LoraConfig
 from torch import nn
 
+from ..conditions import VelocityFunction
 from ..flow import ema_decay_warmup
+from ..models.adapter_layers import is_adapter_layer
 from ..sharding import copy_whole, local_part, reshard, whole
+from .base import VelocityOf
 
 TEACHER_ADAPTER = "teacher"
 TEACHER_CONDITIONING = "teacher_time_conditioning"
@@ -43,24 +47,24 @@ class EMAWeights:
 class StudentTeacher:
     """The student itself, without gradient (`twinflow_allow_no_ema_teacher`)."""
 
-    saved_names: dict[str, str] = {}
+    saved_names: Mapping[str, str] = {}
     decay = None
     is_average = False
 
-    def __init__(self, transformer: nn.Module, velocity_of: Callable) -> None:
+    def __init__(self, transformer: nn.Module, velocity_of: VelocityOf) -> None:
         self.transformer, self.velocity = transformer, velocity_of(transformer)
 
     def update(self) -> None:
         """Nothing to do: the student moves by itself."""
 
     @contextmanager
-    def activated(self):
+    def activated(self) -> Iterator[VelocityFunction]:
         yield self.velocity
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to load."""
 
 
@@ -73,12 +77,12 @@ class EMAModelTeacher:
         decay: what the decay approaches; 1 keeps the copy as it is.
     """
 
-    saved_names: dict[str, str] = {}
+    saved_names: Mapping[str, str] = {}
 
-    def __init__(self, transformer: nn.Module, copy: nn.Module, velocity_of: Callable, decay: float) -> None:
+    def __init__(self, transformer: nn.Module, copy: nn.Module, velocity_of: VelocityOf, decay: float) -> None:
         self.transformer, self.velocity = copy, velocity_of(copy)
         pairs = [(s, t) for s, t in zip(transformer.parameters(), copy.parameters()) if s.requires_grad]
-        self.ema = EMAWeights(*map(list, zip(*pairs)), decay)
+        self.ema = EMAWeights([s for s, _ in pairs], [t for _, t in pairs], decay)
         self.is_average = decay < 1
 
     @property
@@ -90,14 +94,14 @@ class EMAModelTeacher:
         self.ema.update()
 
     @contextmanager
-    def activated(self):
+    def activated(self) -> Iterator[VelocityFunction]:
         yield self.velocity
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         weights = {name: whole(tensor) for name, tensor in self.transformer.named_parameters()}
         return {"decay": self.ema.decay, "weights": weights}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.ema.decay = state["decay"]
         for name, tensor in self.transformer.named_parameters():
             copy_whole(tensor, state["weights"][name])
@@ -109,14 +113,14 @@ class EMAAdapterTeacher:
     `add_teacher_adapter` must have put them there, before the transformer is wrapped for training.
     """
 
-    saved_names = {"adapter_name": TEACHER_ADAPTER, "conditioning_name": TEACHER_CONDITIONING}
+    saved_names: Mapping[str, str] = {"adapter_name": TEACHER_ADAPTER, "conditioning_name": TEACHER_CONDITIONING}
 
     def __init__(
-        self, transformer: nn.Module, velocity_of: Callable, decay: float, student_adapter: str = "default"
+        self, transformer: nn.Module, velocity_of: VelocityOf, decay: float, student_adapter: str = "default"
     ) -> None:
         self.transformer, self.velocity = transformer, velocity_of(transformer)
         self.student_adapter = student_adapter
-        self.layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+        self.layers = [module for module in transformer.modules() if is_adapter_layer(module)]
         self.dropouts = [module for module in transformer.modules() if isinstance(module, nn.Dropout) and module.p]
         parameters = dict(transformer.named_parameters())
         self.names = [name for name in parameters if is_teacher_parameter(name)]
@@ -136,14 +140,15 @@ class EMAAdapterTeacher:
         self.ema.update()
 
     @contextmanager
-    def activated(self):
+    def activated(self) -> Iterator[VelocityFunction]:
         self._set_adapter(TEACHER_ADAPTER, inference_mode=True)
         were_training = [dropout.training for dropout in self.dropouts]
         for dropout in self.dropouts:
             dropout.training = False
         try:
-            if hasattr(self.transformer, TEACHER_CONDITIONING):
-                with self.transformer.use_time_conditioning(TEACHER_CONDITIONING):
+            transformer: Any = self.transformer
+            if hasattr(transformer, TEACHER_CONDITIONING):
+                with transformer.use_time_conditioning(TEACHER_CONDITIONING):
                     yield self.velocity
             else:
                 yield self.velocity
@@ -157,10 +162,10 @@ class EMAAdapterTeacher:
         for layer in self.layers:
             layer.set_adapter(names, inference_mode=inference_mode)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {"decay": self.ema.decay, "weights": dict(zip(self.names, map(whole, self.ema.teacher)))}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.ema.decay = state["decay"]
         for name, tensor in zip(self.names, self.ema.teacher):
             copy_whole(tensor, state["weights"][name])
@@ -171,13 +176,13 @@ def frozen_copy(transformer: nn.Module) -> nn.Module:
     return deepcopy(transformer).requires_grad_(False).eval()
 
 
-def has_adapter(transformer: nn.Module) -> bool:
-    """Whether a LoRA, or another adapter of PEFT, is on a transformer."""
-    return any(isinstance(module, BaseTunerLayer) for module in transformer.modules())
+def add_teacher_adapter(transformer: Any, lora_config: LoraConfig, student_adapter: str = "default") -> None:
+    """Put the teacher's adapter and time conditioning beside the student's, with the student's values.
 
-
-def add_teacher_adapter(transformer: nn.Module, lora_config, student_adapter: str = "default") -> None:
-    """Put the teacher's adapter and time conditioning beside the student's, with the student's values."""
+    Args:
+        transformer: a diffusers model with the student's adapter on it.
+        lora_config: PEFT's configuration of the student's adapter.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         transformer.add_adapter(lora_config, adapter_name=TEACHER_ADAPTER)

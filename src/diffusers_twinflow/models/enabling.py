@@ -1,6 +1,7 @@
 """Turn a loaded stock transformer into its TwinFlow class, in place, and back."""
 
 from types import MethodType
+from typing import TypeVar, cast
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -9,6 +10,8 @@ from diffusers.utils.torch_utils import is_compiled_module
 from .class_table import TWINFLOW_CLASSES
 from .modeling_twinflow import TwinFlowTransformerMixin
 from .timestep_embedders import REFUSED
+
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def twinflow_class_of(transformer: ModelMixin | type[ModelMixin]) -> type[TwinFlowTransformerMixin]:
@@ -27,9 +30,9 @@ def twinflow_class_of(transformer: ModelMixin | type[ModelMixin]) -> type[TwinFl
     raise TypeError(f"{cls.__name__} has no timestep_sign support: {reason}.")
 
 
-def uncompiled(model: torch.nn.Module) -> torch.nn.Module:
+def uncompiled(model: Model) -> Model:
     """The model itself, without what `torch.compile` wraps around it."""
-    return model.get_submodule("_orig_mod") if is_compiled_module(model) else model
+    return cast(Model, model.get_submodule("_orig_mod")) if is_compiled_module(model) else model
 
 
 def is_twinflow_transformer(model: torch.nn.Module) -> bool:

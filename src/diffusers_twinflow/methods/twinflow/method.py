@@ -10,6 +10,7 @@ from torch import nn
 
 from ...conditions import Condition
 from ...configuration import TwinFlowConfig, TwinFlowConfigError
+from ...models.adapter_layers import has_adapters
 from ..base import LossOutput, Networks, Teacher, VelocityOf
 from ..teachers import (
     EMAAdapterTeacher,
@@ -17,7 +18,6 @@ from ..teachers import (
     StudentTeacher,
     add_teacher_adapter,
     frozen_copy,
-    has_adapter,
 )
 from .branches import BRANCHES, Branch
 from .draw import TrainingDraw, draw_training_step
@@ -89,7 +89,7 @@ class TwinFlow:
 
     def copy_for_teacher(self, transformer: nn.Module) -> nn.Module | None:
         """A frozen copy of a student whose weights all train; `None` for a LoRA, or if the student is the teacher."""
-        return frozen_copy(transformer) if self.keeps_teacher and not has_adapter(transformer) else None
+        return frozen_copy(transformer) if self.keeps_teacher and not has_adapters(transformer) else None
 
     def build_teacher(self, transformer: nn.Module, velocity_of: VelocityOf, copy: nn.Module | None = None) -> Teacher:
         """The teacher of a student that is ready for training.
@@ -102,7 +102,7 @@ class TwinFlow:
         if not self.keeps_teacher:
             return StudentTeacher(transformer, velocity_of)
         decay = self.config.twinflow_ema_decay
-        if has_adapter(transformer):
+        if has_adapters(transformer):
             return EMAAdapterTeacher(transformer, velocity_of, decay)
         return EMAModelTeacher(transformer, copy or frozen_copy(transformer), velocity_of, decay)
 
@@ -134,7 +134,9 @@ class TwinFlow:
 
 def teacher_of(decay: float) -> TeacherKind:
     """The teacher that a decay of its moving average amounts to."""
-    return {0.0: "student", 1.0: "frozen"}.get(decay, "ema")
+    if decay == 0:
+        return "student"
+    return "frozen" if decay == 1 else "ema"
 
 
 def _with_teacher(config: TwinFlowConfig, teacher: TeacherKind) -> TwinFlowConfig:

@@ -15,8 +15,9 @@ NAME = "trajectory"
 TITLE = "Trajectories (experimental/theory unverified)"
 COLUMNS = ("sigma", "target_time", "sign", "branch")
 SIGNS = {1.0: ("+1, the real trajectory", "o"), -1.0: ("-1, the twin's", "x")}
-COLOURS = dict(zip((branch.name for branch in BRANCHES), matplotlib.colormaps["tab10"].colors))
-OTHER_COLOURS = matplotlib.colormaps["tab10"].colors[len(COLOURS) :]
+TEN_COLOURS = [matplotlib.colormaps["tab10"](index) for index in range(10)]
+COLOURS = dict(zip((branch.name for branch in BRANCHES), TEN_COLOURS))
+OTHER_COLOURS = TEN_COLOURS[len(COLOURS) :]
 Row = tuple[float, float, float, str]
 
 
