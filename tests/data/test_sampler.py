@@ -12,7 +12,7 @@ BUCKETS = st.lists(st.integers(0, 3), min_size=1, max_size=30)
 
 
 def indices(*args, **options) -> list[int]:
-    return [place.index for place in RunSampler(*args, **options)]
+    return [place.sample for place in RunSampler(*args, **options)]
 
 
 @given(BUCKETS, st.integers(1, 6), st.integers(0, 40), st.integers(0, 40), st.integers(0, 5))
@@ -58,7 +58,7 @@ def test_a_step_holds_one_bucket_and_any_number_of_processes_the_same_samples(
     group = batch * processes * accumulation
     whole = list(RunSampler(buckets, 0, 0, steps * group, group_size=group))
     for start in range(0, len(whole), group):
-        assert len({buckets[place.index] for place in whole[start : start + group]}) == 1
+        assert len({buckets[place.sample] for place in whole[start : start + group]}) == 1
     parts = [
         RunSampler(
             buckets,

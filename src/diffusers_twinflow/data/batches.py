@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -71,14 +71,14 @@ class LatentBatches:
 
     @property
     def is_sequence(self) -> bool:
-        return hasattr(self.samples, "__getitem__") and hasattr(self.samples, "__len__")
+        return _is_sequence(self.samples)
 
     def epoch_size(self) -> int | None:
-        return len(self.samples) if self.is_sequence else None
+        return len(self.samples) if _is_sequence(self.samples) else None
 
     def loader(self, *, first_position: int, last_position: int, step_samples: int) -> Iterator[Batch]:
         own = {"process_index": self.processes.process_index, "num_processes": self.processes.num_processes}
-        if self.is_sequence:
+        if _is_sequence(self.samples):
             sampler = RunSampler(
                 len(self.samples),
                 self.seed,
@@ -88,16 +88,16 @@ class LatentBatches:
                 batch_size=self.batch_size,
                 **own,
             )
-            yield from self._shuffled(sampler)
+            yield from self._shuffled(self.samples, sampler)
         else:
             yield from self._in_order(first_position, last_position, **own)
 
-    def _shuffled(self, sampler: RunSampler) -> Iterator[Batch]:
+    def _shuffled(self, samples: Sequence[Batch], sampler: RunSampler) -> Iterator[Batch]:
         places = []
         for place in sampler:
             places.append(place)
             if len(places) == self.batch_size:
-                batch = default_collate([self.samples[each.index] for each in places])
+                batch = default_collate([samples[each.sample] for each in places])
                 yield batch | {"position": [each.position for each in places]}
                 places = []
 
@@ -153,3 +153,8 @@ class LatentBatches:
 
     def _sent_condition(self, condition: Condition) -> Condition:
         return {name: self._sent(tensor) for name, tensor in condition.items()}
+
+
+def _is_sequence(samples: Sequence[Batch] | Iterable[Batch]) -> "TypeGuard[Sequence[Batch]]":
+    """Whether samples can be looked up by number, as in any data set of torch, which need not be a `Sequence`."""
+    return hasattr(samples, "__getitem__") and hasattr(samples, "__len__")

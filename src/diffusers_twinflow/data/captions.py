@@ -74,7 +74,7 @@ class CaptionSource:
         Raises:
             OSError, ValueError: if a sample has no text file, or the file cannot be read as text.
         """
-        if self.strategy == "instance_prompt":
+        if self.strategy == "instance_prompt" and self.instance_prompt:
             return [self.instance_prompt]
         if self.strategy == "column":
             return _texts([_named(row[column], self.class_names.get(column)) for column in self.columns])

@@ -128,7 +128,7 @@ def read_captions(row: dict, captions: CaptionSource) -> tuple[list[str], str | 
 
 
 def _describe_image(value: dict | list | None, clip: Clip | None = None) -> dict:
-    if not files_of(value):
+    if value is None or not files_of(value):
         return {CORRUPT_IMAGES: "no image"}
     try:
         width, height = size_of(value, clip)

@@ -52,12 +52,18 @@ class Clip:
 
 def read(value: dict | list, clip: Clip | None) -> Image.Image | list[Image.Image]:
     """The image, or the frames where there is a clip."""
-    return clip.decode(value) if clip else decode(value)
+    return clip.decode(value) if clip else decode(_one_file(value))
 
 
 def size_of(value: dict | list, clip: Clip | None) -> tuple[int, int]:
     """Width and height of an image or of a clip's frames, everything that is trained on having been read."""
-    return clip.decode(value)[0].size if clip else measure(value)
+    return clip.decode(value)[0].size if clip else measure(_one_file(value))
+
+
+def _one_file(value: dict | list) -> dict:
+    if isinstance(value, list):
+        raise ValueError("a list of frames is no image: set `num_frames` to train on clips")
+    return value
 
 
 def timed_frames(value: dict | list) -> Frames:
@@ -96,7 +102,8 @@ def _video(source: BinaryIO | str) -> Frames:
 
 def at_rate(timed: Iterable[tuple[float, Image.Image]], fps: float) -> Iterator[Image.Image]:
     """The frame nearest in time to each `1 / fps` of a second, from the first frame's on."""
-    tick, start, gap, previous = 0, None, 0.0, None
+    tick, start, gap = 0, 0.0, 0.0
+    previous: tuple[float, Image.Image] | None = None
     for time, frame in timed:
         if previous is None:
             start = time

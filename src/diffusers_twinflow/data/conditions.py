@@ -2,9 +2,11 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from accelerate import PartialState
+from diffusers import DiffusionPipeline
 
 from ..conditions import Condition
 from .cache import Entry, TensorCache, batched, fill_cache
@@ -75,7 +77,9 @@ def cache_conditions(
     )
 
 
-def text_identity(pipeline, denoiser: torch.nn.Module, name: str, max_sequence_length: int | None) -> dict:
+def text_identity(
+    pipeline: DiffusionPipeline, denoiser: torch.nn.Module, name: str, max_sequence_length: int | None
+) -> dict[str, Any]:
     """What conditions depend on besides the prompt; `name` is the base's, `denoiser` the component that is trained."""
     modules = encoder_modules(pipeline, denoiser)
     return {

@@ -32,7 +32,7 @@ def size_multiple(pipeline: DiffusionPipeline, denoiser: torch.nn.Module) -> int
 
 
 @contextmanager
-def moved_to(modules: Iterable[torch.nn.Module], device: torch.device | str):
+def moved_to(modules: Iterable[torch.nn.Module], device: torch.device | str) -> Iterator[None]:
     """Have modules on `device` inside the block, and on the CPU after it."""
     modules = list(modules)
     for module in modules:

@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,7 +132,7 @@ def _without(name: str, ending: str) -> str:
     return name[: -len(ending)].removesuffix("_")
 
 
-def _file_feature(paths) -> Image | Video:
+def _file_feature(paths: Iterable[str]) -> Image | Video:
     suffixes = {os.path.splitext(path)[1].lower() for path in paths}
     return Video(decode=False) if suffixes and suffixes <= {*VIDEOS} else Image(decode=False)
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate import PartialState
+from diffusers import DiffusionPipeline
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -56,18 +57,21 @@ def cache_latents(
     Raises:
         TwinFlowConfigError: where crops are drawn anew at each visit.
     """
-    refuse_free_crops(samples)
+    framing = samples.framing
+    if framing is None:
+        raise ValueError("samples without images have no latents to cache.")
+    refuse_free_crops(samples, framing)
     fill_cache(
         cache,
-        batches_of_one_size(variants(samples), batch_size),
-        lambda batches: _encode_batches(samples, encode, batches, num_workers),
+        batches_of_one_size(variants(samples, framing), batch_size),
+        lambda batches: _encode_batches(samples, framing, encode, batches, num_workers),
         processes=processes or PartialState(),
         description="Encoding images",
     )
     samples.latents = cache
 
 
-def latent_identity(pipeline, framing: Framing, name: str, clip: Clip | None = None) -> dict:
+def latent_identity(pipeline: DiffusionPipeline, framing: Framing, name: str, clip: Clip | None = None) -> dict:
     """What latents depend on besides the image's file, its size and its flip; `name` is the base's."""
     return {
         "kind": "distributions of latents",
@@ -80,23 +84,23 @@ def latent_identity(pipeline, framing: Framing, name: str, clip: Clip | None = N
     }
 
 
-def refuse_free_crops(samples: Samples) -> None:
+def refuse_free_crops(samples: Samples, framing: Framing) -> None:
     """Raise a `TwinFlowConfigError` where an image has no fixed crop."""
     for fact in samples.checked.facts.select_columns(["width", "height", "name"]):
-        if samples.framing.crops_freely(fact["width"], fact["height"]):
+        if framing.crops_freely(fact["width"], fact["height"]):
             raise TwinFlowConfigError(
                 f"cache_latents=true holds one crop of each image, but crops are random and {fact['name']} is "
                 f"{fact['width']}x{fact['height']}: set `center_crop`, or train without `cache_latents`."
             )
 
 
-def variants(samples: Samples) -> dict[str, Variant]:
+def variants(samples: Samples, framing: Framing) -> dict[str, Variant]:
     """Every way in which each image can come up, by its key in the cache."""
-    flips = (False, True) if samples.framing.random_flip else (False,)
-    found = {}
+    flips = (False, True) if framing.random_flip else (False,)
+    found: dict[str, Variant] = {}
     for row, fact in enumerate(samples.checked.facts.select_columns(["content", "width", "height"])):
-        bucket = samples.framing.bucket_of(fact["width"], fact["height"])
-        size = samples.framing.buckets[bucket]
+        bucket = framing.bucket_of(fact["width"], fact["height"])
+        size = framing.buckets[bucket]
         found |= {latent_key(fact["content"], size, flip): Variant(row, bucket, flip) for flip in flips}
     return found
 
@@ -110,23 +114,24 @@ def batches_of_one_size(wanted: dict[str, Variant], batch_size: int) -> list[dic
 
 
 class _Pixels(TorchDataset):
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
+    def __init__(self, samples: Samples, framing: Framing) -> None:
+        self.samples, self.framing = samples, framing
 
     def __getitem__(self, variant: Variant) -> torch.Tensor:
         draw = MIDDLE._replace(flip=0.0 if variant.flipped else 1.0)
-        return self.samples.framing.pixels(self.samples.image(variant.row), variant.bucket, draw)
+        return self.framing.pixels(self.samples.image(variant.row), variant.bucket, draw)
 
 
 @torch.no_grad()
 def _encode_batches(
     samples: Samples,
+    framing: Framing,
     encode: Callable[[torch.Tensor], LatentDistribution],
     batches: list[dict[str, Variant]],
     workers: int,
 ) -> Iterator[dict[str, Entry]]:
     loader = DataLoader(
-        _Pixels(samples), batch_sampler=[list(batch.values()) for batch in batches], num_workers=workers
+        _Pixels(samples, framing), batch_sampler=[list(batch.values()) for batch in batches], num_workers=workers
     )
     for keys, pixels in zip(batches, loader):
         tensors = {name: tensor.cpu() for name, tensor in zip(LATENT_NAMES, encode(pixels)) if tensor is not None}

@@ -39,7 +39,7 @@ class DataReport:
     """
 
     def __init__(self, path: str | Path | None, stop: bool = False, resume: bool = False) -> None:
-        self.path, self.stop = path and Path(path), stop
+        self.path, self.stop = Path(path) if path else None, stop
         self.totals: dict[str, int] = {}
         self.is_written = False
         self.faults: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
@@ -58,7 +58,7 @@ class DataReport:
             self.faults[kind][name] = reason
         if self.path and (new or not self.is_written):
             self._log(new)
-            self._write()
+            self._write(self.path)
         found = [f"{name}: {reason}" for kind in FAULTS for name, reason in self.faults[kind].items()]
         if self.stop and found:
             raise TwinFlowConfigError(
@@ -71,9 +71,9 @@ class DataReport:
         shown = [kind for kind in KINDS if kind in FAULTS or self.faults[kind]]
         return ", ".join(f"{len(self.faults[kind])} {kind.replace('_', ' ')}" for kind in shown)
 
-    def _write(self) -> None:
+    def _write(self, path: Path) -> None:
         samples = {kind: {"count": len(found), "samples": found} for kind, found in self.faults.items()}
-        write_text(self.path, json.dumps(self.totals | samples, indent=2, ensure_ascii=False) + "\n")
+        write_text(path, json.dumps(self.totals | samples, indent=2, ensure_ascii=False) + "\n")
         self.is_written = True
 
     def _log(self, new: list[Fault]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import pandas as pd
 from datasets import (
@@ -36,7 +36,7 @@ from .images import files_of
 from .listing import VIDEOS, Listing, list_folder
 from .text_files import encoding_of
 
-Rows = Dataset | IterableDataset
+Rows: TypeAlias = Dataset | IterableDataset
 
 BUILDERS = {
     ".parquet": "parquet",
@@ -68,7 +68,7 @@ class Loaded(NamedTuple):
     ignored: dict[str, str] = {}
 
 
-def load_rows(dataset_name: str | None = None, **options) -> Rows:
+def load_rows(dataset_name: str | None = None, **options: Any) -> Rows:
     """The rows of `load_source`, which takes the same arguments."""
     return load_source(dataset_name, **options).rows
 
@@ -108,19 +108,19 @@ def load_source(
             f"data comes from one of `dataset_name`, `instance_data_dir`, `data_files` and `prompts_file`, "
             f"given: {', '.join(given) or 'none'}."
         )
-    options = {"split": split, "cache_dir": cache_dir, "streaming": streaming}
+    options: dict[str, Any] = {"split": split, "cache_dir": cache_dir, "streaming": streaming}
     columns = [column for column in image_columns if column]
     option = given[0]
     try:
-        if option == "instance_data_dir":
+        if instance_data_dir:
             return _load_folder(list_folder(instance_data_dir), columns, **options)
-        if option == "prompts_file":
+        if prompts_file:
             return Loaded(_load_files([prompts_file], None, columns, **options | {"split": "train"}))
-        if option == "data_files":
+        if data_files and not dataset_name:
             return Loaded(_load_files(data_files, None, columns, **options))
         if data_files and dataset_name in BUILDERS.values():
             return Loaded(_load_files(data_files, dataset_name, columns, **options))
-        if not data_files and not config_name and os.path.isdir(dataset_name):
+        if dataset_name and not data_files and not config_name and os.path.isdir(dataset_name):
             listing = list_folder(dataset_name)
             if _is_folder_of_media(listing):
                 return _load_folder(listing, columns, **options)
@@ -183,13 +183,20 @@ def _take(rows: dict[str, Dataset], split: str) -> Dataset:
 
 
 def _load_files(
-    data_files: list[str], builder: str | None, image_columns: list[str], *, split: str, streaming: bool, **options
+    data_files: list[str],
+    builder: str | None,
+    image_columns: list[str],
+    *,
+    split: str,
+    streaming: bool,
+    **options: Any,
 ) -> Rows:
     suffixes = {Path(name).suffix.lower() for name in data_files}
     builders = {BUILDERS.get(suffix) for suffix in suffixes}
-    if builder is None and (len(builders) != 1 or None in builders):
+    if builder is None:
+        builder = builders.pop() if len(builders) == 1 else None
+    if builder is None:
         raise ValueError(f"files ending in {', '.join(sorted(suffixes))} are not read: one of {', '.join(BUILDERS)}")
-    builder = builder or builders.pop()
     names = _names_of_splits(split)
     if streaming and names != [split]:
         raise ValueError(f"split '{split}' needs to know all rows beforehand: leave `streaming` out")
@@ -228,12 +235,12 @@ def _is_remote(path: str) -> bool:
     return "://" in path
 
 
-def _reader(builder: str, path: str) -> tuple[str, tuple]:
+def _reader(builder: str, path: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
     """The folder that paths in a file are relative to, and the options that the file is read with."""
     if builder not in TEXT_BUILDERS or _is_remote(path):
         return "", ()
     encoding = encoding_of(path)
-    options = {"encoding": encoding}
+    options: dict[str, Any] = {"encoding": encoding}
     if builder == "csv":
         names = pd.read_csv(path, nrows=0, encoding=encoding).columns
         options |= {"features": Features({name: Value("string") for name in names}), "na_filter": False}
@@ -297,7 +304,7 @@ def keep_encoded(
     Raises:
         TwinFlowConfigError: if a column is missing, or if it holds videos and `clip` is `None`, or the other way round.
     """
-    first = {} if rows.features else next(iter(rows.take(1)), {})
+    first: dict[str, Any] = {} if rows.features else next(iter(rows.take(1)), {})
     names = rows.column_names or list(first)
     read_column = image_column or (captions.image_column if captions.reads_path else None)
     images = {"image_column": read_column, "reference_image_column": reference_image_column}

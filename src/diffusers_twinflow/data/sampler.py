@@ -10,9 +10,9 @@ from torch.utils.data import Sampler
 
 
 class Place(NamedTuple):
-    """A sample and where it stands in the run."""
+    """The number of a sample and where it stands in the run."""
 
-    index: int
+    sample: int
     position: int
 
 
@@ -33,7 +33,7 @@ class RunSampler(Sampler[Place]):
 
     def __init__(
         self,
-        bucket_of: int | Sequence[int],
+        bucket_of: int | Sequence[int] | np.ndarray,
         seed: int,
         start: int,
         stop: int,

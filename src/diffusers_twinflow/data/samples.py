@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 
 from .cache import TensorCache
@@ -21,7 +22,7 @@ class Samples(TorchDataset):
 
     Args:
         checked: the data; without an image column there are neither pixels nor latents.
-        framing: `None` where images are not used.
+        framing: how images are cut; `None` where images are not used.
         seed: seed of the run.
         repeats: how often an epoch holds each sample.
     """
@@ -29,6 +30,8 @@ class Samples(TorchDataset):
     def __init__(
         self, checked: CheckedRows, captions: CaptionSource, framing: Framing | None, *, seed: int, repeats: int = 1
     ) -> None:
+        if framing is None and checked.image_column is not None:
+            raise ValueError("samples with images need a framing, which says how the images are cut: pass `framing`.")
         self.checked, self.captions, self.framing = checked, captions, framing
         self.facts = checked.facts.select_columns(["captions", "content", "width", "height"])
         self.seed, self.repeats = seed, repeats
@@ -51,7 +54,7 @@ class Samples(TorchDataset):
 
     def _sample(self, row: int, position: int, fact: dict, draw: SampleDraw) -> dict:
         sample = {"position": position, "caption": self.captions.choose(fact["captions"], draw)}
-        if self.checked.image_column is None:
+        if self.framing is None or self.checked.image_column is None:
             return sample
         bucket = self.framing.bucket_of(fact["width"], fact["height"])
         reference = self.checked.reference_image_column
@@ -62,17 +65,17 @@ class Samples(TorchDataset):
             return sample | self.latents[key]
         return sample | {"pixels": self.framing.pixels(self.image(row), bucket, draw)}
 
-    def image(self, row: int, column: str | None = None):
+    def image(self, row: int, column: str | None = None) -> Image.Image | list[Image.Image]:
         """The image of a row, or the frames of its clip."""
         value = self.checked.rows[row][column or self.checked.image_column]
         return read(value, None if column else self.checked.clip)
 
     def buckets(self) -> np.ndarray:
         """The bucket of each sample, shape [size]."""
-        if self.checked.image_column is None:
+        if self.framing is None or self.checked.image_column is None:
             return np.zeros(len(self), dtype=int)
-        sizes = zip(self.checked.facts["width"], self.checked.facts["height"])
-        return np.tile([self.framing.bucket_of(*size) for size in sizes], self.repeats)
+        framing, sizes = self.framing, zip(self.checked.facts["width"], self.checked.facts["height"])
+        return np.tile([framing.bucket_of(*size) for size in sizes], self.repeats)
 
     def all_captions(self) -> list[str]:
         """Every prompt that a run can come to, once; the empty one too."""

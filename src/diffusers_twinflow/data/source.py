@@ -81,8 +81,11 @@ def open_source(
 def _report(config: DataConfig, output_dir: Path, processes: PartialState, resume: bool) -> DataReport:
     path = output_dir / FILE_NAME
     if not processes.is_main_process:
-        path = path.with_stem(f"{path.stem}-{processes.process_index}") if config.streaming else None
-    return DataReport(path, stop=config.stop_on_bad_samples, resume=resume and config.streaming)
+        path = path.with_stem(f"{path.stem}-{processes.process_index}")
+    is_written = processes.is_main_process or config.streaming
+    return DataReport(
+        path if is_written else None, stop=config.stop_on_bad_samples, resume=resume and config.streaming
+    )
 
 
 def _left_out(config: DataConfig, loaded: Loaded, rows: Rows) -> list[Fault]:

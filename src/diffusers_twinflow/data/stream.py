@@ -2,9 +2,10 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, count, islice
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -54,6 +55,8 @@ class StreamedSamples(TorchIterableDataset):
         num_processes: int = 1,
         shuffled_rows: int = SHUFFLED_ROWS,
     ) -> None:
+        if framing is None and image_column is not None:
+            raise ValueError("samples with images need a framing, which says how the images are cut: pass `framing`.")
         self.rows = split_dataset_by_node(rows, process_index, num_processes)
         self.captions = captions.named_by(rows.features)
         self.image_column, self.framing, self.clip = image_column, framing, clip
@@ -104,11 +107,14 @@ class StreamedSamples(TorchIterableDataset):
         texts, caption_fault = read_captions(row, self.captions)
         worker = get_worker_info()
         draw = SampleDraw.at(self.seed, self.process_index, worker.id if worker else 0, self.served)
-        sample, image_fault = {}, None
-        if self.image_column:
+        sample: dict[str, Any] = {}
+        image_fault = None
+        if self.framing is not None and self.image_column:
             try:
+                if value is None:
+                    raise ValueError("no image")
                 image = read(value, self.clip)
-                width, height = image[0].size if self.clip else image.size
+                width, height = image[0].size if isinstance(image, list) else image.size
                 sample["pixels"] = self.framing.pixels(image, self.framing.bucket_of(width, height), draw)
             except (
                 Exception
@@ -207,9 +213,10 @@ def row_name(row: dict, value: dict | list | None) -> str:
     """What a row of a stream is called: by its key, its image's path, or the image's content."""
     if "__key__" in row:
         return f"{row['__key__']} in {row['__url__']}"
-    if path_of(value):
-        return path_of(value)
-    if files_of(value):
+    path = path_of(value)
+    if path:
+        return path
+    if value is not None and files_of(value):
         return f"image with sha256 {content_hash(value)}"
     return "row " + json.dumps(row, default=str, sort_keys=True)
 
@@ -231,5 +238,5 @@ def _is_no_buffer_warning(record: logging.LogRecord) -> bool:
     return "shuffle buffer" not in record.getMessage()
 
 
-def _in_words(parts) -> str:
+def _in_words(parts: Iterable[Iterable[object]]) -> str:
     return ", ".join(" ".join(map(str, part)) for part in parts) or "no rows"

@@ -1,8 +1,10 @@
 """The batches of a run, as latents and conditions."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -125,8 +127,8 @@ class TrainingData:
     def read(self, batch: dict) -> tuple[torch.Tensor, Condition]:
         """Latents and condition of a batch of the loader, on the device."""
         if "latents" in batch:
-            cached = (batch.get(name) for name in LATENT_NAMES)
-            latents = self._draw_latents(LatentDistribution(*map(self._sent, cached)), batch["position"])
+            cached = LatentDistribution(*(self._sent(batch[name]) for name in LATENT_NAMES if name in batch))
+            latents = self._draw_latents(cached, batch["position"])
         elif "pixels" in batch:
             latents = self._draw_latents(self.encode_images(batch["pixels"]), batch["position"])
         else:
@@ -155,8 +157,8 @@ class TrainingData:
     def encode_images(self, pixels: torch.Tensor) -> LatentDistribution:
         return self.family.encode_distribution(self.pipeline, self._sent(pixels))
 
-    def _sent(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.to(self.device, non_blocking=True)
+    def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
     def _draw_latents(self, distribution: LatentDistribution, positions: list[int]) -> torch.Tensor:
         """The latents of samples at positions of the run: the same cached or not, and in any batch and process."""
@@ -188,6 +190,7 @@ class TrainingData:
         )
 
     def _check_sizes(self) -> None:
+        encoder: Any = next(iter(self.encoders.values()))
         check_sizes(
             self.family,
             self.family.denoiser(self.pipeline),
@@ -196,7 +199,7 @@ class TrainingData:
             list(self.framing.buckets),
             num_frames=self.source.config.num_frames,
             device=self.device,
-            dtype=next(iter(self.encoders.values())).dtype,
+            dtype=encoder.dtype,
         )
 
     def _encode_beforehand(self) -> None:
@@ -207,7 +210,7 @@ class TrainingData:
             frames = [config.num_frames] if config.num_frames else []
             pixels = torch.zeros(1, 3, *frames, config.resolution, config.resolution)
             self.blank = torch.zeros_like(self.encode_images(pixels).mean)
-        elif config.cache_latents:
+        elif config.cache_latents and isinstance(self.samples, Samples):
             cache = self._cache(partial(latent_identity, self.pipeline, self.framing, self.base_name, config.clip))
             cache_latents(self.samples, self.encode_images, cache, num_workers=config.dataloader_num_workers, **shared)
         if config.cache_text_embeddings:
@@ -216,9 +219,9 @@ class TrainingData:
             self.conditions.cache = self._cache(
                 partial(text_identity, self.pipeline, denoiser, self.base_name, length)
             )
-            if not config.streaming:
+            if isinstance(self.samples, Samples):
                 cache_conditions(self.samples.all_captions(), self.encode_prompts, self.conditions.cache, **shared)
 
-    def _cache(self, identity) -> TensorCache:
+    def _cache(self, identity: Callable[[], dict[str, Any]]) -> TensorCache:
         directory = self.source.config.cache_directory
         return DiskCache(Path(directory), identity()) if directory else MemoryCache()

@@ -253,6 +253,10 @@ class Family:
         """As `draw`, with all frames of each video; a picture is one frame."""
         return [[image] for image in self.draw(pipeline, prompts, images_per_prompt, **call_options)]
 
+    def check_num_frames(self, pipeline: DiffusionPipeline, num_frames: int) -> None:
+        """Raise a `TwinFlowConfigError` where clips of so many frames cannot be encoded."""
+        self.check_draws_videos(num_frames)
+
     def check_draws_videos(self, num_frames: int | None) -> None:
         """
         Raises:
