@@ -1,6 +1,6 @@
 import importlib
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..lazy_names import lazy_names
 
@@ -52,7 +52,7 @@ MOVED = ("ignored_options", "translate_recipe")
 """Names that are in `diffusers_twinflow.integrations.simpletuner` now; they leave here in version 0.3."""
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in MOVED:
         return _getattr(name)
     new_home = "diffusers_twinflow.integrations.simpletuner"

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
+
+from ..models.adapter_layers import AdapterLayer, is_adapter_layer
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,9 @@ class LayerState:
 AdapterStates = dict[str, LayerState]
 
 
-def adapted_layers(model: torch.nn.Module) -> Iterator[tuple[str, BaseTunerLayer]]:
+def adapted_layers(model: torch.nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
     """Name and layer of every layer that holds an adapter."""
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer))
+    return ((name, module) for name, module in model.named_modules() if is_adapter_layer(module))
 
 
 def read_states(model: torch.nn.Module) -> AdapterStates:

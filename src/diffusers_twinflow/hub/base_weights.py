@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ..models.adapter_layers import base_layer
+from ..models.adapter_layers import AdapterLayer, base_layer, weight_of
 from ..models.merged_copy import exact_copy
 from ..models.offloading import stored_weight
 from .adapter_states import adapted_layers
@@ -58,10 +57,10 @@ def weights_in_files(model: ModelMixin, names: Iterable[str], *, are_unchanged: 
     found = set()
     for path in _weight_files(model):
         if are_unchanged:
-            found |= {name for name, shape in _shapes(path, layers) if shape == layers[name].weight.shape}
+            found |= {name for name, shape in _shapes(path, layers) if shape == weight_of(layers[name]).shape}
             continue
         for name, tensor in _read(path, layers.keys() - found):
-            weight = layers[name].weight
+            weight = weight_of(layers[name])
             if tensor.shape == weight.shape and fingerprint(tensor.to(weight.dtype)) == fingerprint(weight):
                 found.add(name)
     return found
@@ -93,7 +92,7 @@ def restore_weights(model: ModelMixin, weights: Mapping[str, BaseWeight]) -> lis
 
 
 @torch.no_grad()
-def subtract_adapter(layer: BaseTunerLayer, adapter_name: str) -> None:
+def subtract_adapter(layer: AdapterLayer, adapter_name: str) -> None:
     """Take an adapter that was merged out of a layer's weight, in float32 and up to rounding."""
     stored = stored_weight(layer.get_base_layer())
     base = nn.Module()
@@ -102,7 +101,7 @@ def subtract_adapter(layer: BaseTunerLayer, adapter_name: str) -> None:
     exact.to(stored.device)
     exact.merged_adapters = [adapter_name]
     exact.unmerge()
-    stored.copy_(exact.get_base_layer().weight)
+    stored.copy_(weight_of(exact.get_base_layer()))
 
 
 def unfuse_exactly(model: ModelMixin) -> list[str]:
@@ -127,29 +126,29 @@ def unfuse_exactly(model: ModelMixin) -> list[str]:
     return sorted(fused)
 
 
-def _weight(layer: BaseTunerLayer) -> torch.nn.Parameter:
-    return layer.get_base_layer().weight
+def _weight(layer: AdapterLayer) -> torch.Tensor:
+    return weight_of(layer.get_base_layer())
 
 
-def _is_torchao(layer: BaseTunerLayer) -> bool:
+def _is_torchao(layer: AdapterLayer) -> bool:
     return getattr(layer, "get_apply_tensor_subclass", None) is not None
 
 
-def _plain_weight(layer: BaseTunerLayer) -> torch.Tensor:
+def _plain_weight(layer: AdapterLayer) -> torch.Tensor:
     """The weight as an ordinary tensor."""
     weight = _weight(layer)
     return weight.dequantize() if _is_torchao(layer) else weight
 
 
 @torch.no_grad()
-def _set_weight(layer: BaseTunerLayer, tensor: torch.Tensor) -> None:
+def _set_weight(layer: AdapterLayer, tensor: torch.Tensor) -> None:
     weight = _weight(layer)
     if not _is_torchao(layer):
         weight.copy_(tensor)
         return
     from torchao import quantize_
 
-    plain = torch.nn.Linear(*tensor.shape[::-1], bias=False, device="meta")
+    plain = torch.nn.Linear(tensor.shape[1], tensor.shape[0], bias=False, device="meta")
     plain.weight = torch.nn.Parameter(tensor.to(weight.device, weight.dtype), requires_grad=False)
     quantize_(plain, layer.get_apply_tensor_subclass())
     layer.get_base_layer().weight = plain.weight
@@ -184,7 +183,7 @@ def _names(keys: Iterable[str], layers: Iterable[str]) -> list[str]:
     return sorted({key.removesuffix(".weight") for key in keys if key.endswith(".weight")} & set(layers))
 
 
-def _is_same_up_to_rounding(layer: BaseTunerLayer, tensor: torch.Tensor, largest: torch.Tensor) -> bool:
+def _is_same_up_to_rounding(layer: AdapterLayer, tensor: torch.Tensor, largest: torch.Tensor) -> bool:
     weight = _plain_weight(layer)
     if tensor.shape != weight.shape or not weight.is_floating_point():
         return False

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import diffusers
@@ -55,6 +56,7 @@ def component_class(entry: Any) -> type | None:
     if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
         return None
     library, name = entry
+    module: ModuleType | None
     if library in LIBRARIES:
         module = importlib.import_module(library)
     else:
@@ -173,7 +175,7 @@ def _numbers(values: Any, key: str = "") -> Iterator[tuple[str, float]]:
         yield key, values
 
 
-def _build(folder: Path, cls: type, headers: list[TensorHeader]) -> None:
+def _build(folder: Path, cls: Any, headers: list[TensorHeader]) -> None:
     """Build the model without memory, and stop if it becomes larger than its files explain."""
     shapes = [shape for header in headers for shape in header.shapes.values()]
     elements = sum(math.prod(shape) for shape in shapes)
@@ -194,15 +196,16 @@ class _Limits(TorchDispatchMode):
         self.most_modules = SPARE_MODULES + MODULES_PER_TENSOR * tensors
         self.thread = threading.get_ident()
 
-    def __enter__(self):
+    def __enter__(self) -> "_Limits":
         self.hook = register_module_module_registration_hook(self._count_module)
-        return super().__enter__()
+        super().__enter__()
+        return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         self.hook.remove()
-        return super().__exit__(*error)
+        super().__exit__(*error)
 
-    def _count_module(self, module, name, child) -> None:
+    def _count_module(self, module: torch.nn.Module, name: str, child: torch.nn.Module | None) -> None:
         if threading.get_ident() == self.thread:
             self.modules += 1
             self._check(self.modules > self.most_modules, "layers")
@@ -217,7 +220,9 @@ class _Limits(TorchDispatchMode):
                 f"{self.name}/{CONFIG} asks for more {what} than its weights hold: it belongs to another model."
             )
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func._schema.is_mutable or func.is_view:
             return func(*args, **kwargs)
@@ -229,7 +234,7 @@ class _Limits(TorchDispatchMode):
         return result
 
 
-def _check_keys(folder: Path, cls: type, headers: dict[str, TensorHeader], variant: str | None) -> None:
+def _check_keys(folder: Path, cls: Any, headers: dict[str, TensorHeader], variant: str | None) -> None:
     """Let the library load its files onto the meta device, and refuse weights that would stay random."""
     has_variant = variant is not None and any(
         f".{variant}." in name or f".{variant}-" in name or name.endswith(f".{variant}.safetensors")

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from huggingface_hub import snapshot_download
@@ -100,7 +100,7 @@ def locate_repository(
     subfolder: str | None = None,
     patterns: Sequence[str] = LOADED_NAMES,
     proxies: Any = None,
-    **hub_options,
+    **hub_options: Any,
 ) -> LocatedRepository:
     """Find a local repository, or download one commit's files of a Hub repository.
 
@@ -197,7 +197,7 @@ def read_json(path: Path, *, name: str | None = None) -> dict[str, Any]:
     return values
 
 
-def _refuse_constant(constant: str):
+def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number of JSON")
 
 

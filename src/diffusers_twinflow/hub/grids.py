@@ -13,6 +13,8 @@ WIDER_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf",
 """Fonts of the system, for text that Pillow's own font has no glyphs for."""
 NO_CHARACTER = "\U0010ffff"
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 
 def labelled_grid(columns: Mapping[str, Sequence[Image.Image]], captions: Sequence[str] = ()) -> Image.Image:
     """One image of columns of equal length, by label, first column on the left.
@@ -64,7 +66,7 @@ class GridLayout:
 
     def draw(self, columns: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
         """The grid of images that have the labels and sizes of those it was laid out for."""
-        grid = Image.new("RGB", tuple(self.size), BACKGROUND)
+        grid = Image.new("RGB", (self.size[0], self.size[1]), BACKGROUND)
         pen = ImageDraw.Draw(grid)
         for label, centre in zip(self.labels, self.label_centres, strict=True):
             font = _font(label, self.text_size)
@@ -86,7 +88,8 @@ def _one_line(text: str) -> str:
 
 def _wrap(text: str, size: int, width: int) -> list[str]:
     """A text in a few lines that are not wider than `width`; what does not fit becomes an ellipsis."""
-    font, lines, rest = _font(text, size), [], text
+    font, rest = _font(text, size), text
+    lines: list[str] = []
     while len(lines) < CAPTION_LINES and rest:
         length = _fitting(rest, font, width)
         if length < len(rest) and len(lines) < CAPTION_LINES - 1 and " " in rest[: length + 1]:
@@ -99,7 +102,7 @@ def _wrap(text: str, size: int, width: int) -> list[str]:
     return lines or [""]
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont, width: float) -> int:
+def _fitting(text: str, font: Font, width: float) -> int:
     """How many characters of a text fit in a width; at least one."""
     low, high = 1, min(len(text), max(1, int(width)))
     while low < high:
@@ -108,7 +111,7 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont, width: float) -> int:
     return low
 
 
-def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
+def _font(text: str, size: int) -> Font:
     """The first font that has all characters of a text; Pillow's own if none has."""
     own = ImageFont.load_default(size)
     if _has_glyphs(own, text):
@@ -123,6 +126,6 @@ def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
     return own
 
 
-def _has_glyphs(font: ImageFont.FreeTypeFont, text: str) -> bool:
+def _has_glyphs(font: Font, text: str) -> bool:
     missing = bytes(font.getmask(NO_CHARACTER))
     return all(bytes(font.getmask(character)) != missing for character in set(text) if not character.isspace())

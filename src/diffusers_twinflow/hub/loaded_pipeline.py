@@ -1,13 +1,16 @@
 """What a pipeline with TwinFlow weights does differently from a stock one."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusers import DiffusionPipeline
+from diffusers.loaders.lora_base import LoraBaseMixin
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import logging
 
 from ..families import family_of
@@ -23,7 +26,18 @@ MOST_STEPS = 8
 SAVE_OPTIONS = tuple(signature(DiffusionPipeline.save_pretrained).parameters)[2:]
 
 
-class TwinFlowMethods:
+if TYPE_CHECKING:
+
+    class StockPipeline(DiffusionPipeline, LoraBaseMixin):
+        """What the methods are mixed into, for type checkers."""
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+else:
+    StockPipeline = object
+
+
+class TwinFlowMethods(StockPipeline):
     """Methods of a pipeline with TwinFlow weights.
 
     It saves itself as a whole model that stock diffusers loads too, the usual ways of unloading a LoRA unload the time
@@ -34,8 +48,7 @@ class TwinFlowMethods:
     twinflow_config: TwinFlowRepositoryConfig | None = None
     _call_defaults: Mapping[str, Any]
 
-    @wraps(DiffusionPipeline.save_pretrained, assigned=())
-    def save_pretrained(self, save_directory: str | Path, *args, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Save a whole model: `TwinFlowPipeline.from_pretrained` and stock diffusers load it, without the base.
 
         Adapters are merged into the saved weights; the pipeline stays as it is. Takes the arguments of
@@ -45,7 +58,10 @@ class TwinFlowMethods:
             super().save_pretrained(save_directory, *args, **kwargs)
             return
         options = dict(zip(SAVE_OPTIONS, args)) | kwargs
-        save_twinflow_model(save_directory, self, self.twinflow_config, **options)
+        save_twinflow_model(Path(save_directory), self, self.twinflow_config, **options)
+
+    if not TYPE_CHECKING:  # who inspects the method sees the stock signature
+        save_pretrained = wraps(DiffusionPipeline.save_pretrained, assigned=())(save_pretrained)
 
     def unload_lora_weights(self, **options: Any) -> None:
         """Unload all LoRAs. The time conditioning and the scheduler of a TwinFlow LoRA go with it.
@@ -60,7 +76,7 @@ class TwinFlowMethods:
             super().unload_lora_weights(**options)
         else:
             self._denoiser.unload_lora()
-        if fused:
+        if state is not None and fused:
             setattr(self, STATE_NAME, replace(state, is_baked=True))
         elif state is not None and not state.is_baked:
             restore_pipeline(self)
@@ -82,7 +98,7 @@ class TwinFlowMethods:
         return vars(self).get(STATE_NAME)
 
     @property
-    def _denoiser(self):
+    def _denoiser(self) -> ModelMixin:
         return family_of(self).denoiser(self)
 
     def _check_call(self, arguments: Mapping[str, Any], guidance_off: Mapping[str, float]) -> None:
@@ -102,7 +118,9 @@ class TwinFlowMethods:
             )
             return
         config = self.twinflow_config
-        steps = _step_count(self._call_defaults | arguments)
+        if config is None:
+            return
+        steps = _step_count({**self._call_defaults, **arguments})
         guidance = {
             name: value
             for name, off in guidance_off.items()
@@ -134,7 +152,7 @@ class TwinFlowMethods:
 class LoraPipeline(TwinFlowMethods):
     """A stock pipeline with a TwinFlow LoRA on it: its calls are the stock ones, with warnings."""
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The stock call."""
         if self.twinflow_config is not None:
             self._check_call(dict(zip(self._call_defaults, args)) | kwargs, family_of(self).guidance_off)

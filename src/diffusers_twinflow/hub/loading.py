@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file
 
 from ..configuration import TwinFlowConfigError
@@ -40,7 +41,7 @@ def load_twinflow_lora(
     *,
     adapter_name: str = "twinflow",
     merge: bool = False,
-    **hub_options,
+    **hub_options: Any,
 ) -> TwinFlowRepositoryConfig:
     """Put a TwinFlow LoRA, its time conditioning and its scheduler on a loaded stock pipeline.
 
@@ -169,7 +170,7 @@ def read_scheduler(repository: LocatedRepository, config: TwinFlowRepositoryConf
 
 
 def _read_lora(
-    path: Path, config: TwinFlowRepositoryConfig, family: Family, transformer: torch.nn.Module
+    path: Path, config: TwinFlowRepositoryConfig, family: Family, transformer: ModelMixin
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Weights and metadata of a checked LoRA, without the part that carries the target time in stock pipelines.
 

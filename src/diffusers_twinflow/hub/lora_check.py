@@ -1,7 +1,7 @@
 """Whether a LoRA file fits a transformer, decided from its header alone before anything is built for it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ def check_lora(path: Path, transformer: torch.nn.Module, component_name: str = "
             f"'{path.name}' and its metadata do not name the same modules of this {type(transformer).__name__} "
             f"('{odd}' for one): it belongs to another model."
         )
-    ranks = _by_module(path, "rank_pattern", config.rank_pattern, expected)
-    _by_module(path, "alpha_pattern", config.alpha_pattern, expected)
+    ranks = _by_module(path, "rank_pattern", config.rank_pattern or {}, expected)
+    _by_module(path, "alpha_pattern", config.alpha_pattern or {}, expected)
     for name, pair in shapes.items():
         rank = ranks.get(name, config.r)
         wanted = _expected_shapes(modules[name], rank)
@@ -106,20 +106,20 @@ def _lora_config(path: Path, header: TensorHeader, prefix: str) -> LoraConfig:
 def _field_problem(fields: dict) -> str | None:
     """What is wrong with the fields that a plain LoRA may set, or `None`."""
 
-    def is_rank(value):
+    def is_rank(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
-    def is_number(value):
+    def is_number(value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
 
-    def is_pattern(value, is_value):
+    def is_pattern(value: Any, is_value: Callable[[Any], bool]) -> bool:
         return (
             isinstance(value, dict)
             and len(value) <= MAX_PATTERN_KEYS
             and all(f"_{k}".replace(".", "_").isidentifier() and is_value(value[k]) for k in value)
         )
 
-    def is_names(value):
+    def is_names(value: Any) -> bool:
         return (
             isinstance(value, list)
             and len(value) <= MAX_MODULE_NAMES
@@ -173,7 +173,7 @@ def _endings(name: str) -> list[str]:
 
 def _targets(config: LoraConfig, modules: Iterable[str]) -> set[str]:
     """The modules that the metadata names, as PEFT finds them, in one pass."""
-    targets, excluded = set(config.target_modules), set(config.exclude_modules or ())
+    targets, excluded = set(config.target_modules or ()), set(config.exclude_modules or ())
     return {name for name in modules if not targets.isdisjoint(ends := _endings(name)) and excluded.isdisjoint(ends)}
 
 
@@ -197,8 +197,8 @@ def _by_module(path: Path, field: str, pattern: dict[str, Any], names: Iterable[
     return {name: pattern[key] for name, key in keys.items()}
 
 
-def _expected_shapes(module: torch.nn.Module, rank: int) -> list[tuple[int, ...] | None]:
-    module = getattr(module, "base_layer", module)
+def _expected_shapes(layer: torch.nn.Module, rank: int) -> list[tuple[int, ...] | None]:
+    module = getattr(layer, "base_layer", layer)
     if isinstance(module, torch.nn.Linear):
         return [(rank, module.in_features), (module.out_features, rank)]
     if isinstance(module, torch.nn.Conv2d):

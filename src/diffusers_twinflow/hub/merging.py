@@ -13,6 +13,7 @@ from peft import get_peft_model_state_dict
 
 from ..configuration import TwinFlowConfigError
 from ..families import family_of
+from ..models.adapter_layers import weight_of
 from ..models.merged_copy import is_plain, merged_copy
 from ..models.offloading import has_offloading_hook, is_offloaded_to_disk
 from .adapter_states import activate_beside, adapted_layers, read_states
@@ -60,7 +61,7 @@ def why_not_mergeable(transformer: ModelMixin) -> str | None:
         return "another adapter is on the model"
     if has_offloading_hook([transformer]):
         return "the model is offloaded"
-    weights = [layer.get_base_layer().weight for _, layer in adapted_layers(transformer)]
+    weights = [weight_of(layer.get_base_layer()) for _, layer in adapted_layers(transformer)]
     if getattr(transformer, "hf_quantizer", None) is not None or not all(map(is_plain, weights)):
         return "the base is quantized"
     return None
@@ -90,8 +91,8 @@ def merge_lora(pipeline: DiffusionPipeline, adapter_name: str, *, is_base_unchan
     base: dict[str, BaseWeight] = {}
     try:
         for name, layer in adapted_layers(transformer):
-            weight = layers[name].weight.data
-            merged = merged_copy(layer).weight
+            weight = weight_of(layers[name]).data
+            merged = weight_of(merged_copy(layer))
             base[name] = BaseWeight.of(weight, is_in_files=name in in_files)
             with torch.no_grad():
                 weight.copy_(merged)

@@ -85,7 +85,7 @@ def save_model_card(
     return card
 
 
-def rewrite_model_card(directory: str | Path, repo_id: str, **options) -> ModelCard:
+def rewrite_model_card(directory: str | Path, repo_id: str, **options: Any) -> ModelCard:
     """`save_model_card` with the scores and prompts of the card that is there, for another repository or base."""
     note = _read_card_note(Path(directory) / CARD_NAME)[1]
     return save_model_card(
@@ -146,14 +146,17 @@ def build_model_card(
     """
     family, task = config.family.replace("_", "-"), FAMILIES[config.family].task
     is_lora = config.train_type == LORA
+    optional: dict[str, Any] = dict(license_fields or {})
+    if widget:
+        optional["widget"] = _widget(widget)
+    if base_model:
+        optional["base_model_relation"] = "adapter" if is_lora else "finetune"
     data = ModelCardData(
         base_model=base_model,
         library_name="diffusers",
         pipeline_tag=task,
         tags=["twinflow", *(["lora"] if is_lora else []), "diffusers", family, task],
-        **(license_fields or {}),
-        **({"widget": _widget(widget)} if widget else {}),
-        **({"base_model_relation": "adapter" if is_lora else "finetune"} if base_model else {}),
+        **optional,
     )
     sections = [
         _head(config, repo_id, base_model),

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..configuration import TwinFlowConfigError
 from ..families import Family
@@ -26,7 +26,7 @@ def read_index(repository: LocatedRepository, family: Family) -> dict[str, tuple
         raise TwinFlowConfigError(f"'{repository.name}' has no {INDEX_NAME}: save it again with save_twinflow_model.")
     values = read_json(path)
 
-    def refuse(name: str, allowed: str):
+    def refuse(name: str, allowed: str) -> NoReturn:
         raise TwinFlowConfigError(
             f"{INDEX_NAME} of '{repository.name}' has {name}={str(values.get(name))[:80]!r}: it must be {allowed}."
         )
@@ -78,6 +78,8 @@ def check_model_files(directory: Path, family: Family, components: dict[str, tup
             raise TwinFlowConfigError(f"{name}/{CONFIG} asks for quantised weights: a TwinFlow model has plain ones.")
         is_trained = name == component
         cls = family.transformer_class if is_trained else _class_of(list(entry), family)
+        if cls is None:
+            raise TwinFlowConfigError(f"{INDEX_NAME} has {name}={list(entry)}, which is no class that is installed.")
         check_component(folder, cls, is_trained=is_trained)
 
 
@@ -102,12 +104,13 @@ def read_base_index(directory: Path, name: str, family: Family, *, given: Collec
         if component in given:
             continue
         if isinstance(entry, list) and entry and entry != [None, None] and not component.startswith("_"):
-            components[component] = _class_of(entry, family)
-            if components[component] is None:
+            cls = _class_of(entry, family)
+            if cls is None:
                 raise TwinFlowConfigError(
                     f"{INDEX_NAME} of '{name}' has {component}={str(entry)[:80]!r}: it must be a model, scheduler, "
                     f"tokenizer or processor of {' or '.join(LIBRARIES)}. Pass {component}= with one that you loaded."
                 )
+            components[component] = cls
     return components
 
 

@@ -20,7 +20,7 @@ MODEL_OPTIONS = ("dtype", "device_map")
 
 
 def load_located_model(
-    repository: LocatedRepository, config: TwinFlowRepositoryConfig, family: Family, **options
+    repository: LocatedRepository, config: TwinFlowRepositoryConfig, family: Family, **options: Any
 ) -> DiffusionPipeline:
     """The stock pipeline of a whole model's repository, its time conditioning and scheduler in place.
 
@@ -35,7 +35,7 @@ def load_located_model(
     components = read_index(repository, family)
     directory = _fetch(repository, components).directory
     check_model_files(directory, family, components)
-    replaced = {}
+    replaced: dict[str, Any] = {}
     if repository.find(CONFIG_NAME) is not None or components.get("scheduler") == OUR_SCHEDULER:
         replaced["scheduler"] = read_scheduler(repository, config)
     options = options | {"use_safetensors": True}
@@ -73,9 +73,10 @@ def component_options(options: dict[str, Any], component_name: str) -> dict[str,
 
 
 def _load_component(directory: Path, family: Family, options: dict[str, Any]) -> torch.nn.Module:
-    model, info = family.transformer_class.from_pretrained(
+    loaded: Any = family.transformer_class.from_pretrained(
         directory / family.component_name, use_safetensors=True, output_loading_info=True, **options
     )
+    model, info = loaded
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[kind]:
             raise TwinFlowConfigError(

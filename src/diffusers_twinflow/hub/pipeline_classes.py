@@ -16,7 +16,7 @@ def stock_class_of(pipeline: DiffusionPipeline) -> type[DiffusionPipeline]:
 
 
 @cache
-def pipeline_class(mixin: type, stock: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
+def pipeline_class(mixin: Any, stock: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
     """The subclass of a stock pipeline class that has the methods of `mixin`.
 
     It has the stock class's name, by which `AutoPipeline` and saved pipelines find the stock class. Its `__call__` shows
@@ -24,11 +24,11 @@ def pipeline_class(mixin: type, stock: type[DiffusionPipeline]) -> type[Diffusio
     """
 
     @wraps(stock.__call__)
-    def __call__(self, *args, **kwargs):
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         with only_own_calls():
             return mixin.__call__(self, *args, **kwargs)
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self: Any, protocol: int) -> tuple[Any, ...]:
         return _new_instance, (mixin, stock), vars(self)
 
     parameters = list(signature(stock.__call__).parameters.values())[1:]
@@ -47,7 +47,7 @@ def pipeline_class(mixin: type, stock: type[DiffusionPipeline]) -> type[Diffusio
 
 def as_pipeline(pipeline: DiffusionPipeline, mixin: type, **attributes: Any) -> DiffusionPipeline:
     """Give a stock pipeline, in place, the methods of `mixin`, and set these attributes of it."""
-    pipeline.__class__ = pipeline_class(mixin, stock_class_of(pipeline))
+    pipeline.__class__ = pipeline_class(mixin, stock_class_of(pipeline))  # type: ignore[arg-type]  # mypy: unhashable
     vars(pipeline).update(attributes)
     return pipeline
 
@@ -61,5 +61,5 @@ def as_stock_pipeline(pipeline: DiffusionPipeline) -> DiffusionPipeline:
 
 
 def _new_instance(mixin: type, stock: type[DiffusionPipeline]) -> DiffusionPipeline:
-    cls = pipeline_class(mixin, stock)
+    cls = pipeline_class(mixin, stock)  # type: ignore[arg-type]  # mypy: unhashable
     return cls.__new__(cls)

@@ -11,6 +11,7 @@ from peft.utils.other import get_pattern_key
 from torch import nn
 
 from ..configuration import TwinFlowConfigError
+from ..models import TwinFlowTransformerMixin
 from ..models.target_folding import (
     CannotFoldError,
     FoldedLayer,
@@ -20,6 +21,7 @@ from ..models.target_folding import (
     fold_target,
     why_not_foldable,
 )
+from ..models.time_conditioning import TimeConditioning
 from ..schedulers import TwinFlowScheduler
 
 STEP_COUNTS = (1, 2, 4, 3, 8)
@@ -98,12 +100,17 @@ def fold(
     grids = {count: _grid(scheduler, count) for count in counts}
     style = scheduler.config.sampling_style
     all_sigmas = {count: sigmas for count, (sigmas, _) in grids.items()}
-    if style == "multi" or not adds_target(type(transformer), transformer, conditioning):
-        return None, Portable(style, {str(count): all_sigmas[count] for count in counts})
+    complete = Portable(style, {str(count): all_sigmas[count] for count in counts})
+    if style == "multi" or conditioning is None:
+        return None, complete
+    if not isinstance(transformer, TwinFlowTransformerMixin):
+        raise TypeError(f"A {type(transformer).__name__} has no time conditioning: pass a TwinFlow transformer.")
+    if not adds_target(type(transformer), transformer, conditioning):
+        return None, complete
     reason = why_not_foldable(type(transformer), transformer, conditioning)
-    if reason is not None:
+    if reason is not None or not isinstance(conditioning, TimeConditioning):
         return None, Portable(style, reason=reason)
-    in_unit = {count: _in_unit(grid, scheduler, conditioning) for count, (_, grid) in grids.items()}
+    in_unit = {count: _in_unit(grid, conditioning) for count, (_, grid) in grids.items()}
     try:
         folded = fold_target(transformer, conditioning, in_unit, adapter_names=adapter_names)
     except CannotFoldError as error:
@@ -126,7 +133,7 @@ def _grid(scheduler: TwinFlowScheduler, count: int) -> tuple[list[float], Grid]:
     )
 
 
-def _in_unit(grid: Grid, scheduler: TwinFlowScheduler, conditioning: nn.Module) -> Grid:
+def _in_unit(grid: Grid, conditioning: TimeConditioning) -> Grid:
     at_data, at_noise = conditioning.at_data, conditioning.at_noise
     return Grid(*((at_data + time * (at_noise - at_data)).float() for time in (grid.times, grid.targets)))
 
@@ -141,27 +148,27 @@ def add_folded(
     Args:
         weights: by name, without the component's prefix.
     """
-    weights, config = dict(weights), deepcopy(dict(config))
+    weights, fields = dict(weights), deepcopy(dict(config))
     for name, layer in layers.items():
         key_a, key_b = _keys(name)
         rank, scale = 0, 1.0
         parts_a, parts_b = [layer.lora_A], [layer.lora_B]
         if key_a in weights:
-            rank, alpha = rank_and_alpha(config, name)
+            rank, alpha = rank_and_alpha(fields, name)
             scale = alpha / rank
             parts_a, parts_b = [weights[key_a], layer.lora_A], [weights[key_b], layer.lora_B / scale]
         dtype = next(iter(weights.values())).dtype if weights else torch.float32
         weights[key_a] = torch.cat([part.to(dtype).cpu() for part in parts_a], dim=0).contiguous()
         weights[key_b] = torch.cat([part.to(dtype).cpu() for part in parts_b], dim=1).contiguous()
-        _set_rank(config, name, rank + layer.lora_A.shape[0], scale)
+        _set_rank(fields, name, rank + layer.lora_A.shape[0], scale)
         if not rank:
-            config["target_modules"] = _with_target(config["target_modules"], name)
-    return weights, config
+            fields["target_modules"] = _with_target(fields["target_modules"], name)
+    return weights, fields
 
 
 def without_folded(
-    weights: Mapping[str, torch.Tensor], config: Mapping[str, Any] | None, layers: Mapping[str, int]
-) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+    weights: Mapping[str, torch.Tensor], config: Mapping[str, Any], layers: Mapping[str, int]
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The weights and configuration of a LoRA before `add_folded`.
 
     Args:
@@ -170,7 +177,7 @@ def without_folded(
     Raises:
         TwinFlowConfigError: if the weights have no such layer, or it has a smaller rank.
     """
-    weights, config = dict(weights), deepcopy(dict(config)) if config is not None else None
+    weights, fields = dict(weights), deepcopy(dict(config))
     for name, folded_rank in layers.items():
         key_a, key_b = _keys(name)
         if key_a not in weights or key_b not in weights or weights[key_a].shape[0] < folded_rank:
@@ -179,27 +186,24 @@ def without_folded(
                 f"{folded_rank} or more. Save the repository again."
             )
         rank = weights[key_a].shape[0] - folded_rank
-        scale = 1.0
-        if config is not None:
-            stored_rank, alpha = rank_and_alpha(config, name)
-            scale = alpha / stored_rank
+        stored_rank, alpha = rank_and_alpha(fields, name)
         if rank:
             weights[key_a], weights[key_b] = weights[key_a][:rank].contiguous(), weights[key_b][:, :rank].contiguous()
         else:
             del weights[key_a], weights[key_b]
-        if config is not None:
-            _set_rank(config, name, rank, scale)
-            targets = config["target_modules"]
-            if not rank and not isinstance(targets, str):
-                config["target_modules"] = [target for target in targets if target != name]
-    return weights, config
+        _set_rank(fields, name, rank, alpha / stored_rank)
+        targets = fields["target_modules"]
+        if not rank and not isinstance(targets, str):
+            fields["target_modules"] = [target for target in targets if target != name]
+    return weights, fields
 
 
 def rank_and_alpha(config: Mapping[str, Any], name: str) -> tuple[int, float]:
     """Rank and alpha of one layer, as PEFT reads them from the fields of a `LoraConfig`."""
-    rank_pattern, alpha_pattern = (config.get(f"{kind}_pattern") or {} for kind in ("rank", "alpha"))
-    rank = rank_pattern.get(get_pattern_key(rank_pattern, name), config["r"])
-    return rank, alpha_pattern.get(get_pattern_key(alpha_pattern, name), config["lora_alpha"])
+    rank_pattern: dict[str, int] = config.get("rank_pattern") or {}
+    alpha_pattern: dict[str, float] = config.get("alpha_pattern") or {}
+    rank = rank_pattern.get(get_pattern_key([*rank_pattern], name), config["r"])
+    return rank, alpha_pattern.get(get_pattern_key([*alpha_pattern], name), config["lora_alpha"])
 
 
 def _set_rank(config: dict[str, Any], name: str, rank: int, scale: float) -> None:

@@ -41,7 +41,8 @@ class PublishedTransformer:
     def empty(self) -> TwinFlowTransformerMixin:
         """The model with its weights on the meta device."""
         with init_empty_weights():
-            return self.twinflow_class.from_config(self.config)
+            twinflow_class: Any = self.twinflow_class  # the stock class that it extends has `from_config`
+            return twinflow_class.from_config(self.config)
 
     def state_dicts(self) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
         """Tensors by the names that they have here, one weight file after another."""
@@ -50,7 +51,7 @@ class PublishedTransformer:
 
 
 def load_published_transformer(
-    name_or_path: str | Path, *, subfolder: str | None = None, dtype: torch.dtype | None = None, **hub_options
+    name_or_path: str | Path, *, subfolder: str | None = None, dtype: torch.dtype | None = None, **hub_options: Any
 ) -> TwinFlowTransformerMixin:
     """Load a transformer that the TwinFlow authors or SimpleTuner published, on the CPU and in evaluation mode.
 
@@ -85,7 +86,7 @@ def load_located_transformer(
 
 
 def convert_published_transformer(
-    name_or_path: str | Path, output_dir: str | Path, *, subfolder: str | None = None, **hub_options
+    name_or_path: str | Path, output_dir: str | Path, *, subfolder: str | None = None, **hub_options: Any
 ) -> PublishedTransformer:
     """Rewrite such a transformer so that the TwinFlow class's `from_pretrained` loads it, one weight file at a time.
 
@@ -134,7 +135,7 @@ def open_published(repository: LocatedRepository) -> PublishedTransformer:
 
 def _stock_class(class_name: str, repository_name: str) -> type:
     """The stock class that a configuration names."""
-    stock = getattr(diffusers, stock_class_name(class_name), None)
+    stock: Any = getattr(diffusers, stock_class_name(class_name), None)
     try:
         return twinflow_class_of(stock).stock_class()
     except TypeError as error:
@@ -146,11 +147,14 @@ def _stock_class(class_name: str, repository_name: str) -> type:
 def _shards(repository: LocatedRepository) -> list[Path]:
     index = repository.find(SAFE_WEIGHTS_INDEX_NAME)
     names = [SAFETENSORS_WEIGHTS_NAME] if index is None else sorted(set(read_index(index).values()))
-    paths = [repository.find(Path(name).name) for name in names]
-    if None in paths:
-        raise TwinFlowConfigError(
-            f"'{repository.name}' has no {names[paths.index(None)]}: only whole checkpoints in safetensors are loaded."
-        )
+    paths = []
+    for name in names:
+        path = repository.find(Path(name).name)
+        if path is None:
+            raise TwinFlowConfigError(
+                f"'{repository.name}' has no {name}: only whole checkpoints in safetensors are loaded."
+            )
+        paths.append(path)
     return paths
 
 

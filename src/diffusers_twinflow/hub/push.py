@@ -83,8 +83,17 @@ def push_twinflow_lora(
         raise TwinFlowConfigError(
             f"'{directory}' holds a {config.train_type} model: push it with push_twinflow_model, or the command line."
         )
-    options = {"private": private, "revision": revision, "commit_message": commit_message, "base_model": base_model}
-    return _push(Path(directory), config, files, repo_id, token=token, **options)
+    return _push(
+        Path(directory),
+        config,
+        files,
+        repo_id,
+        token=token,
+        private=private,
+        revision=revision,
+        commit_message=commit_message,
+        base_model=base_model,
+    )
 
 
 def push_twinflow_model(
@@ -99,8 +108,17 @@ def push_twinflow_model(
 ) -> CommitInfo:
     """Push a directory that `save_twinflow_model` or `save_twinflow_lora` wrote, as `push_twinflow_lora` does."""
     config, files = check_pushable(directory, base_model=base_model)
-    options = {"private": private, "revision": revision, "commit_message": commit_message, "base_model": base_model}
-    return _push(Path(directory), config, files, repo_id, token=token, **options)
+    return _push(
+        Path(directory),
+        config,
+        files,
+        repo_id,
+        token=token,
+        private=private,
+        revision=revision,
+        commit_message=commit_message,
+        base_model=base_model,
+    )
 
 
 def _push(

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -132,7 +133,7 @@ class TwinFlowRepositoryConfig:
         (Path(directory) / CONFIG_NAME).write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
-    def load(cls, name_or_path: str | Path, **hub_options) -> "TwinFlowRepositoryConfig":
+    def load(cls, name_or_path: str | Path, **hub_options: Any) -> "TwinFlowRepositoryConfig":
         """Read it from a local directory or a Hub repository.
 
         Raises:
@@ -205,12 +206,12 @@ def _config_of_pipeline(repository: LocatedRepository) -> TwinFlowRepositoryConf
 
 
 def _check_types(config: TwinFlowRepositoryConfig, name: str) -> None:
-    def refuse(field_name: str, allowed: str):
+    def refuse(field_name: str, allowed: str) -> NoReturn:
         raise TwinFlowConfigError(
             f"{CONFIG_NAME} of '{name}' has {field_name}={str(getattr(config, field_name))[:80]!r}: it must be {allowed}."
         )
 
-    def is_count(value, highest):
+    def is_count(value: Any, highest: int) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= highest
 
     if not (isinstance(config.base_model, str) and config.base_model and "\0" not in config.base_model):
@@ -236,7 +237,7 @@ def _check_types(config: TwinFlowRepositoryConfig, name: str) -> None:
 
 def save_twinflow_lora(
     directory: str | Path,
-    transformer: torch.nn.Module,
+    transformer: ModelMixin,
     config: TwinFlowRepositoryConfig,
     scheduler: TwinFlowScheduler,
     *,
@@ -276,7 +277,7 @@ def save_twinflow_lora(
 
 def save_stock_lora(
     directory: str | Path,
-    transformer: torch.nn.Module,
+    transformer: ModelMixin,
     family: Family,
     *,
     adapter_name: str = "default",
@@ -289,7 +290,7 @@ def save_stock_lora(
 
 
 def stock_lora(
-    transformer: torch.nn.Module,
+    transformer: ModelMixin,
     *,
     adapter_name: str = "default",
     dtype: torch.dtype | None = None,
@@ -348,7 +349,6 @@ def save_twinflow_model(
     directory = Path(directory)
     family = FAMILIES[config.family]
     transformer = family.denoiser(pipeline)
-    transformer = getattr(transformer, "_orig_mod", transformer)
     check_not_quantized(transformer, family)
     directory.mkdir(parents=True, exist_ok=True)
     base = config.base_model
@@ -361,6 +361,8 @@ def save_twinflow_model(
         config.num_inference_steps,
         adapter_names=active_adapters(transformer),
     )
-    of_model = {"train_type": FULL, "has_time_conditioning": None, "portable": portable.to_dict()}
-    replace(config, base_model=base, **of_model).save(directory)
+    written = replace(
+        config, base_model=base, train_type=FULL, has_time_conditioning=None, portable=portable.to_dict()
+    )
+    written.save(directory)
     stock_copy(pipeline, folded.layers if folded else {}).save_pretrained(str(directory), **options)

@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from ..families import family_of
 from ..families.video import strip
 from .files import CONFIG_NAME, SAMPLE_SUFFIXES, SAMPLES_FOLDER, is_inside
+from .grids import Font
 from .repository import TwinFlowRepositoryConfig
 
 logger = logging.get_logger(__name__)
@@ -28,7 +29,7 @@ CAPTION_LINES = 2
 
 
 def draw_row(
-    pipeline: DiffusionPipeline, prompts: Sequence[str], num_inference_steps: int, seed: int = 0, **call_options
+    pipeline: DiffusionPipeline, prompts: Sequence[str], num_inference_steps: int, seed: int = 0, **call_options: Any
 ) -> list[Image.Image]:
     """One picture a prompt, each from the noise of `seed`; of a video some frames side by side.
 
@@ -39,7 +40,7 @@ def draw_row(
 
 
 def draw_frames(
-    pipeline: DiffusionPipeline, prompts: Sequence[str], num_inference_steps: int, seed: int = 0, **call_options
+    pipeline: DiffusionPipeline, prompts: Sequence[str], num_inference_steps: int, seed: int = 0, **call_options: Any
 ) -> list[list[Image.Image]]:
     """As `draw_row`, with all frames of each video; a picture is one frame."""
     family = family_of(pipeline)
@@ -72,7 +73,7 @@ def labelled_grid(columns: Mapping[str, Sequence[Image.Image]], prompts: Sequenc
     rows = list(zip(*columns.values(), strict=True))
     labels = [font.getbbox(label) for label in columns]
     width = max([rows[0][0].width, *(right - left + 2 * MARGIN for left, _, right, _ in labels)])
-    head = Image.new("RGB", (width * len(columns), max(bottom for *_, bottom in labels) + 2 * MARGIN), "white")
+    head = Image.new("RGB", (width * len(columns), int(max(bottom for *_, bottom in labels)) + 2 * MARGIN), "white")
     for i, label in enumerate(columns):
         ImageDraw.Draw(head).text((width * i + width // 2, MARGIN), label, fill="black", font=font, anchor="ma")
     parts = [head]
@@ -96,7 +97,7 @@ def _row(images: Sequence[Image.Image], width: int) -> Image.Image:
     return row
 
 
-def _caption(text: str, width: int, font) -> Image.Image:
+def _caption(text: str, width: int, font: Font) -> Image.Image:
     """A prompt on white, in at most `CAPTION_LINES` lines; the end is cut off if it does not fit."""
     lines, words = [""], " ".join(text.split()).split(" ")
     for word in words:
@@ -109,14 +110,14 @@ def _caption(text: str, width: int, font) -> Image.Image:
     lines = [_fitting(line, width - 2 * MARGIN, font) for line in lines[:CAPTION_LINES]]
     if is_cut:
         lines[-1] = _fitting(f"{lines[-1].rstrip('…')}…", width - 2 * MARGIN, font)
-    line_height = font.getbbox("Ag")[3] + MARGIN
+    line_height = int(font.getbbox("Ag")[3]) + MARGIN
     caption = Image.new("RGB", (width, line_height * len(lines) + MARGIN), "white")
     for i, line in enumerate(lines):
         ImageDraw.Draw(caption).text((MARGIN, MARGIN // 2 + i * line_height), line, fill="black", font=font)
     return caption
 
 
-def _fitting(line: str, width: float, font) -> str:
+def _fitting(line: str, width: float, font: Font) -> str:
     while font.getlength(line) > width and len(line) > 1:
         line = f"{line[:-2]}…"
     return line
@@ -129,7 +130,7 @@ def save_samples(
     *,
     step_counts: Sequence[int] = STEP_COUNTS,
     seed: int = 0,
-    **call_options,
+    **call_options: Any,
 ) -> Path:
     """Draw the grid that a model card shows: a row a prompt, a column a step count; returns its path."""
     columns = {
@@ -169,7 +170,7 @@ def write_prompt_images(
             old.unlink()
     has_config = (Path(directory) / CONFIG_NAME).is_file()
     trained = count_of_steps(TwinFlowRepositoryConfig.load(directory).num_inference_steps) if has_config else None
-    images = columns.get(trained, list(columns.values())[-1])
+    images = columns[trained] if trained is not None and trained in columns else list(columns.values())[-1]
     for number, (prompt, image) in enumerate(zip(prompts, images), 1):
         info = PngInfo()
         info.add_text(PROMPT_KEY, json.dumps(prompt))

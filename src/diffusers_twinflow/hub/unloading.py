@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import logging
-from peft.tuners.tuners_utils import BaseTunerLayer
 
 from ..configuration import TwinFlowConfigError
 from ..families import family_of
 from ..models import disable_twinflow, is_twinflow_transformer
+from ..models.adapter_layers import is_adapter_layer
 from .adapter_states import AdapterStates, is_fused, restore_states, states_without
 from .base_weights import unfuse_exactly
 from .merging import unmerge_lora
@@ -77,7 +77,7 @@ def restore_pipeline(pipeline: DiffusionPipeline) -> None:
     as_stock_pipeline(pipeline)
 
 
-def _denoiser(pipeline: DiffusionPipeline) -> torch.nn.Module:
+def _denoiser(pipeline: DiffusionPipeline) -> ModelMixin:
     return family_of(pipeline).denoiser(pipeline)
 
 
@@ -96,8 +96,8 @@ def remove_adapter(pipeline: DiffusionPipeline, adapter_name: str, states: Adapt
         disable_twinflow(transformer)
 
 
-def _unwrap_plain_layers(transformer: torch.nn.Module) -> None:
+def _unwrap_plain_layers(transformer: ModelMixin) -> None:
     """Put the base's own layer back where an adapter's layer holds no adapter any more."""
     for name, module in list(transformer.named_modules()):
-        if isinstance(module, BaseTunerLayer) and not module.r:
+        if is_adapter_layer(module) and not module.r:
             transformer.set_submodule(name, module.get_base_layer())

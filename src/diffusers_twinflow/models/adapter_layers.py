@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...
 
+else:
+    AdapterLayer = BaseTunerLayer
 
-def is_adapter_layer(module: nn.Module) -> "TypeGuard[AdapterLayer]":
+
+def is_adapter_layer(module: nn.Module) -> TypeGuard[AdapterLayer]:
     """Whether a module is a layer with adapters."""
     return isinstance(module, BaseTunerLayer)
 

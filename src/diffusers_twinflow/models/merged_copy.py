@@ -1,17 +1,14 @@
 """Copies of a model with its adapters merged, made without touching the model."""
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, TypeGuard, TypeVar, cast
+from typing import TypeGuard, TypeVar, cast
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 
-from .adapter_layers import is_adapter_layer, weight_of
+from .adapter_layers import AdapterLayer, is_adapter_layer, weight_of
 from .unsharded import shallow_copy
-
-if TYPE_CHECKING:
-    from .adapter_layers import AdapterLayer
 
 BLOCK_ROWS = 1024
 
@@ -49,7 +46,7 @@ def merged_copy(model: Copied) -> Copied:
 
 
 @torch.no_grad()
-def _merged_layer(layer: "AdapterLayer", base: nn.Module) -> nn.Module:
+def _merged_layer(layer: AdapterLayer, base: nn.Module) -> nn.Module:
     """The base layer as it would be after `layer`'s forward merged what is active and unmerged what is not.
 
     The sum is computed in float32 and rounded once, to the dtype of the base.
@@ -113,7 +110,7 @@ def _with_low_rank_sum(layer: LoraLinear) -> torch.Tensor:
     return merged
 
 
-def exact_copy(layer: "AdapterLayer", base: nn.Module) -> "AdapterLayer":
+def exact_copy(layer: AdapterLayer, base: nn.Module) -> AdapterLayer:
     """A copy of an adapter's layer that merges and unmerges in float32; the tensors of the layer stay as they are.
 
     Args:
@@ -147,6 +144,6 @@ def is_plain(tensor: torch.Tensor) -> bool:
     return plain and tensor.is_floating_point() and tensor.itemsize >= 2
 
 
-def _has_active_adapter(layer: "AdapterLayer") -> bool:
+def _has_active_adapter(layer: AdapterLayer) -> bool:
     active = set(layer.active_adapters)
     return bool(active & set(getattr(layer, "scaling", active)))

@@ -57,6 +57,7 @@ class TwinFlowTransformerMixin(StockTransformer):
     _embedding_dims: tuple[int, ...]
     _noise_and_data_timesteps: tuple[float, float]
     _folded_layers: dict[str, Any]
+    _has_warned_of_no_target: bool
     _internal_dict: FrozenDict
     time_conditioning: TimeConditioning | SecondEmbedder
 

@@ -9,7 +9,7 @@ rank 1; other styles need up to one rank per evaluation.
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -20,6 +20,8 @@ from .adapter_layers import base_layer, is_adapter_layer
 from .modeling_twinflow import TwinFlowTransformerMixin, find_submodule, submodule
 from .time_conditioning import TimeConditioning
 from .unsharded import Copied, shallow_copy
+
+Key = TypeVar("Key", bound=Hashable)
 
 EXACT = 1e-5
 """Largest error on a grid, relative to the largest addition, that counts as exact: the rounding of float32."""
@@ -77,7 +79,7 @@ class FoldedTarget:
 def fold_target(
     transformer: TwinFlowTransformerMixin,
     conditioning: nn.Module,
-    grids: Mapping[Hashable, Grid],
+    grids: Mapping[Key, Grid],
     *,
     adapter_names: Sequence[str] = (),
 ) -> FoldedTarget:
@@ -252,7 +254,7 @@ def _rows(inputs: torch.Tensor, outputs: torch.Tensor) -> tuple[torch.Tensor, to
 def _problems(
     transformer: TwinFlowTransformerMixin,
     conditioning: TimeConditioning,
-    grids: Mapping[Hashable, Grid],
+    grids: Mapping[Key, Grid],
     adapter_names: Sequence[str],
 ) -> list[_Problem]:
     cls = type(transformer)

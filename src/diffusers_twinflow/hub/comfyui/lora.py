@@ -38,12 +38,13 @@ def comfyui_lora(
     adapters = _by_module(tensors)
     _check_modules(adapters, layout, transformer_class_name)
     halves = KOHYA_HALVES if layout.unet else HALVES
-    exported, parts = {}, defaultdict(dict)
+    exported: dict[str, torch.Tensor] = {}
+    parts: defaultdict[tuple[str, Fused], dict[int, tuple[torch.Tensor, torch.Tensor]]] = defaultdict(dict)
     for module, (down, up) in adapters.items():
-        if key := layout.key(module):
-            exported |= {f"{key}.{half}": weight for half, weight in zip(halves, (down, up), strict=True)}
-        else:
-            key, fused, place = layout.fused_part(module)
+        if own := layout.key(module):
+            exported |= {f"{own}.{half}": weight for half, weight in zip(halves, (down, up), strict=True)}
+        elif part := layout.fused_part(module):
+            key, fused, place = part
             parts[key, fused][place] = down, up
     for (key, fused), found in parts.items():
         stacked = _stack(found, fused, config)
@@ -57,7 +58,7 @@ def _by_module(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Ten
     Raises:
         TwinFlowConfigError: for a key that is not of a plain LoRA, or a layer with one half.
     """
-    found = defaultdict(dict)
+    found: defaultdict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for key, weight in tensors.items():
         component, _, rest = key.partition(".")
         half = next((half for half in HALVES if rest.endswith(f".{half}")), None)
@@ -72,7 +73,7 @@ def _by_module(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Ten
             raise TwinFlowConfigError(
                 f"The LoRA has no '{module}.{missing[0]}'. The file is incomplete: save it again."
             )
-    return {module: tuple(halves[half] for half in HALVES) for module, halves in found.items()}
+    return {module: (halves[HALVES[0]], halves[HALVES[1]]) for module, halves in found.items()}
 
 
 def _check_modules(modules: Mapping[str, Any], layout: Layout, class_name: str) -> None:

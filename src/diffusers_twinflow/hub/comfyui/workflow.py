@@ -250,17 +250,20 @@ def _file_names(recipe: Recipe, files: Mapping[str, str], family_name: str) -> d
 
 def _load(graph: _Graph, recipe: Recipe, names: Mapping[str, str]) -> tuple[Link, Link, Link]:
     """The model, its text encoder and its autoencoder."""
+    clip: Link | None = None
     if "ckpt_name" in names:
         model = graph.add("CheckpointLoaderSimple", "Base model", ckpt_name=names["ckpt_name"])
         clip, vae = [model[0], 1], [model[0], 2]
     else:
         model = graph.add("UNETLoader", "Base model", unet_name=names["unet_name"], weight_dtype="default")
-        clip, vae = None, graph.add("VAELoader", "Autoencoder", vae_name=names["vae_name"])
+        vae = graph.add("VAELoader", "Autoencoder", vae_name=names["vae_name"])
     if recipe.text_encoder is not None:
         encoders = {name: file for name, file in names.items() if name.startswith("clip_name")}
         loader = {1: "CLIPLoader", 2: "DualCLIPLoader", 3: "TripleCLIPLoader"}[len(encoders)]
         typed = {} if len(encoders) == 3 else {"type": recipe.text_encoder}
         clip = graph.add(loader, "Text encoder", **encoders, **typed)
+    if clip is None:
+        raise ValueError(f"the recipe loads no text encoder: {recipe}")
     return model, clip, vae
 
 
