@@ -116,7 +116,7 @@ def _check_writable(path: Path) -> None:
         with path.open("ab"):
             pass
     except OSError as error:
-        reason = f"'{path.parent}' is a file" if os.path.isfile(path.parent) else os.strerror(error.errno)
+        reason = f"'{path.parent}' is a file" if os.path.isfile(path.parent) else str(error.strerror)
         raise TwinFlowConfigError(
             f"--out={str(path)!r} cannot be written ({reason}): choose another place."
         ) from error

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ..configuration import TwinFlowConfigError
 from ..families import family_of
+from ..families.video import VideoFamily
 
 
 def save_image(frames: Sequence[Image.Image], path: str | Path, pipeline: DiffusionPipeline) -> None:
@@ -27,5 +28,8 @@ def save_image(frames: Sequence[Image.Image], path: str | Path, pipeline: Diffus
 
 def save_clip(frames: Sequence[Image.Image], path: str | Path, pipeline: DiffusionPipeline) -> None:
     """Write an animation that repeats forever, at the frame rate that the pipeline's base was made for."""
-    duration = round(1000 / family_of(pipeline).frame_rate(pipeline))
+    family = family_of(pipeline)
+    if not isinstance(family, VideoFamily):
+        raise TypeError(f"A {type(pipeline).__name__} draws single images, which are no clip.")
+    duration = round(1000 / family.frame_rate(pipeline))
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=duration, loop=0)

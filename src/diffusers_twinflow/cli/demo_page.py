@@ -1,9 +1,10 @@
 """The web page of `demo`: a prompt and a seed in, images and timings out."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import uuid4
 
 import gradio as gr
@@ -111,7 +112,8 @@ def build_page(
         def draw(prompt: str, seed: float | None, request: gr.Request) -> Iterator[list]:
             try:
                 prompt, seed = check_prompt(prompt), check_seed(seed)
-                listeners.check(request.session_hash, request.request.scope[ARRIVED])
+                served: Any = request.request  # is there for a request that came through the page
+                listeners.check(request.session_hash or "", served.scope[ARRIVED])
                 yield from show(comparison.draw(prompt, seed))
             except TwinFlowConfigError as error:
                 raise gr.Error(str(error), print_exception=False) from error
@@ -140,7 +142,7 @@ def build_page(
     return Page(page, listeners, len(comparison.labels))
 
 
-def _validation(check, value) -> dict:
+def _validation(check: Callable[[Any], object], value: Any) -> dict[str, Any]:
     try:
         check(value)
     except TwinFlowConfigError as error:

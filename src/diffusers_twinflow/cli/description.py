@@ -1,5 +1,7 @@
 """What `info` shows of a TwinFlow repository."""
 
+from typing import Any
+
 from ..families import FAMILIES
 from ..hub.component_check import WEIGHTS
 from ..hub.files import (
@@ -16,7 +18,7 @@ from ..hub.repository import LORA, TwinFlowRepositoryConfig
 from ..models.conditioning_file import split_unfolded
 
 
-def describe(name_or_path: str, **hub_options) -> dict:
+def describe(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
     """What a repository holds, as plain values; only headers of its weights are read.
 
     Raises:
@@ -24,7 +26,7 @@ def describe(name_or_path: str, **hub_options) -> dict:
     """
     repository = locate_repository(name_or_path, **hub_options)
     config = TwinFlowRepositoryConfig.load_located(repository)
-    values = {
+    values: dict[str, Any] = {
         "train_type": config.train_type,
         "family": config.family,
         "base_model": config.base_model,

@@ -67,6 +67,9 @@ def run(args: argparse.Namespace) -> None:
         say(path)
     if args.format == "comfyui":
         return
-    say("scheduler:", use if isinstance(use, str) else use.scheduler_code())
-    for count in [] if isinstance(use, str) else sorted(use.sigmas):
+    if isinstance(use, str):
+        say("scheduler:", use)
+        return
+    say("scheduler:", use.scheduler_code())
+    for count in sorted(use.sigmas):
         say("call:", use.call_code(count))

@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
     for command in COMMANDS:
         name = command.__name__.rsplit(".", 1)[-1]
-        summary = command.__doc__.splitlines()[0]
+        summary = (command.__doc__ or name).splitlines()[0]
         command_parser = commands.add_parser(name, help=summary, description=summary)
         command.add_arguments(command_parser)
         command_parser.add_argument(

@@ -1,9 +1,9 @@
 """Command-line flags from the options of dataclasses."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field
-from typing import Any
+from typing import Any, NoReturn
 
 from ..options import TwinFlowConfigError, check_choice, groups_of, options_of, type_of
 
@@ -11,11 +11,11 @@ from ..options import TwinFlowConfigError, check_choice, groups_of, options_of, 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser that raises its errors, without the usage of all options."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise TwinFlowConfigError(message)
 
 
-def add_flags(parser: argparse.ArgumentParser, *classes: type, titles: dict[type, str] | None = None) -> None:
+def add_flags(parser: argparse.ArgumentParser, *classes: type, titles: Mapping[type, str] | None = None) -> None:
     """Add a flag for each option, in a group for each class that declares some. A flag that is not given sets nothing.
 
     Args:
@@ -50,7 +50,7 @@ def _add_flag(group: argparse._ArgumentGroup, declared: Field) -> None:
     group.add_argument(*(f"--{name}" for name in (declared.name, *metadata["aliases"])), **settings)
 
 
-def _reader(declared: Field, kind: type):
+def _reader(declared: Field, kind: type) -> Callable[[str], Any]:
     """Reads one value of an option; its range is checked later, by its dataclass, which names the option."""
 
     def read(text: str) -> Any:

@@ -25,7 +25,7 @@ class Listeners:
     """
 
     def __init__(self) -> None:
-        self.open = Counter()
+        self.open: Counter[str] = Counter()
 
     def check(self, session: str, arrived: float) -> None:
         """Return once somebody listens to a session.

@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TextIO
 
 from .output import note
 
@@ -62,7 +63,14 @@ class _NoteHandler(logging.Handler):
         note(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     note(f"warning: {message}")
 
 

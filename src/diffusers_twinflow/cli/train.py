@@ -6,7 +6,7 @@ Several processes: accelerate launch -m diffusers_twinflow.cli train --config re
 import argparse
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HAS_OWN_OUTPUT = True
 """The command shows its own log; `main` does not hide it."""
-TITLES = {TwinFlowConfig: "TwinFlow"}
+TITLES: dict[type, str] = {TwinFlowConfig: "TwinFlow"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +121,7 @@ def report_costs(trainer: "Trainer") -> None:
 
 
 @contextmanager
-def shown_log(parser: argparse.ArgumentParser):
+def shown_log(parser: argparse.ArgumentParser) -> Iterator[None]:
     """Show what the package says, with options named by their flags."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     names = FlagNames(parser)

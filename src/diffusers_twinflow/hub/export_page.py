@@ -1,11 +1,15 @@
 """The README.md of an export: how to use it."""
 
 import json
+from typing import Final
 
 from ..families import Family
 from .stock_use import STOCK_SCHEDULER, StockUse, arguments_code, call_code, call_options, import_code
 
-LORA_FORMAT, COMFYUI, MERGED, TRANSFORMER = "diffusers", "comfyui", "merged", "transformer"
+LORA_FORMAT: Final = "diffusers"
+COMFYUI: Final = "comfyui"
+MERGED: Final = "merged"
+TRANSFORMER: Final = "transformer"
 LOCAL_BASE = "path/to/the/base"
 
 

@@ -2,12 +2,14 @@
 
 from functools import cache, wraps
 from inspect import signature
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from diffusers import DiffusionPipeline
 
 from ..sampling_calls import only_own_calls
 from .adapter_methods import adapter_methods
+
+Mixed = TypeVar("Mixed")
 
 
 def stock_class_of(pipeline: DiffusionPipeline) -> type[DiffusionPipeline]:
@@ -45,11 +47,11 @@ def pipeline_class(mixin: Any, stock: type[DiffusionPipeline]) -> type[Diffusion
     return type(stock.__name__, (mixin, stock), namespace)
 
 
-def as_pipeline(pipeline: DiffusionPipeline, mixin: type, **attributes: Any) -> DiffusionPipeline:
+def as_pipeline(pipeline: DiffusionPipeline, mixin: type[Mixed], **attributes: Any) -> Mixed:
     """Give a stock pipeline, in place, the methods of `mixin`, and set these attributes of it."""
     pipeline.__class__ = pipeline_class(mixin, stock_class_of(pipeline))  # type: ignore[arg-type]  # mypy: unhashable
     vars(pipeline).update(attributes)
-    return pipeline
+    return cast(Mixed, pipeline)
 
 
 def as_stock_pipeline(pipeline: DiffusionPipeline) -> DiffusionPipeline:

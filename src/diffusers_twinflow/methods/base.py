@@ -115,7 +115,9 @@ class Method(Protocol[Draw]):
     branch_names: Sequence[str]
     branch_cycle: Sequence[str]
     part_names: Sequence[str]
-    needs_unconditional: bool
+
+    @property
+    def needs_unconditional(self) -> bool: ...
 
     def options(self) -> dict[str, Any]:
         """The method's options, as a recipe has them."""

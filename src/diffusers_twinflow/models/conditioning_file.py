@@ -4,13 +4,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 from torch import nn
+
+Value = TypeVar("Value")
 
 CONDITIONING_NAME = "twinflow_time_conditioning.safetensors"
 UNFOLDED = "unfolded."
@@ -35,9 +37,9 @@ def save_conditioning(
 
 
 def split_unfolded(
-    tensors: Mapping[str, torch.Tensor],
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The tensors of a file as those of the time conditioning and the unfolded weights, by their names in the model."""
+    tensors: Mapping[str, Value],
+) -> tuple[dict[str, Value], dict[str, Value]]:
+    """The tensors of a file, or their shapes, as those of the time conditioning and the unfolded weights, by their names in the model."""
     conditioning = {name: tensor for name, tensor in tensors.items() if not name.startswith(UNFOLDED)}
     unfolded = {name.removeprefix(UNFOLDED): t for name, t in tensors.items() if name.startswith(UNFOLDED)}
     return conditioning, unfolded

@@ -1,15 +1,22 @@
 """The device that a pipeline runs on, found in one walk through its modules."""
 
 from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from ..models.offloading import has_offloading_hook
 
+if TYPE_CHECKING:
+    StockPipeline = DiffusionPipeline
+else:
+    StockPipeline = object
 
-class QuickExecutionDevice:
+
+class QuickExecutionDevice(StockPipeline):
     """Gives a pipeline's `_execution_device` the stock answer sooner: the stock property goes through all modules often.
 
     It is asked where a module has a hook of offloading, accelerate's or that of groups.
@@ -25,7 +32,7 @@ class QuickExecutionDevice:
         return next(chain(accelerators, devices), torch.device("cpu"))
 
 
-def device_of(model: nn.Module) -> torch.device:
+def device_of(model: Any) -> torch.device:
     """`model.device` of a model without hooks, for which diffusers would look once more."""
     if getattr(type(model), "device", None) is ModelMixin.device:
         for tensor in chain(model.parameters(), model.buffers()):

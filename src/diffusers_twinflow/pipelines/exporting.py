@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import save_file
@@ -153,7 +154,10 @@ class _Source:
 
     @property
     def transformer(self) -> TwinFlowTransformerMixin:
-        return self.family.denoiser(self.pipeline)
+        transformer = self.family.denoiser(self.pipeline)
+        if not isinstance(transformer, TwinFlowTransformerMixin):
+            raise TypeError(f"A {type(transformer).__name__} is no TwinFlow transformer, so nothing can be exported.")
+        return transformer
 
     def lora(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         return stock_lora(self.transformer, adapter_name=ADAPTER, dtype=self.dtype, folded=self.layers)
@@ -251,10 +255,9 @@ def _check_arguments(
         raise TwinFlowConfigError(
             f"sampling_style={sampling_style!r} is not valid. Use one of {', '.join(SAMPLING_STYLES)}."
         )
-    are_counts = step_counts is None or (
-        bool(step_counts) and all(type(count) is int and 1 <= count <= MAX_STEPS for count in step_counts)
-    )
-    if not are_counts:
+    if step_counts is None:
+        return
+    if not step_counts or not all(type(count) is int and 1 <= count <= MAX_STEPS for count in step_counts):
         raise TwinFlowConfigError(
             f"step_counts={list(step_counts)} is not valid. Use whole numbers from 1 to {MAX_STEPS}, such as 1 2 4."
         )
@@ -297,7 +300,7 @@ def _scheduler(pipeline: TwinFlowPipeline, sampling_style: str | None) -> TwinFl
 
 
 def _fold(
-    transformer: TwinFlowTransformerMixin,
+    transformer: ModelMixin,
     scheduler: TwinFlowScheduler,
     config: TwinFlowRepositoryConfig,
     step_counts: Sequence[int] | None,
@@ -329,7 +332,7 @@ def _fold(
     missing = [count for count in step_counts or () if str(count) not in portable.sigmas]
     if missing:
         raise TwinFlowConfigError(
-            f"step_counts={list(step_counts)} do not fit into one file with sampling_style='{portable.style}'. These "
+            f"step_counts={list(step_counts or ())} do not fit into one file with sampling_style='{portable.style}'. These "
             f"fit: {', '.join(portable.sigmas)}. At the times of {', '.join(map(str, missing))} steps the target times "
             "differ from these, or the timestep embedder is too small. Export the others into a folder of their own."
         )

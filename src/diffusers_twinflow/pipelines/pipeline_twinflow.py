@@ -1,6 +1,7 @@
 """Stock pipelines with few-step defaults: the trained step count, guidance 0, the target time of each step."""
 
-from pathlib import Path
+import os
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -38,11 +39,11 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path: str | Path,
+        pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         base_model: str | None = None,
         merge: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> "TwinFlowPipeline":
         """Load a TwinFlow LoRA on its base, or a whole distilled pipeline.
 
@@ -63,7 +64,7 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
         if "torch_dtype" in kwargs:
             kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
         hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
-        repository = locate_repository(pretrained_model_name_or_path, **hub_options)
+        repository = locate_repository(os.fspath(pretrained_model_name_or_path), **hub_options)
         published = find_published(repository)
         if published is not None:
             pipeline = load_published_pipeline(published, base_model=base_model, **kwargs)
@@ -86,7 +87,7 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
         return as_twinflow_pipeline(pipeline, config.with_base_of(repository))
 
     @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> "TwinFlowPipeline":
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "TwinFlowPipeline":
         """Make a `TwinFlowPipeline` from the components of a pipeline with TwinFlow weights, without more memory.
 
         `TwinFlowPipeline.from_pipe` keeps the stock class of `pipeline`; `type(pipe).from_pipe` has that of `pipe`.
@@ -108,7 +109,7 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
         return as_twinflow_pipeline(stock.from_pipe(pipeline, **kwargs), config)
 
     @torch.no_grad()
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The stock pipeline's call, with its own arguments in its own order.
 
         `num_inference_steps` defaults to the step count of the distillation, and `max_sequence_length` to that of the
@@ -143,7 +144,7 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
 
 def as_twinflow_pipeline(pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig) -> TwinFlowPipeline:
     """Turn a stock pipeline, in place, into a `TwinFlowPipeline`; its scheduler becomes a `TwinFlowScheduler`."""
-    as_pipeline(pipeline, TwinFlowPipeline, twinflow_config=config)
-    if not isinstance(pipeline.scheduler, TwinFlowScheduler):
-        pipeline.scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config)
-    return pipeline
+    ours = as_pipeline(pipeline, TwinFlowPipeline, twinflow_config=config)
+    if not isinstance(ours.scheduler, TwinFlowScheduler):
+        ours.scheduler = TwinFlowScheduler.from_config(ours.scheduler.config)
+    return ours

@@ -9,7 +9,7 @@ from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs,
 
 from . import deepspeed
 from .arguments import TrainingArguments
-from .base_model import DTYPES
+from .base_model import weight_dtype_of
 from .distributed import check_distributed, uses_deepspeed
 from .trackers import tracker_names
 
@@ -36,7 +36,7 @@ def build_accelerator(args: TrainingArguments) -> Accelerator:
     if uses_deepspeed(accelerator):
         deepspeed.configure(
             accelerator,
-            DTYPES[args.mixed_precision],
+            weight_dtype_of(args),
             batch_size=args.train_batch_size,
             accumulation_steps=args.gradient_accumulation_steps,
             max_grad_norm=args.max_grad_norm,

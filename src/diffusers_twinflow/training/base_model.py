@@ -55,19 +55,38 @@ def has_flow_matching_scheduler(name_or_path: str, index: dict[str, Any], **hub_
     )
 
 
+def weight_dtype_of(args: TrainingArguments) -> torch.dtype:
+    """The dtype of frozen weights; float32 if `mixed_precision` is not resolved."""
+    return DTYPES[args.mixed_precision or "no"]
+
+
+def base_name_of(args: TrainingArguments) -> str:
+    """The Hub id or the folder of the base.
+
+    Raises:
+        TwinFlowConfigError: if the arguments name none, and the model was not loaded from one.
+    """
+    if not args.pretrained_model_name_or_path:
+        raise TwinFlowConfigError(
+            "`pretrained_model_name_or_path` is missing, and the result names the base that it belongs to: give the Hub "
+            "id or the folder of the base."
+        )
+    return args.pretrained_model_name_or_path
+
+
 def load_frozen_pipeline(family: Family, args: TrainingArguments) -> DiffusionPipeline:
     """The base that the arguments name, frozen, in the dtype of `mixed_precision`, which must be resolved.
 
     The component that `train_type` "full" trains is in float32, the one that a LoRA is put on may be quantised.
     """
-    weight_dtype = DTYPES[args.mixed_precision]
+    weight_dtype = weight_dtype_of(args)
     full_precision = {family.component_name: torch.float32} if args.train_type == "full" else {}
     options: dict[str, Any] = {"revision": args.revision, "variant": args.variant, "cache_dir": args.cache_dir}
     if args.quantize_base is not None:
         config = quantization_config(args.quantize_base, family.component_name, weight_dtype)
         options["quantization_config"] = config
     dtype = {"default": weight_dtype, **full_precision}
-    return freeze(load_base(family, args.pretrained_model_name_or_path, dtype=dtype, **options))
+    return freeze(load_base(family, base_name_of(args), dtype=dtype, **options))
 
 
 def freeze(pipeline: DiffusionPipeline) -> DiffusionPipeline:
@@ -78,7 +97,7 @@ def freeze(pipeline: DiffusionPipeline) -> DiffusionPipeline:
     return pipeline
 
 
-def prepare_full(transformer: torch.nn.Module, method: Method, family: Family) -> None:
+def prepare_full(transformer: ModelMixin, method: Method, family: Family) -> None:
     """Have all weights train, and the time conditioning if the method uses it."""
     if method.config.twinflow_enabled:
         enable_twinflow(transformer, family.transformer_class)
@@ -124,14 +143,14 @@ def lora_config(transformer: ModelMixin, family: Family, args: TrainingArguments
     """PEFT's configuration of the LoRA that the arguments ask for."""
     return LoraConfig(
         r=args.rank,
-        lora_alpha=args.lora_alpha or args.rank,
+        lora_alpha=args.lora_alpha or args.rank,  # type: ignore[arg-type]  # PEFT takes a fraction too
         lora_dropout=args.lora_dropout,
         init_lora_weights="gaussian",
         target_modules=lora_targets(transformer, family, args.lora_layers),
     )
 
 
-def lora_targets(transformer: torch.nn.Module, family: Family, lora_layers: Sequence[str] | None) -> list[str]:
+def lora_targets(transformer: ModelMixin, family: Family, lora_layers: Sequence[str] | None) -> list[str]:
     """The names that PEFT is given; all linear layers are those of the stock model, for the time conditioning trains whole."""
     if not lora_layers:
         return family.lora_targets(transformer)

@@ -46,6 +46,20 @@ class Manifest:
         except (OSError, ValueError, TypeError):
             return None
 
+    @classmethod
+    def read(cls, checkpoint: Path) -> "Manifest":
+        """The manifest of a checkpoint.
+
+        Raises:
+            TwinFlowConfigError: if it has none, or one that cannot be read.
+        """
+        manifest = cls.load(checkpoint)
+        if manifest is None:
+            raise TwinFlowConfigError(
+                f"'{checkpoint}' has no {MANIFEST} that can be read, so it cannot be resumed: take another checkpoint."
+            )
+        return manifest
+
 
 def checksum(path: Path) -> int:
     """CRC-32 of a file."""

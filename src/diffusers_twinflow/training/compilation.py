@@ -23,19 +23,21 @@ def compile_blocks(transformer: ModelMixin, backend: str = "inductor") -> int:
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS_A_BLOCK)
     stock = transformer.stock_class() if isinstance(transformer, TwinFlowTransformerMixin) else type(transformer)
-    block_names = set(stock._no_split_modules or ())
+    block_names: set[str] = set(stock._no_split_modules or ())
     blocks = [module for module in transformer.modules() if type(module).__name__ in block_names]
-    compiled = {kind: torch.compile(kind.forward, fullgraph=True, backend=backend) for kind in set(map(type, blocks))}
+    kinds: set[Any] = {type(block) for block in blocks}
+    compiled = {kind: torch.compile(kind.forward, fullgraph=True, backend=backend) for kind in kinds}
     for block in blocks:
         # A partial, unlike what `block.compile` leaves, is copied with the block, and copied to call the copy.
         block.forward = partial(run_compiled, compiled[type(block)], block)
     return len(blocks)
 
 
-def run_compiled(forward: Callable, block: nn.Module, *args, **kwargs):
+def run_compiled(forward: Callable[..., Any], block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Call a block's compiled forward with batches of any size, which is the first dimension of what it gets."""
-    args = map(_with_any_batch, args)
-    return forward(block, *args, **{name: _with_any_batch(value) for name, value in kwargs.items()})
+    return forward(
+        block, *map(_with_any_batch, args), **{name: _with_any_batch(value) for name, value in kwargs.items()}
+    )
 
 
 def _with_any_batch(value: Any) -> Any:

@@ -15,7 +15,7 @@ from ..methods.base import AveragedWeights, Method
 from ..options import read_json_options
 from .arguments import FILE_NAME as ARGUMENTS_NAME
 from .arguments import TrainingArguments
-from .base_model import load_frozen_pipeline, load_model_index, lora_config, prepare_full, prepare_lora
+from .base_model import base_name_of, load_frozen_pipeline, load_model_index, lora_config, prepare_full, prepare_lora
 from .checkpoints import checkpoint_step
 from .ema import EMAOfTrained
 from .recipe import build_options, option_names
@@ -50,7 +50,7 @@ def convert_checkpoint(
     options = build_options(values | {"output_dir": str(output)})
     args, method = options.arguments, options.method()
     config = method.config
-    index = load_model_index(args.pretrained_model_name_or_path, revision=args.revision, cache_dir=args.cache_dir)
+    index = load_model_index(base_name_of(args), revision=args.revision, cache_dir=args.cache_dir)
     family = family_of(index["_class_name"])
     pipeline = load_frozen_pipeline(family, args)
     family = family.bind(pipeline)
@@ -131,7 +131,9 @@ def load_average(
     teacher = method.build_teacher(transformer, family.velocity, method.copy_for_teacher(transformer))
     if teacher is not None and not teacher.is_average:
         return None
-    average: AveragedWeights = teacher or EMAOfTrained(transformer, args.flow_matching_ema_decay, torch.device("cpu"))
+    average: AveragedWeights = (
+        EMAOfTrained(transformer, args.flow_matching_ema_decay, torch.device("cpu")) if teacher is None else teacher
+    )
     key = "shadow_params" if teacher is None else "weights"
     for path in sorted(checkpoint.glob(STATES)):
         state = torch.load(path, map_location="cpu", weights_only=True)

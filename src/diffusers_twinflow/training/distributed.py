@@ -1,13 +1,14 @@
 """What training on several processes needs beside accelerate: checks, autocast, clipping and a sharded teacher."""
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
-from diffusers.models.modeling_utils import ModelMixin
 
 from ..configuration import TwinFlowConfigError
 from ..sharding import whole
@@ -55,7 +56,7 @@ def autocast(accelerator: Accelerator) -> AbstractContextManager:
     return deepspeed.autocast(accelerator) if uses_deepspeed(accelerator) else accelerator.autocast()
 
 
-def clip_grad_norm(accelerator: Accelerator, parameters: list[torch.Tensor], max_norm: float) -> torch.Tensor:
+def clip_grad_norm(accelerator: Accelerator, parameters: Sequence[torch.Tensor], max_norm: float) -> torch.Tensor:
     """Clip the gradients of all processes; returns their norm before, which DeepSpeed, that clips by itself, tells."""
     norm = accelerator.clip_grad_norm_(parameters, max_norm)
     return whole(norm) if isinstance(norm, torch.Tensor) else torch.tensor(norm, device=accelerator.device)
@@ -66,11 +67,11 @@ def shards_parameters(accelerator: Accelerator) -> bool:
     return accelerator.is_fsdp2
 
 
-def place_teacher(accelerator: Accelerator, copy: ModelMixin, offload: bool) -> ModelMixin:
+def place_teacher(accelerator: Accelerator, copy: Any, offload: bool) -> Any:
     """Put a frozen copy of the student where it belongs.
 
     Args:
-        copy: from `copy_for_teacher`; sharded in place where the student is.
+        copy: a diffusers model from `copy_for_teacher`; sharded in place where the student is.
         offload: keep it on the CPU, and bring a block at a time to the device when it runs.
     """
     if accelerator.is_fsdp2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ class DryRun:
         batches = list(islice(trainer.loader, trainer.arguments.gradient_accumulation_steps))
         kinds = dict(self._kinds(batches))
         self._take_step(batches)
-        steps = {name: self._timed(lambda chosen=chosen: self._take_step(chosen)) for name, chosen in kinds.items()}
+        steps = {name: self._timed(partial(self._take_step, chosen)) for name, chosen in kinds.items()}
         for _ in range(MIXED_STEPS):
             steps["mixed"] = self._timed(lambda: self._take_step(batches))
         picture = self._timed(self._draw_picture)

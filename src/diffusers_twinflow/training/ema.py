@@ -1,7 +1,8 @@
 """The moving average that flow matching keeps of what it trains; TwinFlow's teacher is in `teacher.py`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -19,12 +20,13 @@ class EMAOfTrained:
         decay: what the decay approaches.
     """
 
-    saved_names: dict[str, str] = {}
+    saved_names: Mapping[str, str] = {}
 
     def __init__(self, transformer: torch.nn.Module, decay: float, device: torch.device) -> None:
         self.transformer, self.device = transformer, device
         self.parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
-        self.trained = [local_part(parameter).requires_grad_(True) for parameter in self.parameters]
+        # parts of parameters, where the model is sharded; EMAModel is annotated for whole ones
+        self.trained: list[Any] = [local_part(parameter).requires_grad_(True) for parameter in self.parameters]
         self.average = EMAModel(self.trained, decay=decay, foreach=True)
         self.average.to(device)
 
@@ -48,12 +50,12 @@ class EMAOfTrained:
             reshard(self.transformer)
             self.average.restore(self.trained)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """The state with whole tensors, which all processes gather."""
         parts = zip(self.average.shadow_params, self.parameters)
         return self.average.state_dict() | {"shadow_params": [_whole(part, parameter) for part, parameter in parts]}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         values = zip(state["shadow_params"], self.parameters)
         parts = [_part(value.to(self.device), parameter) for value, parameter in values]
         self.average.load_state_dict(state | {"shadow_params": parts, "decay": self.average.decay})
@@ -64,8 +66,10 @@ def _whole(part: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """What the parts of all processes make up, each being the part that belongs to a process's part of `parameter`."""
     if not isinstance(parameter, DTensor):
         return part
-    where = {"device_mesh": parameter.device_mesh, "placements": parameter.placements}
-    return DTensor.from_local(part, **where, shape=parameter.shape, stride=parameter.stride()).full_tensor()
+    whole = DTensor.from_local(
+        part, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
+    )
+    return whole.full_tensor()
 
 
 def _part(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Skipping steps whose gradient is not finite, and losses by branch, without a host sync in a step."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -31,7 +32,8 @@ class TrainingHealth:
     ) -> None:
         self.names = [*branch_names, TOTAL, *part_names]
         self.branch_count = len(branch_names)
-        self.optimizer, self.longest_run = optimizer, longest_run
+        self.optimizer: Any = optimizer  # a fused one has the attribute `found_inf`, which is not in its class
+        self.longest_run = longest_run
         self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
         self.skipped = torch.zeros((), device=device)
         self.run = torch.zeros((), device=device)

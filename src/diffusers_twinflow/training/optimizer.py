@@ -46,7 +46,8 @@ def parameter_groups(
     transformer: torch.nn.Module, learning_rate: float, time_conditioning_learning_rate: float | None
 ) -> list[dict]:
     """What trains, in two groups: the weights, and the time conditioning with a learning rate of its own."""
-    conditioning, weights = [], []
+    conditioning: list[torch.nn.Parameter] = []
+    weights: list[torch.nn.Parameter] = []
     for name, parameter in transformer.named_parameters():
         if parameter.requires_grad:
             (conditioning if name.startswith(CONDITIONING_PREFIX) else weights).append(parameter)
@@ -65,7 +66,7 @@ def build_optimizer(
         groups: groups of parameters, each with its learning rate.
         learning_rate: the default of groups without one.
     """
-    options = {
+    options: dict[str, Any] = {
         "lr": learning_rate,
         "betas": (args.adam_beta1, args.adam_beta2),
         "weight_decay": args.adam_weight_decay,

@@ -36,7 +36,8 @@ def check_options(new: Mapping[str, Any], checkpoint: Path) -> None:
     Raises:
         TwinFlowConfigError: if an option differs from the run that wrote the checkpoint, and may not.
     """
-    old = Manifest.load(checkpoint).arguments
+    old: dict[str, Any] = Manifest.read(checkpoint).arguments
+    new = dict(new)
     alphas = [values.get("lora_alpha") for values in (old, new)]
     if alphas != [None, None]:  # the default is the rank
         old, new = (values | {"lora_alpha": values.get("lora_alpha", values.get("rank"))} for values in (old, new))
@@ -55,7 +56,7 @@ def check_options(new: Mapping[str, Any], checkpoint: Path) -> None:
         )
 
 
-def _is_moved_base(name: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+def _is_moved_base(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether the base was a folder and is a folder now: folders get other paths."""
     was, now = str(old.get(name)), str(new.get(name))
     return name == "pretrained_model_name_or_path" and Path(now).is_dir() and Path(was).is_absolute()
@@ -66,7 +67,7 @@ def check_sizes(checkpoint: Path, sizes: dict[str, int]) -> None:
     Raises:
         TwinFlowConfigError: if the positions of the run would be other samples than they were.
     """
-    old = Manifest.load(checkpoint).sizes
+    old = Manifest.read(checkpoint).sizes
     remedies = {
         SAMPLES_PER_STEP: "`train_batch_size` times `gradient_accumulation_steps` times processes must stay the same",
         SAMPLES_PER_EPOCH: "the data must stay the same",
@@ -99,7 +100,7 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path, optimizer: Any, 
         ) from error
     for group, own in zip(optimizer.param_groups, options):
         group.update(own)
-    _apply_rates(optimizer, lr_scheduler, accelerator.num_processes / Manifest.load(checkpoint).sizes[PROCESSES])
+    _apply_rates(optimizer, lr_scheduler, accelerator.num_processes / Manifest.read(checkpoint).sizes[PROCESSES])
 
 
 def _apply_rates(optimizer: Any, lr_scheduler: Any, more_processes: float) -> None:

@@ -70,6 +70,13 @@ class RunFolder:
         record = {"id": self.id, "history": self.history, "finished": self.is_finished}
         write_text(self.directory / RECORD, json.dumps(record, indent=2) + "\n")
 
+    @property
+    def run_id(self) -> str:
+        """The id of the run, once `choose` has made the folder this run's."""
+        if self.id is None:
+            raise RuntimeError("the folder is no run's yet: call `choose` first.")
+        return self.id
+
     def release(self) -> None:
         """Let other processes use the folder."""
         self.lock.release()
@@ -157,11 +164,11 @@ class RunFolder:
 
     def _continue(self, checkpoint: Path) -> None:
         """Go on as the same run, or as a new one if later checkpoints of this one are given up."""
-        step, manifest = checkpoint_step(checkpoint), Manifest.load(checkpoint)
+        step, run = checkpoint_step(checkpoint), Manifest.read(checkpoint).run
         is_last = self.id is not None and self.checkpoints()[-1:] == [checkpoint]
         if not is_last:
-            self.history = [[name, min(last, step)] for name, last in self.history] + [[manifest.run, step]]
-            self.history += [[self.id, step]] if self.id not in (None, manifest.run) else []
+            self.history = [[name, min(last, step)] for name, last in self.history] + [[run, step]]
+            self.history += [[self.id, step]] if self.id not in (None, run) else []
             self.id = uuid4().hex
         self.is_finished = False
         self._write()

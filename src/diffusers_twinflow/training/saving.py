@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ..sharding import gathered
 from ..writing import disk_errors, finish_folder, merge_folder, start_folder, unfinished, write_folder
 from . import deepspeed
 from .arguments import LOCAL, TrainingArguments, save_options
-from .base_model import DTYPES
+from .base_model import base_name_of, weight_dtype_of
 from .checkpoints import PREFIX, Manifest
 from .distributed import uses_deepspeed
 from .run_folder import RunFolder
@@ -58,7 +58,7 @@ def repository_config(
     Args:
         options: the options of the run and of its method.
     """
-    base = args.pretrained_model_name_or_path
+    base = base_name_of(args)
     libraries = (torch, diffusers, peft, diffusers_twinflow)
     return TwinFlowRepositoryConfig(
         train_type=args.train_type,
@@ -116,7 +116,7 @@ def save_checkpoint(
             accelerator.save_state(str(aside), **(deepspeed.SAVE_OPTIONS if uses_deepspeed(accelerator) else {}))
             accelerator.wait_for_everyone()
             if folder is not None:
-                Manifest(folder.id, step, dict(options), dict(sizes)).save(aside)
+                Manifest(folder.run_id, step, dict(options), dict(sizes)).save(aside)
         except Exception:
             if folder is not None:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -158,6 +158,7 @@ def save_result(
         model = family.denoiser(result)
         was_training = model.training
         model.eval()
+        write: Callable[[Path], Any]
         if args.train_type == "lora":
             names = average.saved_names if args.save_ema and average is not None else {}
             write = partial(write_lora, args, config, saved, result, names)
@@ -195,7 +196,7 @@ def write_lora(
     """Write LoRA and time conditioning, or a stock LoRA if TwinFlow is off."""
     family = family_of(pipeline)
     transformer = family.denoiser(pipeline)
-    dtype = None if args.upcast_before_saving else DTYPES[args.mixed_precision]
+    dtype = None if args.upcast_before_saving else weight_dtype_of(args)
     if not config.twinflow_enabled:
         save_stock_lora(directory, transformer, family, dtype=dtype)
         return
@@ -205,7 +206,7 @@ def write_lora(
 
 def save_sample_grid(args: TrainingArguments, samples: Columns) -> None:
     """Write the pictures of the model card, in columns by label, beside the result."""
-    merge_folder(args.output_dir, lambda aside: write_samples(aside, samples, args.validation_prompts))
+    merge_folder(args.output_dir, lambda aside: write_samples(aside, samples, args.validation_prompts or []))
 
 
 def write_card(args: TrainingArguments, scores: Mapping[str, float] | None = None) -> None:
@@ -218,9 +219,15 @@ def write_card(args: TrainingArguments, scores: Mapping[str, float] | None = Non
     if path.exists() and not is_generated_card(path):
         logger.warning(f"'{path}' is not a card that training wrote: it stays as it is, and no new card is written.")
         return
-    options = {"prompts": args.validation_prompts or [], "base_model": args.hub_base_model}
-    options |= {"cache_dir": args.cache_dir, "token": args.hub_token}
-    save_model_card(args.output_dir, repository_id_of(args), scores=scores, **options)
+    save_model_card(
+        args.output_dir,
+        repository_id_of(args),
+        prompts=args.validation_prompts or [],
+        scores=scores,
+        base_model=args.hub_base_model,
+        cache_dir=args.cache_dir,
+        token=args.hub_token,
+    )
 
 
 def push_result(args: TrainingArguments) -> None:
@@ -229,9 +236,14 @@ def push_result(args: TrainingArguments) -> None:
     Raises:
         TwinFlowPushError: if the Hub refuses; the result stays in the run's directory.
     """
-    where = {"private": args.hub_private_repo, "revision": args.hub_revision}
-    options = {"token": args.hub_token, "base_model": args.hub_base_model}
-    commit = push_twinflow_model(args.output_dir, repository_id_of(args), **options, **where)
+    commit = push_twinflow_model(
+        args.output_dir,
+        repository_id_of(args),
+        token=args.hub_token,
+        private=args.hub_private_repo,
+        revision=args.hub_revision,
+        base_model=args.hub_base_model,
+    )
     logger.info(f"pushed to {getattr(commit, 'commit_url', commit)}")
 
 

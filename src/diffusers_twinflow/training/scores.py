@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list
+from diffusers import DiffusionPipeline
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
@@ -21,6 +23,7 @@ from ..data import Samples
 from ..data.latents import MIDDLE
 from ..families import Family
 from ..hub.repository import TwinFlowRepositoryConfig
+from ..methods.base import AveragedWeights
 from ..writing import write_text
 from .arguments import TrainingArguments
 from .validation import Validation
@@ -111,7 +114,9 @@ class ImageFeatures(torch.nn.Module):
 class PromptModel(torch.nn.Module):
     """A CLIP of transformers as torchmetrics calls it."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    model: Any
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model, self.config = model.eval(), model.config
 
@@ -156,7 +161,8 @@ class Scores:
         count = -(-args.num_score_images // accelerator.num_processes) * accelerator.num_processes
         self.rows = spread(range(len(samples.checked.rows)), count)
         self.prompts = [samples.checked.facts[row]["captions"][0] for row in self.rows]
-        self.frechet = self.prompt_score = None
+        self.frechet: Any = None
+        self.prompt_score: Any = None
         if accelerator.is_main_process and (args.frechet_model or args.prompt_score_model):
             self._load_models()
 
@@ -170,15 +176,17 @@ class Scores:
             for row in self.rows:
                 self.frechet.update(self._real_image(row), real=True)
         if self.args.prompt_score_model:
-            load = lambda: PromptModel.load(self.args.prompt_score_model)  # noqa: E731
+            load: Any = partial(PromptModel.load, self.args.prompt_score_model)
             self.prompt_score = CLIPScore(load, sync_on_compute=False)
 
     def _real_image(self, row: int) -> torch.Tensor:
         image, framing = self.samples.image(row), self.samples.framing
+        if isinstance(image, list) or framing is None:
+            raise TwinFlowConfigError("`frechet_model` compares images, and the data has none: leave it out.")
         pixels = framing.pixels(image, framing.bucket_of(*image.size), MIDDLE)
         return ((pixels + 1) * 127.5).round().to(torch.uint8)[None]
 
-    def measure(self, average, described: TwinFlowRepositoryConfig) -> dict[str, float]:
+    def measure(self, average: AveragedWeights | None, described: TwinFlowRepositoryConfig) -> dict[str, float]:
         """The scores by name, the same in every process; all of them call it.
 
         Args:
@@ -190,7 +198,7 @@ class Scores:
         scores = [self._judge(images) if self.accelerator.is_main_process else None]
         return broadcast_object_list(scores)[0]
 
-    def _draw(self, pipeline, num_inference_steps: int) -> torch.Tensor:
+    def _draw(self, pipeline: DiffusionPipeline, num_inference_steps: int) -> torch.Tensor:
         """This process's share of the pictures, uint8 of shape [n, 3, H, W], from the same noise at every call."""
         share = range(self.accelerator.process_index, len(self.prompts), self.accelerator.num_processes)
         images: list[Image.Image] = []

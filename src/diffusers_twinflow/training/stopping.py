@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -28,7 +29,7 @@ def stop_signals() -> Iterator[None]:
         yield
         return
 
-    def stop(number: int, frame) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         raise RunStopped(number)
 
     before = {number: signal.signal(number, stop) for number in SIGNALS}

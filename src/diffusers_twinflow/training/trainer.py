@@ -27,7 +27,15 @@ from ..methods import FlowMatching, LossOutput, Method, Networks
 from ..methods.base import AveragedWeights, Teacher
 from .accelerators import build_accelerator
 from .arguments import TrainingArguments
-from .base_model import DTYPES, freeze, load_frozen_pipeline, lora_config, prepare_full, prepare_lora
+from .base_model import (
+    base_name_of,
+    freeze,
+    load_frozen_pipeline,
+    lora_config,
+    prepare_full,
+    prepare_lora,
+    weight_dtype_of,
+)
 from .callbacks import TrainerCallback, default_callbacks
 from .checkpoints import checkpoint_step
 from .checks import check_arguments, check_base, check_family
@@ -102,7 +110,7 @@ class Trainer:
         self.data_config: DataConfig | None = None
         if data is None:
             self.data_config = DataConfig.from_options(self.arguments, self.config.twinflow_image_free)
-        if self.arguments.push_to_hub:
+        if self.arguments.push_to_hub and self.arguments.hub_model_id:
             repo_id = whole_repo_id(self.arguments.hub_model_id, self.arguments.hub_token)
             self.arguments = replace(self.arguments, hub_model_id=repo_id)
         self.callbacks = list(default_callbacks(self.arguments) if callbacks is None else callbacks)
@@ -146,8 +154,8 @@ class Trainer:
                 )
             family = fitting[0]
         else:
-            return check_base(self.arguments, self.config, self.arguments.use_ema)
-        self.config.check_training(flow_matching=True, use_ema=self.arguments.use_ema)
+            return check_base(self.arguments, self.config, bool(self.arguments.use_ema))
+        self.config.check_training(flow_matching=True, use_ema=bool(self.arguments.use_ema))
         check_family(self.arguments, family)
         return family
 
@@ -218,10 +226,11 @@ class Trainer:
         self.pipeline = self.load_pipeline()
         self.family = self.family.bind(self.pipeline)
         self.transformer = self.family.denoiser(self.pipeline)
-        if source is None:
-            self.data: Batches = self.given_data
+        self.data: Batches
+        if self.given_data is not None:
+            self.data = self.given_data
             self.transformer.to(accelerator.device)
-        else:
+        elif source is not None:
             self.data = TrainingData(
                 source,
                 self.family,
@@ -307,7 +316,7 @@ class Trainer:
         where = args.dataset_name or args.instance_data_dir or args.prompts_file or ", ".join(args.data_files or [])
         samples = schedule.sizes.get(SAMPLES_PER_EPOCH)
         what = f"LoRA of rank {args.rank}" if args.train_type == "lora" else "all weights"
-        precision = str(DTYPES[args.mixed_precision]).removeprefix("torch.")
+        precision = str(weight_dtype_of(args)).removeprefix("torch.")
         processes = self.accelerator.num_processes
         lines = [
             f"model: {args.pretrained_model_name_or_path} ({type(self.transformer).__name__}, {precision})",
@@ -337,6 +346,7 @@ class Trainer:
         if self.arguments.dry_run:
             self.dry_run()
             return
+        base_name_of(self.arguments)
         with ExitStack() as exits:
             checkpoint = self._claim_folder(resume_from_checkpoint or self.arguments.resume_from_checkpoint, exits)
             self.prepare(checkpoint)
@@ -385,7 +395,7 @@ class Trainer:
                 continue
             self.step += 1
             self._call("on_step", self.step)
-            if self.step % self.arguments.logging_steps == 0:
+            if grad_norm is not None and self.step % self.arguments.logging_steps == 0:
                 self._log(grad_norm)
             if not self.is_stopped and any(callback.is_due(self, self.step) for callback in self.callbacks):
                 self._call("on_due", self.step, False)
@@ -477,7 +487,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             if self.config.twinflow_enabled:
                 write_card(args, scores=self.last_scores or None)
-            self.folder.finish()
+            if self.folder is not None:
+                self.folder.finish()
             if args.push_to_hub:
                 push_result(args)
         self.accelerator.end_training()

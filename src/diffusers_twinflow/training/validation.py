@@ -100,7 +100,13 @@ class Validation:
             with self.drawing():
                 self.base = {f"base, {count_of_steps(steps)}": self._column(self._pipeline(), steps)}
 
-    def draw(self, average, step: int, step_counts: Sequence[int], described: TwinFlowRepositoryConfig) -> Columns:
+    def draw(
+        self,
+        average: AveragedWeights | None,
+        step: int,
+        step_counts: Sequence[int],
+        described: TwinFlowRepositoryConfig,
+    ) -> Columns:
         """The columns by label, with the weights that would be saved at `step`; the base's first.
 
         Args:
@@ -117,7 +123,7 @@ class Validation:
 
     @contextmanager
     def trained_pipeline(
-        self, average, described: TwinFlowRepositoryConfig
+        self, average: AveragedWeights | None, described: TwinFlowRepositoryConfig
     ) -> Iterator[tuple[DiffusionPipeline, int]]:
         """A pipeline with the weights that would be saved, and the steps that it draws in.
 
@@ -155,7 +161,7 @@ class Validation:
         """The pictures of each prompt in turn; the i-th of every prompt is drawn from the same noise."""
         args = self.args
         rows = [
-            draw_row(pipeline, args.validation_prompts, num_inference_steps, args.seed + i, **self.options)
+            draw_row(pipeline, args.validation_prompts or [], num_inference_steps, args.seed + i, **self.options)
             for i in range(args.num_validation_images)
         ]
         return [image for images in zip(*rows) for image in images]

@@ -104,8 +104,8 @@ NOT_SUPPORTED = {
     "audio": "sound is not trained; leave it out",
 }
 KINDS = ("image", "video")
-OFF = (None, False, 0, "", [], {})
-UNSET = (None, False, "", [], {})
+OFF: tuple[Any, ...] = (None, False, 0, "", [], {})
+UNSET: tuple[Any, ...] = (None, False, "", [], {})
 FIRST = {"start_epoch": (0, 1), "start_step": (0, 1)}
 IN_BLOCK = {
     "parquet": {"path", "caption_column", "filename_column", "identifier_includes_extension"},
@@ -257,7 +257,7 @@ def _local_source(name: str, backend: Mapping[str, Any], directory: str | Path |
 
 def _hub_source(name: str, backend: Mapping[str, Any], directory: str | Path | None) -> dict[str, Any]:
     values = {**backend, **_block(name, backend, "huggingface")}
-    options = {"dataset_name": _text(name, "dataset_name", values.get("dataset_name"))}
+    options: dict[str, Any] = {"dataset_name": _text(name, "dataset_name", values.get("dataset_name"))}
     if values.get("split"):
         options["dataset_split"] = _text(name, "split", values["split"])
     column = "video_column" if values.get("dataset_type") == "video" else "image_column"

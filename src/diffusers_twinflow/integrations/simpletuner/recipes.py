@@ -23,8 +23,8 @@ from .defaults import (
 )
 from .option_names import REFUSED_IF_ON, RENAMED, SHARED, SWITCHES, WITHOUT_EFFECT, reason_without_effect
 
-OFF = (None, False, "", 0, "none", "null", "false", "0", [], {})
-UNSET = (None, False, "", "none", "null", [], {})
+OFF: tuple[Any, ...] = (None, False, "", 0, "none", "null", "false", "0", [], {})
+UNSET: tuple[Any, ...] = (None, False, "", "none", "null", [], {})
 BASE = "pretrained_model_name_or_path"
 TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "y", "on"), ("0", "false", "no", "n", "off")
 QUANTIZE = "the base is kept in the dtype of mixed_precision; --quantize_base quantises it (torchao_int8, bnb_4bit)"

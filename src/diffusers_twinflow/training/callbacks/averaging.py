@@ -1,13 +1,20 @@
 """Keep an exponential moving average of the trained weights, for methods without a teacher of their own."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ..ema import EMAOfTrained
 from .base import TrainerCallback
+
+if TYPE_CHECKING:
+    from ..trainer import Trainer
 
 
 class EMACallback(TrainerCallback):
     """Averages the trained weights; the average is what is saved and drawn if `save_ema` is on."""
 
-    def on_prepare(self, trainer) -> None:
+    def on_prepare(self, trainer: Trainer) -> None:
         if trainer.teacher is None:
             trainer.keep_average(
                 EMAOfTrained(
@@ -15,6 +22,6 @@ class EMACallback(TrainerCallback):
                 )
             )
 
-    def on_step(self, trainer, step: int) -> None:
-        if trainer.teacher is None:
+    def on_step(self, trainer: Trainer, step: int) -> None:
+        if trainer.teacher is None and trainer.average is not None:
             trainer.average.update()

@@ -1,10 +1,17 @@
 """Write checkpoints."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from accelerate.logging import get_logger
 
 from ..health import check_finite
 from ..saving import save_checkpoint
 from .base import TrainerCallback
+
+if TYPE_CHECKING:
+    from ..trainer import Trainer
 
 logger = get_logger(__name__)
 
@@ -12,15 +19,15 @@ logger = get_logger(__name__)
 class CheckpointCallback(TrainerCallback):
     """Writes a checkpoint of finite weights every `checkpointing_steps` steps."""
 
-    def on_train_begin(self, trainer) -> None:
+    def on_train_begin(self, trainer: Trainer) -> None:
         if trainer.schedule.first_step and trainer.folder is not None:
             # a kill may have come between a checkpoint and the removal of an older one
             trainer.folder.remove_old_checkpoints(trainer.arguments.checkpoints_total_limit)
 
-    def is_due(self, trainer, step: int) -> bool:
+    def is_due(self, trainer: Trainer, step: int) -> bool:
         return step % trainer.arguments.checkpointing_steps == 0
 
-    def on_due(self, trainer, step: int, is_resumed: bool) -> None:
+    def on_due(self, trainer: Trainer, step: int, is_resumed: bool) -> None:
         if is_resumed or not self.is_due(trainer, step):
             return
         check_finite(trainer.trainable, step, trainer.accelerator)

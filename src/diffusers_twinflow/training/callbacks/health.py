@@ -1,12 +1,18 @@
 """Skip steps whose gradient is not finite, and log the losses of each branch."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...methods.base import LossOutput
 from ..health import TrainingHealth
 from .base import TrainerCallback
+
+if TYPE_CHECKING:
+    from ..trainer import Trainer
 
 
 class HealthCallback(TrainerCallback):
@@ -19,7 +25,7 @@ class HealthCallback(TrainerCallback):
     def __init__(self, longest_run: int = 20) -> None:
         self.longest_run = longest_run
 
-    def on_train_begin(self, trainer) -> None:
+    def on_train_begin(self, trainer: Trainer) -> None:
         self.health = TrainingHealth(
             trainer.optimizer.optimizer,
             trainer.accelerator.device,
@@ -28,14 +34,14 @@ class HealthCallback(TrainerCallback):
             self.longest_run,
         )
 
-    def on_loss(self, trainer, output: LossOutput, batch_size: int) -> None:
+    def on_loss(self, trainer: Trainer, output: LossOutput, batch_size: int) -> None:
         self.health.record(output)
 
-    def takes_step(self, trainer, grad_norm: torch.Tensor) -> bool:
+    def takes_step(self, trainer: Trainer, grad_norm: torch.Tensor) -> bool:
         return self.health.guard_step(grad_norm) or trainer.accelerator.scaler is not None
 
-    def log_values(self, trainer, step: int) -> dict[str, float]:
+    def log_values(self, trainer: Trainer, step: int) -> dict[str, float]:
         return self.health.report(partial(trainer.accelerator.reduce, reduction="sum"))
 
-    def before_save(self, trainer, step: int) -> None:
+    def before_save(self, trainer: Trainer, step: int) -> None:
         self.health.check_end(step - trainer.schedule.first_step)

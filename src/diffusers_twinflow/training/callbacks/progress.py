@@ -1,10 +1,18 @@
 """Show progress, measure the speed, and end a run in time."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from tqdm.auto import tqdm
 
+from ...methods.base import LossOutput
 from ..time_limit import TimeLimit
 from ..trackers import Throughput
 from .base import TrainerCallback
+
+if TYPE_CHECKING:
+    from ..trainer import Trainer
 
 SHOWN = ("loss", "lr")
 
@@ -12,7 +20,7 @@ SHOWN = ("loss", "lr")
 class ProgressCallback(TrainerCallback):
     """Shows a progress bar, and logs the samples per second and the memory in use."""
 
-    def on_train_begin(self, trainer) -> None:
+    def on_train_begin(self, trainer: Trainer) -> None:
         schedule = trainer.schedule
         self.bar = tqdm(
             total=schedule.total_steps,
@@ -22,31 +30,31 @@ class ProgressCallback(TrainerCallback):
         )
         self.throughput = Throughput(trainer.accelerator.device)
 
-    def on_loss(self, trainer, output, batch_size: int) -> None:
+    def on_loss(self, trainer: Trainer, output: LossOutput, batch_size: int) -> None:
         self.throughput.samples += batch_size * trainer.accelerator.num_processes
 
-    def on_step(self, trainer, step: int) -> None:
+    def on_step(self, trainer: Trainer, step: int) -> None:
         self.bar.update()
 
-    def log_values(self, trainer, step: int) -> dict[str, float]:
+    def log_values(self, trainer: Trainer, step: int) -> dict[str, float]:
         return self.throughput.report()
 
-    def on_log(self, trainer, step: int, values: dict[str, float]) -> None:
+    def on_log(self, trainer: Trainer, step: int, values: dict[str, float]) -> None:
         self.bar.set_postfix({name: values[name] for name in SHOWN if name in values})
 
-    def on_due(self, trainer, step: int, is_resumed: bool) -> None:
+    def on_due(self, trainer: Trainer, step: int, is_resumed: bool) -> None:
         self.throughput.start()
 
-    def on_train_end(self, trainer, step: int) -> None:
+    def on_train_end(self, trainer: Trainer, step: int) -> None:
         self.bar.close()
 
 
 class TimeLimitCallback(TrainerCallback):
     """Ends the run after `max_train_minutes`, as if it were complete."""
 
-    def on_train_begin(self, trainer) -> None:
+    def on_train_begin(self, trainer: Trainer) -> None:
         self.limit = TimeLimit(trainer.arguments.max_train_minutes, trainer.accelerator)
 
-    def on_log(self, trainer, step: int, values: dict[str, float]) -> None:
+    def on_log(self, trainer: Trainer, step: int, values: dict[str, float]) -> None:
         if self.limit.is_over():
             trainer.stop()

@@ -1,11 +1,19 @@
 """Score generated images, keep the best weights, and stop early."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from accelerate.logging import get_logger
 
+from ...configuration import TwinFlowConfigError
+from ...data import Samples
 from ..scores import ScoreBook, Scores, load_judge
 from .base import TrainerCallback
+
+if TYPE_CHECKING:
+    from ..trainer import Trainer
 
 logger = get_logger(__name__)
 BEST = "best"
@@ -14,8 +22,14 @@ BEST = "best"
 class ScoreCallback(TrainerCallback):
     """Scores generated images every `score_steps` steps, and writes the best weights to `best/` in the output folder."""
 
-    def on_train_begin(self, trainer) -> None:
+    def on_train_begin(self, trainer: Trainer) -> None:
         args = trainer.arguments
+        samples = getattr(trainer.data, "samples", None)
+        if not isinstance(samples, Samples):
+            raise TwinFlowConfigError(
+                "`score_steps` takes prompts and images from the data that the arguments name, and the trainer was given "
+                "its own `data`: leave `score_steps` out, or score in a callback of your own."
+            )
         judge = load_judge(args.judge) if args.judge else None
         self.book = ScoreBook(
             args.output_dir,
@@ -24,25 +38,23 @@ class ScoreCallback(TrainerCallback):
             args.early_stopping_patience,
             trainer.schedule.first_step,
         )
-        self.scores = Scores(
-            args, trainer.family, trainer.accelerator, trainer.validation, trainer.data.samples, judge
-        )
+        self.scores = Scores(args, trainer.family, trainer.accelerator, trainer.validation, samples, judge)
 
-    def is_due(self, trainer, step: int) -> bool:
-        return step % trainer.arguments.score_steps == 0
+    def is_due(self, trainer: Trainer, step: int) -> bool:
+        return step % (trainer.arguments.score_steps or 1) == 0
 
-    def on_due(self, trainer, step: int, is_resumed: bool) -> None:
+    def on_due(self, trainer: Trainer, step: int, is_resumed: bool) -> None:
         if self.is_due(trainer, step) and step != trainer.schedule.total_steps and not self.book.has(step):
             trainer.attempt(step, "scoring", lambda: self.score(trainer, step))
         if self.book.is_over:
             trainer.stop()
 
-    def on_train_end(self, trainer, step: int) -> None:
+    def on_train_end(self, trainer: Trainer, step: int) -> None:
         if not self.book.has(step):
             trainer.attempt(step, "scoring", lambda: self.score(trainer, step))
         trainer.last_scores = self.book.last
 
-    def score(self, trainer, step: int) -> dict[str, float]:
+    def score(self, trainer: Trainer, step: int) -> dict[str, float]:
         """Score the weights that would be saved now, and keep them if they are the best so far."""
         values = self.scores.measure(trainer.average, trainer.describe(step))
         is_best = self.book.add(step, values)

@@ -1,6 +1,9 @@
 """Draw the validation prompts."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from accelerate.logging import get_logger
 
@@ -11,28 +14,31 @@ from ..trackers import log_picture
 from ..validation import grid_path, save_validation_grid
 from .base import TrainerCallback
 
+if TYPE_CHECKING:
+    from ..trainer import Trainer
+
 logger = get_logger(__name__)
 
 
 class ValidationCallback(TrainerCallback):
     """Draws the validation prompts every `validation_steps` steps, and the images of the model card at the end."""
 
-    def on_prepare(self, trainer) -> None:
+    def on_prepare(self, trainer: Trainer) -> None:
         trainer.validation.draw_base()
 
-    def is_due(self, trainer, step: int) -> bool:
+    def is_due(self, trainer: Trainer, step: int) -> bool:
         return step % trainer.schedule.validation_steps == 0
 
-    def on_due(self, trainer, step: int, is_resumed: bool) -> None:
+    def on_due(self, trainer: Trainer, step: int, is_resumed: bool) -> None:
         output_dir = trainer.arguments.output_dir
         is_drawn = is_resumed and on_main_process(trainer.accelerator, grid_path(output_dir, step).is_file)
         if self.is_due(trainer, step) and step != trainer.schedule.total_steps and not is_drawn:
             trainer.attempt(step, "drawing the validation prompts", lambda: self.draw(trainer, step))
 
-    def on_train_end(self, trainer, step: int) -> None:
+    def on_train_end(self, trainer: Trainer, step: int) -> None:
         trainer.attempt(step, "drawing the validation prompts", lambda: self._draw_last(trainer, step))
 
-    def draw(self, trainer, step: int, needed: Sequence[int] = ()) -> None:
+    def draw(self, trainer: Trainer, step: int, needed: Sequence[int] = ()) -> None:
         """Draw the validation prompts for the folder of grids and the trackers.
 
         Args:
@@ -48,7 +54,7 @@ class ValidationCallback(TrainerCallback):
             log_picture(trainer.accelerator, "validation", grid, step)
             logger.info(f"step {step}: validation images in {save_validation_grid(args.output_dir, step, grid)}")
 
-    def _draw_last(self, trainer, step: int) -> None:
+    def _draw_last(self, trainer: Trainer, step: int) -> None:
         args = trainer.arguments
         self.draw(trainer, step, STEP_COUNTS)
         if args.validation_prompts and trainer.config.twinflow_enabled and trainer.accelerator.is_main_process:
