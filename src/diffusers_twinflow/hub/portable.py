@@ -127,6 +127,8 @@ def _grid(scheduler: TwinFlowScheduler, count: int) -> tuple[list[float], Grid]:
     at_data = scheduler.config.num_train_timesteps if scheduler.config.invert_sigmas else 0
     at_noise = scheduler.config.num_train_timesteps - at_data
     sigmas = 1 - scheduler.sigmas if scheduler.config.invert_sigmas else scheduler.sigmas
+    if scheduler.target_timesteps is None:
+        raise RuntimeError("set_timesteps made a grid without target times.")
     times, targets = scheduler.timesteps.double(), scheduler.target_timesteps.double()
     return [round(sigma, 7) for sigma in sigmas[:-1].tolist()], Grid(
         *((time - at_data) / (at_noise - at_data) for time in (times, targets))

@@ -28,7 +28,9 @@ class RNGSnapshot:
         """Whether no random number was drawn since."""
         now = RNGSnapshot(self.device)
         is_same = torch.equal(now.cpu_state, self.cpu_state)
-        return is_same and (self.device_state is None or torch.equal(now.device_state, self.device_state))
+        if self.device_state is None or now.device_state is None:
+            return is_same
+        return is_same and torch.equal(now.device_state, self.device_state)
 
     @contextmanager
     def replay(self) -> Iterator[None]:

@@ -17,16 +17,18 @@ class SampleNoise:
         seed: in [0, 2**32).
     """
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._elements = self._pool = None
+        self._elements: int | None = None
+        self._pool = (0, 0)
         self.restart()
 
-    def restart(self):
+    def restart(self) -> None:
         """Forget the starting noise: a new loop begins."""
-        self._keys = self._rows = None
+        self._keys: torch.Tensor | None = None
+        self._rows: torch.Tensor | None = None
 
-    def release(self):
+    def release(self) -> None:
         """Let go of what takes memory."""
         self._rows = None
 
@@ -35,19 +37,21 @@ class SampleNoise:
         """Whether the starting noise is known."""
         return self._keys is not None
 
-    def start(self, starting_noise: torch.Tensor):
+    def start(self, starting_noise: torch.Tensor) -> None:
         """Take the noise of this loop from these tensors, shape [B, ...]."""
         self._keys, self._rows = sample_keys(starting_noise), None
 
     def draw(self, sample: torch.Tensor, step: int) -> torch.Tensor:
         """Standard normal noise of the shape and dtype of `sample`, which is the starting noise where none is known."""
-        if self._keys is None or len(self._keys) != len(sample):
-            self.start(sample)
+        keys = self._keys
+        if keys is None or len(keys) != len(sample):
+            self._keys = keys = sample_keys(sample)
+            self._rows = None
         if self._rows is None:
             elements = sample.shape[1:].numel()
             if self._elements != elements:
                 self._elements, self._pool = elements, pool_shape(elements)
-            self._rows = noise_rows(self._keys.to(sample.device), elements, self._pool)
+            self._rows = noise_rows(keys.to(sample.device), elements, self._pool)
         seed = (self.seed * SEED_STRIDE + step) % 2**32
         return gather_noise(self._rows, self._pool, sample.shape, seed).to(sample.dtype)
 

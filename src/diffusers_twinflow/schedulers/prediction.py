@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from inspect import signature
+from typing import Any
 
 import diffusers
 import numpy as np
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from ..diff2flow import DIFFUSION_PREDICTION_TYPES, SCHEDULE_OPTIONS, Diff2Flow, flow_scale, sigma_of_alpha_bar
 from .sigma_grid import shift_sigmas
@@ -27,7 +27,7 @@ class FlowPrediction:
     init_noise_sigma = 1.0
     is_bridged = False
 
-    def __init__(self, num_train_timesteps: int):
+    def __init__(self, num_train_timesteps: int) -> None:
         self.scale = num_train_timesteps
 
     def timesteps_of(self, sigmas: torch.Tensor) -> torch.Tensor:
@@ -42,7 +42,7 @@ class FlowPrediction:
         sigmas = shift_sigmas(timesteps / self.scale, shift)
         return sigmas, sigmas * self.scale
 
-    def set_sigmas(self, sigmas: np.ndarray):
+    def set_sigmas(self, sigmas: np.ndarray) -> None:
         """Nothing to prepare for a grid."""
 
     def velocity(self, model_output: torch.Tensor, sample: torch.Tensor, index: int) -> torch.Tensor:
@@ -58,7 +58,7 @@ class DiffusionPrediction:
 
     is_bridged = True
 
-    def __init__(self, config: Mapping):
+    def __init__(self, config: Mapping[str, Any]) -> None:
         self.bridge = Diff2Flow.from_config(config)
         self.largest_sigma = self.bridge.schedule.sigma_max
         self.set_sigmas(np.array([self.largest_sigma]))
@@ -87,32 +87,32 @@ class DiffusionPrediction:
         timesteps = torch.arange(len(alphas_cumprod) - 1, -1, -1, dtype=torch.float32)
         return sigma_of_alpha_bar(alphas_cumprod).float(), timesteps
 
-    def set_sigmas(self, sigmas: np.ndarray):
+    def set_sigmas(self, sigmas: np.ndarray) -> None:
         """Prepare for a grid, given without its terminal zero."""
-        sigmas = torch.from_numpy(sigmas)
-        self.scales = flow_scale(sigmas).tolist()
+        grid = torch.from_numpy(sigmas)
+        self.scales: list[float] = flow_scale(grid).tolist()
         self.init_noise_sigma = self.scales[0]
-        self.weights = [weights.tolist() for weights in self.bridge.velocity_weights(sigmas)]
+        self.weights = [weights.tolist() for weights in self.bridge.velocity_weights(grid)]
 
     def velocity(self, model_output: torch.Tensor, sample: torch.Tensor, index: int) -> torch.Tensor:
         of_sample, of_output = (weights[index] for weights in self.weights)
         return weighted_sum([(sample, of_sample), (model_output, of_output)])
 
 
-def prediction_of(config: Mapping) -> FlowPrediction | DiffusionPrediction:
+def prediction_of(config: Mapping[str, Any]) -> FlowPrediction | DiffusionPrediction:
     """What the model of a scheduler with this config predicts."""
     if config["prediction_type"] in DIFFUSION_PREDICTION_TYPES:
         return DiffusionPrediction(config)
     return FlowPrediction(config["num_train_timesteps"])
 
 
-def stock_scheduler_name(scheduler: SchedulerMixin) -> str:
+def stock_scheduler_name(scheduler: Any) -> str:
     """A scheduler class of diffusers that samples the same model from the config of a `TwinFlowScheduler`."""
     is_diffusion = scheduler.config.get("prediction_type") in DIFFUSION_PREDICTION_TYPES
     return "DDIMScheduler" if is_diffusion else "FlowMatchEulerDiscreteScheduler"
 
 
-def spell_out_schedule(config: Mapping) -> dict:
+def spell_out_schedule(config: Mapping[str, Any]) -> dict[str, Any]:
     """A diffusers scheduler's config in which its prediction type and noise schedule stand even where they are defaults.
 
     `from_config` drops what was a default of the class a config comes from, and the defaults of classes differ.

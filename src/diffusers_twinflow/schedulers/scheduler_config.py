@@ -42,7 +42,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def whole_numbers(config: Mapping) -> dict[str, int]:
+def whole_numbers(config: Mapping[str, Any]) -> dict[str, int]:
     """The options that are whole numbers but came as floats, as integers: JSON writers turn 1000 into 1000.0.
 
     Raises:
@@ -58,7 +58,7 @@ def whole_numbers(config: Mapping) -> dict[str, int]:
     return changed
 
 
-def check_options(config: Mapping):
+def check_options(config: Mapping[str, Any]) -> None:
     """Raise a ValueError that names the first option of a scheduler's config that is not valid, and the remedy."""
     for name in NUMBERS:
         if not is_number(config[name]):
@@ -104,7 +104,7 @@ def check_options(config: Mapping):
         raise ValueError("gap_start=0 cannot be with sampling_order=2, which divides by it: make it 0.001.")
 
 
-def shift_of(config: dict) -> float | None:
+def shift_of(config: Mapping[str, Any]) -> float | None:
     """The static shift that a flow-matching scheduler's config asks for, whatever its class calls it.
 
     Args:
@@ -125,15 +125,16 @@ def scheduler_parameters(name: Any) -> dict[str, Any]:
     found = getattr(diffusers, name, None) if isinstance(name, str) else None
     if not isinstance(found, type):
         return {}
-    return {option: parameter.default for option, parameter in signature(found.__init__).parameters.items()}
+    constructor: Any = found.__init__  # type: ignore[misc]  # it is the class's own
+    return {option: parameter.default for option, parameter in signature(constructor).parameters.items()}
 
 
-def is_diffusion(config: Mapping) -> bool:
+def is_diffusion(config: Mapping[str, Any]) -> bool:
     """Whether the model of a scheduler with this config predicts no velocity."""
     return config.get("prediction_type") in DIFFUSION_PREDICTION_TYPES
 
 
-def stock_class_name(config: Mapping) -> str:
+def stock_class_name(config: Mapping[str, Any]) -> str:
     """The class of diffusers that the options of a `TwinFlowScheduler` came from, or else its nearest one."""
     if scheduler_parameters(config.get("_class_name")):
         return config["_class_name"]
@@ -144,7 +145,7 @@ def stock_class_name(config: Mapping) -> str:
     return FLOW_SCHEDULERS[0]
 
 
-def exchange_entries(config: Mapping, own_defaults: Mapping[str, Any]) -> dict[str, Any]:
+def exchange_entries(config: Mapping[str, Any], own_defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Private entries that let other scheduler classes take a `TwinFlowScheduler`'s config without a warning.
 
     `from_config` of diffusers passes private entries on, drops those that are listed as defaults, and drops those that
@@ -156,7 +157,7 @@ def exchange_entries(config: Mapping, own_defaults: Mapping[str, Any]) -> dict[s
         own_defaults: the scheduler's options with their defaults.
     """
     stock_name = stock_class_name(config)
-    kept = scheduler_parameters(stock_name).keys()
+    kept = set(scheduler_parameters(stock_name))
     kept |= scheduler_parameters("DDIMScheduler" if is_diffusion(config) else FLOW_SCHEDULERS[0]).keys()
     own = [name for name in own_defaults if name not in kept]
     carried = {name: config[name] for name in own if name == "prediction_type" or config[name] != own_defaults[name]}
@@ -167,7 +168,7 @@ def exchange_entries(config: Mapping, own_defaults: Mapping[str, Any]) -> dict[s
     }
 
 
-def own_config(config: Mapping) -> dict[str, Any]:
+def own_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of any scheduler in the names and values of a `TwinFlowScheduler`.
 
     Raises:
@@ -176,7 +177,7 @@ def own_config(config: Mapping) -> dict[str, Any]:
     return spell_out_schedule(_restored(_from_simpletuner(config)))
 
 
-def _restored(config: Mapping) -> dict[str, Any]:
+def _restored(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options that `exchange_entries` carried through another class; an option that was set since then counts."""
     carried = config.get(CARRIED, {})
     if not isinstance(carried, Mapping):
@@ -195,7 +196,7 @@ def _restored(config: Mapping) -> dict[str, Any]:
     }
 
 
-def _from_simpletuner(config: Mapping) -> dict[str, Any]:
+def _from_simpletuner(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of SimpleTuner's `TwinFlowScheduler`, which never applies its `shift`, in our names; others as is."""
     if not SIMPLETUNER_NAMES.keys() & config.keys():
         return dict(config)

@@ -1,9 +1,13 @@
 """The time grid of the sampler, in float64: a few numbers a picture, so plain numpy on the host."""
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+
+Sigmas = TypeVar("Sigmas", float, np.ndarray, torch.Tensor)
+Values = Sequence[float] | np.ndarray | torch.Tensor
 
 # arXiv:2512.05150, evaluation settings of its authors: where the last evaluation stands, by style and step count.
 KNOWN_GAP_END = {"few": (0.6, 0.6, 0.5), "any": (0.5,), "multi": (0.0,)}
@@ -16,12 +20,12 @@ def of_step_count(values: Sequence[float], num_inference_steps: int) -> float:
     return values[min(num_inference_steps, len(values)) - 1]
 
 
-def shift_sigmas(sigmas, shift: float):
+def shift_sigmas(sigmas: Sigmas, shift: float) -> Sigmas:
     """Static time shift of the stock flow-matching schedulers."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
-def unshift_sigmas(sigmas, shift: float):
+def unshift_sigmas(sigmas: Sigmas, shift: float) -> Sigmas:
     """The inverse of `shift_sigmas`."""
     return sigmas / (shift - (shift - 1) * sigmas)
 
@@ -93,7 +97,7 @@ def with_corrections(sigmas: np.ndarray, corrections: int) -> tuple[np.ndarray, 
     return np.repeat(sigmas, repeats), is_correction
 
 
-def own_grid(config, evaluations: int, prediction, shift: float) -> tuple[np.ndarray, list[bool]]:
+def own_grid(config: Any, evaluations: int, prediction: Any, shift: float) -> tuple[np.ndarray, list[bool]]:
     """The grid that a scheduler's options ask for.
 
     Args:
@@ -137,22 +141,21 @@ def nearest_index(grid: list[float], time: float, tolerance: float) -> int:
     return index
 
 
-def as_array(values) -> np.ndarray | None:
+def as_array(values: Values | None) -> np.ndarray | None:
     """A list, array or tensor as float64."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
     return None if values is None else np.asarray(values, dtype=np.float64)
 
 
-def number_of_steps(num_inference_steps: int | None, sigmas, timesteps) -> int:
+def number_of_steps(num_inference_steps: int | None, sigmas: np.ndarray | None, timesteps: np.ndarray | None) -> int:
     """The number of steps that all of the arguments agree on; those that are `None` do not count.
 
     Raises:
         ValueError: for none, less than one, or lengths that differ.
     """
-    counts = {"num_inference_steps": num_inference_steps}
-    counts |= {name: None if v is None else len(v) for name, v in {"sigmas": sigmas, "timesteps": timesteps}.items()}
-    counts = {name: count for name, count in counts.items() if count is not None}
+    counts = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
+    counts |= {name: len(v) for name, v in {"sigmas": sigmas, "timesteps": timesteps}.items() if v is not None}
     if not counts or min(counts.values()) < 1:
         raise ValueError(f"set_timesteps got {counts or 'no number of steps'}: pass num_inference_steps of 1 or more.")
     if len(set(counts.values())) > 1:
@@ -160,7 +163,7 @@ def number_of_steps(num_inference_steps: int | None, sigmas, timesteps) -> int:
     return next(iter(counts.values()))
 
 
-def check_custom_sigmas(sigmas: np.ndarray, sampling_order: int):
+def check_custom_sigmas(sigmas: np.ndarray, sampling_order: int) -> None:
     """Raise a ValueError where sigmas of a user cannot be a grid."""
     if sampling_order == 2:
         raise ValueError("Custom sigmas need sampling_order=1: corrections stand on the own grid only.")

@@ -1,10 +1,14 @@
 """The arithmetic of a step: sums of tensors with weights that are known before any of them is looked at."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 from ..diff2flow import DIFFUSION_PREDICTION_TYPES
+
+Number = float | torch.Tensor
+Term = tuple[torch.Tensor, Number]
 
 # The options with which every token may have its own time.
 PER_TOKEN_OPTIONS = {
@@ -24,19 +28,21 @@ class Evaluation(NamedTuple):
     sign: float
 
 
-def sde_ratio(sigma, sigma_next):
+def sde_ratio(sigma: Number, sigma_next: Number) -> Number:
     """`min(1, 2 * sigma * |sigma_next - sigma| / sigma_next**2)` for numbers or tensors, falling sigmas."""
-    if isinstance(sigma, torch.Tensor):
+    if isinstance(sigma, torch.Tensor) and isinstance(sigma_next, torch.Tensor):
         return (2 * sigma * (sigma - sigma_next) / sigma_next.square().clamp_min(1e-12)).clamp_max(1)
     return min(1.0, 2 * sigma * (sigma - sigma_next) / sigma_next**2) if sigma_next > 0 else 1.0
 
 
-def data_terms(here: Evaluation) -> list:
+def data_terms(here: Evaluation) -> list[Term]:
     """The clean sample that an evaluation predicts."""
     return [(here.sample, 1.0), (here.model_output, -here.sign * here.sigma)]
 
 
-def prediction_terms(here: Evaluation, sigma_next, ratio, last: Evaluation | None, extrapolation: float) -> list:
+def prediction_terms(
+    here: Evaluation, sigma_next: Number, ratio: Number, last: Evaluation | None, extrapolation: float
+) -> list[Term]:
     """The deterministic part of a step: `(1 - sigma_next) * x_hat + sigma_next * sqrt(1 - ratio) * z_hat`.
 
     Args:
@@ -49,7 +55,7 @@ def prediction_terms(here: Evaluation, sigma_next, ratio, last: Evaluation | Non
     kept = sigma_next * (1 - ratio) ** 0.5
     scale = 1.0 if isinstance(ratio, float) and ratio == 0 else 1 - sigma_next + kept
 
-    def terms(evaluation, weight):
+    def terms(evaluation: Evaluation, weight: float) -> list[Term]:
         velocity_weight = evaluation.sign * (kept * (1 - evaluation.sigma) - (1 - sigma_next) * evaluation.sigma)
         return [(evaluation.sample, weight * scale), (evaluation.model_output, weight * velocity_weight)]
 
@@ -60,19 +66,19 @@ def prediction_terms(here: Evaluation, sigma_next, ratio, last: Evaluation | Non
 
 def correction_terms(
     start: Evaluation, here: Evaluation, sigma_next: float, last: Evaluation | None, extrapolation: float
-) -> list:
+) -> list[Term]:
     """Second order: the step from `start` once more, with the mean of the noise predicted there and `here`, its end."""
     half = 0.5 * (sigma_next - start.sigma) / (1 - start.sigma)
     kept = (1 - sigma_next) / (1 - start.sigma)
     if last is None:
         extrapolation = 0.0
-    terms = [
+    terms: list[Term] = [
         (start.sample, kept + half * (1 + extrapolation)),
         (start.model_output, start.sign * half * (1 + extrapolation) * (1 - start.sigma)),
         (here.sample, half),
         (here.model_output, here.sign * half * (1 - sigma_next)),
     ]
-    if extrapolation > 0:
+    if last is not None and extrapolation > 0:
         terms += [
             (last.sample, -half * extrapolation),
             (last.model_output, -last.sign * half * extrapolation * (1 - last.sigma)),
@@ -80,11 +86,11 @@ def correction_terms(
     return terms
 
 
-def weighted_sum(terms: list) -> torch.Tensor:
+def weighted_sum(terms: Sequence[Term]) -> torch.Tensor:
     """Sum of tensors times their weights (numbers, or tensors that broadcast), in as few kernels as there are terms."""
-    (first, scale), *terms = terms
+    (first, scale), *others = terms
     total = first if isinstance(scale, float) and scale == 1 else first * scale
-    for tensor, weight in terms:
+    for tensor, weight in others:
         if isinstance(weight, torch.Tensor):
             total = torch.addcmul(total, tensor.to(total.dtype), weight)
         else:
@@ -92,7 +98,7 @@ def weighted_sum(terms: list) -> torch.Tensor:
     return total
 
 
-def per_token_sigmas(timesteps: torch.Tensor, grid: torch.Tensor, config) -> tuple[torch.Tensor, torch.Tensor]:
+def per_token_sigmas(timesteps: torch.Tensor, grid: torch.Tensor, config: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Where each token stands, and the next sigma of the grid below that, both of shape [B, L, 1].
 
     Args:

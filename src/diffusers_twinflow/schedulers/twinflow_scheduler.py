@@ -2,8 +2,9 @@
 
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import diffusers
 import numpy as np
@@ -15,7 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from ..sampling_calls import SamplingCall, begin_sampling
 from .noise import SampleNoise
-from .prediction import prediction_of
+from .prediction import DiffusionPrediction, prediction_of
 from .scheduler_config import (
     CARRIED,
     DIFFUSION_SCHEDULERS,
@@ -36,6 +37,7 @@ from .sigma_grid import (
 )
 from .step_terms import (
     Evaluation,
+    Number,
     correction_terms,
     data_terms,
     is_noisiest,
@@ -47,6 +49,10 @@ from .step_terms import (
 from .stock_sigmas import is_linear, is_stock
 
 logger = logging.get_logger(__name__)
+
+NO_GRID = "There is no grid yet: call set_timesteps(num_inference_steps) first."
+
+Generators = torch.Generator | list[torch.Generator] | None
 
 
 @dataclass
@@ -65,7 +71,7 @@ class TwinFlowSchedulerOutput(BaseOutput):
     pred_original_sample: torch.Tensor
 
 
-class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
+class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # its bases disagree about `config_name`
     """
     The sampler of UCGM ([arXiv:2505.07447](https://huggingface.co/papers/2505.07447)) as TwinFlow
     ([arXiv:2512.05150](https://huggingface.co/papers/2512.05150)) uses it, for models that predict a velocity and, through
@@ -130,6 +136,11 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
 
     _compatibles = [*FLOW_SCHEDULERS, *DIFFUSION_SCHEDULERS]
     order = 1
+    if TYPE_CHECKING:
+
+        @property
+        def config(self) -> Any: ...  # every option is an attribute of it
+
     __module__ = f"{__package__}.scheduling_twinflow"  # saved pipelines name it
 
     @register_to_config
@@ -165,29 +176,31 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         beta_schedule: str = "linear",
         trained_betas: list[float] | None = None,
         rescale_betas_zero_snr: bool = False,
-    ):
+    ) -> None:
         self.register_to_config(**whole_numbers(self.config))
         check_options(self.config)
         self._prediction = prediction_of(self.config)
         self._shift = self.config.shift
-        self.num_inference_steps = None
+        self.num_inference_steps: int | None = None
         shift = 1.0 if use_dynamic_shifting else self._shift
         self.sigmas, self.timesteps = self._prediction.training_schedule(shift)
         self.sigma_max, self.sigma_min = self.sigmas[0].item(), self.sigmas[-1].item()
-        self.target_timesteps = None
+        self.target_timesteps: torch.Tensor | None = None
         self._noise = SampleNoise(noise_seed)
         self._has_warned = False
-        self._call = None
+        self._call: SamplingCall | None = None
         self._reset()
 
-    def _reset(self):
-        self._step_index = None
-        self._begin_index = None
-        self._predictions = []
+    def _reset(self) -> None:
+        self._step_index: int | None = None
+        self._begin_index: int | None = None
+        self._predictions: list[Evaluation] = []
         self._noise.restart()
 
     @classmethod
-    def from_config(cls, config=None, return_unused_kwargs: bool = False, **kwargs):
+    def from_config(
+        cls, config: Mapping[str, Any] | None = None, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
         """
         Make a scheduler from the config of another one, of any flow-matching kind or of a diffusion model.
 
@@ -201,18 +214,21 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             kwargs: options that replace those of the config.
 
         Raises:
-            ValueError: for a diffusion scheduler without a `beta_schedule`, and for flow sigmas of a model that predicts
+            ValueError: without a config, for a diffusion scheduler without a `beta_schedule`, and for flow sigmas of a model that predicts
                 no velocity.
         """
+        if config is None:
+            raise ValueError("config is missing: give the config of a scheduler, such as `pipe.scheduler.config`.")
         asked = {name: kwargs[name] for name in ("prediction_type",) if name in kwargs}
-        config = own_config({**config, **asked})
-        if "shift" not in kwargs and (shift := shift_of(config)) is not None:
+        own = own_config({**config, **asked})
+        if "shift" not in kwargs and (shift := shift_of(own)) is not None:
             kwargs["shift"] = shift
-        scheduler, unused = super().from_config(config, True, **kwargs)
-        scheduler.register_to_config(_class_name=config.get("_class_name"))
+        made: Any = super().from_config(own, True, **kwargs)
+        scheduler, unused = made
+        scheduler.register_to_config(_class_name=own.get("_class_name"))
         return (scheduler, unused) if return_unused_kwargs else scheduler
 
-    def register_to_config(self, **kwargs):
+    def register_to_config(self, **kwargs: Any) -> None:
         """Add options to the config, and what lets other scheduler classes take it without a warning."""
         super().register_to_config(**kwargs)
         parameters = inspect.signature(TwinFlowScheduler.__init__).parameters
@@ -228,7 +244,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
     @property
-    def compatibles(self) -> list[type[SchedulerMixin]]:
+    def compatibles(self) -> list[type[SchedulerMixin]]:  # type: ignore[override]  # other classes, as in diffusers
         """The scheduler classes of this diffusers version that sample the same model; see `from_config`."""
         names = DIFFUSION_SCHEDULERS if self._prediction.is_bridged else FLOW_SCHEDULERS
         return [getattr(diffusers, name) for name in names if hasattr(diffusers, name)]
@@ -238,7 +254,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         """The static shift of the grid: that of the config, or what `set_shift` was given."""
         return self._shift
 
-    def set_shift(self, shift: float):
+    def set_shift(self, shift: float) -> None:
         """
         Change the static shift of the grids that `set_timesteps` makes from now on; the config stays as it is.
 
@@ -266,7 +282,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         """Index of the first evaluation, where `set_begin_index` gave it."""
         return self._begin_index
 
-    def set_begin_index(self, begin_index: int = 0):
+    def set_begin_index(self, begin_index: int = 0) -> None:
         """
         Start at an evaluation in the middle of the grid, as image-to-image pipelines do.
 
@@ -293,7 +309,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: for a diffusion model before `set_timesteps` and for a timestep that is not on the grid.
         """
-        if not self._prediction.is_bridged:
+        if not isinstance(self._prediction, DiffusionPrediction):
             return sample
         self._check_ready()
         return sample / self._prediction.scales[self._next_index(timestep)]
@@ -305,7 +321,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         sigmas: list[float] | np.ndarray | torch.Tensor | None = None,
         mu: float | None = None,
         timesteps: list[float] | np.ndarray | torch.Tensor | None = None,
-    ):
+    ) -> None:
         """
         Set the grid of one picture: `sigmas` ([N + 1], the last one the data), `timesteps` and `target_timesteps` ([N]).
 
@@ -344,8 +360,8 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         self._sigmas = [*true_sigmas.tolist(), 0.0]
         self._reset()
         self._prediction.set_sigmas(true_sigmas)
-        self._set_tensors(torch.tensor(self._sigmas, dtype=torch.float32), timesteps, device)
-        self._call = SamplingCall(self._noise_times(self.timesteps), self._noise_times(self.target_timesteps))
+        targets = self._set_tensors(torch.tensor(self._sigmas, dtype=torch.float32), timesteps, device)
+        self._call = SamplingCall(self._noise_times(self.timesteps), self._noise_times(targets))
         begin_sampling(self._call)
 
     def _noise_times(self, timesteps: torch.Tensor) -> torch.Tensor:
@@ -353,7 +369,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         times = timesteps / self.config.num_train_timesteps
         return 1 - times if self.config.invert_sigmas else times
 
-    def _warn_if_replaced(self, given: np.ndarray | None):
+    def _warn_if_replaced(self, given: np.ndarray | None) -> None:
         if given is None or self._has_warned or is_stock(given, self.config.num_train_timesteps):
             return
         self._has_warned = True
@@ -362,7 +378,9 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             "make the scheduler with use_custom_sigmas=True."
         )
 
-    def _set_tensors(self, sigmas: torch.Tensor, timesteps: np.ndarray | None, device):
+    def _set_tensors(
+        self, sigmas: torch.Tensor, timesteps: np.ndarray | None, device: str | torch.device | None
+    ) -> torch.Tensor:
         targets = {"few": torch.zeros_like(sigmas[:-1]), "any": sigmas[1:], "multi": sigmas[:-1]}
         target_sigmas = targets[self.config.sampling_style]
         times = sigmas[:-1] - target_sigmas / 2 if self.config.squeeze_target_time else sigmas[:-1]
@@ -376,6 +394,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         self.sigmas = sigmas.to(device)
         self.timesteps = times.to(device)
         self.target_timesteps = self._prediction.timesteps_of(target_sigmas).to(device)
+        return self.target_timesteps
 
     def get_target_timesteps(self, timestep: torch.Tensor) -> torch.Tensor:
         """
@@ -400,7 +419,8 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         if self.config.sampling_style == "few":
             data_time = self.config.num_train_timesteps if self.config.invert_sigmas else 0.0
             return torch.full_like(timestep, data_time, dtype=dtype)
-        self._check_ready()
+        if self.target_timesteps is None:
+            raise ValueError(NO_GRID)
         to_come = -(self._step_index or 0)
         timesteps = self.timesteps.roll(to_come).to(timestep.device)
         targets = self.target_timesteps.roll(to_come).to(timestep.device)
@@ -419,7 +439,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         """
         if isinstance(timestep, torch.Tensor):
             if timestep.untyped_storage().data_ptr() == self.timesteps.untyped_storage().data_ptr():
-                return timestep.storage_offset() - self.timesteps.storage_offset()
+                return int(timestep.storage_offset() - self.timesteps.storage_offset())
             timestep = timestep.flatten()[0].item()
         return nearest_index(self.timesteps.tolist(), timestep, tolerance=self.config.num_train_timesteps / 1000)
 
@@ -428,7 +448,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         model_output: torch.Tensor,
         timestep: float | torch.Tensor,
         sample: torch.Tensor,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
         per_token_timesteps: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> TwinFlowSchedulerOutput | tuple[torch.Tensor]:
@@ -462,13 +482,13 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             ValueError: before `set_timesteps`, after the last step, for a first timestep that is not on the grid, and
                 for a generator list that does not fit the batch.
         """
-        self._check_ready()
+        num_evaluations = self._check_ready()
         if isinstance(generator, list) and len(generator) != sample.shape[0]:
             raise ValueError(f"{len(generator)} generators for a batch of {sample.shape[0]}: pass one a sample.")
         index = self._start(timestep)
-        if index >= self.num_inference_steps:
+        if index >= num_evaluations:
             raise ValueError(
-                f"The grid has {self.num_inference_steps} steps and all are done: call set_timesteps before a new loop."
+                f"The grid has {num_evaluations} steps and all are done: call set_timesteps before a new loop."
             )
 
         dtype, sample = model_output.dtype, sample.to(torch.promote_types(sample.dtype, torch.float32))
@@ -487,7 +507,8 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
             prev_sample = self._predict(here, index, sigma_next, generator)
         prev_sample = prev_sample.to(dtype)
         self._step_index = index + 1
-        self._call.move_to(self._step_index)
+        if self._call is not None:
+            self._call.move_to(self._step_index)
         if self._step_index == self.num_inference_steps:
             self._predictions = []
             self._noise.release()
@@ -497,27 +518,33 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         pred_original_sample = weighted_sum(data_terms(here))
         return TwinFlowSchedulerOutput(prev_sample=prev_sample, pred_original_sample=pred_original_sample.to(dtype))
 
-    def _check_ready(self):
+    def _check_ready(self) -> int:
+        """The number of evaluations of the grid."""
         if self.num_inference_steps is None:
-            raise ValueError("There is no grid yet: call set_timesteps(num_inference_steps) first.")
+            raise ValueError(NO_GRID)
+        return self.num_inference_steps
 
     def _start(self, timestep: float | torch.Tensor) -> int:
         self._step_index = self._next_index(timestep)
         return self._step_index
 
-    def _next_index(self, timestep: float | torch.Tensor) -> int:
+    def _next_index(self, timestep: float | torch.Tensor | None) -> int:
         for index in (self._step_index, self._begin_index):
             if index is not None:
                 return index
-        return 0 if torch.compiler.is_compiling() else self.index_for_timestep(timestep)
+        if torch.compiler.is_compiling():
+            return 0
+        if timestep is None:
+            raise ValueError("timestep is missing: before the first step, pass an element of scheduler.timesteps.")
+        return self.index_for_timestep(timestep)
 
-    def _stochastic_ratio(self, sigma, sigma_next) -> float | torch.Tensor:
+    def _stochastic_ratio(self, sigma: Number, sigma_next: Number) -> float | torch.Tensor:
         ratio = self.config.stochastic_ratio
         if ratio is None:
             return KNOWN_STOCHASTIC_RATIO[self.config.sampling_style]
         return sde_ratio(sigma, sigma_next) if ratio == "sde" else float(ratio)
 
-    def _predict(self, here: Evaluation, index: int, sigma_next, generator) -> torch.Tensor:
+    def _predict(self, here: Evaluation, index: int, sigma_next: Number, generator: Generators) -> torch.Tensor:
         ratio = self._stochastic_ratio(here.sigma, sigma_next)
         last = self._predictions[-1] if len(self._predictions) > 1 else None
         if self.config.extrapolation_ratio > 0 or self.config.sampling_order == 2:
@@ -537,7 +564,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):
         start, extrapolation = self._predictions[-1], self.config.extrapolation_ratio
         return weighted_sum(correction_terms(start, here, sigma_next, last, extrapolation))
 
-    def _draw(self, sample: torch.Tensor, index: int, generator) -> torch.Tensor:
+    def _draw(self, sample: torch.Tensor, index: int, generator: Generators) -> torch.Tensor:
         if generator is not None:
             return randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
         return self._noise.draw(sample, index)
