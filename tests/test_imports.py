@@ -19,6 +19,7 @@ LAZY = (
     ".data",
     ".families",
     ".hub",
+    ".methods",
     ".models",
     ".pipelines",
     ".schedulers",
@@ -95,8 +96,14 @@ def test_type_checkers_see_the_names_that_are_imported_late(name):
     module = importlib.import_module(f"diffusers_twinflow{name}")
     tree = ast.parse(Path(module.__file__).read_text())
     blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    seen = [alias.name for block in blocks for node in block.body for alias in node.names]
-    assert sorted(seen) == sorted(module.__all__) and set(seen) <= set(dir(module))
+    imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
+    seen = {alias.name: node.module for node in imports if node.module for alias in node.names}
+    submodules = {alias.name for node in imports if not node.module for alias in node.names}
+    assert sorted(seen) == sorted(module.__all__) and {*seen, *submodules} <= set(dir(module))
+    if hasattr(module, "MODULES"):
+        assert {public: f".{home}" for public, home in seen.items()} == module.MODULES
+    for submodule in submodules:
+        assert getattr(module, submodule) is importlib.import_module(f".{submodule}", module.__name__)
     for public in seen:
         value = getattr(module, public)
         assert vars(module)[public] is value, "a second look costs nothing"

@@ -9,6 +9,14 @@ from . import models, schedulers  # noqa: F401  (they hold the modules that save
 from .lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from . import cli as cli
+    from . import configuration as configuration
+    from . import data as data
+    from . import families as families
+    from . import hub as hub
+    from . import methods as methods
+    from . import pipelines as pipelines
+    from . import training as training
     from .configuration import TwinFlowConfig, TwinFlowConfigError
     from .hub import (
         TwinFlowRepositoryConfig,
@@ -57,8 +65,9 @@ MODULES = {
 }
 """The module that each public name is imported from."""
 
-__getattr__, __dir__ = lazy_names(
-    globals(),
-    MODULES,
-    submodules=("cli", "configuration", "data", "families", "hub", "methods", "pipelines", "training"),
-)
+if not TYPE_CHECKING:  # to a type checker, a module with a `__getattr__` has every name
+    __getattr__, __dir__ = lazy_names(
+        globals(),
+        MODULES,
+        submodules=("cli", "configuration", "data", "families", "hub", "methods", "pipelines", "training"),
+    )

@@ -62,10 +62,10 @@ MODULES = {
     "open_source": ".source",
     "parse_buckets": ".framing",
 }
-_get_name, __dir__ = lazy_names(globals(), MODULES)
+if not TYPE_CHECKING:  # to a type checker, a module with a `__getattr__` has every name
+    _get_name, __dir__ = lazy_names(globals(), MODULES)
 
-
-def __getattr__(name: str) -> Any:
-    if MODULES.get(name, ".config") != ".config":
-        from . import requirements  # noqa: F401  (names the extra if one of its packages is missing)
-    return _get_name(name)
+    def __getattr__(name: str) -> Any:
+        if MODULES.get(name, ".config") != ".config":
+            from . import requirements  # noqa: F401  (names the extra if one of its packages is missing)
+        return _get_name(name)

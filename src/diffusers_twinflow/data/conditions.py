@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition
 from .cache import Entry, TensorCache, batched, fill_cache

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate import PartialState
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 

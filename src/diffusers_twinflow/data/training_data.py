@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch.utils.data import DataLoader
 
 from ..conditions import Condition

@@ -11,13 +11,14 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "Family", "family_of", "family_of_pipeline_class", "is_flow_matching"]
 
-__getattr__, __dir__ = lazy_names(
-    globals(),
-    {
-        "FAMILIES": ".registry",
-        "Family": ".base",
-        "family_of": ".registry",
-        "family_of_pipeline_class": ".registry",
-        "is_flow_matching": ".scheduler_kind",
-    },
-)
+if not TYPE_CHECKING:  # to a type checker, a module with a `__getattr__` has every name
+    __getattr__, __dir__ = lazy_names(
+        globals(),
+        {
+            "FAMILIES": ".registry",
+            "Family": ".base",
+            "family_of": ".registry",
+            "family_of_pipeline_class": ".registry",
+            "is_flow_matching": ".scheduler_kind",
+        },
+    )

@@ -2,7 +2,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import ChromaPipeline, ChromaTransformer2DModel, DiffusionPipeline
+from diffusers import ChromaPipeline, ChromaTransformer2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch.nn import functional as F
 
 from ..conditions import Condition, VelocityFunction

@@ -5,7 +5,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition, VelocityFunction
 from ..configuration import TwinFlowConfigError

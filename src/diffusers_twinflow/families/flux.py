@@ -3,7 +3,8 @@ from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from diffusers import DiffusionPipeline, FluxPipeline, FluxTransformer2DModel
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of

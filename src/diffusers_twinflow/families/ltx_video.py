@@ -3,7 +3,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, LTXPipeline, LTXVideoTransformer3DModel
+from diffusers import LTXPipeline, LTXVideoTransformer3DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of

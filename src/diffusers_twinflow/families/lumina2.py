@@ -3,7 +3,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, Lumina2Pipeline, Lumina2Transformer2DModel
+from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of

@@ -3,8 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
+from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
 from diffusers.loaders.lora_base import LoraBaseMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import is_bs4_available, is_ftfy_available
 
 from ..conditions import Condition

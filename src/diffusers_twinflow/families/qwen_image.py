@@ -2,7 +2,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, QwenImagePipeline, QwenImageTransformer2DModel
+from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of

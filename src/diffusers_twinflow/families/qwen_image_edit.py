@@ -2,8 +2,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, QwenImageEditPipeline
+from diffusers import QwenImageEditPipeline
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as stock
 from PIL import Image
 

@@ -1,5 +1,6 @@
 import torch
-from diffusers import DiffusionPipeline, QwenImageEditPlusPipeline
+from diffusers import QwenImageEditPlusPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 
 from .qwen_image_edit import QwenImageEditFamily

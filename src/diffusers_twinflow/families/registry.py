@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from inspect import Parameter, signature
 from typing import NamedTuple
 
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
 from ..installed_diffusers import absence, absent_from_diffusers

@@ -4,7 +4,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, SanaPipeline, SanaTransformer2DModel
+from diffusers import SanaPipeline, SanaTransformer2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of

@@ -2,7 +2,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
+from diffusers import StableDiffusion3Pipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition, VelocityFunction
 from ..models import TwinFlowSD3Transformer2DModel

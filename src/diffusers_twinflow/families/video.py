@@ -1,7 +1,7 @@
 from typing import Any, overload
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import make_image_grid
 from PIL import Image
 

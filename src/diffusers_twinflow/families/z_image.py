@@ -2,7 +2,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, ZImagePipeline, ZImageTransformer2DModel
+from diffusers import ZImagePipeline, ZImageTransformer2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch.nn.utils.rnn import pad_sequence
 
 from ..conditions import Condition, VelocityFunction

@@ -29,32 +29,32 @@ __all__ = [
     "whole_repo_id",
 ]
 
-_getattr, __dir__ = lazy_names(
-    globals(),
-    {
-        "TwinFlowRepositoryConfig": ".repository",
-        "convert_published_transformer": ".published",
-        "load_published_transformer": ".published",
-        "load_twinflow_lora": ".loading",
-        "push_twinflow_lora": ".push",
-        "push_twinflow_model": ".push",
-        "save_model_card": ".model_card",
-        "save_samples": ".samples",
-        "save_stock_lora": ".repository",
-        "save_twinflow_lora": ".repository",
-        "save_twinflow_model": ".repository",
-        "unload_twinflow_lora": ".unloading",
-        "whole_repo_id": ".push",
-    },
-)
-
 MOVED = ("ignored_options", "translate_recipe")
 """Names that are in `diffusers_twinflow.integrations.simpletuner` now; they leave here in version 0.3."""
 
+if not TYPE_CHECKING:  # to a type checker, a module with a `__getattr__` has every name
+    _getattr, __dir__ = lazy_names(
+        globals(),
+        {
+            "TwinFlowRepositoryConfig": ".repository",
+            "convert_published_transformer": ".published",
+            "load_published_transformer": ".published",
+            "load_twinflow_lora": ".loading",
+            "push_twinflow_lora": ".push",
+            "push_twinflow_model": ".push",
+            "save_model_card": ".model_card",
+            "save_samples": ".samples",
+            "save_stock_lora": ".repository",
+            "save_twinflow_lora": ".repository",
+            "save_twinflow_model": ".repository",
+            "unload_twinflow_lora": ".unloading",
+            "whole_repo_id": ".push",
+        },
+    )
 
-def __getattr__(name: str) -> Any:
-    if name not in MOVED:
-        return _getattr(name)
-    new_home = "diffusers_twinflow.integrations.simpletuner"
-    warnings.warn(f"Import {name} from {new_home}: it moved.", FutureWarning, stacklevel=2)
-    return getattr(importlib.import_module(new_home), name)
+    def __getattr__(name: str) -> Any:
+        if name not in MOVED:
+            return _getattr(name)
+        new_home = "diffusers_twinflow.integrations.simpletuner"
+        warnings.warn(f"Import {name} from {new_home}: it moved.", FutureWarning, stacklevel=2)
+        return getattr(importlib.import_module(new_home), name)

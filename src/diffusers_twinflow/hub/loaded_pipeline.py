@@ -8,9 +8,9 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusers import DiffusionPipeline
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging
 
 from ..families import family_of

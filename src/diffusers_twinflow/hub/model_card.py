@@ -334,7 +334,8 @@ Stock diffusers draws the same images. The target time of each step is part of t
 
 ```python
 import torch
-from diffusers import DiffusionPipeline, {STOCK_SCHEDULER}
+from diffusers import {STOCK_SCHEDULER}
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 {import_code(family)}
 pipe = DiffusionPipeline.from_pretrained("{base}", dtype=torch.bfloat16).to("cuda")
 {lora}pipe.scheduler = {use.scheduler_code()}

@@ -4,7 +4,7 @@ from functools import cache, wraps
 from inspect import signature
 from typing import Any, TypeVar, cast
 
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..sampling_calls import only_own_calls
 from .adapter_methods import adapter_methods

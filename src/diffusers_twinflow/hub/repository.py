@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 

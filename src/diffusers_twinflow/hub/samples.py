@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging, make_image_grid
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers import SchedulerMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import is_compiled_module
 from torch import nn
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers import DiffusionPipeline
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging
 
 from ..configuration import TwinFlowConfigError

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from ..lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from . import twinflow as twinflow
     from .base import AveragedWeights, LossOutput, Method, Networks, Teacher
     from .flow_matching import FlowMatching
     from .twinflow import BRANCHES, Branch, BranchSamples, TwinFlow
@@ -34,4 +35,5 @@ MODULES = {
     "TwinFlow": ".twinflow",
 }
 
-__getattr__, __dir__ = lazy_names(globals(), MODULES, submodules=("twinflow",))
+if not TYPE_CHECKING:  # to a type checker, a module with a `__getattr__` has every name
+    __getattr__, __dir__ = lazy_names(globals(), MODULES, submodules=("twinflow",))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import ModelMixin
+    from diffusers.models.modeling_utils import ModelMixin
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TwinFlowPipeline", "as_twinflow_pipeline", "export"]
 
-__getattr__, __dir__ = lazy_names(
-    globals(),
-    {
-        "TwinFlowPipeline": ".pipeline_twinflow",
-        "as_twinflow_pipeline": ".pipeline_twinflow",
-        "export": ".exporting",
-    },
-)
+if not TYPE_CHECKING:  # to a type checker, a module with a `__getattr__` has every name
+    __getattr__, __dir__ = lazy_names(
+        globals(),
+        {
+            "TwinFlowPipeline": ".pipeline_twinflow",
+            "as_twinflow_pipeline": ".pipeline_twinflow",
+            "export": ".exporting",
+        },
+    )

@@ -4,8 +4,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
 from ..models.offloading import has_offloading_hook

@@ -295,7 +295,7 @@ def _scheduler(pipeline: TwinFlowPipeline, sampling_style: str | None) -> TwinFl
     scheduler = scheduler_of(pipeline)
     if sampling_style in (None, scheduler.config.sampling_style):
         return scheduler
-    usual = dict.fromkeys(OF_A_STYLE)
+    usual: dict[str, Any] = dict.fromkeys(OF_A_STYLE)
     return TwinFlowScheduler.from_config(scheduler.config, sampling_style=sampling_style, **usual)
 
 

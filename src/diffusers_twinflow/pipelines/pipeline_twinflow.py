@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
 from ..families import FAMILIES

@@ -9,11 +9,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TwinFlowScheduler", "TwinFlowSchedulerOutput", "stock_scheduler_name"]
 
-__getattr__, __dir__ = lazy_names(
-    globals(),
-    {
-        "TwinFlowScheduler": ".twinflow_scheduler",
-        "TwinFlowSchedulerOutput": ".twinflow_scheduler",
-        "stock_scheduler_name": ".prediction",
-    },
-)
+if not TYPE_CHECKING:  # to a type checker, a module with a `__getattr__` has every name
+    __getattr__, __dir__ = lazy_names(
+        globals(),
+        {
+            "TwinFlowScheduler": ".twinflow_scheduler",
+            "TwinFlowSchedulerOutput": ".twinflow_scheduler",
+            "stock_scheduler_name": ".prediction",
+        },
+    )

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["SchedulerMixin", "TwinFlowScheduler", "TwinFlowSchedulerOutput"]
 
-__getattr__, __dir__ = lazy_names(
-    globals(),
-    {
-        "SchedulerMixin": "diffusers",
-        "TwinFlowScheduler": ".twinflow_scheduler",
-        "TwinFlowSchedulerOutput": ".twinflow_scheduler",
-    },
-)
+if not TYPE_CHECKING:  # to a type checker, a module with a `__getattr__` has every name
+    __getattr__, __dir__ = lazy_names(
+        globals(),
+        {
+            "SchedulerMixin": "diffusers",
+            "TwinFlowScheduler": ".twinflow_scheduler",
+            "TwinFlowSchedulerOutput": ".twinflow_scheduler",
+        },
+    )

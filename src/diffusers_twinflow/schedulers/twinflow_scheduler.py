@@ -2,14 +2,14 @@
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import diffusers
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
@@ -47,6 +47,14 @@ from .step_terms import (
     weighted_sum,
 )
 from .stock_sigmas import is_linear, is_stock
+
+if TYPE_CHECKING:
+    Function = TypeVar("Function", bound=Callable[..., None])
+
+    def register_to_config(init: Function) -> Function: ...  # that of diffusers hides the options of a constructor
+
+else:
+    from diffusers.configuration_utils import register_to_config
 
 logger = logging.get_logger(__name__)
 

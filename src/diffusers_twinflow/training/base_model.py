@@ -6,9 +6,9 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 
@@ -50,9 +50,8 @@ def has_flow_matching_scheduler(name_or_path: str, index: dict[str, Any], **hub_
     """Whether the pipeline's scheduler says that its model predicts a flow-matching velocity."""
     class_name = index["scheduler"][1]
     scheduler_class = getattr(diffusers, class_name, TwinFlowScheduler)
-    return is_flow_matching(
-        class_name, scheduler_class.load_config(name_or_path, subfolder="scheduler", **hub_options)
-    )
+    config: Any = scheduler_class.load_config(name_or_path, subfolder="scheduler", **hub_options)
+    return is_flow_matching(class_name, config)
 
 
 def weight_dtype_of(args: TrainingArguments) -> torch.dtype:

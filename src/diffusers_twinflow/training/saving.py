@@ -12,7 +12,7 @@ import peft
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.logging import get_logger
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 import diffusers_twinflow
 

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from peft import LoraConfig
 
 from ..conditions import VelocityFunction
