@@ -10,11 +10,12 @@ import diffusers_twinflow
 
 ROOT = Path(__file__).parents[1]
 WRONG = """
-from diffusers_twinflow import Nonsense, TwinFlowScheduler
+from diffusers_twinflow import Nonsense, TwinFlowConfig, TwinFlowScheduler
+from diffusers_twinflow.methods import TwinFlow
 
 TwinFlowScheduler(sampling_style="fewer")
 TwinFlowScheduler(sampling_styles="few")
-TwinFlowScheduler().set_timestep(2)
+TwinFlow(TwinFlowConfig(), teacher="best")
 """
 
 
@@ -40,5 +41,5 @@ def test_mistakes_of_a_user_are_found(tmp_path):
     done = mypy(str(tmp_path / "wrong.py"))
     found = [line.split("error: ")[1] for line in done.stdout.splitlines() if "error: " in line]
     assert len(found) == 4, done.stdout + done.stderr
-    for name, message in zip(("Nonsense", "sampling_style", "sampling_styles", "set_timestep"), found, strict=True):
+    for name, message in zip(("Nonsense", "sampling_style", "sampling_styles", "teacher"), found, strict=True):
         assert f'"{name}"' in message
