@@ -136,7 +136,7 @@ def _tensor_names(repository: LocatedRepository, folder: PurePosixPath) -> set[s
         return set(read_header(weights, float_only=False).shapes)
     if repository.is_local:
         return set()
-    file_name = _subfolder(repository, folder / SAFETENSORS_WEIGHTS_NAME)
+    file_name = str(PurePosixPath(repository.subfolder or "") / folder / SAFETENSORS_WEIGHTS_NAME)
     options = repository.hub_options
     try:
         header = HfApi().parse_safetensors_file_metadata(

@@ -1,5 +1,7 @@
 """The arithmetic of a step: sums of tensors with weights that are known before any of them is looked at."""
 
+from __future__ import annotations  # torch.compile cannot trace the annotations of a function inside a function
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

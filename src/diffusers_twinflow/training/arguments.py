@@ -226,7 +226,7 @@ class RecipeOptions:
         choices=RECIPES,
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_values(self)
 
 
