@@ -641,3 +641,10 @@ def test_the_loop_compiles_whole_on_cuda():
     eager = run(scheduler, x)
     scheduler.set_timesteps(4, device="cuda")
     torch.testing.assert_close(torch.compile(run, fullgraph=True)(scheduler, x), eager, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(ValueError, match="config is missing"):
+        TwinFlowScheduler.from_config(None)
+    with pytest.raises(ValueError, match="timestep is missing"):
+        make(prediction_type="epsilon").scale_model_input(latents())

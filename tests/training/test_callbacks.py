@@ -1,7 +1,10 @@
 """Which callbacks a run has, and in which order they are called."""
 
 import pytest
+import torch
 
+from diffusers_twinflow import TwinFlowConfigError
+from diffusers_twinflow.data.batches import LatentBatches
 from diffusers_twinflow.training.arguments import TrainingArguments
 from diffusers_twinflow.training.callbacks import (
     EMACallback,
@@ -12,6 +15,8 @@ from diffusers_twinflow.training.callbacks import (
     TrajectoryCallback,
     default_callbacks,
 )
+from diffusers_twinflow.training.trainer import Trainer
+from tiny import sd3_transformer
 
 
 @pytest.mark.parametrize(
@@ -37,3 +42,32 @@ def test_progress_comes_last_so_that_other_work_after_a_step_is_not_timed(option
 def test_a_dry_run_shows_no_progress_and_writes_nothing():
     kinds = [type(callback) for callback in default_callbacks(TrainingArguments(dry_run=True, use_ema=False))]
     assert kinds == [HealthCallback]
+
+
+def trainer(tmp_path, method=None, callbacks=(), **options) -> Trainer:
+    """A trainer of a transformer in memory, on latents and conditions in memory."""
+    transformer = sd3_transformer()
+    condition = {"prompt_embeds": torch.zeros(4, 32), "pooled_prompt_embeds": torch.zeros(64)}
+    data = LatentBatches([{"latents": torch.zeros(4, 8, 8), "condition": condition}] * 2, seed=0, batch_size=1)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "out"), train_batch_size=1, max_train_steps=1, use_ema=False, **options
+    )
+    return Trainer(transformer, arguments, method, data, callbacks=list(callbacks), family="stable_diffusion_3")
+
+
+def test_a_run_without_a_name_for_its_base_does_not_start(tmp_path):
+    with pytest.raises(TwinFlowConfigError, match="`pretrained_model_name_or_path` is missing"):
+        trainer(tmp_path).train()
+    assert not list(tmp_path.glob("out/*.safetensors"))
+
+
+def test_scores_need_the_data_that_the_arguments_name(tmp_path):
+    options = {"pretrained_model_name_or_path": "me/base", "score_steps": 1, "judge": "json:loads"}
+    with pytest.raises(TwinFlowConfigError, match="`score_steps` takes prompts and images from the data"):
+        trainer(tmp_path, callbacks=[ScoreCallback()], **options).train()
+
+
+def test_the_plot_of_times_needs_twinflow(tmp_path):
+    options = {"pretrained_model_name_or_path": "me/base", "log_trajectory": True}
+    with pytest.raises(TwinFlowConfigError, match="`log_trajectory` plots the times of TwinFlow"):
+        trainer(tmp_path, callbacks=[TrajectoryCallback()], **options).train()
