@@ -11,9 +11,7 @@ from diffusers_twinflow import TwinFlowConfig, TwinFlowPipeline, TwinFlowSchedul
 from diffusers_twinflow.conditions import Condition
 from diffusers_twinflow.data.batches import LatentBatches
 from diffusers_twinflow.methods import FlowMatching, LossOutput, Method, Networks, TwinFlow
-from diffusers_twinflow.training.arguments import TrainingArguments
-from diffusers_twinflow.training.callbacks import TrainerCallback
-from diffusers_twinflow.training.trainer import Trainer
+from diffusers_twinflow.training import Trainer, TrainerCallback, TrainingArguments
 
 scheduler = TwinFlowScheduler(sampling_style="few", gap_end=[0.6, 0.5])
 scheduler.set_timesteps(2, device="cpu")

@@ -24,6 +24,7 @@ LAZY = (
     ".pipelines",
     ".schedulers",
     ".schedulers.scheduling_twinflow",
+    ".training",
 )
 HEAVY = {"accelerate", "datasets", "diffusers.pipelines", "peft", "transformers"}
 TIMED = 9
