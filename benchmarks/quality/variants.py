@@ -81,6 +81,8 @@ def _variant(name: str, question: str, shared: dict, options: dict) -> Variant:
 NOT_TWINFLOW = {
     "caption_dropout_probability",
     "learning_rate",
+    "lr_scheduler",
+    "lr_decay_share",
     "time_conditioning_learning_rate",
     "rank",
     "lora_layers",
@@ -92,6 +94,13 @@ CONTROL = "base-continued"
 FULL_LONGER, LORA_LONGER, AS_LONG = 2.8, 1.6, 5.6
 EVERY_STYLE = ("any", "multi")
 LONGEST = {"train_batch_size": 768, "target_clamp": 10.0, "ema_decay": 0.95, "styles": EVERY_STYLE}
+FALLS = {"lr_scheduler": "warmup_stable_decay"}
+SCHEDULES: dict[str, dict[str, object]] = {
+    "constant": {"lr_scheduler": "constant_with_warmup"},
+    "linear": {"lr_scheduler": "linear"},
+    "cosine": {"lr_scheduler": "cosine"},
+    **{f"falls-{share}": FALLS | {"lr_decay_share": share} for share in (0.2, 0.4, 0.6, 0.8)},
+}
 SQUEEZED = {"ablated": {"times": "squeezed"}, "scheduler": {"squeeze_target_time": True}}
 VARIANTS: tuple[Variant, ...] = (
     full("reference", "all weights; the others change one thing", styles=EVERY_STYLE),
@@ -160,6 +169,18 @@ VARIANTS: tuple[Variant, ...] = (
     all_linears("clamp-10", "the bound, all linear layers", target_clamp=10.0),
     Variant(f"{CONTROL}-longer", "what more flow matching gives, longer", FLOW_MATCHING, length=FULL_LONGER),
     lora("rank-16-longer", "rank, longer", length=LORA_LONGER, rank=16),
+    *(
+        full(
+            f"{name}-ema-{decay}",
+            "schedule of the learning rate, and decay of the teacher",
+            length=FULL_LONGER,
+            target_clamp=10.0,
+            ema_decay=decay,
+            **schedule,
+        )
+        for decay in (0.95, 0.99)
+        for name, schedule in SCHEDULES.items()
+    ),
 )
 
 
