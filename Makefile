@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-all fuzz lint pages bench clean
+.PHONY: demo test test-all fuzz lint pages site bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --no-cache --check .
 	$(BIN)/mypy
+	$(BIN)/proselint check README.md CONTRIBUTING.md CHANGELOG.md docs/*.md
 
 # Updates the generated parts of README.md and docs/.
 pages: $(VENV)/.installed
@@ -42,6 +43,11 @@ pages: $(VENV)/.installed
 	$(BIN)/python docs/options_reference.py
 	$(BIN)/python tests/models/matrix.py
 	$(BIN)/python tests/families/family_matrix.py
+
+# The documentation as a web site, in outputs/site; a warning is an error.
+site: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -72,7 +72,7 @@ class TwinFlowConfig:
         NOT_NEGATIVE,
     )
     twinflow_multi_step_share: float = option(
-        1.0, "Share of the samples that learn very short jumps (r just below t).", NOT_NEGATIVE
+        1.0, "Share of the samples that learn the shortest jumps (r just below t).", NOT_NEGATIVE
     )
     twinflow_any_step_share: float = option(
         1.0, "Share of the samples that learn jumps of any length (r anywhere below t).", NOT_NEGATIVE
