@@ -33,7 +33,11 @@ def prose(text: str) -> list[str]:
         if token.type != "inline" or token.level > 6:
             continue
         words = "".join(
-            " " if child.type in ("softbreak", "hardbreak") else "CODE" if child.type == "code_inline" else child.content
+            " "
+            if child.type in ("softbreak", "hardbreak")
+            else "CODE"
+            if child.type == "code_inline"
+            else child.content
             for child in token.children or ()
         )
         sentences += re.split(r"(?<=[.!?:;])\s+(?=[A-Z\"(C])", words)
