@@ -1,4 +1,7 @@
-"""Noise that each sample of a batch owns: a function of a seed and of that sample's own starting noise."""
+"""Fresh noise per sample, computed from a seed and from the sample's starting noise.
+
+A sample gets the same noise whatever else is in its batch.
+"""
 
 import math
 
@@ -6,15 +9,15 @@ import torch
 
 KEY_NUMBERS = 1024
 SMALLEST_POOL = 2**16
-SEED_STRIDE = 0x9E3779B1  # odd: every seed has step seeds of its own
+SEED_STRIDE = 0x9E3779B1  # odd, so two seeds differ at every step
 _MIX = -0x61C8864680B583EB  # 2**64 divided by the golden ratio, as a signed integer
 
 
 class SampleNoise:
-    """The fresh noise of one loop of sampling after another, without any generator.
+    """Draws the fresh noise of sampling loops without a generator.
 
     Args:
-        seed: in [0, 2**32).
+        seed: a whole number in [0, 2**32).
     """
 
     def __init__(self, seed: int) -> None:
@@ -24,12 +27,12 @@ class SampleNoise:
         self.restart()
 
     def restart(self) -> None:
-        """Forget the starting noise: a new loop begins."""
+        """Forget the starting noise, because a new loop begins."""
         self._keys: torch.Tensor | None = None
         self._rows: torch.Tensor | None = None
 
     def release(self) -> None:
-        """Let go of what takes memory."""
+        """Free the memory of the loop that ended."""
         self._rows = None
 
     @property
@@ -38,11 +41,14 @@ class SampleNoise:
         return self._keys is not None
 
     def start(self, starting_noise: torch.Tensor) -> None:
-        """Take the noise of this loop from these tensors, shape [B, ...]."""
+        """Begin a loop with this starting noise of shape [B, ...], which decides all fresh noise of the loop."""
         self._keys, self._rows = sample_keys(starting_noise), None
 
     def draw(self, sample: torch.Tensor, step: int) -> torch.Tensor:
-        """Standard normal noise of the shape and dtype of `sample`, which is the starting noise where none is known."""
+        """Return standard normal noise of the shape and dtype of `sample`.
+
+        If no starting noise is known, `sample` is taken as the starting noise.
+        """
         keys = self._keys
         if keys is None or len(keys) != len(sample):
             self._keys = keys = sample_keys(sample)
@@ -57,7 +63,7 @@ class SampleNoise:
 
 
 def sample_keys(sample: torch.Tensor) -> torch.Tensor:
-    """One integer for each sample of a batch, decided by the bits of about a thousand of that sample's numbers.
+    """Return one integer per sample, computed from the bits of about a thousand of the sample's numbers.
 
     Args:
         sample: any floating tensor of shape [B, ...].
@@ -73,9 +79,10 @@ def sample_keys(sample: torch.Tensor) -> torch.Tensor:
 
 
 def pool_shape(elements: int) -> tuple[int, int]:
-    """The pool that holds the noise of one sample: a prime number of rows, of 16 numbers each for large samples.
+    """Return rows and width of a pool of numbers that is large enough for the noise of one sample.
 
-    Any factor walks through a prime number of rows without a repeat, and whole rows are gathered faster than numbers.
+    The number of rows is prime, so steps of any size visit every row once. Large samples use rows of 16 numbers,
+    because whole rows are gathered faster than single numbers.
     """
     width = 16 if elements > SMALLEST_POOL else 1
     rows = max(SMALLEST_POOL // width, -(-elements // width))
@@ -85,7 +92,7 @@ def pool_shape(elements: int) -> tuple[int, int]:
 
 
 def noise_rows(keys: torch.Tensor, elements: int, pool: tuple[int, int]) -> torch.Tensor:
-    """The rows of the pool that are each sample's noise, in an order of its own for every key.
+    """Return the rows of the pool that make up each sample's noise. Their order depends on the sample's key.
 
     Args:
         keys: from `sample_keys`, shape [B, 1].
@@ -93,7 +100,7 @@ def noise_rows(keys: torch.Tensor, elements: int, pool: tuple[int, int]) -> torc
         pool: from `pool_shape`.
 
     Returns:
-        int64 tensor of shape [B * R], without repeats in a sample, R the fewest rows that hold `elements` numbers.
+        int64 tensor of shape [B * R], where R rows are just enough for `elements` numbers. No row repeats in a sample.
     """
     rows, width = pool
     factor, offset = keys % (rows - 1) + 1, keys % rows
@@ -102,12 +109,12 @@ def noise_rows(keys: torch.Tensor, elements: int, pool: tuple[int, int]) -> torc
 
 
 def gather_noise(rows: torch.Tensor, pool: tuple[int, int], shape: torch.Size, seed: int) -> torch.Tensor:
-    """Standard normal noise of the given shape [B, ...], float32.
+    """Return standard normal float32 noise of the given shape [B, ...].
 
     Args:
         rows: from `noise_rows`.
         pool: from `pool_shape`.
-        seed: of the pool, one for each step.
+        seed: seed of the pool; use another one per step.
     """
     gathered = normal_pool(*pool, seed, rows.device).index_select(0, rows)
     if gathered.numel() > shape.numel():
@@ -116,7 +123,7 @@ def gather_noise(rows: torch.Tensor, pool: tuple[int, int], shape: torch.Size, s
 
 
 def normal_pool(rows: int, width: int, seed: int, device: torch.device) -> torch.Tensor:
-    """Standard normal float32 numbers that depend on `seed` and the kind of device, and on no global state."""
+    """Return standard normal float32 numbers that depend only on `seed` and the kind of device."""
     if torch.compiler.is_compiling():
         return _compiled_normal_pool(rows, width, seed, device)
     return torch.randn(rows, width, generator=torch.Generator(device=device).manual_seed(seed), device=device)

@@ -1,4 +1,4 @@
-"""The scheduler's options: which values are valid, and how they pass through the configs of other scheduler classes."""
+"""Check the scheduler's options and carry them through the configs of other scheduler classes."""
 
 import math
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ FLOW_SCHEDULERS = (
 )
 DIFFUSION_SCHEDULERS = tuple(kind.name for kind in KarrasDiffusionSchedulers)
 
-# What the options of SimpleTuner's TwinFlowScheduler are called here, and their defaults in SimpleTuner.
+# The names here of the options of SimpleTuner's TwinFlowScheduler, and SimpleTuner's defaults.
 SIMPLETUNER_NAMES = {
     "time_dist_ctrl": "kumaraswamy",
     "rfba_gap_start": "gap_start",
@@ -34,19 +34,19 @@ SIMPLETUNER_NAMES = {
     "stochast_ratio": "stochastic_ratio",
 }
 SIMPLETUNER_DEFAULTS = {"time_dist_ctrl": None, "rfba_gap_start": 0.001, "rfba_gap_end": 0.0, "stochast_ratio": 1.0}
-SIMPLETUNER_GAP_END = [0.6, 0.6, 0.5, 0.5, 0.3]  # what its rfba_gap_end=0.0 means, by number of steps
+SIMPLETUNER_GAP_END = [0.6, 0.6, 0.5, 0.5, 0.3]  # the meaning of its rfba_gap_end=0.0, by number of steps
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; a truth value is none."""
+    """Whether a value is a finite number. `True` and `False` are not numbers here."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def whole_numbers(config: Mapping[str, Any]) -> dict[str, int]:
-    """The options that are whole numbers but came as floats, as integers: JSON writers turn 1000 into 1000.0.
+    """Return the whole-number options that came as floats, as integers. Some JSON writers turn 1000 into 1000.0.
 
     Raises:
-        ValueError: for one that is no whole number; the message names it.
+        ValueError: if one of these options is not a whole number; the message names it.
     """
     changed = {}
     for name in WHOLE_NUMBERS:
@@ -59,7 +59,7 @@ def whole_numbers(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def check_options(config: Mapping[str, Any]) -> None:
-    """Raise a ValueError that names the first option of a scheduler's config that is not valid, and the remedy."""
+    """Raise a `ValueError` that names the first invalid option of a scheduler's config and says what is valid."""
     for name in NUMBERS:
         if not is_number(config[name]):
             raise ValueError(f"{name}={config[name]!r} is not valid: it must be a number.")
@@ -75,7 +75,7 @@ def check_options(config: Mapping[str, Any]) -> None:
         "sampling_style": (config["sampling_style"] in SAMPLING_STYLES, f"one of {SAMPLING_STYLES}"),
         "stochastic_ratio": (
             ratio is None or ratio == "sde" or (is_number(ratio) and 0 <= ratio <= 1),
-            "in [0, 1], 'sde', or None for what the style needs",
+            "in [0, 1], 'sde', or None for the default of the sampling style",
         ),
         "gap_start": (0 <= gap_start < 1, "in [0, 1)"),
         "gap_end": (
@@ -85,7 +85,7 @@ def check_options(config: Mapping[str, Any]) -> None:
         "kumaraswamy": (
             warp is None
             or (isinstance(warp, (list, tuple)) and len(warp) == 3 and all(is_number(x) and x > 0 for x in warp)),
-            "three numbers above 0, or None for what the style needs",
+            "three numbers above 0, or None for the default of the sampling style",
         ),
         "extrapolation_ratio": (0 <= config["extrapolation_ratio"] <= 1, "in [0, 1]"),
         "sampling_order": (config["sampling_order"] in (1, 2), "1 or 2"),
@@ -93,26 +93,26 @@ def check_options(config: Mapping[str, Any]) -> None:
     }
     for name, (allowed, remedy) in rules.items():
         if not allowed:
-            raise ValueError(f"{name}={config[name]!r} cannot be: make it {remedy}.")
+            raise ValueError(f"{name}={config[name]!r} is not valid: it must be {remedy}.")
     if config["prediction_type"] in DIFFUSION_PREDICTION_TYPES:
         for name in ("invert_sigmas", "squeeze_target_time"):
             if config[name]:
                 raise ValueError(
-                    f"{name}=True cannot be with prediction_type={config['prediction_type']!r}: set it False."
+                    f"{name}=True is not valid with prediction_type={config['prediction_type']!r}: set it to False."
                 )
     if config["sampling_order"] == 2 and gap_start == 0:
-        raise ValueError("gap_start=0 cannot be with sampling_order=2, which divides by it: make it 0.001.")
+        raise ValueError("gap_start=0 is not valid with sampling_order=2, which divides by it: set gap_start=0.001.")
 
 
 def shift_of(config: Mapping[str, Any]) -> float | None:
-    """The static shift that a flow-matching scheduler's config asks for, whatever its class calls it.
+    """Return the static shift in a flow-matching scheduler's config, under either of its names.
 
     Args:
-        config: of any diffusers scheduler. Multistep schedulers say `flow_shift`, the flow-matching ones `shift`. Where
-            a config has been through both kinds, a `shift` that somebody set counts.
+        config: config of any diffusers scheduler. Multistep schedulers call the shift `flow_shift`, flow-matching ones
+            `shift`. If the config has both, a `shift` that was set explicitly wins.
 
     Returns:
-        The shift, or `None` where the config has none.
+        The shift, or `None` if the config has none.
     """
     was_set = "shift" in config and "shift" not in config.get("_use_default_values", [])
     if not was_set and config.get("use_flow_sigmas") and config.get("flow_shift") is not None:
@@ -121,21 +121,21 @@ def shift_of(config: Mapping[str, Any]) -> float | None:
 
 
 def scheduler_parameters(name: Any) -> dict[str, Any]:
-    """The options of a scheduler class of diffusers with their defaults; empty if diffusers has no such class."""
+    """Return the options of a diffusers scheduler class with their defaults; empty if there is no such class."""
     found = getattr(diffusers, name, None) if isinstance(name, str) else None
     if not isinstance(found, type):
         return {}
-    constructor: Any = found.__init__  # type: ignore[misc]  # it is the class's own
+    constructor: Any = found.__init__  # type: ignore[misc]  # `found` is a class, not an instance
     return {option: parameter.default for option, parameter in signature(constructor).parameters.items()}
 
 
 def is_diffusion(config: Mapping[str, Any]) -> bool:
-    """Whether the model of a scheduler with this config predicts no velocity."""
+    """Whether the model of a scheduler with this config is a diffusion model, which predicts no velocity."""
     return config.get("prediction_type") in DIFFUSION_PREDICTION_TYPES
 
 
 def stock_class_name(config: Mapping[str, Any]) -> str:
-    """The class of diffusers that the options of a `TwinFlowScheduler` came from, or else its nearest one."""
+    """Return the diffusers class that a `TwinFlowScheduler`'s config came from, or else the closest one."""
     if scheduler_parameters(config.get("_class_name")):
         return config["_class_name"]
     if is_diffusion(config):
@@ -146,15 +146,15 @@ def stock_class_name(config: Mapping[str, Any]) -> str:
 
 
 def exchange_entries(config: Mapping[str, Any], own_defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Private entries that let other scheduler classes take a `TwinFlowScheduler`'s config without a warning.
+    """Return private config entries with which other scheduler classes accept the config without a warning.
 
-    `from_config` of diffusers passes private entries on, drops those that are listed as defaults, and drops those that
+    diffusers' `from_config` passes private entries on. It drops options that are listed as defaults, and options that
     only the class in `_class_name` knows. So the options that no stock scheduler of the same model has are copied to
-    one private entry and listed as defaults.
+    one private entry and are listed as defaults.
 
     Args:
-        config: of the scheduler.
-        own_defaults: the scheduler's options with their defaults.
+        config: config of a `TwinFlowScheduler`.
+        own_defaults: the options of `TwinFlowScheduler` with their defaults.
     """
     stock_name = stock_class_name(config)
     kept = set(scheduler_parameters(stock_name))
@@ -169,16 +169,16 @@ def exchange_entries(config: Mapping[str, Any], own_defaults: Mapping[str, Any])
 
 
 def own_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of any scheduler in the names and values of a `TwinFlowScheduler`.
+    """Return the config of any scheduler with the names and values of a `TwinFlowScheduler`.
 
     Raises:
-        ValueError: if the noise levels of the model are unknown; see `spell_out_schedule`.
+        ValueError: if the model's noise levels are unknown; see `spell_out_schedule`.
     """
     return spell_out_schedule(_restored(_from_simpletuner(config)))
 
 
 def _restored(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that `exchange_entries` carried through another class; an option that was set since then counts."""
+    """Restore options that `exchange_entries` carried through another class. An option set since then wins."""
     carried = config.get(CARRIED, {})
     if not isinstance(carried, Mapping):
         raise ValueError(
@@ -197,7 +197,10 @@ def _restored(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_simpletuner(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of SimpleTuner's `TwinFlowScheduler`, which never applies its `shift`, in our names; others as is."""
+    """Translate the config of SimpleTuner's `TwinFlowScheduler`, which never applies its `shift`.
+
+    Returns any other config unchanged.
+    """
     if not SIMPLETUNER_NAMES.keys() & config.keys():
         return dict(config)
     values = SIMPLETUNER_DEFAULTS | {name: config[name] for name in SIMPLETUNER_NAMES if name in config}

@@ -1,7 +1,7 @@
-"""Where saved pipelines find `TwinFlowScheduler`: their `model_index.json` names this module.
+"""The module in which saved pipelines find `TwinFlowScheduler`: their `model_index.json` names it.
 
-diffusers looks a class up in a module that is loaded already and holds `SchedulerMixin` too. `import diffusers_twinflow`
-therefore loads this module, which imports diffusers only when one of its names is used.
+diffusers looks for the class in a loaded module that also has `SchedulerMixin`. `import diffusers_twinflow` therefore
+loads this module, which imports diffusers only when one of its names is used.
 """
 
 from typing import TYPE_CHECKING

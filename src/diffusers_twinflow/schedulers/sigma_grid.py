@@ -1,4 +1,4 @@
-"""The time grid of the sampler, in float64: a few numbers a picture, so plain numpy on the host."""
+"""The sigma grid of the sampler, computed in float64 with NumPy because it is only a few numbers."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -9,48 +9,49 @@ import torch
 Sigmas = TypeVar("Sigmas", float, np.ndarray, torch.Tensor)
 Values = Sequence[float] | np.ndarray | torch.Tensor
 
-# arXiv:2512.05150, evaluation settings of its authors: where the last evaluation stands, by style and step count.
+# Evaluation settings of the authors of arXiv:2512.05150: sigma of the last evaluation, by style and step count.
 KNOWN_GAP_END = {"few": (0.6, 0.6, 0.5), "any": (0.5,), "multi": (0.0,)}
 KNOWN_STOCHASTIC_RATIO = {"few": 1.0, "any": 0.0, "multi": 0.0}
 KNOWN_KUMARASWAMY = {"few": (1.0, 1.0, 1.0), "any": (1.0, 1.0, 1.0), "multi": (1.17, 0.8, 1.1)}
 
 
 def of_step_count(values: Sequence[float], num_inference_steps: int) -> float:
-    """The value for a number of steps: the first is for one step, and the last also for all higher counts."""
+    """Return the value for a number of steps. The first is for one step; the last is also for all higher counts."""
     return values[min(num_inference_steps, len(values)) - 1]
 
 
 def shift_sigmas(sigmas: Sigmas, shift: float) -> Sigmas:
-    """Static time shift of the stock flow-matching schedulers."""
+    """Apply the static time shift of the stock flow-matching schedulers."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
 def unshift_sigmas(sigmas: Sigmas, shift: float) -> Sigmas:
-    """The inverse of `shift_sigmas`."""
+    """Undo `shift_sigmas`."""
     return sigmas / (shift - (shift - 1) * sigmas)
 
 
 def twinflow_sigmas(
     points: int, *, gap_start: float, gap_end: float, kumaraswamy: tuple[float, float, float], shift: float
 ) -> np.ndarray:
-    """The sampling grid of UCGM (arXiv:2505.07447) without its terminal zero.
+    """Return the sampling grid of UCGM (arXiv:2505.07447) without its terminal zero.
 
     Args:
-        points: how many sigmas.
-        gap_start: 1 minus the first sigma.
-        gap_end: the last sigma; 0 spaces the points as if the data were one more of them.
-        kumaraswamy: (a, b, c) of `(1 - (1 - tau**a)**b)**c`; ones leave the grid uniform.
-        shift: static shift, 1 for none.
+        points: number of sigmas.
+        gap_start: 1 minus the first sigma, before warp and shift.
+        gap_end: the last sigma, before warp and shift. 0 spaces the points as if the data were one more point.
+        kumaraswamy: (a, b, c) of the warp `(1 - (1 - tau**a)**b)**c`; (1, 1, 1) leaves the grid uniform.
+        shift: static shift; 1 is no shift.
 
     Returns:
-        float64 array of shape [points], falling, 1 = noise.
+        Falling float64 array of shape [points]; 1 is noise.
 
     Raises:
-        ValueError: where the gaps leave no room between them.
+        ValueError: if the two gaps leave no room between them.
     """
     if not 0 <= gap_start < 1 or not 0 <= gap_end < 1 or gap_start + gap_end >= 1:
         raise ValueError(
-            f"gap_start={gap_start} and gap_end={gap_end} cross: both must be at least 0 and together below 1."
+            f"gap_start={gap_start} and gap_end={gap_end} leave no room for a grid: both must be at least 0, and their "
+            "sum must be below 1."
         )
     tau = np.linspace(gap_start, 1 - gap_end, points + (gap_end == 0))[:points]
     a, b, c = kumaraswamy
@@ -58,18 +59,18 @@ def twinflow_sigmas(
 
 
 def check_gap_end(last: float, highest: float) -> None:
-    """Refuse a last sigma that is not below the largest one that the model knows."""
+    """Raise a `ValueError` if the last sigma is not below the largest sigma that the model knows."""
     if last >= highest:
         raise ValueError(
-            f"gap_end={last:.4g} is not below {highest:.4g}, the largest sigma that the model knows: lower it."
+            f"gap_end={last:.4g} must be below {highest:.4g}, the largest sigma that the model knows: use a lower value."
         )
 
 
 def start_at(sigmas: np.ndarray, highest: float) -> np.ndarray:
-    """Spread a falling grid between `highest`, where it would start above that, and its last sigma.
+    """Squeeze a falling grid that starts above `highest`, so that it starts there and keeps its last sigma.
 
     Raises:
-        ValueError: where the last sigma is not below `highest`.
+        ValueError: if the last sigma is not below `highest`.
     """
     first, last = sigmas[0], sigmas[-1]
     if first <= highest:
@@ -81,11 +82,11 @@ def start_at(sigmas: np.ndarray, highest: float) -> np.ndarray:
 
 
 def with_corrections(sigmas: np.ndarray, corrections: int) -> tuple[np.ndarray, list[bool]]:
-    """Add the evaluations of the second-order corrections: each stands where its step arrived.
+    """Add the evaluations of second-order corrections to a grid, each at the sigma where its step arrived.
 
     Args:
         sigmas: shape [points].
-        corrections: how many of the steps, from the first on, are corrected; below `points`.
+        corrections: number of steps to correct, starting with the first; less than `points`.
 
     Returns:
         The sigma of every evaluation, shape [points + corrections], and whether it is a correction.
@@ -98,14 +99,14 @@ def with_corrections(sigmas: np.ndarray, corrections: int) -> tuple[np.ndarray, 
 
 
 def own_grid(config: Any, evaluations: int, prediction: Any, shift: float) -> tuple[np.ndarray, list[bool]]:
-    """The grid that a scheduler's options ask for.
+    """Return the grid that a scheduler's options describe.
 
     Args:
-        config: of a `TwinFlowScheduler`.
-        evaluations: of the model.
-        prediction: from `prediction_of`. The multi style, which follows the model's own trajectory, spaces its grid
-            evenly in the model's time, as the model's own samplers do; the other styles space it in sigma.
-        shift: static shift, without effect if the config has `use_dynamic_shifting`.
+        config: config of a `TwinFlowScheduler`.
+        evaluations: number of model evaluations.
+        prediction: from `prediction_of`. For a diffusion model the style "multi" spaces the grid evenly in the model's
+            timesteps, as diffusion samplers do. All other grids are spaced in sigma.
+        shift: static shift. It has no effect if `use_dynamic_shifting` is set.
 
     Returns:
         The sigma of every evaluation, shape [evaluations], and whether it is a second-order correction.
@@ -130,10 +131,10 @@ def own_grid(config: Any, evaluations: int, prediction: Any, shift: float) -> tu
 
 
 def nearest_index(grid: list[float], time: float, tolerance: float) -> int:
-    """The index of the time of a grid that is nearest to `time`, the first one of equals.
+    """Return the index of the grid time nearest to `time`, the first index if several are equal.
 
     Raises:
-        ValueError: where that is further away than the tolerance and the rounding of half precision.
+        ValueError: if that time is further away than the tolerance plus the rounding error of half precision.
     """
     index = min(range(len(grid)), key=lambda i: abs(grid[i] - time))
     if not abs(grid[index] - time) <= tolerance + abs(time) / 256:
@@ -142,30 +143,37 @@ def nearest_index(grid: list[float], time: float, tolerance: float) -> int:
 
 
 def as_array(values: Values | None) -> np.ndarray | None:
-    """A list, array or tensor as float64."""
+    """Convert a list, array or tensor to a float64 array."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
     return None if values is None else np.asarray(values, dtype=np.float64)
 
 
 def number_of_steps(num_inference_steps: int | None, sigmas: np.ndarray | None, timesteps: np.ndarray | None) -> int:
-    """The number of steps that all of the arguments agree on; those that are `None` do not count.
+    """Return the number of steps that all arguments agree on, ignoring arguments that are `None`.
 
     Raises:
-        ValueError: for none, less than one, or lengths that differ.
+        ValueError: if all are `None`, if the number is less than 1, or if the lengths differ.
     """
     counts = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
     counts |= {name: len(v) for name, v in {"sigmas": sigmas, "timesteps": timesteps}.items() if v is not None}
     if not counts or min(counts.values()) < 1:
-        raise ValueError(f"set_timesteps got {counts or 'no number of steps'}: pass num_inference_steps of 1 or more.")
+        raise ValueError(
+            f"set_timesteps got {counts or 'no number of steps'}: pass a num_inference_steps of 1 or more."
+        )
     if len(set(counts.values())) > 1:
-        raise ValueError(f"set_timesteps got {counts}: they must agree, or pass only one of them.")
+        raise ValueError(f"set_timesteps got {counts}, which do not agree: pass equal lengths, or only one of them.")
     return next(iter(counts.values()))
 
 
 def check_custom_sigmas(sigmas: np.ndarray, sampling_order: int) -> None:
-    """Raise a ValueError where sigmas of a user cannot be a grid."""
+    """Raise a `ValueError` if sigmas that a user passed are not a valid grid."""
     if sampling_order == 2:
-        raise ValueError("Custom sigmas need sampling_order=1: corrections stand on the own grid only.")
+        raise ValueError(
+            "Custom sigmas need sampling_order=1, because second-order corrections work only on the built-in grid."
+        )
     if not (sigmas[-1] > 0 and sigmas[0] <= 1 and np.all(np.diff(sigmas) < 0)):
-        raise ValueError(f"Custom sigmas must fall, above 0 and at most 1, without the terminal 0, not {sigmas}.")
+        raise ValueError(
+            f"The sigmas {sigmas} are not valid: custom sigmas must fall, be above 0 and at most 1, and leave out the "
+            "terminal 0."
+        )

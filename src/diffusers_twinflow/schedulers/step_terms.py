@@ -1,4 +1,4 @@
-"""The arithmetic of a step: sums of tensors with weights that are known before any of them is looked at."""
+"""The arithmetic of a step, as sums of tensors whose weights do not depend on the values of the tensors."""
 
 from __future__ import annotations  # torch.compile cannot trace the annotations of a function inside a function
 
@@ -12,7 +12,7 @@ from ..diff2flow import DIFFUSION_PREDICTION_TYPES
 Number = float | torch.Tensor
 Term = tuple[torch.Tensor, Number]
 
-# The options with which every token may have its own time.
+# The option values that `per_token_timesteps` requires.
 PER_TOKEN_OPTIONS = {
     "sampling_order": 1,
     "extrapolation_ratio": 0,
@@ -22,7 +22,10 @@ PER_TOKEN_OPTIONS = {
 
 
 class Evaluation(NamedTuple):
-    """One call of the model: its input, its output, the sigma it stood at, and 1 where the output is noise - data, or -1."""
+    """One call of the model: its input, output and sigma, and the sign of its output.
+
+    The sign is 1 if the output is noise minus data, and -1 if it is data minus noise.
+    """
 
     sample: torch.Tensor
     model_output: torch.Tensor
@@ -31,28 +34,31 @@ class Evaluation(NamedTuple):
 
 
 def sde_ratio(sigma: Number, sigma_next: Number) -> Number:
-    """`min(1, 2 * sigma * |sigma_next - sigma| / sigma_next**2)` for numbers or tensors, falling sigmas."""
+    """Return the share of fresh noise for `stochastic_ratio="sde"`, for numbers or tensors.
+
+    It is `min(1, 2 * sigma * (sigma - sigma_next) / sigma_next**2)`.
+    """
     if isinstance(sigma, torch.Tensor) and isinstance(sigma_next, torch.Tensor):
         return (2 * sigma * (sigma - sigma_next) / sigma_next.square().clamp_min(1e-12)).clamp_max(1)
     return min(1.0, 2 * sigma * (sigma - sigma_next) / sigma_next**2) if sigma_next > 0 else 1.0
 
 
 def data_terms(here: Evaluation) -> list[Term]:
-    """The clean sample that an evaluation predicts."""
+    """Return the terms of the clean sample that an evaluation predicts."""
     return [(here.sample, 1.0), (here.model_output, -here.sign * here.sigma)]
 
 
 def prediction_terms(
     here: Evaluation, sigma_next: Number, ratio: Number, last: Evaluation | None, extrapolation: float
 ) -> list[Term]:
-    """The deterministic part of a step: `(1 - sigma_next) * x_hat + sigma_next * sqrt(1 - ratio) * z_hat`.
+    """Return the deterministic part of a step: `(1 - sigma_next) * x_hat + sigma_next * sqrt(1 - ratio) * z_hat`.
 
     Args:
-        here: the evaluation that the step starts from.
-        sigma_next: where the step goes.
-        ratio: part of fresh noise.
-        last: the evaluation before, from which `x_hat` and `z_hat` are carried on; `None` for none.
-        extrapolation: how far, in [0, 1].
+        here: the evaluation at which the step starts.
+        sigma_next: the sigma at which the step ends.
+        ratio: share of fresh noise, in [0, 1].
+        last: the previous evaluation, from which `x_hat` and `z_hat` are extrapolated; `None` for no extrapolation.
+        extrapolation: strength of the extrapolation, in [0, 1].
     """
     kept = sigma_next * (1 - ratio) ** 0.5
     scale = 1.0 if isinstance(ratio, float) and ratio == 0 else 1 - sigma_next + kept
@@ -69,7 +75,10 @@ def prediction_terms(
 def correction_terms(
     start: Evaluation, here: Evaluation, sigma_next: float, last: Evaluation | None, extrapolation: float
 ) -> list[Term]:
-    """Second order: the step from `start` once more, with the mean of the noise predicted there and `here`, its end."""
+    """Return the second-order correction of the step from `start` to `here`.
+
+    It repeats the step with the mean of the noise predicted at `start` and at `here`.
+    """
     half = 0.5 * (sigma_next - start.sigma) / (1 - start.sigma)
     kept = (1 - sigma_next) / (1 - start.sigma)
     if last is None:
@@ -89,7 +98,7 @@ def correction_terms(
 
 
 def weighted_sum(terms: Sequence[Term]) -> torch.Tensor:
-    """Sum of tensors times their weights (numbers, or tensors that broadcast), in as few kernels as there are terms."""
+    """Return the sum of tensors times their weights, with one kernel per term. Weights are numbers or broadcast."""
     (first, scale), *others = terms
     total = first if isinstance(scale, float) and scale == 1 else first * scale
     for tensor, weight in others:
@@ -101,26 +110,29 @@ def weighted_sum(terms: Sequence[Term]) -> torch.Tensor:
 
 
 def per_token_sigmas(timesteps: torch.Tensor, grid: torch.Tensor, config: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each token stands, and the next sigma of the grid below that, both of shape [B, L, 1].
+    """Return each token's sigma and the next lower sigma of the grid, both of shape [B, L, 1].
 
     Args:
         timesteps: shape [B, L], in the unit of the scheduler's timesteps.
         grid: the scheduler's sigmas, shape [N + 1].
-        config: of the scheduler.
+        config: config of the scheduler.
 
     Raises:
-        ValueError: for an option that needs one time a sample.
+        ValueError: if an option needs one time per sample.
     """
     if config.prediction_type in DIFFUSION_PREDICTION_TYPES:
-        raise ValueError(f"prediction_type={config.prediction_type!r} does not go with per_token_timesteps.")
+        raise ValueError(
+            f"prediction_type={config.prediction_type!r} cannot be combined with per_token_timesteps, which need a "
+            "model that predicts a velocity."
+        )
     for name, value in PER_TOKEN_OPTIONS.items():
         if config[name] != value:
-            raise ValueError(f"{name}={config[name]} does not go with per_token_timesteps: set {name}={value}.")
+            raise ValueError(f"{name}={config[name]} cannot be combined with per_token_timesteps: set {name}={value}.")
     sigmas = timesteps.to(torch.float32) / config.num_train_timesteps
     below = grid < sigmas.unsqueeze(-1) - 1e-6
     return sigmas.unsqueeze(-1), (below * grid).amax(dim=-1, keepdim=True)
 
 
 def is_noisiest(timesteps: torch.Tensor) -> torch.Tensor:
-    """Whether a token is at its sample's highest time, shape [B, L, 1]: the others hold some encoded picture."""
+    """Whether each token is at its sample's highest time, shape [B, L, 1]. Other tokens contain an encoded image."""
     return (timesteps == timesteps.amax(dim=-1, keepdim=True)).unsqueeze(-1)

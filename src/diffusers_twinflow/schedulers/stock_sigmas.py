@@ -1,4 +1,4 @@
-"""The sigmas that stock pipelines pass to `set_timesteps` of their own accord, which no user meant."""
+"""Recognise the default sigmas that stock pipelines pass to `set_timesteps` if the user passes none."""
 
 import numpy as np
 
@@ -6,44 +6,47 @@ IDEOGRAM_START = 1 - 1 / (1 + np.exp(9.0))  # its other sigmas depend on the res
 
 
 def linear(count: int, scale: int) -> np.ndarray:
-    """Flux, Qwen-Image and most others."""
+    """Return the sigmas of Flux, Qwen-Image and most others."""
     return 1 - np.arange(count) / count
 
 
 def linear_from_0_999(count: int, scale: int) -> np.ndarray:
-    """Helios."""
+    """Return the sigmas of Helios."""
     return 0.999 * linear(count, scale)
 
 
 def whole_timesteps_to_1(count: int, scale: int) -> np.ndarray:
-    """CogView4."""
+    """Return the sigmas of CogView4."""
     return np.trunc(np.linspace(scale, 1, count)) / scale
 
 
 def whole_timesteps(count: int, scale: int) -> np.ndarray:
-    """GLM-Image."""
+    """Return the sigmas of GLM-Image."""
     return np.trunc(np.linspace(scale, 1, count + 1)[:-1]) / scale
 
 
 def picked_timesteps(count: int, scale: int) -> np.ndarray:
-    """Bria."""
+    """Return the sigmas of Bria."""
     return (scale - np.trunc(np.linspace(0, scale - 1, count))) / scale
 
 
 def shifted_by_3(count: int, scale: int) -> np.ndarray:
-    """ACE-Step."""
+    """Return the sigmas of ACE-Step."""
     sigmas = linear(count, scale)
     return 3 * sigmas / (1 + 2 * sigmas)
 
 
 def log_snr(count: int, scale: int) -> np.ndarray:
-    """Stable Audio 3."""
+    """Return the sigmas of Stable Audio 3."""
     sigmas = 1 / (1 + np.exp(2.0 - 8.2 * linear(count, scale)))
     return np.append(1.0, sigmas[1:])
 
 
 def linear_quadratic(count: int, scale: int, threshold: float = 0.025) -> np.ndarray:
-    """Mochi and LTXCondition: half of the steps down to 1 - threshold, the others on a parabola that joins smoothly."""
+    """Return the sigmas of Mochi and LTXCondition.
+
+    Half of the steps go down linearly to `1 - threshold`. The other half follow a parabola that joins smoothly.
+    """
     half = count // 2
     rest = count - half
     slow = np.arange(half) * threshold / max(half, 1)
@@ -71,7 +74,7 @@ def is_linear(sigmas: np.ndarray) -> bool:
 
 
 def is_stock(sigmas: np.ndarray, scale: int) -> bool:
-    """Whether a stock pipeline passes these sigmas where its user passes none.
+    """Whether a stock pipeline passes these sigmas if its user passes none.
 
     Args:
         sigmas: shape [N], without the terminal 0.

@@ -1,4 +1,4 @@
-"""Few-step sampler for TwinFlow models that takes the place of any flow-matching scheduler of diffusers."""
+"""The few-step sampler of TwinFlow models, which replaces any flow-matching scheduler of diffusers."""
 
 import inspect
 import json
@@ -51,14 +51,14 @@ from .stock_sigmas import is_linear, is_stock
 if TYPE_CHECKING:
     Function = TypeVar("Function", bound=Callable[..., None])
 
-    def register_to_config(init: Function) -> Function: ...  # that of diffusers hides the options of a constructor
+    def register_to_config(init: Function) -> Function: ...  # diffusers' decorator hides the constructor's options
 
 else:
     from diffusers.configuration_utils import register_to_config
 
 logger = logging.get_logger(__name__)
 
-NO_GRID = "There is no grid yet: call set_timesteps(num_inference_steps) first."
+NO_GRID = "The scheduler has no timesteps yet: call set_timesteps(num_inference_steps) first."
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -70,9 +70,9 @@ class TwinFlowSchedulerOutput(BaseOutput):
 
     Args:
         prev_sample (`torch.Tensor` of the shape and dtype of `model_output`):
-            The sample at the next sigma, the next input of the model.
+            The sample at the next sigma. It is the model's input in the next step.
         pred_original_sample (`torch.Tensor` of the shape and dtype of `model_output`):
-            The clean sample that this evaluation alone predicts.
+            The clean sample that this evaluation predicts.
     """
 
     prev_sample: torch.Tensor
@@ -81,65 +81,77 @@ class TwinFlowSchedulerOutput(BaseOutput):
 
 class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # its bases disagree about `config_name`
     """
-    The sampler of UCGM ([arXiv:2505.07447](https://huggingface.co/papers/2505.07447)) as TwinFlow
-    ([arXiv:2512.05150](https://huggingface.co/papers/2512.05150)) uses it, for models that predict a velocity and, through
-    the bridge of `diff2flow`, for diffusion models.
+    Few-step sampler for TwinFlow models ([arXiv:2512.05150](https://huggingface.co/papers/2512.05150)).
 
-    With `x_hat = x - sigma * v` and `z_hat = x + (1 - sigma) * v`, a step from `sigma` to `sigma_next` is
+    It implements the sampler of UCGM ([arXiv:2505.07447](https://huggingface.co/papers/2505.07447)) with the settings of
+    TwinFlow. It works with models that predict a velocity and, through `Diff2Flow`, with diffusion models.
+
+    The model predicts a velocity `v` at the sample `x`. With `x_hat = x - sigma * v` and `z_hat = x + (1 - sigma) * v`,
+    a step from `sigma` to `sigma_next` returns
     `(1 - sigma_next) * x_hat + sigma_next * (sqrt(1 - ratio) * z_hat + sqrt(ratio) * noise)`.
+
+    Example:
+
+        >>> pipe.scheduler = TwinFlowScheduler.from_config(pipe.scheduler.config)
+        >>> image = pipe(prompt, num_inference_steps=2, guidance_scale=0.0).images[0]
 
     This model inherits from [`SchedulerMixin`] and [`ConfigMixin`]. Check the superclass documentation for the generic
     methods the library implements for all schedulers such as loading and saving.
 
     Args:
         num_train_timesteps (`int`, defaults to 1000):
-            Scale of the model's time: `timesteps = sigmas * num_train_timesteps`.
+            Scale of the model's timesteps: `timesteps = sigmas * num_train_timesteps`.
         prediction_type (`str`, defaults to `"flow_matching"`):
-            What the model predicts; `"flow_prediction"` is another name of the same. With `"epsilon"`,
-            `"v_prediction"` and `"sample"` the scheduler still steps along the linear flow: `scale_model_input` gives
-            the diffusion model its own input, `timesteps` are its own, not whole numbers, and `step` converts what it
-            predicts. The grid then starts at the sigma of the model's last timestep at the latest, and that of the
-            multi style is even in the model's timesteps, as DDIM's.
+            The quantity that the model predicts. `"flow_matching"` and `"flow_prediction"` both mean the velocity.
+            `"epsilon"`, `"v_prediction"` and `"sample"` are for diffusion models. The scheduler then still steps along
+            the linear flow: `scale_model_input` returns the diffusion model's input, `timesteps` are in the model's
+            unit and need not be whole numbers, and `step` converts the prediction. The grid starts no higher than the
+            sigma of the model's last timestep. With `"multi"` it is even in the model's timesteps, as in DDIM.
         shift (`float`, defaults to 1.0):
-            Static time shift of the grid, `shift * sigma / (1 + (shift - 1) * sigma)`. As in the stock scheduler it
-            has no effect where `use_dynamic_shifting` is set.
+            Static time shift of the grid, `shift * sigma / (1 + (shift - 1) * sigma)`. As in the stock scheduler, it
+            has no effect if `use_dynamic_shifting` is set.
         sampling_style (`str`, defaults to `"few"`):
-            Where each evaluation aims: `"few"` at the data, `"any"` at the next sigma, `"multi"` at its own sigma.
+            The target of each evaluation: `"few"` predicts the data, `"any"` the next sigma, `"multi"` its own sigma
+            (ordinary flow matching).
         stochastic_ratio (`float` or `"sde"`, *optional*):
-            Part of fresh noise, in [0, 1]. `"sde"` is `min(1, 2 * sigma * |sigma_next - sigma| / sigma_next**2)`.
-            `None` is what is known to work: 1 for few, 0 for any and multi.
+            Share of fresh noise per step, in [0, 1]. `"sde"` is
+            `min(1, 2 * sigma * |sigma_next - sigma| / sigma_next**2)`. `None` uses 1 for `"few"` and 0 for `"any"` and
+            `"multi"`.
         gap_start (`float`, defaults to 0.001):
             1 minus the sigma of the first evaluation, before `kumaraswamy` and `shift`.
         gap_end (`float` or `list[float]`, *optional*):
             Sigma of the last evaluation, before `kumaraswamy` and `shift`. In a list, the first number is for one step,
-            the second for two, and the last one for all higher counts. `None` is what is known to work, after
-            `shift`: few 0.6 up to 2 steps and 0.5 above, any 0.5, multi 0 (the grid is then even down to the data).
+            the second for two steps, and the last one for all higher counts. `None` uses values after `shift`: 0.6 up
+            to 2 steps and 0.5 above for `"few"`, 0.5 for `"any"`, and 0 for `"multi"`, whose grid is even down to the
+            data.
         kumaraswamy (`list[float]`, *optional*):
-            The three parameters of the Kumaraswamy warp of the grid. `None` is what is known to work: (1.17, 0.8, 1.1)
-            for multi on a flow model and (1, 1, 1), no warp, for few, any and diffusion models.
+            The three parameters of the Kumaraswamy warp of the grid. `None` uses (1.17, 0.8, 1.1) for `"multi"` on a
+            flow model, and no warp, which is (1, 1, 1), otherwise.
         extrapolation_ratio (`float`, defaults to 0.0):
-            How far, in [0, 1], `x_hat` and `z_hat` are carried on along their last change, from the third step on.
+            Strength, in [0, 1], of the extrapolation of `x_hat` and `z_hat` along their last change. It starts with the
+            third step.
         sampling_order (`int`, defaults to 1):
-            2 spends every other evaluation on a Heun-like correction. (Not `solver_order`: the configs of other
-            schedulers that a pipeline may ship hold a `solver_order` of 2.)
+            With 2, every other evaluation is a Heun-like correction. It is not called `solver_order` because the
+            configs of other schedulers often contain `solver_order=2`.
         squeeze_target_time (`bool`, defaults to `False`):
-            For LoRAs trained with the target time squeezed into the time: `timesteps` carry `sigma - target / 2`.
+            Set it for LoRAs that were trained with the target time encoded in the timestep: `timesteps` are then
+            computed from `sigma - target / 2`.
         use_custom_sigmas (`bool`, defaults to `False`):
-            Whether `sigmas` or `timesteps` passed to `set_timesteps` replace the own grid. The linear sigmas that stock
-            pipelines always pass never do.
+            Whether `sigmas` or `timesteps` passed to `set_timesteps` replace the scheduler's grid. The linear sigmas
+            that stock pipelines always pass never replace it.
         noise_seed (`int`, defaults to 0):
-            Seed of the noise of `step` where no generator is passed to it; see `step`.
+            Seed of the fresh noise if `step` gets no generator; see `step`.
         invert_sigmas (`bool`, defaults to `False`):
-            For models whose time rises from 0 (noise) to 1 and that predict data minus noise.
+            Set it for models whose time rises from 0 (noise) to 1 (data) and that predict data minus noise.
         beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr:
-            Noise schedule of a diffusion model, as in `DDPMScheduler`; without effect on a flow model.
+            Noise schedule of a diffusion model, as in `DDPMScheduler`. They have no effect on a flow model.
         use_dynamic_shifting, base_shift, max_shift, base_image_seq_len, max_image_seq_len, shift_terminal,
         use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, time_shift_type, stochastic_sampling:
-            Read by pipelines, and kept so that `FlowMatchEulerDiscreteScheduler.from_config` gets them back. They do
-            not bend the own grid.
+            Stored for the pipelines that read them and for `FlowMatchEulerDiscreteScheduler.from_config`. They do not
+            change this scheduler's grid, except that `use_dynamic_shifting` turns `shift` off.
 
     Raises:
-        ValueError: for an option that is out of its range; the message names it and the remedy.
+        ValueError: if an option is out of range; the message names it and says what is valid.
     """
 
     _compatibles = [*FLOW_SCHEDULERS, *DIFFUSION_SCHEDULERS]
@@ -147,7 +159,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
     if TYPE_CHECKING:
 
         @property
-        def config(self) -> Any: ...  # every option is an attribute of it
+        def config(self) -> Any: ...  # every option is an attribute of the config
 
     __module__ = f"{__package__}.scheduling_twinflow"  # saved pipelines name it
 
@@ -210,23 +222,26 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
         cls, config: Mapping[str, Any] | None = None, return_unused_kwargs: bool = False, **kwargs: Any
     ) -> Any:
         """
-        Make a scheduler from the config of another one, of any flow-matching kind or of a diffusion model.
+        Create a scheduler from the config of another scheduler, for a flow-matching or a diffusion model.
 
-        The model's shift is kept, also if the other scheduler calls it `flow_shift` or has it as its default. So are
-        a diffusion model's prediction type and noise schedule. A config of SimpleTuner's `TwinFlowScheduler` is
-        translated to the names and values of this one.
+        The model's shift is kept, even if the other scheduler calls it `flow_shift` or has it as a default. The
+        prediction type and noise schedule of a diffusion model are kept too. A config of SimpleTuner's
+        `TwinFlowScheduler` is translated.
 
         Args:
-            config (`dict`): the config of a scheduler.
-            return_unused_kwargs (`bool`, defaults to `False`): whether to return a tuple with the unused ones.
-            kwargs: options that replace those of the config.
+            config (`dict`): config of a scheduler.
+            return_unused_kwargs (`bool`, defaults to `False`): whether to also return the unused keyword arguments.
+            kwargs: options that replace options of the config.
+
+        Returns:
+            `TwinFlowScheduler`, or a tuple of it and a `dict` if `return_unused_kwargs` is set.
 
         Raises:
-            ValueError: without a config, for a diffusion scheduler without a `beta_schedule`, and for flow sigmas of a model that predicts
-                no velocity.
+            ValueError: if there is no config, if a diffusion scheduler has no `beta_schedule`, or if it uses flow
+                sigmas although its model predicts no velocity.
         """
         if config is None:
-            raise ValueError("config is missing: give the config of a scheduler, such as `pipe.scheduler.config`.")
+            raise ValueError("config is missing: pass the config of a scheduler, such as `pipe.scheduler.config`.")
         asked = {name: kwargs[name] for name in ("prediction_type",) if name in kwargs}
         own = own_config({**config, **asked})
         if "shift" not in kwargs and (shift := shift_of(own)) is not None:
@@ -237,14 +252,14 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
         return (scheduler, unused) if return_unused_kwargs else scheduler
 
     def register_to_config(self, **kwargs: Any) -> None:
-        """Add options to the config, and what lets other scheduler classes take it without a warning."""
+        """Add options to the config, and the entries with which other schedulers accept it without a warning."""
         super().register_to_config(**kwargs)
         parameters = inspect.signature(TwinFlowScheduler.__init__).parameters
         defaults = {name: parameter.default for name, parameter in parameters.items() if name != "self"}
         super().register_to_config(**exchange_entries(self.config, defaults))
 
     def to_json_string(self) -> str:
-        """The config as JSON, with the class's own name and every option under its own name."""
+        """Return the config as JSON, with `TwinFlowScheduler` as the class name and every option under its name."""
         stock_name = self.config["_class_name"]
         values: dict[str, Any] = json.loads(super().to_json_string())
         self.register_to_config(_class_name=stock_name)
@@ -253,31 +268,31 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
 
     @property
     def compatibles(self) -> list[type[SchedulerMixin]]:  # type: ignore[override]  # other classes, as in diffusers
-        """The scheduler classes of this diffusers version that sample the same model; see `from_config`."""
+        """The scheduler classes of the installed diffusers that can sample the same model; see `from_config`."""
         names = DIFFUSION_SCHEDULERS if self._prediction.is_bridged else FLOW_SCHEDULERS
         return [getattr(diffusers, name) for name in names if hasattr(diffusers, name)]
 
     @property
     def shift(self) -> float:
-        """The static shift of the grid: that of the config, or what `set_shift` was given."""
+        """The static shift of the grid, from the config or from `set_shift`."""
         return self._shift
 
     def set_shift(self, shift: float) -> None:
         """
-        Change the static shift of the grids that `set_timesteps` makes from now on; the config stays as it is.
+        Change the static shift for future calls of `set_timesteps`. The config does not change.
 
         Args:
-            shift (`float`): above 0; 1 is no shift.
+            shift (`float`): a number above 0; 1 is no shift.
 
         Raises:
-            ValueError: for a shift of 0 or less.
+            ValueError: if the shift is 0 or less.
         """
         check_options({**self.config, "shift": shift})
         self._shift = shift
 
     @property
     def init_noise_sigma(self) -> float:
-        """What pipelines of diffusion models multiply the starting noise with; 1 for a flow model."""
+        """The factor by which pipelines of diffusion models multiply the starting noise; 1 for a flow model."""
         return self._prediction.init_noise_sigma
 
     @property
@@ -287,35 +302,42 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
 
     @property
     def begin_index(self) -> int | None:
-        """Index of the first evaluation, where `set_begin_index` gave it."""
+        """Index of the first evaluation if `set_begin_index` was called, else `None`."""
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """
-        Start at an evaluation in the middle of the grid, as image-to-image pipelines do.
+        Start in the middle of the grid, as image-to-image pipelines do.
 
         Args:
-            begin_index (`int`, defaults to 0): index into `timesteps`; their number is after the last one.
+            begin_index (`int`, defaults to 0):
+                Index into `timesteps`. With `num_inference_steps` no step is left.
 
         Raises:
-            ValueError: for an index that the grid does not have.
+            ValueError: if the index is not between 0 and `num_inference_steps`.
         """
         if self.num_inference_steps is not None and not 0 <= begin_index <= self.num_inference_steps:
-            raise ValueError(f"begin_index={begin_index} is not on a grid of {self.num_inference_steps} steps.")
+            raise ValueError(
+                f"begin_index={begin_index} is not valid: it must be between 0 and {self.num_inference_steps}, the "
+                "number of steps."
+            )
         self._begin_index = begin_index
         if self._call is not None and self._step_index is None:
             self._call.move_to(begin_index)
 
     def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor | None = None) -> torch.Tensor:
         """
-        The model's input: `sample` itself for a flow model, the diffusion model's own scale of it for the others.
+        Return the model's input: `sample` for a flow model, and `sample` scaled for a diffusion model.
 
         Args:
-            sample (`torch.Tensor` of any shape): what `step` will be given.
+            sample (`torch.Tensor` of any shape): the sample that `step` gets next.
             timestep (`float` or `torch.Tensor`): an element of `timesteps`.
 
+        Returns:
+            `torch.Tensor` of the shape of `sample`.
+
         Raises:
-            ValueError: for a diffusion model before `set_timesteps` and for a timestep that is not on the grid.
+            ValueError: for a diffusion model, if `set_timesteps` was not called or the timestep is not on the grid.
         """
         if not isinstance(self._prediction, DiffusionPrediction):
             return sample
@@ -331,25 +353,26 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
         timesteps: list[float] | np.ndarray | torch.Tensor | None = None,
     ) -> None:
         """
-        Set the grid of one picture: `sigmas` ([N + 1], the last one the data), `timesteps` and `target_timesteps` ([N]).
+        Set the grid of a sampling loop: `sigmas` (N + 1 values, ending with 0), `timesteps` and `target_timesteps` (N).
 
-        The grid is the scheduler's own one. Pipelines that always pass sigmas and mu only decide its length, unless
-        `use_custom_sigmas` is set and the sigmas are not the linear ones of the stock pipelines.
+        The scheduler computes the grid from its options. `sigmas` and `timesteps` decide only the number of steps,
+        unless `use_custom_sigmas` is set and they are not the linear ones that stock pipelines always pass.
 
         Args:
             num_inference_steps (`int`, *optional*):
-                Number N of model evaluations, also with `sampling_order=2`. Needed where no list is passed.
+                Number N of model evaluations, also with `sampling_order=2`. Required if no list is passed.
             device (`str` or `torch.device`, *optional*):
-                Where the three tensors are put.
+                Device of the three tensors.
             sigmas (array of N floats in (0, 1], *optional*):
-                Falling sigmas without the terminal zero, used as they are, without any shift.
+                Falling sigmas without the terminal zero. They are used without any shift.
             mu (`float`, *optional*):
-                Accepted, without effect: the own grid does not depend on the resolution.
+                Accepted for compatibility and ignored, because the grid does not depend on the resolution.
             timesteps (array of N floats, *optional*):
-                The model's times. Without `sigmas` these are `timesteps / num_train_timesteps`.
+                The model's timesteps. Without `sigmas`, the sigmas are computed from them.
 
         Raises:
-            ValueError: for less than one step, lists that differ in length or do not fall, and gaps that cross.
+            ValueError: if there is less than one step, if lists differ in length or do not fall, or if `gap_start` and
+                `gap_end` leave no room for a grid.
         """
         sigmas, timesteps = as_array(sigmas), as_array(timesteps)
         num_inference_steps = number_of_steps(num_inference_steps, sigmas, timesteps)
@@ -373,7 +396,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
         begin_sampling(self._call)
 
     def _noise_times(self, timesteps: torch.Tensor) -> torch.Tensor:
-        """Timesteps as times in [0, 1] with 1 at noise."""
+        """Convert timesteps to times in [0, 1] with 1 at noise."""
         times = timesteps / self.config.num_train_timesteps
         return 1 - times if self.config.invert_sigmas else times
 
@@ -382,8 +405,8 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
             return
         self._has_warned = True
         logger.warning(
-            "The sigmas or timesteps passed to set_timesteps are replaced by TwinFlow's own grid; to use them, "
-            "make the scheduler with use_custom_sigmas=True."
+            "TwinFlowScheduler ignores the sigmas or timesteps passed to set_timesteps and computes its own grid. To "
+            "use yours, create the scheduler with use_custom_sigmas=True."
         )
 
     def _set_tensors(
@@ -406,19 +429,20 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
 
     def get_target_timesteps(self, timestep: torch.Tensor) -> torch.Tensor:
         """
-        The time each evaluation aims at, for a model that is called with `timestep` only.
+        Return the target time of each timestep, for a model that gets only `timestep`.
 
-        Where the timestep is found by value, the nearest one of the grid counts, so one that was cast to half precision
-        or to an integer is found too. Of equal ones it is the first from the next evaluation on. No host sync.
+        A timestep is matched to the nearest one of the grid, so a value that was cast to half precision or to an
+        integer is found too. If several are equal, the first one from the next evaluation on is used. There is no host
+        sync.
 
         Args:
-            timestep (`torch.Tensor` of any shape): in the unit of `timesteps`.
+            timestep (`torch.Tensor` of any shape): timesteps in the unit of `timesteps`.
 
         Returns:
             `torch.Tensor` of the shape and dtype of `timestep` (float32 for integers), in the same unit.
 
         Raises:
-            ValueError: before `set_timesteps`, where the target depends on the grid.
+            ValueError: if the target depends on the grid and `set_timesteps` was not called.
         """
         dtype = timestep.dtype if timestep.is_floating_point() else torch.float32
         plain = not self.config.squeeze_target_time
@@ -437,13 +461,13 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
 
     def index_for_timestep(self, timestep: float | torch.Tensor) -> int:
         """
-        The index of a timestep in the grid; the first one of equals.
+        Return the index of a timestep in the grid, the first index if several are equal.
 
-        An element or slice of `timesteps` itself is found without a host sync, anything else by value, and then half
-        precision and whole numbers are near enough.
+        An element or slice of `timesteps` is found without a host sync. Any other timestep is found by value, also if
+        it was cast to half precision or rounded to a whole number.
 
         Raises:
-            ValueError: where the timestep is not on the grid.
+            ValueError: if the timestep is not on the grid.
         """
         if isinstance(timestep, torch.Tensor):
             if timestep.untyped_storage().data_ptr() == self.timesteps.untyped_storage().data_ptr():
@@ -461,43 +485,46 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
         return_dict: bool = True,
     ) -> TwinFlowSchedulerOutput | tuple[torch.Tensor]:
         """
-        Go from one sigma of the grid to the next.
+        Step the sample from one sigma of the grid to the next.
 
-        Without a generator, fresh noise is a function of `noise_seed`, the step and each sample's own starting noise
-        (what was given to `scale_noise`, or else the first `sample`). So the seed that a user gave to a stock pipeline
-        decides the picture, and a sample does not depend on its neighbours in the batch.
+        Without a generator, fresh noise is computed from `noise_seed`, the step and the sample's starting noise. The
+        starting noise is the noise passed to `scale_noise`, or else the first `sample`. So the seed passed to a stock
+        pipeline decides the image, and a sample does not depend on the rest of its batch.
 
         Args:
             model_output (`torch.Tensor` of any shape [B, ...]):
-                The model's velocity, noise minus data (data minus noise with `invert_sigmas`), or what
-                `prediction_type` says. NaN is passed on, as
-                the stock schedulers do.
+                Output of the model, of the kind that `prediction_type` names. A velocity is noise minus data, or data
+                minus noise with `invert_sigmas`. NaN is passed on, as in the stock schedulers.
             timestep (`float` or `torch.Tensor`):
-                An element of `timesteps`. It is looked at in the first step only, where `set_begin_index` was not
-                called (never inside `torch.compile`, where the first step is then the grid's first).
+                An element of `timesteps`. It is read only in the first step, and only if `set_begin_index` was not
+                called. Inside `torch.compile` it is never read, and the loop starts at the first timestep.
             sample (`torch.Tensor` of the shape of `model_output`):
-                The sample of this sigma, before `scale_model_input`. The arithmetic is float32, float64 for a float64 sample.
+                The sample at this sigma, before `scale_model_input`. The arithmetic is in float32, or in float64 for a
+                float64 sample.
             generator (`torch.Generator` or a list of B of them, *optional*):
-                Draws the noise instead.
+                Generator of the fresh noise.
             per_token_timesteps (`torch.Tensor` of shape [B, L], *optional*):
-                A time for every token of a [B, L, C] sample, in the unit of `timesteps`; each goes to the next sigma
-                of the grid below its own, and tokens at 0 stay. `model_output` is then negated, as in the stock
-                scheduler.
+                A timestep for every token of a [B, L, C] sample, in the unit of `timesteps`. Each token goes to the
+                next lower sigma of the grid, and tokens at 0 do not change. `model_output` is then data minus noise,
+                as in the stock scheduler.
             return_dict (`bool`, defaults to `True`):
-                Whether to return a [`TwinFlowSchedulerOutput`] or a tuple of `prev_sample` alone.
+                Whether to return a [`TwinFlowSchedulerOutput`] or a tuple with only `prev_sample`.
+
+        Returns:
+            [`TwinFlowSchedulerOutput`] or `tuple`.
 
         Raises:
-            ValueError: before `set_timesteps`, after the last step, for a first timestep that is not on the grid, and
-                for a generator list that does not fit the batch.
+            ValueError: if `set_timesteps` was not called, if all steps are done, if the first timestep is not on the
+                grid, or if the number of generators differs from the batch size.
         """
         num_evaluations = self._check_ready()
         if isinstance(generator, list) and len(generator) != sample.shape[0]:
-            raise ValueError(f"{len(generator)} generators for a batch of {sample.shape[0]}: pass one a sample.")
+            raise ValueError(
+                f"Got {len(generator)} generators for a batch of {sample.shape[0]}: pass one per sample, or a single one."
+            )
         index = self._start(timestep)
         if index >= num_evaluations:
-            raise ValueError(
-                f"The grid has {num_evaluations} steps and all are done: call set_timesteps before a new loop."
-            )
+            raise ValueError(f"All {num_evaluations} steps are done: call set_timesteps before a new sampling loop.")
 
         dtype, sample = model_output.dtype, sample.to(torch.promote_types(sample.dtype, torch.float32))
         model_output = self._prediction.velocity(model_output, sample, index)
@@ -506,7 +533,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
             sigma, sigma_next = self._sigmas[index], self._sigmas[index + 1]
         else:
             sigma, sigma_next = per_token_sigmas(per_token_timesteps, self.sigmas, self.config)
-            if not self._noise.is_started:  # a token below the others holds an encoded picture, which varies
+            if not self._noise.is_started:  # tokens with a lower time contain an encoded image, not noise
                 self._noise.start(sample * is_noisiest(per_token_timesteps))
         here = Evaluation(sample, model_output, sigma, sign)
         if self._is_correction[index] and self._predictions:
@@ -527,7 +554,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
         return TwinFlowSchedulerOutput(prev_sample=prev_sample, pred_original_sample=pred_original_sample.to(dtype))
 
     def _check_ready(self) -> int:
-        """The number of evaluations of the grid."""
+        """Return the number of evaluations of the grid, or raise a `ValueError` if there is no grid."""
         if self.num_inference_steps is None:
             raise ValueError(NO_GRID)
         return self.num_inference_steps
@@ -579,10 +606,10 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
 
     def scale_noise(self, sample: torch.Tensor, timestep: float | torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """
-        Mix data and noise, `sigma * noise + (1 - sigma) * sample`, at the evaluation that comes next.
+        Return `sigma * noise + (1 - sigma) * sample`, with the sigma of the next evaluation.
 
-        Before the first step that is `begin_index`, or else where `timestep` stands on the grid. What is given as
-        `noise` then also seeds the fresh noise of `step`.
+        Before the first step, the next evaluation is the one at `begin_index`, or else the one at `timestep`. `noise`
+        then also decides the fresh noise of `step`.
 
         Args:
             sample (`torch.Tensor` of shape [B, ...]): data.
@@ -593,7 +620,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
             `torch.Tensor` of the shape and dtype of `sample`.
 
         Raises:
-            ValueError: before `set_timesteps`, and for a timestep that is not on the grid.
+            ValueError: if `set_timesteps` was not called or the timestep is not on the grid.
         """
         self._check_ready()
         if self._step_index is not None:
@@ -610,7 +637,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
     def add_noise(
         self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: float | torch.Tensor
     ) -> torch.Tensor:
-        """`scale_noise` in the argument order of the diffusion schedulers."""
+        """Call `scale_noise` with the argument order of the diffusion schedulers."""
         return self.scale_noise(original_samples, timesteps, noise)
 
     def __len__(self) -> int:
