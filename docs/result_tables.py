@@ -386,6 +386,17 @@ def stability() -> str:
     return table(["run", "learning rate", "steps", "largest loss", "largest rms"], rows)
 
 
+# Schedules at equal steps: docs/recipes.md
+
+
+def schedules() -> str:
+    rows = []
+    for row in results("schedules_digits")["rows"]:
+        distances = (f"{row['scores'][steps]['frechet_distance']:.1f}" for steps in ("1", "2"))
+        rows.append([row["schedule"], str(row["seed"]), str(row["options"]["max_train_steps"]), *distances])
+    return table(["schedule", "seed", "training steps", "1 step", "2 steps"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": digits,
     "emoji": emoji,
@@ -409,6 +420,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "real size": real_size,
     "two GPUs": two_gpus,
     "stability": stability,
+    "schedules": schedules,
     "convergence": convergence,
     "diffusion digits": diffusion_digits,
     "guidance in the plane": guidance_in_the_plane,

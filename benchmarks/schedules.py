@@ -1,0 +1,131 @@
+#!/usr/bin/env python
+"""Learning rate schedules at equal steps: the digits base distilled with the recommended recipe, on a CPU.
+
+Each row is a LoRA, scored on the same noise. About 20 minutes on one core:
+
+    python benchmarks/schedules.py --output benchmarks/results/schedules_digits.json
+"""
+
+import argparse
+import datetime
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "examples" / "digits"))
+
+from base import load_base  # noqa: E402
+from judge import DigitJudge, extract_features, train_judge  # noqa: E402
+from prepare_data import DEFAULT_DATA_DIR, load_split, prepare_data  # noqa: E402
+from report import environment  # noqa: E402
+from score import initial_noise, score_column, twinflow_column  # noqa: E402
+
+from diffusers_twinflow import TwinFlowPipeline  # noqa: E402
+from diffusers_twinflow.data.batches import LatentBatches  # noqa: E402
+from diffusers_twinflow.families import FAMILIES  # noqa: E402
+from diffusers_twinflow.training.recipe import build_options  # noqa: E402
+from diffusers_twinflow.training.trainer import Trainer  # noqa: E402
+from stability import RandomDigits, encode_digits  # noqa: E402
+
+BASE = REPOSITORY / "examples" / "digits" / "base"
+SCHEDULES = {
+    "constant": {"lr_scheduler": "constant_with_warmup"},
+    "falls over the last 60%": {},
+}
+OPTIONS = {
+    "recipe": "recommended",
+    "lr_warmup_steps": 10,
+    "rank": 32,
+    "gradient_accumulation_steps": 1,
+    "twinflow_enhanced_ratio": 0.2,
+    "max_sequence_length": 1,
+    "resolution": 32,
+}
+STEP_COUNTS = (1, 2)
+
+
+class Scorer:
+    """The judge, and the noise that all rows start from."""
+
+    def __init__(self, data_dir: str, samples: int, seed: int = 0):
+        images, labels = load_split(data_dir, "train")
+        self.judge: DigitJudge = train_judge(images, labels, seed=seed)
+        self.reference = extract_features(self.judge, images)
+        self.latents = initial_noise(load_base(str(BASE)), samples, seed)
+
+    def rows(self, directory: str) -> dict[str, dict[str, object]]:
+        """The scores of a saved LoRA by its number of steps."""
+        pipeline, found = TwinFlowPipeline.from_pretrained(directory), {}
+        for steps in STEP_COUNTS:
+            row, _ = score_column(twinflow_column(pipeline, steps), self.judge, self.reference, self.latents)
+            found[str(steps)] = {name: row[name] for name in ("frechet_distance", "agreement")}
+        return found
+
+
+def train(name: str, seed: int, args: argparse.Namespace, scorer: Scorer) -> dict[str, object]:
+    """One run and its scores."""
+    options = OPTIONS | SCHEDULES[name]
+    options |= {"train_batch_size": args.batch_size, "max_train_steps": args.steps, "seed": seed}
+    with tempfile.TemporaryDirectory() as directory:
+        given = build_options(
+            options | {"pretrained_model_name_or_path": str(BASE), "output_dir": f"{directory}/lora"}
+        )
+        family = FAMILIES["stable_diffusion_3"]
+        pipeline = family.load(str(BASE))
+        torch.manual_seed(seed)
+        latents, labels, prompts = encode_digits(family.bind(pipeline), pipeline, args.data_dir)
+        data = LatentBatches(
+            RandomDigits(latents, labels, prompts, args.batch_size, seed),
+            seed=seed,
+            batch_size=args.batch_size,
+            empty_condition={key: tensor[10:] for key, tensor in prompts.items()},
+        )
+        start = time.perf_counter()
+        trainer = Trainer(pipeline, given.arguments, given.method(), data, callbacks=[])
+        trainer.prepare()
+        for batch in tqdm(trainer.loader, desc=f"{name}, seed {seed}", total=args.steps, leave=False):
+            trainer.begin_step()
+            trainer.train_micro_batch(batch)
+            trainer.step += 1
+        seconds = time.perf_counter() - start
+        trainer.save()
+        scores = scorer.rows(f"{directory}/lora")
+    return {"schedule": name, "seed": seed, "options": options, "seconds": seconds, "scores": scores}
+
+
+def parse_benchmark_args(input_args: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--schedules", nargs="+", choices=list(SCHEDULES), default=list(SCHEDULES))
+    parser.add_argument("--samples", type=int, default=1000, help="Samples per row, a multiple of 10.")
+    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder of the digits; made if not there.")
+    parser.add_argument("--output", help="JSON file of the results.")
+    return parser.parse_args(input_args)
+
+
+def main(args: argparse.Namespace) -> None:
+    if not Path(args.data_dir, "train.parquet").is_file():
+        prepare_data(args.data_dir)
+    scorer = Scorer(args.data_dir, args.samples)
+    settings = {name: value for name, value in vars(args).items() if name not in ("data_dir", "output")}
+    result = {"rows": [], "settings": settings, "date": datetime.date.today().isoformat(), **environment()}
+    for seed in args.seeds:
+        for name in args.schedules:
+            row = train(name, seed, args, scorer)
+            result["rows"].append(row)
+            distances = ", ".join(f"{row['scores'][str(steps)]['frechet_distance']:.1f}" for steps in STEP_COUNTS)
+            print(f"{name}, seed {seed}: Fréchet distance {distances} at 1 and 2 steps", flush=True)
+            if args.output:
+                Path(args.output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(parse_benchmark_args())
