@@ -128,7 +128,7 @@ class Wrong(Half):
 
 @pytest.mark.parametrize(
     ("branches", "message"),
-    [([Half(share=0.0)], "share above 0"), ([Half(share=1.0), Half(share=1.0)], "a name of its own")],
+    [([Half(share=0.0)], "must be above 0"), ([Half(share=1.0), Half(share=1.0)], "a different name")],
 )
 def test_branches_that_do_not_fit_are_refused(branches, message):
     with pytest.raises(TwinFlowConfigError, match=message):
@@ -137,5 +137,5 @@ def test_branches_that_do_not_fit_are_refused(branches, message):
 
 def test_times_out_of_range_are_refused():
     method = TwinFlow(CONFIG, branches=[Wrong(share=1.0)])
-    with pytest.raises(TwinFlowConfigError, match="branch 'wrong' gives times"):
+    with pytest.raises(TwinFlowConfigError, match="branch 'wrong' returned times"):
         method.draw(range(3), (2,), seed=0)

@@ -51,5 +51,5 @@ def test_a_branch_without_a_share_never_comes():
 
 @pytest.mark.parametrize("shares", [{}, {"one_step": 0.0}, {"one_step": -1.0, "few_step": 2.0}])
 def test_shares_that_make_no_rotation_are_refused(shares):
-    with pytest.raises(TwinFlowConfigError, match="share above 0"):
+    with pytest.raises(TwinFlowConfigError, match="must be above 0"):
         BranchRotation(shares)

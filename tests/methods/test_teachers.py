@@ -104,8 +104,8 @@ def test_one_setting_chooses_the_teacher(teacher, options, kind):
     ("teacher", "options", "message"),
     [
         ("ema", ON | {"twinflow_ema_decay": 1.0}, "averages nothing: choose a decay"),
-        ("best", ON, "must be ema, frozen, student"),
-        (None, {}, "use FlowMatching"),
+        ("best", ON, "must be one of ema, frozen, student"),
+        (None, {}, "use the method FlowMatching"),
     ],
 )
 def test_a_teacher_that_cannot_be_is_refused(teacher, options, message):

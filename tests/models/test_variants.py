@@ -82,7 +82,7 @@ def test_times_that_mix_samples_are_refused():
     name = "SkyReelsV2Transformer3DModel"
     stock, ours = STOCK[name], trained(name)
     frames = stock.times(*TIMES)[:, None].expand(-1, 2)
-    with pytest.raises(ValueError, match="one timestep a sample with TwinFlow on"):
+    with pytest.raises(ValueError, match="one timestep per sample with TwinFlow on"):
         ours(**{**stock.arguments(*TIMES), "timestep": frames})
 
 

@@ -196,7 +196,7 @@ def test_compiled_and_switched_off(compile, expected):
 
 
 def test_a_compiled_model_is_not_switched_on():
-    with pytest.raises(TypeError, match="SD3Transformer2DModel is compiled: call enable_twinflow before"):
+    with pytest.raises(TypeError, match="SD3Transformer2DModel is compiled. Call enable_twinflow before"):
         enable_twinflow(torch.compile(tiny.sd3_transformer(), backend="eager"))
 
 

@@ -1,4 +1,4 @@
-"""What can be trained: methods that draw their randomness first and then have a deterministic loss."""
+"""Training methods. A method first draws all its randomness and then computes a deterministic loss."""
 
 from typing import TYPE_CHECKING
 

@@ -1,6 +1,6 @@
-"""What a training method is: it draws its randomness first, and its loss is deterministic after that.
+"""The interface of a training method, which first draws its randomness and then computes a deterministic loss.
 
-A method sees latents, conditions and velocity functions. It knows nothing about a model family, a disk or a process.
+A method works with latents, conditions and velocity functions. It does not depend on model families, files or processes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +26,8 @@ class LossOutput:
     Attributes:
         loss: scalar to call `backward` on.
         per_sample: loss of each sample before the mean, shape [B], without gradient.
-        parts: further losses by name, one value per sample that has it, without gradient and unweighted.
-        branches: index in the method's `branch_names` of each sample's branch, shape [B]; `None` if it has no branches.
+        parts: further losses by name, without gradient and unweighted, with one value per sample that has such a loss.
+        branches: index of each sample's branch in the method's `branch_names`, shape [B]; `None` without branches.
     """
 
     loss: torch.Tensor
@@ -37,13 +37,13 @@ class LossOutput:
 
 
 class AveragedWeights(Protocol):
-    """An average of the trained weights, which can stand in for them.
+    """An average of the trained weights, which can be used and saved instead of them.
 
     Attributes:
-        decay: share of the average that an update keeps, now; `None` if nothing is averaged.
+        decay: current share of the average that an update keeps; `None` if nothing is averaged.
         transformer: the network that has the averaged weights while `activated`.
-        saved_names: keyword arguments of `save_twinflow_lora` that name the averaged adapter and time conditioning;
-            empty if these are the student's own.
+        saved_names: keyword arguments of `save_twinflow_lora` that name the averaged adapter and time conditioning.
+            Empty if they have the same names as the student's.
     """
 
     transformer: nn.Module
@@ -53,10 +53,10 @@ class AveragedWeights(Protocol):
     def decay(self) -> float | None: ...
 
     def update(self) -> None:
-        """Move the average once; called once per optimizer step."""
+        """Update the average. Call it once per optimizer step."""
 
     def activated(self) -> AbstractContextManager[Any]:
-        """A context in which `transformer` has the averaged weights."""
+        """Return a context in which `transformer` has the averaged weights."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -64,17 +64,17 @@ class AveragedWeights(Protocol):
 
 
 class Teacher(AveragedWeights, Protocol):
-    """The network whose velocity is the student's target.
+    """The network that provides the student's targets.
 
     Attributes:
-        is_average: whether its weights are an average of the student's, which is saved in their place. If not, it is
-            the frozen base or the student itself, and the student's weights are saved.
+        is_average: whether its weights are an average of the student's weights. The average is then saved as the
+            result. Otherwise the teacher is the frozen base or the student itself, and the student's weights are saved.
     """
 
     is_average: bool
 
     def activated(self) -> AbstractContextManager[VelocityFunction]:
-        """A context that yields the teacher's velocity function; nothing in it has a gradient."""
+        """Return a context that yields the teacher's velocity function, without gradients."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class Networks:
     """The velocity functions that a loss calls.
 
     Attributes:
-        student: the model in training, as it is wrapped for several processes; a pass with gradient goes through it.
-        student_without_grad: the same model, unwrapped, for the passes without gradient.
-        teacher: what the student learns from; `None` if the method has no teacher.
+        student: the model in training, wrapped for several processes if there are any. Use it for passes with gradient.
+        student_without_grad: the same model, unwrapped, for passes without gradient.
+        teacher: the teacher; `None` if the method has no teacher.
         unconditional: the condition of the empty prompt, of batch 1 or B; `None` if the method does not need it.
     """
 
@@ -99,14 +99,14 @@ class Method(Protocol[Draw]):
 
     Attributes:
         name: the name in logs.
-        config: the TwinFlow options that a trained model carries. If `twinflow_enabled` is true, the model gets a time
-            conditioning, and its velocity functions take a target time and a sign.
-        branch_names: names of the groups of samples whose losses are logged apart; empty if there are none.
-        branch_cycle: name of the branch of the samples at positions 0, 1, ... of a run, until they repeat; empty if
-            there are none.
+        config: the TwinFlow options that are saved with the trained model. If `twinflow_enabled` is true, the model gets
+            a time conditioning, and its velocity functions take a target time and a sign.
+        branch_names: names of the groups of samples whose losses are logged separately; empty if there are none.
+        branch_cycle: branch names of the samples at positions 0, 1, ... of a run, until they repeat; empty if there
+            are no branches.
         part_names: names of the further losses in `LossOutput.parts`.
-        needs_unconditional: whether `Networks.unconditional` must be given.
-        use_ema: whether the method keeps a teacher, or the trainer an average, unless the run's options say otherwise.
+        needs_unconditional: whether `Networks.unconditional` is required.
+        use_ema: whether there is an EMA teacher or an EMA of the weights, unless the run's options say otherwise.
     """
 
     name: str
@@ -120,28 +120,30 @@ class Method(Protocol[Draw]):
     def needs_unconditional(self) -> bool: ...
 
     def options(self) -> dict[str, Any]:
-        """The method's options, as a recipe has them."""
+        """Return the method's options with the names that a recipe uses."""
 
     def add_teacher(self, transformer: nn.Module, lora_config: LoraConfig) -> None:
-        """Put what the teacher needs on a student with a LoRA, before it is wrapped; nothing if there is no teacher.
+        """Add the teacher's adapter to a student with a LoRA, before the student is wrapped.
+
+        Does nothing if the method has no teacher.
 
         Args:
-            transformer: with the student's adapter and time conditioning on it.
-            lora_config: PEFT's configuration of the student's adapter.
+            transformer: the model with the student's adapter and time conditioning.
+            lora_config: PEFT's config of the student's adapter.
         """
 
     def copy_for_teacher(self, transformer: nn.Module) -> nn.Module | None:
-        """A frozen copy of the student, made before it is sharded or wrapped; `None` if the method needs none."""
+        """Return a frozen copy of a student that is not sharded or wrapped yet; `None` if the method needs no copy."""
 
     def build_teacher(
         self, transformer: nn.Module, velocity_of: VelocityOf, copy: nn.Module | None = None
     ) -> Teacher | None:
-        """The teacher of a student that is ready for training; `None` if the method has none.
+        """Create the teacher of a student that is ready for training; `None` if the method has no teacher.
 
         Args:
             transformer: the student, unwrapped.
-            velocity_of: makes a velocity function of a transformer, as `Family.velocity` does.
-            copy: from `copy_for_teacher`, on its device.
+            velocity_of: turns a transformer into a velocity function, as `Family.velocity` does.
+            copy: the result of `copy_for_teacher`, on its device.
         """
 
     def draw(
@@ -156,13 +158,13 @@ class Method(Protocol[Draw]):
         """Draw all the randomness of one micro-batch.
 
         Args:
-            positions: position in the run of each of the B samples. The draw of a sample depends on its position and
-                on the seed alone.
+            positions: position of each of the B samples in the run. The draw of a sample depends only on its position
+                and the seed.
             latent_shape: shape of one sample, without the batch dimension.
             seed: seed of the run.
-            device: where the tensors are wanted.
-            passes_of: positions of all processes, if all of them must make the same passes.
+            device: device of the returned tensors.
+            passes_of: positions of the samples of all processes, if all processes must make the same passes.
         """
 
     def loss(self, latents: torch.Tensor, condition: Condition, draw: Draw, networks: Networks) -> LossOutput:
-        """The loss of latents, shape [B, ...], a deterministic function of its arguments and of the networks."""
+        """Compute the loss of latents of shape [B, ...]. It depends only on the arguments and draws nothing."""

@@ -1,4 +1,4 @@
-"""Ordinary flow matching, for `twinflow_enabled` false: the stock model, the stock loss."""
+"""Ordinary flow matching, the method if `twinflow_enabled` is false: the stock model with the usual loss."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,22 +19,26 @@ from .randomness import BLOCK, Purpose, draw_noise, draw_numbers
 
 @dataclass
 class FlowMatchingDraw:
-    """Times in [0, 1], shape [B], and noise, shape [B, ...], of one micro-batch."""
+    """The times `t` in [0, 1], shape [B], and the noise, shape [B, ...], of one micro-batch."""
 
     t: torch.Tensor
     noise: torch.Tensor
 
 
 class FlowMatching:
-    """Mean squared error of the velocity, with diffusers' densities and weightings of the time.
+    """Trains with the mean squared error of the velocity, with diffusers' time densities and loss weightings.
 
     Args:
-        options: density and weighting of the times.
-        config: the TwinFlow options of the run, with `twinflow_enabled` false; only `diff2flow_enabled` has a meaning.
+        options: density of the times and weighting of the loss.
+        config: the TwinFlow options of the run, with `twinflow_enabled` false. Only `diff2flow_enabled` has an effect.
+
+    Raises:
+        TwinFlowConfigError: if `twinflow_enabled` is true.
 
     Example:
 
-        Trainer("stabilityai/stable-diffusion-3.5-medium", arguments, FlowMatching(FlowMatchingConfig("logit_normal")))
+        >>> method = FlowMatching(FlowMatchingConfig("logit_normal"))
+        >>> Trainer("stabilityai/stable-diffusion-3.5-medium", arguments, method).train()
     """
 
     name = "flow matching"
@@ -47,21 +51,23 @@ class FlowMatching:
     def __init__(self, options: FlowMatchingConfig | None = None, config: TwinFlowConfig | None = None) -> None:
         self.weighting, self.config = options or FlowMatchingConfig(), config or TwinFlowConfig()
         if self.config.twinflow_enabled:
-            raise TwinFlowConfigError("twinflow_enabled=true is not flow matching: use the method TwinFlow.")
+            raise TwinFlowConfigError(
+                "twinflow_enabled=true is not valid for FlowMatching: set it to false, or use the method TwinFlow."
+            )
 
     def options(self) -> dict[str, Any]:
         return self.config.to_dict() | asdict(self.weighting)
 
     def add_teacher(self, transformer: nn.Module, lora_config: LoraConfig) -> None:
-        """Flow matching has no teacher."""
+        """Do nothing, because flow matching has no teacher."""
 
     def copy_for_teacher(self, transformer: nn.Module) -> None:
-        """Flow matching has no teacher."""
+        """Do nothing, because flow matching has no teacher."""
 
     def build_teacher(
         self, transformer: nn.Module, velocity_of: VelocityOf, copy: nn.Module | None = None
     ) -> Teacher | None:
-        """Flow matching has no teacher."""
+        """Return `None`, because flow matching has no teacher."""
         return None
 
     def draw(
@@ -73,7 +79,7 @@ class FlowMatching:
         device: torch.device | str = "cpu",
         passes_of: Sequence[int] | None = None,
     ) -> FlowMatchingDraw:
-        """Draw times and noise for the samples at `positions` of the run; every process makes the same one pass."""
+        """Draw times and noise for the samples at `positions` of the run. `passes_of` has no effect."""
         t = torch.from_numpy(draw_numbers(positions, seed, self._block_of_times))
         noise = draw_noise(positions, latent_shape, seed=seed, purpose=Purpose.NOISE, device=device)
         return FlowMatchingDraw(t=t.to(device, non_blocking=True), noise=noise)
@@ -93,7 +99,7 @@ class FlowMatching:
     def loss(
         self, latents: torch.Tensor, condition: Condition, draw: FlowMatchingDraw, networks: Networks
     ) -> LossOutput:
-        """The weighted squared error of the velocity, for latents of shape [B, ...]."""
+        """Compute the weighted squared error of the velocity, for latents of shape [B, ...]."""
         x_t = interpolate(latents, draw.noise, draw.t)
         prediction = networks.student(x_t, draw.t, None, None, condition).float()
         weight = compute_loss_weighting_for_sd3(self.weighting.weighting_scheme, sigmas=expand_time(draw.t, x_t))

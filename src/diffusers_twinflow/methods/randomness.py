@@ -1,8 +1,8 @@
-"""Random numbers by position in the run, drawn a block of consecutive positions at a time.
+"""Random numbers by position in the run, drawn in blocks of consecutive positions.
 
-What a position gets depends on the run's seed, the position and the sample's shape alone, so a run gives the same
-numbers however its samples are spread over micro-batches and processes, and after a resume. A batch that begins or ends
-inside a block draws the whole block and takes its own rows.
+The numbers of a position depend only on the run's seed, the position and the sample's shape. So a run draws the same
+numbers however its samples are split over micro-batches and processes, and after a resume. A batch that begins or ends
+inside a block draws the whole block and uses its rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ import torch
 
 BLOCK = 64
 NOISE_BLOCK_ELEMENTS = 2**20
-"""So many elements of noise are drawn at once, or one sample where that is larger: memory stays small."""
+"""Maximum number of noise elements that are drawn at once, to save memory. A larger sample is drawn as a whole."""
 
 
 class Purpose(IntEnum):
-    """What numbers are for; each purpose has its own."""
+    """What random numbers are used for. Each purpose has separate numbers."""
 
     NUMBERS = 1
     NOISE = 2
@@ -32,10 +32,16 @@ class Purpose(IntEnum):
 def draw_numbers(
     positions: Sequence[int], seed: int, draw: Callable[[int], np.ndarray], purpose: Purpose = Purpose.NUMBERS
 ) -> np.ndarray:
-    """Numbers of B samples on the host, shape [B, ...].
+    """Draw the numbers of B samples on the CPU.
 
     Args:
+        positions: position of each of the B samples in the run.
+        seed: seed of the run.
         draw: takes the seed of a block and returns its numbers, shape [BLOCK, ...].
+        purpose: what the numbers are used for.
+
+    Returns:
+        Array of shape [B, ...].
     """
     blocks, rows = np.divmod(np.asarray(positions, dtype=np.int64), BLOCK)
     numbers, which = np.unique(blocks, return_inverse=True)
@@ -51,7 +57,7 @@ def draw_noise(
     purpose: Purpose,
     device: torch.device | str,
 ) -> torch.Tensor:
-    """Normal noise of B samples, shape [B, *shape], drawn on the device; nothing is drawn where B is 0."""
+    """Draw standard normal noise of B samples on the device, shape [B, *shape]. Nothing is drawn if B is 0."""
     size = min(BLOCK, max(1, NOISE_BLOCK_ELEMENTS // max(1, prod(shape))))
     blocks, rows = np.divmod(np.asarray(positions, dtype=np.int64), size)
     indices = torch.from_numpy(rows).to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Replaying the random numbers of a forward pass, such as its dropout masks, in another pass."""
+"""Replay the random numbers of a forward pass, such as its dropout masks, in another pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 
 class RNGSnapshot:
-    """The state of the CPU generator and of one device's, taken at construction."""
+    """The state of the CPU generator and of one device's generator, recorded in the constructor."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = torch.device(device)
@@ -25,7 +25,7 @@ class RNGSnapshot:
             self._device_module.set_rng_state(self.device_state, self.device)
 
     def is_current(self) -> bool:
-        """Whether no random number was drawn since."""
+        """Whether no random number was drawn since the snapshot."""
         now = RNGSnapshot(self.device)
         is_same = torch.equal(now.cpu_state, self.cpu_state)
         if self.device_state is None or now.device_state is None:
@@ -34,7 +34,7 @@ class RNGSnapshot:
 
     @contextmanager
     def replay(self) -> Iterator[None]:
-        """Run the body from the snapshot's state, and put the state that was there before back afterwards."""
+        """Run the body with the snapshot's state, and restore the state from before afterwards."""
         outer = RNGSnapshot(self.device)
         self.restore()
         try:

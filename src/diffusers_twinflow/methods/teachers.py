@@ -1,4 +1,4 @@
-"""The networks that a student can learn from, without a second copy of what they share with it."""
+"""The teachers of a student. They share as many weights with it as possible."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,11 +21,11 @@ TEACHER_CONDITIONING = "teacher_time_conditioning"
 
 
 class EMAWeights:
-    """Keeps teacher tensors as the exponential moving average of student tensors, with a decay that warms up from 0.
+    """Updates teacher tensors as the exponential moving average of student tensors. The decay warms up from 0.
 
     Args:
-        student, teacher: parameters of the same shapes, sharded the same way, pair by pair.
-        decay: what the decay approaches; 1 never moves the teacher.
+        student, teacher: lists of parameters that match in order, shape and sharding.
+        decay: the decay after warm-up; with 1 the teacher never changes.
     """
 
     def __init__(self, student: list[torch.Tensor], teacher: list[torch.Tensor], decay: float) -> None:
@@ -35,7 +35,7 @@ class EMAWeights:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the teacher once; call it once an optimizer step, before the teacher is used."""
+        """Update the teacher. Call it once per optimizer step, before the teacher is used."""
         if self.target_decay == 1.0:
             return
         teacher = [local_part(tensor) for tensor in self.teacher]
@@ -45,7 +45,7 @@ class EMAWeights:
 
 
 class StudentTeacher:
-    """The student itself, without gradient (`twinflow_allow_no_ema_teacher`)."""
+    """Uses the student itself as teacher, without gradient (`twinflow_allow_no_ema_teacher`)."""
 
     saved_names: Mapping[str, str] = {}
     decay = None
@@ -55,7 +55,7 @@ class StudentTeacher:
         self.transformer, self.velocity = transformer, velocity_of(transformer)
 
     def update(self) -> None:
-        """Nothing to do: the student moves by itself."""
+        """Do nothing, because the teacher is the student."""
 
     @contextmanager
     def activated(self) -> Iterator[VelocityFunction]:
@@ -65,16 +65,17 @@ class StudentTeacher:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to load."""
+        """Do nothing, because this teacher has no state."""
 
 
 class EMAModelTeacher:
-    """A copy of the whole transformer, for training all weights.
+    """Uses a copy of the whole transformer as teacher, for training all weights.
 
     Args:
         transformer: the student.
-        copy: from `frozen_copy`, sharded as the student is.
-        decay: what the decay approaches; 1 keeps the copy as it is.
+        copy: the result of `frozen_copy`, sharded like the student.
+        velocity_of: turns a transformer into a velocity function.
+        decay: the decay after warm-up; with 1 the copy never changes.
     """
 
     saved_names: Mapping[str, str] = {}
@@ -108,9 +109,15 @@ class EMAModelTeacher:
 
 
 class EMAAdapterTeacher:
-    """A second low-rank adapter and a second time conditioning on the student's own base, without dropout.
+    """Uses a second adapter and a second time conditioning on the student's base as teacher, without dropout.
 
-    `add_teacher_adapter` must have put them there, before the transformer is wrapped for training.
+    Call `add_teacher_adapter` first, before the transformer is wrapped for training.
+
+    Args:
+        transformer: the student with both adapters.
+        velocity_of: turns a transformer into a velocity function.
+        decay: the decay after warm-up; with 1 the teacher never changes.
+        student_adapter: name of the student's adapter.
     """
 
     saved_names: Mapping[str, str] = {"adapter_name": TEACHER_ADAPTER, "conditioning_name": TEACHER_CONDITIONING}
@@ -158,7 +165,7 @@ class EMAAdapterTeacher:
             self._set_adapter(self.student_adapter, inference_mode=False)
 
     def _set_adapter(self, name: str, inference_mode: bool) -> None:
-        names = [name]  # one list for all layers: torch.compile guards on which layers share it
+        names = [name]  # one list for all layers, because torch.compile guards on which layers share it
         for layer in self.layers:
             layer.set_adapter(names, inference_mode=inference_mode)
 
@@ -172,16 +179,17 @@ class EMAAdapterTeacher:
 
 
 def frozen_copy(transformer: nn.Module) -> nn.Module:
-    """A copy of a student for training all weights, made before the student is sharded or wrapped."""
+    """Return a copy without gradients of a student whose weights all train. Call it before sharding or wrapping."""
     return deepcopy(transformer).requires_grad_(False).eval()
 
 
 def add_teacher_adapter(transformer: Any, lora_config: LoraConfig, student_adapter: str = "default") -> None:
-    """Put the teacher's adapter and time conditioning beside the student's, with the student's values.
+    """Add the teacher's adapter and time conditioning to a model, with the student's values.
 
     Args:
-        transformer: a diffusers model with the student's adapter on it.
-        lora_config: PEFT's configuration of the student's adapter.
+        transformer: a diffusers model with the student's adapter.
+        lora_config: PEFT's config of the student's adapter.
+        student_adapter: name of the student's adapter.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
@@ -197,7 +205,7 @@ def add_teacher_adapter(transformer: Any, lora_config: LoraConfig, student_adapt
 
 
 def is_teacher_parameter(name: str) -> bool:
-    """Whether a parameter of a student's transformer belongs to the teacher that lives inside it."""
+    """Whether a parameter of a student's transformer belongs to the teacher's adapter or time conditioning."""
     return f".{TEACHER_ADAPTER}." in name or name.startswith(f"{TEACHER_CONDITIONING}.")
 
 

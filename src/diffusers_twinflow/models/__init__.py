@@ -1,7 +1,7 @@
 """Stock transformers with a target time and a sign.
 
-Every class of the table is an attribute under its own name, such as `TwinFlowSD3Transformer2DModel`, and is made when
-it is first used.
+Every TwinFlow class is an attribute of this module, such as `TwinFlowSD3Transformer2DModel`. It is created when it is
+first used.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The layers of a model that PEFT put in place of the layers that its adapters adapt."""
+"""Helpers for the adapter layers that PEFT puts in place of a model's own layers."""
 
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -9,7 +9,7 @@ from torch import nn
 if TYPE_CHECKING:
 
     class AdapterLayer(nn.Module, BaseTunerLayer):
-        """What all adapter layers of PEFT are. PEFT has no class for it; more attributes depend on the adapter."""
+        """The type of PEFT's adapter layers, for type checkers. More attributes depend on the kind of adapter."""
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -23,22 +23,22 @@ def is_adapter_layer(module: nn.Module) -> TypeGuard[AdapterLayer]:
 
 
 def base_layer(module: nn.Module) -> nn.Module:
-    """The layer that an adapter adapts; a module without an adapter is its own."""
+    """Return the layer that an adapter adapts, or the module itself if it has no adapter."""
     return module.get_base_layer() if is_adapter_layer(module) else module
 
 
 def has_adapters(model: nn.Module) -> bool:
-    """Whether any layer of a model holds an adapter."""
+    """Whether any layer of a model has an adapter."""
     return any(is_adapter_layer(module) for module in model.modules())
 
 
 def weight_of(layer: nn.Module) -> torch.Tensor:
-    """The weight of a layer.
+    """Return the weight of a layer.
 
     Raises:
-        TypeError: if the layer has a module or nothing under this name.
+        TypeError: if the layer's `weight` is not a tensor.
     """
     weight = layer.weight
     if not isinstance(weight, torch.Tensor):
-        raise TypeError(f"A {type(layer).__name__} has no weight to read, because its `weight` is no tensor.")
+        raise TypeError(f"The `weight` of a {type(layer).__name__} is not a tensor, so it cannot be read.")
     return weight

@@ -1,4 +1,4 @@
-"""How the TwinFlow class of a stock class is made."""
+"""Create the TwinFlow class of a stock class."""
 
 import inspect
 import sys
@@ -14,11 +14,11 @@ from .timestep_embedders import TimestepEmbedders
 
 
 class EqualToStock(type):
-    """Metaclass of a TwinFlow class: if a diffusers pipeline asks by `==`, it is its stock class too.
+    """Metaclass that makes a TwinFlow class equal to its stock class, but only for diffusers' pipelines.
 
-    `DiffusionPipeline.from_pipe` takes a model over only if its class is among those of the signature by `in`, which
-    leaves subclasses out. Everybody else gets the usual answer. torch.compile finds the next class of a `super()` call
-    by `==` in the order of the classes, and would call the same method for ever.
+    `DiffusionPipeline.from_pipe` keeps a model only if `model_class in signature_classes`, which excludes subclasses.
+    All other callers get the usual answer. Otherwise torch.compile, which finds the next class of a `super()` call with
+    `==`, would call the same method forever.
     """
 
     def __eq__(cls, other: object) -> bool:
@@ -30,12 +30,12 @@ class EqualToStock(type):
 
 
 def make_twinflow_class(stock: type[ModelMixin], rule: TimestepEmbedders, module: str) -> type:
-    """The `timestep_sign` aware subclass of a stock class.
+    """Create the subclass of a stock class that takes `timestep_sign` and `target_timestep`.
 
     Args:
         stock: a diffusers model class.
-        rule: where it embeds its timestep.
-        module: name of the module that the class will be found in.
+        rule: how the class embeds its timestep.
+        module: name of the module from which the new class can be imported.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ def make_twinflow_class(stock: type[ModelMixin], rule: TimestepEmbedders, module
 
 
 def _with_keywords(function: Callable, **defaults: Any) -> inspect.Signature:
-    """The signature of a function with keywords that it does not have yet; modular pipelines filter by it."""
+    """Return the signature of a function with more keywords. Modular pipelines filter arguments by it."""
     signature = inspect.signature(function)
     keywords = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)

@@ -1,4 +1,4 @@
-"""The TwinFlow class of each stock class of the table, made when it is first asked for."""
+"""The TwinFlow class of each supported stock class, created when it is first used."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ PREFIX = "TwinFlow"
 
 
 class TwinFlowClasses(Mapping[str, "type[TwinFlowTransformerMixin]"]):
-    """The TwinFlow classes by the names of their stock classes, without those that the installed diffusers lacks."""
+    """Maps the name of a stock class to its TwinFlow class. Classes that the installed diffusers lacks are left out."""
 
     def __init__(self) -> None:
         self._classes: dict[str, type[TwinFlowTransformerMixin]] = {}
@@ -28,7 +28,7 @@ class TwinFlowClasses(Mapping[str, "type[TwinFlowTransformerMixin]"]):
 
             stock, rule = getattr(diffusers, stock_name), TIMESTEP_EMBEDDERS[stock_name]
             twinflow_class = make_twinflow_class(stock, rule, f"{__package__}.transformers")
-            self._classes.setdefault(stock_name, twinflow_class)  # the one that another thread made meanwhile stays
+            self._classes.setdefault(stock_name, twinflow_class)  # another thread may have created it meanwhile
         return self._classes[stock_name]
 
     def __contains__(self, stock_name: object) -> bool:
@@ -46,7 +46,7 @@ TWINFLOW_CLASSES = TwinFlowClasses()
 
 
 def twinflow_class_names() -> list[str]:
-    """The names of the TwinFlow classes that the installed diffusers has the stock classes of."""
+    """Return the names of the TwinFlow classes whose stock class is in the installed diffusers."""
     return [f"{PREFIX}{stock_name}" for stock_name in TWINFLOW_CLASSES]
 
 

@@ -1,4 +1,4 @@
-"""The file that holds a time conditioning, beside the stock weights of its model."""
+"""Save and find the file of a time conditioning, which lies next to the stock weights of its model."""
 
 import os
 from collections.abc import Mapping
@@ -24,10 +24,13 @@ def save_conditioning(
     directory: str | os.PathLike[str],
     unfolded: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> None:
-    """Write a time conditioning into a directory, which is created if it does not exist.
+    """Save a time conditioning in a directory, which is created if it does not exist.
 
     Args:
-        unfolded: the weights of stock layers whose saved weights also carry the target time, by the layer's name.
+        conditioning: the time conditioning.
+        directory: folder of the model.
+        unfolded: original weights, by layer name, of the stock layers into whose saved weights the target time is
+            folded.
     """
     Path(directory).mkdir(parents=True, exist_ok=True)
     tensors = dict(conditioning.state_dict())
@@ -39,7 +42,11 @@ def save_conditioning(
 def split_unfolded(
     tensors: Mapping[str, Value],
 ) -> tuple[dict[str, Value], dict[str, Value]]:
-    """The tensors of a file, or their shapes, as those of the time conditioning and the unfolded weights, by their names in the model."""
+    """Split the tensors of a file, or their shapes, into the time conditioning and the unfolded weights.
+
+    Returns:
+        Two dictionaries by the tensors' names in the time conditioning and in the model.
+    """
     conditioning = {name: tensor for name, tensor in tensors.items() if not name.startswith(UNFOLDED)}
     unfolded = {name.removeprefix(UNFOLDED): t for name, t in tensors.items() if name.startswith(UNFOLDED)}
     return conditioning, unfolded
@@ -50,8 +57,11 @@ def find_conditioning(name_or_path: str | os.PathLike[str], *, subfolder: str | 
 
     Args:
         name_or_path: local directory or Hub repository.
-        subfolder: folder of the model in it.
-        options: as `from_pretrained` takes them; only those about the Hub are used.
+        subfolder: folder of the model inside it.
+        options: options of `from_pretrained`. Only those in `HUB_OPTIONS` are used.
+
+    Returns:
+        Path of the local file.
 
     Raises:
         FileNotFoundError: if the folder has no such file.
@@ -71,5 +81,5 @@ def find_conditioning(name_or_path: str | os.PathLike[str], *, subfolder: str | 
 def _missing(folder: str | Path) -> str:
     return (
         f"The model in '{folder}' was saved with a time conditioning, but {CONDITIONING_NAME} is missing. Save the model "
-        "again, or load it with its stock class, without the time conditioning."
+        "again, or load it with its stock class, which needs no time conditioning."
     )

@@ -1,4 +1,4 @@
-"""How a vector gets into a stock forward: a hook on the timestep embedder, fed with the call in progress."""
+"""Hooks that add an embedding to the output of a stock transformer's timestep embedder during a forward."""
 
 import threading
 from typing import Any
@@ -9,16 +9,16 @@ from torch.nn import functional as F
 
 
 class Additions:
-    """What the forward in progress in one thread adds to its timestep embeddings.
+    """The tensors that the current forward of one thread adds to its timestep embeddings.
 
-    Every attribute is an instance attribute from the start: `torch.compile` guards on where an attribute is found.
+    Every attribute is set in `__init__`, because `torch.compile` guards on where an attribute is found.
 
     Attributes:
-        conditioning: the module that made the additions.
-        tensors: what the hooks add, or `None` for nothing.
-        carrying_call: the call of an embedder within this forward that carries the timestep; `None` for every call.
+        conditioning: the module that computed the additions.
+        tensors: the tensors to add, one per embedder; `None` to add nothing.
+        carrying_call: which call of an embedder within this forward carries the timestep; `None` for every call.
         calls: how often each embedder was called so far.
-        conditioning_name: the child of the model that makes the additions.
+        conditioning_name: name of the model's child that computes the additions.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Additions:
         self.calls = ()
 
     def for_call_of(self, index: int) -> tuple[torch.Tensor, ...] | None:
-        """The tensors, if the present call of embedder number `index` carries the timestep of a forward with some."""
+        """Count a call of embedder number `index`, and return the tensors if this call carries the timestep."""
         if self.tensors is None:
             return None
         call = self.calls[index]
@@ -46,10 +46,10 @@ class Additions:
 
 
 class CallState(threading.local):
-    """The `Additions` of the calling thread.
+    """Stores the `Additions` of the calling thread.
 
-    `torch.compile` loses writes to a `threading.local` at a graph break, and reads a class attribute in place of the
-    thread's own value. So this object is only read, and its attribute is set per thread in `__init__`.
+    `torch.compile` loses writes to a `threading.local` at a graph break, and it reads a class attribute instead of the
+    value of the thread. So this object is only read, and `__init__` sets its attribute in each thread.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class CallState(threading.local):
 
 
 class AddEmbedding:
-    """Forward hook that adds the embedding of the call in progress to what embedder number `index` gives."""
+    """Forward hook that adds the embedding of the current forward to the output of embedder number `index`."""
 
     def __init__(self, state: CallState, index: int, *, rows: str, element: int | None) -> None:
         self.state = state
@@ -83,12 +83,15 @@ class AddEmbedding:
 
 
 def add_rows(output: torch.Tensor, embedding: torch.Tensor, rows: str) -> torch.Tensor:
-    """Add each sample's embedding to the rows that are its own.
+    """Add each sample's embedding to the rows of that sample.
 
     Args:
-        output: shape [..., width], whose leading dimensions hold whole samples one after another.
+        output: shape [..., width]. The leading dimensions contain whole samples one after another.
         embedding: shape [B, width].
-        rows: "repeat" where every row is some sample's, "first" where only the first B rows are.
+        rows: "repeat" if every row belongs to a sample, "first" if only the first B rows do.
+
+    Returns:
+        Tensor of the shape and dtype of `output`.
     """
     embedding = embedding.to(output.device)
     flat = output.flatten(0, -2)

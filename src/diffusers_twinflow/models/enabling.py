@@ -1,4 +1,4 @@
-"""Turn a loaded stock transformer into its TwinFlow class, in place, and back."""
+"""Turn a loaded stock transformer into its TwinFlow class in place, and back."""
 
 from types import MethodType
 from typing import TypeVar, cast
@@ -15,10 +15,13 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def twinflow_class_of(transformer: ModelMixin | type[ModelMixin]) -> type[TwinFlowTransformerMixin]:
-    """The `timestep_sign` aware class of a stock transformer, of its class, or of one that is such already.
+    """Return the TwinFlow class of a transformer, which takes `timestep_sign` and `target_timestep`.
+
+    Args:
+        transformer: a stock or TwinFlow transformer, or its class.
 
     Raises:
-        TypeError: where there is none, with the reason.
+        TypeError: if the class is not supported; the message says why.
     """
     cls = transformer if isinstance(transformer, type) else type(transformer)
     if issubclass(cls, TwinFlowTransformerMixin):
@@ -26,12 +29,12 @@ def twinflow_class_of(transformer: ModelMixin | type[ModelMixin]) -> type[TwinFl
     found = TWINFLOW_CLASSES.get(cls.__name__)
     if found is not None and found.stock_class() is cls:
         return found
-    reason = REFUSED.get(cls.__name__, "it is none of the flow-matching classes that docs/models.md lists")
+    reason = REFUSED.get(cls.__name__, "it is not one of the flow-matching classes that docs/models.md lists")
     raise TypeError(f"{cls.__name__} has no timestep_sign support: {reason}.")
 
 
 def uncompiled(model: Model) -> Model:
-    """The model itself, without what `torch.compile` wraps around it."""
+    """Return the model without the wrapper of `torch.compile`."""
     return cast(Model, model.get_submodule("_orig_mod")) if is_compiled_module(model) else model
 
 
@@ -44,33 +47,41 @@ def is_twinflow_transformer(model: torch.nn.Module) -> bool:
 def enable_twinflow(
     transformer: ModelMixin, twinflow_class: type[TwinFlowTransformerMixin] | None = None
 ) -> ModelMixin:
-    """Give a loaded stock transformer its time conditioning, in place.
+    """Turn a loaded stock transformer into its TwinFlow class in place, and add its time conditioning.
+
+    The output does not change until the conditioning is trained or loaded.
 
     Args:
-        transformer: an instance of a stock class; adapters and hooks on it stay as they are.
+        transformer: an instance of a stock class. Its adapters and hooks are kept.
         twinflow_class: the class to turn it into; defaults to `twinflow_class_of(transformer)`.
 
     Returns:
-        the transformer.
+        The same transformer.
 
     Raises:
-        TypeError: if its class has no TwinFlow class or another one, or if it is compiled.
-        ValueError: where its weights are on the meta device.
+        TypeError: if the class is not supported, if `twinflow_class` is the class of another transformer, or if the
+            transformer is compiled.
+        ValueError: if weights are on the meta device.
+
+    Example:
+
+        >>> pipe = DiffusionPipeline.from_pretrained("stabilityai/stable-diffusion-3.5-medium")
+        >>> enable_twinflow(pipe.transformer)
     """
     if is_compiled_module(transformer):
         raise TypeError(
-            f"the {type(uncompiled(transformer)).__name__} is compiled: call enable_twinflow before torch.compile."
+            f"The {type(uncompiled(transformer)).__name__} is compiled. Call enable_twinflow before torch.compile."
         )
     expected = twinflow_class_of(transformer)
     twinflow_class = twinflow_class or expected
     if twinflow_class is not expected:
         raise TypeError(
-            f"{type(transformer).__name__} has no timestep_sign support through {twinflow_class.__name__}: "
-            f"it takes a {twinflow_class.stock_class().__name__}."
+            f"{type(transformer).__name__} has no timestep_sign support through {twinflow_class.__name__}, which is for "
+            f"a {twinflow_class.stock_class().__name__}. Leave twinflow_class out."
         )
     if any(parameter.is_meta for parameter in transformer.parameters()):
         raise ValueError(
-            f"the {type(transformer).__name__} has weights on the meta device: call enable_twinflow before sequential "
+            f"The {type(transformer).__name__} has weights on the meta device. Call enable_twinflow before sequential "
             "or disk offloading."
         )
     if not isinstance(transformer, TwinFlowTransformerMixin):
@@ -80,10 +91,10 @@ def enable_twinflow(
 
 
 def disable_twinflow(transformer: torch.nn.Module) -> None:
-    """Undo `enable_twinflow`: the instance, compiled or not, is of the stock class again.
+    """Undo `enable_twinflow`, so that the transformer, compiled or not, is of its stock class again.
 
     Raises:
-        TypeError: if it is no TwinFlow transformer.
+        TypeError: if it is not a TwinFlow transformer.
     """
     model = uncompiled(transformer)
     if not isinstance(model, TwinFlowTransformerMixin):
@@ -93,7 +104,7 @@ def disable_twinflow(transformer: torch.nn.Module) -> None:
 
 
 def _set_class(transformer: ModelMixin, cls: type[ModelMixin]) -> None:
-    """Change the class in place, also for the hooks of accelerate and diffusers that hold its forward."""
+    """Change the class in place, also in hooks of accelerate and diffusers that stored the old forward."""
     forward = type(transformer).forward
     transformer.__class__ = cls
     registry = getattr(transformer, "_diffusers_hook", None)

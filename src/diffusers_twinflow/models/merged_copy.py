@@ -1,4 +1,4 @@
-"""Copies of a model with its adapters merged, made without touching the model."""
+"""Copy a model with its adapters merged, without changing the model."""
 
 from copy import deepcopy
 from typing import TypeGuard, TypeVar, cast
@@ -18,9 +18,9 @@ Copied = TypeVar("Copied", bound=nn.Module)
 def merged_copy(model: Copied) -> Copied:
     """Copy a model and merge its adapters into the layers that they adapt.
 
-    The copy computes what the model computes at this moment: active adapters are merged with their present weights,
-    inactive and disabled ones are left out, fused ones stay fused. It shares all tensors with the model except the
-    weights that an adapter changes, so it is for reading and saving, not for training.
+    The copy computes the same output as the model does now. Active adapters are merged with their current weights,
+    inactive and disabled ones are left out, and fused ones stay fused. The copy shares all tensors with the model except
+    weights that an adapter changes, so use it for reading and saving, not for training.
 
     Raises:
         ValueError: if a layer that must be merged has its weights on the meta device.
@@ -38,7 +38,7 @@ def merged_copy(model: Copied) -> Copied:
                 }
         return copies[module]
 
-    copied = cast(Copied, copy_of(model))  # the class is the model's, except that a root layer loses its adapters
+    copied = cast(Copied, copy_of(model))  # the class is the same, except that a root layer loses its adapters
     if getattr(copied, "_hf_peft_config_loaded", False):
         vars(copied)["_hf_peft_config_loaded"] = False
     vars(copied).pop("peft_config", None)
@@ -47,9 +47,9 @@ def merged_copy(model: Copied) -> Copied:
 
 @torch.no_grad()
 def _merged_layer(layer: AdapterLayer, base: nn.Module) -> nn.Module:
-    """The base layer as it would be after `layer`'s forward merged what is active and unmerged what is not.
+    """Return the base layer with the active adapters of `layer` merged and the disabled ones unmerged.
 
-    The sum is computed in float32 and rounded once, to the dtype of the base.
+    The sum is computed in float32 and rounded once to the dtype of the base.
     """
     disabled, merged = layer.disable_adapters, bool(layer.merged_adapters)
     if disabled != merged:  # already merged and active, or neither
@@ -57,7 +57,9 @@ def _merged_layer(layer: AdapterLayer, base: nn.Module) -> nn.Module:
     if not disabled and not _has_active_adapter(layer):
         return base
     if any(parameter.is_meta for parameter in layer.parameters()):
-        raise ValueError("An adapter cannot be merged into weights on the meta device. Save before offloading.")
+        raise ValueError(
+            "An adapter cannot be merged, because the weights are on the meta device. Save the model before offloading."
+        )
     if not disabled and _is_plain_lora(layer):
         base._parameters["weight"] = nn.Parameter(_with_low_rank_sum(layer), requires_grad=False)
         return base
@@ -74,14 +76,14 @@ def _merged_layer(layer: AdapterLayer, base: nn.Module) -> nn.Module:
 
 
 def _as_stored(merged: nn.Parameter | None, parameter: nn.Parameter | None) -> nn.Parameter | None:
-    """A merged parameter in the dtype of the one that it replaces."""
+    """Return a merged parameter in the dtype of the parameter that it replaces."""
     if merged is None or parameter is None or not is_plain(parameter):
         return merged
     return nn.Parameter(merged.to(parameter.dtype), requires_grad=False)
 
 
 def _is_plain_lora(layer: nn.Module) -> TypeGuard[LoraLinear]:
-    """Whether the active adapters add a product of two matrices to the weight, and nothing else."""
+    """Whether the active adapters only add a product of two matrices to the weight."""
     return (
         isinstance(layer, LoraLinear)
         and type(layer) is LoraLinear
@@ -92,7 +94,7 @@ def _is_plain_lora(layer: nn.Module) -> TypeGuard[LoraLinear]:
 
 
 def _with_low_rank_sum(layer: LoraLinear) -> torch.Tensor:
-    """The merged weight, in blocks of rows: a large temporary tensor costs more time than the arithmetic."""
+    """Compute the merged weight in blocks of rows, because a large temporary tensor would be slow."""
     weight = weight_of(layer.get_base_layer()).detach()
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -111,9 +113,10 @@ def _with_low_rank_sum(layer: LoraLinear) -> torch.Tensor:
 
 
 def exact_copy(layer: AdapterLayer, base: nn.Module) -> AdapterLayer:
-    """A copy of an adapter's layer that merges and unmerges in float32; the tensors of the layer stay as they are.
+    """Copy an adapter layer so that it merges and unmerges in float32. The layer's tensors do not change.
 
     Args:
+        layer: the adapter layer.
         base: the layer's base. It is not changed.
     """
     copied = _in_float32(layer)
@@ -123,7 +126,7 @@ def exact_copy(layer: AdapterLayer, base: nn.Module) -> AdapterLayer:
 
 
 def _in_float32(module: Copied) -> Copied:
-    """A copy whose own and whose children's floating parameters are copies in float32 or wider."""
+    """Copy a module with all floating-point parameters, also of its children, in float32 or wider."""
     copied = shallow_copy(module)
     for name, parameter in copied._parameters.items():
         if parameter is not None and is_plain(parameter):
@@ -139,7 +142,7 @@ def _in_float32(module: Copied) -> Copied:
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether a tensor holds ordinary floating numbers of 16 bits or more, which weights can be added to."""
+    """Whether a tensor is an ordinary floating-point tensor of 16 bits or more, not a quantised one."""
     plain = type(tensor.data) is torch.Tensor and not hasattr(tensor, "quant_state")
     return plain and tensor.is_floating_point() and tensor.itemsize >= 2
 

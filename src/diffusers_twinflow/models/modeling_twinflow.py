@@ -43,10 +43,11 @@ else:
 
 
 class TwinFlowTransformerMixin(StockTransformer):
-    """Makes a transformer `timestep_sign` aware and gives it a `target_timestep`.
+    """Adds the arguments `timestep_sign` and `target_timestep` to a stock transformer.
 
-    Off, which is the default, the class is the stock one: same config, same state dict, same output. Switched on and
-    not yet trained, its output is the stock one's too. `twinflow_class_of` makes the subclass of a stock class.
+    While TwinFlow is off, which is the default, config, state dict and output equal the stock class. After
+    `enable_twinflow` the output still equals the stock class until the time conditioning is trained or loaded.
+    `twinflow_class_of` returns the subclass of a stock class.
     """
 
     _timestep_embedders: TimestepEmbedders
@@ -63,26 +64,26 @@ class TwinFlowTransformerMixin(StockTransformer):
 
     @classmethod
     def stock_class(cls) -> type[ModelMixin]:
-        """The diffusers class that this one extends."""
+        """Return the diffusers class that this class extends."""
         return cls._stock_class
 
     @classmethod
     def timestep_embedding_dims(cls, transformer: ModelMixin) -> tuple[int, ...]:
-        """Width of each timestep embedding of a stock or TwinFlow transformer."""
+        """Return the width of each timestep embedding of a stock or TwinFlow transformer."""
         output_layer = cls._timestep_embedders.output_layer
         layers = [submodule(module, output_layer) for module in cls._embedder_modules(transformer)]
         return tuple(getattr(layer, "out_features", None) or weight_of(layer).shape[0] for layer in layers)
 
     @classmethod
     def timestep_embedding_dim(cls, transformer: ModelMixin) -> int:
-        """Width of all timestep embeddings of a stock or TwinFlow transformer together."""
+        """Return the total width of all timestep embeddings of a stock or TwinFlow transformer."""
         return sum(cls.timestep_embedding_dims(transformer))
 
     @classmethod
     def conditioning_of(
         cls, transformer: ModelMixin, conditioning: str = TARGET_AND_SIGN
     ) -> TimeConditioning | SecondEmbedder:
-        """An untrained time conditioning for a stock or TwinFlow transformer, on torch's default device."""
+        """Create an untrained time conditioning for a stock or TwinFlow transformer, on torch's default device."""
         if conditioning == SECOND_EMBEDDER:
             return SecondEmbedder(transformer, SECOND_EMBEDDERS[cls._stock_class.__name__])
         widths = cls.timestep_embedding_dims(transformer)
@@ -99,18 +100,21 @@ class TwinFlowTransformerMixin(StockTransformer):
 
     @property
     def twinflow_conditioning(self) -> str:
-        """Which of `CONDITIONINGS` this model has or would have."""
+        """The kind of time conditioning, one of `CONDITIONINGS`, that this model has or gets when it is enabled."""
         return self.config.get("twinflow_conditioning", TARGET_AND_SIGN)
 
     def enable_twinflow(self, conditioning: str = TARGET_AND_SIGN) -> None:
-        """Add the time conditioning, which changes nothing until it is trained or loaded. Does nothing if it is on.
+        """Add the time conditioning, which changes no output until it is trained or loaded.
+
+        Does nothing if the model already has one.
 
         Args:
-            conditioning: "target_and_sign"; "sign" for the weights that SimpleTuner trains and "second_embedder" for
-                those of the TwinFlow authors, which a converted checkpoint asks for in its configuration.
+            conditioning: "target_and_sign" (the default), "sign" for weights that SimpleTuner trained, or
+                "second_embedder" for weights of the TwinFlow authors. A converted checkpoint names its kind in its
+                config.
 
         Raises:
-            ValueError: where this class has no such conditioning.
+            ValueError: if this class has no such conditioning.
         """
         if self.twinflow_enabled:
             return
@@ -123,7 +127,7 @@ class TwinFlowTransformerMixin(StockTransformer):
             self.register_to_config(twinflow_conditioning=conditioning)
 
     def disable_twinflow(self) -> None:
-        """Take the time conditioning away: the stock model again, bit for bit."""
+        """Remove the time conditioning, so that the model equals the stock model exactly."""
         if not self.twinflow_enabled:
             return
         for module in self.modules():
@@ -141,7 +145,7 @@ class TwinFlowTransformerMixin(StockTransformer):
     def from_pretrained(  # type: ignore[override]  # a path of `None` loads nothing
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> "Self":
-        """Load as the stock class does, and the time conditioning if the model was saved with one.
+        """Load the model as the stock class does, and its time conditioning if it was saved with one.
 
         Raises:
             FileNotFoundError: if the file of the time conditioning is missing.
@@ -161,9 +165,9 @@ class TwinFlowTransformerMixin(StockTransformer):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], is_main_process: bool = True, *args: Any, **kwargs: Any
     ) -> None:
-        """Save a model that the stock class loads too, and the time conditioning in a file of its own beside it.
+        """Save a model that the stock class can load, and the time conditioning in a separate file next to it.
 
-        Adapters are merged into the saved weights. This model stays as it is. Takes the arguments of
+        Adapters are merged into the saved weights. This model does not change. Takes the arguments of
         [`~diffusers.ModelMixin.save_pretrained`].
         """
         copied = merged_copy(self)
@@ -173,28 +177,28 @@ class TwinFlowTransformerMixin(StockTransformer):
         copied._as_stock_model()
         copied.save_pretrained(save_directory, is_main_process, *args, **kwargs)
 
-    if not TYPE_CHECKING:  # who inspects the method sees the stock signature
+    if not TYPE_CHECKING:  # code that inspects the method sees the stock signature
         save_pretrained = wraps(ModelMixin.save_pretrained, assigned=())(save_pretrained)
 
     def with_folded(self, layers: Mapping[str, Any]) -> "Self":
-        """A copy for saving whose stock weights carry the target time.
+        """Return a copy for saving whose stock weights contain the target time.
 
         Args:
-            layers: what `fold_target` gives, by layer.
+            layers: the result of `fold_target`, by layer.
         """
         copied = merged_copy(self)
         copied._folded_layers = dict(layers)
         return copied
 
     def stock_copy(self, layers: Mapping[str, Any]) -> ModelMixin:
-        """A stock model for saving, with all adapters merged and weights that carry the target time."""
+        """Return a stock model for saving, with all adapters merged and the target time in its weights."""
         copied = self.with_folded(layers)
         copied._fold()
         copied._as_stock_model(keeps_conditioning=False)
         return copied
 
     def _fold(self) -> dict[str, torch.Tensor]:
-        """Add the folded layers to the weights of a copy, and return these weights as they were."""
+        """Add the folded layers to the weights of a copy, and return the original weights."""
         unfolded = {}
         for name, layer in vars(self).get("_folded_layers", {}).items():
             module = self.get_submodule(name)
@@ -204,21 +208,24 @@ class TwinFlowTransformerMixin(StockTransformer):
         return unfolded
 
     def _unfold(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Take the target time out of loaded stock weights.
+        """Remove the target time from loaded stock weights.
 
         Raises:
-            ValueError: if a weight is none that can carry the target time.
+            ValueError: if a weight does not belong to a timestep embedder of this model.
         """
         parameters = dict(self.named_parameters())
         paths = self._timestep_embedders.paths
         for name, weight in weights.items():
             if not name.startswith(paths) or name not in parameters or parameters[name].shape != weight.shape:
-                raise ValueError(f"The file of the time conditioning holds '{name}', which does not fit this model.")
+                raise ValueError(
+                    f"The file of the time conditioning contains '{name}', which does not fit this model. Load the file "
+                    "that was saved with the model, or save the model again."
+                )
             with torch.no_grad():
                 parameters[name].copy_(weight)
 
     def _as_stock_model(self, keeps_conditioning: bool = True) -> None:
-        """Make a copy that is only for saving an instance of the stock class."""
+        """Turn a copy that is only for saving into an instance of the stock class."""
         keeps = keeps_conditioning and self.twinflow_enabled
         saved = {SAVED_CONDITIONING: self.twinflow_conditioning} if keeps else {}
         for name in [name for name in self._modules if name.endswith("time_conditioning")]:
@@ -227,23 +234,27 @@ class TwinFlowTransformerMixin(StockTransformer):
         self.__class__ = type(self).stock_class()  # type: ignore[assignment]
 
     def new_time_conditioning(self, conditioning: str | None = None) -> TimeConditioning | SecondEmbedder:
-        """An untrained time conditioning of this model's width, device and dtype, by default of its own kind."""
+        """Create an untrained time conditioning with this model's width, device and dtype.
+
+        Args:
+            conditioning: one of `CONDITIONINGS`; defaults to the model's kind.
+        """
         with torch.device(self.device):
             module = self.conditioning_of(self, conditioning or self.twinflow_conditioning)
         return module.to(self.dtype)
 
     def set_target_timestep_source(self, source: TargetTimestepSource | None) -> None:
-        """Replace the `TwinFlowScheduler` in progress as the source of targets for calls that pass none.
+        """Set a function that supplies `target_timestep` for calls that pass none.
 
         Args:
-            source: takes the timestep and returns the target timestep in the same unit, or `None` for no target.
-                `None` gives the scheduler back.
+            source: takes the timestep and returns the target timestep in the same unit, or `None` for no target. Pass
+                `None` to get targets from the running `TwinFlowScheduler` again, which is the default.
         """
         self._target_timestep_source = source
 
     @contextmanager
     def use_time_conditioning(self, name: str) -> Iterator[None]:
-        """Within the context this thread's calls use the time conditioning that is this model's child `name`."""
+        """Use the time conditioning that is this model's child `name` for calls of this thread in the context."""
         additions = self._call_state.additions
         outer, additions.conditioning_name = additions.conditioning_name, name
         try:
@@ -258,16 +269,19 @@ class TwinFlowTransformerMixin(StockTransformer):
         target_timestep: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The stock forward with two more arguments.
+        """Run the stock forward with two more arguments.
 
         Args:
-            timestep_sign: shape [B], +1 on the real trajectory (the default) and -1 on the twin's.
-            target_timestep: shape [B], the time to jump to, in the unit of `timestep`. The default is the target of
-                the `TwinFlowScheduler` whose steps this thread is taking, and `timestep` itself if there is none. A
-                class with a target time of its own gets it there.
+            timestep_sign: shape [B], +1 for the real trajectory (the default) and -1 for the twin's.
+            target_timestep: shape [B], the time to jump to, in the unit of `timestep`. The default is the target of the
+                `TwinFlowScheduler` that is sampling in this thread, or `timestep` if there is none. If the stock class
+                already takes a target time, it is passed there.
+
+        Returns:
+            The output of the stock forward.
 
         Raises:
-            ValueError: where either is given and the time conditioning is off.
+            ValueError: if either argument is passed while the time conditioning is off.
         """
         if not self.twinflow_enabled:
             self._check_off(timestep_sign, target_timestep)
@@ -302,12 +316,12 @@ class TwinFlowTransformerMixin(StockTransformer):
             additions.end()
 
     def _known_target(self, timestep: torch.Tensor, target_timestep: torch.Tensor | None) -> torch.Tensor | None:
-        """The target that the caller or else the source gives, where the conditioning knows one."""
+        """Return the target time from the caller or else from the source; `None` if there is none."""
         if self.twinflow_conditioning == SIGN:
             if target_timestep is not None:
                 raise ValueError(
-                    f"this {type(self).__name__} has twinflow_conditioning='{SIGN}' and knows no target_timestep: "
-                    "pass timestep_sign alone."
+                    f"This {type(self).__name__} has twinflow_conditioning='{SIGN}', which knows no target_timestep. "
+                    "Pass only timestep_sign."
                 )
             return None
         if target_timestep is not None:
@@ -317,7 +331,7 @@ class TwinFlowTransformerMixin(StockTransformer):
         return self._scheduled_target(timestep)
 
     def _scheduled_target(self, timestep: torch.Tensor) -> torch.Tensor | None:
-        """What the sampling call of this thread aims at; the timestep itself if that is not the call's present one."""
+        """Return the target of the sampling loop of this thread, or `timestep` if the loop is at another timestep."""
         call = current_sampling_call()
         if call is None:
             return None
@@ -329,33 +343,35 @@ class TwinFlowTransformerMixin(StockTransformer):
         return torch.where(target == now, timestep, target_timestep + at_data if at_data else target_timestep)
 
     def _warn_of_no_target(self, arguments: Mapping[str, Any]) -> None:
-        """Warn, once, of a call that uses a few-step model as an ordinary one; no value of a tensor is read.
+        """Warn once if a few-step model is called as an ordinary one. Reads no tensor values.
 
         Args:
-            arguments: of the stock forward, among which may be a target time of the class's own.
+            arguments: arguments of the stock forward, which may include a target time.
         """
         if self._has_warned_of_no_target or self.twinflow_conditioning == SIGN:
             return
         native = self._timestep_embedders.native_target
         if native is not None and arguments.get(native.argument) is not None:
             return
-        if self._target_timestep_source is not None:  # it chose to give none
+        if self._target_timestep_source is not None:  # it returned `None` on purpose
             return
         self._has_warned_of_no_target = True
         logger.warning(
-            f"This {type(self).__name__} was called without a target time, so it predicts as an ordinary flow-matching "
-            "model and images of few steps are blurred. In a pipeline, set `pipe.scheduler = "
-            "TwinFlowScheduler.from_config(pipe.scheduler.config)`. In a loop of your own, pass `target_timestep`. For "
-            "the stock model, call `disable_twinflow` on it."
+            f"This {type(self).__name__} was called without a target time, so it acts as an ordinary flow-matching model "
+            "and images from few steps are blurred. In a pipeline, set `pipe.scheduler = "
+            "TwinFlowScheduler.from_config(pipe.scheduler.config)`. In your own sampling loop, pass `target_timestep`. "
+            "To use the stock model, call `disable_twinflow` on it."
         )
 
     def _check_conditioning(self, conditioning: str) -> None:
         if conditioning not in CONDITIONINGS:
-            raise ValueError(f"conditioning={conditioning!r} is none of {', '.join(CONDITIONINGS)}.")
+            raise ValueError(
+                f"conditioning={conditioning!r} is not valid: it must be one of {', '.join(CONDITIONINGS)}."
+            )
         if conditioning == SECOND_EMBEDDER and self._stock_class.__name__ not in SECOND_EMBEDDERS:
             raise ValueError(
-                f"conditioning='{SECOND_EMBEDDER}' is made for {', '.join(SECOND_EMBEDDERS)} and not for a "
-                f"{self._stock_class.__name__}."
+                f"conditioning='{SECOND_EMBEDDER}' is not available for a {self._stock_class.__name__}, only for "
+                f"{', '.join(SECOND_EMBEDDERS)}. Use '{TARGET_AND_SIGN}'."
             )
 
     def _check_off(self, timestep_sign: torch.Tensor | None, target_timestep: torch.Tensor | None) -> None:
@@ -364,8 +380,8 @@ class TwinFlowTransformerMixin(StockTransformer):
             target_timestep = None
         if timestep_sign is not None or target_timestep is not None:
             raise ValueError(
-                f"this {type(self).__name__} has twinflow_enabled=false and takes neither timestep_sign nor "
-                "target_timestep: call enable_twinflow() on it, or load a TwinFlow checkpoint."
+                f"This {type(self).__name__} has twinflow_enabled=false and takes neither timestep_sign nor "
+                "target_timestep. Call enable_twinflow() on it, or load a TwinFlow checkpoint."
             )
 
     def _with_native_target(
@@ -375,9 +391,9 @@ class TwinFlowTransformerMixin(StockTransformer):
         arguments: dict[str, Any],
         target_timestep: torch.Tensor | None,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The stock forward's arguments, with the target in the place where the class has one of its own.
+        """Return the stock forward's arguments, with the target time in them if the stock class takes one.
 
-        Without a target it is what the caller put there, or the timestep itself.
+        If no target is known, the caller's value is kept, or else the timestep is used.
         """
         rule = self._timestep_embedders
         native = rule.native_target
@@ -394,7 +410,7 @@ class TwinFlowTransformerMixin(StockTransformer):
     def _with_argument(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, value: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The stock forward's arguments with another value for one of them."""
+        """Return the stock forward's arguments with one of them replaced."""
         position = self._forward_parameters.index(name)
         if position < len(args):
             return (*args[:position], value, *args[position + 1 :]), kwargs
@@ -423,7 +439,7 @@ class TwinFlowTransformerMixin(StockTransformer):
 
     @classmethod
     def _timestep_range(cls, transformer: ModelMixin) -> tuple[float, float]:
-        """The transformer's own timesteps at noise and at data."""
+        """Return the transformer's timesteps at noise and at data."""
         rule = cls._timestep_embedders
         scale = 1.0 if rule.config_scale is None else transformer.config[rule.config_scale]
         return rule.at_noise * scale, rule.at_data * scale
@@ -439,7 +455,7 @@ def _without_twinflow(config: Mapping[str, Any]) -> FrozenDict:
 
 
 def submodule(module: nn.Module, path: str) -> nn.Module:
-    """The module at a path, through adapters on the way.
+    """Return the module at a path, looking through adapters on the way.
 
     Raises:
         AttributeError: if there is none.
@@ -451,7 +467,7 @@ def submodule(module: nn.Module, path: str) -> nn.Module:
 
 
 def find_submodule(module: nn.Module, path: str) -> nn.Module | None:
-    """The module at a path, through adapters on the way; `None` where there is none."""
+    """Return the module at a path, looking through adapters on the way; `None` if there is none."""
     for name in filter(None, path.split(".")):
         child = getattr(base_layer(module), name, None)
         if child is None:

@@ -1,4 +1,4 @@
-"""Modules whose weights diffusers or accelerate moves between devices."""
+"""Recognise modules whose weights diffusers or accelerate moves between devices."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,14 +14,14 @@ def has_offloading_hook(models: Iterable[nn.Module]) -> bool:
 
 
 def is_offloaded_to_disk(model: nn.Module) -> bool:
-    """Whether group offloading keeps weights of a model in files on disk."""
+    """Whether group offloading stores weights of a model in files on disk."""
     return any(
         getattr(getattr(hook, "config", None), "offload_to_disk_path", None) for hook in _offloading_hooks([model])
     )
 
 
 def stored_weight(module: nn.Module) -> torch.Tensor:
-    """The tensor that keeps a module's weight. Writing to it changes the weight, under sequential offloading too."""
+    """Return the tensor that stores a module's weight. Writing to it changes the weight, even if it is offloaded."""
     weight: Any = module.weight
     hook: Any = vars(module).get("_hf_hook")
     return hook.weights_map["weight"] if weight.is_meta else weight.data

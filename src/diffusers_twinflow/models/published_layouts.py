@@ -1,4 +1,4 @@
-"""What others call the tensors of their TwinFlow transformers, and what they are called here."""
+"""Translate the tensor names of TwinFlow transformers that others published."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ SIMPLETUNER_SIGNS: dict[str, str] = {
 }
 
 PUBLISHED_CLASSES = frozenset({*SECOND_EMBEDDERS, *SIMPLETUNER_SIGNS})
-"""The stock classes of which there are published transformers with a time conditioning."""
+"""The stock classes for which others publish transformers with a time conditioning."""
 
 
 @dataclass(frozen=True)
 class PublishedLayout:
-    """A transformer with someone else's time conditioning.
+    """How a published transformer names its time conditioning.
 
     Attributes:
-        conditioning: the kind that it is here.
-        there: what its tensors' names begin with there.
-        here: what they begin with here.
+        conditioning: the kind of time conditioning, one of `CONDITIONINGS`.
+        there: prefix of the tensors' names in the published checkpoint.
+        here: prefix of the tensors' names in this package.
     """
 
     conditioning: str
@@ -46,15 +46,19 @@ class PublishedLayout:
 
 
 def stock_class_name(class_name: str) -> str:
-    """The stock class that a configuration means; the authors' classes have `Wrapper` after its name."""
+    """Return the stock class name of a config. The authors append `Wrapper` to it."""
     return class_name.removesuffix("Wrapper")
 
 
 def published_layout(class_name: str, keys: Iterable[str]) -> PublishedLayout:
-    """The layout of a checkpoint of a stock class, by the names of its tensors.
+    """Return the layout of a published checkpoint, recognised by the names of its tensors.
+
+    Args:
+        class_name: name of the stock class.
+        keys: names of the tensors in the checkpoint.
 
     Raises:
-        ValueError: where it has no conditioning that is known for this class.
+        ValueError: if the checkpoint has no conditioning that is known for this class.
     """
     keys = set(keys)
     rule = SECOND_EMBEDDERS.get(class_name)
@@ -66,7 +70,7 @@ def published_layout(class_name: str, keys: Iterable[str]) -> PublishedLayout:
     found = sorted(key for key in keys if key.endswith(SIGN_SUFFIX) and not key.startswith("time_conditioning."))
     if found:
         raise ValueError(
-            f"'{found[0]}' is added at a place of a {class_name} that is not known here: known are "
+            f"'{found[0]}' is added at an unknown place of a {class_name}. Sign embeddings are supported for "
             f"{', '.join(SIMPLETUNER_SIGNS)}."
         )
     raise ValueError(

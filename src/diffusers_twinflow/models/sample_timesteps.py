@@ -1,4 +1,4 @@
-"""One timestep a sample, where a class takes one a token or frame."""
+"""Reduce timesteps per token or frame to one timestep per sample."""
 
 import torch
 
@@ -6,11 +6,20 @@ from .timestep_embedders import TimestepEmbedders
 
 
 def sample_timesteps(timestep: torch.Tensor, rule: TimestepEmbedders, name: str) -> torch.Tensor:
-    """One timestep a sample, shape [B]: the noisiest of its tokens."""
+    """Return one timestep per sample, shape [B]: the noisiest one of its tokens.
+
+    Args:
+        timestep: timesteps of the stock forward, per sample, token or frame.
+        rule: how the class embeds its timestep.
+        name: name of the class, for the error.
+
+    Raises:
+        ValueError: if the class accepts only one timestep per sample with TwinFlow on.
+    """
     if rule.max_timestep_dim is not None and timestep.ndim > rule.max_timestep_dim:
         raise ValueError(
-            f"{name} takes one timestep a sample with TwinFlow on, and got timesteps of shape {tuple(timestep.shape)}: "
-            "times that differ within a sample mix the samples of a batch there."
+            f"{name} takes one timestep per sample with TwinFlow on, but got timesteps of shape {tuple(timestep.shape)}. "
+            "With several timesteps per sample this class would mix the samples of a batch. Pass timesteps of shape [B]."
         )
     if rule.packed or timestep.ndim == 0:
         timestep = timestep.reshape(1, -1)
@@ -21,5 +30,5 @@ def sample_timesteps(timestep: torch.Tensor, rule: TimestepEmbedders, name: str)
 
 
 def for_every_token(target: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-    """One target a sample, for every token of it."""
+    """Expand one target time per sample to the shape of `timestep`, which may be per token."""
     return target.reshape(-1, *[1] * (timestep.ndim - 1)).expand_as(timestep) if timestep.ndim else target

@@ -1,4 +1,4 @@
-"""The conditioning of the TwinFlow authors' own checkpoints: a second embedder beside the model's."""
+"""The time conditioning of the TwinFlow authors' checkpoints: a second timestep embedder next to the model's."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class SecondEmbedderRule:
     """How the authors combine the two embedders of one class.
 
     Attributes:
-        path: the stock module that embeds the timestep, pooled text and modulation included where it has them.
-        checkpoint_name: what the second one is called in their checkpoints.
-        gap_unit: what the gap between the two times is divided by.
-        embeds_gap: the second embedder is given the gap rather than the target, and the times are the reversed ones.
+        path: the stock module that embeds the timestep, including pooled text and modulation if it has them.
+        checkpoint_name: name of the second embedder in the authors' checkpoints.
+        gap_unit: divisor of the gap between the two times.
+        embeds_gap: whether the second embedder gets the gap instead of the target, and times are reversed.
         rows: as in `TimestepEmbedders`.
         call: as in `TimestepEmbedders`.
     """
@@ -41,16 +41,17 @@ SECOND_EMBEDDERS: dict[str, SecondEmbedderRule] = {
 
 
 class SecondEmbedder(nn.Module):
-    """Two times and a sign as the authors' checkpoints take them: the twin's times are negative numbers.
+    """Embeds two times and a sign as the authors' checkpoints do, in which the twin's times are negative.
 
-    The model's own embedder gets `sign * t`. What a copy of it makes of `sign * r` is added to its output, times
-    `sign * (t - r)`. Z-Image: with `tau = sign * (1 - t)` for a time `t` in [0, 1] but 0 at `t = 0`, its own embedder
-    gets `|tau_t|`, and what the copy makes of `tau_r - tau_t` is added times `|tau_t - tau_r|`, in float64.
-    At `r = t` nothing is added.
+    The model's embedder `e` gets the time `sign * t`, and the second embedder `e2` the target `sign * r`. The result is
+    `e(sign * t) + sign * (t - r) * e2(sign * r)`.
+
+    If the rule says `embeds_gap`, let `tau = sign * (1 - t)` for a time `t` in [0, 1], and `tau = 0` at `t = 0`. The
+    result is then `e(|tau_t|) + |tau_t - tau_r| * e2(tau_r - tau_t)`, computed in float64. At `r = t` nothing is added.
 
     Args:
-        transformer: the model that it is made for.
-        rule: how this class combines them.
+        transformer: the model to create the conditioning for.
+        rule: how this class combines the two embedders.
     """
 
     def __init__(self, transformer: ModelMixin, rule: SecondEmbedderRule) -> None:
@@ -60,21 +61,22 @@ class SecondEmbedder(nn.Module):
         self.embedder = deepcopy(transformer.get_submodule(rule.path))
 
     def stock_timestep(self, timestep: torch.Tensor, timestep_sign: torch.Tensor | None) -> torch.Tensor:
-        """What the model's own embedder gets for a timestep and its sign."""
+        """Return the input of the model's embedder for a timestep and its sign."""
         signed = self.signed(timestep, timestep_sign)
         return (signed.abs() if self.rule.embeds_gap else signed).to(timestep.dtype)
 
     def forward(
         self, timestep: torch.Tensor, target_timestep: torch.Tensor | None, timestep_sign: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
+        """Return the input of the second embedder and the factor of its output.
+
         Args:
-            timestep: shape [B], in the transformer's own unit.
-            target_timestep: shape [B] or one for all, same unit; `None` is the timestep itself.
-            timestep_sign: shape [B] or one for all, +1 or -1; `None` is +1.
+            timestep: shape [B], in the transformer's unit.
+            target_timestep: shape [B] or [1], same unit; `None` means `timestep`.
+            timestep_sign: shape [B] or [1], +1 or -1; `None` means +1.
 
         Returns:
-            what the second embedder is given and what its output is multiplied by, both of shape [B].
+            Input and factor, both of shape [B].
         """
         target = timestep if target_timestep is None else target_timestep.expand_as(timestep)
         t, r = self.signed(timestep, timestep_sign), self.signed(target, timestep_sign)
@@ -83,14 +85,14 @@ class SecondEmbedder(nn.Module):
         return r, (t - r) / self.rule.gap_unit
 
     def signed(self, timestep: torch.Tensor, timestep_sign: torch.Tensor | None) -> torch.Tensor:
-        """Timesteps as the authors write them, negative for the twin."""
+        """Return timesteps in the authors' convention, negative for the twin."""
         if self.rule.embeds_gap:
             timestep = torch.where(timestep == 1, 0, timestep).double()
         return timestep if timestep_sign is None else timestep * timestep_sign.to(timestep).sign()
 
 
 class AddSecondEmbedding:
-    """Forward hook on the model's own embedder that adds what the second one gives in the call in progress."""
+    """Forward hook on the model's embedder that adds the output of the second embedder."""
 
     def __init__(self, state: CallState, rule: SecondEmbedderRule) -> None:
         self.state = state

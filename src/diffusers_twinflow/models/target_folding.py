@@ -1,9 +1,9 @@
-"""Low-rank weights that do in a stock model, on a sampling grid, what the target time does.
+"""Fold the target time into low-rank weights of a stock model, so that the stock model can sample on a fixed grid.
 
-On a grid each time `t` has one target time `r`, so what the time conditioning adds to a timestep embedding depends on
-`t` alone. The embedder ends in a linear layer with input `h(t)`. A low-rank update `B A` of that layer adds the same
+On a grid each time `t` has one target time `r`, so the time conditioning's addition to a timestep embedding depends
+only on `t`. The embedder ends in a linear layer with input `h(t)`. A low-rank update `B A` of that layer adds the same
 if `A h(t)` gives the right coefficients at each time of the grid. The style "few" has `r = 0` at every time and needs
-rank 1; other styles need up to one rank per evaluation.
+rank 1. Other styles need up to one rank per evaluation.
 """
 
 from collections import OrderedDict
@@ -39,7 +39,7 @@ class Grid:
     """The evaluations of one sampling call.
 
     Attributes:
-        times: shape [N], in the model's own unit, as its forward gets them.
+        times: shape [N], in the model's unit, as its forward gets them.
         targets: shape [N], the target time of each evaluation, in the same unit.
     """
 
@@ -68,7 +68,7 @@ class FoldedTarget:
         layers: the update of each stock layer, by the layer's name in the model.
         exact: the grids on which the update is exact.
         error_between: the largest error at any time between noise and data, relative to the largest addition. `None`
-            if the grids have several target times, so that no value is right between them.
+            if the grids have several target times, because then no value is right between the times.
     """
 
     layers: dict[str, FoldedLayer]
@@ -88,9 +88,12 @@ def fold_target(
     Args:
         transformer: a TwinFlow model with its weights in memory. It is not changed.
         conditioning: the model's time conditioning.
-        grids: the grids to be exact on, the most important one first. Keys are the caller's choice, such as step
-            counts. A grid is left out if the layer has too few inputs for it and for those before it.
+        grids: the grids on which the update must be exact, the most important one first. The keys are up to the caller,
+            such as step counts. A grid is left out if the layer has too few inputs for it and the grids before it.
         adapter_names: the adapters that are active when the weights are used.
+
+    Returns:
+        `FoldedTarget`: the update of each layer, and the grids on which it is exact.
 
     Raises:
         CannotFoldError: if the model's embedder does not end in a linear layer, if the conditioning is of a kind that
@@ -118,7 +121,7 @@ def fold_target(
 
 
 def adds_target(cls: type[TwinFlowTransformerMixin], transformer: ModelMixin, conditioning: nn.Module | None) -> bool:
-    """Whether a model with this conditioning differs from its stock model at a target time other than the time."""
+    """Whether the output of a model with this conditioning depends on the target time."""
     if not isinstance(conditioning, TimeConditioning):
         return conditioning is not None
     return conditioning.target_timestep_embedder is not None or cls._has_native_target(transformer)
@@ -127,7 +130,7 @@ def adds_target(cls: type[TwinFlowTransformerMixin], transformer: ModelMixin, co
 def why_not_foldable(
     cls: type[TwinFlowTransformerMixin], transformer: ModelMixin, conditioning: nn.Module
 ) -> str | None:
-    """Why a model's target time cannot be folded into its stock layers. `None` if it can be."""
+    """Return the reason why a model's target time cannot be folded into its stock layers, or `None` if it can."""
     if not isinstance(conditioning, TimeConditioning):
         return f"its conditioning is a {type(conditioning).__name__}, which is more than a sum"
     if conditioning.target_timestep_embedder is None:
@@ -140,7 +143,7 @@ def why_not_foldable(
 
 
 def parts_to_fold(transformer: ModelMixin) -> tuple[str, ...]:
-    """Starts of the names of the weights that `fold_target` reads, besides the conditioning's; none for a stock model."""
+    """Return the name prefixes of the stock weights that `fold_target` reads; empty for a stock model."""
     cls = type(transformer)
     if not issubclass(cls, TwinFlowTransformerMixin):
         return ()
@@ -148,7 +151,7 @@ def parts_to_fold(transformer: ModelMixin) -> tuple[str, ...]:
 
 
 def foldable_layers(cls: type[TwinFlowTransformerMixin], transformer: ModelMixin) -> dict[str, nn.Linear]:
-    """The stock layers of a model that can carry its target time, by name."""
+    """Return the stock layers of a model into which its target time can be folded, by name."""
     rule = cls._timestep_embedders
     layers = {
         _layer_name(path, rule.output_layer): _output_layer(cls, transformer, path)
@@ -160,17 +163,18 @@ def foldable_layers(cls: type[TwinFlowTransformerMixin], transformer: ModelMixin
 def fit_rows(
     inputs: torch.Tensor, outputs: torch.Tensor, soft: tuple[torch.Tensor, torch.Tensor] | None = None
 ) -> torch.Tensor:
-    """Weights `W` with `inputs @ W.T = outputs`, of which those that fit the soft pairs best.
+    """Solve `inputs @ W.T = outputs` for the weights `W` that fit the soft pairs best.
 
-    Without soft pairs these are the smallest such weights. If there are none, the result is a least squares fit.
+    Without soft pairs, the smallest such weights are returned. If no weights solve the equation, the result is a
+    least-squares fit.
 
     Args:
         inputs: shape [N, in], float64.
         outputs: shape [N, rank].
-        soft: inputs and outputs of shapes [M, in] and [M, rank].
+        soft: inputs of shape [M, in] and outputs of shape [M, rank] to fit as well as possible.
 
     Returns:
-        shape [rank, in].
+        Weights of shape [rank, in].
     """
     left, values, right = torch.linalg.svd(inputs, full_matrices=False)
     kept = values > 1e-9 * values[0]
@@ -185,7 +189,7 @@ def fit_rows(
 
 
 def _ridge_solution(inputs: torch.Tensor, outputs: torch.Tensor, ridge: torch.Tensor) -> torch.Tensor:
-    """Small weights [in, rank] with `inputs @ weights` near `outputs`, solved in the smaller dimension."""
+    """Return small weights [in, rank] with `inputs @ weights` close to `outputs`, solved in the smaller dimension."""
     rows, columns = inputs.shape
     ridge = ridge * torch.eye(min(rows, columns), dtype=inputs.dtype)
     if rows <= columns:
@@ -194,7 +198,7 @@ def _ridge_solution(inputs: torch.Tensor, outputs: torch.Tensor, ridge: torch.Te
 
 
 def factor(additions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Additions of shape [N, width] as coefficients [N, rank] times orthonormal directions [rank, width]."""
+    """Factor additions of shape [N, width] into coefficients [N, rank] and orthonormal directions [rank, width]."""
     left, values, directions = torch.linalg.svd(additions, full_matrices=False)
     rank = max(1, int((values > SAME_DIRECTION * values[0]).sum()))
     return left[:, :rank] * values[:rank], directions[:rank]
@@ -209,13 +213,14 @@ class _Solution:
 
 @dataclass(frozen=True)
 class _Problem:
-    """What one embedder's layer is given and must add, at the time of data, on the grids and between.
+    """The inputs of one embedder's last layer, and what the layer must add to its output for them.
 
     Attributes:
-        inputs: shape [N, rows, in].
+        layer_name: name of the layer in the model.
+        inputs: shape [N, rows, in]. The first of the N times is the time of data; the times of the grids follow.
         additions: shape [N, width].
-        positions: where each grid's times are among the N.
-        between: inputs and additions between the grids' times, if there is one target time.
+        positions: indices of each grid's times among the N.
+        between: inputs and additions between the grids' times, if all grids have the same target time.
     """
 
     layer_name: str
@@ -225,7 +230,7 @@ class _Problem:
     between: tuple[torch.Tensor, torch.Tensor] | None
 
     def solve(self, names: Sequence[Hashable]) -> _Solution:
-        """The update that is exact on these grids and at the time of data, where nothing is added."""
+        """Compute the update for these grids. At the time of data it adds nothing."""
         chosen = [0, *(position for name in names for position in self.positions[name])]
         inputs, additions = self.inputs[chosen], self.additions[chosen]
         coefficients, directions = factor(additions)
@@ -247,7 +252,7 @@ class _Problem:
 
 
 def _rows(inputs: torch.Tensor, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs [N, rows, in] and outputs [N, rank] as pairs of single rows."""
+    """Flatten inputs [N, rows, in] and outputs [N, rank] into pairs of single rows."""
     return inputs.flatten(0, 1), outputs.repeat_interleave(inputs.shape[1], dim=0)
 
 
@@ -293,7 +298,10 @@ def _problems(
 def _layer_inputs(
     transformer: TwinFlowTransformerMixin, path: str, adapter_names: Sequence[str]
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function from times in the model's unit, shape [N], to what an embedder's last layer is given, [N, rows, in]."""
+    """Return a function from times to the inputs of an embedder's last layer.
+
+    The function takes times in the model's unit, shape [N], and returns shape [N, rows, in].
+    """
     rule = type(transformer)._timestep_embedders
     scale, projection = rule.projection_scale, rule.projection
     scale = transformer.config[scale] if isinstance(scale, str) else scale
@@ -324,9 +332,10 @@ def _layer_inputs(
 
 
 def _plain_copy(module: nn.Module, adapter_names: Sequence[str]) -> nn.Module:
-    """A float32 copy on the CPU, with the adapters' weights added to its linear layers.
+    """Return a float32 copy on the CPU, with the adapters' weights added to its linear layers.
 
-    It has no hooks and no quantisation, and is not sharded. Only tensors are copied: FSDP forbids deep copies.
+    The copy has no hooks, is not quantised and is not sharded. Only tensors are copied, because FSDP forbids deep
+    copies.
     """
     base = base_layer(module)
     if isinstance(base, nn.Linear):
@@ -335,7 +344,7 @@ def _plain_copy(module: nn.Module, adapter_names: Sequence[str]) -> nn.Module:
 
 
 def _plain_container(module: Copied, adapter_names: Sequence[str]) -> Copied:
-    """`_plain_copy` of a module that is not a linear layer itself."""
+    """Do the work of `_plain_copy` for a module that is not a linear layer."""
     copied = shallow_copy(module)
     vars(copied)["_parameters"] = {
         name: nn.Parameter(_plain_tensor(tensor), requires_grad=False) for name, tensor in _tensors(module._parameters)
@@ -352,7 +361,7 @@ def _tensors(found: Mapping[str, torch.Tensor | None]) -> list[tuple[str, torch.
 
 
 def _plain_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy on the CPU, in float32 if it is a floating one."""
+    """Return a copy on the CPU, in float32 if the tensor is a floating-point one."""
     copied = tensor.detach().cpu().clone()
     return copied.float() if copied.is_floating_point() else copied
 

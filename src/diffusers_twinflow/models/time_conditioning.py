@@ -1,4 +1,4 @@
-"""What a two-time, two-sign transformer needs besides its own timestep embedding."""
+"""The module that embeds the target time and the sign of a TwinFlow transformer."""
 
 import torch
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
@@ -9,18 +9,19 @@ EMBEDDED_TIME_SCALE = 1000.0
 
 
 class TimeConditioning(nn.Module):
-    """Embeds the target time and the sign, to be added to a transformer's timestep embedding.
+    """Embeds the target time and the sign. The result is added to a transformer's timestep embedding.
 
-    The result is `(t - r) * target(r) + sign`, with times in [0, 1] and 1 at noise. It vanishes at `r = t` on the real
-    trajectory (sign +1, whose row is zero and has no gradient) and everywhere before training: the model is the stock
-    one there.
+    The result is `(t - r) * target(r) + sign`, with times in [0, 1] and 1 at noise. It is zero before training. After
+    training it is still zero at `r = t` on the real trajectory, because the row of sign +1 is zero and has no gradient.
+    The model then equals the stock model.
 
     Args:
-        embedding_dim: width of the transformer's timestep embedding; of all together where it has several.
-        at_noise: the transformer's own `timestep` at pure noise.
-        at_data: the transformer's own `timestep` at data.
+        embedding_dim: width of the transformer's timestep embedding, or the total width if there are several.
+        at_noise: the transformer's `timestep` at pure noise.
+        at_data: the transformer's `timestep` at data.
         hidden_dim: width inside the target embedder; defaults to `embedding_dim`.
-        embeds_target: false where the transformer embeds the target time itself, which leaves the sign.
+        embeds_target: whether to embed the target time. Set it to false if the stock transformer does so itself; then
+            only the sign is embedded.
     """
 
     target_timestep_embedder: TimestepEmbedding | None
@@ -48,7 +49,7 @@ class TimeConditioning(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start as no conditioning at all."""
+        """Reset to the untrained state, in which nothing is added."""
         if self.target_timestep_embedder is not None:
             self.target_timestep_embedder.linear_1.reset_parameters()
             nn.init.zeros_(self.target_timestep_embedder.linear_2.weight)
@@ -58,14 +59,15 @@ class TimeConditioning(nn.Module):
     def forward(
         self, timestep: torch.Tensor, target_timestep: torch.Tensor | None, timestep_sign: torch.Tensor | None
     ) -> torch.Tensor:
-        """
+        """Return what to add to the timestep embedding.
+
         Args:
-            timestep: shape [B], in the transformer's own unit.
-            target_timestep: shape [B] or one for all, same unit; `None` is the timestep itself.
-            timestep_sign: shape [B] or one for all, +1 or -1; `None` is +1.
+            timestep: shape [B], in the transformer's unit.
+            target_timestep: shape [B] or [1], same unit; `None` means `timestep`.
+            timestep_sign: shape [B] or [1], +1 or -1; `None` means +1.
 
         Returns:
-            shape [B, embedding_dim].
+            Tensor of shape [B, embedding_dim].
         """
         dtype, width = self.time_sign_embed.weight.dtype, self.time_sign_embed.weight.shape[1]
         sign = None
@@ -80,15 +82,15 @@ class TimeConditioning(nn.Module):
         return jump if sign is None else sign + jump
 
     def stock_timestep(self, timestep: torch.Tensor, timestep_sign: torch.Tensor | None) -> torch.Tensor:
-        """What the model's own embedder gets: the timestep, whatever its sign."""
+        """Return the input of the model's embedder, which is the timestep, whatever its sign."""
         return timestep
 
     def noise_time(self, timestep: torch.Tensor) -> torch.Tensor:
-        """Timesteps in the transformer's unit as times in [0, 1] with 1 at noise."""
+        """Convert timesteps in the transformer's unit to times in [0, 1] with 1 at noise."""
         return noise_time(timestep, self.at_noise, self.at_data)
 
 
 def noise_time(timestep: torch.Tensor, at_noise: float, at_data: float) -> torch.Tensor:
-    """Timesteps in a transformer's unit as times in [0, 1] with 1 at noise, in float32 or wider."""
+    """Convert timesteps in a transformer's unit to times in [0, 1] with 1 at noise, in float32 or wider."""
     timestep = timestep.to(torch.promote_types(timestep.dtype, torch.float32))
     return (timestep - at_data if at_data else timestep) / (at_noise - at_data)

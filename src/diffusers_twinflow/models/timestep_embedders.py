@@ -1,4 +1,4 @@
-"""Where every stock class embeds its timestep, and in which unit: the data that TwinFlow classes are made from."""
+"""A table of how each stock class embeds its timestep and in which unit. TwinFlow classes are created from it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NativeTarget:
-    """A second time that the stock class has of its own and that its checkpoints are trained for.
+    """A target time that the stock class already takes and that its checkpoints are trained for.
 
     Attributes:
-        argument: what the stock forward calls it.
-        config_key: the configuration entry that says whether a model has it; `None` where every one has.
+        argument: name of the argument in the stock forward.
+        config_key: the config entry that says whether a model takes it; `None` if every model of the class does.
     """
 
     argument: str
@@ -32,21 +32,23 @@ class TimestepEmbedders:
     """Where and how one stock class embeds its timestep.
 
     Attributes:
-        paths: the modules whose output carries the timestep; those of them that a model has.
+        paths: the modules whose output carries the timestep. Paths that a model does not have are ignored.
         output_layer: the layer inside each module that sets its width; empty for the module itself.
         at_noise, at_data: values of the class's `timestep` at pure noise and at data.
-        config_scale: configuration entry that both values are multiplied by.
-        argument: what the stock forward calls its timestep.
-        rows: "repeat" where a sample's embedding goes to each of its rows, "first" where rows for other times follow
-            the batch's own.
-        call: which call of the module within one forward carries the timestep, -1 for no call; `None` for all.
-        element: which element of the module's output, where that is a tuple.
-        packed: one sample a forward, whose timesteps are those of its patches.
-        native_target: the class's own target time.
-        max_timestep_dim: most dimensions that `timestep` may have.
-        projection: what turns times into the embedder's input. ".name" is the module `name` beside the embedder, "name"
-            is a module of the model, and a function takes the model and the times. `None` if the embedder takes times.
-        projection_scale: what the forward multiplies `timestep` by before the projection, or its configuration entry.
+        config_scale: config entry by which both values are multiplied.
+        argument: name of the timestep in the stock forward.
+        rows: "repeat" if a sample's embedding is added to all of its rows, "first" if only the first B rows belong to
+            the batch and rows for other times follow.
+        call: which call of the module within one forward carries the timestep, counted from 0; -1 for no call, `None`
+            for all calls.
+        element: index in the module's output, if that is a tuple.
+        packed: whether a forward takes one sample, with one timestep per patch.
+        native_target: the target time that the class already takes, if any.
+        max_timestep_dim: maximum number of dimensions of `timestep`; `None` for any.
+        projection: converts times to the embedder's input. ".name" is the module `name` next to the embedder, "name" is
+            a module of the model, and a function takes the model and the times. `None` if the embedder takes times.
+        projection_scale: number, or name of the config entry, by which the forward multiplies `timestep` before the
+            projection.
     """
 
     paths: tuple[str, ...]
@@ -70,27 +72,27 @@ def _at(*paths: str, **rule: Any) -> TimestepEmbedders:
 
 
 def _unit(*paths: str, **rule: Any) -> TimestepEmbedders:
-    """Time from 0 at data to 1 at noise."""
+    """Return a rule for times from 0 at data to 1 at noise."""
     return TimestepEmbedders(paths, at_noise=1.0, **rule)
 
 
 def _reversed(*paths: str, **rule: Any) -> TimestepEmbedders:
-    """Time from 0 at noise to 1 at data."""
+    """Return a rule for times from 0 at noise to 1 at data."""
     return TimestepEmbedders(paths, at_noise=0.0, at_data=1.0, **rule)
 
 
 def _helios_call(transformer: ModelMixin, arguments: Mapping[str, Any]) -> int:
-    """Helios embeds the zero time of its history first, also where there is none."""
+    """Return the call of Helios, which embeds the time of its history first, even if there is no history."""
     return int(transformer.zero_history_timestep)
 
 
 def _wan_animate2_call(transformer: ModelMixin, arguments: Mapping[str, Any]) -> int:
-    """The pass that reads the reference has a fixed time of its own."""
+    """Return the call of Wan Animate 2, whose pass over the reference has a fixed time."""
     return -1 if arguments["kv_cache_mode"] == "extract" else 0
 
 
 def _prx_projection(transformer: ModelMixin, times: torch.Tensor) -> torch.Tensor:
-    """PRX projects its times with a function."""
+    """Project times as PRX does, which has no module for it."""
     from diffusers.models.embeddings import get_timestep_embedding
 
     options = {"max_period": transformer.time_max_period, "scale": transformer.time_factor}
@@ -98,12 +100,12 @@ def _prx_projection(transformer: ModelMixin, times: torch.Tensor) -> torch.Tenso
 
 
 def _krea2_projection(transformer: ModelMixin, times: torch.Tensor) -> tuple[torch.Tensor, torch.dtype]:
-    """Krea 2's embedder also takes the dtype that it computes in."""
+    """Return the input of Krea 2's embedder, which also takes the dtype for its computation."""
     return times, transformer.time_embed.linear_1.weight.dtype
 
 
 def _sana_wm_projection(transformer: ModelMixin, times: torch.Tensor) -> torch.Tensor:
-    """SANA-WM embeds whole timesteps only."""
+    """Project times as SANA-WM does, which embeds whole timesteps only."""
     return transformer.time_proj(times.long().float())
 
 
@@ -205,5 +207,5 @@ TIMESTEP_EMBEDDERS: dict[str, TimestepEmbedders] = {
 
 REFUSED: dict[str, str] = {
     "MiniMaxH3Transformer3DModel": "its timestep lists the distinct times of one packed sequence that all samples "
-    "share, and a sign or a target could not belong to one sample",
+    "share, so a sign or a target cannot belong to one sample",
 }

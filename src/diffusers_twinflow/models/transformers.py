@@ -1,7 +1,7 @@
-"""Where saved pipelines find the TwinFlow classes of transformers: their `model_index.json` names this module.
+"""The module in which saved pipelines find the TwinFlow transformer classes: their `model_index.json` names it.
 
-diffusers looks a class up in a module that is loaded already and holds `ModelMixin` too. `import diffusers_twinflow`
-therefore loads this module, which imports diffusers only when one of its names is used.
+diffusers looks for the class in a loaded module that also has `ModelMixin`. `import diffusers_twinflow` therefore loads
+this module, which imports diffusers only when one of its names is used.
 """
 
 import importlib

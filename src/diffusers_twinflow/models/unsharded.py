@@ -1,4 +1,4 @@
-"""Copies of modules that `fully_shard` may have changed."""
+"""Copy modules that `fully_shard` may have changed."""
 
 from collections import OrderedDict
 from typing import TypeVar
@@ -9,14 +9,14 @@ from torch.distributed.fsdp import FSDPModule
 Copied = TypeVar("Copied", bound=nn.Module)
 
 FSDP_STATE = "__composable_api_state_key"
-"""Start of the attributes in which `fully_shard` keeps its state of a module."""
+"""Prefix of the attributes in which `fully_shard` stores its state."""
 
 
 def shallow_copy(module: Copied) -> Copied:
-    """A module with the same tensors and children, in dictionaries of its own.
+    """Copy a module without copying its tensors and children. The copy has separate dictionaries of them.
 
-    A module that is sharded is copied as it was before: FSDP's classes can be neither made nor copied. Its parameters
-    must be whole.
+    A sharded module is copied as a module of its original class, because FSDP's classes can be neither created nor
+    copied. Its parameters must be whole.
     """
     is_sharded = isinstance(module, FSDPModule)
     cls: type[Copied] = type(module).__bases__[1] if is_sharded else type(module)

@@ -1,4 +1,4 @@
-"""TwinFlow: the method, its branches, its randomness and its objective."""
+"""The TwinFlow method: its branches, its randomness and its objective."""
 
 from .branches import BRANCHES, Branch, BranchSamples
 from .method import TwinFlow

@@ -1,4 +1,4 @@
-"""The branches of TwinFlow: at which times each trains its samples, on which data, and towards which target.
+"""The branches of TwinFlow. A branch decides the times, the data and the target of its samples.
 
 Every sample of a batch belongs to one branch. To add a branch, subclass `Branch` and pass an instance:
 
@@ -21,15 +21,16 @@ Times = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class BranchSamples:
-    """What is known of the N samples of a branch when their target is computed; nothing has a gradient.
+    """The inputs of `Branch.target` for the N samples of a branch, without gradients.
 
     Attributes:
-        x_t: the points, shape [N, ...].
+        x_t: the noisy samples, shape [N, ...].
         t, r: time and target time, shape [N].
-        prediction: what the student predicts there, shape [N, ...].
-        velocity: noise minus data, with guidance baked in if the branch is enhanced, shape [N, ...]. If training is
-            data-free, it is then the frozen teacher's guided velocity.
-        jumped: sum of the jumps of the teacher, or of the student if the teacher is frozen, from `t - twinflow_delta_t` to `r`, shape [N, ...]; 0 if it made none.
+        prediction: the student's prediction at `x_t`, shape [N, ...].
+        velocity: noise minus data, shape [N, ...], with guidance built in if the branch is enhanced. In data-free
+            training an enhanced branch gets the frozen teacher's guided velocity instead.
+        jumped: sum of the jumps from `t - twinflow_delta_t` to `r`, shape [N, ...]; 0 without jumps. The teacher makes
+            them, or the student if the teacher is frozen.
     """
 
     x_t: torch.Tensor
@@ -41,20 +42,21 @@ class BranchSamples:
 
 
 class Branch(ABC):
-    """One way to train a sample.
+    """Base class of a branch, one way to train a sample.
 
     Args:
-        share: share of the batch; it is compared with the shares of the other branches. The default is the option
-            `twinflow_<name>_share`, which the built-in branches have.
+        share: share of the batch, relative to the shares of the other branches. The default is the option
+            `twinflow_<name>_share`, which exists for the built-in branches.
 
     Attributes:
         name: the name in logs.
         sign: +1 for the real trajectory, -1 for the twin's.
-        trains_on_fakes: whether the student's own one-step images replace the data.
-        is_enhanced: whether guidance is baked into the velocity, for times between `twinflow_enhanced_low` and
+        trains_on_fakes: whether the student's one-step images replace the data.
+        is_enhanced: whether guidance is built into the velocity, for times between `twinflow_enhanced_low` and
             `twinflow_enhanced_high`.
-        is_walked: whether jumps that are longer than `twinflow_delta_t` are made for the target.
-        is_rectified: whether the predicted data is moved towards where the twin's velocity equals the real one.
+        is_walked: whether the target uses jumps, for samples whose whole jump is at least `twinflow_delta_t` long.
+        is_rectified: whether the rectification loss applies, which reduces the difference between the twin's velocity
+            and the real one at the predicted data.
     """
 
     name: str
@@ -68,23 +70,27 @@ class Branch(ABC):
         self._share = share
 
     def share(self, config: TwinFlowConfig) -> float:
-        """Share of the batch, at least 0."""
+        """Return the share of the batch, at least 0."""
         return config.branch_shares[self.name] if self._share is None else self._share
 
     @abstractmethod
     def times(self, t: np.ndarray, u: np.ndarray, config: TwinFlowConfig) -> Times:
-        """Time and target time of N samples, `0 <= r <= t <= 1`, computed on the host.
+        """Choose the times of N samples, on the CPU.
 
         Args:
             t: drawn times in [0, 1], shape [N].
             u: uniform numbers in [0, 1), shape [N].
+            config: the options.
+
+        Returns:
+            Time `t` and target time `r`, each of shape [N], with `0 <= r <= t <= 1`.
         """
 
     def target(self, samples: BranchSamples, config: TwinFlowConfig) -> torch.Tensor:
-        """What the prediction is compared with, shape [N, ...]: by default the target of RCGM.
+        """Return the target of the prediction, shape [N, ...]. The default is the target of RCGM.
 
-        The whole jump must equal a step of length delta along the velocity, then the teacher's jumps. The difference
-        is clamped.
+        With this target, the whole jump equals a step of length `twinflow_delta_t` along the velocity, plus the jumps
+        in `samples.jumped`. The difference between prediction and target is clamped.
         """
         residual = samples.prediction - samples.velocity
         if config.twinflow_estimate_order > 0:
@@ -99,12 +105,12 @@ class Branch(ABC):
         return clamped_target(samples.prediction, residual, config.twinflow_target_clamp)
 
     def weight(self, t: torch.Tensor, r: torch.Tensor, config: TwinFlowConfig) -> torch.Tensor:
-        """Weight of each sample's loss, shape [N]: larger for shorter jumps."""
+        """Return the weight of each sample's loss, shape [N]. By default it is larger for shorter jumps."""
         return interval_weight(t, r)
 
 
 class OneStep(Branch):
-    """From noise to data in one jump."""
+    """Trains the jump from noise to data."""
 
     name = "one_step"
     is_rectified = True
@@ -114,7 +120,7 @@ class OneStep(Branch):
 
 
 class FewStep(Branch):
-    """From a drawn time to data."""
+    """Trains jumps from any time to data."""
 
     name = "few_step"
 
@@ -123,7 +129,7 @@ class FewStep(Branch):
 
 
 class AnyStep(Branch):
-    """Jumps of every length."""
+    """Trains jumps of any length."""
 
     name = "any_step"
 
@@ -132,7 +138,7 @@ class AnyStep(Branch):
 
 
 class MultiStep(Branch):
-    """Short jumps: nearly the velocity field of the base."""
+    """Trains short jumps, which are nearly ordinary flow matching."""
 
     name = "multi_step"
 
@@ -141,7 +147,7 @@ class MultiStep(Branch):
 
 
 class Adversarial(Branch):
-    """The twin: the velocity field of the student's own fakes, at negative sign."""
+    """Trains the twin, with negative sign: the velocity field of the student's one-step images."""
 
     name = "adversarial"
     sign = -1.0
@@ -160,4 +166,4 @@ class Adversarial(Branch):
 
 
 BRANCHES: Sequence[Branch] = (OneStep(), FewStep(), AnyStep(), MultiStep(), Adversarial())
-"""The branches of TwinFlow; the options give each its share, which may be 0."""
+"""The branches of TwinFlow. The options set the share of each, which may be 0."""

@@ -1,6 +1,6 @@
-"""All the randomness of one training step, drawn before it: after the draw the loss is deterministic.
+"""Draw all the randomness of one training step in advance, so that the loss is deterministic.
 
-What a sample gets depends on the run's seed and the sample's position in the run alone, see `randomness.py`.
+The numbers of a sample depend only on the run's seed and the sample's position in the run, see `randomness.py`.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from .rotation import BranchRotation
 
 @dataclass(frozen=True)
 class Passes:
-    """Which passes without gradient a micro-step makes, besides the student's pass with gradient.
+    """Which passes without gradient a micro-step makes, in addition to the student's pass with gradient.
 
     Attributes:
-        fake: the student's, for the fakes.
-        enhance: the teacher's with and without the prompt.
-        walk: the teacher's along the jumps.
-        rectify: the student's on both trajectories.
+        fake: whether the student generates fakes.
+        enhance: whether the teacher runs with and without the prompt.
+        walk: whether the jumps of the target are made.
+        rectify: whether the student runs on both trajectories.
     """
 
     fake: bool
@@ -35,23 +35,23 @@ class Passes:
 
 @dataclass
 class TrainingDraw:
-    """What one micro-batch of B samples trains on.
+    """The randomness of one micro-batch of B samples.
 
     Attributes:
         branch_indices: index of each sample's branch in the method's branches, shape [B].
         samples_of: for each branch, the indices of its samples.
         t: time of each sample, shape [B], in [0, 1].
         r: target time of each sample, shape [B], `0 <= r <= t`.
-        sign: +1 on the real trajectory, -1 on the twin's, shape [B].
-        noise: shape [B, ...], for `x_t`.
-        faked: indices of the samples whose data is a fake: those of branches on fakes, or all if image-free.
-        enhanced: indices of the samples whose velocity has guidance baked in.
-        walked: indices of the samples whose jump is longer than the first step, so that the teacher walks it.
+        sign: +1 for the real trajectory, -1 for the twin's, shape [B].
+        noise: noise of `x_t`, shape [B, ...].
+        faked: indices of the samples whose data is a fake. With `twinflow_image_free` these are all samples.
+        enhanced: indices of the samples whose velocity has guidance built in.
+        walked: indices of the samples whose target uses jumps.
         rectified: indices of the samples that are rectified.
-        fake_noise: shape [len(faked), ...], what the fakes are made from.
-        rectify_noise: shape [len(rectified), ...].
-        rectify_t: shape [len(rectified)], in [0, 1].
-        passes: what to run; more than this micro-batch needs if all processes must run the same.
+        fake_noise: noise from which the fakes are generated, shape [len(faked), ...].
+        rectify_noise: noise of the rectification, shape [len(rectified), ...].
+        rectify_t: times of the rectification, shape [len(rectified)], in [0, 1].
+        passes: the passes to run. They may be more than this micro-batch needs, if all processes must run the same.
     """
 
     branch_indices: torch.Tensor
@@ -72,7 +72,7 @@ class TrainingDraw:
 
 @dataclass(frozen=True)
 class Plan:
-    """When each sample is trained and what is done for it, known before its noise: arrays of shape [B]."""
+    """Everything about the B samples that is decided before their noise is drawn, in arrays of shape [B]."""
 
     branch: np.ndarray
     t: np.ndarray
@@ -105,12 +105,15 @@ def draw_training_step(
     """Draw times, branches and noise for the samples at `positions`.
 
     Args:
-        branches: the branches that `rotation` rotates, in its order.
-        positions: position in the run of each of the B samples.
+        config: the options.
+        branches: the branches of `rotation`, in the same order.
+        rotation: assigns a branch to each position.
+        positions: position of each of the B samples in the run.
         latent_shape: shape of one sample, without the batch dimension.
         seed: seed of the run.
-        device: where the tensors are wanted; noise is drawn there.
-        passes_of: positions, of all processes, whose passes are to be made; by default those of `positions`.
+        device: device of the returned tensors, on which noise is drawn.
+        passes_of: positions of the samples of all processes, if all processes must make the same passes. Defaults to
+            `positions`.
     """
     plan = plan_samples(config, branches, rotation, positions, seed)
     everyone = plan
@@ -152,7 +155,7 @@ def plan_samples(
     positions: Sequence[int],
     seed: int,
 ) -> Plan:
-    """The plan of the samples at `positions` of the run."""
+    """Return the plan of the samples at `positions` of the run."""
     branch = rotation.indices_at(positions)
     beta, u, rectify_t = draw_numbers(positions, seed, lambda block_seed: _numbers(config, block_seed)).T
     drawn = np.minimum(beta * config.twinflow_time_scale, 1.0)
@@ -185,20 +188,21 @@ def _times_of(branch: Branch, drawn: np.ndarray, u: np.ndarray, config: TwinFlow
     t, r = branch.times(drawn, u, config)
     if not ((r >= 0) & (r <= t) & (t <= 1)).all():
         raise TwinFlowConfigError(
-            f"branch '{branch.name}' gives times that are not 0 <= r <= t <= 1: correct its method `times`."
+            f"branch '{branch.name}' returned times that are not valid: its method `times` must return t and r with "
+            "0 <= r <= t <= 1."
         )
     return t, r
 
 
 def _numbers(config: TwinFlowConfig, block_seed: int) -> np.ndarray:
-    """For each sample of a block a time and two numbers in [0, 1), shape [BLOCK, 3]."""
+    """Draw a time and two numbers in [0, 1) for each sample of a block, shape [BLOCK, 3]."""
     generator = np.random.default_rng(block_seed)
     beta = generator.beta(config.twinflow_time_alpha, config.twinflow_time_beta, size=BLOCK)
     return np.stack([beta, *generator.random((2, BLOCK))], axis=1)
 
 
 def _sent(arrays: dict[str, np.ndarray], device: torch.device | str) -> dict[str, torch.Tensor]:
-    """The arrays on the device, all of a type in one copy."""
+    """Send arrays to the device, with one copy per dtype."""
     sent: dict[str, torch.Tensor] = {}
     for dtype in {array.dtype for array in arrays.values()}:
         chosen = {name: array for name, array in arrays.items() if array.dtype == dtype}

@@ -1,4 +1,4 @@
-"""TwinFlow as a training method (arXiv:2512.05150)."""
+"""The TwinFlow training method (arXiv:2512.05150)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,27 +28,30 @@ TeacherKind = Literal["ema", "frozen", "student"]
 
 
 class TwinFlow:
-    """Full TwinFlow: flow matching, any-step, one-step, self-adversarial and rectification losses.
+    """Distils a model for few steps with TwinFlow.
+
+    It combines flow matching, any-step, one-step, self-adversarial and rectification losses.
 
     Args:
         config: the options, with `twinflow_enabled` true.
-        teacher: what the student learns from: an average of its weights ("ema", with decay `twinflow_ema_decay`), the
-            base as it was ("frozen"), or the student itself ("student", unstable). By default the decay decides: 1 is
-            "frozen", 0 is "student", anything between is "ema". A frozen base has never learned a target time, so the
-            student makes the jumps of its own targets.
-        branches: what trains the samples of a batch; defaults to the five branches of TwinFlow, with the shares of the
-            options.
+        teacher: the teacher of the student. "ema" is an average of the student's weights with decay
+            `twinflow_ema_decay`, "frozen" is the base before training, and "student" is the student itself, which is
+            unstable. By default `twinflow_ema_decay` decides: 1 is "frozen", 0 is "student", and any other value is
+            "ema". A frozen base has never learned a target time, so the student makes the jumps of its targets.
+        branches: the branches among which the samples of a batch are divided. Defaults to the five branches of
+            TwinFlow, with the shares of the options.
 
     Attributes:
-        config: the options with the teacher in them, as a recipe spells it.
-        teacher: which teacher it is.
+        config: the options, including those that describe the teacher.
+        teacher: the kind of teacher.
 
     Raises:
-        TwinFlowConfigError: if the options are off or contradict the teacher, or no branch has a share.
+        TwinFlowConfigError: if TwinFlow is off, if the options contradict the teacher, or if no branch has a share.
 
     Example:
 
-        Trainer(base, arguments, TwinFlow(TwinFlowConfig(twinflow_enabled=True, twinflow_adversarial_enabled=True)))
+        >>> config = TwinFlowConfig(twinflow_enabled=True, twinflow_adversarial_enabled=True)
+        >>> Trainer("stabilityai/stable-diffusion-3.5-medium", arguments, TwinFlow(config)).train()
     """
 
     name = "TwinFlow"
@@ -58,21 +61,25 @@ class TwinFlow:
         self, config: TwinFlowConfig, teacher: TeacherKind | None = None, branches: Sequence[Branch] = BRANCHES
     ) -> None:
         if not config.twinflow_enabled:
-            raise TwinFlowConfigError("twinflow_enabled=false switches TwinFlow off: set it, or use FlowMatching.")
+            raise TwinFlowConfigError(
+                "twinflow_enabled=false is not valid for TwinFlow: set it to true, or use the method FlowMatching."
+            )
         self.use_ema = teacher != "student"
         self.teacher = teacher_of(config.twinflow_ema_decay) if teacher is None else teacher
         self.config = _with_teacher(config, self.teacher)
         self.branches = tuple(branches)
         self.branch_names: Sequence[str] = tuple(branch.name for branch in self.branches)
         if len(set(self.branch_names)) < len(self.branch_names):
-            raise TwinFlowConfigError(f"branches={list(self.branch_names)}: each must have a name of its own.")
+            raise TwinFlowConfigError(
+                f"branches={list(self.branch_names)} is not valid: each branch must have a different name."
+            )
         self.rotation = BranchRotation({branch.name: branch.share(self.config) for branch in self.branches})
         self.branch_cycle: Sequence[str] = self.rotation.cycle
         self.objective = TwinFlowObjective(self.config, self.branches)
 
     @property
     def keeps_teacher(self) -> bool:
-        """Whether weights of a teacher are kept beside the student's."""
+        """Whether the teacher has weights besides the student's."""
         return self.teacher != "student"
 
     @property
@@ -83,21 +90,21 @@ class TwinFlow:
         return self.config.to_dict()
 
     def add_teacher(self, transformer: nn.Module, lora_config: LoraConfig) -> None:
-        """Put the teacher's adapter and time conditioning beside the student's own."""
+        """Add the teacher's adapter and time conditioning to a student with a LoRA."""
         if self.keeps_teacher:
             add_teacher_adapter(transformer, lora_config)
 
     def copy_for_teacher(self, transformer: nn.Module) -> nn.Module | None:
-        """A frozen copy of a student whose weights all train; `None` for a LoRA, or if the student is the teacher."""
+        """Return a frozen copy of the student, or `None` for a LoRA or if the student is its own teacher."""
         return frozen_copy(transformer) if self.keeps_teacher and not has_adapters(transformer) else None
 
     def build_teacher(self, transformer: nn.Module, velocity_of: VelocityOf, copy: nn.Module | None = None) -> Teacher:
-        """The teacher of a student that is ready for training.
+        """Create the teacher of a student that is ready for training.
 
         Args:
-            transformer: the student, unwrapped; if it is a LoRA, after `add_teacher`.
-            velocity_of: makes a velocity function of a transformer.
-            copy: from `copy_for_teacher`, sharded as the student is; by default it is made here.
+            transformer: the student, unwrapped. For a LoRA, call `add_teacher` first.
+            velocity_of: turns a transformer into a velocity function.
+            copy: the result of `copy_for_teacher`, sharded like the student. By default a copy is made here.
         """
         if not self.keeps_teacher:
             return StudentTeacher(transformer, velocity_of)
@@ -128,28 +135,30 @@ class TwinFlow:
         )
 
     def loss(self, latents: torch.Tensor, condition: Condition, draw: TrainingDraw, networks: Networks) -> LossOutput:
-        """The losses of all branches and the rectification, for latents of shape [B, ...]."""
+        """Compute the losses of all branches and of the rectification, for latents of shape [B, ...]."""
         return self.objective(latents, condition, draw, networks)
 
 
 def teacher_of(decay: float) -> TeacherKind:
-    """The teacher that a decay of its moving average amounts to."""
+    """Return the kind of teacher for a value of `twinflow_ema_decay`."""
     if decay == 0:
         return "student"
     return "frozen" if decay == 1 else "ema"
 
 
 def _with_teacher(config: TwinFlowConfig, teacher: TeacherKind) -> TwinFlowConfig:
-    """The options with the teacher in them."""
+    """Return the options changed to describe the teacher."""
     if teacher not in get_args(TeacherKind):
-        raise TwinFlowConfigError(f"teacher={teacher!r} is not valid: it must be {', '.join(get_args(TeacherKind))}.")
+        raise TwinFlowConfigError(
+            f"teacher={teacher!r} is not valid: it must be one of {', '.join(get_args(TeacherKind))}."
+        )
     if teacher == "frozen":
         return replace(config, twinflow_ema_decay=1.0)
     if teacher == "student":
         return replace(config, twinflow_allow_no_ema_teacher=True)
     if teacher_of(config.twinflow_ema_decay) != "ema":
         raise TwinFlowConfigError(
-            f"teacher='ema' with twinflow_ema_decay={config.twinflow_ema_decay} averages nothing: choose a decay such "
-            "as 0.99."
+            f"teacher='ema' is not valid with twinflow_ema_decay={config.twinflow_ema_decay}, which averages nothing: "
+            "choose a decay such as 0.99."
         )
     return config

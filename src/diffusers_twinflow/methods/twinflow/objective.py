@@ -1,4 +1,4 @@
-"""The TwinFlow loss of one micro-batch: a deterministic function of the data, the draw and the networks."""
+"""The TwinFlow loss of one micro-batch, which depends only on the data, the draw and the networks."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,15 +26,15 @@ from .draw import TrainingDraw
 from .pairs import PairedPasses, at_least_float32
 
 PAIR_AS_ONE = 16
-"""Up to so many samples the rectify pair is one pass: it runs while the student's activations fill the memory."""
+"""Maximum batch for which the rectify pair is one pass. It runs while the student's activations fill the memory."""
 
 
 class TwinFlowObjective:
-    """The losses of all branches and the rectification, with one pass of the student that has a gradient.
+    """Computes the losses of all branches and of the rectification, with one student pass that has a gradient.
 
     Args:
         config: the options.
-        branches: what the samples of each branch are trained towards.
+        branches: the branches, which provide targets and weights.
     """
 
     def __init__(self, config: TwinFlowConfig, branches: Sequence[Branch]) -> None:
@@ -45,24 +45,26 @@ class TwinFlowObjective:
     def __call__(
         self, latents: torch.Tensor, condition: Condition, draw: TrainingDraw, networks: Networks
     ) -> LossOutput:
-        """The loss is a sum over samples divided by B. So the losses of micro-batches of one size, averaged over
-        accumulation steps and processes, are the loss of the whole batch, whichever branches each of them has.
+        """Compute the loss of one micro-batch.
+
+        The loss is a sum over samples divided by B. So the mean over accumulation steps and processes equals the loss
+        of the whole batch if all micro-batches have the same size, whatever branches they contain.
 
         Args:
             latents: data, shape [B, ...].
-            condition: tensors of batch B that the velocity functions take.
+            condition: condition of the velocity functions, of batch B.
             draw: the randomness, see `draw_training_step`.
-            networks: the student is called once with gradient, on the whole batch. The unconditional condition is
-                needed if `twinflow_enhanced_ratio` > 0.
+            networks: the networks. The student is called once with gradient, on the whole batch. `unconditional` is
+                required if `twinflow_enhanced_ratio` is above 0.
         """
         student = networks.student_without_grad
         x = self._with_fakes(latents, condition, draw, student)
         x_t = interpolate(x, draw.noise, draw.t)
         v = velocity(x, draw.noise)
-        del x  # so much less in memory during the student's pass
+        del x  # frees memory for the student's pass
 
         snapshot = RNGSnapshot(latents.device)
-        with torch.no_grad():  # before the student's pass, whose activations fill the memory
+        with torch.no_grad():  # before the student's pass, because its activations fill the memory
             v, jumped = self._teach(x_t, v, condition, draw, networks, snapshot)
         prediction = at_least_float32(networks.student(x_t, draw.t, draw.r, draw.sign, condition))
         target, weight = self._targets(x_t, prediction.detach(), v, jumped, draw)
@@ -88,7 +90,7 @@ class TwinFlowObjective:
     def _with_fakes(
         self, latents: torch.Tensor, condition: Condition, draw: TrainingDraw, student: VelocityFunction
     ) -> torch.Tensor:
-        """The data, with the student's own one-step images in place of the samples that are to be faked."""
+        """Return the data, in which the student's one-step images replace the samples in `draw.faked`."""
         if not draw.passes.fake:
             return latents
         faked = at_least_one(draw.faked)
@@ -107,7 +109,7 @@ class TwinFlowObjective:
         networks: Networks,
         snapshot: RNGSnapshot,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The velocity with guidance baked in, and the sum of the jumps of each sample that is walked."""
+        """Return the velocity with guidance built in, and the sum of the jumps of each sample in `draw.walked`."""
         passes, jumped = draw.passes, v[:0]
         teacher_walks = passes.walk and not self.config.has_frozen_teacher
         with activated(networks.teacher, passes.enhance or teacher_walks) as teacher:
@@ -128,7 +130,7 @@ class TwinFlowObjective:
         walker: VelocityFunction,
         snapshot: RNGSnapshot,
     ) -> torch.Tensor:
-        """The sum of the jumps of each sample that is walked."""
+        """Return the sum of the jumps of each sample in `draw.walked`."""
         chosen = at_least_one(draw.walked)
         positive, prompts = draw.sign[chosen].abs(), take(condition, chosen)
 
@@ -150,7 +152,7 @@ class TwinFlowObjective:
     def _targets(
         self, x_t: torch.Tensor, prediction: torch.Tensor, v: torch.Tensor, jumped: torch.Tensor, draw: TrainingDraw
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What each branch compares its predictions with, and the weights of the losses."""
+        """Return the targets and the loss weights of all samples."""
         jumped = torch.zeros_like(v).index_copy(0, draw.walked, jumped)
         target, weight = torch.empty_like(v), torch.empty_like(draw.t)
         for branch, own in zip(self.branches, draw.samples_of):
@@ -172,9 +174,11 @@ class TwinFlowObjective:
         teacher: VelocityFunction,
         snapshot: RNGSnapshot,
     ) -> torch.Tensor:
-        """The velocity with guidance baked in; a frozen teacher's own velocity replaces that of images that are fakes."""
+        """Return the velocity with guidance built in. In data-free training it is the teacher's guided velocity."""
         if unconditional is None:
-            raise ValueError("twinflow_enhanced_ratio > 0 needs the condition of the empty prompt in `networks`.")
+            raise ValueError(
+                "twinflow_enhanced_ratio above 0 needs the condition of the empty prompt: set `networks.unconditional`."
+            )
         chosen = at_least_one(draw.enhanced)
         signs, prompts = draw.sign[chosen], take(condition, chosen)
         empty = take(expand(unconditional, len(x_t)), chosen)
@@ -195,28 +199,28 @@ class TwinFlowObjective:
         student: VelocityFunction,
         snapshot: RNGSnapshot,
     ) -> torch.Tensor:
-        """Where the twin's velocity and the real one differ on the student's own one-step images, move against it."""
+        """Return targets that move one-step predictions against the difference of the twin's and the real velocity."""
         rectified, count = at_least_one(draw.rectified), len(draw.rectified)
         prediction = prediction[rectified]
         x_hat, _ = recover(x_t[rectified], draw.t[rectified], prediction)
         noise, t = (draw.rectify_noise, draw.rectify_t) if count else (draw.noise[rectified], draw.t[rectified])
         positive, prompts = torch.ones_like(t), take(condition, rectified)
         points = interpolate(x_hat, noise, t)
-        split = len(x_t) > PAIR_AS_ONE  # by the batch and not by `count`, which may differ between processes
+        split = len(x_t) > PAIR_AS_ONE  # decided by the batch, because `count` may differ between processes
         signs, conditions = (-positive, positive), (prompts, prompts)
         twin, real = self.rectify_passes(student, points, t, signs, conditions, snapshot, split)
         return clamped_target(prediction, twin - real, 1.0)[:count]
 
 
 def activated(teacher: Teacher | None, is_needed: bool) -> AbstractContextManager[Any]:
-    """The teacher's context, or one that does nothing if no pass needs the teacher."""
+    """Return the teacher's context, or one that does nothing if no pass needs the teacher."""
     if not is_needed:
         return nullcontext()
     if teacher is None:
-        raise ValueError("TwinFlow needs a teacher in `networks`: build it with the method's `build_teacher`.")
+        raise ValueError("TwinFlow needs a teacher: set `networks.teacher` to the result of `build_teacher`.")
     return teacher.activated()
 
 
 def at_least_one(indices: torch.Tensor) -> torch.Tensor:
-    """Indices to make a pass with: where this micro-batch has none for it, its first sample, whose result is unused."""
+    """Return the indices, or the index of the first sample if there are none. Its result is then not used."""
     return indices if len(indices) else indices.new_zeros(1)

@@ -1,4 +1,4 @@
-"""Two passes at the same points that see the same random numbers, such as dropout masks."""
+"""Run two passes at the same points with the same random numbers, such as dropout masks."""
 
 import torch
 
@@ -9,11 +9,11 @@ from ..rng_snapshot import RNGSnapshot
 class PairedPasses:
     """Runs a velocity function at the same points with two signs or two conditions.
 
-    The two passes are one batch of twice the size. If a pass draws random numbers, the halves of a batch would not share
-    them. The passes then run one after the other, each from the same random state.
+    The two passes run as one batch of twice the size. If a pass draws random numbers, the two halves would get different
+    ones, so the passes then run one after the other, each from the same random state.
 
     Args:
-        split: run the passes one after the other in any case, which needs less memory.
+        split: whether to always run the passes one after the other, which needs less memory.
     """
 
     def __init__(self, split: bool):
@@ -30,16 +30,18 @@ class PairedPasses:
         snapshot: RNGSnapshot,
         split: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
+        """Run the two passes.
+
         Args:
+            velocity_function: the network.
             x: points, shape [N, ...].
-            t: their time, which is also the target time, shape [N].
-            signs, conditions: of the first and of the second pass.
-            snapshot: the random state that both passes start from; the present state is left as it is.
-            split: as for the class, for this call.
+            t: their times, which are also the target times, shape [N].
+            signs, conditions: signs and conditions of the first and the second pass.
+            snapshot: the random state from which both passes start. The current state does not change.
+            split: whether to run the passes of this call one after the other.
 
         Returns:
-            the velocities of the first and of the second pass, each of shape [N, ...], in at least float32.
+            The velocities of the first and the second pass, each of shape [N, ...], in float32 or wider.
         """
         if not (split or self.split or self._draws):
             twice, doubled = t.repeat(2), x.repeat(2, *[1] * (x.ndim - 1))
@@ -57,5 +59,5 @@ class PairedPasses:
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in float32, or in float64 if it is."""
+    """Return the tensor in float32, or in float64 if it is float64."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

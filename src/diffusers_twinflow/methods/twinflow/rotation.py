@@ -1,7 +1,7 @@
-"""Which branch trains a sample: a fixed rotation over the samples of a run.
+"""Assign the samples of a run to branches in a fixed rotation.
 
-The branch depends only on the sample's position in the run (counted over optimizer steps, micro-batches and
-processes). The shares hold at any batch size, all processes agree, and a resumed run continues where it stopped.
+The branch depends only on the sample's position in the run, counted over optimizer steps, micro-batches and processes.
+So the shares are right at any batch size, all processes agree, and a resumed run continues where it stopped.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,16 +15,17 @@ RESOLUTION = 100
 
 
 class BranchRotation:
-    """The repeating sequence of branches in which each has its share.
+    """Assigns a branch to each position of a run, by a repeating sequence.
 
-    Any run of consecutive positions holds every branch within one sample of its share (smooth weighted round robin).
+    In any consecutive positions, the number of samples of a branch differs by at most one from its share (smooth
+    weighted round robin).
 
     Args:
-        shares: share of each branch by name, at least one above 0; they need not sum to 1.
+        shares: share of each branch by name. At least one must be above 0; they need not sum to 1.
 
     Attributes:
         names: the branches in the order of `shares`.
-        cycle: names of the branches of the first samples of a run, before they repeat.
+        cycle: branch names of the samples at positions 0, 1, ..., until they repeat.
 
     Raises:
         TwinFlowConfigError: if a share is negative, or none is above 0.
@@ -33,8 +34,7 @@ class BranchRotation:
     def __init__(self, shares: Mapping[str, float]) -> None:
         if min(shares.values(), default=0) < 0 or not any(shares.values()):
             raise TwinFlowConfigError(
-                f"the branches have the shares {dict(shares)}: give at least one of them a share above 0, and none a "
-                "negative one."
+                f"The branch shares {dict(shares)} are not valid: at least one must be above 0, and none may be negative."
             )
         self.names = list(shares)
         weights = _integer_weights({name: share for name, share in shares.items() if share > 0})
@@ -51,20 +51,20 @@ class BranchRotation:
         self.index_cycle = np.array([self.names.index(name) for name in self.cycle])
 
     def fraction(self, name: str) -> float:
-        """The part of all samples that a branch trains, in [0, 1]."""
+        """Return the fraction of all samples that a branch trains, in [0, 1]."""
         return self.fractions.get(name, 0.0)
 
     def at(self, positions: Iterable[int]) -> list[str]:
-        """Name of the branch of the sample at each position of the run."""
+        """Return the branch name of the sample at each position of the run."""
         return [self.cycle[position % len(self.cycle)] for position in positions]
 
     def indices_at(self, positions: Sequence[int]) -> np.ndarray:
-        """The same as indices in `names`, shape [B]."""
+        """Return the branch of each position as an index in `names`, shape [B]."""
         return self.index_cycle[np.asarray(positions, dtype=np.int64) % len(self.cycle)]
 
 
 def _integer_weights(shares: dict[str, float]) -> dict[str, int]:
-    """Shares to the nearest hundredth of the largest, as the smallest whole numbers in that proportion."""
+    """Round shares to hundredths of the largest, and return the smallest whole numbers in that proportion."""
     largest = max(shares.values())
     weights = {name: max(1, round(RESOLUTION * share / largest)) for name, share in shares.items()}
     common = gcd(*weights.values())

@@ -1,4 +1,4 @@
-"""Where the samples of a few steps stood: time, target time, sign and branch, as a picture and as rows."""
+"""Show the time, target time, sign and branch of the samples of a few steps, as rows and as a plot."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -22,10 +22,9 @@ Row = tuple[float, float, float, str]
 
 
 def trajectory_rows(method: TwinFlow, positions: Sequence[int], seed: int) -> list[Row]:
-    """A row of `COLUMNS` for the sample at each position of the run.
+    """Return a row of `COLUMNS` for the sample at each position of the run.
 
-    The draw of a position is decided by the seed alone, so it is drawn again here, on the host; what the training
-    device holds is not touched.
+    The draw of a position depends only on the seed, so it is drawn again here on the CPU.
     """
     draw = method.draw(positions, (), seed=seed)
     branches = [method.branch_names[index] for index in draw.branch_indices.tolist()]
@@ -33,7 +32,7 @@ def trajectory_rows(method: TwinFlow, positions: Sequence[int], seed: int) -> li
 
 
 def trajectory_picture(rows: Sequence[Row]) -> Image.Image:
-    """A scatter plot for each sign, coloured by branch."""
+    """Draw a scatter plot for each sign, coloured by branch."""
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     figure.suptitle(TITLE)
     others = dict.fromkeys(row[3] for row in rows if row[3] not in COLOURS)
