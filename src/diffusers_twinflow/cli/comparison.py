@@ -15,7 +15,7 @@ from ..families.video import strip
 from ..hub.merging import separate_lora
 from ..hub.samples import count_of_steps, draw_frames
 from ..hub.unloading import STATE_NAME
-from ..models import is_twinflow_transformer
+from ..models import without_targets
 from ..pipelines import TwinFlowPipeline
 from .loading import refusals
 
@@ -99,12 +99,8 @@ def bare_base(pipeline: TwinFlowPipeline) -> Iterator[DiffusionPipeline]:
     base.set_progress_bar_config(disable=True)
     with separate_lora(pipeline):
         denoiser.disable_lora()
-        has_target = is_twinflow_transformer(denoiser)
-        if has_target:
-            denoiser.set_target_timestep_source(lambda timestep: None)
         try:
-            yield base
+            with without_targets(denoiser):
+                yield base
         finally:
-            if has_target:
-                denoiser.set_target_timestep_source(None)
             denoiser.enable_lora()

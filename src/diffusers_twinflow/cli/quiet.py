@@ -3,7 +3,7 @@
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TextIO
 
@@ -34,7 +34,8 @@ def only_our_messages(verbose: bool = False) -> Iterator[None]:
         verbose: show the libraries' messages too.
     """
     with ExitStack() as stack:
-        stack.enter_context(_our_warnings(hide_others=not verbose))
+        stack.enter_context(_our_log())
+        stack.enter_context(_our_warnings(lambda text: note(f"warning: {text}"), hide_others=not verbose))
         if not verbose:
             stack.enter_context(_quiet_loggers())
             stack.enter_context(_no_bars())
@@ -42,17 +43,23 @@ def only_our_messages(verbose: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def _our_warnings(hide_others: bool) -> Iterator[None]:
+def quiet_libraries(show_warning: Callable[[str], None]) -> Iterator[None]:
+    """Inside the block, hide the messages, warnings and loading bars of other libraries; afterwards all is as before.
+
+    Args:
+        show_warning: shows a warning of this package.
+    """
+    with _our_warnings(show_warning, hide_others=True), _quiet_loggers(), _no_bars():
+        yield
+
+
+@contextmanager
+def _our_log() -> Iterator[None]:
     logger, handler = logging.getLogger(PACKAGE), _NoteHandler()
     logger.addHandler(handler)
     propagates, logger.propagate = logger.propagate, False
     try:
-        with warnings.catch_warnings():
-            if hide_others:
-                warnings.simplefilter("ignore")
-                warnings.filterwarnings("always", category=UserWarning, module=PACKAGE)
-                warnings.showwarning = _show_warning
-            yield
+        yield
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagates
@@ -63,15 +70,24 @@ class _NoteHandler(logging.Handler):
         note(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    note(f"warning: {message}")
+@contextmanager
+def _our_warnings(show: Callable[[str], None], hide_others: bool) -> Iterator[None]:
+    def show_warning(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        show(str(message))
+
+    with warnings.catch_warnings():
+        if hide_others:
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", category=UserWarning, module=PACKAGE)
+            warnings.showwarning = show_warning
+        yield
 
 
 @contextmanager

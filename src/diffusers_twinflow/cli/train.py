@@ -7,13 +7,14 @@ import argparse
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
 from .flags import FlagNames, name_flags
 from .option_flags import OneLineParser, add_flags, given_values
 from .output import note, say
+from .quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from ..training.recipe import RunOptions
@@ -57,7 +58,7 @@ def options_of_command(parsed: argparse.Namespace) -> "RunOptions":
 
 
 def run(args: argparse.Namespace) -> None:
-    launch(lambda: options_of_command(args), args.parser)
+    launch(lambda: options_of_command(args), args.parser, verbose=args.verbose)
 
 
 def main(input_args: Sequence[str] | None = None, trainer_class: "type[Trainer] | None" = None) -> None:
@@ -77,16 +78,22 @@ def launch(
     read: Callable[[], "RunOptions"],
     parser: argparse.ArgumentParser,
     trainer_class: "type[Trainer] | None" = None,
+    verbose: bool = False,
 ) -> None:
-    """Train with the options that `read` returns, and end with one line of error that names flags."""
+    """Train with the options that `read` returns, and end with one line of error that names flags.
+
+    Args:
+        verbose: show the messages of other libraries.
+    """
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from ..training.stopping import RunStopped, stop_signals
-    from ..training.trainer import Trainer
     from ..writing import is_disk_error
 
     try:
-        with shown_log(parser), stop_signals(), logging_redirect_tqdm():
+        with shown_log(parser, verbose), stop_signals(), logging_redirect_tqdm():
+            from ..training.trainer import Trainer  # here, because libraries print messages when they are imported
+
             options = read()
             trainer = (trainer_class or Trainer)(None, options.arguments, options.method())
             if options.arguments.dry_run:
@@ -121,19 +128,34 @@ def report_costs(trainer: "Trainer") -> None:
 
 
 @contextmanager
-def shown_log(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """Show what the package says, with options named by their flags."""
+def shown_log(parser: argparse.ArgumentParser, verbose: bool = False) -> Iterator[None]:
+    """Show the messages of this package, with options named by their flags.
+
+    Args:
+        verbose: show the messages of other libraries too.
+    """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     names = FlagNames(parser)
-    logging.getLogger("diffusers_twinflow").setLevel(logging.INFO)
+    logger = logging.getLogger("diffusers_twinflow")
+    logger.setLevel(logging.INFO)
     handlers = list(logging.root.handlers)
     for handler in handlers:
         handler.addFilter(names)
+        handler.addFilter(_without_main_rank)
     try:
-        yield
+        with nullcontext() if verbose else quiet_libraries(logger.warning):
+            yield
     finally:
         for handler in handlers:
             handler.removeFilter(names)
+            handler.removeFilter(_without_main_rank)
+
+
+def _without_main_rank(record: logging.LogRecord) -> bool:
+    """Take the prefix away that accelerate gives every message; messages of other processes keep it."""
+    if isinstance(record.msg, str):
+        record.msg = record.msg.removeprefix("[RANK 0] ")
+    return True
 
 
 def speaks() -> bool:

@@ -11,7 +11,14 @@ from . import transformers  # noqa: F401  (diffusers looks for it among the load
 
 if TYPE_CHECKING:
     from .class_table import TWINFLOW_CLASSES
-    from .enabling import disable_twinflow, enable_twinflow, is_twinflow_transformer, twinflow_class_of, uncompiled
+    from .enabling import (
+        disable_twinflow,
+        enable_twinflow,
+        is_twinflow_transformer,
+        twinflow_class_of,
+        uncompiled,
+        without_targets,
+    )
     from .modeling_twinflow import TwinFlowTransformerMixin
     from .second_embedder import SecondEmbedder
     from .time_conditioning import TimeConditioning
@@ -26,6 +33,7 @@ __all__ = [
     "is_twinflow_transformer",
     "twinflow_class_of",
     "uncompiled",
+    "without_targets",
 ]
 MODULES = {
     "TWINFLOW_CLASSES": ".class_table",
@@ -37,6 +45,7 @@ MODULES = {
     "is_twinflow_transformer": ".enabling",
     "twinflow_class_of": ".enabling",
     "uncompiled": ".enabling",
+    "without_targets": ".enabling",
 }
 _get_name, _own_names = lazy_names(globals(), MODULES)
 

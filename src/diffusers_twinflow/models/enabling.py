@@ -1,5 +1,7 @@
 """Turn a loaded stock transformer into its TwinFlow class in place, and back."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import TypeVar, cast
 
@@ -42,6 +44,20 @@ def is_twinflow_transformer(model: torch.nn.Module) -> bool:
     """Whether a model, compiled or not, is a TwinFlow transformer whose time conditioning is on."""
     model = uncompiled(model)
     return isinstance(model, TwinFlowTransformerMixin) and model.twinflow_enabled
+
+
+@contextmanager
+def without_targets(model: torch.nn.Module) -> Iterator[None]:
+    """Call a transformer as an ordinary flow-matching model inside the block: no target time, and no warning of that."""
+    model = uncompiled(model)
+    if not (isinstance(model, TwinFlowTransformerMixin) and model.twinflow_enabled):
+        yield
+        return
+    model.set_target_timestep_source(lambda timestep: None)
+    try:
+        yield
+    finally:
+        model.set_target_timestep_source(None)
 
 
 def enable_twinflow(

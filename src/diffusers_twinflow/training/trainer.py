@@ -224,6 +224,7 @@ class Trainer:
             source = open_source(
                 self.data_config, args.output_dir, resume=checkpoint is not None, batch_size=args.train_batch_size
             )
+        logger.info(f"loading {args.pretrained_model_name_or_path}")
         self.pipeline = self.load_pipeline()
         self.family = self.family.bind(self.pipeline)
         self.transformer = self.family.denoiser(self.pipeline)

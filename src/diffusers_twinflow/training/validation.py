@@ -17,6 +17,7 @@ from ..hub.samples import count_of_steps, draw_row
 from ..image_files import load_image
 from ..methods.base import AveragedWeights
 from ..methods.rng_snapshot import RNGSnapshot
+from ..models import without_targets
 from ..pipelines import as_twinflow_pipeline
 from ..writing import write_file
 from .arguments import TrainingArguments
@@ -97,7 +98,7 @@ class Validation:
         """Draw the column of the base; to be called before anything is trained or resumed."""
         steps = self.stock_steps if self.args.validation_base_steps is None else self.args.validation_base_steps
         if self.args.validation_prompts and steps:
-            with self.drawing():
+            with self.drawing(), without_targets(self.family.denoiser(self.pipeline)):
                 self.base = {f"base, {count_of_steps(steps)}": self._column(self._pipeline(), steps)}
 
     def draw(

@@ -1,0 +1,31 @@
+"""The command shows its own log and nothing that other libraries say."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+OURS = re.compile(r"\d\d:\d\d:\d\d (INFO|WARNING) |(Generating train split|Checking samples|Steps): ")
+
+
+@pytest.mark.slow
+def test_a_run_shows_only_our_lines(base_dir, image_dir, tmp_path):
+    options = {
+        "pretrained_model_name_or_path": base_dir,
+        "instance_data_dir": image_dir,
+        "resolution": 16,
+        "max_sequence_length": 8,
+        "validation_prompts": "a",
+        "max_train_steps": 2,
+        "output_dir": tmp_path / "out",
+    }
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    command = [sys.executable, "-m", "diffusers_twinflow.cli", "train", "--twinflow_enabled", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    lines = [line.strip() for line in re.split(r"[\r\n]", done.stderr)]
+    assert done.returncode == 0, done.stderr
+    assert [line for line in lines if line and not OURS.match(line)] == []
+    assert any("saved to" in line for line in lines) and done.stdout == ""
