@@ -51,6 +51,19 @@ def test_any_text_can_be_a_caption(text):
     labelled_grid(columns(), [text, text])
 
 
+@pytest.mark.parametrize("captions", [["one"], ["one", "two", "three"]])
+def test_a_caption_is_above_the_rows_that_share_it(captions):
+    images = {label: column * 3 for label, column in columns().items()}
+    layout = GridLayout(images, captions)
+    assert len(layout.caption_tops) == len(captions)
+    shared = 6 // len(captions)
+    for number, top in enumerate(layout.caption_tops):
+        assert top < layout.boxes[number * shared][0][1]
+        assert number == 0 or top >= layout.boxes[number * shared - 1][0][3]
+
+
 def test_columns_of_other_lengths_are_refused():
-    with pytest.raises(ValueError, match="same length"):
-        labelled_grid(columns(), ["one"])
+    uneven = columns() | {"longer": [Image.new("RGB", (64, 48))] * 3}
+    for images, captions in ((uneven, []), (columns(), ["one", "two", "three"])):
+        with pytest.raises(ValueError, match="same length"):
+            labelled_grid(images, captions)

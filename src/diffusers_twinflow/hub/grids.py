@@ -20,7 +20,10 @@ def labelled_grid(columns: Mapping[str, Sequence[Image.Image]], captions: Sequen
     """One image of columns of equal length, by label, first column on the left.
 
     Args:
-        captions: a text for each row, such as its prompt; none by default.
+        captions: texts above the rows, such as their prompts; each is above an equal number of rows. None by default.
+
+    Raises:
+        ValueError: if the columns differ in length, or the rows cannot be shared equally by the captions.
     """
     return GridLayout(columns, captions).draw(columns)
 
@@ -39,8 +42,9 @@ class GridLayout:
     def __init__(self, columns: Mapping[str, Sequence[Image.Image]], captions: Sequence[str] = ()) -> None:
         self.labels, images = list(columns), list(columns.values())
         row_count = len(images[0])
-        if any(len(column) != row_count for column in images) or (captions and len(captions) != row_count):
-            raise ValueError("the columns of a grid, and its captions, must have the same length")
+        if any(len(column) != row_count for column in images) or (captions and row_count % len(captions)):
+            raise ValueError("the columns of a grid must have the same length, a multiple of the number of captions")
+        rows_per_caption = row_count // len(captions) if captions else row_count
         width, height = images[0][0].size
         self.text_size = min(max(width // TEXT_PER_WIDTH, SMALLEST_TEXT), LARGEST_TEXT)
         self.margin = self.text_size // 2
@@ -56,9 +60,9 @@ class GridLayout:
         self.caption_tops, self.boxes = [], []
         top = 2 * self.margin + self.line_height
         for row in range(row_count):
-            self.caption_tops.append(top)
-            if captions:
-                top += self.line_height * len(self.captions[row]) + self.margin // 2
+            if captions and row % rows_per_caption == 0:
+                self.caption_tops.append(top)
+                top += self.line_height * len(self.captions[row // rows_per_caption]) + self.margin // 2
             lefts = [centre - width // 2 for centre in self.label_centres]
             self.boxes.append([(left, top, left + width, top + height) for left in lefts])
             top += height + self.margin * (2 if captions else 1)

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging, make_image_grid
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..families import family_of
 from ..families.video import strip
 from .files import CONFIG_NAME, SAMPLE_SUFFIXES, SAMPLES_FOLDER, is_inside
-from .grids import Font
+from .grids import labelled_grid
 from .repository import TwinFlowRepositoryConfig
 
 logger = logging.get_logger(__name__)
@@ -24,8 +24,6 @@ PROMPTS_KEY, COLUMNS_KEY, PROMPT_KEY = "prompts", "columns", "prompt"
 SAMPLE_NAME = "steps.png"
 PROMPT_IMAGE = "prompt-{}.png"
 STEP_COUNTS = (1, 2, 4)
-MARGIN = 4
-CAPTION_LINES = 2
 
 
 def draw_row(
@@ -60,67 +58,6 @@ def grid_of_columns(columns: Sequence[Sequence[Image.Image]]) -> Image.Image:
     """One picture of columns of equal length, first column on the left."""
     rows = list(zip(*columns, strict=True))
     return make_image_grid([image for row in rows for image in row], rows=len(rows), cols=len(columns))
-
-
-def labelled_grid(columns: Mapping[str, Sequence[Image.Image]], prompts: Sequence[str] = ()) -> Image.Image:
-    """One picture of columns of equal length, each under its label, and each prompt above its rows.
-
-    Args:
-        columns: by label, all of the same length.
-        prompts: what the rows show, each as many rows as there are rows for a prompt; none for a grid without prompts.
-    """
-    font = ImageFont.load_default()
-    rows = list(zip(*columns.values(), strict=True))
-    labels = [font.getbbox(label) for label in columns]
-    width = max([rows[0][0].width, *(right - left + 2 * MARGIN for left, _, right, _ in labels)])
-    head = Image.new("RGB", (width * len(columns), int(max(bottom for *_, bottom in labels)) + 2 * MARGIN), "white")
-    for i, label in enumerate(columns):
-        ImageDraw.Draw(head).text((width * i + width // 2, MARGIN), label, fill="black", font=font, anchor="ma")
-    parts = [head]
-    rows_per_prompt = len(rows) // len(prompts) if prompts else len(rows)
-    for i, row in enumerate(rows):
-        if prompts and i % rows_per_prompt == 0:
-            parts.append(_caption(prompts[i // rows_per_prompt], head.width, font))
-        parts.append(_row(row, width))
-    grid = Image.new("RGB", (head.width, sum(part.height for part in parts)), "white")
-    top = 0
-    for part in parts:
-        grid.paste(part, (0, top))
-        top += part.height
-    return grid
-
-
-def _row(images: Sequence[Image.Image], width: int) -> Image.Image:
-    row = Image.new("RGB", (width * len(images), images[0].height), "white")
-    for i, image in enumerate(images):
-        row.paste(image, (width * i + (width - image.width) // 2, 0))
-    return row
-
-
-def _caption(text: str, width: int, font: Font) -> Image.Image:
-    """A prompt on white, in at most `CAPTION_LINES` lines; the end is cut off if it does not fit."""
-    lines, words = [""], " ".join(text.split()).split(" ")
-    for word in words:
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width - 2 * MARGIN:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    is_cut = len(lines) > CAPTION_LINES
-    lines = [_fitting(line, width - 2 * MARGIN, font) for line in lines[:CAPTION_LINES]]
-    if is_cut:
-        lines[-1] = _fitting(f"{lines[-1].rstrip('…')}…", width - 2 * MARGIN, font)
-    line_height = int(font.getbbox("Ag")[3]) + MARGIN
-    caption = Image.new("RGB", (width, line_height * len(lines) + MARGIN), "white")
-    for i, line in enumerate(lines):
-        ImageDraw.Draw(caption).text((MARGIN, MARGIN // 2 + i * line_height), line, fill="black", font=font)
-    return caption
-
-
-def _fitting(line: str, width: float, font: Font) -> str:
-    while font.getlength(line) > width and len(line) > 1:
-        line = f"{line[:-2]}…"
-    return line
 
 
 def save_samples(

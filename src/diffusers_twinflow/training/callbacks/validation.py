@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from accelerate.logging import get_logger
 
-from ...hub.samples import STEP_COUNTS, labelled_grid
+from ...hub.grids import labelled_grid
+from ...hub.samples import STEP_COUNTS
 from ..processes import on_main_process
 from ..saving import save_sample_grid
 from ..trackers import log_picture
