@@ -183,5 +183,5 @@ def test_half_precision_points_and_float32_times():
 def test_what_cannot_be_bridged_is_named():
     with pytest.raises(ValueError, match="prediction_type='flow'"):
         Diff2Flow(SCHEDULES["linear"], "flow")
-    with pytest.raises(ValueError, match="alphas_cumprod goes from 0.99"):
+    with pytest.raises(ValueError, match="alphas_cumprod go from 0.99"):
         NoiseSchedule.from_config({"num_train_timesteps": 10, "beta_start": 0.01, "beta_end": 0.02})

@@ -62,7 +62,7 @@ def test_grey_of_16_bits_spans_8_bits_in_every_format(kind):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (tiff([0, 0.5, 7], "<f4", FLOAT), "float image with values from 0 to 7: HDR.*8 or 16 bits"),
+        (tiff([0, 0.5, 7], "<f4", FLOAT), "float image with values from 0 to 7, but HDR.*8 or 16 bits"),
         (tiff([0, 0.5, np.nan], "<f4", FLOAT), "HDR"),
         (tiff([-5, 0, 7], "<i4", SIGNED), "signed integers, from -5 to 7"),
     ],

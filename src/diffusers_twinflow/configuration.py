@@ -1,4 +1,4 @@
-"""Every TwinFlow option: its name, default, help text and rules. Nothing else in the package reads raw options."""
+"""The TwinFlow options with their names, defaults, help texts and rules."""
 
 import warnings
 from dataclasses import asdict, dataclass, fields
@@ -20,10 +20,14 @@ MAX_STEPS = 1000
 class TwinFlowConfig:
     """The options of TwinFlow distillation (arXiv:2512.05150). All times are in [0, 1] with 1 = noise.
 
-    A configuration that does not say otherwise is off: `TwinFlowConfig().twinflow_enabled` is false.
+    TwinFlow is off by default. Set `twinflow_enabled` to turn it on.
 
     Raises:
-        TwinFlowConfigError: where a value is out of its range or two options contradict each other.
+        TwinFlowConfigError: if a value is out of range, or if two options contradict each other.
+
+    Examples:
+
+        >>> config = TwinFlowConfig(twinflow_enabled=True, twinflow_target_step_count=2)
     """
 
     twinflow_enabled: bool = option(False, "Train with TwinFlow; false trains ordinary flow matching.")
@@ -131,20 +135,20 @@ class TwinFlowConfig:
                 f"twinflow_enhanced_high, which is {self.twinflow_enhanced_high!r}."
             )
         if sum(self.branch_shares.values()) == 0:
-            raise TwinFlowConfigError("every twinflow_*_share is 0: give at least one branch a share of the batch.")
+            raise TwinFlowConfigError("Every twinflow_*_share is 0: set at least one of them above 0.")
         if self.twinflow_enabled:
             self._check_teacher()
 
     def _check_teacher(self) -> None:
         if self.twinflow_ema_decay == 0 and not self.twinflow_allow_no_ema_teacher:
             raise TwinFlowConfigError(
-                "twinflow_ema_decay=0 makes the student its own teacher: choose a decay such as 0.99, or opt out of "
-                "the EMA teacher with twinflow_allow_no_ema_teacher=true."
+                "twinflow_ema_decay=0 makes the student its own teacher, which is unstable: choose a decay such as 0.99, "
+                "or set twinflow_allow_no_ema_teacher=true to train without an EMA teacher."
             )
 
     @property
     def branch_shares(self) -> dict[str, float]:
-        """Share of the batch of each branch; they need not sum to 1."""
+        """Share of the batch by branch. The shares need not sum to 1."""
         return {
             "one_step": self.twinflow_one_step_share,
             "few_step": self.twinflow_few_step_share,
@@ -155,12 +159,12 @@ class TwinFlowConfig:
 
     @property
     def has_frozen_teacher(self) -> bool:
-        """Whether the teacher is the base as it was. The student then makes the jumps of the target itself."""
+        """Whether the teacher is the base before training. The student then makes the jumps of its targets."""
         return self.twinflow_ema_decay == 1
 
     @property
     def is_data_free(self) -> bool:
-        """Whether the frozen teacher's guided velocity replaces that of the data."""
+        """Whether the target is the frozen teacher's guided velocity instead of the data's velocity."""
         return self.has_frozen_teacher and self.twinflow_image_free
 
     @property
@@ -169,47 +173,55 @@ class TwinFlowConfig:
         return self.twinflow_enabled and self.twinflow_enhanced_ratio > 0
 
     def check_training(self, *, flow_matching: bool, use_ema: bool) -> None:
-        """Refuse, before anything is loaded into memory, a training run that cannot distil.
+        """Check that these options can train a model, before the model is loaded.
 
         Args:
             flow_matching: whether the model to train predicts a flow-matching velocity.
-            use_ema: whether an EMA teacher is kept.
+            use_ema: whether there is an EMA teacher.
 
         Raises:
-            TwinFlowConfigError: naming the option and the remedy.
+            TwinFlowConfigError: if they cannot; the message names the option and says what to do.
         """
         if not self.twinflow_enabled:
             if not flow_matching and not self.diff2flow_enabled:
                 raise TwinFlowConfigError(
-                    "flow matching needs a flow-matching model, and this one is not: choose a flow-matching base, or "
-                    "train this one as a flow with diff2flow_enabled=true (TwinFlow: and twinflow_allow_diff2flow=true)."
+                    "This base is not a flow-matching model: choose a flow-matching base, or set diff2flow_enabled=true "
+                    "to train this one as a flow (with TwinFlow, also twinflow_allow_diff2flow=true)."
                 )
             return
         if not flow_matching and not (self.diff2flow_enabled and self.twinflow_allow_diff2flow):
             raise TwinFlowConfigError(
-                "twinflow_enabled=true needs a flow-matching model, and this one is not: choose a flow-matching base, "
-                "or bridge it with diff2flow_enabled=true and twinflow_allow_diff2flow=true."
+                "twinflow_enabled=true needs a flow-matching model, and this base is not one: choose a flow-matching "
+                "base, or set diff2flow_enabled=true and twinflow_allow_diff2flow=true to train this one as a flow."
             )
         self.check_teacher(use_ema)
         self._warn_of_guidance()
 
     def check_teacher(self, use_ema: bool) -> None:
-        """
+        """Check that there is an EMA teacher, or that the options allow training without one.
+
+        Args:
+            use_ema: whether there is an EMA teacher.
+
         Raises:
-            TwinFlowConfigError: if no EMA teacher is kept and the options do not allow that.
+            TwinFlowConfigError: if there is no EMA teacher and the options do not allow that.
         """
         if not use_ema and self.twinflow_require_ema and not self.twinflow_allow_no_ema_teacher:
             raise TwinFlowConfigError(
-                "use_ema=false takes TwinFlow's teacher away: leave use_ema on, or opt out with "
-                "twinflow_allow_no_ema_teacher=true (the student becomes its own teacher, which is unstable)."
+                "use_ema=false removes TwinFlow's teacher: leave use_ema on, or set twinflow_allow_no_ema_teacher=true "
+                "(the student is then its own teacher, which is unstable)."
             )
 
     def _warn_of_guidance(self) -> None:
-        """A teacher that follows the student is guided too: guidance approaches scale 1 / (1 - ratio), or grows on."""
+        """Warn about a ratio at which guidance grows without limit.
+
+        An EMA teacher follows the student and so contains its guidance. Below 1 the guidance scale approaches
+        `1 / (1 - ratio)`.
+        """
         if self.twinflow_enhanced_ratio >= 1 and self.twinflow_ema_decay < 1:
             warnings.warn(
-                f"twinflow_enhanced_ratio={self.twinflow_enhanced_ratio:g} makes guidance grow without end, until no "
-                "picture is left: choose a ratio below 1, such as 0.5, which tends to guidance scale 2.",
+                f"twinflow_enhanced_ratio={self.twinflow_enhanced_ratio:g} makes guidance grow without limit, which "
+                "destroys the images: choose a ratio below 1. For example, 0.5 leads to guidance scale 2.",
                 stacklevel=3,
             )
 
@@ -224,24 +236,25 @@ class TwinFlowConfig:
         data_free: bool = False,
         **options: Any,
     ) -> "TwinFlowConfig":
-        """The recommended options of TwinFlow; `--recipe recommended` on the command line.
+        """Return the recommended options of TwinFlow, as `--recipe recommended` on the command line.
 
-        Use it with `TrainingArguments.recommended` and the same choices.
+        Use it together with `TrainingArguments.recommended`, and make the same choices in both.
 
         Args:
             train_type: "lora", or "full" for all weights.
             length: "short" for about 1,000 steps, "long" for about 4,000.
             media: "image" or "video".
-            diffusion: whether the base predicts epsilon or v and is bridged by `diff2flow_enabled`.
-            data_free: learn from the frozen base alone, on prompts without images. The other choices then change nothing.
+            diffusion: whether the base predicts epsilon or v and trains with `diff2flow_enabled`.
+            data_free: whether to learn only from the frozen base, on prompts without images. The other choices then
+                have no effect.
             options: options that override the recommended ones, such as `twinflow_target_step_count`.
 
         Raises:
             TwinFlowConfigError: if a choice or an option is not valid.
 
-        Example:
+        Examples:
 
-            TwinFlowConfig.recommended(train_type="full", twinflow_target_step_count=2)
+            >>> config = TwinFlowConfig.recommended(train_type="full", twinflow_target_step_count=2)
         """
         values = recommended_twinflow(
             train_type=train_type, length=length, media=media, diffusion=diffusion, data_free=data_free
@@ -250,20 +263,23 @@ class TwinFlowConfig:
 
     @classmethod
     def option_names(cls) -> list[str]:
+        """Return the names of all options."""
         return [option_field.name for option_field in fields(cls)]
 
     @classmethod
     def from_dict(cls, options: dict[str, Any]) -> "TwinFlowConfig":
-        """Build from a mapping that holds TwinFlow options only.
+        """Create the options from a dictionary.
 
         Raises:
-            TwinFlowConfigError: for a key that is no option, with the nearest name that is.
+            TwinFlowConfigError: if a key is not an option; the message suggests the closest option. Also if a value is
+                not valid.
         """
         for name in options:
             check_option_name(name, cls.option_names())
         return cls(**options)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the options as a dictionary."""
         return asdict(self)
 
 

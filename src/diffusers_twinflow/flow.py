@@ -1,8 +1,8 @@
-"""The arithmetic of TwinFlow as pure functions: tensors in, tensors out.
+"""The arithmetic of TwinFlow as pure functions of tensors.
 
-Linear flow: `x_t = t * z + (1 - t) * x` with data `x`, noise `z` and time `t` in [0, 1], 1 = noise. The velocity is
-`z - x`, towards the noise. Times have one entry a sample and are broadcast over the rest. Sources: TwinFlow
-(arXiv:2512.05150), RCGM (its base) and UCGM (arXiv:2505.07447).
+The linear flow is `x_t = t * z + (1 - t) * x` with data `x`, noise `z` and time `t` in [0, 1], where 1 is noise. The
+velocity is `z - x`, towards the noise. Times have one entry per sample and are broadcast over the other dimensions.
+Sources: TwinFlow (arXiv:2512.05150), RCGM (the method it builds on) and UCGM (arXiv:2505.07447).
 """
 
 import math
@@ -12,23 +12,23 @@ import torch
 
 
 def expand_time(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Give a time of shape [B] (or []) as many trailing dimensions as `like` has."""
+    """Reshape a time of shape [B] (or []) so that it broadcasts over `like`, of shape [B, ...]."""
     return t.reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
 
 def interpolate(x: torch.Tensor, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The point at time `t` between data `x` and noise `z`."""
+    """Return the point at time `t` between data `x` and noise `z`."""
     t = expand_time(t, x)
     return t * z + (1 - t) * x
 
 
 def velocity(x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """The velocity of the linear flow from data `x` to noise `z`."""
+    """Return the velocity of the linear flow from data `x` to noise `z`."""
     return z - x
 
 
 def recover(x_t: torch.Tensor, t: torch.Tensor, prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The data and the noise that a predicted velocity at `(x_t, t)` points to: `(x_hat, z_hat)`."""
+    """Return the data and the noise, `(x_hat, z_hat)`, that a velocity predicted at `(x_t, t)` implies."""
     t = expand_time(t, x_t)
     return x_t - t * prediction, x_t + (1 - t) * prediction
 
@@ -36,17 +36,17 @@ def recover(x_t: torch.Tensor, t: torch.Tensor, prediction: torch.Tensor) -> tup
 def enhance_velocity(
     velocity: torch.Tensor, conditional: torch.Tensor, unconditional: torch.Tensor, ratio: float
 ) -> torch.Tensor:
-    """Bake classifier-free guidance into a target velocity (TwinFlow, target enhancement)."""
+    """Build classifier-free guidance into a target velocity (target enhancement in TwinFlow)."""
     return velocity + ratio * (conditional - unconditional)
 
 
 def guided_velocity(conditional: torch.Tensor, unconditional: torch.Tensor, ratio: float) -> torch.Tensor:
-    """A network's own velocity with classifier-free guidance of scale `ratio`: the target if there is no data."""
+    """Return a network's velocity with classifier-free guidance of scale `ratio`. It is the target without data."""
     return unconditional + ratio * (conditional - unconditional)
 
 
 def clamped_target(prediction: torch.Tensor, residual: torch.Tensor, clamp: float) -> torch.Tensor:
-    """The target, without gradient, that moves `prediction` against `residual` by at most `clamp` an element."""
+    """Return `prediction` minus `residual` as a target without gradient, with the residual clamped to +-`clamp`."""
     return (prediction - residual.clamp(-clamp, clamp)).detach()
 
 
@@ -62,21 +62,21 @@ def rcgm_target(
     delta: float,
     clamp: float,
 ) -> torch.Tensor:
-    """Target for the average velocity from `t` to `r` (RCGM, recursive consistent velocity estimation).
+    """Return the target for the average velocity from `t` to `r` (RCGM, recursive consistent velocity estimation).
 
-    One step of length `delta` along `velocity`, then `order` teacher jumps to `r`, must add up to the whole jump.
-    Where `t - r < delta` the step alone covers it, and the target is the velocity.
+    One step of length `delta` along `velocity` and `order` teacher jumps to `r` must add up to the whole jump. If
+    `t - r < delta`, there are no jumps, and the target is the velocity.
 
     Args:
         teacher: velocity function `(x, t, r) -> F`; called `order` times, without gradient.
         prediction: student's prediction at `(x_t, t)` for target time `r`, shape [B, ...].
         velocity: velocity at `(x_t, t)`, shape [B, ...].
-        x_t: the point, shape [B, ...].
-        t: its time, shape [B], in [0, 1].
+        x_t: noisy samples, shape [B, ...].
+        t: time of the samples, shape [B], in [0, 1].
         r: target time, shape [B], `0 <= r <= t`.
-        order: number of teacher jumps; 0 gives the velocity as target.
+        order: number of teacher jumps; with 0 the target is the velocity.
         delta: length of the first step, in time.
-        clamp: bound on each element of prediction minus target.
+        clamp: limit for each element of the difference between prediction and target.
 
     Returns:
         The target, without gradient, shape [B, ...].
@@ -100,9 +100,10 @@ def rcgm_jump(
     order: int,
     delta: float,
 ) -> torch.Tensor:
-    """What the teacher's jumps to `r` add up to, after the step of length `delta`; arguments as in `rcgm_target`.
+    """Return the sum of the teacher's jumps to `r` after a step of length `delta`, shape [B, ...].
 
-    It does not depend on the student's prediction, and can be had before it.
+    Takes the arguments of `rcgm_target`. The result does not depend on the student's prediction, so it can be computed
+    before the prediction.
     """
     start = torch.maximum(t - delta, r)
     x = x_t - delta * velocity
@@ -126,7 +127,15 @@ def rcgm_residual(
     *,
     delta: float,
 ) -> torch.Tensor:
-    """How far the student's whole jump is from the step along `velocity` and the teacher's jumps, by `delta`."""
+    """Return the difference between the student's whole jump and the step plus teacher jumps, divided by `delta`.
+
+    Args:
+        prediction: student's prediction, shape [B, ...].
+        velocity: velocity of the first step, shape [B, ...].
+        jumped: the result of `rcgm_jump`, shape [B, ...].
+        t, r: time and target time, shape [B].
+        delta: length of the first step, in time.
+    """
     gap = expand_time(t - r, velocity)
     return torch.where(gap >= delta, (prediction * gap - jumped) / delta - velocity, prediction - velocity)
 
@@ -134,9 +143,9 @@ def rcgm_residual(
 def barron_loss(
     prediction: torch.Tensor, target: torch.Tensor, *, alpha: float = 1.0, c: float = 1e-3
 ) -> torch.Tensor:
-    """Mean squared error of each sample, shape [B], reweighted as Barron's robust loss does, and divided by `c`.
+    """Return the mean squared error per sample, shape [B], weighted as in Barron's robust loss and divided by `c`.
 
-    The weight carries no gradient; it is 1 at `alpha = 2`.
+    The weight has no gradient. With `alpha = 2` it is 1.
     """
     error = squared_error(prediction, target)
     if alpha == 2:
@@ -146,15 +155,15 @@ def barron_loss(
 
 
 def squared_error(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of each sample, shape [B]."""
+    """Return the mean squared error per sample, shape [B]."""
     return (prediction - target).square().flatten(1).mean(1)
 
 
 def interval_weight(t: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
-    """Loss weight of a jump from `t` to `r`, shape [B]: 1 for the whole way, largest where `r = t`."""
+    """Return the loss weight of a jump from `t` to `r`, shape [B]: 1 for noise to data, and largest at `r = t`."""
     return torch.tan((1 - (t.abs() - r.abs())) * math.pi / 2.5) + 1
 
 
 def ema_decay_warmup(decay: float, target: float) -> float:
-    """The teacher's next decay; started at 0 it approaches `target`."""
+    """Return the next decay of the EMA teacher. Starting from 0, it approaches `target`."""
     return decay + (1 - decay) * (target - decay) / 2

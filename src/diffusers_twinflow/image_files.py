@@ -1,4 +1,4 @@
-"""Open image files, wherever the package reads one: only the formats listed here, and only regular files."""
+"""Open image files safely: only regular files, and only the formats listed here."""
 
 import os
 import stat
@@ -36,28 +36,28 @@ FORMATS = (
     "HEIF",
     "JXL",
 )
-"""Pillow's names of the formats that are read. Pillow decodes them itself; PostScript, for example, would start another
-program. HEIF and JPEG XL are read if a Pillow plugin for them is registered."""
+"""Pillow's names of the supported formats. Pillow decodes them without other programs, which PostScript would start.
+HEIF and JPEG XL need a registered Pillow plugin."""
 PLUGIN_SUFFIXES = {".avif", ".heic", ".heif", ".hif", ".jxl"}
-"""File endings of formats that Pillow may lack: such files are images, whether they can be read or not."""
+"""Suffixes of formats that Pillow may lack. Such files count as images even if they cannot be read."""
 FILE_KINDS = {stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket", stat.S_ISDIR: "a folder"}
 EIGHT_BITS = 8
 OVERSHOOT = 1 / 255
 
 
 def image_suffixes() -> frozenset[str]:
-    """The file endings of images, in lower case and with their dot."""
+    """Return the suffixes of image files, in lower case and with their dot."""
     return frozenset({suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}) | (
         PLUGIN_SUFFIXES
     )
 
 
 def check_regular(path: str | Path) -> None:
-    """Check that a path is a file before anything opens it: opening a FIFO would block.
+    """Check that a path is a regular file. Opening a FIFO, for example, would block.
 
     Raises:
-        ValueError: if it is anything else.
-        OSError: if there is no such file.
+        ValueError: if it is not a regular file.
+        OSError: if it does not exist.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
@@ -65,15 +65,15 @@ def check_regular(path: str | Path) -> None:
 
 
 def kind_of_file(mode: int) -> str:
-    """What a path with that `st_mode` is, if it is not a regular file."""
+    """Return what a path with this `st_mode` is, if it is not a regular file."""
     return next((name for matches, name in FILE_KINDS.items() if matches(mode)), "a device")
 
 
 def open_image(source: str | Path | BinaryIO) -> Image.Image:
-    """Open an image of one of `FORMATS`; its pixels are read later.
+    """Open an image in one of `FORMATS`. Its pixels are read later.
 
     Raises:
-        PIL.UnidentifiedImageError: if the content is of no such format.
+        PIL.UnidentifiedImageError: if the content has none of these formats.
         ValueError: if the path is not a regular file, or the file is empty.
     """
     if isinstance(source, (str, Path)):
@@ -91,7 +91,7 @@ def _is_empty(source: str | Path | BinaryIO) -> bool:
 
 
 def decode_image(source: str | Path | BinaryIO) -> Image.Image:
-    """Read an image with 8 bits per channel, turned as its EXIF orientation says."""
+    """Read an image with 8 bits per channel, rotated according to its EXIF orientation."""
     with open_image(source) as image:
         return ImageOps.exif_transpose(with_8_bits(image))
 
@@ -100,21 +100,22 @@ def load_image(path_or_url: str, *, option: str) -> Image.Image:
     """Read an image from a file or a URL, in 8-bit RGB.
 
     Args:
+        path_or_url: path or URL of the image.
         option: the option that names the image, for the error.
 
     Raises:
-        TwinFlowConfigError: if there is no such image, or it cannot be read.
+        TwinFlowConfigError: if the image does not exist or cannot be read.
     """
     reason: str
     cause: Exception
     try:
         return as_rgb(decode_image(_content_at(path_or_url)))
     except UnidentifiedImageError as error:
-        reason, cause = f"no image of a format that is read, which are {', '.join(FORMATS)}", error
+        reason, cause = f"it has none of the supported formats {', '.join(FORMATS)}", error
     except (OSError, ValueError, HTTPError) as error:
         reason, cause = str(error), error
     raise TwinFlowConfigError(
-        f"{option} {path_or_url} cannot be read ({reason}): give the path or the URL of an image."
+        f"{option} {path_or_url} cannot be read ({reason}): pass the path or the URL of an image."
     ) from cause
 
 
@@ -127,7 +128,7 @@ def _content_at(path_or_url: str) -> str | BinaryIO:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The image in 8-bit RGB, with white behind transparent areas."""
+    """Convert an image to 8-bit RGB, with white behind transparent areas."""
     image = with_8_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -136,13 +137,13 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def with_8_bits(image: Image.Image) -> Image.Image:
-    """Scale grey images of more than 8 bits, which Pillow alone would clip; other images are returned as they are.
+    """Scale grey images with more than 8 bits, which Pillow would clip. Other images are returned unchanged.
 
     Integers are scaled by the number of bits that the file declares. A 32-bit file whose values all fit into 16 bits is
-    scaled as a 16-bit one. Floats must lie between 0 and 1.
+    scaled as a 16-bit one. Floats must be between 0 and 1.
 
     Raises:
-        ValueError: if floats exceed that range (HDR), or integers are negative.
+        ValueError: if floats are out of this range (HDR), or if integers are negative.
     """
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
@@ -160,8 +161,8 @@ def _bytes_of_floats(values: np.ndarray) -> np.ndarray:
     low, high = values.min(), values.max()
     if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):
         raise ValueError(
-            f"a float image with values from {low:g} to {high:g}: HDR images are not read. Scale the values to 0..1, or "
-            "save the image with 8 or 16 bits per channel"
+            f"a float image with values from {low:g} to {high:g}, but HDR images are not supported. Scale the values to "
+            "0..1, or save the image with 8 or 16 bits per channel"
         )
     return np.round(values.clip(0, 1) * 255).astype(np.uint8)
 
@@ -169,14 +170,16 @@ def _bytes_of_floats(values: np.ndarray) -> np.ndarray:
 def _bytes_of_integers(values: np.ndarray, bits: int, is_signed: bool) -> np.ndarray:
     values = values if is_signed or bits < 32 else values.astype(np.int32, copy=False).view(np.uint32)
     if values.min() < 0:
-        raise ValueError(f"an image of signed integers, from {values.min()} to {values.max()}: save it unsigned")
+        raise ValueError(
+            f"an image of signed integers, from {values.min()} to {values.max()}. Save it with unsigned integers"
+        )
     if bits == 32 and values.max() < 2**16:
         bits, is_signed = 16, False
     return (values >> (bits - is_signed - EIGHT_BITS)).astype(np.uint8)
 
 
 def _sample_type(image: Image.Image) -> tuple[int, bool]:
-    """Bits per value, and whether values are signed; 16 unsigned bits if the file does not tell."""
+    """Return the bits per value and whether values are signed. The default is 16 unsigned bits."""
     tags = getattr(image, "tag_v2", None)
     if tags is None:
         return (32, True) if image.format is None and image.mode == "I" else (16, False)

@@ -1,4 +1,4 @@
-"""Which stock classes the installed diffusers has."""
+"""Find out which stock classes the installed diffusers has."""
 
 from collections.abc import Iterable
 
@@ -9,14 +9,14 @@ COMPLETE_VERSION = "0.42.1"
 
 
 def absent_from_diffusers(class_names: Iterable[str]) -> list[str]:
-    """Those of the classes that the installed diffusers lacks; no module of a class is imported."""
+    """Return the class names that the installed diffusers lacks, without importing the classes."""
     present = set(dir(diffusers))
     return [name for name in class_names if name not in present]
 
 
 def absence(class_name: str) -> str:
-    """Say that the installed diffusers lacks a class, and which release has it."""
+    """Return a message that the installed diffusers lacks a class, and which release has it."""
     return (
-        f"diffusers {diffusers.__version__} has no {class_name}. diffusers {COMPLETE_VERSION} has it: "
+        f"diffusers {diffusers.__version__} has no {class_name}. Install a release that has it: "
         f"pip install diffusers=={COMPLETE_VERSION}"
     )

@@ -1,4 +1,4 @@
-"""Module attributes that are imported when they are first used, as PEP 562 has them."""
+"""Module attributes that are imported when they are first used (PEP 562)."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -8,13 +8,13 @@ from typing import Any
 def lazy_names(
     namespace: dict[str, Any], names: Mapping[str, str], submodules: tuple[str, ...] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make the `__getattr__` and the `__dir__` of a module.
+    """Create the `__getattr__` and the `__dir__` of a module.
 
     Type checkers read the same names from imports under `TYPE_CHECKING`.
 
     Args:
         namespace: `globals()` of the module.
-        names: the module that each name is imported from, written as in an import within the module's package.
+        names: maps each name to the module it is imported from, relative to the package or absolute.
         submodules: modules of the package that are attributes too.
     """
     module, package = namespace["__name__"], namespace["__package__"]

@@ -1,4 +1,4 @@
-"""JSON as people write it by hand: with comments, trailing commas and a byte order mark."""
+"""Parse JSON as people write it by hand, with comments, trailing commas and a byte order mark."""
 
 import codecs
 import json
@@ -14,7 +14,7 @@ def loads(content: bytes) -> Any:
     """Parse JSON that may have `//` and `/* */` comments, trailing commas and a byte order mark (UTF-8 or UTF-16).
 
     Raises:
-        ValueError: if it is not JSON apart from that, or not text; line numbers are those of the file.
+        ValueError: if the rest is not valid JSON, or if the content is not text. Line numbers match the file.
     """
     encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
     text = content.decode(encoding)

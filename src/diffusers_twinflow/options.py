@@ -1,6 +1,6 @@
-"""Options as dataclass fields: one declaration gives the type, the default, the help text, the range and the flag.
+"""Options as dataclass fields, which declare type, default, help text and allowed values in one place.
 
-The command line, recipes in JSON, the reference of options and the checks of values all read these declarations.
+The command line, JSON recipes, docs/options.md and the checks of values all read these declarations.
 """
 
 import math
@@ -16,12 +16,12 @@ from . import lenient_json
 from .ranges import Range
 
 SWITCHES = {"true": True, "false": False}
-"""Texts that recipes write for a JSON boolean."""
+"""Texts that recipes may use instead of a JSON boolean."""
 EXPECTED = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 class TwinFlowConfigError(ValueError):
-    """An option that is unknown, out of range or contradicts another; the message names it and the remedy."""
+    """Raised if an option is unknown, has a bad value or contradicts another. The message says what to do."""
 
 
 def option(
@@ -35,16 +35,17 @@ def option(
     fixed: bool = False,
     local: bool = False,
 ) -> Any:
-    """A dataclass field that is an option.
+    """Create a dataclass field that is an option.
 
     Args:
+        default: the default value.
         help: what the option does and when to change it, in one sentence.
         allowed: the range of a numeric option.
-        choices: the values of a text option; empty if any text is allowed.
+        choices: the allowed values of a text option; empty if any text is allowed.
         aliases: further names that command lines and recipes may use.
-        const: the value of a flag that is given without one.
+        const: the value of a flag that is given without a value.
         fixed: whether a resumed run must have the same value.
-        local: whether the value is a place on this machine, which says nothing about the result.
+        local: whether the value is a path on this machine, which does not affect the result.
     """
     metadata = {
         "help": help,
@@ -76,7 +77,7 @@ class OptionType:
 
 
 def type_of(declared: Field) -> OptionType:
-    """The type of an option from its annotation, such as `int`, `str | None` or `list[int]`."""
+    """Return the type of an option from its annotation, such as `int`, `str | None` or `list[int]`."""
     parts = get_args(declared.type) if get_origin(declared.type) in (Union, types.UnionType) else (declared.type,)
     lists = [part for part in parts if get_origin(part) is list]
     kinds = [part for part in parts if part is not type(None) and part not in lists]
@@ -85,20 +86,24 @@ def type_of(declared: Field) -> OptionType:
 
 
 def default_of(declared: Field) -> Any:
-    """The default of an option; a list is a new one."""
+    """Return the default of an option. A list is created anew."""
     if declared.default_factory is not MISSING:
         return declared.default_factory()
     return declared.default
 
 
 def options_of(*classes: type) -> Iterator[Field]:
-    """The options of dataclasses, in the order of their declaration."""
+    """Return the options of dataclasses, in the order of their declaration."""
     for each in classes:
         yield from (declared for declared in fields(each) if "help" in declared.metadata)
 
 
 def groups_of(cls: type) -> Iterator[tuple[str, list[Field]]]:
-    """The options of a dataclass by the class that declares them: the first line of its docstring, and its options."""
+    """Group the options of a dataclass by the class that declares them.
+
+    Returns:
+        Pairs of the first line of the class's docstring and the options.
+    """
     declared = {each.name: each for each in options_of(cls)}
     for owner in reversed(cls.__mro__):
         names = [name for name in vars(owner).get("__annotations__", {}) if name in declared]
@@ -107,10 +112,10 @@ def groups_of(cls: type) -> Iterator[tuple[str, list[Field]]]:
 
 
 def from_json(declared: Field, value: Any) -> Any:
-    """The value of an option from a JSON value.
+    """Convert a JSON value to the value of an option.
 
     Raises:
-        ValueError: that says what the JSON value must be.
+        ValueError: if the JSON value is not valid; the message is what it must be, such as "a number".
     """
     kind = type_of(declared)
     if kind.is_list:
@@ -121,7 +126,7 @@ def from_json(declared: Field, value: Any) -> Any:
 
 
 def _one_from_json(declared: Field, kind: type, value: Any) -> Any:
-    """One value of an option; a whole number may be written with a fraction of zero."""
+    """Convert one JSON value. A whole number may be written as a float, such as 2.0."""
     if kind is bool:
         if isinstance(value, str) and value.lower() in SWITCHES:
             return SWITCHES[value.lower()]
@@ -139,10 +144,10 @@ def _one_from_json(declared: Field, kind: type, value: Any) -> Any:
 
 
 def check_choice(declared: Field, value: Any) -> Any:
-    """The value, or for a text option with choices the choice that it is.
+    """Return the value, in lower case if that makes it one of the option's choices.
 
     Raises:
-        ValueError: that lists the choices.
+        ValueError: if the value is not one of the choices; the message lists them.
     """
     choices = declared.metadata["choices"]
     if not choices or value in choices:
@@ -156,7 +161,7 @@ def check_values(options: Any) -> None:
     """Check every option of a dataclass instance.
 
     Raises:
-        TwinFlowConfigError: if one has the wrong type, is outside its range or is none of its choices.
+        TwinFlowConfigError: if a value has the wrong type, is out of range or is not one of the choices.
     """
     for declared in options_of(type(options)):
         value = getattr(options, declared.name)
@@ -182,7 +187,7 @@ def _check_value(declared: Field, value: Any) -> None:
 
 
 def check_option_name(name: str, known: list[str]) -> None:
-    """Raise a TwinFlowConfigError if `name` is not a known option; it suggests the option that `name` misspells."""
+    """Raise a `TwinFlowConfigError` if `name` is not a known option. The message suggests the closest option."""
     if name in known:
         return
     meant = misspelled_option(name, known)
@@ -191,10 +196,10 @@ def check_option_name(name: str, known: list[str]) -> None:
 
 
 def misspelled_option(name: str, known: Iterable[str]) -> str | None:
-    """The known option that `name` misspells, if there is one.
+    """Return the known option that `name` misspells, or `None`.
 
-    A word may differ by one letter (two in a long word), and only if it is not itself a word of a known option. So
-    `maximum_size` is never taken for `minimum_size`, whose meaning is another.
+    A word may differ by one letter, or by two if it is long. It must not be a word of another known option, so
+    `maximum_size` is never taken for `minimum_size`.
     """
     words = {word for option in known for word in option.split("_")}
     for option in sorted(known):
@@ -213,7 +218,7 @@ def _is_misspelled(given: str, meant: str) -> bool:
 
 
 def _edits(given: str, meant: str) -> int:
-    """Letters to insert, delete, replace or swap with their neighbour until one word is the other."""
+    """Count the letters to insert, delete, replace or swap to turn one word into the other."""
     rows = [list(range(len(meant) + 1))]
     for i, letter in enumerate(given, start=1):
         row = [i]
@@ -226,7 +231,7 @@ def _edits(given: str, meant: str) -> int:
 
 
 def read_json_options(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object of options; comments, trailing commas and a byte order mark are accepted.
+    """Read a JSON object of options. Comments, trailing commas and a byte order mark are accepted.
 
     Raises:
         TwinFlowConfigError: if the file is missing, is not JSON or is not an object.
@@ -235,11 +240,11 @@ def read_json_options(path: str | Path) -> dict[str, Any]:
     try:
         options = lenient_json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise TwinFlowConfigError(f"config '{path}' does not exist: give the path of a JSON file.") from None
+        raise TwinFlowConfigError(f"config '{path}' does not exist: pass the path of a JSON file.") from None
     except OSError as error:
-        raise TwinFlowConfigError(f"config '{path}' cannot be read ({error.strerror}): give a JSON file.") from None
+        raise TwinFlowConfigError(f"config '{path}' cannot be read ({error.strerror}): pass a JSON file.") from None
     except (ValueError, RecursionError) as error:
-        raise TwinFlowConfigError(f"config '{path}' is not valid JSON ({error}): mend it there.") from None
+        raise TwinFlowConfigError(f"config '{path}' is not valid JSON: {error}. Correct the file.") from None
     if not isinstance(options, dict):
-        raise TwinFlowConfigError(f"config '{path}' holds a {type(options).__name__}: it must be a JSON object.")
+        raise TwinFlowConfigError(f"config '{path}' contains a {type(options).__name__}: it must be a JSON object.")
     return options

@@ -1,4 +1,4 @@
-"""The values that a numeric option allows, declared with the option."""
+"""The allowed values of numeric options."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The recommended options of a run, from what has been measured (docs/recipes.md says where)."""
+"""The recommended options of a run. docs/recipes.md links to the measurements behind them."""
 
 from typing import Any, Literal, get_args
 
@@ -10,7 +10,7 @@ Media = Literal["image", "video"]
 
 STEPS: dict[str, int] = {"short": 1000, "long": 4000}
 SHORT_BELOW = 2000
-"""A run of fewer steps is short."""
+"""A run with fewer steps is short."""
 SAMPLES_PER_STEP: dict[str, int] = {"image": 256, "video": 32}
 LEARNING_RATES: dict[str, float] = {"lora": 1e-3, "full": 5e-4}
 DATA_FREE: dict[str, Any] = {
@@ -22,7 +22,7 @@ DATA_FREE: dict[str, Any] = {
     "twinflow_rectify_weight": 3.0,
     "twinflow_estimate_order": 2,
 }
-"""The authors' recipe for training without images; their rectification of 0.75 is 3.0 here."""
+"""The authors' recipe for training without images. Their rectification weight of 0.75 corresponds to 3.0 here."""
 
 
 def recommended_twinflow(
@@ -33,7 +33,7 @@ def recommended_twinflow(
     diffusion: bool = False,
     data_free: bool = False,
 ) -> dict[str, Any]:
-    """The options of `TwinFlowConfig` that the recommended recipe sets; see `TwinFlowConfig.recommended`."""
+    """Return the options of `TwinFlowConfig` that the recommended recipe sets; see `TwinFlowConfig.recommended`."""
     _check(train_type=(train_type, TrainType), length=(length, Length), media=(media, Media))
     if data_free:
         return dict(DATA_FREE)
@@ -56,7 +56,10 @@ def recommended_training(
     diffusion: bool = False,
     data_free: bool = False,
 ) -> dict[str, Any]:
-    """The options of `TrainingArguments` that the recommended recipe sets; see `TrainingArguments.recommended`."""
+    """Return the options of `TrainingArguments` that the recommended recipe sets.
+
+    See `TrainingArguments.recommended`.
+    """
     _check(train_type=(train_type, TrainType), length=(length, Length), media=(media, Media))
     micro_batch = train_batch_size or (1 if media == "video" else 4)
     options: dict[str, Any] = {
@@ -81,15 +84,15 @@ def recommended_training(
 
 
 def length_of(steps: int | None) -> Length:
-    """Whether a run of so many steps is short; a run of unknown length is long."""
+    """Return "short" or "long" for a number of steps. A run of unknown length is long."""
     return "short" if steps is not None and steps < SHORT_BELOW else "long"
 
 
 def _check(**given: tuple[str, Any]) -> None:
-    """Refuse a value that is none of its choices.
+    """Check that each value is one of its choices.
 
     Raises:
-        TwinFlowConfigError: naming the argument and its choices.
+        TwinFlowConfigError: if a value is not; the message names the argument and its choices.
     """
     for name, (value, choices) in given.items():
         if value not in get_args(choices):

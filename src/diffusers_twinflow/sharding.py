@@ -1,4 +1,4 @@
-"""Parameters that are sharded over processes: their local parts, and the whole tensors."""
+"""Read and write parameters that may be sharded over processes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,9 +10,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def reshard(module: nn.Module) -> None:
-    """Let go of the whole parameters that FSDP keeps after a pass without a backward; their shards are the truth.
+    """Free the whole parameters that FSDP keeps after a pass without a backward. Only their shards are up to date.
 
-    A module is looked through only where it is sharded itself, as every model is that has sharded parts.
+    Does nothing if the module is not sharded. A model with sharded parts is always sharded itself.
     """
     for child in module.modules() if isinstance(module, FSDPModule) else ():
         if isinstance(child, FSDPModule):
@@ -20,20 +20,20 @@ def reshard(module: nn.Module) -> None:
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of a parameter that this process holds, sharing its memory and without its gradient."""
+    """Return this process's part of a parameter, detached and sharing its memory."""
     tensor = tensor.detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A parameter gathered from all processes, which must all call this."""
+    """Return a parameter gathered from all processes. All processes must call this."""
     tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def copy_whole(parameter: torch.Tensor, value: torch.Tensor) -> None:
-    """Set a parameter, sharded or not, to a whole tensor that every process holds."""
+    """Set a parameter, sharded or not, to a whole tensor. Every process must pass the same tensor."""
     if isinstance(parameter, DTensor):
         value = value.to(parameter.device, parameter.dtype)
         value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
@@ -42,11 +42,14 @@ def copy_whole(parameter: torch.Tensor, value: torch.Tensor) -> None:
 
 @contextmanager
 def gathered(module: nn.Module, keep: bool, wanted: Callable[[str], bool] | None = None) -> Iterator[None]:
-    """Within the context a sharded module holds whole parameters on the CPU, to be saved; all processes enter it.
+    """Give a sharded module whole parameters on the CPU within the context, for saving.
+
+    All processes must enter the context.
 
     Args:
-        keep: whether this process will save; the others only take part.
-        wanted: whether to gather the parameter of that name; by default all.
+        module: the module, sharded or not.
+        keep: whether this process gets the whole parameters. The other processes only help to gather them.
+        wanted: takes a parameter's name and returns whether to gather it; by default all are gathered.
     """
     reshard(module)
     sharded = [

@@ -1,7 +1,7 @@
-"""Files and folders that are either complete or not there, whenever the process or the machine stops.
+"""Write files and folders atomically, so that they are complete or absent if the process or the machine stops.
 
-What is written lies beside its place until it is complete and on the disk. One rename then decides that it counts;
-what is left to do after that rename is done by `recover`, if the process does not get to it.
+Data is first written next to its final path and flushed to the disk. One rename then commits it. If the process stops
+after that rename, `recover` does the rest.
 """
 
 import errno
@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 UNFINISHED = ".unfinished-"
-"""Before the name of what is being written: to be deleted."""
+"""Prefix of a file or folder that is being written. `recover` deletes it."""
 COMPLETE = ".complete-"
-"""Before the name of a folder that is complete: to be put in the place of the folder of that name."""
+"""Prefix of a complete folder. `recover` gives it the name without the prefix."""
 REPLACED = ".replaced-"
-"""Before the name of a folder while a new one takes its place."""
+"""Prefix of an old folder while a new one takes its name."""
 REMOVED = ".removed-"
-"""Before the name of a folder that is being deleted."""
+"""Prefix of a folder that is being deleted."""
 MERGED = ".complete"
-"""A folder that is complete: its entries are to be moved into the folder that it lies in."""
+"""Name of a complete folder. `recover` moves its entries into its parent folder."""
 MERGING = ".unfinished"
 
 DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -34,16 +34,20 @@ FOREIGN_DISK_ERRORS = (
     "iostream error",
     "inline_container.cc",
 )
-"""Parts of what libraries say that write files by themselves and raise no OSError."""
+"""Parts of the messages of libraries that write files and do not raise an `OSError`."""
 MIB = 2**20
 
 
 class DiskError(OSError):
-    """A file could not be written. What was there before is still there."""
+    """Raised if a file could not be written. The previous content is still there."""
 
 
 def write_file(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let `write` write a file beside `path`, which has the same suffix, and give it the name `path` at once.
+    """Write a file atomically.
+
+    Args:
+        path: final path of the file.
+        write: writes the file to the path it gets, which has the same suffix and folder as `path`.
 
     Raises:
         DiskError: if the disk is full or does not let us write.
@@ -63,18 +67,18 @@ def write_file(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text in UTF-8, see `write_file`."""
+    """Write a text file atomically in UTF-8; see `write_file`."""
     write_file(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def unfinished(folder: str | Path) -> Path:
-    """Where `start_folder` has a folder filled that will take the place of `folder`."""
+    """Return the temporary path that is filled between `start_folder` and `finish_folder`."""
     folder = Path(folder)
     return folder.with_name(UNFINISHED + folder.name)
 
 
 def start_folder(folder: str | Path) -> Path:
-    """Make the empty folder that `finish_folder` puts in the place of `folder`, and return its path."""
+    """Create an empty temporary folder, which `finish_folder` renames to `folder`, and return its path."""
     aside = unfinished(folder)
     with disk_errors(folder):
         shutil.rmtree(aside, ignore_errors=True)
@@ -83,7 +87,7 @@ def start_folder(folder: str | Path) -> Path:
 
 
 def finish_folder(folder: str | Path) -> None:
-    """Put what was written since `start_folder` in the place of `folder`, which may be there already."""
+    """Replace `folder` by the temporary folder of `start_folder`. `folder` may exist or not."""
     folder = Path(folder)
     complete, aside = folder.with_name(COMPLETE + folder.name), unfinished(folder)
     with disk_errors(folder):
@@ -104,7 +108,11 @@ def _take_place(complete: Path, folder: Path) -> None:
 
 
 def write_folder(folder: str | Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a folder, and put it in the place of `folder` at once.
+    """Write or replace a folder atomically.
+
+    Args:
+        folder: final path of the folder.
+        write: fills the empty folder that it gets.
 
     Raises:
         DiskError: if the disk is full or does not let us write.
@@ -120,7 +128,11 @@ def write_folder(folder: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def merge_folder(folder: str | Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a folder, and move all of its entries into `folder`. Other entries of `folder` stay.
+    """Write several entries of a folder at once. Other entries of the folder do not change.
+
+    Args:
+        folder: the folder, which is created if it does not exist.
+        write: fills the empty folder that it gets. Its entries are then moved into `folder`.
 
     Raises:
         DiskError: if the disk is full or does not let us write. Nothing in `folder` has changed then.
@@ -152,7 +164,7 @@ def _move_entries(complete: Path, folder: Path) -> None:
 
 
 def remove_folder(folder: str | Path) -> None:
-    """Delete a folder, which loses its name before anything in it is deleted."""
+    """Delete a folder. It is renamed first, so that no partly deleted folder has its name."""
     folder = Path(folder)
     removed = folder.with_name(REMOVED + folder.name)
     shutil.rmtree(removed, ignore_errors=True)
@@ -161,12 +173,12 @@ def remove_folder(folder: str | Path) -> None:
 
 
 def recover(folder: str | Path) -> None:
-    """Finish in `folder` what a process was writing when it stopped, or undo it. No other process may write there.
+    """Finish or undo what a process was writing in `folder` when it stopped.
 
-    A folder that was complete takes its place; everything that was not complete is deleted.
+    Complete folders get their final names, and everything else is deleted. No other process may write there meanwhile.
 
     Raises:
-        DiskError: if that fails.
+        DiskError: if the disk is full or does not let us write.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -190,7 +202,7 @@ def recover(folder: str | Path) -> None:
 
 
 def flush_all(folder: Path) -> None:
-    """Bring a folder and everything in it to the disk."""
+    """Flush a folder and everything in it to the disk."""
     for directory, _, files in os.walk(folder):
         for name in files:
             flush(Path(directory, name))
@@ -198,7 +210,7 @@ def flush_all(folder: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk. Windows has no such call for folders."""
+    """Flush a file, or the list of names in a folder, to the disk. Windows cannot flush folders."""
     if os.name != "posix" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
@@ -210,10 +222,13 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def disk_errors(path: str | Path) -> Iterator[None]:
-    """Name the file and the room on its disk if something in the block cannot write.
+    """Convert write errors in the block to a `DiskError` that names the file and the free space.
+
+    Args:
+        path: the file or folder that is being written.
 
     Raises:
-        DiskError: instead of what PyTorch, safetensors or Python raise.
+        DiskError: if PyTorch, safetensors or Python fail to write.
     """
     try:
         yield
@@ -234,6 +249,6 @@ def is_disk_error(error: BaseException) -> bool:
 
 
 def free_space(path: str | Path) -> str:
-    """The free room of the disk that `path` is on, in words."""
+    """Return the free space of the disk that `path` is on, as text."""
     existing = next(parent for parent in [Path(path).absolute(), *Path(path).absolute().parents] if parent.exists())
     return f"{shutil.disk_usage(existing).free / MIB:,.1f} MiB"

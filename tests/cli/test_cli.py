@@ -148,7 +148,7 @@ def test_what_the_user_can_mend_is_one_line(arguments, message, capsys, tmp_path
         (["--device", "meta"], r"--device=meta cannot be used"),
         (["--device", "gpu"], r"--device=gpu cannot be used"),
         (["--image", "no.png"], r"--image=no.png is not for '.+', whose model edits no image"),
-        (["--num_frames", 5], r"--num_frames=5 is not for StableDiffusion3Pipeline"),
+        (["--num_frames", 5], r"--num_frames=5 is not valid for StableDiffusion3Pipeline"),
         (["--base_model", "no/such/base"], r"'no/such/base' is neither a directory nor a Hub id"),
     ],
 )

@@ -143,4 +143,4 @@ def test_a_base_of_pictures_has_no_clips(adapter, tmp_path, monkeypatch, capsys,
     monkeypatch.chdir(tmp_path)
     prompt = [] if command == "demo" else ["a"]
     assert run(command, adapter, *prompt, "--num_frames", FRAMES) == 1
-    assert f"--num_frames={FRAMES} is not for StableDiffusion3Pipeline" in capsys.readouterr().err
+    assert f"--num_frames={FRAMES} is not valid for StableDiffusion3Pipeline" in capsys.readouterr().err

@@ -104,5 +104,5 @@ def test_a_flow_family_with_a_diffusion_scheduler_is_refused(script, arguments, 
     (directory / "model_index.json").write_text(json.dumps(index))
     DDIMScheduler().save_pretrained(directory / "scheduler")
     options = [f"--pretrained_model_name_or_path={directory}", TWINFLOW, ENABLED, ALLOWED]
-    with pytest.raises(SystemExit, match="DDIMScheduler.*stable_diffusion_3 is no diffusion family"):
+    with pytest.raises(SystemExit, match="DDIMScheduler.*stable_diffusion_3 is a flow-matching family"):
         script.main(arguments(*options))

@@ -110,7 +110,7 @@ def test_lengths_that_the_autoencoder_cannot_take_are_refused(case, latent_frame
 
 def test_a_model_of_pictures_takes_no_clips(script, base_dir, image_dir, tmp_path):
     arguments = [f"--pretrained_model_name_or_path={base_dir}", f"--dataset_name={image_dir}", "--num_frames=5"]
-    with pytest.raises(SystemExit, match="num_frames=5 is not for StableDiffusion3Pipeline"):
+    with pytest.raises(SystemExit, match="num_frames=5 is not valid for StableDiffusion3Pipeline"):
         script.main([*arguments, f"--output_dir={tmp_path}"])
 
 

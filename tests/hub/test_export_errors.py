@@ -106,7 +106,7 @@ def test_family_without_a_mapping_for_comfyui(copy, tmp_path):
 
 def test_options_that_comfyui_has_no_sampler_for(base_dir, tmp_path):
     lora = write_lora(tmp_path / "lora", base_dir, ["to_q"], scheduler=TwinFlowScheduler(stochastic_ratio=0.5))
-    assert "exist in TwinFlowScheduler only" in refused(lora, tmp_path / "a" / "out", "comfyui")
+    assert "exist only in TwinFlowScheduler" in refused(lora, tmp_path / "a" / "out", "comfyui")
     use = export(lora, tmp_path / "plain")
     assert use == "The sampling options of this model exist in `TwinFlowScheduler` only."
     loaded = TwinFlowScheduler.from_pretrained(tmp_path / "plain", subfolder="scheduler")
@@ -116,13 +116,15 @@ def test_options_that_comfyui_has_no_sampler_for(base_dir, tmp_path):
 def test_family_whose_pipeline_loads_no_lora(copy, tmp_path):
     change(copy, family="pixart_sigma")
     message = refused(copy, tmp_path / "a" / "out")
-    assert "PixArtSigmaPipeline loads no LoRA. Use merged or transformer." in message
+    assert "PixArtSigmaPipeline cannot load LoRAs. Use merged or transformer." in message
 
 
 @pytest.mark.parametrize("format", ["diffusers", "comfyui"])
 def test_whole_model_in_a_format_for_loras(shared_model, tmp_path, format):
     message = refused(shared_model, tmp_path / "a" / "out", format)
-    assert re.match(rf"format='{format}' is for LoRAs, and '.+' is a whole model. Use merged or transformer.", message)
+    assert re.match(
+        rf"format='{format}' is only for LoRAs, but '.+' is a whole model. Use merged or transformer.", message
+    )
 
 
 def test_quantized_base_in_a_format_with_all_weights(shared_repository, tmp_path):
@@ -136,7 +138,7 @@ def test_quantized_base_in_a_format_with_all_weights(shared_repository, tmp_path
 def test_output_inside_a_file(shared_repository, tmp_path):
     (tmp_path / "file").touch()
     message = refused(shared_repository, tmp_path / "file" / "out")
-    assert message.endswith(f"'{tmp_path / 'file'}' is a file. Choose another place.")
+    assert message.endswith(f"'{tmp_path / 'file'}' is a file. Choose another folder.")
 
 
 def test_what_is_no_repository(tmp_path):

@@ -1,4 +1,4 @@
-"""The base models that TwinFlow can train, found by their pipeline's class name."""
+"""Families of base models that TwinFlow can train, and functions to find the family of a pipeline."""
 
 from typing import TYPE_CHECKING
 

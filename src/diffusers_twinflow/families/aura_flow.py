@@ -11,7 +11,7 @@ from .base import Family
 
 
 class AuraFlowFamily(Family):
-    """AuraFlow: times in 0..1 with 1 = noise; its prompt embeddings are zero behind the prompt's end, without a mask."""
+    """AuraFlow. Times are in 0..1 with 1 = noise. Prompt padding has zero embeddings and is not masked."""
 
     name = "aura_flow"
     pipeline_class = AuraFlowPipeline

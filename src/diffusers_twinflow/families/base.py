@@ -1,4 +1,4 @@
-"""What the rest of the package needs to know of a base model; one subclass a model, and nothing about the loss."""
+"""The base class of families. A family adapts one kind of base model to the rest of the package."""
 
 import fnmatch
 import inspect
@@ -25,43 +25,46 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 
 
 class LatentDistribution(NamedTuple):
-    """Latents of a batch of images as an autoencoder gives them: normal, and independent of each other.
+    """The distribution of the latents of a batch of images: independent normal distributions.
 
     Attributes:
         mean: shape [B, C, h, w].
-        std: of the same shape; `None` if the latents are the mean.
+        std: same shape; `None` if the latents equal the mean.
     """
 
     mean: torch.Tensor
     std: torch.Tensor | None = None
 
     def sample(self, noise: torch.Tensor) -> torch.Tensor:
-        """The latents for normal noise of the same shape, in the noise's type."""
+        """Return latents sampled with standard normal noise of the same shape, in the dtype of the noise."""
         mean = self.mean.to(noise.dtype)
         return mean if self.std is None else mean + self.std.to(noise.dtype) * noise
 
 
 class Family:
-    """How one diffusers model is called, packed and scaled.
+    """Adapts one kind of base model, such as FLUX.1, to training and sampling.
+
+    A subclass sets the attributes and implements `encode_prompts` and `velocity`. It overrides other methods if its
+    model differs. See docs/adding-a-family.md.
 
     Attributes:
-        name: the name in configurations and model cards.
-        pipeline_class: the stock pipeline.
-        component_name: the pipeline's component that is trained.
-        transformer_class: the `timestep_sign` aware class of that component.
-        lora_target_modules: ends of the names of the linear layers that a LoRA adapts by default; a `*` stands for the
-            number of a block in a whole name.
-        max_sequence_length: default length of an encoded prompt, in tokens. Every prompt is encoded to one length, so
-            that conditions stack; padding is masked as the stock pipeline masks it.
-        guidance_off: arguments that make the stock pipeline's call one evaluation a step. A model with embedded
-            guidance gets the same value here and in `velocity`: 1, where the base predicts the velocity of the data
-            itself, which is what the loss compares with; guidance is baked in by `twinflow_enhanced_ratio`.
-        takes_reference_image: whether the model edits an image that it is given; `encode_prompts` then needs it.
-        draws_videos: whether it draws clips and can be trained on them; `check_num_frames` then says of which lengths.
-        timestep_argument: what the component's forward calls its timestep.
-        task: what the Hub calls what the pipeline does.
-        usual_base: Hub id of the pipeline that others' transformers without one were made from.
-        output_name: where the stock call's output holds its pictures or videos.
+        name: the name in configs and model cards.
+        pipeline_class: the stock pipeline class.
+        component_name: name of the pipeline's component that is trained.
+        transformer_class: the TwinFlow class of that component.
+        lora_target_modules: name suffixes of the linear layers that a LoRA adapts by default. If a name contains `*`,
+            it is a pattern for whole names, such as `blocks.*.proj`.
+        max_sequence_length: default length of an encoded prompt, in tokens. All prompts are encoded to one length, so
+            that they can be stacked. Padding is masked as in the stock pipeline.
+        guidance_off: arguments that turn guidance off in the stock pipeline, so that it calls the model once per step.
+            A model with embedded guidance gets the same value here and in `velocity`. The value is 1 for such a model,
+            because it then predicts the velocity of the data. `twinflow_enhanced_ratio` builds guidance in.
+        takes_reference_image: whether the model edits an image. `encode_prompts` then needs reference images.
+        draws_videos: whether the model generates videos and can be trained on them.
+        timestep_argument: name of the timestep in the component's forward.
+        task: the Hub's name of the pipeline's task.
+        usual_base: Hub id of the default base for published transformers that name none; `None` if there is none.
+        output_name: attribute of the stock call's output with the images or videos.
     """
 
     name: str
@@ -79,12 +82,13 @@ class Family:
     output_name: str = "images"
 
     def load(self, name_or_path: str, **options: Any) -> DiffusionPipeline:
-        """The stock pipeline, as its `from_pretrained` loads it; components that it was saved without stay `None`.
+        """Load the stock pipeline. Components that it was saved without stay `None`.
 
         Args:
-            options: as `DiffusionPipeline.from_pretrained` takes them. The default `dtype` is float32 for every
-                component; diffusers alone leaves text encoders in the dtype that they were saved in. `torch_dtype` is
-                the old name of `dtype`.
+            name_or_path: local directory or Hub repository.
+            options: arguments of `DiffusionPipeline.from_pretrained`. `dtype` defaults to float32 for every component,
+                while diffusers leaves text encoders in the dtype of their files. `torch_dtype` is the old name of
+                `dtype`.
         """
         index = self.load_index(name_or_path, options)
         absent = {name: None for name, component in index.items() if component == [None, None]}
@@ -92,30 +96,31 @@ class Family:
         return self.pipeline_class.from_pretrained(name_or_path, **(absent | options))
 
     def load_index(self, name_or_path: str, options: dict[str, Any]) -> dict[str, Any]:
-        """The base's `model_index.json`; of `options` those count that say where it is."""
+        """Load the base's `model_index.json`. Only the options in `HUB_OPTIONS` are used."""
         hub_options = {name: options[name] for name in HUB_OPTIONS if name in options}
         index: Any = self.pipeline_class.load_config(name_or_path, **hub_options)
         return index
 
     def bind(self, pipeline: DiffusionPipeline) -> "Self":
-        """The family as it is for this pipeline; families whose `velocity` depends on its scheduler need it first.
+        """Return the family for this pipeline. Call it before `velocity`, which may depend on the scheduler.
 
         Raises:
-            TwinFlowConfigError: where the scheduler says that the model is none that the family can call.
+            TwinFlowConfigError: if the family cannot call a model with this scheduler.
         """
         scheduler = type(pipeline.scheduler).__name__
         if not is_flow_matching(scheduler, pipeline.scheduler.config):
             raise TwinFlowConfigError(
-                f"the base's scheduler is a {scheduler}, for a diffusion model, and {self.name} is no diffusion family: "
-                "give the base its flow-matching scheduler."
+                f"The base's scheduler is a {scheduler}, which is for diffusion models, but {self.name} is a "
+                "flow-matching family: give the base its flow-matching scheduler."
             )
         return self
 
     def assemble(self, pipeline: DiffusionPipeline, components: dict[str, Any] | None = None) -> DiffusionPipeline:
-        """A new stock pipeline with the options of `pipeline`, such as Wan's `expand_timesteps`.
+        """Create a stock pipeline with the options of `pipeline`, such as `expand_timesteps`.
 
         Args:
-            components: all components by name; defaults to those of `pipeline`.
+            pipeline: the pipeline whose options are copied.
+            components: all components by name; defaults to the components of `pipeline`.
         """
         options = {
             name: pipeline.config[name]
@@ -127,9 +132,12 @@ class Family:
     def save_lora(
         self, directory: str | Path, weight_name: str, weights: dict[str, torch.Tensor], metadata: dict[str, Any]
     ) -> None:
-        """Write the component's low-rank weights as a plain diffusers LoRA, as the stock pipeline does.
+        """Save the component's low-rank weights as a plain diffusers LoRA, as the stock pipeline does.
 
         Args:
+            directory: output folder.
+            weight_name: name of the file.
+            weights: low-rank weights by their names in the component.
             metadata: fields of the adapter's `LoraConfig`.
         """
         named = {"lora_layers": weights, "lora_adapter_metadata": metadata}
@@ -145,26 +153,28 @@ class Family:
         metadata: dict[str, Any],
         adapter_name: str,
     ) -> None:
-        """Put low-rank weights on a pipeline's component.
+        """Load low-rank weights into a pipeline's component.
 
         Args:
-            weights: by the names that they have in the component.
+            pipeline: the pipeline.
+            weights: low-rank weights by their names in the component.
             metadata: fields of the adapter's `LoraConfig`.
+            adapter_name: name of the adapter.
         """
         self.denoiser(pipeline).load_lora_adapter(
             weights, prefix=None, metadata=metadata, adapter_name=adapter_name, _pipeline=pipeline
         )
 
     def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
-        """The component that is trained, without what `torch.compile` wraps around it."""
+        """Return the component that is trained, without the wrapper of `torch.compile`."""
         return uncompiled(getattr(pipeline, self.component_name))
 
     def is_of(self, model: nn.Module) -> bool:
-        """Whether a model is one that this family trains, stock or TwinFlow."""
+        """Whether this family trains models of this class, stock or TwinFlow."""
         return isinstance(uncompiled(model), self.transformer_class.stock_class())
 
     def lora_targets(self, model: ModelMixin) -> list[str]:
-        """The `target_modules` of a LoRA: `lora_target_modules` with patterns as the names that they stand for."""
+        """Return the `target_modules` of a LoRA: `lora_target_modules` with patterns replaced by the matching names."""
         names = [name for name, _ in model.named_modules()]
         found = [fnmatch.filter(names, target) if "*" in target else [target] for target in self.lora_target_modules]
         return [name for targets in found for name in targets]
@@ -176,18 +186,25 @@ class Family:
         max_sequence_length: int | None = None,
         reference_images: torch.Tensor | None = None,
     ) -> Condition:
-        """Everything the model is conditioned on, as tensors of batch `len(prompts)`; "" is the empty prompt of CFG.
+        """Encode prompts to the condition of the model, with batch size `len(prompts)`.
 
         Args:
-            max_sequence_length: tokens of every encoded prompt; defaults to the family's.
-            reference_images: pixels in [-1, 1], shape [B, 3, H, W], where the family takes a reference image.
+            pipeline: the stock pipeline.
+            prompts: the prompts; "" is the empty prompt of classifier-free guidance.
+            max_sequence_length: number of tokens of every encoded prompt; defaults to the family's value.
+            reference_images: pixels in [-1, 1], shape [B, 3, H, W], if the family takes a reference image.
         """
         raise NotImplementedError
 
     def encode_distribution(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> LatentDistribution:
-        """The scaled latents, shape [B, C, h, w], of pixels in [-1, 1], shape [B, 3, H, W], before anything random.
+        """Encode pixels to the distribution of their scaled latents, which draws no random numbers.
 
-        Training adds noise that depends on a sample's position in the run alone.
+        Args:
+            pipeline: the stock pipeline.
+            pixels: pixels in [-1, 1], shape [B, 3, H, W].
+
+        Returns:
+            `LatentDistribution` of shape [B, C, h, w].
         """
         vae = pipeline.vae
         encoded = vae.encode(pixels.to(vae.dtype)).latent_dist
@@ -197,31 +214,31 @@ class Family:
     def encode_images(
         self, pipeline: DiffusionPipeline, pixels: torch.Tensor, generator: torch.Generator | None = None
     ) -> torch.Tensor:
-        """Latents drawn from `encode_distribution`, by the global random numbers if there is no generator."""
+        """Sample latents from `encode_distribution`, with the global random state if there is no generator."""
         distribution = self.encode_distribution(pipeline, pixels)
         mean = distribution.mean
         return distribution.sample(randn_tensor(mean.shape, generator, mean.device, mean.dtype))
 
     def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
-        """Pixels in [0, 1], shape [B, 3, H, W], of scaled latents."""
+        """Decode scaled latents to pixels in [0, 1], shape [B, 3, H, W]."""
         vae = pipeline.vae
         latents = latents / vae.config.scaling_factor + _shift(vae)
         return to_unit_range(vae.decode(latents.to(vae.dtype), return_dict=False)[0])
 
     def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
-        """The model in canonical form: `(x_t, t, r, sign, condition) -> F`, F = noise - data.
+        """Wrap the model in a function `(x_t, t, r, sign, condition) -> velocity`, where the velocity is noise - data.
 
-        `x_t` and F have the shape of `encode_images`' latents; `t` and `r` are in [0, 1] with 1 = noise, shape [B];
-        `r = None` and `sign = None` call the stock model.
+        `x_t` and the velocity have the shape of the latents of `encode_images`. `t` and `r` are in [0, 1] with 1 at
+        noise, shape [B]. With `r=None` and `sign=None` the stock model is called.
         """
         raise NotImplementedError
 
     def timestep(self, t: torch.Tensor) -> torch.Tensor:
-        """A time in [0, 1], 1 = noise, in the unit of the model's forward: 0..1000 unless a family says otherwise."""
+        """Convert times in [0, 1], with 1 at noise, to the unit of the model's forward, by default 0 to 1000."""
         return t * 1000.0
 
     def times(self, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """The forward's arguments for canonical times; the stock forward's alone where `r` and `sign` are `None`."""
+        """Return the time arguments of the forward. If `r` and `sign` are `None`, the stock forward accepts them."""
         times: dict[str, torch.Tensor] = {self.timestep_argument: self.timestep(t)}
         if r is not None:
             times["target_timestep"] = self.timestep(r)
@@ -230,52 +247,60 @@ class Family:
         return times
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
-        """Canonical latents as the stock pipeline's `latents` argument takes them."""
+        """Convert latents to the layout of the stock pipeline's `latents` argument."""
         return latents
 
     def unpack(self, packed: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """What `pack` made, as canonical latents again; height and width are those of the canonical latents."""
+        """Undo `pack`. `height` and `width` are the size of the unpacked latents."""
         return packed
 
     def size_options(self, resolution: int) -> dict[str, Any]:
-        """Arguments of the stock call for pictures of `resolution` times `resolution` pixels."""
+        """Return the arguments of the stock call for images of `resolution` x `resolution` pixels."""
         return {"height": resolution, "width": resolution}
 
     def draw(
         self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
     ) -> list[Image.Image]:
-        """Pictures of the stock call, `images_per_prompt` of each prompt in turn; of a video some frames side by side."""
+        """Generate `images_per_prompt` images per prompt, in the order of the prompts. A video gives a strip of frames.
+
+        Args:
+            pipeline: the stock pipeline.
+            prompts: the prompts.
+            images_per_prompt: number of images per prompt.
+            call_options: further arguments of the stock call.
+        """
         return call_pipeline(pipeline, prompt=prompts, num_images_per_prompt=images_per_prompt, **call_options).images
 
     def draw_frames(
         self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
     ) -> list[list[Image.Image]]:
-        """As `draw`, with all frames of each video; a picture is one frame."""
+        """Generate as `draw` does, and return all frames of each video. An image is one frame."""
         return [[image] for image in self.draw(pipeline, prompts, images_per_prompt, **call_options)]
 
     def check_num_frames(self, pipeline: DiffusionPipeline, num_frames: int) -> None:
-        """Raise a `TwinFlowConfigError` where clips of so many frames cannot be encoded."""
+        """Raise a `TwinFlowConfigError` if videos with this number of frames cannot be encoded."""
         self.check_draws_videos(num_frames)
 
     def check_draws_videos(self, num_frames: int | None) -> None:
-        """
+        """Check that a number of frames is given only for a base that generates videos.
+
         Raises:
-            TwinFlowConfigError: where a number of frames is given to a base that draws no videos.
+            TwinFlowConfigError: if `num_frames` is given and the base generates images.
         """
         if num_frames is not None and not self.draws_videos:
             raise TwinFlowConfigError(
-                f"num_frames={num_frames} is not for {self.pipeline_class.__name__}, which draws no videos: leave it "
-                "out."
+                f"num_frames={num_frames} is not valid for {self.pipeline_class.__name__}, which generates no videos: "
+                "leave it out."
             )
 
 
 def call_pipeline(pipeline: Any, **options: Any) -> Any:
-    """The output of a stock call. The base class of pipelines declares no call, since each pipeline has its own."""
+    """Call a stock pipeline. For type checkers, because diffusers' base class declares no `__call__`."""
     return pipeline(**options)
 
 
 def to_unit_range(pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels of [-1, 1] in [0, 1]."""
+    """Convert pixels in [-1, 1] to [0, 1]."""
     return (pixels / 2 + 0.5).clamp(0, 1)
 
 

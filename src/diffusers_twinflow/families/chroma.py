@@ -13,7 +13,7 @@ from .packing import position_ids
 
 
 class ChromaFamily(FluxFamily):
-    """Chroma: FLUX.1 without a pooled prompt; tokens behind the prompt's end and one more are masked."""
+    """Chroma, which is FLUX.1 without a pooled prompt. All padding tokens except the first are masked."""
 
     name = "chroma"
     pipeline_class = ChromaPipeline

@@ -1,4 +1,4 @@
-"""What the families of diffusion models share: the bridge that makes their network a velocity of the flow."""
+"""The base class of families of diffusion models, whose output the bridge converts to a velocity."""
 
 from collections.abc import Callable
 from copy import copy
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class DiffusionFamily(Family):
-    """A model that a diffusion scheduler samples from, or the same architecture trained as a flow.
+    """A family of diffusion models, or of models with the same architecture that were trained as a flow.
 
-    The pipeline's scheduler says which: `bind` reads it, and comes before `velocity`.
+    The pipeline's scheduler decides which of the two it is. Call `bind`, which reads the scheduler, before `velocity`.
     """
 
     bridge: Diff2Flow | None = None
@@ -39,7 +39,7 @@ class DiffusionFamily(Family):
     def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
         if not self.is_bound:
             raise TwinFlowConfigError(
-                f"the {self.name} family does not know the noise schedule: bind(pipeline) first."
+                f"The {self.name} family does not know the noise schedule: call bind(pipeline) before velocity."
             )
 
         def velocity(
@@ -57,10 +57,12 @@ class DiffusionFamily(Family):
     def predict(
         self, model: Callable[..., Any], sample: torch.Tensor, times: dict[str, torch.Tensor], condition: Condition
     ) -> torch.Tensor:
-        """What the network itself predicts, of the shape of `sample`.
+        """Return the output of the network, in the shape of `sample`.
 
         Args:
-            sample: the network's input, in its own scale.
-            times: the arguments of its forward that `Family.times` gives.
+            model: the network.
+            sample: the network's input, already scaled for it.
+            times: time arguments of the forward, from `Family.times`.
+            condition: the condition, from `encode_prompts`.
         """
         raise NotImplementedError

@@ -6,10 +6,15 @@ Encoder = Callable[[list[str]], tuple[torch.Tensor, ...]]
 
 
 def encode_empty_apart(prompts: list[str], encode: Encoder, encode_empty: Encoder) -> tuple[torch.Tensor, ...]:
-    """Tensors of batch `len(prompts)`, where a pipeline words an empty prompt in another way than the others.
+    """Encode prompts for a pipeline that treats the empty prompt differently from the others.
 
     Args:
-        encode, encode_empty: take a list of prompts and return tensors of that batch, all of one length.
+        prompts: the prompts, of which some may be empty.
+        encode, encode_empty: functions that take a list of prompts and return tensors with this batch size. All
+            tensors have the same length.
+
+    Returns:
+        Tensors of batch size `len(prompts)`, in the order of the prompts.
     """
     filled = [position for position, prompt in enumerate(prompts) if prompt]
     empty = [position for position, prompt in enumerate(prompts) if not prompt]

@@ -14,7 +14,7 @@ EMBEDDED_GUIDANCE = 1.0
 
 
 class FluxFamily(PackedFamily):
-    """FLUX.1 dev and schnell: times in 0..1, latents packed in 2 x 2 patches; dev is called at embedded guidance 1."""
+    """FLUX.1 dev and schnell. Times are in 0..1, latents are packed in 2 x 2 patches, and dev gets guidance 1."""
 
     name = "flux"
     pipeline_class: type[DiffusionPipeline] = FluxPipeline

@@ -13,7 +13,7 @@ EMBEDDED_GUIDANCE = 1.0
 
 
 class Flux2Family(Family):
-    """FLUX.2: times in 0..1, embedded guidance 1; its latents are patches of 2 x 2, normalised by channel."""
+    """FLUX.2. Times are in 0..1, the embedded guidance is 1, and latents are 2 x 2 patches, normalised per channel."""
 
     name = "flux2"
     pipeline_class = Flux2Pipeline
@@ -53,7 +53,7 @@ class Flux2Family(Family):
         return {"prompt_embeds": prompt_embeds}
 
     def encode_distribution(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> LatentDistribution:
-        """Latents of shape [B, 4 * C, h / 2, w / 2], as the stock pipeline's `latents` argument takes them."""
+        """Encode pixels to latents of shape [B, 4 * C, h / 2, w / 2], the layout of the stock `latents` argument."""
         return LatentDistribution(pipeline._encode_vae_image(pixels.to(pipeline.vae.dtype), generator=None))
 
     def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
@@ -89,5 +89,5 @@ class Flux2Family(Family):
 
 
 def position_ids(device: torch.device, *sizes: int) -> torch.Tensor:
-    """row, column and place in the prompt of each token, shape [tokens, 4], of a grid of those four sizes."""
+    """Return the positions of all tokens in a grid of these four sizes, shape [tokens, 4]."""
     return torch.cartesian_prod(*(torch.arange(size, device=device) for size in sizes))

@@ -15,7 +15,7 @@ FRAME_RATE = inspect.signature(LTXPipeline.__call__).parameters["frame_rate"].de
 
 
 class LTXVideoFamily(VideoFamily):
-    """LTX-Video: latents [B, C, f, h, w], one token a position, times in 0..1000, the frame rate of the stock call."""
+    """LTX-Video. Times are in 0..1000, latents [B, C, f, h, w] have one token per position at the stock frame rate."""
 
     name = "ltx_video"
     pipeline_class = LTXPipeline
@@ -42,7 +42,7 @@ class LTXVideoFamily(VideoFamily):
         max_sequence_length: int | None = None,
         reference_images: torch.Tensor | None = None,
     ) -> Condition:
-        """The prompts, and the length of a latent position in seconds and pixels, shape [B, 3]."""
+        """Encode prompts, and add the size of a latent position in seconds and pixels, shape [B, 3]."""
         prompt_embeds, mask, *_ = pipeline.encode_prompt(
             prompts,
             do_classifier_free_guidance=False,
@@ -65,7 +65,7 @@ class LTXVideoFamily(VideoFamily):
         return FRAME_RATE
 
     def encode_distribution(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> LatentDistribution:
-        """Latents of images [B, 3, H, W] or videos [B, 3, F, H, W], F = 1, 9, 17, ..."""
+        """Encode images [B, 3, H, W] or videos [B, 3, F, H, W], with F = 1, 9, 17, ..."""
         vae = pipeline.vae
         video = as_video(pixels, self.temporal_compression(pipeline))
         encoded = vae.encode(video.to(vae.dtype)).latent_dist
@@ -76,7 +76,7 @@ class LTXVideoFamily(VideoFamily):
         )
 
     def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
-        """Pixels of shape [B, 3, F, H, W], decoded at time 0 where the autoencoder takes one."""
+        """Decode latents to pixels of shape [B, 3, F, H, W]. An autoencoder that takes a time gets 0."""
         vae = pipeline.vae
         latents = pipeline._denormalize_latents(
             latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor

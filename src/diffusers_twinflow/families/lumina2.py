@@ -13,7 +13,10 @@ from .empty_prompts import encode_empty_apart
 
 
 class Lumina2Family(Family):
-    """Lumina Image 2: times in 0..1 with 1 = data, predicts data minus noise; the empty prompt has no system prompt."""
+    """Lumina Image 2. Times are in 0..1 with 1 = data, and it predicts data minus noise.
+
+    The empty prompt has no system prompt.
+    """
 
     name = "lumina2"
     pipeline_class = Lumina2Pipeline

@@ -1,4 +1,4 @@
-"""Latents as tokens of 2 x 2 positions, the layout of FLUX.1 and what came from it."""
+"""Pack latents into tokens of 2 x 2 positions, the layout of FLUX.1 and related models."""
 
 import torch
 from diffusers import FluxPipeline
@@ -14,7 +14,7 @@ class PackedFamily(Family):
         return t
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
-        """[B, C, h, w] as tokens [B, (h / 2) * (w / 2), 4 * C]."""
+        """Pack latents [B, C, h, w] into tokens [B, (h / 2) * (w / 2), 4 * C]."""
         return FluxPipeline._pack_latents(latents, *latents.shape)
 
     def unpack(self, packed: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -22,21 +22,22 @@ class PackedFamily(Family):
 
 
 def position_ids(latents: torch.Tensor) -> torch.Tensor:
-    """Row and column of each packed token, shape [(h / 2) * (w / 2), 3] with zeros in front."""
+    """Return a zero, the row and the column of each packed token, shape [(h / 2) * (w / 2), 3]."""
     sides = [torch.arange(side // 2, device=latents.device, dtype=latents.dtype) for side in latents.shape[-2:]]
     rows, columns = torch.meshgrid(*sides, indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
 
 
 def pad_tokens(embeds: torch.Tensor, mask: torch.Tensor | None, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token embeddings cut or padded to one length, and which of them are not padding.
+    """Cut or pad token embeddings to one length.
 
     Args:
         embeds: shape [B, L, D].
-        mask: shape [B, L]; `None` where no token is padding.
+        mask: shape [B, L], true for tokens that are not padding; `None` if no token is padding.
+        length: number of tokens to return.
 
     Returns:
-        embeddings of shape [B, length, D] and a boolean mask of shape [B, length].
+        Embeddings of shape [B, length, D], and a boolean mask of shape [B, length] that is false for padding.
     """
     mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device) if mask is None else mask.bool()
     missing = max(length - embeds.shape[1], 0)

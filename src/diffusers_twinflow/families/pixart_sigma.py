@@ -16,9 +16,9 @@ WHOLE_PICTURE = {"resolution": None, "aspect_ratio": None}
 
 
 class PixArtSigmaFamily(DiffusionFamily):
-    """PixArt-Sigma: a transformer that predicts the noise, beside a variance that sampling does not use.
+    """PixArt-Sigma. The transformer predicts the noise, and a variance that sampling does not use.
 
-    diffusers has no LoRA for it: neither its pipeline nor its transformer loads one, so only the TwinFlow class does.
+    The stock pipeline and transformer cannot load LoRAs. Only the TwinFlow class can.
     """
 
     name = "pixart_sigma"

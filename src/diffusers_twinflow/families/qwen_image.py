@@ -13,7 +13,7 @@ from .packing import PackedFamily, pad_tokens
 
 
 class QwenImageFamily(PackedFamily):
-    """Qwen-Image: times in 0..1, latents packed in 2 x 2 patches, a video autoencoder for pictures of one frame."""
+    """Qwen-Image. Times are in 0..1, latents are packed in 2 x 2 patches, and the autoencoder sees one-frame videos."""
 
     name = "qwen_image"
     usual_base = "Qwen/Qwen-Image"

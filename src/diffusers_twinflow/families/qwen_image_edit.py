@@ -18,10 +18,10 @@ REFERENCE_AREA = 1024 * 1024
 
 
 class QwenImageEditFamily(QwenImageFamily):
-    """Qwen-Image-Edit: Qwen-Image with a reference image, which its prompt encoder sees and its tokens follow.
+    """Qwen-Image-Edit. The prompt encoder sees a reference image, and its latents follow the tokens of the image.
 
     Attributes:
-        encoder_area: pixels of the reference image that the prompt encoder sees.
+        encoder_area: number of pixels to which the reference image is resized for the prompt encoder.
     """
 
     name = "qwen_image_edit"
@@ -37,16 +37,16 @@ class QwenImageEditFamily(QwenImageFamily):
         max_sequence_length: int | None = None,
         reference_images: torch.Tensor | None = None,
     ) -> Condition:
-        """The prompts with what the encoder saw of the image, and the image's latents, shape [B, C, h, w].
+        """Encode prompts together with their reference images, and add the images' latents, shape [B, C, h, w].
 
-        Prompts are `max_sequence_length` tokens long, and as many more as the image has.
+        A prompt has `max_sequence_length` tokens plus the tokens of the image.
 
         Raises:
             TwinFlowConfigError: if there are no reference images.
         """
         if reference_images is None:
             raise TwinFlowConfigError(
-                f"The family {self.name} edits images, so encode_prompts needs reference_images: pass one per prompt."
+                f"The family {self.name} edits images, so encode_prompts needs reference_images. Pass one per prompt."
             )
         pictures, processor = as_pictures(reference_images), pipeline.image_processor
         width, height, _ = stock.calculate_dimensions(self.encoder_area, pictures[0].width / pictures[0].height)
@@ -62,14 +62,14 @@ class QwenImageEditFamily(QwenImageFamily):
     def encode_with_images(
         self, pipeline: DiffusionPipeline, prompts: list[str], images: list[Image.Image], length: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings of prompts, each with its image, shape [B, length, D], and their mask."""
+        """Return the embeddings of prompts with their images, shape [B, length, D], and their mask."""
         embeds, mask = pipeline.encode_prompt(prompts, image=images)
         return pad_tokens(embeds, mask, length)
 
     def encode_references(
         self, pipeline: DiffusionPipeline, pictures: list[Image.Image], device: torch.device
     ) -> torch.Tensor:
-        """Latents of reference images of one size, without noise, shape [B, C, h, w]."""
+        """Encode reference images of one size to latents without noise, shape [B, C, h, w]."""
         width, height, _ = stock.calculate_dimensions(REFERENCE_AREA, pictures[0].width / pictures[0].height)
         pixels = pipeline.image_processor.preprocess(pictures, height, width).to(device, pipeline.vae.dtype)
         return pipeline._encode_vae_image(pixels.unsqueeze(2), generator=None).squeeze(2)
@@ -102,17 +102,17 @@ class QwenImageEditFamily(QwenImageFamily):
         image: Any,
         **call_options: Any,
     ) -> list[Image.Image]:
-        """One call a picture, each an edit of `image`: the stock call mixes up the images of several prompts."""
+        """Edit `image` with one call per result, because the stock call mixes up the images of several prompts."""
         each = [prompt for prompt in prompts for _ in range(images_per_prompt)]
         return [call_pipeline(pipeline, image=image, prompt=prompt, **call_options).images[0] for prompt in each]
 
 
 def as_pictures(pixels: torch.Tensor) -> list[Image.Image]:
-    """Pictures of pixels in [-1, 1], shape [B, 3, H, W]."""
+    """Convert pixels in [-1, 1], shape [B, 3, H, W], to PIL images."""
     return VaeImageProcessor().postprocess(pixels.float().cpu(), output_type="pil")
 
 
 def image_tokens(pipeline: DiffusionPipeline, height: int, width: int) -> int:
-    """Tokens of the prompt encoder for one image."""
+    """Return the number of the prompt encoder's tokens for one image."""
     processor = pipeline.processor.image_processor
     return processor.get_number_of_image_patches(height, width, {}) // processor.merge_size**2

@@ -7,7 +7,7 @@ from .qwen_image_edit import QwenImageEditFamily
 
 
 class QwenImageEditPlusFamily(QwenImageEditFamily):
-    """Qwen-Image-Edit of 2509 and later, with one reference image, which its prompt encoder sees at a smaller size."""
+    """Qwen-Image-Edit 2509 and later, with one reference image. The prompt encoder sees it at a smaller size."""
 
     name = "qwen_image_edit_plus"
     pipeline_class = QwenImageEditPlusPipeline
@@ -16,7 +16,7 @@ class QwenImageEditPlusFamily(QwenImageEditFamily):
     def encode_with_images(
         self, pipeline: DiffusionPipeline, prompts: list[str], images: list[Image.Image], length: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One sample at a time: the pipeline would put every image into every prompt."""
+        """Encode one sample at a time, because the pipeline would put every image into every prompt."""
         encoded = [
             super(QwenImageEditPlusFamily, self).encode_with_images(pipeline, [prompt], [image], length)
             for prompt, image in zip(prompts, images)

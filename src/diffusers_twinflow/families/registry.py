@@ -1,4 +1,4 @@
-"""The base models that TwinFlow can train, found by name or by their pipeline; each is imported when it is first used."""
+"""Find families by name or by pipeline. A family is imported when it is first used."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from .base import Family
 
 
 class FamilyClasses(NamedTuple):
-    """Names of a family's class, which is in the module that is named like the family, and of its stock classes."""
+    """The class names of a family and of its stock classes. The module has the family's name."""
 
     family: str
     pipeline: str
@@ -45,7 +45,11 @@ CLASSES = {
 
 
 class Families(Mapping[str, Family]):
-    """The families by name. One whose stock classes the installed diffusers lacks is named, but cannot be used."""
+    """Maps names to families. A family is listed even if the installed diffusers lacks its classes.
+
+    Raises:
+        TwinFlowConfigError: on access, if the installed diffusers lacks the family's classes.
+    """
 
     def __init__(self) -> None:
         self._families: dict[str, Family] = {}
@@ -54,7 +58,7 @@ class Families(Mapping[str, Family]):
         if name not in self._families:
             family, *stock_names = CLASSES[name]
             for stock_name in absent_from_diffusers(stock_names):
-                raise TwinFlowConfigError(f"The family {name} needs another diffusers: {absence(stock_name)}")
+                raise TwinFlowConfigError(f"The family {name} cannot be used: {absence(stock_name)}")
             module = importlib.import_module(f".{name}", __package__)
             self._families.setdefault(name, getattr(module, family)())
         return self._families[name]
@@ -69,7 +73,7 @@ class Families(Mapping[str, Family]):
         return len(CLASSES)
 
     def usable(self) -> list[Family]:
-        """The families whose stock classes the installed diffusers has."""
+        """Return the families whose stock classes are in the installed diffusers."""
         return [self[name] for name, (_, *stock_names) in CLASSES.items() if not absent_from_diffusers(stock_names)]
 
 
@@ -77,27 +81,27 @@ FAMILIES = Families()
 
 
 def family_of_pipeline_class(*class_names: str) -> Family | None:
-    """The family of a pipeline class that has one of these names, if there is one."""
+    """Return the family whose pipeline class has one of these names; `None` if there is none."""
     return next((FAMILIES[name] for name, classes in CLASSES.items() if classes.pipeline in class_names), None)
 
 
 def families_of_denoiser(class_name: str) -> list[Family]:
-    """The families whose model is of a stock class of this name, the one that draws from a prompt alone first."""
+    """Return the families whose model has this stock class. A family that needs only a prompt comes first."""
     return [FAMILIES[name] for name, classes in CLASSES.items() if classes.denoiser == class_name]
 
 
 def family_of(pipeline: DiffusionPipeline | type | str, name: str | None = None) -> Family:
-    """The family of a pipeline, its class or its class name.
+    """Return the family of a pipeline.
 
-    A pipeline of a class that no family names, such as an image-to-image or an inpainting pipeline, is of the family
-    that has the same model and the most components in common.
+    If no family has the pipeline's class, as for image-to-image and inpainting pipelines, this is the family with the
+    same model and the most components in common.
 
     Args:
-        pipeline: what to look for.
-        name: the family to prefer if several fit such a pipeline equally well.
+        pipeline: a pipeline, its class or the name of its class.
+        name: the family to prefer if several have equally many components in common.
 
     Raises:
-        TwinFlowConfigError: if no family has that pipeline class and no such model.
+        TwinFlowConfigError: if no family fits.
     """
     if isinstance(pipeline, str):
         names = {pipeline}
@@ -111,13 +115,13 @@ def family_of(pipeline: DiffusionPipeline | type | str, name: str | None = None)
         return next((family for family in families if family.name == name), families[0])
     supported = ", ".join(classes.pipeline for classes in CLASSES.values())
     raise TwinFlowConfigError(
-        f"{' / '.join(sorted(names)[:1])} has no family here, so its transformer has no timestep_sign support: "
-        f"use a model of one of these pipelines: {supported}."
+        f"{' / '.join(sorted(names)[:1])} is not supported, because its transformer has no timestep_sign support. "
+        f"Use a model of one of these pipelines: {supported}."
     )
 
 
 def _families_of_components(pipeline: DiffusionPipeline) -> list[Family]:
-    """The families with the pipeline's model whose own pipelines can be made from its components, using most of them."""
+    """Return the families with the same model whose pipeline can be built from most of the pipeline's components."""
     components = pipeline.components
     used: dict[int, list[Family]] = {}
     for family in FAMILIES.usable():

@@ -16,7 +16,7 @@ INSTRUCTION = inspect.signature(SanaPipeline.__call__).parameters["complex_human
 
 
 class SanaFamily(Family):
-    """SANA: times in 0..1000, a prompt comes after an instruction to enhance it and the empty prompt without."""
+    """SANA. Times are in 0..1000. A prompt follows an instruction to enhance it; the empty prompt does not."""
 
     name = "sana"
     pipeline_class = SanaPipeline

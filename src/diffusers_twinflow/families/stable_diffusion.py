@@ -29,7 +29,7 @@ UNET_LORA_TARGETS = [
 
 
 class StableDiffusionFamily(DiffusionFamily):
-    """Stable Diffusion 1.x and 2.x: a UNet that predicts the noise or v, conditioned on one CLIP encoder."""
+    """Stable Diffusion 1.x and 2.x. A UNet with one CLIP encoder predicts the noise or v."""
 
     name = "stable_diffusion"
     pipeline_class = StableDiffusionPipeline

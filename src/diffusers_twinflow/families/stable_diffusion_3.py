@@ -11,7 +11,7 @@ from .base import Family
 
 
 class StableDiffusion3Family(Family):
-    """Stable Diffusion 3 and 3.5: the transformer takes times in 0..1000 and predicts noise minus data."""
+    """Stable Diffusion 3 and 3.5. The transformer takes times in 0..1000 and predicts noise minus data."""
 
     name = "stable_diffusion_3"
     pipeline_class = StableDiffusion3Pipeline

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class StableDiffusionXLFamily(DiffusionFamily):
-    """Stable Diffusion XL: two CLIP encoders, a pooled prompt and the picture's size, told as a whole uncropped one."""
+    """Stable Diffusion XL. It has two CLIP encoders and a pooled prompt, and is told that images are not cropped."""
 
     name = "stable_diffusion_xl"
     pipeline_class = StableDiffusionXLPipeline
@@ -81,7 +81,7 @@ class StableDiffusionXLFamily(DiffusionFamily):
 
 @contextmanager
 def _precise(vae: Any) -> Iterator[None]:
-    """As the pipeline does: an autoencoder that overflows in float16 works in float32 while it is needed."""
+    """Convert an autoencoder that overflows in float16 to float32 within the context, as the stock pipeline does."""
     overflows = vae.dtype == torch.float16 and vae.config.force_upcast
     if overflows:
         vae.to(torch.float32)

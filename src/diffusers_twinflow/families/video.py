@@ -12,13 +12,14 @@ STRIP_FRAMES = 4
 
 
 def as_video(pixels: torch.Tensor, temporal_compression: int) -> torch.Tensor:
-    """Pixels of shape [B, 3, F, H, W]; images, shape [B, 3, H, W], become videos of one frame.
+    """Return pixels as videos, shape [B, 3, F, H, W]. Images become videos of one frame.
 
     Args:
-        temporal_compression: frames of one latent frame after the first.
+        pixels: images of shape [B, 3, H, W] or videos of shape [B, 3, F, H, W].
+        temporal_compression: number of frames per latent frame, after the first frame.
 
     Raises:
-        TwinFlowConfigError: where the autoencoder would leave out frames.
+        TwinFlowConfigError: if the autoencoder would drop frames.
     """
     video = pixels.unsqueeze(2) if pixels.ndim == 4 else pixels
     check_frames(video.shape[2], temporal_compression)
@@ -26,47 +27,47 @@ def as_video(pixels: torch.Tensor, temporal_compression: int) -> torch.Tensor:
 
 
 def check_frames(num_frames: int, temporal_compression: int) -> None:
-    """Raise a `TwinFlowConfigError` where there is no frame, or an autoencoder would leave out some."""
+    """Raise a `TwinFlowConfigError` if there is no frame, or if an autoencoder would drop frames."""
     if num_frames < 1:
         raise TwinFlowConfigError(f"num_frames={num_frames} must be 1 or more.")
     if num_frames % temporal_compression != 1 % temporal_compression:
         below = (num_frames - 1) // temporal_compression * temporal_compression + 1
         raise TwinFlowConfigError(
-            f"num_frames={num_frames}: videos of {num_frames} frames do not fit an autoencoder that takes the first "
-            f"frame and then {temporal_compression} at a time: cut them to {below} or pad them to "
+            f"num_frames={num_frames} is not valid: videos of {num_frames} frames do not fit the autoencoder, which takes "
+            f"the first frame and then {temporal_compression} at a time, so cut them to {below} or pad them to "
             f"{below + temporal_compression}."
         )
 
 
 class VideoFamily(Family):
-    """A base that draws videos: latents of shape [B, C, f, h, w], an image is a video of one frame."""
+    """A family of models that generate videos. Latents have shape [B, C, f, h, w]. An image is a one-frame video."""
 
     task = "text-to-video"
     output_name = "frames"
     draws_videos = True
 
     def temporal_compression(self, pipeline: DiffusionPipeline) -> int:
-        """Frames of one latent frame after the first."""
+        """Return the number of frames per latent frame, after the first frame."""
         raise NotImplementedError
 
     def check_num_frames(self, pipeline: DiffusionPipeline, num_frames: int) -> None:
-        """Raise a `TwinFlowConfigError` where clips of so many frames cannot be encoded."""
+        """Raise a `TwinFlowConfigError` if videos with this number of frames cannot be encoded."""
         check_frames(num_frames, self.temporal_compression(pipeline))
 
     def frame_rate(self, pipeline: DiffusionPipeline) -> float:
-        """Frames a second that the base was made for."""
+        """Return the frame rate of the base, in frames per second."""
         raise NotImplementedError
 
     def draw(
         self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
     ) -> list[Image.Image]:
-        """A strip of each video."""
+        """Generate videos, and return a strip of frames of each."""
         return [strip(video) for video in self.draw_frames(pipeline, prompts, images_per_prompt, **call_options)]
 
     def draw_frames(
         self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
     ) -> list[list[Image.Image]]:
-        """`num_frames` is 1 where the call does not say otherwise."""
+        """Generate videos, and return all their frames. `num_frames` defaults to 1."""
         options = {"num_frames": 1, "output_type": "pil"} | call_options
         return call_pipeline(pipeline, prompt=prompts, num_videos_per_prompt=images_per_prompt, **options).frames
 
@@ -76,10 +77,13 @@ def strip(frames: list[Image.Image]) -> Image.Image: ...
 @overload
 def strip(frames: torch.Tensor) -> torch.Tensor: ...
 def strip(frames: list[Image.Image] | torch.Tensor) -> Image.Image | torch.Tensor:
-    """At most four frames of a video side by side, evenly spaced from the first to the last.
+    """Put at most four frames of a video side by side, evenly spaced from the first to the last.
 
     Args:
-        frames: pictures, or pixels of shape [F, 3, H, W], which give [3, H, W].
+        frames: images, or pixels of shape [F, 3, H, W].
+
+    Returns:
+        An image, or pixels of shape [3, H, W'].
     """
     count = min(len(frames), STRIP_FRAMES)
     chosen = [i * (len(frames) - 1) // max(count - 1, 1) for i in range(count)]

@@ -20,10 +20,10 @@ FIRST_ALONE = {"transformer_2": None, "boundary_ratio": None}
 
 
 class WanFamily(VideoFamily):
-    """Wan 2.1 and 2.2, text to video: times in 0..1000, the same for every token.
+    """Wan 2.1 and 2.2, text to video. Times are in 0..1000 and the same for every token.
 
-    Of a base with two transformers (Wan 2.2 14B) `transformer` is trained and called at every time; `transformer_2`,
-    which the base calls at little noise, is left out.
+    If a base has two transformers (Wan 2.2 14B), `transformer` is trained and used at all times. `transformer_2`, which
+    the base uses at low noise, is not loaded.
     """
 
     name = "wan"
@@ -47,19 +47,20 @@ class WanFamily(VideoFamily):
     def load(self, name_or_path: str, **options: Any) -> DiffusionPipeline:
         if self.load_index(name_or_path, options).get("boundary_ratio") is not None:
             logger.warning(
-                f"'{name_or_path}' is loaded without its transformer_2: transformer is called at every time."
+                f"'{name_or_path}' is loaded without its transformer_2, because TwinFlow uses transformer at all times."
             )
         return super().load(name_or_path, **(FIRST_ALONE | options))
 
     def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
-        """
+        """Return the transformer that is trained.
+
         Raises:
-            TwinFlowConfigError: where a second transformer would be called at little noise.
+            TwinFlowConfigError: if the pipeline would use a second transformer at low noise.
         """
         if pipeline.transformer_2 is not None or pipeline.config["boundary_ratio"] is not None:
             raise TwinFlowConfigError(
-                f"boundary_ratio={pipeline.config['boundary_ratio']} gives steps of little noise to transformer_2, which "
-                "is not trained: load the pipeline with transformer_2=None and boundary_ratio=None."
+                f"boundary_ratio={pipeline.config['boundary_ratio']} uses transformer_2 for steps with low noise, but it "
+                "is not trained. Load the pipeline with transformer_2=None and boundary_ratio=None."
             )
         return super().denoiser(pipeline)
 
@@ -81,18 +82,18 @@ class WanFamily(VideoFamily):
         return pipeline.vae_scale_factor_temporal
 
     def frame_rate(self, pipeline: DiffusionPipeline) -> float:
-        """16, and 24 of Wan 2.2 5B, which is the one with times per token."""
+        """Return 24 for Wan 2.2 5B, the model with times per token, and 16 otherwise."""
         return 24 if pipeline.config["expand_timesteps"] else 16
 
     def encode_distribution(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> LatentDistribution:
-        """Latents of images [B, 3, H, W] or videos [B, 3, F, H, W], F = 1, 5, 9, ..."""
+        """Encode images [B, 3, H, W] or videos [B, 3, F, H, W], with F = 1, 5, 9, ..."""
         vae = pipeline.vae
         mean, std = latent_statistics(vae, pixels.device)
         video = as_video(pixels, self.temporal_compression(pipeline))
         return LatentDistribution((vae.encode(video.to(vae.dtype)).latent_dist.mode() - mean) / std)
 
     def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
-        """Pixels of shape [B, 3, F, H, W]."""
+        """Decode latents to pixels of shape [B, 3, F, H, W]."""
         vae = pipeline.vae
         mean, std = latent_statistics(vae, latents.device)
         return to_unit_range(vae.decode((latents * std + mean).to(vae.dtype), return_dict=False)[0])

@@ -13,7 +13,7 @@ from .packing import pad_tokens
 
 
 class ZImageFamily(Family):
-    """Z-Image: times in 0..1 with 1 = data, predicts data minus noise, takes a list of samples and of prompts."""
+    """Z-Image. Times are in 0..1 with 1 = data. It predicts data minus noise and takes lists of samples and prompts."""
 
     name = "z_image"
     usual_base = "Tongyi-MAI/Z-Image-Turbo"

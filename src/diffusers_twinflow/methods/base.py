@@ -105,7 +105,6 @@ class Method(Protocol[Draw]):
         branch_cycle: branch names of the samples at positions 0, 1, ... of a run, until they repeat; empty if there
             are no branches.
         part_names: names of the further losses in `LossOutput.parts`.
-        needs_unconditional: whether `Networks.unconditional` is required.
         use_ema: whether there is an EMA teacher or an EMA of the weights, unless the run's options say otherwise.
     """
 
@@ -117,7 +116,8 @@ class Method(Protocol[Draw]):
     part_names: Sequence[str]
 
     @property
-    def needs_unconditional(self) -> bool: ...
+    def needs_unconditional(self) -> bool:
+        """Whether `Networks.unconditional` is required."""
 
     def options(self) -> dict[str, Any]:
         """Return the method's options with the names that a recipe uses."""

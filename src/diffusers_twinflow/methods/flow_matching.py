@@ -35,7 +35,7 @@ class FlowMatching:
     Raises:
         TwinFlowConfigError: if `twinflow_enabled` is true.
 
-    Example:
+    Examples:
 
         >>> method = FlowMatching(FlowMatchingConfig("logit_normal"))
         >>> Trainer("stabilityai/stable-diffusion-3.5-medium", arguments, method).train()

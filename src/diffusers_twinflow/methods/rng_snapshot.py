@@ -20,6 +20,7 @@ class RNGSnapshot:
         return None if self.device.type == "cpu" else torch.get_device_module(self.device)
 
     def restore(self) -> None:
+        """Set the generators to the state of the snapshot."""
         torch.set_rng_state(self.cpu_state)
         if self._device_module:
             self._device_module.set_rng_state(self.device_state, self.device)

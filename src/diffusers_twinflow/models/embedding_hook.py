@@ -29,10 +29,12 @@ class Additions:
         self.conditioning_name = "time_conditioning"
 
     def begin(self, conditioning: nn.Module, tensors: tuple[torch.Tensor, ...], carrying_call: int | None) -> None:
+        """Start a forward with these additions."""
         self.conditioning, self.tensors, self.carrying_call = conditioning, tensors, carrying_call
         self.calls = (0,) * len(tensors)
 
     def end(self) -> None:
+        """End the forward, after which nothing is added."""
         self.conditioning = self.tensors = self.carrying_call = None
         self.calls = ()
 

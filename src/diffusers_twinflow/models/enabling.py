@@ -79,7 +79,7 @@ def enable_twinflow(
             transformer is compiled.
         ValueError: if weights are on the meta device.
 
-    Example:
+    Examples:
 
         >>> pipe = DiffusionPipeline.from_pretrained("stabilityai/stable-diffusion-3.5-medium")
         >>> enable_twinflow(pipe.transformer)

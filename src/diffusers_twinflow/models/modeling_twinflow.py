@@ -96,6 +96,7 @@ class TwinFlowTransformerMixin(StockTransformer):
 
     @property
     def twinflow_enabled(self) -> bool:
+        """Whether the model has a time conditioning."""
         return "time_conditioning" in self._modules
 
     @property

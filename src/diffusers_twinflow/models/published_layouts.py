@@ -42,6 +42,7 @@ class PublishedLayout:
     here: str
 
     def rename(self, key: str) -> str:
+        """Translate the name of a tensor in the published checkpoint to its name in this package."""
         return self.here + key.removeprefix(self.there) if key.startswith(self.there) else key
 
 

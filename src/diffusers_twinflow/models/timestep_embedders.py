@@ -24,6 +24,7 @@ class NativeTarget:
     config_key: str | None = None
 
     def is_in(self, transformer: ModelMixin) -> bool:
+        """Whether a transformer takes this target time."""
         return self.config_key is None or bool(transformer.config[self.config_key])
 
 

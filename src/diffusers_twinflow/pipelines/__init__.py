@@ -1,3 +1,5 @@
+"""Pipelines with TwinFlow weights, and their export to other tools."""
+
 from typing import TYPE_CHECKING
 
 from ..lazy_names import lazy_names

@@ -1,4 +1,4 @@
-"""The device that a pipeline runs on, found in one walk through its modules."""
+"""Find the device that a pipeline runs on quickly, in one walk through its modules."""
 
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,9 @@ else:
 
 
 class QuickExecutionDevice(StockPipeline):
-    """Gives a pipeline's `_execution_device` the stock answer sooner: the stock property goes through all modules often.
+    """Mixin with a faster `_execution_device` that returns the same device as the stock property.
 
-    It is asked where a module has a hook of offloading, accelerate's or that of groups.
+    The stock property walks through all modules several times. It is used only if a module has an offloading hook.
     """
 
     @property
@@ -33,7 +33,7 @@ class QuickExecutionDevice(StockPipeline):
 
 
 def device_of(model: Any) -> torch.device:
-    """`model.device` of a model without hooks, for which diffusers would look once more."""
+    """Return `model.device` of a model without hooks, without diffusers' search for hooks."""
     if getattr(type(model), "device", None) is ModelMixin.device:
         for tensor in chain(model.parameters(), model.buffers()):
             return tensor.device

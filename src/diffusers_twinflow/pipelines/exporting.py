@@ -1,4 +1,4 @@
-"""Write a TwinFlow LoRA or model in the formats of other tools."""
+"""Export a TwinFlow LoRA or model to the formats of other tools."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -54,35 +54,35 @@ def export(
     prompt: str = "your prompt",
     **options: Any,
 ) -> StockUse | str:
-    """Write a TwinFlow LoRA or model for tools that do not know this package.
+    """Export a TwinFlow LoRA or model for tools that do not know this package.
 
-    The weights carry the target time of each step, so they are right on the sampling grids of the step counts. A
-    README.md beside them says how to use them.
+    The target time of each step is folded into the exported weights. They are exact for the sampling grids of
+    `step_counts`. A README.md in the output folder says how to use them.
 
     Args:
         name_or_path: directory or Hub repository of the LoRA or model.
-        output_dir: a new directory.
+        output_dir: output folder, which must not exist yet.
         format: "diffusers" for a plain LoRA file, "comfyui" for the LoRA in ComfyUI's layout with a workflow for each
             step count, "merged" for a whole pipeline of stock classes, "transformer" for its denoiser in one file.
-        sampling_style: "few", "any" or "multi"; defaults to that of the repository. Another style samples on its usual
+        sampling_style: "few", "any" or "multi"; defaults to the repository's style. Another style uses its default
             grid.
-        step_counts: step counts to be exact on, the most important one first. By default the trained one and as many
-            of 1, 2, 3, 4 and 8 as fit.
-        base_model: where the base is, if it is not where `twinflow_config.json` says.
+        step_counts: step counts for which the weights must be exact, the most important one first. Defaults to the
+            trained step count and as many of 1, 2, 3, 4 and 8 as fit.
+        base_model: directory or Hub repository of the base; defaults to the base in `twinflow_config.json`.
         prompt: the prompt of the ComfyUI workflows.
-        options: as `TwinFlowPipeline.from_pretrained` takes them. `dtype` is also that of the written weights, which
-            defaults to that of the LoRA file, and for a whole model to float32.
+        options: options of `TwinFlowPipeline.from_pretrained`. `dtype` is also the dtype of the exported weights. It
+            defaults to the dtype of the LoRA file, and to float32 for a whole model.
 
     Returns:
-        how stock diffusers samples from the result, or one sentence that says why it cannot.
+        How stock diffusers samples from the result, or a sentence that says why it cannot.
 
     Raises:
-        TwinFlowConfigError: if the output exists, the weights cannot carry the target time on a grid that was asked
-            for, or the format does not suit the repository. Nothing is written then.
+        TwinFlowConfigError: if the output exists, if the target time does not fit into the weights for one of the step
+            counts, or if the format does not suit the repository. Nothing is written then.
 
-    Example:
+    Examples:
 
-        export("me/my-lora", "my-lora-comfyui", "comfyui", step_counts=[2])
+        >>> export("me/my-lora", "my-lora-comfyui", "comfyui", step_counts=[2])
     """
     if "torch_dtype" in options:
         options["dtype"] = options.pop("torch_dtype")
@@ -93,7 +93,7 @@ def export(
     family = FAMILIES[config.family]
     _check_format(format, config, family, repository.name)
     unused = {} if format == MERGED else dict.fromkeys(_other_components(family))
-    options |= repository.hub_options  # the same commit, whatever is pushed meanwhile
+    options |= repository.hub_options  # the same commit, even if somebody pushes meanwhile
     options = {"merge": False} | unused | options
     pipeline = TwinFlowPipeline.from_pretrained(name_or_path, base_model=base_model, **options)
 
@@ -131,11 +131,13 @@ def export(
 
 @dataclass(frozen=True)
 class _Source:
-    """What is exported, and how.
+    """The inputs of an export.
 
     Attributes:
-        layers: the low-rank weights that carry the target time.
-        dtype: of the weights of a LoRA.
+        layers: the low-rank weights into which the target time is folded.
+        portable: the grids on which these weights are exact.
+        use: how stock diffusers samples from the result, or why it cannot.
+        dtype: dtype of the weights of an exported LoRA; `None` keeps it.
     """
 
     pipeline: TwinFlowPipeline
@@ -156,14 +158,17 @@ class _Source:
     def transformer(self) -> TwinFlowTransformerMixin:
         transformer = self.family.denoiser(self.pipeline)
         if not isinstance(transformer, TwinFlowTransformerMixin):
-            raise TypeError(f"A {type(transformer).__name__} is no TwinFlow transformer, so nothing can be exported.")
+            raise TypeError(
+                f"A {type(transformer).__name__} is not a TwinFlow transformer, so it cannot be exported. Load a "
+                "TwinFlow LoRA or model."
+            )
         return transformer
 
     def lora(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         return stock_lora(self.transformer, adapter_name=ADAPTER, dtype=self.dtype, folded=self.layers)
 
     def save_scheduler(self, directory: Path) -> None:
-        """Write our scheduler if the stock pipeline needs it."""
+        """Save the `TwinFlowScheduler` if no stock scheduler can sample from the result."""
         if isinstance(self.use, str):
             self.scheduler.save_pretrained(directory / "scheduler")
 
@@ -185,8 +190,8 @@ def _comfyui_writer(source: _Source) -> Write:
     ratio = plain_ratio(source.scheduler)
     if ratio is None:
         raise TwinFlowConfigError(
-            "format='comfyui' cannot be: the sampling options of this LoRA exist in TwinFlowScheduler only. Pass a "
-            "sampling_style, which samples on its usual grid."
+            "format='comfyui' is not possible, because the sampling options of this LoRA exist only in "
+            "TwinFlowScheduler. Pass a sampling_style to use the default options of that style."
         )
     weights, _ = source.lora()
     prefix, stock_class = source.family.component_name, type(source.transformer).stock_class()
@@ -250,7 +255,9 @@ def _check_arguments(
     check_new_folder(output_dir, "output_dir")
     above = next(parent for parent in output_dir.resolve().parents if parent.exists())
     if not above.is_dir():
-        raise TwinFlowConfigError(f"output_dir='{output_dir}' cannot be: '{above}' is a file. Choose another place.")
+        raise TwinFlowConfigError(
+            f"output_dir='{output_dir}' is not valid, because '{above}' is a file. Choose another folder."
+        )
     if sampling_style is not None and sampling_style not in SAMPLING_STYLES:
         raise TwinFlowConfigError(
             f"sampling_style={sampling_style!r} is not valid. Use one of {', '.join(SAMPLING_STYLES)}."
@@ -264,34 +271,35 @@ def _check_arguments(
 
 
 def _check_format(format: str, config: TwinFlowRepositoryConfig, family: Family, name: str) -> None:
-    """
+    """Check that a repository can be exported to a format.
+
     Raises:
-        TwinFlowConfigError: if the tool of the format cannot use what the repository holds.
+        TwinFlowConfigError: if the format does not suit the repository.
     """
     if format not in LORA_FORMATS:
         return
     if config.train_type != LORA:
         raise TwinFlowConfigError(
-            f"format={format!r} is for LoRAs, and '{name}' is a whole model. Use {MERGED} or {TRANSFORMER}."
+            f"format={format!r} is only for LoRAs, but '{name}' is a whole model. Use {MERGED} or {TRANSFORMER}."
         )
     if format == COMFYUI:
         layout_of(family.transformer_class.stock_class().__name__)
     elif not hasattr(family.pipeline_class, "load_lora_weights"):
         raise TwinFlowConfigError(
-            f"format={format!r} cannot be: {family.pipeline_class.__name__} loads no LoRA. Use {MERGED} or "
-            f"{TRANSFORMER}."
+            f"format={format!r} is not possible, because {family.pipeline_class.__name__} cannot load LoRAs. Use {MERGED} "
+            f"or {TRANSFORMER}."
         )
 
 
 def _other_components(family: Family) -> list[str]:
-    """The components of a family's pipeline that only an export of the whole pipeline needs."""
+    """Return the components of a family's pipeline that only an export of the whole pipeline needs."""
     parameters = list(signature(family.pipeline_class.__init__).parameters.values())[1:]
     needed = (family.component_name, "scheduler")
     return [p.name for p in parameters if p.default is Parameter.empty and p.name not in needed]
 
 
 def _scheduler(pipeline: TwinFlowPipeline, sampling_style: str | None) -> TwinFlowScheduler:
-    """The scheduler of a pipeline, or one with the usual grid of another style."""
+    """Return the scheduler of a pipeline, or one with the default grid of another style."""
     scheduler = scheduler_of(pipeline)
     if sampling_style in (None, scheduler.config.sampling_style):
         return scheduler
@@ -306,16 +314,19 @@ def _fold(
     step_counts: Sequence[int] | None,
     name: str,
 ) -> tuple[Mapping[str, FoldedLayer], Portable]:
-    """The target time as low-rank weights by layer, and what they are right for.
+    """Fold the target time into low-rank weights.
+
+    Returns:
+        The weights by layer, and the grids for which they are exact.
 
     Raises:
-        TwinFlowConfigError: if there is no target time, or it does not fit into low-rank weights on a grid that was
-            asked for.
+        TwinFlowConfigError: if there is no target time, or if it does not fit into low-rank weights for one of the
+            step counts.
     """
     conditioning = getattr(transformer, "time_conditioning", None)
     if conditioning is None:
         raise TwinFlowConfigError(
-            f"'{name}' has no time conditioning, so there is nothing to export: its files work in stock diffusers as "
+            f"'{name}' has no time conditioning, so there is nothing to export. Use its files in stock diffusers as "
             "they are."
         )
     first, *others = step_counts or (config.num_inference_steps, *STEP_COUNTS)
@@ -334,20 +345,20 @@ def _fold(
         raise TwinFlowConfigError(
             f"step_counts={list(step_counts or ())} do not fit into one file with sampling_style='{portable.style}'. These "
             f"fit: {', '.join(portable.sigmas)}. At the times of {', '.join(map(str, missing))} steps the target times "
-            "differ from these, or the timestep embedder is too small. Export the others into a folder of their own."
+            "differ from these, or the timestep embedder is too small. Export the others to a separate folder."
         )
     return folded.layers if folded else {}, portable
 
 
 def _lora_dtype(repository: LocatedRepository) -> torch.dtype | None:
-    """The dtype of a repository's LoRA file; `None` if it has no file or several dtypes."""
+    """Return the dtype of a repository's LoRA file; `None` if there is no file or it has several dtypes."""
     path = repository.find(LORA_NAME)
     dtypes = set(read_header(path).dtypes.values()) if path else set()
     return FILE_DTYPES[dtypes.pop()] if len(dtypes) == 1 else None
 
 
 def _public_base(repository: LocatedRepository, config: TwinFlowRepositoryConfig, base_model: str | None) -> str:
-    """The Hub id of the base, or a placeholder if it has none."""
+    """Return the Hub id of the base, or a placeholder if it has none."""
     base = base_model or config.base_model
     folder = repository.directory / base if base_model is None else Path(base)
     try:

@@ -1,4 +1,4 @@
-"""Stock pipelines with few-step defaults: the trained step count, guidance 0, the target time of each step."""
+"""Stock pipelines with few-step defaults: the trained step count and guidance 0."""
 
 import os
 from typing import Any
@@ -25,13 +25,15 @@ GUIDANCE_ARGUMENTS = ("guidance_scale", "true_cfg_scale")
 
 
 class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
-    """A diffusers pipeline that draws in few steps without guidance.
+    """A diffusers pipeline that generates images in few steps without guidance.
 
-    `from_pretrained` returns an instance of the base's own pipeline class and of this one: everything the stock
-    pipeline does it does too, and a call defaults to the step count it was distilled for at guidance 0.
+    `from_pretrained` returns an instance of this class and of the base's pipeline class, so it can do everything that
+    the stock pipeline can. A call defaults to the step count of the distillation and to guidance 0.
 
-        pipe = TwinFlowPipeline.from_pretrained("someone/their-twinflow-lora", dtype=torch.bfloat16).to("cuda")
-        image = pipe("a handwritten seven").images[0]
+    Examples:
+
+        >>> pipe = TwinFlowPipeline.from_pretrained("someone/their-twinflow-lora", dtype=torch.bfloat16).to("cuda")
+        >>> image = pipe("a handwritten seven").images[0]
     """
 
     twinflow_config: TwinFlowRepositoryConfig
@@ -48,18 +50,21 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
         """Load a TwinFlow LoRA on its base, or a whole distilled pipeline.
 
         Args:
-            pretrained_model_name_or_path: local directory or Hub repository that holds a `twinflow_config.json`.
-            base_model: local directory or Hub repository of the base, where it is not the one that
-                `twinflow_config.json` names.
-            merge: merge a LoRA into the base's weights, which makes calls as fast as the base's; `False` keeps it
-                beside them. A quantized base keeps it beside its weights in any case. `load_lora_weights`,
-                `set_adapters` and the other methods that change adapters put it beside the weights again.
-            kwargs: as `DiffusionPipeline.from_pretrained` takes them; `revision` and `subfolder` are the TwinFlow
-                repository's, the base's revision comes from `twinflow_config.json`. A base's pickle files are loaded only
-                where `use_safetensors=False` asks for them, those of a TwinFlow repository never.
+            pretrained_model_name_or_path: local directory or Hub repository with a `twinflow_config.json`, or a
+                transformer that the TwinFlow authors or SimpleTuner published.
+            base_model: local directory or Hub repository of the base; defaults to the base in `twinflow_config.json`.
+            merge: whether to merge a LoRA into the base's weights, which makes calls as fast as the base's. It is never
+                merged into a quantized base. `load_lora_weights`, `set_adapters` and the other methods that change
+                adapters unmerge it.
+            kwargs: arguments of `DiffusionPipeline.from_pretrained`. `revision` and `subfolder` apply to the TwinFlow
+                repository. The base's revision comes from `twinflow_config.json`. Pickle files of a base are loaded
+                only with `use_safetensors=False`, and pickle files of a TwinFlow repository are never loaded.
+
+        Returns:
+            The pipeline.
 
         Raises:
-            TwinFlowConfigError: where the directory is no TwinFlow repository, or its base cannot be found.
+            TwinFlowConfigError: if the directory is not a TwinFlow repository, or if its base cannot be found.
         """
         if "torch_dtype" in kwargs:
             kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
@@ -88,13 +93,14 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "TwinFlowPipeline":
-        """Make a `TwinFlowPipeline` from the components of a pipeline with TwinFlow weights, without more memory.
+        """Create a `TwinFlowPipeline` from the components of another pipeline, which uses no more memory.
 
-        `TwinFlowPipeline.from_pipe` keeps the stock class of `pipeline`; `type(pipe).from_pipe` has that of `pipe`.
+        `TwinFlowPipeline.from_pipe` keeps the stock class of `pipeline`. `type(pipe).from_pipe` uses the stock class
+        of `pipe`.
 
         Args:
             pipeline: a `TwinFlowPipeline`, or a stock pipeline after `load_twinflow_lora`.
-            kwargs: as `DiffusionPipeline.from_pipe` takes them.
+            kwargs: arguments of `DiffusionPipeline.from_pipe`.
 
         Raises:
             TwinFlowConfigError: if the pipeline has no TwinFlow weights.
@@ -102,7 +108,7 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
         config = getattr(pipeline, "twinflow_config", None)
         if config is None:
             raise TwinFlowConfigError(
-                f"the {type(pipeline).__name__} has no TwinFlow weights: call load_twinflow_lora on it first, or load "
+                f"The {type(pipeline).__name__} has no TwinFlow weights. Call load_twinflow_lora on it first, or load "
                 "it with TwinFlowPipeline.from_pretrained."
             )
         stock = getattr(cls, "stock_class", None) or stock_class_of(pipeline)
@@ -110,14 +116,16 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
 
     @torch.no_grad()
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The stock pipeline's call, with its own arguments in its own order.
+        """Call the stock pipeline, which takes the same arguments in the same order.
 
-        `num_inference_steps` defaults to the step count of the distillation, and `max_sequence_length` to that of the
-        training. Guidance is in the weights already: the stock call's arguments for it (`guidance_scale`, in some
-        models `true_cfg_scale`) are left out, or 0, or what the family calls off.
+        `num_inference_steps` defaults to the step count of the distillation, and `max_sequence_length` to its value in
+        training. Guidance is built into the weights, so leave `guidance_scale` and `true_cfg_scale` out or pass 0.
+
+        Returns:
+            The output of the stock pipeline.
 
         Raises:
-            ValueError: for any other guidance.
+            ValueError: if a guidance argument has a value that turns guidance on.
         """
         config = self.twinflow_config
         arguments = dict(zip(self._call_defaults, args)) | kwargs
@@ -126,7 +134,7 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
             value = arguments.pop(name, None)
             if value not in (None, 0, guidance_off.get(name)):
                 raise ValueError(
-                    f"{name}={value} is not for a TwinFlow model, whose weights hold the guidance already: "
+                    f"{name}={value} is not valid for a TwinFlow model, because guidance is built into its weights: "
                     f"leave {name} out or pass 0."
                 )
         arguments |= guidance_off
@@ -138,12 +146,12 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
         return super().__call__(**arguments)
 
     def as_stock_pipeline(self) -> DiffusionPipeline:
-        """Make this instance, in place, one of the stock class again."""
+        """Turn this instance in place into one of the stock class again."""
         return as_stock_pipeline(self)
 
 
 def as_twinflow_pipeline(pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig) -> TwinFlowPipeline:
-    """Turn a stock pipeline, in place, into a `TwinFlowPipeline`; its scheduler becomes a `TwinFlowScheduler`."""
+    """Turn a stock pipeline in place into a `TwinFlowPipeline` with a `TwinFlowScheduler`."""
     ours = as_pipeline(pipeline, TwinFlowPipeline, twinflow_config=config)
     if not isinstance(ours.scheduler, TwinFlowScheduler):
         ours.scheduler = TwinFlowScheduler.from_config(ours.scheduler.config)

@@ -1,3 +1,5 @@
+"""The few-step sampler of TwinFlow models."""
+
 from typing import TYPE_CHECKING
 
 from ..lazy_names import lazy_names

@@ -31,9 +31,11 @@ class FlowPrediction:
         self.scale = num_train_timesteps
 
     def timesteps_of(self, sigmas: torch.Tensor) -> torch.Tensor:
+        """Convert sigmas to the model's timesteps."""
         return sigmas * self.scale
 
     def sigmas_of(self, timesteps: np.ndarray) -> np.ndarray:
+        """Convert the model's timesteps to sigmas."""
         return timesteps / self.scale
 
     def training_schedule(self, shift: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,6 +48,7 @@ class FlowPrediction:
         """Do nothing, because a flow model needs no preparation for a grid."""
 
     def velocity(self, model_output: torch.Tensor, sample: torch.Tensor, index: int) -> torch.Tensor:
+        """Convert the model's output at evaluation `index` of the grid to the velocity."""
         return model_output
 
 
@@ -66,9 +69,11 @@ class DiffusionPrediction:
         self.set_sigmas(np.array([self.largest_sigma]))
 
     def timesteps_of(self, sigmas: torch.Tensor) -> torch.Tensor:
+        """Convert sigmas to the model's timesteps."""
         return self.bridge.schedule.timestep_of(sigmas.double()).to(sigmas)
 
     def sigmas_of(self, timesteps: np.ndarray) -> np.ndarray:
+        """Convert the model's timesteps to sigmas."""
         return self.bridge.schedule.sigma_of(torch.from_numpy(timesteps)).numpy()
 
     def time_fraction(self, sigma: float) -> float:
@@ -101,6 +106,7 @@ class DiffusionPrediction:
         self.weights = [weights.tolist() for weights in self.bridge.velocity_weights(grid)]
 
     def velocity(self, model_output: torch.Tensor, sample: torch.Tensor, index: int) -> torch.Tensor:
+        """Convert the model's output at evaluation `index` of the grid to the velocity."""
         of_sample, of_output = (weights[index] for weights in self.weights)
         return weighted_sum([(sample, of_sample), (model_output, of_output)])
 

@@ -90,7 +90,7 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
     a step from `sigma` to `sigma_next` returns
     `(1 - sigma_next) * x_hat + sigma_next * (sqrt(1 - ratio) * z_hat + sqrt(ratio) * noise)`.
 
-    Example:
+    Examples:
 
         >>> pipe.scheduler = TwinFlowScheduler.from_config(pipe.scheduler.config)
         >>> image = pipe(prompt, num_inference_steps=2, guidance_scale=0.0).images[0]

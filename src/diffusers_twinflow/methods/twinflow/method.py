@@ -48,7 +48,7 @@ class TwinFlow:
     Raises:
         TwinFlowConfigError: if TwinFlow is off, if the options contradict the teacher, or if no branch has a share.
 
-    Example:
+    Examples:
 
         >>> config = TwinFlowConfig(twinflow_enabled=True, twinflow_adversarial_enabled=True)
         >>> Trainer("stabilityai/stable-diffusion-3.5-medium", arguments, TwinFlow(config)).train()
