@@ -128,7 +128,7 @@ def test_a_card_of_another_repository_is_not_pushed_unasked(adapter, hub, tmp_pa
         (["generate", "a", "--adapter", "x", "--out", "x.txt"], "must end in .png"),
         (["generate", "a", "--adapter", "x", "--steps", "0"], "--steps=0 is not valid"),
         (["compare", "a", "--adapter", "x", "--steps", "1", "-1"], "--steps=-1 is not valid"),
-        (["push", "no/such/place", "me/x"], "is no directory"),
+        (["push", "no/such/place", "me/x"], "is not a directory"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
@@ -163,7 +163,7 @@ def test_what_the_base_cannot_draw_is_one_line(arguments, message, adapter, caps
 def test_a_file_of_the_repository_is_named_with_its_folder(adapter, capsys):
     weights = adapter / "pytorch_lora_weights.safetensors"
     assert main(["info", str(weights)]) == 1
-    assert f"'{weights}' is a file. Pass the folder that it is in, '{adapter}'" in capsys.readouterr().err
+    assert f"'{weights}' is a file. Pass its folder, '{adapter}'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

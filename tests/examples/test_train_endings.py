@@ -56,7 +56,7 @@ def test_a_card_that_somebody_wrote_stays(script, arguments, tmp_path, caplog):
     path.parent.mkdir()
     path.write_text("# My notes\n")
     script.main(arguments(*TWINFLOW, "--max_train_steps=2"))
-    assert path.read_text() == "# My notes\n" and "it stays as it is" in caplog.text
+    assert path.read_text() == "# My notes\n" and "it is not overwritten" in caplog.text
     path.unlink()
     script.main(arguments(*TWINFLOW, "--resume_from_checkpoint=latest", "--max_train_steps=3"))
     written = path.read_text()

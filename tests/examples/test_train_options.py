@@ -319,7 +319,7 @@ def test_help_is_in_groups(script):
         (["--judge=json:loads"], "needs --score_steps"),
         (["--score_steps=2", "--judge=no_such_module:judge"], "no_such_module.*module:function"),
         (["--score_steps=2", "--judge=json:nothing"], "json:nothing"),
-        (["--score_steps=2", "--frechet_model=org/model"], "org/model.*nothing is downloaded"),
+        (["--score_steps=2", "--frechet_model=org/model"], "org/model.*are not downloaded"),
         (["--validation_steps=0"], "validation_steps=0"),
         (["--resume_from_checkpoint=checkpoint-9"], "checkpoint-9.*latest"),
         (["--hub_token=secret", "--report_to", "tensorboard", "comet"], "comet.*would log the token"),
@@ -386,7 +386,7 @@ def test_every_number_has_a_range(script):
     [
         (["--lora_layers", "nope", "to_q"], "--lora_layers=nope: .* has no layer of that name"),
         (["--lora_layers", "to_qq"], "Close names are .*to_q"),
-        (["--lora_layers", "norm1"], "--lora_layers=norm1: a LoRA cannot be put there"),
+        (["--lora_layers", "norm1"], "--lora_layers=norm1 is not valid: a LoRA cannot be added"),
         (["--resolution=64", "--cache_latents"], "cannot take samples of 64 x 64 pixels .*pos_embed_max_size"),
         (["--aspect_ratio_buckets=16,16;32,64"], "cannot take samples of 32 x 64 pixels"),
     ],

@@ -61,7 +61,7 @@ def test_processes_that_are_not_joined_are_refused(start, short, tmp_path):
     run = start(short("out", 2), 2, ACCELERATE_USE_CPU="false")
     assert run.wait() == [1, 1]
     for output in run.outputs:
-        assert "error: WORLD_SIZE=2 processes were launched, but accelerate joins 1 on cpu" in output.read_text()
+        assert "error: 2 processes were launched (WORLD_SIZE), but accelerate uses only 1 on cpu" in output.read_text()
     assert not (tmp_path / "out").exists()
 
 

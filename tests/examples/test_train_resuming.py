@@ -128,7 +128,7 @@ def test_a_damaged_checkpoint_is_left_out_and_the_one_before_taken(first, tmp_pa
     folder = RunFolder(out)
     with caplog.at_level(logging.WARNING):
         assert folder.choose("latest") == out / "checkpoint-1"
-    assert f"checkpoint-2' is damaged ({name}" in caplog.text and "the one before it" in caplog.text
+    assert f"checkpoint-2' is damaged ({name}" in caplog.text and "The checkpoint before it" in caplog.text
     folder.release()
 
 
@@ -144,14 +144,14 @@ def test_damaged_checkpoints_are_one_line(again, first, tmp_path, caplog):
 
 def test_latest_without_checkpoints_says_so_and_starts(script, arguments, tmp_path, caplog):
     script.main(arguments(*TWINFLOW, LATEST, "--max_train_steps=1"))
-    assert "holds no checkpoint to resume from: training starts at step 0" in caplog.text
+    assert "has no checkpoint to resume from. Training starts at step 0" in caplog.text
     assert (tmp_path / "out" / "twinflow_config.json").is_file()
-    with pytest.raises(SystemExit, match="holds a finished run without a checkpoint"):
+    with pytest.raises(SystemExit, match="contains a finished run without a checkpoint"):
         script.main(arguments(*TWINFLOW, LATEST, "--max_train_steps=1"))
 
 
 def test_a_new_run_does_not_take_a_used_folder(again, tmp_path):
-    with pytest.raises(SystemExit, match="already holds a run .checkpoint-2.*--resume_from_checkpoint latest"):
+    with pytest.raises(SystemExit, match="already contains a run .checkpoint-2.*--resume_from_checkpoint latest"):
         again()
     assert (tmp_path / "out" / "checkpoint-1").is_dir()
 
@@ -162,7 +162,7 @@ def test_a_path_names_that_checkpoint_and_no_other(script, arguments, first, tmp
     script.main(arguments(*TWINFLOW, one, "--checkpointing_steps=1", "--max_train_steps=2"))
     assert [path.name for path in sorted((tmp_path / "out").glob("checkpoint-*"))] == ["checkpoint-2"]
     assert equal(trained(tmp_path / "out", 2), trained(first, 2))
-    with pytest.raises(SystemExit, match="already holds a run"):
+    with pytest.raises(SystemExit, match="already contains a run"):
         script.main(arguments(*TWINFLOW, one, "--checkpointing_steps=1", "--max_train_steps=2"))
     with pytest.raises(SystemExit, match=r"is not in '.*elsewhere' \(there: none\)"):
         script.main(arguments(*TWINFLOW, f"--resume_from_checkpoint={tmp_path / 'elsewhere' / 'checkpoint-2'}"))

@@ -85,7 +85,7 @@ def test_what_does_not_go_with_a_reference(images, name):
     [
         (tiny_qwen.qwen_image_edit, [], "--reference_image_column is missing"),
         (tiny_qwen.qwen_image_edit, ["--reference_image_column=a", "--validation_prompts=b"], "--validation_image is"),
-        (tiny.sd3_pipeline, ["--reference_image_column=a"], "edits no image: leave it out"),
+        (tiny.sd3_pipeline, ["--reference_image_column=a"], "does not edit images. Leave it out"),
     ],
 )
 def test_the_script_refuses_before_it_loads(script, build, options, message, tmp_path, monkeypatch):

@@ -71,13 +71,13 @@ FAULTS = {
     "half of a transformer": (drop_half("transformer"), "missing keys such as .*would be random"),
     "a million heads": (
         change_json("transformer/config.json", num_attention_heads=1048576),
-        "asks for more weights and buffers than its weights hold",
+        "needs more weights and buffers than its files contain",
     ),
     "four million heads": (
         change_json("transformer/config.json", num_attention_heads=4194304),
-        "asks for more weights",
+        "needs more weights",
     ),
-    "endless heads": (change_json("transformer/config.json", attention_head_dim=2**24), "asks for more weights"),
+    "endless heads": (change_json("transformer/config.json", attention_head_dim=2**24), "needs more weights"),
     "a billion layers": (change_json("transformer/config.json", num_layers=10**9), "num_layers=1000000000"),
     "more layers than weights": (
         change_json("transformer/config.json", num_layers=40),
@@ -85,10 +85,10 @@ FAULTS = {
     ),
     "positions without end": (
         change_json("transformer/config.json", pos_embed_max_size=10**5),
-        "asks for more weights",
+        "needs more weights",
     ),
-    "a wide encoder": (change_json("text_encoder/config.json", hidden_size=2**22), "asks for more|cannot be built"),
-    "a large vocabulary": (change_json("text_encoder/config.json", vocab_size=2**23), "asks for more weights"),
+    "a wide encoder": (change_json("text_encoder/config.json", hidden_size=2**22), "needs more|cannot be built"),
+    "a large vocabulary": (change_json("text_encoder/config.json", vocab_size=2**23), "needs more weights"),
     "a fraction of a layer": (
         change_json("transformer/config.json", num_layers=2.0),
         "num_layers=2.0: it must be a whole",
@@ -99,19 +99,19 @@ FAULTS = {
     ),
     "index of a pickle": (shard_to("x.bin", pickle.dumps(Trap())), "no safetensors weights|are not safetensors files"),
     "index that leaves": (shard_to("../x.safetensors", b""), "no safetensors weights|are not safetensors files"),
-    "pickle called safetensors": (shard_to("x.safetensors", pickle.dumps(Trap())), "no sensible size"),
+    "pickle called safetensors": (shard_to("x.safetensors", pickle.dumps(Trap())), "size of its header is not valid"),
     "adapter of another model": (
         change_json("text_encoder/adapter_config.json", base_model_name_or_path="/etc"),
         "names another model to load",
     ),
-    "tokenizer with code": (tokenizer_with_code, "asks for code of its own"),
+    "tokenizer with code": (tokenizer_with_code, "needs custom code"),
     "class that loads data": (
         change_json("model_index.json", text_encoder=["transformers", "RagRetriever"]),
         "text_encoder=.*must be a model",
     ),
     "module": (change_json("model_index.json", vae=["os", "system"]), "vae=.*must be a model"),
-    "pipe": (pipe, "is no regular file"),
-    "link to nothing": (link_to_nothing, "is no regular file"),
+    "pipe": (pipe, "is not a regular file"),
+    "link to nothing": (link_to_nothing, "is not a regular file"),
     "no index": (lambda d: (d / "model_index.json").unlink(), "no model_index.json"),
     "no component": (lambda d: shutil.rmtree(d / "vae"), "'vae' has no safetensors weights"),
 }

@@ -122,9 +122,9 @@ FAULTS = {
     "config of another encoding": (write(CONFIG_NAME, b"\xff\xfe\x00"), "not valid JSON"),
     "config nested deeply": (write(CONFIG_NAME, b"[" * 400_000), "not valid JSON"),
     "config with NaN": (write(CONFIG_NAME, b'{"guidance_scale": NaN}'), "not valid JSON"),
-    "config that is a list": (write(CONFIG_NAME, b"[]"), "holds a list"),
+    "config that is a list": (write(CONFIG_NAME, b"[]"), "contains a list"),
     "config without fields": (write(CONFIG_NAME, b"{}"), "not complete"),
-    "family of another type": (change_json(CONFIG_NAME, family=["stable_diffusion_3"]), "this version knows"),
+    "family of another type": (change_json(CONFIG_NAME, family=["stable_diffusion_3"]), "this version supports"),
     "steps as text": (change_json(CONFIG_NAME, num_inference_steps="2"), "num_inference_steps"),
     "no steps": (change_json(CONFIG_NAME, num_inference_steps=0), "num_inference_steps"),
     "steps as truth": (change_json(CONFIG_NAME, num_inference_steps=True), "num_inference_steps"),
@@ -134,17 +134,20 @@ FAULTS = {
     "base with a zero byte": (change_json(CONFIG_NAME, base_model="a\0b"), "base_model"),
     "options as list": (change_json(CONFIG_NAME, options=[1]), "options"),
     "pickle": (pickled, "no pytorch_lora_weights"),
-    "empty LoRA": (write(LORA_NAME, b""), "no sensible size"),
-    "LoRA of noise": (write(LORA_NAME, bytes(range(256)) * 40), "no sensible size"),
-    "header longer than the file": (write(LORA_NAME, struct.pack("<Q", 10**7) + b"{}"), "no sensible size"),
-    "header that lies": (lie_about_sizes, "no valid safetensors"),
+    "empty LoRA": (write(LORA_NAME, b""), "size of its header is not valid"),
+    "LoRA of noise": (write(LORA_NAME, bytes(range(256)) * 40), "size of its header is not valid"),
+    "header longer than the file": (
+        write(LORA_NAME, struct.pack("<Q", 10**7) + b"{}"),
+        "size of its header is not valid",
+    ),
+    "header that lies": (lie_about_sizes, "not a valid safetensors"),
     "no metadata": (drop_metadata, "alpha is unknown"),
     "other rank": (change_lora(other_rank), "its rank is wrong"),
     "metadata of a huge rank": (change_lora(r=10**9), "its rank is wrong"),
     "metadata with huge rank pattern": (change_lora(rank_pattern={"attn.to_q": 10**9}), "its rank is wrong"),
     "rank as text": (change_lora(r="2"), "r='2'"),
     "other width": (change_lora(other_width), "another size"),
-    "other family": (change_lora(other_family), "no LoRA weight of a transformer"),
+    "other family": (change_lora(other_family), "not a LoRA weight of a transformer"),
     "more layers": (change_lora(more_layers), "another model"),
     "targets as expression": (change_lora(target_modules="(a+)+b"), "target_modules"),
     "pattern as expression": (change_lora(alpha_pattern={"(a+)+b": 1.0}), "alpha_pattern"),
@@ -152,12 +155,12 @@ FAULTS = {
     "code to import": (change_lora(megatron_config={}, megatron_core="os"), "megatron"),
     "pattern of unused keys": (
         change_lora(alpha_pattern={f"layer_{i}": 1.0 for i in range(400)}),
-        "alpha_pattern with 400 keys that no module takes",
+        "alpha_pattern with 400 keys that no module uses",
     ),
     "pattern of 100,000 keys": (change_lora(rank_pattern={f"l{i}": 2 for i in range(100_000)}), "rank_pattern="),
     "pattern that another key hides": (
         change_lora(rank_pattern={"to_q": 2, "attn.to_q": 2}),
-        "no module takes its value from, such as 'attn.to_q'",
+        "no module uses, such as 'attn.to_q'",
     ),
     "100,000 targets": (change_lora(target_modules=[f"l{i}" for i in range(100_000)]), "target_modules="),
     "rank that arrives as a float": (change_lora(r=2.0), "r=2.0"),
@@ -165,7 +168,7 @@ FAULTS = {
     "NaN": (change_lora(poison), "not finite"),
     "infinity": (change_lora(overflow), "not finite"),
     "integers": (change_lora(integers), "I64"),
-    "conditioning of noise": (write(CONDITIONING_NAME, b"noise"), "no sensible size"),
+    "conditioning of noise": (write(CONDITIONING_NAME, b"noise"), "size of its header is not valid"),
     "scheduler of another class": (change_json(SCHEDULER_NAME, _class_name="os.system"), "os.system"),
     "no scheduler": (lambda d: (d / SCHEDULER_NAME).unlink(), f"has no {SCHEDULER_NAME}"),
     "no conditioning": (lambda d: (d / CONDITIONING_NAME).unlink(), f"has no {CONDITIONING_NAME}"),
@@ -217,7 +220,7 @@ def test_whole_numbers_of_a_scheduler_that_came_as_floats(shared_repository, pip
 
 def test_only_a_lora_file_is_named_as_such(shared_repository, pipeline, tmp_path):
     shutil.copy(shared_repository / LORA_NAME, tmp_path / LORA_NAME)
-    with pytest.raises(TwinFlowConfigError, match="plain LoRA loads with load_lora_weights"):
+    with pytest.raises(TwinFlowConfigError, match="Load a plain LoRA with load_lora_weights"):
         load_twinflow_lora(pipeline, tmp_path)
 
 
@@ -245,7 +248,7 @@ def test_a_base_with_pickles_is_not_loaded(shared_repository, base_dir, tmp_path
 
 @pytest.mark.parametrize("subfolder", ["..", "a/../..", "/etc"])
 def test_a_subfolder_stays_in_the_repository(pipeline, shared_repository, subfolder):
-    with pytest.raises(TwinFlowConfigError, match="leaves the repository"):
+    with pytest.raises(TwinFlowConfigError, match="is outside the repository"):
         load_twinflow_lora(pipeline, shared_repository, subfolder=subfolder)
 
 

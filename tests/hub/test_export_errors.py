@@ -108,7 +108,7 @@ def test_options_that_comfyui_has_no_sampler_for(base_dir, tmp_path):
     lora = write_lora(tmp_path / "lora", base_dir, ["to_q"], scheduler=TwinFlowScheduler(stochastic_ratio=0.5))
     assert "exist only in TwinFlowScheduler" in refused(lora, tmp_path / "a" / "out", "comfyui")
     use = export(lora, tmp_path / "plain")
-    assert use == "The sampling options of this model exist in `TwinFlowScheduler` only."
+    assert use == "Only `TwinFlowScheduler` has the sampling options of this model."
     loaded = TwinFlowScheduler.from_pretrained(tmp_path / "plain", subfolder="scheduler")
     assert loaded.config.stochastic_ratio == 0.5
 
@@ -143,7 +143,7 @@ def test_output_inside_a_file(shared_repository, tmp_path):
 
 def test_what_is_no_repository(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "is no TwinFlow repository" in refused(tmp_path / "empty", tmp_path / "a" / "out")
+    assert "is not a TwinFlow repository" in refused(tmp_path / "empty", tmp_path / "a" / "out")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the limit on files is POSIX's")

@@ -261,9 +261,9 @@ def test_a_pipeline_pushes_itself_as_a_whole_model(hub, shared_repository, base_
     ("spoil", "message"),
     [
         (lambda d: (d / "transformer" / WEIGHTS).unlink(), "no safetensors weights"),
-        (lambda d: (d / "vae" / WEIGHTS).write_bytes(b"x"), "no sensible size"),
+        (lambda d: (d / "vae" / WEIGHTS).write_bytes(b"x"), "size of its header is not valid"),
         (lambda d: (d / SCHEDULER_NAME).unlink(), f"lacks {SCHEDULER_NAME}"),
-        (lambda d: change_config(d, base_model="../base"), "only this machine has"),
+        (lambda d: change_config(d, base_model="../base"), "exists only on this machine"),
         (lambda d: fill_with_nan(d / "transformer" / WEIGHTS), "not finite"),
     ],
 )
@@ -294,11 +294,11 @@ def test_a_gated_base_and_a_broken_connection_are_named(hub, tmp_path):
         hub.run(BASE_INDEX, "me/gated", home=home).stdout,
     ):
         assert "accept its terms at https://huggingface.co/me/gated" in line and "`hf auth login`" in line
-        assert "holds no diffusers pipeline" not in line
+        assert "is not a diffusers pipeline" not in line
     hub.take_back_faults()
     hub.fault(" /", reset=True, times=99)
     line = hub.run(BASE_INDEX, "me/gated", home=home).stdout
-    assert "check the connection" in line and "holds no diffusers pipeline" not in line
+    assert "check the connection" in line and "is not a diffusers pipeline" not in line
     hub.take_back_faults()
     assert hub.run(BASE_INDEX, "me/gated", home=home).stdout == "{}\n"
 
@@ -345,13 +345,13 @@ def test_the_owner_of_a_bare_name_is_asked_of_the_hub(hub, tmp_path):
         ("other", "hf_scoped", "fine-grained token"),
     ):
         refused = ask(name, token)
-        assert message in refused and "would be refused" in refused and token not in refused
+        assert message in refused and "would refuse the push" in refused and token not in refused
     for token in (None, "hf_unknown"):
         refused = ask("my-lora", token)
-        assert refused.startswith("error: the Hub does not know who pushes") and "hf_unknown" not in refused
-    assert "is no Hub id" in ask("a b", "hf_writer")
+        assert refused.startswith("error: you are not logged in to push") and "hf_unknown" not in refused
+    assert "is not a Hub id" in ask("a b", "hf_writer")
     hub.fault("GET /api/whoami-v2", status=500, times=9)
-    assert ask("my-lora", "hf_writer").startswith("error: the Hub does not know who pushes")
+    assert ask("my-lora", "hf_writer").startswith("error: you are not logged in to push")
 
 
 def test_the_license_of_a_base_on_the_hub(hub, shared_repository, tmp_path):
@@ -399,12 +399,12 @@ def test_a_token_that_cannot_write(hub, shared_repository):
 FAILURES = {
     "storage 403": ("PUT /lfs/", {"status": 403}, "may not write there"),
     "storage 413": ("PUT /lfs/", {"status": 413}, "larger than"),
-    "storage 500": ("PUT /lfs/", {"status": 500, "times": 99}, "problem of its own"),
+    "storage 500": ("PUT /lfs/", {"status": 500, "times": 99}, "the Hub has a problem"),
     "batch 403": (".git/info/lfs", {"status": 403}, "may not write there"),
-    "batch HTML": (".git/info/lfs", {"html": True}, "is not the Hub"),
+    "batch HTML": (".git/info/lfs", {"html": True}, "did not come from the Hub"),
     "commit reset": ("/commit/main", {"reset": True, "times": 9}, "the connection broke"),
-    "commit HTML": ("/commit/main", {"html": True}, "is not the Hub"),
-    "create HTML": ("/api/repos/create", {"html": True}, "is not the Hub"),
+    "commit HTML": ("/commit/main", {"html": True}, "did not come from the Hub"),
+    "create HTML": ("/api/repos/create", {"html": True}, "did not come from the Hub"),
 }
 NO_WAITING = "import time; time.sleep = lambda seconds: None\n"
 PUSH_AND_TELL = """
@@ -514,21 +514,21 @@ def test_an_image_outside_the_folder_is_not_pushed(shared_repository, tmp_path):
     [
         (lambda d: (d / LORA_NAME).unlink(), f"lacks {LORA_NAME}"),
         (lambda d: (d / SCHEDULER_NAME).unlink(), f"lacks {SCHEDULER_NAME}"),
-        (lambda d: (d / LORA_NAME).write_bytes(b"x"), "no sensible size"),
+        (lambda d: (d / LORA_NAME).write_bytes(b"x"), "size of its header is not valid"),
         (lambda d: (d / CONFIG_NAME).unlink(), f"no {CONFIG_NAME}"),
         (lambda d: (d / CONDITIONING_NAME).unlink(), f"lacks {CONDITIONING_NAME}"),
         (lambda d: link_away(d / CONDITIONING_NAME), "a link to a place outside"),
         (lambda d: change_config(d, train_type="full"), "has no model_index.json"),
         (lambda d: change_config(d, trained={"note": "hf_" + "a" * 34}), "Hub token"),
         (lambda d: (d / CARD_NAME).write_text("---\nlicense: [\n---\n"), "metadata that is not valid"),
-        (lambda d: None, "only this machine has.*base_model="),
-        (lambda d: change_config(d, base_model="../base"), "only this machine has"),
+        (lambda d: None, "exists only on this machine.*base_model="),
+        (lambda d: change_config(d, base_model="../base"), "exists only on this machine"),
     ],
 )
 def test_what_is_refused_before_anything_is_sent(shared_repository, tmp_path, spoil, message):
     directory = shutil.copytree(shared_repository, tmp_path / "run")
     spoil(directory)
-    base = "me/base" if "only this machine" not in message else None
+    base = "me/base" if "only on this machine" not in message else None
     with pytest.raises(TwinFlowConfigError, match=message):
         push_twinflow_lora(directory, REPO, base_model=base)
 

@@ -170,7 +170,7 @@ def test_a_transformer_alone_gets_its_base(hub, base_on_the_hub, tmp_path):
 
 def test_a_base_that_nobody_names(tmp_path):
     write_published_transformer(tmp_path, tiny.sd3_transformer())
-    with pytest.raises(TwinFlowConfigError, match="names no base model. Pass base_model="):
+    with pytest.raises(TwinFlowConfigError, match="names no base model. Pass the folder"):
         TwinFlowPipeline.from_pretrained(tmp_path)
     with pytest.raises(TwinFlowConfigError, match="elsewhere"):
         TwinFlowPipeline.from_pretrained(tmp_path, base_model=str(tmp_path / "elsewhere"))
@@ -180,7 +180,7 @@ def test_two_candidates_ask_for_a_subfolder(hub, copy_of, tmp_path):
     directory = copy_of("z_image")
     shutil.copytree(directory / Z_IMAGE_FOLDER, directory / "older" / "exp")
     hub.run(UPLOAD, directory, "me/two-models").check()
-    message = f"holds 2 TwinFlow models: '{Z_IMAGE_FOLDER}', 'older/exp'. Pass subfolder= with one of them"
+    message = f"contains 2 TwinFlow models: '{Z_IMAGE_FOLDER}', 'older/exp'. Pass one of them as subfolder="
     with pytest.raises(TwinFlowConfigError, match=message):
         TwinFlowPipeline.from_pretrained(directory)
     with pytest.raises(TwinFlowConfigError, match=message):
@@ -225,7 +225,7 @@ def test_an_unknown_layout(hub, copy_of, breakage):
     directory = copy_of("z_image")
     breakage(directory)
     message = (
-        f"hold no transformer in a layout of the TwinFlow authors or of SimpleTuner. If one of '{Z_IMAGE_FOLDER}'"
+        f"contain no transformer in a layout of the TwinFlow authors or of SimpleTuner. If one of '{Z_IMAGE_FOLDER}'"
     )
     with pytest.raises(TwinFlowConfigError, match=message):
         TwinFlowPipeline.from_pretrained(directory)
@@ -239,7 +239,7 @@ def test_damaged_weights_and_components(copy_of):
     directory = copy_of("z_image")
     weights = directory / Z_IMAGE_FOLDER / "transformer" / WEIGHTS
     weights.write_bytes(b"\xff" * 100)
-    with pytest.raises(TwinFlowConfigError, match="is no safetensors file"):
+    with pytest.raises(TwinFlowConfigError, match="is not a safetensors file"):
         TwinFlowPipeline.from_pretrained(directory)
     directory = shutil.copytree(directory, directory.with_name("again"))
     shutil.rmtree(directory / Z_IMAGE_FOLDER / "transformer")
@@ -249,11 +249,11 @@ def test_damaged_weights_and_components(copy_of):
     weights = directory / Z_IMAGE_FOLDER / "transformer" / WEIGHTS
     tensors = load_file(weights)
     save_file(tensors | {"t_embedder_2.mlp.0.bias": tensors["t_embedder_2.mlp.0.bias"] * torch.nan}, weights)
-    with pytest.raises(TwinFlowConfigError, match="holds values that are not finite"):
+    with pytest.raises(TwinFlowConfigError, match="has values that are not finite"):
         TwinFlowPipeline.from_pretrained(directory)
     config = directory / Z_IMAGE_FOLDER / "transformer" / "config.json"
     change_json(config, n_layers=10**6)
-    with pytest.raises(TwinFlowConfigError, match="n_layers=1000000, which its weights are too small for"):
+    with pytest.raises(TwinFlowConfigError, match="n_layers=1000000, which is too large for its weights"):
         TwinFlowPipeline.from_pretrained(directory)
     (directory / Z_IMAGE_FOLDER / "vae" / WEIGHTS).unlink()
     with pytest.raises(TwinFlowConfigError, match="'vae' has no safetensors weights"):
@@ -263,7 +263,7 @@ def test_damaged_weights_and_components(copy_of):
 def test_folders_outside_are_not_looked_into(folders, tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "link").symlink_to(folders["z_image"])
-    with pytest.raises(TwinFlowConfigError, match="so it is no TwinFlow repository"):
+    with pytest.raises(TwinFlowConfigError, match="so it is not a TwinFlow repository"):
         TwinFlowPipeline.from_pretrained(tmp_path / "here")
 
 

@@ -116,7 +116,7 @@ def test_a_base_in_a_folder_is_found_again(tmp_path, base_dir, script, monkeypat
 def test_a_file_is_refused_with_the_folder_to_pass(repository):
     directory, _ = repository
     for load in (TwinFlowRepositoryConfig.load, TwinFlowPipeline.from_pretrained):
-        with pytest.raises(TwinFlowConfigError, match=f"is a file. Pass the folder that it is in, '{directory}'"):
+        with pytest.raises(TwinFlowConfigError, match=f"is a file. Pass its folder, '{directory}'"):
             load(directory / LORA_NAME)
 
 
@@ -174,8 +174,8 @@ def sign(tensors):
         (lambda d: (d / CONFIG_NAME).unlink(), "no twinflow_config.json"),
         (lambda d: (d / LORA_NAME).unlink(), "no pytorch_lora_weights"),
         (lambda d: break_config(d, family="sorcery"), "family='sorcery'"),
-        (lambda d: break_config(d, train_type="full"), "holds a full model"),
-        (lambda d: break_conditioning(d, widen), "16 wide"),
+        (lambda d: break_config(d, train_type="full"), "is a full model"),
+        (lambda d: break_conditioning(d, widen), "has width 16"),
         (lambda d: break_conditioning(d, poison), "not finite"),
         (lambda d: break_conditioning(d, sign), "positive sign row"),
     ],

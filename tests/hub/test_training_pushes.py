@@ -87,10 +87,10 @@ def test_what_is_trained_is_pushed_and_draws_the_same_elsewhere(
 @pytest.mark.parametrize(
     ("changes", "token", "message"),
     [
-        ({"hub_model_id": "me/new"}, None, "the Hub does not know who pushes"),
-        ({"hub_model_id": "me/new"}, "hf_unknown", "the Hub does not know who pushes"),
+        ({"hub_model_id": "me/new"}, None, "you are not logged in to push"),
+        ({"hub_model_id": "me/new"}, "hf_unknown", "you are not logged in to push"),
         ({"hub_model_id": "me/new"}, "hf_my_reader", "can only read"),
-        ({"hub_model_id": "a b"}, "hf_writer", "is no Hub id"),
+        ({"hub_model_id": "a b"}, "hf_writer", "is not a Hub id"),
         ({"hub_model_id": "me/new", "hub_base_model": ""}, "hf_writer", "--hub_base_model"),
         ({"hub_model_id": ""}, "hf_writer", "needs --hub_model_id"),
     ],

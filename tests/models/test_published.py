@@ -211,7 +211,7 @@ def test_sharded(tmp_path):
     [
         (lambda there: (there / "config.json").unlink(), "has no config.json"),
         (lambda there: (there / WEIGHTS).unlink(), f"has no {WEIGHTS}"),
-        (lambda there: change(there, {"_class_name": "UNet1DModel"}), "which no TwinFlow class extends"),
+        (lambda there: change(there, {"_class_name": "UNet1DModel"}), "for which there is no TwinFlow class"),
         (lambda there: change(there, {"num_layers": 2}), "does not fit its configuration in"),
         (lambda there: replace(there, "time_text_embed.", "elsewhere."), "is added at an unknown place"),
         (lambda there: replace(there, "time_text_embed.time_sign_embed.weight", None), "has no second embedder"),

@@ -63,11 +63,11 @@ def test_a_run_without_a_name_for_its_base_does_not_start(tmp_path):
 
 def test_scores_need_the_data_that_the_arguments_name(tmp_path):
     options = {"pretrained_model_name_or_path": "me/base", "score_steps": 1, "judge": "json:loads"}
-    with pytest.raises(TwinFlowConfigError, match="`score_steps` takes prompts and images from the data"):
+    with pytest.raises(TwinFlowConfigError, match="`score_steps` needs the prompts and images of the data"):
         trainer(tmp_path, callbacks=[ScoreCallback()], **options).train()
 
 
 def test_the_plot_of_times_needs_twinflow(tmp_path):
     options = {"pretrained_model_name_or_path": "me/base", "log_trajectory": True}
-    with pytest.raises(TwinFlowConfigError, match="`log_trajectory` plots the times of TwinFlow"):
+    with pytest.raises(TwinFlowConfigError, match="`log_trajectory` works only with TwinFlow"):
         trainer(tmp_path, callbacks=[TrajectoryCallback()], **options).train()

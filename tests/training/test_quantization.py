@@ -36,7 +36,7 @@ def test_a_lora_trains_on_a_quantised_base(base_dir):
 @pytest.mark.parametrize(
     ("name", "train_type", "message"),
     [
-        ("torchao_int8", "full", "quantize_base=torchao_int8 freezes the base.*train_type=lora"),
+        ("torchao_int8", "full", "quantize_base=torchao_int8 needs a frozen base.*train_type=lora"),
         pytest.param(
             "bnb_4bit",
             "lora",

@@ -96,7 +96,7 @@ def test_a_judge_is_found_in_the_working_directory(tmp_path, monkeypatch):
     [
         ({"streaming": True}, "streaming"),
         ({"frechet_model": "somewhere", "twinflow_image_free": True}, "frechet_model"),
-        ({"frechet_model": "somewhere", "num_frames": 5}, "`frechet_model` compares pictures.*num_frames=5"),
+        ({"frechet_model": "somewhere", "num_frames": 5}, "`frechet_model` compares images.*num_frames=5"),
         ({"judge": None}, "`score_steps` needs"),
         ({"score_steps": None}, "`judge` needs `score_steps`"),
     ],

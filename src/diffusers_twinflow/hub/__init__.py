@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 MOVED = ("ignored_options", "translate_recipe")
-"""Names that are in `diffusers_twinflow.integrations.simpletuner` now; they leave here in version 0.3."""
+"""Names that moved to `diffusers_twinflow.integrations.simpletuner`. Importing them from here ends in version 0.3."""
 
 if not TYPE_CHECKING:  # to a type checker, a module with a `__getattr__` has every name
     _getattr, __dir__ = lazy_names(
@@ -56,5 +56,5 @@ if not TYPE_CHECKING:  # to a type checker, a module with a `__getattr__` has ev
         if name not in MOVED:
             return _getattr(name)
         new_home = "diffusers_twinflow.integrations.simpletuner"
-        warnings.warn(f"Import {name} from {new_home}: it moved.", FutureWarning, stacklevel=2)
+        warnings.warn(f"{name} moved: import it from {new_home}.", FutureWarning, stacklevel=2)
         return getattr(importlib.import_module(new_home), name)

@@ -1,4 +1,4 @@
-"""The adapter methods of a stock pipeline class, for pipelines whose TwinFlow LoRA may be merged into the weights."""
+"""Adapter methods for pipelines whose TwinFlow LoRA may be merged into the weights."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -22,9 +22,15 @@ NEED_SEPARATE = (
 
 
 def adapter_methods(stock: type[DiffusionPipeline]) -> dict[str, Callable]:
-    """Methods for a subclass of a stock class: a merged TwinFlow LoRA is an adapter for them, as any other.
+    """Make the adapter methods of a stock class treat a merged TwinFlow LoRA like any other adapter.
 
-    Methods that change adapters put it beside the base's weights first. Those that list adapters name it.
+    Methods that change adapters first unmerge the LoRA. Methods that list adapters include its name.
+
+    Args:
+        stock: stock pipeline class whose methods are wrapped.
+
+    Returns:
+        The wrapped methods by name, for a subclass of `stock`.
     """
     methods = {name: _with_separate_lora(getattr(stock, name)) for name in NEED_SEPARATE if hasattr(stock, name)}
     for name, listed in (("get_active_adapters", _active_adapters), ("get_list_adapters", _list_adapters)):

@@ -1,4 +1,4 @@
-"""Which adapters of a model are on and how strongly, layer by layer."""
+"""Read and restore which adapters are active on each layer of a model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ AdapterStates = dict[str, LayerState]
 
 
 def adapted_layers(model: torch.nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
-    """Name and layer of every layer that holds an adapter."""
+    """Yield the name and the layer of every layer that has an adapter."""
     return ((name, module) for name, module in model.named_modules() if is_adapter_layer(module))
 
 
 def read_states(model: torch.nn.Module) -> AdapterStates:
-    """The present state of every adapted layer. Adapter weights are not part of it: no function here changes them."""
+    """Read the current state of every adapted layer. Adapter weights are not included: nothing here changes them."""
     return {
         name: LayerState(tuple(layer.active_adapters), layer.disable_adapters) for name, layer in adapted_layers(model)
     }
 
 
 def restore_states(model: torch.nn.Module, states: AdapterStates) -> None:
-    """Make the adapters of each layer active and enabled as `states` says; layers that it does not name stay."""
+    """Activate and enable the adapters of each layer as `states` says. Layers that are not in it do not change."""
     for name, layer in adapted_layers(model):
         if name in states:
             layer.set_adapter(list(states[name].active))
@@ -43,10 +43,10 @@ def restore_states(model: torch.nn.Module, states: AdapterStates) -> None:
 
 
 def activate_beside(model: torch.nn.Module, adapter_name: str, states: AdapterStates) -> None:
-    """Activate an adapter beside those that were active and enabled in `states`.
+    """Activate an adapter together with the adapters that were active and enabled in `states`.
 
-    Every layer gets the same active names, as `set_adapters` of diffusers does it. The weights of the others stay,
-    block weights included.
+    Every layer gets the same active names, as with diffusers' `set_adapters`. The scales of the other adapters do not
+    change, including scales per block.
     """
     for name, layer in adapted_layers(model):
         before = states.get(name)
@@ -56,10 +56,10 @@ def activate_beside(model: torch.nn.Module, adapter_name: str, states: AdapterSt
 
 
 def states_without(model: torch.nn.Module, adapter_name: str, before: AdapterStates) -> AdapterStates:
-    """The states that are left if an adapter goes.
+    """Return the states that a model has after an adapter is removed.
 
-    Other adapters that are active now stay active. If none is, all are off, and `enable_lora` activates those that
-    were active `before` the adapter came.
+    Other adapters that are active now stay active. If no other adapter is active, all are disabled, and `enable_lora`
+    activates the adapters in `before`, the states before the removed adapter was added.
     """
     states = {name: state.without(adapter_name) for name, state in read_states(model).items()}
     for name, state in states.items():
@@ -70,7 +70,7 @@ def states_without(model: torch.nn.Module, adapter_name: str, before: AdapterSta
 
 
 def is_active(model: torch.nn.Module, adapter_name: str) -> bool:
-    """Whether an adapter changes what the model computes: it is on some layer, active there and not disabled."""
+    """Return whether an adapter changes the model's output: it is active and enabled on at least one layer."""
     return any(
         adapter_name in layer.active_adapters and adapter_name in getattr(layer, "scaling", {})
         for _, layer in adapted_layers(model)
@@ -79,7 +79,7 @@ def is_active(model: torch.nn.Module, adapter_name: str) -> bool:
 
 
 def active_adapters(model: torch.nn.Module) -> list[str]:
-    """The adapters that change what the model computes and are not merged into its weights."""
+    """Return the adapters that change the model's output and are not merged into its weights, sorted by name."""
     names = {
         name
         for _, layer in adapted_layers(model)
@@ -91,7 +91,7 @@ def active_adapters(model: torch.nn.Module) -> list[str]:
 
 
 def is_fused(model: torch.nn.Module, adapter_name: str) -> bool:
-    """Whether an adapter is merged into the weights of some layer."""
+    """Return whether an adapter is merged into the weights of at least one layer."""
     return any(adapter_name in layer.merged_adapters for _, layer in adapted_layers(model))
 
 

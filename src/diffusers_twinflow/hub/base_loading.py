@@ -1,4 +1,4 @@
-"""Load the base of a LoRA or of a training run, after its files are checked as a stranger's."""
+"""Load the base model of a LoRA or of a training run after checking its files."""
 
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,21 @@ from .model_check import read_base_index
 
 
 def load_base(family: Family, name_or_path: str, *, is_hub_id: bool = False, **options: Any) -> DiffusionPipeline:
-    """The stock pipeline of a base.
+    """Load the stock pipeline of a base model and check its files first.
 
     Args:
+        family: model family of the base.
         name_or_path: local directory or Hub repository.
-        is_hub_id: never take the name for a directory of this machine: a stranger's repository chose it.
-        options: as `DiffusionPipeline.from_pretrained` takes them. Components among them are not checked, nor are
-            pickled weights, which `use_safetensors=True` refuses.
+        is_hub_id: treat `name_or_path` only as a Hub id, even if a local directory has this name. Use it if the name
+            comes from a repository that you do not trust.
+        options: arguments of `DiffusionPipeline.from_pretrained`. Components that you pass here are not checked.
+            Pickled weights are not checked either; `use_safetensors=True` refuses them.
+
+    Returns:
+        The stock pipeline.
 
     Raises:
-        TwinFlowConfigError: if it cannot be downloaded, its files do not fit each other, or it cannot be built.
+        TwinFlowConfigError: if the base cannot be downloaded, its files do not fit together, or it cannot be built.
     """
     if is_hub_id or not Path(name_or_path).is_dir():
         directory = _download(family, name_or_path, options)
@@ -36,17 +41,18 @@ def load_base(family: Family, name_or_path: str, *, is_hub_id: bool = False, **o
         return family.load(str(directory), **options)
     except (TwinFlowConfigError, torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # strangers' files raise what they like
+    except Exception as error:  # files from others can raise any error
         raise TwinFlowConfigError(
-            f"the base model '{name_or_path}' cannot be loaded ({type(error).__name__}: {str(error)[:400]}): pass "
-            "base_model= with where it is now."
+            f"the base model '{name_or_path}' cannot be loaded ({type(error).__name__}: {str(error)[:400]}). If it has "
+            "moved, pass its new path or Hub id as base_model=."
         ) from error
 
 
 def check_base_files(family: Family, directory: Path, name: str, options: dict[str, Any]) -> None:
-    """
+    """Check that each component of a base model fits its files. Components in `options` are not checked.
+
     Raises:
-        TwinFlowConfigError: if a component that is not among `options` does not fit its files.
+        TwinFlowConfigError: if a component does not fit its files.
     """
     if options.get("use_safetensors") is False:
         return
@@ -67,5 +73,5 @@ def _download(family: Family, name: str, options: dict[str, Any]) -> Path:
         return Path(family.pipeline_class.download(name, **options))
     except (torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # the client's network errors share no class
+    except Exception as error:  # network errors have no common class
         raise download_error(name, error, revision=options.get("revision")) from error

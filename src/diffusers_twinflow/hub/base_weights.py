@@ -1,4 +1,4 @@
-"""The base's own weights of layers that an adapter was added to, read again from the files of the model."""
+"""Restore the base weights of adapted layers by reading the model's files again."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from ..models.offloading import stored_weight
 from .adapter_states import adapted_layers
 
 ROUNDINGS = 2
-QUANTIZED_STEP = 1 / 64  # of the largest weight; two roundings to 8 bits are further apart than that only by mistake
+QUANTIZED_STEP = 1 / 64  # relative to the largest weight; rounding to 8 bits twice never changes a weight by more
 WORD = 8
 
 
 @dataclass(frozen=True)
 class BaseWeight:
-    """What tells a layer's base weight.
+    """Identifies the base weight of one layer.
 
     Attributes:
-        dtype: its type.
-        fingerprint: a number that another weight does not have.
-        copy: the weight on the CPU; `None` if the model's files have it.
+        dtype: dtype of the weight.
+        fingerprint: checksum of the weight, see `fingerprint`.
+        copy: copy of the weight on the CPU, or `None` if the model's files contain it.
     """
 
     dtype: torch.dtype
@@ -39,7 +39,7 @@ class BaseWeight:
 
 
 def fingerprint(tensor: torch.Tensor) -> int:
-    """The sum of a tensor's bytes, taken as 64-bit numbers: the same on every device."""
+    """Return a checksum of a tensor: the sum of its bytes read as 64-bit integers. It is the same on every device."""
     data = tensor.detach().contiguous().view(-1).view(torch.uint8)
     words = data[: len(data) // WORD * WORD].view(torch.int64).sum()
     rest = torch.nn.functional.pad(data[len(data) // WORD * WORD :], (0, -len(data) % WORD)).view(torch.int64).sum()
@@ -47,11 +47,16 @@ def fingerprint(tensor: torch.Tensor) -> int:
 
 
 def weights_in_files(model: ModelMixin, names: Iterable[str], *, are_unchanged: bool) -> set[str]:
-    """The layers whose weight is in the files that a model was loaded from.
+    """Find the layers whose weight is in the files that the model was loaded from.
 
     Args:
-        names: of layers.
-        are_unchanged: whether the model was just loaded. If not, the files are read, and a weight must be the same.
+        model: model with adapted layers.
+        names: names of the layers to look for.
+        are_unchanged: whether the model was just loaded. If so, only the shapes are compared. If not, the files are
+            read and the weights must be equal.
+
+    Returns:
+        Names of the layers that were found.
     """
     layers = {name: base_layer(model.get_submodule(name)) for name in names}
     found = set()
@@ -68,13 +73,14 @@ def weights_in_files(model: ModelMixin, names: Iterable[str], *, are_unchanged: 
 
 @torch.no_grad()
 def restore_weights(model: ModelMixin, weights: Mapping[str, BaseWeight]) -> list[str]:
-    """Make weights that an adapter was merged into those of the base again, bit for bit.
+    """Restore the exact base weights of layers that an adapter was merged into.
 
     Args:
-        weights: by layer name.
+        model: model with the merged layers.
+        weights: base weights by layer name.
 
     Returns:
-        names of the layers that stay merged, because their base weight is in no file any more.
+        Names of the layers that stay merged because no file contains their base weight.
     """
     layers = {name: base_layer(model.get_submodule(name)) for name in weights}
     left = dict(weights)
@@ -93,7 +99,7 @@ def restore_weights(model: ModelMixin, weights: Mapping[str, BaseWeight]) -> lis
 
 @torch.no_grad()
 def subtract_adapter(layer: AdapterLayer, adapter_name: str) -> None:
-    """Take an adapter that was merged out of a layer's weight, in float32 and up to rounding."""
+    """Subtract a merged adapter from a layer's weight in float32. The result is exact up to rounding."""
     stored = stored_weight(layer.get_base_layer())
     base = nn.Module()
     base.weight = nn.Parameter(stored, requires_grad=False)
@@ -105,14 +111,14 @@ def subtract_adapter(layer: AdapterLayer, adapter_name: str) -> None:
 
 
 def unfuse_exactly(model: ModelMixin) -> list[str]:
-    """Unfuse every adapter, and make the weights of the fused layers those of the model's files again.
+    """Unfuse every adapter and restore the exact weights of the fused layers from the model's files.
 
-    Unfusing alone gives a weight back up to the rounding of two sums, and of two quantisations if the layer is
-    quantised. No copy is kept for it while the adapters are fused: the files are read again, and quantised again. A
-    weight of the files that is further off than rounding explains is another one's, and the unfused weight stays.
+    Unfusing alone leaves rounding errors of two sums, and of two quantisations if the layer is quantised. This reads
+    the files again (and quantises again), so no copy is needed in memory. If a weight from the files differs by more
+    than rounding explains, it belongs to another model, and the unfused weight is used.
 
     Returns:
-        names of the layers that are exact only up to rounding, because no file has their weight.
+        Names of the layers that are exact only up to rounding because no file contains their weight.
     """
     fused = {name: layer for name, layer in adapted_layers(model) if layer.merged_adapters}
     largest = {name: _plain_weight(layer).abs().max() for name, layer in fused.items()}
@@ -135,7 +141,7 @@ def _is_torchao(layer: AdapterLayer) -> bool:
 
 
 def _plain_weight(layer: AdapterLayer) -> torch.Tensor:
-    """The weight as an ordinary tensor."""
+    """Return the layer's weight as a plain tensor."""
     weight = _weight(layer)
     return weight.dequantize() if _is_torchao(layer) else weight
 
@@ -160,7 +166,7 @@ def _weight_files(model: ModelMixin) -> list[Path]:
 
 
 def _read(path: Path, layers: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights of those layers that a file holds; none of a file that is not whole any more."""
+    """Yield the weights of `layers` that a file contains. Yields nothing if the file is damaged."""
     try:
         with safe_open(path, framework="pt") as tensors:
             for name in _names(tensors.keys(), layers):
@@ -170,7 +176,7 @@ def _read(path: Path, layers: Iterable[str]) -> Iterator[tuple[str, torch.Tensor
 
 
 def _shapes(path: Path, layers: Iterable[str]) -> Iterator[tuple[str, torch.Size]]:
-    """As `_read`, with the shapes alone."""
+    """Like `_read`, but yield only the shapes."""
     try:
         with safe_open(path, framework="pt") as tensors:
             for name in _names(tensors.keys(), layers):

@@ -1,4 +1,4 @@
-"""Whether a component of a pipeline is what its files hold, found out on the meta device: no weight is read."""
+"""Check that a pipeline component fits its files. This runs on the meta device and reads no weights."""
 
 import importlib
 import math
@@ -39,7 +39,7 @@ COMPONENTS = (
     transformers.AutoProcessor,
     transformers.AutoImageProcessor,
 )
-"""What may be a component. Other classes of these libraries load indices, data sets or code of their own."""
+"""Classes that may be a component. Other classes of these libraries load indices, data sets or their own code."""
 
 MAX_TENSORS = 16_384
 MAX_CONDITIONING_TENSORS = 1000
@@ -47,12 +47,12 @@ MAX_NUMBER = 2**24
 MAX_SAMPLE_SIZE = 512
 SPARE_ELEMENTS, SPARE_MODULES = 2**25, 2000
 ELEMENTS_PER_ELEMENT, MODULES_PER_TENSOR = 4, 8
-"""What building a model may take for each element and each tensor in its files. Tied weights, buffers that are not
-saved and parts that a class leaves out make up for less than this."""
+"""Limits on building a model, relative to the elements and tensors in its files. Tied weights, buffers that are not
+saved and parts that a class leaves out stay below these limits."""
 
 
 def component_class(entry: Any) -> type | None:
-    """The class that an entry of `model_index.json` names, or `None` if it is no component."""
+    """Return the class that an entry of `model_index.json` names, or `None` if it is not a component."""
     if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
         return None
     library, name = entry
@@ -71,17 +71,20 @@ def component_class(entry: Any) -> type | None:
 def check_component(
     folder: Path, cls: type, *, variant: str | None = None, is_trained: bool = False, needs_safetensors: bool = True
 ) -> None:
-    """Refuse a component that would ask for more than its files hold, run code or pickles, or be partly random.
+    """Check that loading a component is safe and complete.
+
+    A component is refused if its configuration is larger than its weights, if it runs code or reads pickle files, or
+    if some weights would stay random.
 
     Args:
-        folder: of the component.
-        cls: that loads it.
-        variant: of the weights, as diffusers takes it; a folder without that variant is loaded without it.
-        is_trained: whether the component is loaded by itself later on, with all its keys compared.
-        needs_safetensors: refuse a model that has no safetensors weights; otherwise it is not checked.
+        folder: folder of the component.
+        cls: class that loads the component.
+        variant: variant of the weights, as in diffusers. A folder without this variant is loaded without it.
+        is_trained: whether the component is loaded separately later, which compares all its keys.
+        needs_safetensors: refuse a model without safetensors weights. If `False`, such a model is not checked.
 
     Raises:
-        TwinFlowConfigError: naming the file.
+        TwinFlowConfigError: if a check fails; the message names the file.
     """
     _check_files(folder)
     _check_code(folder, cls)
@@ -91,16 +94,16 @@ def check_component(
     conditioning = headers.pop(CONDITIONING_NAME, None)
     if conditioning is not None and len(conditioning.shapes) > MAX_CONDITIONING_TENSORS:
         raise TwinFlowConfigError(
-            f"'{folder.name}/{CONDITIONING_NAME}' holds {len(conditioning.shapes)} tensors: it is no time conditioning."
+            f"'{folder.name}/{CONDITIONING_NAME}' has {len(conditioning.shapes)} tensors, so it is not a time conditioning."
         )
     for index in folder.glob("*.safetensors.index*.json"):
         _check_weight_index(index, set(headers))
     if not headers:
         if needs_safetensors:
-            raise TwinFlowConfigError(f"'{folder.name}' has no safetensors weights: pickle files are not loaded.")
+            raise TwinFlowConfigError(f"'{folder.name}' has no safetensors weights. Pickle files are not loaded.")
         return
     if not (folder / CONFIG).is_file():
-        raise TwinFlowConfigError(f"there is no {folder.name}/{CONFIG}: save the model again.")
+        raise TwinFlowConfigError(f"{folder.name}/{CONFIG} is missing: save the model again.")
     values = read_json(folder / CONFIG, name=f"{folder.name}/{CONFIG}")
     _check_sizes(f"{folder.name}/{CONFIG}", values, [*headers.values()], is_trained)
     if issubclass(cls, ModelMixin):
@@ -112,7 +115,7 @@ def check_component(
                 _check_keys(folder, cls, headers, variant)
         except (TwinFlowConfigError, MemoryError):
             raise
-        except Exception as error:  # strangers' configurations raise what they like
+        except Exception as error:  # files from others can raise any error
             raise TwinFlowConfigError(
                 f"'{folder.name}' cannot be built from its {CONFIG} and its weights: {type(error).__name__}: "
                 f"{str(error)[:300]}"
@@ -120,14 +123,14 @@ def check_component(
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse pipes, devices, links to nothing, and folders in place of files: reading them waits or fails."""
+    """Refuse pipes, devices, broken links, and folders with a file's name: reading them blocks or fails."""
     for path in folder.glob("*"):
         if not path.is_file() and (path.suffix in FILE_ENDINGS or not path.is_dir()):
-            raise TwinFlowConfigError(f"'{folder.name}/{path.name}' is no regular file: it is not read.")
+            raise TwinFlowConfigError(f"'{folder.name}/{path.name}' is not a regular file, so it is not read.")
 
 
 def _check_code(folder: Path, cls: type) -> None:
-    """Refuse what transformers would ask the user about, or look for somewhere else."""
+    """Refuse folders with their own code, adapters, or weights that are stored elsewhere."""
     if (folder / "adapter_config.json").exists():
         raise TwinFlowConfigError(
             f"'{folder.name}' has an adapter_config.json, which names another model to load: merge the adapter, and save "
@@ -137,7 +140,7 @@ def _check_code(folder: Path, cls: type) -> None:
         return
     for path in folder.glob("*.json"):
         if path.stat().st_size <= MAX_JSON_BYTES and "auto_map" in read_json(path, name=f"{folder.name}/{path.name}"):
-            raise TwinFlowConfigError(f"{folder.name}/{path.name} asks for code of its own (auto_map): it is not run.")
+            raise TwinFlowConfigError(f"{folder.name}/{path.name} needs custom code (auto_map), which is not run.")
 
 
 def _check_weight_index(path: Path, names: set[str]) -> None:
@@ -149,10 +152,10 @@ def _check_weight_index(path: Path, names: set[str]) -> None:
 
 
 def _check_sizes(name: str, values: dict[str, Any], headers: list[TensorHeader], is_trained: bool) -> None:
-    """Refuse numbers that make a configuration cost much before a model is built from it."""
+    """Refuse configurations with numbers that are too large for their weights, before a model is built."""
     tensors = sum(len(header.shapes) for header in headers)
     if tensors > MAX_TENSORS:
-        raise TwinFlowConfigError(f"the weights beside {name} are {tensors} tensors: at most {MAX_TENSORS} are read.")
+        raise TwinFlowConfigError(f"the weights beside {name} have {tensors} tensors: at most {MAX_TENSORS} are read.")
     for key, number in _numbers(values):
         bound = MAX_NUMBER
         if "layers" in key or "blocks" in key or "depth" in key:
@@ -160,11 +163,11 @@ def _check_sizes(name: str, values: dict[str, Any], headers: list[TensorHeader],
         elif is_trained and key == "sample_size":
             bound = MAX_SAMPLE_SIZE
         if abs(number) > bound:
-            raise TwinFlowConfigError(f"{name} has {key}={str(number)[:40]}, which its weights are too small for.")
+            raise TwinFlowConfigError(f"{name} has {key}={str(number)[:40]}, which is too large for its weights.")
 
 
 def _numbers(values: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """Every whole number of a JSON value, floats among them, with the nearest key above it."""
+    """Yield every number in a JSON value together with the nearest key above it."""
     if isinstance(values, dict):
         for name, value in values.items():
             yield from _numbers(value, name)
@@ -176,7 +179,7 @@ def _numbers(values: Any, key: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _build(folder: Path, cls: Any, headers: list[TensorHeader]) -> None:
-    """Build the model without memory, and stop if it becomes larger than its files explain."""
+    """Build the model on the meta device, and stop if it becomes larger than its files."""
     shapes = [shape for header in headers for shape in header.shapes.values()]
     elements = sum(math.prod(shape) for shape in shapes)
     with _Limits(folder.name, elements, len(shapes)), torch.device("meta"), torch.no_grad():
@@ -217,7 +220,7 @@ class _Limits(TorchDispatchMode):
     def _check(self, is_too_much: bool, what: str) -> None:
         if is_too_much:
             raise TwinFlowConfigError(
-                f"{self.name}/{CONFIG} asks for more {what} than its weights hold: it belongs to another model."
+                f"{self.name}/{CONFIG} needs more {what} than its files contain: it belongs to another model."
             )
 
     def __torch_dispatch__(
@@ -235,7 +238,7 @@ class _Limits(TorchDispatchMode):
 
 
 def _check_keys(folder: Path, cls: Any, headers: dict[str, TensorHeader], variant: str | None) -> None:
-    """Let the library load its files onto the meta device, and refuse weights that would stay random."""
+    """Load the files onto the meta device, and refuse a model if some of its weights would stay random."""
     has_variant = variant is not None and any(
         f".{variant}." in name or f".{variant}-" in name or name.endswith(f".{variant}.safetensors")
         for name in headers
@@ -258,7 +261,7 @@ def _check_keys(folder: Path, cls: Any, headers: dict[str, TensorHeader], varian
 
 
 def _dtype(headers: dict[str, TensorHeader]) -> torch.dtype:
-    """The dtype of most weights: loading converts none of them, so none is read."""
+    """Return the most frequent dtype. Loading in this dtype converts no weights, so none is read."""
     counts = dict.fromkeys(FLOAT_DTYPES, 0)
     for header in headers.values():
         for dtype in header.dtypes.values():
@@ -270,7 +273,7 @@ def _dtype(headers: dict[str, TensorHeader]) -> torch.dtype:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the libraries' progress bars and reports, which the loading that follows prints."""
+    """Hide the libraries' progress bars and reports. The real loading later shows them."""
     kinds = (transformers.utils.logging, diffusers.utils.logging)
     before = [logging.get_verbosity() for logging in kinds]
     had_bars = transformers.utils.logging.is_progress_bar_enabled()

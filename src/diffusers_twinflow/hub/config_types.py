@@ -1,4 +1,4 @@
-"""Whether the values of a JSON configuration have the types that the class they configure declares."""
+"""Check that the values of a JSON configuration have the types that its class declares."""
 
 import inspect
 from collections.abc import Callable
@@ -9,13 +9,15 @@ from ..configuration import TwinFlowConfigError
 
 
 def check_types(name: str, values: dict[str, Any], constructor: Callable) -> None:
-    """Compare a configuration with the annotations of a constructor of ours, which takes 1000.0 as 1000.
+    """Check a configuration against the type annotations of a constructor. 1000.0 is accepted as 1000.
 
     Args:
-        name: of the configuration, for the message.
+        name: name of the configuration, for the error message.
+        values: values of the configuration by name.
+        constructor: `__init__` of the configured class.
 
     Raises:
-        TwinFlowConfigError: naming the value and its type.
+        TwinFlowConfigError: if a value has the wrong type; the message names the value and the expected type.
     """
     for key, parameter in inspect.signature(constructor).parameters.items():
         if key in values and not _accepts(parameter.annotation, _whole(values[key])):
@@ -25,8 +27,9 @@ def check_types(name: str, values: dict[str, Any], constructor: Callable) -> Non
 
 
 def check_whole_numbers(name: str, values: dict[str, Any], constructor: Callable) -> None:
-    """As `check_types`, but only for fractions in place of whole numbers: the other annotations of diffusers' models
-    are not kept to by their own published configurations.
+    """Check that whole numbers are not fractions.
+
+    Other types are not checked, because published configurations of diffusers' models do not follow the annotations.
     """
     for key, parameter in inspect.signature(constructor).parameters.items():
         has_fraction = isinstance(values.get(key), float) and not isinstance(parameter.default, float)
@@ -39,7 +42,7 @@ def _whole(value: Any) -> Any:
 
 
 def _accepts(annotation: Any, value: Any) -> bool:
-    """Whether a value of JSON is of an annotated type; a type that is not known accepts everything."""
+    """Return whether a JSON value has the annotated type. Unknown annotations accept every value."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         return any(_accepts(argument, value) for argument in arguments)

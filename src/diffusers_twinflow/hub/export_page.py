@@ -1,4 +1,4 @@
-"""The README.md of an export: how to use it."""
+"""Write the README.md of an export, which says how to use it."""
 
 import json
 from typing import Final
@@ -23,13 +23,13 @@ def export_page(
     base: str = LOCAL_BASE,
     max_sequence_length: int | None = None,
 ) -> str:
-    """The page of an export, in Markdown.
+    """Write the README.md of an export in Markdown.
 
     Args:
-        name: of the export's folder.
-        use: how a stock pipeline samples from it, or one sentence that says why it cannot.
-        step_counts: those that the weights are right for, the most important one first.
-        base: where the base is.
+        name: name of the export's folder.
+        use: how a stock pipeline samples from the export, or one sentence that says why it cannot.
+        step_counts: step counts that the weights support, the most important one first.
+        base: path or Hub id of the base model.
         max_sequence_length: length of the encoded prompts in training, in tokens.
     """
     if format == COMFYUI:

@@ -1,4 +1,4 @@
-"""Where a repository's files are, and how a stranger's file is read: bounded, as data, never as code."""
+"""Find a repository's files and read them safely: with size limits, as data, never as code."""
 
 import json
 import math
@@ -44,11 +44,11 @@ class LocatedRepository:
     """A repository whose files are on this machine.
 
     Attributes:
-        name: what the caller named it, for messages.
-        directory: where its files are, subfolder included.
-        is_local: whether it is a directory of the caller's own rather than a snapshot of a Hub repository.
-        subfolder: folder of the repository that `directory` is.
-        hub_options: what brings more files of the same commit.
+        name: name that the caller gave, for messages.
+        directory: directory of its files, including the subfolder.
+        is_local: whether it is a local directory and not a snapshot of a Hub repository.
+        subfolder: folder of the repository that `directory` points to.
+        hub_options: options for downloading more files of the same commit.
     """
 
     name: str
@@ -58,7 +58,7 @@ class LocatedRepository:
     hub_options: dict[str, Any] = field(default_factory=dict)
 
     def find(self, file_name: str) -> Path | None:
-        """Path of a file, or `None` if the repository has no file of that name.
+        """Return the path of a file, or `None` if the repository has no file of that name.
 
         Raises:
             TwinFlowConfigError: if the file is a link to a place outside the repository.
@@ -71,9 +71,9 @@ class LocatedRepository:
 
 
 def is_inside(path: Path, directory: Path) -> bool:
-    """Whether a path stays in a directory once its links are followed.
+    """Return whether a path is inside a directory after its links are resolved.
 
-    The files of a snapshot in the Hub's cache are links to `blobs`, which lies beside `snapshots`: they are inside.
+    Files of a snapshot in the Hub's cache are links to the folder `blobs` next to `snapshots`. They count as inside.
     """
     root = directory.resolve()
     for parent in (root, *root.parents):
@@ -84,13 +84,14 @@ def is_inside(path: Path, directory: Path) -> bool:
 
 
 def check_inside(path: Path, directory: Path) -> None:
-    """
+    """Check that a path is inside a directory.
+
     Raises:
         TwinFlowConfigError: if `path` is a link to a place outside `directory`.
     """
     if not is_inside(path, directory):
         raise TwinFlowConfigError(
-            f"'{path}' is a link to a place outside '{directory}', so it is not read: put the file itself there."
+            f"'{path}' is a link to a place outside '{directory}', so it is not read. Replace the link with the file."
         )
 
 
@@ -102,44 +103,51 @@ def locate_repository(
     proxies: Any = None,
     **hub_options: Any,
 ) -> LocatedRepository:
-    """Find a local repository, or download one commit's files of a Hub repository.
+    """Find a local repository, or download the files of a Hub repository at one commit.
 
     Args:
-        subfolder: folder of the repository that holds the files.
-        patterns: the files of that folder to download.
-        proxies: accepted as in diffusers, without effect: set the proxy in the environment.
-        hub_options: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`, as `snapshot_download`
-            takes them.
+        name_or_path: local directory or Hub repository.
+        subfolder: folder of the repository that contains the files.
+        patterns: patterns of the file names to download from that folder.
+        proxies: accepted as in diffusers, but has no effect. Set the proxy in the environment.
+        hub_options: `revision`, `cache_dir`, `token`, `local_files_only` and `force_download`, as in
+            `snapshot_download`.
+
+    Returns:
+        The repository with its files on this machine.
 
     Raises:
-        TwinFlowConfigError: where there is no such repository or revision, or it cannot be reached and is not cached.
+        TwinFlowConfigError: if the repository or revision does not exist, or the Hub cannot be reached and the files
+            are not cached.
     """
     name = str(name_or_path)
     folder = PurePosixPath(subfolder or "")
     if folder.is_absolute() or ".." in folder.parts:
-        raise TwinFlowConfigError(f"subfolder={subfolder!r} leaves the repository: give a folder inside it.")
+        raise TwinFlowConfigError(f"subfolder={subfolder!r} is outside the repository: pass a folder inside it.")
     if os.path.isfile(name_or_path):
         raise TwinFlowConfigError(
-            f"'{name}' is a file. Pass the folder that it is in, '{Path(name_or_path).parent}', which also holds the "
-            "configuration and the scheduler."
+            f"'{name}' is a file. Pass its folder, '{Path(name_or_path).parent}', which also contains the configuration "
+            "and the scheduler."
         )
     if os.path.isdir(name_or_path):
         return LocatedRepository(name, Path(name_or_path) / folder, is_local=True)
     for option in hub_options:
         if option not in SNAPSHOT_OPTIONS:
-            raise TypeError(f"'{option}' is no Hub option; known are {', '.join(SNAPSHOT_OPTIONS)} and subfolder.")
+            raise TypeError(
+                f"'{option}' is not a Hub option. The options are {', '.join(SNAPSHOT_OPTIONS)} and subfolder."
+            )
     try:
         snapshot = snapshot_download(name, allow_patterns=[str(folder / file) for file in patterns], **hub_options)
-    except Exception as error:  # the client's network errors share no class
+    except Exception as error:  # network errors have no common class
         raise download_error(name, error, revision=hub_options.get("revision")) from error
     same_commit = hub_options | {"revision": Path(snapshot).name}
     return LocatedRepository(name, Path(snapshot) / folder, False, subfolder, same_commit)
 
 
 def download_error(name: str, error: BaseException, *, revision: str | None = None) -> TwinFlowConfigError:
-    """One clear error for whatever kept a Hub repository from being downloaded.
+    """Turn a failed download of a Hub repository into one clear error.
 
-    diffusers wraps the client's errors in an `OSError` of its own, so the errors that led to this one count too.
+    diffusers wraps the client's errors in an `OSError`, so the causes of `error` are checked too.
     """
     chain = _chain_of(error)
 
@@ -171,7 +179,7 @@ def download_error(name: str, error: BaseException, *, revision: str | None = No
 
 
 def _chain_of(error: BaseException) -> list[BaseException]:
-    """An error and those that led to it, the first cause last."""
+    """Return an error and its causes, the first cause last."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
@@ -182,23 +190,23 @@ def read_json(path: Path, *, name: str | None = None) -> dict[str, Any]:
     """Read a JSON object of at most `MAX_JSON_BYTES` bytes.
 
     Raises:
-        TwinFlowConfigError: where it is larger, is not JSON or is not an object.
+        TwinFlowConfigError: if the file is larger, is not JSON or is not an object.
     """
     name = name or path.name
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
-        raise TwinFlowConfigError(f"{name} is {size} bytes: a configuration has at most {MAX_JSON_BYTES}.")
+        raise TwinFlowConfigError(f"{name} has {size} bytes: a configuration has at most {MAX_JSON_BYTES}.")
     try:
         values = json.loads(path.read_bytes(), parse_constant=_refuse_constant, parse_float=_finite_float)
     except (ValueError, RecursionError) as error:
         raise TwinFlowConfigError(f"{name} is not valid JSON ({error}).") from error
     if not isinstance(values, dict):
-        raise TwinFlowConfigError(f"{name} holds a {type(values).__name__}: it must be a JSON object.")
+        raise TwinFlowConfigError(f"{name} contains a {type(values).__name__}: it must be a JSON object.")
     return values
 
 
 def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a valid JSON number")
 
 
 def _finite_float(text: str) -> float:
@@ -210,7 +218,7 @@ def _finite_float(text: str) -> float:
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a safetensors file says of itself: shapes and dtypes by tensor name, and its metadata."""
+    """The header of a safetensors file: shapes and dtypes by tensor name, and the metadata."""
 
     shapes: dict[str, tuple[int, ...]]
     metadata: dict[str, str]
@@ -218,20 +226,21 @@ class TensorHeader:
 
 
 def read_header(path: Path, *, float_only: bool = True) -> TensorHeader:
-    """Read and check the header of a safetensors file; no tensor is read.
+    """Read and check the header of a safetensors file without reading tensors.
 
     Args:
-        float_only: refuse tensors of other dtypes than floating ones.
+        path: safetensors file.
+        float_only: refuse tensors that are not floating-point.
 
     Raises:
-        TwinFlowConfigError: where the file is no safetensors file, its header is larger than `MAX_HEADER_BYTES` or
-            lies about sizes, or a tensor is of a dtype that is not allowed.
+        TwinFlowConfigError: if the file is not a safetensors file, its header is larger than `MAX_HEADER_BYTES` or has
+            wrong sizes, or a tensor has a dtype that is not allowed.
     """
     with path.open("rb") as file:
         prefix = file.read(8)
     header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
     if not 0 < header_bytes <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
-        raise TwinFlowConfigError(f"'{path.name}' is no safetensors file: its header has no sensible size.")
+        raise TwinFlowConfigError(f"'{path.name}' is not a safetensors file: the size of its header is not valid.")
     try:
         with safe_open(path, framework="pt") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (no mapping)
@@ -240,31 +249,33 @@ def read_header(path: Path, *, float_only: bool = True) -> TensorHeader:
                 {name: tuple(tensor.get_shape()) for name, tensor in slices.items()}, tensors.metadata() or {}, dtypes
             )
     except SafetensorError as error:
-        raise TwinFlowConfigError(f"'{path.name}' is no valid safetensors file ({error}).") from error
+        raise TwinFlowConfigError(f"'{path.name}' is not a valid safetensors file ({error}).") from error
     for name, dtype in dtypes.items():
         if float_only and dtype not in FLOAT_DTYPES:
-            raise TwinFlowConfigError(f"'{path.name}' holds '{name}' in {dtype}: it must be one of {FLOAT_DTYPES}.")
+            raise TwinFlowConfigError(f"'{path.name}' has '{name}' in {dtype}: it must be one of {FLOAT_DTYPES}.")
     return header
 
 
 def check_finite(path: Path) -> None:
-    """
+    """Check that a safetensors file has only finite values.
+
     Raises:
-        TwinFlowConfigError: where a tensor of a safetensors file holds NaN or infinity.
+        TwinFlowConfigError: if a tensor contains NaN or infinity.
     """
     with safe_open(path, framework="pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118 (no mapping)
             if not torch.isfinite(tensors.get_tensor(name)).all():
                 raise TwinFlowConfigError(
-                    f"'{path.name}' holds values that are not finite ('{name}' for one): its training diverged."
+                    f"'{path.name}' has values that are not finite (for example in '{name}'): its training diverged."
                 )
 
 
 def check_new_folder(directory: Path, option: str) -> None:
-    """Check that a result can be written to a folder without touching what is there.
+    """Check that an output folder is new or empty, so that nothing is overwritten.
 
     Args:
-        option: what the caller calls the folder.
+        directory: the output folder.
+        option: name of the option that set it, for the error message.
 
     Raises:
         TwinFlowConfigError: if it exists and is not an empty folder.

@@ -1,4 +1,4 @@
-"""Grids of images with a label above each column and a caption, such as the prompt, above each row."""
+"""Draw grids of images with a label above each column and a caption, such as the prompt, above each row."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,21 @@ TEXT_PER_WIDTH = 24
 CAPTION_LINES = 2
 BACKGROUND, LABEL_COLOUR, CAPTION_COLOUR = "white", "#111111", "#444444"
 WIDER_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf", "msyh.ttc")
-"""Fonts of the system, for text that Pillow's own font has no glyphs for."""
+"""System fonts for text that Pillow's default font has no glyphs for."""
 NO_CHARACTER = "\U0010ffff"
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def labelled_grid(columns: Mapping[str, Sequence[Image.Image]], captions: Sequence[str] = ()) -> Image.Image:
-    """One image of columns of equal length, by label, first column on the left.
+    """Draw columns of images as one image, with a label above each column.
 
     Args:
-        captions: texts above the rows, such as their prompts; each is above an equal number of rows. None by default.
+        columns: images by label, from left to right. All columns have the same length.
+        captions: texts above the rows, such as prompts. Each is above the same number of rows. Defaults to none.
+
+    Returns:
+        The grid as one image.
 
     Raises:
         ValueError: if the columns differ in length, or the rows cannot be shared equally by the captions.
@@ -29,14 +33,14 @@ def labelled_grid(columns: Mapping[str, Sequence[Image.Image]], captions: Sequen
 
 
 class GridLayout:
-    """Where each image and text of a grid goes.
+    """The positions of the images and texts in a grid.
 
     Attributes:
-        size: width and height of the whole grid.
-        boxes: left, top, right and bottom of each image, by row and column.
+        size: width and height of the whole grid in pixels.
+        boxes: left, top, right and bottom of each image in pixels, by row and column.
 
     Args:
-        columns, captions: as in `labelled_grid`; all images have the same size.
+        columns, captions: as in `labelled_grid`. All images have the same size.
     """
 
     def __init__(self, columns: Mapping[str, Sequence[Image.Image]], captions: Sequence[str] = ()) -> None:
@@ -69,7 +73,7 @@ class GridLayout:
         self.size[1] = top
 
     def draw(self, columns: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
-        """The grid of images that have the labels and sizes of those it was laid out for."""
+        """Draw the grid. `columns` must have the same labels and image sizes as the columns of the layout."""
         grid = Image.new("RGB", (self.size[0], self.size[1]), BACKGROUND)
         pen = ImageDraw.Draw(grid)
         for label, centre in zip(self.labels, self.label_centres, strict=True):
@@ -86,12 +90,12 @@ class GridLayout:
 
 
 def _one_line(text: str) -> str:
-    """A text without line breaks and control characters."""
+    """Remove line breaks and control characters from a text."""
     return " ".join("".join(" " if unicodedata.category(c).startswith("C") else c for c in text).split())
 
 
 def _wrap(text: str, size: int, width: int) -> list[str]:
-    """A text in a few lines that are not wider than `width`; what does not fit becomes an ellipsis."""
+    """Break a text into a few lines that fit into `width` pixels. The rest is cut off with an ellipsis."""
     font, rest = _font(text, size), text
     lines: list[str] = []
     while len(lines) < CAPTION_LINES and rest:
@@ -107,7 +111,7 @@ def _wrap(text: str, size: int, width: int) -> list[str]:
 
 
 def _fitting(text: str, font: Font, width: float) -> int:
-    """How many characters of a text fit in a width; at least one."""
+    """Return how many characters of a text fit into `width` pixels, at least one."""
     low, high = 1, min(len(text), max(1, int(width)))
     while low < high:
         middle = (low + high + 1) // 2
@@ -116,14 +120,14 @@ def _fitting(text: str, font: Font, width: float) -> int:
 
 
 def _font(text: str, size: int) -> Font:
-    """The first font that has all characters of a text; Pillow's own if none has."""
+    """Return the first font that has all characters of a text, or Pillow's default font if none has."""
     own = ImageFont.load_default(size)
     if _has_glyphs(own, text):
         return own
     for name in WIDER_FONTS:
         try:
             font = ImageFont.truetype(name, size)
-        except OSError:  # the system has no such font
+        except OSError:  # the font is not installed
             continue
         if _has_glyphs(font, text):
             return font

@@ -1,4 +1,4 @@
-"""What a pipeline with TwinFlow weights does differently from a stock one."""
+"""Pipeline methods that differ from the stock ones when a pipeline has TwinFlow weights."""
 
 import os
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ SAVE_OPTIONS = tuple(signature(DiffusionPipeline.save_pretrained).parameters)[2:
 if TYPE_CHECKING:
 
     class StockPipeline(DiffusionPipeline, LoraBaseMixin):
-        """What the methods are mixed into, for type checkers."""
+        """The class that the methods are mixed into, for type checkers."""
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
@@ -40,8 +40,9 @@ else:
 class TwinFlowMethods(StockPipeline):
     """Methods of a pipeline with TwinFlow weights.
 
-    It saves itself as a whole model that stock diffusers loads too, the usual ways of unloading a LoRA unload the time
-    conditioning and the scheduler with it, and calls that damage the images are warned of, once.
+    - `save_pretrained` saves a whole model that stock diffusers can load.
+    - Unloading the LoRA also removes its time conditioning and its scheduler.
+    - Calls whose arguments damage the images log a warning, once per reason.
     """
 
     stock_class: type[DiffusionPipeline]
@@ -49,9 +50,9 @@ class TwinFlowMethods(StockPipeline):
     _call_defaults: Mapping[str, Any]
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Save a whole model: `TwinFlowPipeline.from_pretrained` and stock diffusers load it, without the base.
+        """Save a whole model that `TwinFlowPipeline.from_pretrained` and stock diffusers load without the base.
 
-        Adapters are merged into the saved weights; the pipeline stays as it is. Takes the arguments of
+        Adapters are merged into the saved weights. The pipeline itself does not change. The arguments are those of
         [`~diffusers.DiffusionPipeline.save_pretrained`].
         """
         if self.twinflow_config is None:
@@ -60,14 +61,15 @@ class TwinFlowMethods(StockPipeline):
         options = dict(zip(SAVE_OPTIONS, args)) | kwargs
         save_twinflow_model(Path(save_directory), self, self.twinflow_config, **options)
 
-    if not TYPE_CHECKING:  # who inspects the method sees the stock signature
+    if not TYPE_CHECKING:  # `inspect.signature` shows the stock signature
         save_pretrained = wraps(DiffusionPipeline.save_pretrained, assigned=())(save_pretrained)
 
     def unload_lora_weights(self, **options: Any) -> None:
-        """Unload all LoRAs. The time conditioning and the scheduler of a TwinFlow LoRA go with it.
+        """Unload all LoRAs, and the time conditioning and the scheduler of a TwinFlow LoRA.
 
-        A LoRA that `fuse_lora` fused stays in the weights, as in stock diffusers, and keeps its time conditioning and
-        scheduler. One that was merged when it was loaded is taken out of them, as `unload_twinflow_lora` does it.
+        A LoRA that was fused with `fuse_lora` stays in the weights, as in stock diffusers, and keeps its time
+        conditioning and scheduler. A LoRA that was loaded with `merge=True` is removed from the weights, as with
+        `unload_twinflow_lora`.
         """
         unmerge_lora(self)
         state = self._loaded_lora
@@ -82,7 +84,7 @@ class TwinFlowMethods(StockPipeline):
             restore_pipeline(self)
 
     def delete_adapters(self, adapter_names: list[str] | str) -> None:
-        """Delete adapters. The time conditioning and the scheduler of a TwinFlow LoRA go with it."""
+        """Delete adapters. For a TwinFlow LoRA, its time conditioning and its scheduler are removed too."""
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         state = self._loaded_lora
         if state is None or state.is_baked or state.adapter_name not in names:
@@ -102,19 +104,19 @@ class TwinFlowMethods(StockPipeline):
         return family_of(self).denoiser(self)
 
     def _check_call(self, arguments: Mapping[str, Any], guidance_off: Mapping[str, float]) -> None:
-        """Warn, once for each reason, of a call that damages the images.
+        """Warn if the arguments of a call damage the images, once per reason.
 
         Args:
-            arguments: of the call, without those left at their defaults.
-            guidance_off: the arguments that switch guidance off, with their values.
+            arguments: arguments of the call, without arguments that have their default value.
+            guidance_off: arguments that turn guidance off, with their values.
         """
         state = self._loaded_lora
         if state is not None and not state.is_baked and not self._is_on(state.adapter_name):
             self._warn_once(
                 "adapter",
                 f"The TwinFlow adapter '{state.adapter_name}' is not active, but its time conditioning and its scheduler "
-                "still are, so this draws neither what the base nor what the LoRA draws. Call "
-                "`unload_twinflow_lora(pipe)` for the base, or activate the adapter again.",
+                "still are, so the images match neither the base nor the LoRA. To use the base, call "
+                "`unload_twinflow_lora(pipe)`. To use the LoRA, activate the adapter again.",
             )
             return
         config = self.twinflow_config
@@ -150,7 +152,7 @@ class TwinFlowMethods(StockPipeline):
 
 
 class LoraPipeline(TwinFlowMethods):
-    """A stock pipeline with a TwinFlow LoRA on it: its calls are the stock ones, with warnings."""
+    """A stock pipeline with a TwinFlow LoRA. Calls work like stock calls and warn about arguments that do not fit."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The stock call."""
@@ -167,5 +169,5 @@ def _step_count(arguments: Mapping[str, Any]) -> int | None:
 
 
 def _guides(value: float | None, off: float) -> bool:
-    """Whether a guidance argument changes what the model computes, if `off` switches it off."""
+    """Return whether a guidance argument turns guidance on, given the value `off` that turns it off."""
     return value is not None and value != off and not (off == 0 and 0 <= value <= 1)

@@ -1,4 +1,4 @@
-"""Put a TwinFlow LoRA on a pipeline beside other LoRAs."""
+"""Load a TwinFlow LoRA into a pipeline, next to other LoRAs."""
 
 from pathlib import Path
 from typing import Any
@@ -43,23 +43,34 @@ def load_twinflow_lora(
     merge: bool = False,
     **hub_options: Any,
 ) -> TwinFlowRepositoryConfig:
-    """Put a TwinFlow LoRA, its time conditioning and its scheduler on a loaded stock pipeline.
+    """Load a TwinFlow LoRA, its time conditioning and its scheduler into a stock pipeline.
 
-    The repository is checked before the pipeline is touched. If loading fails, the pipeline is left as it was. Other
-    LoRAs stay: `set_adapters`, weights and `fuse_lora` work as for any LoRA. The pipeline becomes, in place, an
-    instance of a subclass of its class, which saves and unloads the TwinFlow parts along with the rest and warns of
-    calls that damage its images.
+    The repository is checked before the pipeline is changed. If loading fails, the pipeline does not change. Other
+    LoRAs stay loaded: `set_adapters`, adapter weights and `fuse_lora` work as for any LoRA. The pipeline object becomes
+    an instance of a subclass of its class. The subclass saves and unloads the TwinFlow parts with the rest, and warns
+    about calls whose arguments damage the images.
 
     Args:
+        pipeline: stock pipeline of the base model.
         name_or_path: local directory or Hub repository.
-        adapter_name: name of the adapter on the pipeline.
-        merge: merge the LoRA into the base's weights, which makes calls as fast as the base's. Methods that change
-            adapters, such as `load_lora_weights`, put it beside the weights again. A base that is quantized, offloaded
-            or has another LoRA keeps it beside the weights.
+        adapter_name: name of the adapter on the pipeline. Defaults to "twinflow".
+        merge: merge the LoRA into the base's weights, which makes calls as fast as the base. Methods that change
+            adapters, such as `load_lora_weights`, unmerge it first. The LoRA is not merged if the base is quantized,
+            is offloaded or has another LoRA. Defaults to `False`.
         hub_options: `revision`, `subfolder`, `cache_dir`, `token`, `local_files_only`, `force_download`.
 
+    Returns:
+        The configuration of the repository, for example with its `num_inference_steps`.
+
     Raises:
-        TwinFlowConfigError: where the repository is no TwinFlow LoRA, is broken, or belongs to another family or size.
+        TwinFlowConfigError: if the repository is not a TwinFlow LoRA, is damaged, or belongs to another model family or
+            size.
+
+    Example:
+
+        pipe = StableDiffusion3Pipeline.from_pretrained("stabilityai/stable-diffusion-3.5-medium").to("cuda")
+        config = load_twinflow_lora(pipe, "me/my-lora")
+        image = pipe("a red fox", num_inference_steps=config.num_inference_steps, guidance_scale=0.0).images[0]
     """
     repository = locate_repository(name_or_path, **hub_options)
     return load_located_lora(pipeline, repository, adapter_name=adapter_name, merge=merge)
@@ -73,26 +84,28 @@ def load_located_lora(
     merge: bool = False,
     is_base_unchanged: bool = False,
 ) -> TwinFlowRepositoryConfig:
-    """`load_twinflow_lora` of a repository whose files are on this machine.
+    """Load a TwinFlow LoRA from a repository whose files are on this machine.
 
     Args:
-        is_base_unchanged: whether the base's weights are known to be those of its files.
+        pipeline, adapter_name, merge: as in `load_twinflow_lora`.
+        repository: repository of the LoRA.
+        is_base_unchanged: whether the base's weights are known to be equal to the weights in its files.
     """
     config = TwinFlowRepositoryConfig.load_located(repository)
     family = family_of(pipeline, config.family)
     _check_pipeline(pipeline, family, adapter_name)
     if config.train_type != LORA or config.family != family.name:
         raise TwinFlowConfigError(
-            f"'{repository.name}' holds a {config.train_type} model of {config.family}, and the pipeline is a "
-            f"{family.name}: load it with TwinFlowPipeline.from_pretrained, or on a pipeline of its own family."
+            f"'{repository.name}' is a {config.train_type} model of {config.family}, and the pipeline is a "
+            f"{family.name}: load it with TwinFlowPipeline.from_pretrained, or into a pipeline of its family."
         )
     lora_path, conditioning_path = repository.find(LORA_NAME), repository.find(CONDITIONING_NAME)
     if lora_path is None:
         raise TwinFlowConfigError(f"'{repository.name}' has no {LORA_NAME}: save it again with save_twinflow_lora.")
     if conditioning_path is None and config.needs_time_conditioning:
         raise TwinFlowConfigError(
-            f"'{repository.name}' has no {CONDITIONING_NAME}, and without it the LoRA draws other images: save it again "
-            "with save_twinflow_lora."
+            f"'{repository.name}' has no {CONDITIONING_NAME}, and the LoRA does not work without it: save it again with "
+            "save_twinflow_lora."
         )
     transformer = family.denoiser(pipeline)
     check_lora(lora_path, transformer, family.component_name)
@@ -128,7 +141,7 @@ def _check_pipeline(pipeline: DiffusionPipeline, family: Family, adapter_name: s
     transformer = getattr(pipeline, family.component_name)
     if type(transformer) not in (stock_class, family.transformer_class):
         raise TwinFlowConfigError(
-            f"the pipeline's {family.component_name} is a {type(transformer).__name__}: load the LoRA on a "
+            f"the pipeline's {family.component_name} is a {type(transformer).__name__}: load the LoRA into a "
             f"{stock_class.__name__}, before it is wrapped or compiled."
         )
     if adapter_name in getattr(transformer, "peft_config", {}):
@@ -140,16 +153,17 @@ def _check_pipeline(pipeline: DiffusionPipeline, family: Family, adapter_name: s
 
 
 def read_scheduler(repository: LocatedRepository, config: TwinFlowRepositoryConfig) -> TwinFlowScheduler:
-    """The repository's scheduler.
+    """Load the scheduler of a repository.
 
     Raises:
-        TwinFlowConfigError: if there is none, or it is of another class or cannot take the steps of `config`.
+        TwinFlowConfigError: if the repository has no scheduler, or the scheduler has another class or cannot run the
+            step count of `config`.
     """
     path = repository.find(SCHEDULER_NAME)
     if path is None:
         raise TwinFlowConfigError(
-            f"'{repository.name}' has no {SCHEDULER_NAME}, and another scheduler draws other images: save it again "
-            "with save_twinflow_lora or save_twinflow_model."
+            f"'{repository.name}' has no {SCHEDULER_NAME}, and the model does not work with another scheduler: save it "
+            "again with save_twinflow_lora or save_twinflow_model."
         )
     values = read_json(path, name=SCHEDULER_NAME)
     if values.get("_class_name") != TwinFlowScheduler.__name__:
@@ -172,16 +186,16 @@ def read_scheduler(repository: LocatedRepository, config: TwinFlowRepositoryConf
 def _read_lora(
     path: Path, config: TwinFlowRepositoryConfig, family: Family, transformer: ModelMixin
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Weights and metadata of a checked LoRA, without the part that carries the target time in stock pipelines.
+    """Read the weights and metadata of a checked LoRA, without the part that carries the target time.
 
-    The time conditioning does that here, for every grid.
+    Stock pipelines need that part. Here the time conditioning replaces it, on every sampling grid.
     """
     weights, metadata = read_lora(path, family.component_name)
     folded = Portable.from_dict(config.portable).layers if config.portable is not None else {}
     foreign = folded.keys() - foldable_layers(family.transformer_class, transformer).keys()
     if foreign:
         raise TwinFlowConfigError(
-            f"{CONFIG_NAME} says that '{sorted(foreign)[0][:80]}' carries the target time, which is not a timestep "
+            f"{CONFIG_NAME} says that '{sorted(foreign)[0][:80]}' carries the target time, but this is not a timestep "
             f"embedder of a {type(transformer).__name__}. Save the repository again."
         )
     return without_folded(weights, metadata, folded)
@@ -195,11 +209,11 @@ def _read_conditioning(path: Path, pipeline: DiffusionPipeline, family: Family) 
     expected = {name: tuple(tensor.shape) for name, tensor in conditioning.state_dict().items()}
     if read_header(path).shapes != expected:
         raise TwinFlowConfigError(
-            f"'{path.name}' does not fit this transformer, whose timestep embedding is {width} wide: "
-            "load it on the base model that its twinflow_config.json names."
+            f"'{path.name}' does not fit this transformer, whose timestep embedding has width {width}: "
+            "load it into the base model that its twinflow_config.json names."
         )
     check_finite(path)
     tensors = load_file(path)
     if tensors["time_sign_embed.weight"][0].any():
-        raise TwinFlowConfigError(f"'{path.name}' has a positive sign row that is not zero: it is not of this format.")
+        raise TwinFlowConfigError(f"'{path.name}' has a positive sign row that is not zero: it has another format.")
     return tensors

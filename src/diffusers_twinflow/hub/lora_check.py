@@ -1,4 +1,4 @@
-"""Whether a LoRA file fits a transformer, decided from its header alone before anything is built for it."""
+"""Check that a LoRA file fits a transformer. Only the file's header is needed."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from .files import TensorHeader, check_finite, read_header
 
 METADATA_KEY = "lora_adapter_metadata"
 MAX_PATTERN_KEYS = 500
-"""PEFT matches every module with every key of a pattern by an expression, and Python remembers 512 of them."""
+"""PEFT matches every module with every key of a pattern by a regular expression, and Python caches 512 of them."""
 MAX_MODULE_NAMES = 10_000
 HALVES = ("lora_A.weight", "lora_B.weight")
 FREE_FIELDS = {
@@ -35,14 +35,16 @@ FREE_FIELDS = {
 
 
 def check_lora(path: Path, transformer: torch.nn.Module, component_name: str = "transformer") -> None:
-    """Refuse a LoRA file that does not belong on `transformer`. Weights are read only once their shapes are right.
+    """Check that a LoRA file fits a transformer. Weights are read only after their shapes are checked.
 
     Args:
-        component_name: what the pipeline calls the transformer, which is how its weights' names begin.
+        path: LoRA file in safetensors format.
+        transformer: model that the LoRA is loaded into.
+        component_name: name of the transformer in the pipeline, which is the prefix of the weights' names.
 
     Raises:
-        TwinFlowConfigError: for weights of other modules, shapes or ranks, for metadata that is missing, contradicts
-            the weights or asks for more than a plain LoRA, and for values that are not finite.
+        TwinFlowConfigError: if the weights have other modules, shapes or ranks, if the metadata is missing, contradicts
+            the weights or describes more than a plain LoRA, or if values are not finite.
     """
     header = read_header(path)
     prefix = f"{component_name}."
@@ -54,7 +56,7 @@ def check_lora(path: Path, transformer: torch.nn.Module, component_name: str = "
         odd = sorted(set(shapes) ^ expected)[0]
         raise TwinFlowConfigError(
             f"'{path.name}' and its metadata do not name the same modules of this {type(transformer).__name__} "
-            f"('{odd}' for one): it belongs to another model."
+            f"(for example '{odd}'): it belongs to another model."
         )
     ranks = _by_module(path, "rank_pattern", config.rank_pattern or {}, expected)
     _by_module(path, "alpha_pattern", config.alpha_pattern or {}, expected)
@@ -63,14 +65,18 @@ def check_lora(path: Path, transformer: torch.nn.Module, component_name: str = "
         wanted = _expected_shapes(modules[name], rank)
         if pair != wanted:
             raise TwinFlowConfigError(
-                f"'{path.name}' has {pair} at '{name}', where this {type(transformer).__name__} takes {wanted} "
-                f"with the rank {rank} of its metadata: it belongs to a model of another size, or its rank is wrong."
+                f"'{path.name}' has shapes {pair} at '{name}', but this {type(transformer).__name__} needs {wanted} "
+                f"for the rank {rank} of its metadata: it belongs to a model of another size, or its rank is wrong."
             )
     check_finite(path)
 
 
 def read_lora(path: Path, component_name: str = "transformer") -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Weights of a LoRA file that `check_lora` accepted, by the component's own names, and its `LoraConfig` fields."""
+    """Read a LoRA file that `check_lora` accepted.
+
+    Returns:
+        The weights by their names without the component's prefix, and the fields of the `LoraConfig`.
+    """
     prefix = f"{component_name}."
     stored = json.loads(read_header(path).metadata[METADATA_KEY])
     weights = {name.removeprefix(prefix): tensor for name, tensor in load_file(path).items()}
@@ -88,14 +94,14 @@ def _lora_config(path: Path, header: TensorHeader, prefix: str) -> LoraConfig:
         fields = {name.removeprefix(prefix): value for name, value in stored.items()}
         is_prefixed = bool(fields) and all(name.startswith(prefix) for name in stored)
     except (ValueError, AttributeError, RecursionError) as error:
-        raise TwinFlowConfigError(f"'{path.name}' has {METADATA_KEY} that is no JSON object ({error}).") from error
+        raise TwinFlowConfigError(f"'{path.name}' has {METADATA_KEY} that is not a JSON object ({error}).") from error
     if not is_prefixed:
-        raise TwinFlowConfigError(f"'{path.name}' has {METADATA_KEY} of something else than a {prefix[:-1]}.")
+        raise TwinFlowConfigError(f"'{path.name}' has {METADATA_KEY} that does not describe a {prefix[:-1]}.")
     plain = json.loads(json.dumps(LoraConfig().to_dict(), default=list))
     for name, value in fields.items():
         if name not in FREE_FIELDS and value != plain.get(name, plain):
             raise TwinFlowConfigError(
-                f"'{path.name}' sets {name}={value!r} in its {METADATA_KEY}: a TwinFlow LoRA is a plain LoRA."
+                f"'{path.name}' sets {name}={value!r} in its {METADATA_KEY}. A TwinFlow LoRA must be a plain LoRA."
             )
     problem = _field_problem(fields)
     if problem:
@@ -104,7 +110,7 @@ def _lora_config(path: Path, header: TensorHeader, prefix: str) -> LoraConfig:
 
 
 def _field_problem(fields: dict) -> str | None:
-    """What is wrong with the fields that a plain LoRA may set, or `None`."""
+    """Return what is wrong with the fields that a plain LoRA may set, or `None` if they are valid."""
 
     def is_rank(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value > 0
@@ -155,7 +161,7 @@ def _shapes_by_module(path: Path, header: TensorHeader, prefix: str) -> dict[str
     for name, shape in header.shapes.items():
         half = next((i for i, ending in enumerate(HALVES) if name.endswith("." + ending)), None)
         if half is None or not name.startswith(prefix):
-            raise TwinFlowConfigError(f"'{path.name}' holds '{name}', which is no LoRA weight of a {prefix[:-1]}.")
+            raise TwinFlowConfigError(f"'{path.name}' has '{name}', which is not a LoRA weight of a {prefix[:-1]}.")
         module = name[len(prefix) : -len(HALVES[half]) - 1]
         shapes.setdefault(module, [None, None])[half] = shape
     return shapes
@@ -166,22 +172,22 @@ def _is_own_module(name: str) -> bool:
 
 
 def _endings(name: str) -> list[str]:
-    """What PEFT may call a module: its whole name, or the end of it from any dot on."""
+    """Return the names that PEFT accepts for a module: its whole name, and each end of it that starts after a dot."""
     parts = name.split(".")
     return [".".join(parts[start:]) for start in range(len(parts))]
 
 
 def _targets(config: LoraConfig, modules: Iterable[str]) -> set[str]:
-    """The modules that the metadata names, as PEFT finds them, in one pass."""
+    """Return the modules that the metadata names, found as PEFT does but in one pass."""
     targets, excluded = set(config.target_modules or ()), set(config.exclude_modules or ())
     return {name for name in modules if not targets.isdisjoint(ends := _endings(name)) and excluded.isdisjoint(ends)}
 
 
 def _by_module(path: Path, field: str, pattern: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The value of a pattern by module name; the first key that fits counts, as in PEFT.
+    """Return the value of a pattern for each module name. The first matching key is used, as in PEFT.
 
     Raises:
-        TwinFlowConfigError: if no module takes its value from one of the keys.
+        TwinFlowConfigError: if a key is not used by any module.
     """
     order = {key: place for place, key in enumerate(pattern)}
     keys = {
@@ -191,7 +197,7 @@ def _by_module(path: Path, field: str, pattern: dict[str, Any], names: Iterable[
     }
     if unused := order.keys() - set(keys.values()):
         raise TwinFlowConfigError(
-            f"'{path.name}' has a {field} with {len(unused)} keys that no module takes its value from, such as "
+            f"'{path.name}' has a {field} with {len(unused)} keys that no module uses, such as "
             f"'{sorted(unused)[0][:80]}': save it again with save_twinflow_lora."
         )
     return {name: pattern[key] for name, key in keys.items()}

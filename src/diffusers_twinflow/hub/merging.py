@@ -1,4 +1,4 @@
-"""Merge a TwinFlow LoRA into the weights of its base, and take it out again exactly."""
+"""Merge a TwinFlow LoRA into the weights of its base, and unmerge it exactly."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,13 +26,13 @@ MERGED_NAME = "_twinflow_merged_lora"
 
 @dataclass(frozen=True)
 class MergedLora:
-    """What taking a merged LoRA out of the weights needs.
+    """A merged LoRA, with everything that unmerging it needs.
 
     Attributes:
-        adapter_name: the adapter's name before and after.
-        weights: its low-rank weights, on the CPU, by the names that they have in the component.
+        adapter_name: name of the adapter.
+        weights: its low-rank weights on the CPU, by their names in the component.
         metadata: fields of its `LoraConfig`.
-        base: the base's weight of each layer that the LoRA adapts.
+        base: base weight of each layer that the LoRA adapts.
     """
 
     adapter_name: str
@@ -42,12 +42,12 @@ class MergedLora:
 
 
 def merged_lora_of(transformer: ModelMixin) -> MergedLora | None:
-    """The TwinFlow LoRA that is merged into the weights of a transformer."""
+    """Return the TwinFlow LoRA that is merged into a transformer's weights, or `None`."""
     return vars(transformer).get(MERGED_NAME)
 
 
 def read_adapter(transformer: ModelMixin, adapter_name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Low-rank weights of an adapter, merged or not, and the fields of its `LoraConfig`."""
+    """Return an adapter's low-rank weights and the fields of its `LoraConfig`. The adapter may be merged."""
     merged = merged_lora_of(transformer)
     if merged is not None and merged.adapter_name == adapter_name:
         return dict(merged.weights), dict(merged.metadata)
@@ -56,7 +56,7 @@ def read_adapter(transformer: ModelMixin, adapter_name: str) -> tuple[dict[str, 
 
 
 def why_not_mergeable(transformer: ModelMixin) -> str | None:
-    """Why the only adapter of a transformer must stay beside its weights. `None` if it can be merged into them."""
+    """Return why a transformer's adapter cannot be merged into its weights, or `None` if it can."""
     if len(transformer.peft_config) > 1:
         return "another adapter is on the model"
     if has_offloading_hook([transformer]):
@@ -68,21 +68,24 @@ def why_not_mergeable(transformer: ModelMixin) -> str | None:
 
 
 def merge_lora(pipeline: DiffusionPipeline, adapter_name: str, *, is_base_unchanged: bool = False) -> bool:
-    """Merge the TwinFlow LoRA of a pipeline into the weights of its transformer, which then runs as fast as the base.
+    """Merge the TwinFlow LoRA of a pipeline into the transformer's weights, which then runs as fast as the base.
 
-    The sums are computed in float32 and rounded to the dtype of the weights. A base that is quantized or offloaded, or
-    has another adapter, keeps the LoRA beside its weights, and a log line says so.
+    The sums are computed in float32 and rounded to the dtype of the weights. If the base is quantized, is offloaded or
+    has another adapter, the LoRA is not merged and a log line says why.
 
     Args:
-        is_base_unchanged: whether the base's weights are known to be those of its files. If not, the files are read.
+        pipeline: pipeline with the TwinFlow LoRA.
+        adapter_name: name of the LoRA's adapter.
+        is_base_unchanged: whether the base's weights are known to be equal to the weights in its files. If not, the
+            files are read.
 
     Returns:
-        whether the LoRA is merged.
+        Whether the LoRA is merged.
     """
     transformer = family_of(pipeline).denoiser(pipeline)
     reason = why_not_mergeable(transformer)
     if reason is not None:
-        logger.info(f"The TwinFlow LoRA is not merged into the weights, because {reason}. It draws the same images.")
+        logger.info(f"The TwinFlow LoRA is not merged into the weights, because {reason}. The images are the same.")
         return False
     layers = {name: layer.get_base_layer() for name, layer in adapted_layers(transformer)}
     weights, metadata = read_adapter(transformer, adapter_name)
@@ -105,10 +108,11 @@ def merge_lora(pipeline: DiffusionPipeline, adapter_name: str, *, is_base_unchan
 
 
 def unmerge_lora(pipeline: DiffusionPipeline) -> None:
-    """Put a merged TwinFlow LoRA beside the base's weights again, which are those from before, bit for bit.
+    """Unmerge the TwinFlow LoRA of a pipeline and restore the exact base weights.
 
-    They are read from the files that the base was loaded from, or copied from memory if they were in no file. If the
-    files are gone, they come back up to rounding, and a warning says so. Does nothing if no LoRA is merged.
+    The base weights are read from the files that the base was loaded from. Weights that were in no file are copied from
+    memory. If the files are gone, the weights are restored up to rounding, with a warning. Does nothing if no LoRA is
+    merged.
 
     Raises:
         TwinFlowConfigError: if group offloading keeps the merged weights on disk.
@@ -120,8 +124,8 @@ def unmerge_lora(pipeline: DiffusionPipeline) -> None:
         return
     if is_offloaded_to_disk(transformer):
         raise TwinFlowConfigError(
-            f"the {family.component_name} is offloaded to disk with a merged LoRA. Load the pipeline with merge=False to "
-            "change or unload adapters while it is on disk."
+            f"the {family.component_name} is offloaded to disk with a merged LoRA, so its adapters cannot be changed or "
+            "unloaded. Load the pipeline with merge=False."
         )
     before = read_states(transformer)
     if any(layer.merged_adapters for _, layer in adapted_layers(transformer)):
@@ -135,15 +139,15 @@ def unmerge_lora(pipeline: DiffusionPipeline) -> None:
     delattr(transformer, MERGED_NAME)
     if inexact:
         logger.warning(
-            f"The TwinFlow LoRA was merged, and the base's files have no weight of '{inexact[0]}' and "
-            f"{len(inexact) - 1} other layers any more: they are the base's up to rounding. Load the pipeline anew for "
-            "the exact ones."
+            f"The TwinFlow LoRA was merged, and the base's files no longer contain the weights of '{inexact[0]}' and "
+            f"{len(inexact) - 1} other layers. These weights are restored up to rounding. Load the pipeline again to get "
+            "the exact weights."
         )
 
 
 @contextmanager
 def separate_lora(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """Within the block, a merged TwinFlow LoRA is beside the base's weights; after it, it is merged again."""
+    """Unmerge a merged TwinFlow LoRA inside the `with` block, and merge it again afterwards."""
     merged = merged_lora_of(family_of(pipeline).denoiser(pipeline))
     unmerge_lora(pipeline)
     try:

@@ -1,4 +1,4 @@
-"""The README.md of a TwinFlow repository, filled from its configuration and its sample pictures."""
+"""Write the README.md (model card) of a TwinFlow repository from its configuration and its sample images."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ SHOWN_OPTIONS = (
 LICENSE_FIELDS = ("license", "license_name", "license_link")
 NOTE_START, NOTE_END = "<!-- diffusers-twinflow ", " -->\n"
 SPECIAL = re.compile(r"[\\`*\[\]|~]")
-"""What Markdown reads as markup inside a line, besides HTML."""
+"""Characters that Markdown reads as markup inside a line, besides HTML."""
 MAX_VALUE_LENGTH = 300
 
 
@@ -50,19 +50,22 @@ def save_model_card(
     cache_dir: str | Path | None = None,
     token: str | None = None,
 ) -> ModelCard:
-    """Write the card of a LoRA's or a whole model's repository; run again after `samples/` has changed.
+    """Write the model card of a LoRA or a whole model. Call it again after you change `samples/`.
 
     Args:
-        directory: the repository, which the card is written into.
-        repo_id: the Hub id it will have, for the code that the card shows.
-        prompts: what the rows of the sample grid were drawn from; the default is what `save_samples` noted.
-        scores: measured numbers by name, where there are any.
-        base_model: Hub id of the base, where the configuration names a local directory.
-        cache_dir: where a base pulled from the Hub lies, to find its license; the default is the Hub's cache.
-        token: for a base that is private or gated; defaults to the one that you logged in with.
+        directory: directory of the repository, which the card is written to.
+        repo_id: Hub id that the repository will have, for the code on the card.
+        prompts: prompts of the rows of the sample grid. Defaults to the prompts that `save_samples` stored.
+        scores: measured numbers by name. Defaults to none.
+        base_model: Hub id of the base. Needed if the configuration names a local directory.
+        cache_dir: cache of Hub downloads, used to find the base's license. Defaults to the Hub's cache.
+        token: token for a private or gated base. Defaults to the token that you logged in with.
+
+    Returns:
+        The card.
 
     Raises:
-        TwinFlowConfigError: where the directory is no TwinFlow repository.
+        TwinFlowConfigError: if the directory is not a TwinFlow repository.
     """
     directory = Path(directory)
     config = TwinFlowRepositoryConfig.load(directory)
@@ -86,7 +89,7 @@ def save_model_card(
 
 
 def rewrite_model_card(directory: str | Path, repo_id: str, **options: Any) -> ModelCard:
-    """`save_model_card` with the scores and prompts of the card that is there, for another repository or base."""
+    """Write the model card again for another repository or base, with the scores and prompts of the present card."""
     note = _read_card_note(Path(directory) / CARD_NAME)[1]
     return save_model_card(
         directory, repo_id, **{"scores": note.get("scores"), "prompts": note.get("prompts", ())} | options
@@ -94,20 +97,20 @@ def rewrite_model_card(directory: str | Path, repo_id: str, **options: Any) -> M
 
 
 def is_generated_card(path: Path) -> bool:
-    """Whether `save_model_card` wrote a card and nobody has edited it since, so that nothing is lost by writing anew."""
+    """Return whether `save_model_card` wrote the card and nobody edited it since, so that it can be overwritten."""
     body, note = _read_card_note(path)
     return bool(note) and note.get("sha256") == _digest(body)
 
 
 def _card_note(body: str, scores: Mapping[str, float] | None, prompts: Sequence[str]) -> str:
-    """What a later card needs of this one, as a comment that Markdown does not show."""
+    """Return a hidden Markdown comment with the data that `rewrite_model_card` and `is_generated_card` need."""
     note = {"sha256": _digest(body), "scores": dict(scores) if scores else None, "prompts": list(prompts)}
     text = json.dumps(note).replace("<", "\\u003c").replace(">", "\\u003e").replace("--", "\\u002d\\u002d")
     return f"{NOTE_START}{text}{NOTE_END}"
 
 
 def _read_card_note(path: Path) -> tuple[str, dict[str, Any]]:
-    """A card without its note, and the note; an empty one if the card has none."""
+    """Split a card into its text and its hidden note. The note is empty if the card has none."""
     try:
         body, _, note = path.read_bytes().decode("utf-8").replace("\r\n", "\n").rpartition(NOTE_START)
         values = json.loads(note.removesuffix(NOTE_END)) if body else {}
@@ -133,16 +136,18 @@ def build_model_card(
     scores: Mapping[str, float] | None = None,
     scheduler: TwinFlowScheduler | None = None,
 ) -> ModelCard:
-    """The card of a TwinFlow LoRA or of a whole TwinFlow model.
+    """Build the model card of a TwinFlow LoRA or of a whole TwinFlow model.
 
     Args:
-        base_model: Hub id of the base, or `None` where it is on no Hub.
-        license_fields: the base's `license`, and its `license_name` and `license_link` where it has them.
-        samples: paths of images in the repository, to be shown in the text.
-        widget: prompts by the path of an image of each, which the Hub shows at the top of the page.
-        columns: labels of their columns; the default is 1, 2 and 4 steps.
+        config: configuration of the repository.
+        repo_id: Hub id of the repository.
+        base_model: Hub id of the base, or `None` if it is not on the Hub.
+        license_fields: the base's `license`, and its `license_name` and `license_link` if it has them.
+        samples: paths of the images in the repository that the text shows.
+        widget: prompts by image path. The Hub shows these images at the top of the page.
+        columns: labels of the columns in the sample grid. Defaults to 1, 2 and 4 steps.
         prompts, scores: as in `save_model_card`.
-        scheduler: the repository's scheduler, for the code that uses stock diffusers alone.
+        scheduler: the repository's scheduler, for the code with stock diffusers.
     """
     family, task = config.family.replace("_", "-"), FAMILIES[config.family].task
     is_lora = config.train_type == LORA
@@ -172,7 +177,7 @@ def build_model_card(
 
 
 def _widget(images: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Sample images with their prompts, in the Hub's format."""
+    """Return the sample images with their prompts in the Hub's widget format."""
     return [{"text": _one_line(prompt), "output": {"url": quote(path)}} for path, prompt in images.items()]
 
 
@@ -189,9 +194,10 @@ def base_license(
     cache_dir: str | Path | None = None,
     token: str | None = None,
 ) -> dict[str, str]:
-    """The license fields of the base's card: of a local base's README.md, or of the base's page on the Hub.
+    """Read the license fields from the base's model card.
 
-    Without the Hub the cache is looked in. If there is no card, or its metadata cannot be read, there are none.
+    The card is the README.md of a local base, or the base's card on the Hub. If the Hub cannot be reached, the cache is
+    used. The result is empty if there is no card or its metadata cannot be read.
     """
     local = Path(directory, config.base_model)
     paths = [local / CARD_NAME]
@@ -207,22 +213,22 @@ def base_license(
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of somebody else's card; a warning and none if it cannot be read."""
+    """Read the metadata of the base's card. Warns and returns an empty dictionary if it cannot be read."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError(f"it has more than {MAX_JSON_BYTES} bytes")
         return ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
-        logger.warning(f"The license of the base is not on the model card: '{path}' cannot be read ({reason}).")
+        logger.warning(f"The model card has no license, because the base's card '{path}' cannot be read ({reason}).")
         return {}
 
 
 def _pulled_card(name: str, *, revision: str | None, cache_dir: str | Path | None, token: str | None) -> list[Path]:
     try:
         return [Path(hf_hub_download(name, CARD_NAME, revision=revision, cache_dir=cache_dir, token=token))]
-    except Exception as error:  # the client's network errors share no class
-        logger.info(f"the card of '{name}' was not pulled ({type(error).__name__}): looking in the cache")
+    except Exception as error:  # network errors have no common class
+        logger.info(f"The card of '{name}' was not downloaded ({type(error).__name__}). Looking in the cache.")
     cached = try_to_load_from_cache(name, CARD_NAME, cache_dir=cache_dir, revision=revision)
     return [Path(cached)] if isinstance(cached, str) else []
 
@@ -239,14 +245,18 @@ def _plural(count: int) -> str:
     return f"{count} step" if count == 1 else f"{count} steps"
 
 
+def _outputs(config: TwinFlowRepositoryConfig) -> str:
+    return "videos" if FAMILIES[config.family].task.endswith("video") else "images"
+
+
 def _head(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None) -> str:
-    base = "a base model that is on no Hub"
+    base = "a base model that is not on the Hub"
     if base_model:
         base = f"[{_escape(base_model)}](https://huggingface.co/{quote(base_model)})"
     kind = "LoRA for" if config.train_type == LORA else "model distilled from"
     return (
         f"# {_escape(repo_id.split('/')[-1])}\n\nA [TwinFlow](https://huggingface.co/papers/2512.05150) {kind} {base}: "
-        f"pictures in {_plural(config.num_inference_steps)} without classifier-free guidance."
+        f"it generates {_outputs(config)} in {_plural(config.num_inference_steps)} without classifier-free guidance."
     )
 
 
@@ -262,18 +272,18 @@ def _pictures(samples: Sequence[str], prompts: Sequence[str], columns: Sequence[
 
 
 def _escape(value: Any) -> str:
-    """A value as one line of plain text, whatever Markdown or HTML is in it."""
+    """Return a value as one line of plain text, with Markdown and HTML escaped."""
     return SPECIAL.sub(r"\\\g<0>", _one_line(value)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _one_line(value: Any) -> str:
-    """A value as one line of at most `MAX_VALUE_LENGTH` characters, without control characters."""
+    """Return a value as one line of at most `MAX_VALUE_LENGTH` characters, without control characters."""
     text = " ".join("".join(character if character.isprintable() else " " for character in str(value)).split())
     return text if len(text) <= MAX_VALUE_LENGTH else text[: MAX_VALUE_LENGTH - 1] + "…"
 
 
 def _quoted(text: str) -> str:
-    """A text as a string of Python."""
+    """Return a text as a Python string literal."""
     return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
@@ -303,7 +313,7 @@ pipe = TwinFlowPipeline.from_pretrained({_quoted(repo_id)}, dtype=torch.bfloat16
         return text
     return f"""{text}
 
-On a `{pipeline}` that you already have, beside other LoRAs:
+Load it into a `{pipeline}` that you already have, next to other LoRAs:
 
 ```python
 from diffusers_twinflow import load_twinflow_lora, unload_twinflow_lora
@@ -317,7 +327,7 @@ unload_twinflow_lora(pipe)
 def _stock(
     config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None, scheduler: TwinFlowScheduler | None
 ) -> str:
-    """How stock diffusers draws the same images, or why it cannot."""
+    """Return the section that says how stock diffusers generates the same images, or why it cannot."""
     if config.portable is None or scheduler is None:
         return ""
     family, is_lora = FAMILIES[config.family], config.train_type == LORA
@@ -330,7 +340,7 @@ def _stock(
     lora = f'pipe.load_lora_weights("{repo_id}")\n' if is_lora else ""
     return f"""{title}
 
-Stock diffusers draws the same images. The target time of each step is part of the weights on the sampling grids below.
+Stock diffusers generates the same {_outputs(config)}. The target time of each step is part of the weights, so use one of the step counts below with exactly these sigmas.
 
 ```python
 import torch
@@ -363,7 +373,7 @@ def _training(config: TwinFlowRepositoryConfig) -> str:
 
 
 def _is_local(dataset_name: object) -> bool:
-    """Whether a data set is a folder of this machine, which a card does not name."""
+    """Return whether a data set is a local folder, which a card must not name."""
     return not isinstance(dataset_name, str) or not _hub_id(dataset_name) or Path(dataset_name).exists()
 
 
@@ -378,5 +388,5 @@ def _scores(scores: Mapping[str, float] | None) -> str:
 def _license(config: TwinFlowRepositoryConfig, license_fields: Mapping[str, str] | None) -> str:
     kind = "LoRA" if config.train_type == LORA else "model"
     if not license_fields:
-        return f"## License\n\nThe license of the base model holds for this {kind} too: see its page."
-    return f"## License\n\nThat of the base model, from whose weights this {kind} was trained."
+        return f"## License\n\nThis {kind} has the license of its base model. See the base model's page."
+    return f"## License\n\nThis {kind} has the license of its base model, because it was trained from its weights."

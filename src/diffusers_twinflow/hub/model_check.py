@@ -1,4 +1,4 @@
-"""Whether the files of a whole model are what they should be, decided before anything is built of them."""
+"""Check the files of a whole model before anything is built from them."""
 
 import inspect
 from collections.abc import Collection
@@ -15,11 +15,14 @@ FILE_PATTERNS = tuple(f"*{ending}" for ending in FILE_ENDINGS)
 
 
 def read_index(repository: LocatedRepository, family: Family) -> dict[str, tuple[str, str]]:
-    """Library and class by component, of a checked `model_index.json`; components saved as `None` are left out.
+    """Read and check `model_index.json`. Components saved as `None` are left out.
+
+    Returns:
+        The library and the class name of each component.
 
     Raises:
-        TwinFlowConfigError: where a class is none of the family's pipeline, or of another library than diffusers and
-            transformers.
+        TwinFlowConfigError: if a class does not belong to the family's pipeline, or comes from a library other than
+            diffusers and transformers.
     """
     path = repository.find(INDEX_NAME)
     if path is None:
@@ -42,7 +45,7 @@ def read_index(repository: LocatedRepository, family: Family) -> dict[str, tuple
         if name.startswith("_") or entry is None or entry == [None, None] or isinstance(entry, (bool, int, float)):
             continue
         if name not in taken:
-            refuse(name, f"left out, for a {family.pipeline_class.__name__} has no such component")
+            refuse(name, f"left out, because a {family.pipeline_class.__name__} has no such component")
         if _class_of(entry, family) is None:
             refuse(name, f"a class of {' or '.join(LIBRARIES)}")
         components[name] = tuple(entry)
@@ -50,7 +53,7 @@ def read_index(repository: LocatedRepository, family: Family) -> dict[str, tuple
 
 
 def entry_of(cls: type) -> list[str]:
-    """What `model_index.json` says of a class that is not one of diffusers' own."""
+    """Return the entry in `model_index.json` for a class that is not part of diffusers."""
     return [cls.__module__, cls.__name__]
 
 
@@ -58,13 +61,15 @@ OUR_SCHEDULER = tuple(entry_of(TwinFlowScheduler))
 
 
 def check_model_files(directory: Path, family: Family, components: dict[str, tuple[str, str]]) -> None:
-    """Refuse what `check_component` refuses in a whole model, quantised components, and links out of the directory.
+    """Run `check_component` on each component, and refuse quantised components and links out of the directory.
 
     Args:
-        directory: holds a folder for each of `components`, which `read_index` gave.
+        directory: directory with a folder for each component.
+        family: model family.
+        components: the result of `read_index`.
 
     Raises:
-        TwinFlowConfigError: naming the file.
+        TwinFlowConfigError: if a check fails; the message names the file.
     """
     component = family.component_name
     config_path = directory / component / CONFIG
@@ -75,11 +80,11 @@ def check_model_files(directory: Path, family: Family, components: dict[str, tup
         for path in folder.glob("*"):
             check_inside(path, directory)
         if (folder / CONFIG).is_file() and "quantization_config" in read_json(folder / CONFIG):
-            raise TwinFlowConfigError(f"{name}/{CONFIG} asks for quantised weights: a TwinFlow model has plain ones.")
+            raise TwinFlowConfigError(f"{name}/{CONFIG} asks for quantised weights. They must not be quantised.")
         is_trained = name == component
         cls = family.transformer_class if is_trained else _class_of(list(entry), family)
         if cls is None:
-            raise TwinFlowConfigError(f"{INDEX_NAME} has {name}={list(entry)}, which is no class that is installed.")
+            raise TwinFlowConfigError(f"{INDEX_NAME} has {name}={list(entry)}, but this class is not installed.")
         check_component(folder, cls, is_trained=is_trained)
 
 
@@ -88,17 +93,23 @@ def _class_of(entry: Any, family: Family) -> type | None:
 
 
 def read_base_index(directory: Path, name: str, family: Family, *, given: Collection[str] = ()) -> dict[str, type]:
-    """Class by component of a base's `model_index.json`; components saved as `None` are left out.
+    """Read a base's `model_index.json`. Components saved as `None` are left out.
 
     Args:
-        given: components that the caller has, which are left out too.
+        directory: directory of the base.
+        name: name of the base, for error messages.
+        family: model family.
+        given: components that the caller passes, which are left out too.
+
+    Returns:
+        The class of each component.
 
     Raises:
-        TwinFlowConfigError: if there is none, or a class is no component of diffusers or transformers.
+        TwinFlowConfigError: if the file is missing, or a class is not a component of diffusers or transformers.
     """
     path = directory / INDEX_NAME
     if not path.is_file():
-        raise TwinFlowConfigError(f"'{name}' has no {INDEX_NAME}, so it is no diffusers pipeline.")
+        raise TwinFlowConfigError(f"'{name}' has no {INDEX_NAME}, so it is not a diffusers pipeline.")
     components = {}
     for component, entry in read_json(path).items():
         if component in given:
@@ -108,7 +119,7 @@ def read_base_index(directory: Path, name: str, family: Family, *, given: Collec
             if cls is None:
                 raise TwinFlowConfigError(
                     f"{INDEX_NAME} of '{name}' has {component}={str(entry)[:80]!r}: it must be a model, scheduler, "
-                    f"tokenizer or processor of {' or '.join(LIBRARIES)}. Pass {component}= with one that you loaded."
+                    f"tokenizer or processor of {' or '.join(LIBRARIES)}. Load it yourself and pass it as {component}=."
                 )
             components[component] = cls
     return components

@@ -1,4 +1,4 @@
-"""Load a whole distilled pipeline of a repository, after its files are checked."""
+"""Load a whole distilled pipeline from a repository after checking its files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,15 +22,15 @@ MODEL_OPTIONS = ("dtype", "device_map")
 def load_located_model(
     repository: LocatedRepository, config: TwinFlowRepositoryConfig, family: Family, **options: Any
 ) -> DiffusionPipeline:
-    """The stock pipeline of a whole model's repository, its time conditioning and scheduler in place.
+    """Load the stock pipeline of a whole model with its time conditioning and its scheduler.
 
-    Only safetensors weights are read. All files are of the commit that `repository` is of.
+    Only safetensors weights are read. All files come from the same commit as `repository`.
 
     Args:
-        options: as `DiffusionPipeline.from_pretrained` takes them, without those of the Hub.
+        options: arguments of `DiffusionPipeline.from_pretrained`, without the Hub options.
 
     Raises:
-        TwinFlowConfigError: where the repository is not complete, is broken, or holds another model than it says.
+        TwinFlowConfigError: if the repository is incomplete or damaged, or contains another model than it says.
     """
     components = read_index(repository, family)
     directory = _fetch(repository, components).directory
@@ -45,7 +45,7 @@ def load_located_model(
         pipeline = family.load(str(directory), **replaced, **options)
     except (TwinFlowConfigError, torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # strangers' configurations raise what they like
+    except Exception as error:  # files from others can raise any error
         raise TwinFlowConfigError(
             f"'{repository.name}' cannot be built: {type(error).__name__}: {str(error)[:400]}"
         ) from error
@@ -54,7 +54,7 @@ def load_located_model(
 
 
 def _fetch(repository: LocatedRepository, components: dict[str, tuple[str, str]]) -> LocatedRepository:
-    """All files of the components, of the same commit."""
+    """Download all files of the components at the same commit."""
     if repository.is_local:
         return repository
     patterns = [INDEX_NAME, *(f"{name}/{pattern}" for name in components for pattern in FILE_PATTERNS)]
@@ -64,7 +64,7 @@ def _fetch(repository: LocatedRepository, components: dict[str, tuple[str, str]]
 
 
 def component_options(options: dict[str, Any], component_name: str) -> dict[str, Any]:
-    """Options of the pipeline that hold for one component; a dtype may be a mapping by component."""
+    """Return the pipeline options that apply to one component. A dtype may be a mapping by component."""
     passed = {name: options[name] for name in MODEL_OPTIONS if name in options}
     return {
         name: value.get(component_name, value.get("default", torch.float32)) if isinstance(value, dict) else value
@@ -85,8 +85,8 @@ def _load_component(directory: Path, family: Family, options: dict[str, Any]) ->
             )
     if not model.twinflow_enabled and (directory / family.component_name / CONDITIONING_NAME).exists():
         raise TwinFlowConfigError(
-            f"'{family.component_name}' has a {CONDITIONING_NAME}, and its config.json does not say which kind of time "
-            "conditioning it holds. Save the model again with save_twinflow_model."
+            f"'{family.component_name}' has a {CONDITIONING_NAME}, but its config.json does not say which kind of time "
+            "conditioning it is. Save the model again with save_twinflow_model."
         )
     trained_here = model.twinflow_enabled and model.twinflow_conditioning == TARGET_AND_SIGN
     if trained_here and model.time_conditioning.time_sign_embed.weight[0].any():
@@ -95,14 +95,14 @@ def _load_component(directory: Path, family: Family, options: dict[str, Any]) ->
 
 
 def check_weights(components: Mapping[str, Any], directory: Path) -> None:
-    """Refuse values that are not finite; weights that are left on disk are looked through there.
+    """Check that all weights are finite. Weights that stay on disk are checked in their files.
 
     Args:
-        components: by name.
-        directory: holds the files of each component in a folder of its name.
+        components: components by name.
+        directory: directory with a folder for each component.
 
     Raises:
-        TwinFlowConfigError: naming the component.
+        TwinFlowConfigError: if a value is not finite; the message names the component.
     """
     for name, module in components.items():
         if not isinstance(module, torch.nn.Module):
@@ -114,4 +114,4 @@ def check_weights(components: Mapping[str, Any], directory: Path) -> None:
             continue
         for key, tensor in tensors:
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise TwinFlowConfigError(f"'{name}' holds values that are not finite ('{key}' for one).")
+                raise TwinFlowConfigError(f"'{name}' has values that are not finite (for example in '{key}').")

@@ -1,15 +1,15 @@
-"""What the options in a `twinflow_config.json` of an earlier format mean today."""
+"""Convert the options of a `twinflow_config.json` that was written in an earlier format."""
 
 from dataclasses import replace
 
 from ..configuration import TwinFlowConfig
 
 FORMAT_VERSION = 2
-"""The format that is written. Format 1, which does not name itself, averages rectification over the one-step samples."""
+"""The format that is written now. Files of format 1 have no version and average rectification over the one-step samples."""
 
 
 def convert_options(config: TwinFlowConfig, format_version: int) -> TwinFlowConfig:
-    """The options that train today as the given ones trained when a file of `format_version` was written."""
+    """Convert options of an earlier format so that they train the same way with this version."""
     if format_version >= FORMAT_VERSION or not config.twinflow_adversarial_enabled:
         return config
     shares = config.branch_shares

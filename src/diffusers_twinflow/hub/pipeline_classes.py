@@ -1,4 +1,4 @@
-"""Classes that a stock pipeline becomes an instance of, in place, and the way back."""
+"""Change the class of a stock pipeline object in place, and change it back."""
 
 from functools import cache, wraps
 from inspect import signature
@@ -13,16 +13,16 @@ Mixed = TypeVar("Mixed")
 
 
 def stock_class_of(pipeline: DiffusionPipeline) -> type[DiffusionPipeline]:
-    """The diffusers class of a pipeline that may be an instance of one of our subclasses."""
+    """Return the diffusers class of a pipeline, which may be an instance of one of our subclasses."""
     return getattr(type(pipeline), "stock_class", type(pipeline))
 
 
 @cache
 def pipeline_class(mixin: Any, stock: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
-    """The subclass of a stock pipeline class that has the methods of `mixin`.
+    """Build the subclass of a stock pipeline class that has the methods of `mixin`.
 
-    It has the stock class's name, by which `AutoPipeline` and saved pipelines find the stock class. Its `__call__` shows
-    the stock signature, and ends the sampling call that an error or an interrupt leaves behind.
+    It has the name of the stock class, because `AutoPipeline` and saved pipelines find the stock class by this name.
+    Its `__call__` has the stock signature and ends the sampling call even after an error or an interrupt.
     """
 
     @wraps(stock.__call__)
@@ -48,14 +48,14 @@ def pipeline_class(mixin: Any, stock: type[DiffusionPipeline]) -> type[Diffusion
 
 
 def as_pipeline(pipeline: DiffusionPipeline, mixin: type[Mixed], **attributes: Any) -> Mixed:
-    """Give a stock pipeline, in place, the methods of `mixin`, and set these attributes of it."""
+    """Add the methods of `mixin` to a stock pipeline in place, and set `attributes` on it."""
     pipeline.__class__ = pipeline_class(mixin, stock_class_of(pipeline))  # type: ignore[arg-type]  # mypy: unhashable
     vars(pipeline).update(attributes)
     return cast(Mixed, pipeline)
 
 
 def as_stock_pipeline(pipeline: DiffusionPipeline) -> DiffusionPipeline:
-    """Make a pipeline, in place, an instance of its stock class again."""
+    """Change a pipeline back to its stock class in place."""
     pipeline.__class__ = stock_class_of(pipeline)
     for name in [name for name in vars(pipeline) if name.lstrip("_").startswith("twinflow_")]:
         delattr(pipeline, name)

@@ -1,4 +1,4 @@
-"""A LoRA file that carries its target time: what is added to the file, and what is left out again when we load it."""
+"""Add the target time to a LoRA file as low-rank weights, and remove these weights again when we load the file."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -30,15 +30,15 @@ MAX_FOLDED_RANK = 64
 
 @dataclass(frozen=True)
 class Portable:
-    """What `twinflow_config.json` says of the target time in the stock weights.
+    """How the stock weights carry the target time, as written in `twinflow_config.json`.
 
     Attributes:
-        style: the sampling style that the weights are right for.
-        sigmas: the sigmas of each step count on which they are exact, without the final 0.
-        layers: the stock layers that carry the target time, with the rank that each has for it.
-        error_between: the largest error at other times, relative to the largest effect of the target time. `None` if
-            they are right on the grids alone.
-        reason: why the weights do not carry the target time; `None` if they do.
+        style: sampling style that the weights support.
+        sigmas: sigmas, without the final 0, of each step count for which the weights are exact.
+        layers: stock layers that carry the target time, with the rank that it uses in each.
+        error_between: largest error at other times, relative to the largest effect of the target time. `None` if the
+            weights are valid only for the given sigmas.
+        reason: why the weights do not carry the target time, or `None` if they do.
     """
 
     style: str = "few"
@@ -52,7 +52,7 @@ class Portable:
         """Read it from a configuration.
 
         Raises:
-            TwinFlowConfigError: if a field is not of its type.
+            TwinFlowConfigError: if a field has the wrong type.
         """
         portable = (
             cls(**{k: v for k, v in values.items() if k in cls.__dataclass_fields__}) if _is(values, dict) else None
@@ -84,17 +84,19 @@ def fold(
     adapter_names: Sequence[str] = (),
     step_counts: Sequence[int] = STEP_COUNTS,
 ) -> tuple[FoldedTarget | None, Portable]:
-    """Write a model's target time as low-rank weights of its stock layers, and describe them.
+    """Express a model's target time as low-rank weights of its stock layers.
 
     Args:
-        conditioning: the model's time conditioning; without a target time the stock weights are complete.
-        scheduler: its options say which grids the weights must be exact on.
-        num_inference_steps: the step count of the distillation, whose grid matters most.
-        adapter_names: the adapters that are active when the weights are used.
-        step_counts: more step counts to be exact on, the most important one first.
+        transformer: the distilled model.
+        conditioning: its time conditioning. Without a target time, the stock weights are already complete.
+        scheduler: scheduler whose options define the sampling grids on which the weights must be exact.
+        num_inference_steps: step count of the distillation. Its grid has priority.
+        adapter_names: adapters that are active when the weights are used.
+        step_counts: further step counts on which the weights must be exact, the most important one first.
 
     Returns:
-        the weights, `None` if the stock model needs none or cannot carry them, and what the configuration says.
+        The weights and their description. The weights are `None` if the stock model does not need them or cannot carry
+        the target time.
     """
     counts = list(dict.fromkeys([num_inference_steps, *step_counts]))
     grids = {count: _grid(scheduler, count) for count in counts}
@@ -121,7 +123,7 @@ def fold(
 
 
 def _grid(scheduler: TwinFlowScheduler, count: int) -> tuple[list[float], Grid]:
-    """The sigmas of a step count, and its times and targets as fractions of the scheduler's own range."""
+    """Return the sigmas of a step count, and its times and target times as fractions of the scheduler's range."""
     scheduler = TwinFlowScheduler.from_config(scheduler.config)
     scheduler.set_timesteps(count)
     at_data = scheduler.config.num_train_timesteps if scheduler.config.invert_sigmas else 0
@@ -145,10 +147,15 @@ def add_folded(
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Add folded layers to the weights of a LoRA and to the fields of its `LoraConfig`.
 
-    A layer that the LoRA adapts already gets more rank, whose part is the last one.
+    If the LoRA already adapts a layer, the rank of this layer grows. The added rows come last.
 
     Args:
-        weights: by name, without the component's prefix.
+        weights: weights by name, without the component's prefix.
+        config: fields of the `LoraConfig`.
+        folded: folded layers by name.
+
+    Returns:
+        The new weights and the new fields.
     """
     weights, fields = dict(weights), deepcopy(dict(config))
     for name, layer in layers.items():
@@ -171,20 +178,20 @@ def add_folded(
 def without_folded(
     weights: Mapping[str, torch.Tensor], config: Mapping[str, Any], layers: Mapping[str, int]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The weights and configuration of a LoRA before `add_folded`.
+    """Undo `add_folded`: return the weights and the configuration of the LoRA without the folded layers.
 
     Args:
-        layers: the folded layers with their rank.
+        layers: rank of each folded layer.
 
     Raises:
-        TwinFlowConfigError: if the weights have no such layer, or it has a smaller rank.
+        TwinFlowConfigError: if the LoRA has no such layer, or the layer's rank is smaller.
     """
     weights, fields = dict(weights), deepcopy(dict(config))
     for name, folded_rank in layers.items():
         key_a, key_b = _keys(name)
         if key_a not in weights or key_b not in weights or weights[key_a].shape[0] < folded_rank:
             raise TwinFlowConfigError(
-                f"twinflow_config.json says that '{name}' carries the target time, and the LoRA has no such layer of rank "
+                f"twinflow_config.json says that '{name}' carries the target time, but the LoRA has no such layer of rank "
                 f"{folded_rank} or more. Save the repository again."
             )
         rank = weights[key_a].shape[0] - folded_rank
@@ -201,7 +208,7 @@ def without_folded(
 
 
 def rank_and_alpha(config: Mapping[str, Any], name: str) -> tuple[int, float]:
-    """Rank and alpha of one layer, as PEFT reads them from the fields of a `LoraConfig`."""
+    """Return the rank and alpha of one layer as PEFT reads them from the fields of a `LoraConfig`."""
     rank_pattern: dict[str, int] = config.get("rank_pattern") or {}
     alpha_pattern: dict[str, float] = config.get("alpha_pattern") or {}
     rank = rank_pattern.get(get_pattern_key([*rank_pattern], name), config["r"])
@@ -211,7 +218,7 @@ def rank_and_alpha(config: Mapping[str, Any], name: str) -> tuple[int, float]:
 def _set_rank(config: dict[str, Any], name: str, rank: int, scale: float) -> None:
     """Write the rank and the scale of one layer into the patterns of a `LoraConfig`.
 
-    PEFT takes the first pattern that a layer's name ends with, so the longest names come first.
+    PEFT uses the first pattern that a layer's name ends with, so the longest names are written first.
     """
     for kind, value in (("rank", rank), ("alpha", rank * scale)):
         pattern = {key: other for key, other in (config.get(f"{kind}_pattern") or {}).items() if key != name}

@@ -1,4 +1,4 @@
-"""Transformers that the TwinFlow authors and SimpleTuner publish, loaded on the fly or rewritten for from_pretrained."""
+"""Load transformers that the TwinFlow authors or SimpleTuner published, or convert them for `from_pretrained`."""
 
 import json
 from collections.abc import Iterator
@@ -24,12 +24,12 @@ PATTERNS = (MODEL_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, "*.safetensors")
 
 @dataclass(frozen=True)
 class PublishedTransformer:
-    """A published transformer on this machine, checked against the class that it is loaded into.
+    """A published transformer on this machine, checked against the class that loads it.
 
     Attributes:
-        config: the configuration of that class.
-        twinflow_class: that class.
-        layout: how its tensors are called.
+        config: configuration for `twinflow_class`.
+        twinflow_class: class that loads the transformer.
+        layout: naming scheme of its tensors.
         shards: its weight files.
     """
 
@@ -39,13 +39,13 @@ class PublishedTransformer:
     shards: list[Path]
 
     def empty(self) -> TwinFlowTransformerMixin:
-        """The model with its weights on the meta device."""
+        """Build the model with its weights on the meta device."""
         with init_empty_weights():
-            twinflow_class: Any = self.twinflow_class  # the stock class that it extends has `from_config`
+            twinflow_class: Any = self.twinflow_class  # `from_config` comes from the stock class that it extends
             return twinflow_class.from_config(self.config)
 
     def state_dicts(self) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-        """Tensors by the names that they have here, one weight file after another."""
+        """Yield each weight file and its tensors, renamed to the names of `twinflow_class`."""
         for shard in self.shards:
             yield shard.name, {self.layout.rename(key): tensor for key, tensor in load_file(shard).items()}
 
@@ -57,13 +57,16 @@ def load_published_transformer(
 
     Args:
         name_or_path: local directory or Hub repository.
-        subfolder: folder of the transformer in it, such as "transformer".
-        dtype: dtype of floating weights; defaults to the one that they are saved in.
-        hub_options: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`; `torch_dtype` is the
+        subfolder: folder of the transformer in the repository, such as "transformer".
+        dtype: dtype of floating-point weights. Defaults to the dtype in the files.
+        hub_options: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`. `torch_dtype` is the
             old name of `dtype`.
 
+    Returns:
+        The transformer as an instance of its TwinFlow class.
+
     Raises:
-        TwinFlowConfigError: where it is no such transformer, or its tensors do not fit its configuration.
+        TwinFlowConfigError: if it is not such a transformer, or its tensors do not fit its configuration.
     """
     old_name = hub_options.pop("torch_dtype", None)
     dtype = dtype if dtype is not None else old_name
@@ -74,7 +77,7 @@ def load_published_transformer(
 def load_located_transformer(
     repository: LocatedRepository, *, dtype: torch.dtype | None = None
 ) -> TwinFlowTransformerMixin:
-    """`load_published_transformer` of files that are on this machine."""
+    """Load a published transformer whose files are on this machine."""
     published = open_published(repository)
     transformer = published.empty()
     for _, tensors in published.state_dicts():
@@ -88,17 +91,23 @@ def load_located_transformer(
 def convert_published_transformer(
     name_or_path: str | Path, output_dir: str | Path, *, subfolder: str | None = None, **hub_options: Any
 ) -> PublishedTransformer:
-    """Rewrite such a transformer so that the TwinFlow class's `from_pretrained` loads it, one weight file at a time.
+    """Convert a published transformer so that `from_pretrained` of its TwinFlow class loads it.
+
+    Only one weight file is in memory at a time.
 
     Args:
-        output_dir: a directory that is not there yet, or is empty.
+        name_or_path, subfolder, hub_options: as in `load_published_transformer`.
+        output_dir: new or empty directory for the result.
+
+    Returns:
+        A description of the transformer that was converted.
 
     Raises:
-        TwinFlowConfigError: as `load_published_transformer`, and where `output_dir` holds something.
+        TwinFlowConfigError: as in `load_published_transformer`, and if `output_dir` is not empty.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise TwinFlowConfigError(f"'{output_dir}' is not empty: give a new directory.")
+        raise TwinFlowConfigError(f"'{output_dir}' is not empty: choose a new directory.")
     repository = locate_repository(name_or_path, subfolder=subfolder, patterns=PATTERNS, **hub_options)
     published = open_published(repository)
     merge_folder(output_dir, lambda directory: _write(published, repository, directory))
@@ -106,15 +115,15 @@ def convert_published_transformer(
 
 
 def open_published(repository: LocatedRepository) -> PublishedTransformer:
-    """Find out what a located transformer is; only its configuration and the headers of its weights are read.
+    """Identify a published transformer from its configuration and the headers of its weight files.
 
     Raises:
-        TwinFlowConfigError: as `load_published_transformer`.
+        TwinFlowConfigError: as in `load_published_transformer`.
     """
     path = repository.find(MODEL_CONFIG_NAME)
     if path is None:
         raise TwinFlowConfigError(
-            f"'{repository.name}' has no {MODEL_CONFIG_NAME} of a transformer: give its folder as subfolder."
+            f"'{repository.name}' has no {MODEL_CONFIG_NAME} of a transformer: pass the transformer's folder as subfolder."
         )
     config = read_json(path)
     stock = _stock_class(str(config.get("_class_name")), repository.name)
@@ -134,13 +143,13 @@ def open_published(repository: LocatedRepository) -> PublishedTransformer:
 
 
 def _stock_class(class_name: str, repository_name: str) -> type:
-    """The stock class that a configuration names."""
+    """Return the stock class that a configuration names."""
     stock: Any = getattr(diffusers, stock_class_name(class_name), None)
     try:
         return twinflow_class_of(stock).stock_class()
     except TypeError as error:
         raise TwinFlowConfigError(
-            f"'{repository_name}' holds a {class_name}, which no TwinFlow class extends."
+            f"'{repository_name}' has a {class_name}, for which there is no TwinFlow class."
         ) from error
 
 
@@ -152,17 +161,17 @@ def _shards(repository: LocatedRepository) -> list[Path]:
         path = repository.find(Path(name).name)
         if path is None:
             raise TwinFlowConfigError(
-                f"'{repository.name}' has no {name}: only whole checkpoints in safetensors are loaded."
+                f"'{repository.name}' has no {name}: only complete safetensors checkpoints can be loaded."
             )
         paths.append(path)
     return paths
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """The weight file of each tensor of a sharded checkpoint."""
+    """Read which weight file contains each tensor of a sharded checkpoint."""
     weight_map = json.loads(path.read_bytes()).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise TwinFlowConfigError(f"{path.name} has no weight_map of tensors to files.")
+        raise TwinFlowConfigError(f"{path.name} has no weight_map from tensors to files. Download the file again.")
     return weight_map
 
 

@@ -1,4 +1,4 @@
-"""What a `twinflow_config.json` would say of a transformer of the TwinFlow authors or of SimpleTuner."""
+"""Derive the contents of `twinflow_config.json` for transformers of the TwinFlow authors or of SimpleTuner."""
 
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,15 +19,15 @@ RECOMMENDED_STEPS = 4
 
 
 def family_of_published(published: PublishedFolder) -> Family:
-    """The family of the pipeline that a transformer is of."""
+    """Return the model family of a published transformer."""
     class_name = _index(published).get("_class_name")
     named = family_of_pipeline_class(class_name) if isinstance(class_name, str) else None
     families = [named] if named else families_of_denoiser(published.class_name)
     if not families:
         raise TwinFlowConfigError(
-            f"'{published.repository.name}' holds a {published.class_name}, which no family has a pipeline for. Load it "
-            "with load_published_transformer, pass it to its stock pipeline as transformer=, and give the pipeline a "
-            "TwinFlowScheduler."
+            f"'{published.repository.name}' has a {published.class_name}, for which no model family has a pipeline. Load "
+            "it with load_published_transformer, pass it to its stock pipeline as transformer=, and set the pipeline's "
+            "scheduler to a TwinFlowScheduler."
         )
     return families[0]
 
@@ -38,7 +38,7 @@ def _index(published: PublishedFolder) -> dict[str, Any]:
 
 
 def own_components(published: PublishedFolder) -> list[str]:
-    """The other components of a published pipeline, or nothing if one of them has no files there."""
+    """Return the names of the other components of a published pipeline, or an empty list if one has no files."""
     names = [
         name
         for name, entry in _index(published).items()
@@ -49,7 +49,7 @@ def own_components(published: PublishedFolder) -> list[str]:
 
 
 def named_base(published: PublishedFolder) -> str | None:
-    """The Hub id of the base: the only one that the model card names, or the family's usual one."""
+    """Return the Hub id of the base: the one in the model card, or the family's usual base if it names none or many."""
     for folder in dict.fromkeys((published.pipeline, PurePosixPath())):
         path = published.repository.find(str(folder / CARD_NAME))
         if path is not None and path.stat().st_size <= MAX_JSON_BYTES and (base := _base_of_card(path)):
@@ -60,7 +60,7 @@ def named_base(published: PublishedFolder) -> str | None:
 def _base_of_card(path: Path) -> str | None:
     try:
         values = metadata_load(path) or {}
-    except (ValueError, YAMLError):  # a card is for people, and need not be right
+    except (ValueError, YAMLError):  # people write cards by hand, so the metadata can be invalid
         return None
     base = values.get("base_model")
     bases = base if isinstance(base, list) else [base]

@@ -1,4 +1,4 @@
-"""Find the transformer of the TwinFlow authors or of SimpleTuner in a repository that has no twinflow_config.json."""
+"""Find a transformer of the TwinFlow authors or of SimpleTuner in a repository without twinflow_config.json."""
 
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -26,7 +26,7 @@ from .published import MODEL_CONFIG_NAME, read_index
 
 SMALL_FILES = (INDEX_NAME, f"*/{INDEX_NAME}", "*config.json", SAFE_WEIGHTS_INDEX_NAME, f"*/{SAFE_WEIGHTS_INDEX_NAME}")
 MAX_DEPTH = 3
-"""Folders above a file that is looked for; the authors' transformers are three deep."""
+"""How many folders deep to search. The authors' transformers are three folders deep."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class PublishedFolder:
     """A published transformer, recognised by its class and the names of its tensors.
 
     Attributes:
-        repository: what holds it. Its small files are on this machine; its weights need not be.
-        transformer: folder of the transformer, as seen from the repository; "." for the repository itself.
-        pipeline: folder of the pipeline that it belongs to, or that of the transformer.
+        repository: its repository. The small files are on this machine; the weights may not be.
+        transformer: folder of the transformer, relative to the repository; "." for the repository itself.
+        pipeline: folder of its pipeline, or the folder of the transformer if there is no pipeline.
         class_name: its stock class.
-        layout: what its tensors are called.
+        layout: naming scheme of its tensors.
     """
 
     repository: LocatedRepository
@@ -49,18 +49,19 @@ class PublishedFolder:
 
     @property
     def name(self) -> str:
-        """The Hub id of the repository, or the absolute path of the pipeline."""
+        """Return the Hub id of the repository, or the absolute path of the pipeline."""
         repository = self.repository
         return str((repository.directory / self.pipeline).resolve()) if repository.is_local else repository.name
 
 
 def find_published(repository: LocatedRepository) -> PublishedFolder | None:
-    """The one published transformer of a repository, or `None` if it has none.
+    """Find the published transformer of a repository. Returns `None` if there is none.
 
-    Only configurations are downloaded. A Hub repository's weights are not, but their header may be read.
+    Only configurations are downloaded. For a Hub repository, the header of the weights may be read, but not the weights.
 
     Raises:
-        TwinFlowConfigError: if a choice has to be made with `subfolder=`, or the repository cannot be reached.
+        TwinFlowConfigError: if there are several and you must choose one with `subfolder=`, or the repository cannot
+            be reached.
     """
     if repository.find(CONFIG_NAME) is not None or repository.find(LORA_NAME) is not None:
         return None
@@ -72,20 +73,21 @@ def find_published(repository: LocatedRepository) -> PublishedFolder | None:
     choices = sorted({*(str(folder.pipeline) for folder in found), *map(str, ours)})
     if len(choices) > 1:
         raise TwinFlowConfigError(
-            f"'{repository.name}' holds {len(choices)} TwinFlow models: {_quoted(choices)}. Pass subfolder= with one of "
-            "them."
+            f"'{repository.name}' contains {len(choices)} TwinFlow models: {_quoted(choices)}. Pass one of them as "
+            "subfolder=."
         )
     if found:
         return found[0]
     if ours:
         raise TwinFlowConfigError(
-            f"'{repository.name}' has no {CONFIG_NAME}, and its folder '{ours[0]}' has one. Pass subfolder='{ours[0]}'."
+            f"'{repository.name}' has no {CONFIG_NAME}, but its folder '{ours[0]}' has one. Pass subfolder='{ours[0]}'."
         )
     nested = [str(path) for path in _folders_with(repository, INDEX_NAME) if path.parts]
     if nested:
         raise TwinFlowConfigError(
-            f"'{repository.name}' has no {CONFIG_NAME}, and its folders hold no transformer in a layout of the TwinFlow "
-            f"authors or of SimpleTuner. If one of {_quoted(nested)} is a TwinFlow repository, pass subfolder= with it."
+            f"'{repository.name}' has no {CONFIG_NAME}, and its folders contain no transformer in a layout of the "
+            f"TwinFlow authors or of SimpleTuner. If one of {_quoted(nested)} is a TwinFlow repository, pass it as "
+            "subfolder=."
         )
     return None
 
@@ -102,14 +104,14 @@ def _with_small_files(repository: LocatedRepository) -> LocatedRepository:
 
 
 def _folders_with(repository: LocatedRepository, file_name: str) -> list[PurePosixPath]:
-    """The folders that hold a file of this name, at most `MAX_DEPTH` deep. Links to other places are passed over."""
+    """Find folders with a file of this name, at most `MAX_DEPTH` deep. Links out of the repository are skipped."""
     root = repository.directory
     paths = [path for depth in range(MAX_DEPTH + 1) for path in sorted(root.glob("*/" * depth + file_name))]
     return [PurePosixPath(path.relative_to(root).parent.as_posix()) for path in paths if is_inside(path, root)]
 
 
 def _published(repository: LocatedRepository, folder: PurePosixPath) -> PublishedFolder | None:
-    """What a folder with a `config.json` holds, if that is a published transformer."""
+    """Return the published transformer in a folder with a `config.json`, or `None` if there is none."""
     path = repository.find(str(folder / MODEL_CONFIG_NAME))
     config = read_json(path, name=str(folder / MODEL_CONFIG_NAME)) if path else {}
     class_name = stock_class_name(str(config.get("_class_name")))
@@ -127,7 +129,7 @@ def _published(repository: LocatedRepository, folder: PurePosixPath) -> Publishe
 
 
 def _tensor_names(repository: LocatedRepository, folder: PurePosixPath) -> set[str]:
-    """The names of a transformer's tensors, from its index, its file, or the header of its file on the Hub."""
+    """Read the names of a transformer's tensors from its index, its file, or the header of its file on the Hub."""
     index = repository.find(str(folder / SAFE_WEIGHTS_INDEX_NAME))
     if index is not None:
         return set(read_index(index))
@@ -144,7 +146,7 @@ def _tensor_names(repository: LocatedRepository, folder: PurePosixPath) -> set[s
         )
     except EntryNotFoundError:
         return set()
-    except Exception as error:  # the client's network errors share no class
+    except Exception as error:  # network errors have no common class
         raise download_error(repository.name, error) from error
     return set(header.tensors)
 
@@ -155,7 +157,7 @@ def _subfolder(repository: LocatedRepository, folder: PurePosixPath) -> str | No
 
 
 def located(published: PublishedFolder, folder: PurePosixPath, patterns: tuple[str, ...]) -> LocatedRepository:
-    """A folder of the repository, with the files that fit the patterns, of the same commit."""
+    """Return a folder of the repository with the files that match `patterns`, from the same commit."""
     repository = published.repository
     if repository.is_local:
         return replace(repository, directory=repository.directory / folder)

@@ -1,4 +1,4 @@
-"""Load a transformer of the TwinFlow authors or of SimpleTuner as a whole pipeline, with the authors' sampler settings."""
+"""Load a published transformer of the TwinFlow authors or SimpleTuner as a pipeline with the authors' settings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +30,7 @@ SAMPLER: Mapping[str, Any] = MappingProxyType(
         "sampling_order": 1,
     }
 )
-"""What the authors recommend for 2 and for 4 steps, in the README of github.com/inclusionAI/TwinFlow."""
+"""The authors' settings for 2 and for 4 steps, from the README of github.com/inclusionAI/TwinFlow."""
 
 NOT_SUPPORTED = ("device_map", "quantization_config")
 
@@ -38,15 +38,16 @@ NOT_SUPPORTED = ("device_map", "quantization_config")
 def load_published_pipeline(
     published: PublishedFolder, *, base_model: str | None = None, **options: Any
 ) -> DiffusionPipeline:
-    """The stock pipeline of a published transformer, with a scheduler of the authors' settings.
+    """Load the stock pipeline of a published transformer, with a scheduler that has the authors' settings.
 
-    The other components are those beside the transformer. If some are missing there, all come from the base: the one of
-    `base_model`, or else of the model card, or else the usual one of the family.
+    The other components are loaded from the folder of the transformer. If some are missing there, all of them are
+    loaded from a base model: `base_model`, or the base that the model card names, or the family's usual base.
 
     Args:
-        base_model: local directory or Hub repository of a pipeline that gives the other components in any case.
-        options: as `DiffusionPipeline.from_pretrained` takes them, without those of the Hub. A component among them is
-            used as it is.
+        base_model: local directory or Hub repository of a base pipeline. If given, the other components always come
+            from it.
+        options: arguments of `DiffusionPipeline.from_pretrained`, without the Hub options. Components that you pass
+            here are used unchanged.
 
     Raises:
         TwinFlowConfigError: if no base is known, or the transformer or the base cannot be loaded.
@@ -55,8 +56,8 @@ def load_published_pipeline(
     for option in NOT_SUPPORTED:
         if options.get(option) is not None:
             raise TwinFlowConfigError(
-                f"{option} is not for the published checkpoint '{name}'. Rewrite it with `diffusers-twinflow convert`, "
-                f"load its {family.component_name} with {option}, and pass that as {family.component_name}=."
+                f"{option} cannot be used with the published checkpoint '{name}'. Convert it with `diffusers-twinflow "
+                f"convert`, load its {family.component_name} with {option}, and pass it as {family.component_name}=."
             )
     transformer = options.pop(family.component_name, None)
     scheduler = options.pop("scheduler", None)
@@ -69,8 +70,8 @@ def load_published_pipeline(
         base = base_model or named_base(published)
         if base is None:
             raise TwinFlowConfigError(
-                f"'{name}' holds a {published.class_name} without the other components of a pipeline, and names no base "
-                "model. Pass base_model= with the folder or Hub id of the pipeline that it was made from."
+                f"'{name}' has a {published.class_name} without the other components of a pipeline, and names no base "
+                "model. Pass the folder or Hub id of the pipeline that it was made from as base_model=."
             )
         pipeline = load_base(family, base, is_hub_id=base_model is None, **hub_options, **others)
     if transformer is None:
@@ -87,6 +88,6 @@ def load_published_pipeline(
 
 
 def _fetch(published: PublishedFolder) -> Path:
-    """The folder of the published pipeline, with all files of the other components."""
+    """Download all files of the other components, and return the folder of the published pipeline."""
     patterns = [f"{name}/*{ending}" for name in own_components(published) for ending in FILE_ENDINGS]
     return located(published, published.pipeline, (INDEX_NAME, *patterns)).directory

@@ -1,4 +1,4 @@
-"""Put a TwinFlow repository on the Hub: checked first, then one commit, so that nothing is ever half there."""
+"""Push a TwinFlow repository to the Hub: check it first, then push all files in one commit."""
 
 import re
 import shlex
@@ -34,19 +34,19 @@ from .samples import sample_names
 NEEDED = (CONFIG_NAME, LORA_NAME, SCHEDULER_NAME)
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 GENERATED_NAMES = {".gitattributes"}
-"""What the Hub itself puts into a new repository."""
+"""Files that the Hub itself puts into a new repository."""
 REASONS = {
     401: "the Hub does not accept the token: log in with `hf auth login`",
     403: "the token may not write there: log in with `hf auth login` and a token that has write access",
     409: "the repository was changed at the same time: push again",
     412: "the repository was changed at the same time: push again",
     413: "a file is larger than the Hub or a proxy on the way accepts",
-    429: "the Hub has had too many requests from you: wait for a while",
+    429: "the Hub received too many requests from you: wait a while",
 }
 
 
 class TwinFlowPushError(TwinFlowConfigError):
-    """A push that the Hub or the connection refused; the message has the command that pushes the same files later."""
+    """Raised if a push fails. The message contains the command that pushes the same files later."""
 
 
 def push_twinflow_lora(
@@ -59,29 +59,38 @@ def push_twinflow_lora(
     commit_message: str | None = None,
     base_model: str | None = None,
 ) -> CommitInfo:
-    """Push a directory that `save_twinflow_lora` wrote, as one commit. Other files in it, such as checkpoints, stay.
+    """Push a TwinFlow LoRA that `save_twinflow_lora` wrote to the Hub, in one commit.
+
+    The model card and `samples/` are pushed too, if they exist. Other files in the directory, such as checkpoints, are
+    not pushed.
 
     Args:
-        directory: holds the files of a TwinFlow repository and, where there are any, a model card and `samples/`.
-        repo_id: such as "me/my-lora"; created where it is not there yet.
-        token: defaults to the one that you logged in with.
-        private: visibility of a repository that is created; the default is the account's.
-        revision: branch to commit to, created where it is not there yet; the default is the main one.
-        commit_message: defaults to a line that names the step count.
-        base_model: Hub id of the base, where `twinflow_config.json` names a directory of this machine.
+        directory: directory of the TwinFlow repository.
+        repo_id: Hub id, such as "me/my-lora". The repository is created if it does not exist.
+        token: token with write access. Defaults to the token that you logged in with.
+        private: whether a new repository is private. Defaults to the setting of your account.
+        revision: branch to commit to, created if it does not exist. Defaults to the main branch.
+        commit_message: defaults to a message that names the step count.
+        base_model: Hub id of the base. Needed if `twinflow_config.json` names a local directory.
 
     Returns:
-        what was committed, with its `oid` and `commit_url`.
+        The commit, with its `oid` and `commit_url`.
 
     Raises:
-        TwinFlowConfigError: if the directory is not complete, or names a base model that only this machine has, or
-            `repo_id` is no Hub id.
-        TwinFlowPushError: if the Hub refuses or the connection fails. Nothing of the push is then visible.
+        TwinFlowConfigError: if the directory is incomplete, if it names a base model that exists only on this machine,
+            or if `repo_id` is not a Hub id.
+        TwinFlowPushError: if the Hub refuses the push or the connection fails. In this case nothing is published.
+
+    Example:
+
+        save_twinflow_lora("my-lora", transformer, config, scheduler)
+        commit = push_twinflow_lora("my-lora", "me/my-lora")
+        print(commit.commit_url)
     """
     config, files = check_pushable(directory, base_model=base_model)
     if config.train_type != LORA:
         raise TwinFlowConfigError(
-            f"'{directory}' holds a {config.train_type} model: push it with push_twinflow_model, or the command line."
+            f"'{directory}' is a {config.train_type} model: push it with push_twinflow_model or `diffusers-twinflow push`."
         )
     return _push(
         Path(directory),
@@ -106,7 +115,10 @@ def push_twinflow_model(
     commit_message: str | None = None,
     base_model: str | None = None,
 ) -> CommitInfo:
-    """Push a directory that `save_twinflow_model` or `save_twinflow_lora` wrote, as `push_twinflow_lora` does."""
+    """Push a whole model or a LoRA that `save_twinflow_model` or `save_twinflow_lora` wrote to the Hub, in one commit.
+
+    Arguments, return value and errors are those of `push_twinflow_lora`.
+    """
     config, files = check_pushable(directory, base_model=base_model)
     return _push(
         Path(directory),
@@ -150,7 +162,7 @@ def _push(
             commit_message=commit_message or f"TwinFlow {kind} for {config.num_inference_steps} step(s)",
             revision=revision,
         )
-    except Exception as error:  # the errors of the client and of what it is built on share no class
+    except Exception as error:  # the client's errors have no common class
         command = push_command(directory, repo_id, base_model=base_model, revision=revision, private=private)
         raise TwinFlowPushError(
             f"the push to '{repo_id}' failed: {_reason(error)}. {_what_is_left(api, repo_id)}The files are complete in "
@@ -166,7 +178,7 @@ def push_command(
     revision: str | None = None,
     private: bool | None = None,
 ) -> str:
-    """The command line that pushes a directory."""
+    """Return the command line that pushes a directory."""
     words = ["diffusers-twinflow", "push", str(directory), repo_id]
     words += ["--base_model", base_model] if base_model else []
     words += ["--revision", revision] if revision else []
@@ -175,69 +187,77 @@ def push_command(
 
 
 def _reason(error: Exception) -> str:
-    """Why a request failed, from the status of the answer if there was one."""
+    """Say why a request failed, based on the HTTP status if there was a response."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, HfHubHTTPError):
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, HfHubHTTPError) and cause.response is not None:
         status = cause.response.status_code
-        default = "the Hub has a problem of its own: try again later" if status >= 500 else cause.server_message
+        default = "the Hub has a problem: try again later" if status >= 500 else cause.server_message
         return f"{REASONS.get(status, default or 'the Hub refused it')} (status {status})"
     if isinstance(error, (ValueError, LookupError)):
-        return f"what answered is not the Hub, perhaps a proxy or a login page ({type(error).__name__})"
+        return f"the response did not come from the Hub, perhaps from a proxy or a login page ({type(error).__name__})"
     return f"the connection broke ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
 
 
 def _what_is_left(api: HfApi, repo_id: str) -> str:
-    """A sentence about a repository that the failed push has left empty; nothing if there is none."""
+    """Return a sentence about the empty repository that a failed push left behind, or "" if there is none."""
     try:
         names = set(api.list_repo_files(repo_id))
     except HfHubHTTPError:
         return ""
-    except Exception:  # no answer: the same error that ended the push
+    except Exception:  # the Hub cannot be reached, which is why the push failed
         return f"If '{repo_id}' is new, it may be on the Hub without files. "
     return "" if names - GENERATED_NAMES else f"'{repo_id}' is on the Hub without files; the next push fills it. "
 
 
 def check_repo_id(repo_id: str) -> None:
-    """
+    """Check that a name is a valid Hub id.
+
     Raises:
-        TwinFlowConfigError: where it is no Hub id.
+        TwinFlowConfigError: if it is not.
     """
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise TwinFlowConfigError(f"repo_id={repo_id!r} is no Hub id such as 'me/my-lora': {error}") from error
+        raise TwinFlowConfigError(f"repo_id={repo_id!r} is not a Hub id such as 'me/my-lora': {error}") from error
 
 
 def whole_repo_id(repo_id: str, token: str | None = None) -> str:
-    """The Hub id with its owner. The Hub is asked whether the token may write there, so call it before training.
+    """Add the owner to a Hub id and check that the token may write there. Call it before training.
+
+    Args:
+        repo_id: Hub id, with or without an owner.
+        token: defaults to the token that you logged in with.
+
+    Returns:
+        The Hub id with its owner.
 
     Raises:
-        TwinFlowConfigError: if it is no Hub id, nobody is logged in, the token may not write there, or the Hub cannot
-            be reached.
+        TwinFlowConfigError: if `repo_id` is not a Hub id, nobody is logged in, the token may not write there, or the
+            Hub cannot be reached.
     """
     check_repo_id(repo_id)
     try:
         account = HfApi(token=token).whoami()
         name = account["name"]
-    except Exception as error:  # network errors of the client's library have no class of its own
+    except Exception as error:  # network errors have no common class
         raise TwinFlowConfigError(
-            f"the Hub does not know who pushes to '{repo_id}' ({type(error).__name__}): log in with `hf auth login`, or "
-            "pass a token that can write."
+            f"you are not logged in to push to '{repo_id}', or the Hub cannot be reached ({type(error).__name__}): log in "
+            "with `hf auth login`, or pass a token with write access."
         ) from error
     repo_id = repo_id if "/" in repo_id else f"{name}/{repo_id}"
     problem = _write_problem(account, repo_id)
     if problem:
         raise TwinFlowConfigError(
-            f"the push to '{repo_id}' would be refused: {problem}. Create a token with write access to it at "
+            f"the Hub would refuse the push to '{repo_id}': {problem}. Create a token with write access to it at "
             "https://huggingface.co/settings/tokens and log in with `hf auth login`, or push to a repository of yours."
         )
     return repo_id
 
 
 def _write_problem(account: dict[str, Any], repo_id: str) -> str | None:
-    """Why an account with its token may not write a repository, as far as `whoami` tells; `None` if it may."""
+    """Return why a token may not write to a repository, as far as `whoami` shows it, or `None` if it may."""
     owner = repo_id.split("/")[0]
     organizations = {entry.get("name"): entry for entry in account.get("orgs") or []}
     token = (account.get("auth") or {}).get("accessToken") or {}
@@ -263,14 +283,17 @@ def _scope_allows(scope: dict[str, Any], owner: str, repo_id: str) -> bool:
 def check_pushable(
     directory: str | Path, *, base_model: str | None = None
 ) -> tuple[TwinFlowRepositoryConfig, list[str]]:
-    """The configuration of a complete repository and the names of its files, as they go to the Hub.
+    """Check that a repository is complete and can be loaded by others.
+
+    Returns:
+        The configuration and the names of the files, as they are pushed to the Hub.
 
     Raises:
-        TwinFlowConfigError: where a file is missing or broken, or a stranger could not load it.
+        TwinFlowConfigError: if a file is missing or damaged, or others could not load the repository.
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise TwinFlowConfigError(f"'{directory}' is no directory: give the one that was trained into.")
+        raise TwinFlowConfigError(f"'{directory}' is not a directory: pass the output directory of the training.")
     repository = locate_repository(directory)
     config = TwinFlowRepositoryConfig.load_located(repository)
     files = _lora_files(repository, config) if config.train_type == LORA else _model_files(repository, config)
@@ -281,14 +304,14 @@ def check_pushable(
     files += [CARD_NAME] if repository.find(CARD_NAME) else []
     for name in (CONFIG_NAME, CARD_NAME):
         if name in files and TOKEN.search(_read_text(directory / name)):
-            raise TwinFlowConfigError(f"{name} holds what looks like a Hub token: take it out before it is public.")
+            raise TwinFlowConfigError(f"{name} contains what looks like a Hub token. Remove it before you push.")
     if CARD_NAME in files:
         _check_card(directory / CARD_NAME)
     return config, [*files, *(f"{SAMPLES_FOLDER}/{name}" for name in sample_names(directory))]
 
 
 def _read_text(path: Path) -> str:
-    """A text file in UTF-8, which the Hub reads too.
+    """Read a text file in UTF-8, the encoding that the Hub needs.
 
     Raises:
         TwinFlowConfigError: if it is in another encoding.
@@ -331,7 +354,7 @@ def _model_files(repository: LocatedRepository, config: TwinFlowRepositoryConfig
 
 
 def _without_local_paths(config: TwinFlowRepositoryConfig) -> TwinFlowRepositoryConfig:
-    """The configuration without arguments of the training that are places of this machine."""
+    """Remove training arguments that are paths on this machine from the configuration."""
     arguments = config.trained.get("arguments")
     if not isinstance(arguments, dict):
         return config
@@ -352,8 +375,8 @@ def _check_base(directory: Path, config: TwinFlowRepositoryConfig) -> None:
         is_hub_id = False
     if not is_hub_id:
         raise TwinFlowConfigError(
-            f"{CONFIG_NAME} names the base model '{base}', which only this machine has: pass base_model= with its Hub "
-            "id."
+            f"{CONFIG_NAME} names the base model '{base}', which exists only on this machine: pass its Hub id as "
+            "base_model=."
         )
 
 

@@ -1,8 +1,8 @@
-"""What a TwinFlow repository holds: its configuration, and how it is written.
+"""Read and write TwinFlow repositories.
 
-A LoRA repository: `pytorch_lora_weights.safetensors` (a plain diffusers LoRA), `twinflow_time_conditioning.safetensors`
-(where it was trained), `twinflow_config.json` and `scheduler/scheduler_config.json`. A full model's repository is the
-pipeline in diffusers layout with the same two configuration files.
+A LoRA repository contains `pytorch_lora_weights.safetensors` (a plain diffusers LoRA), `twinflow_config.json`,
+`scheduler/scheduler_config.json`, and `twinflow_time_conditioning.safetensors` if the time conditioning was trained. The
+repository of a full model is the pipeline in diffusers layout with the same two configuration files.
 """
 
 import json
@@ -52,15 +52,15 @@ class TwinFlowRepositoryConfig:
     Attributes:
         train_type: "lora" or "full".
         family: name of the base's family.
-        base_model: Hub id of the base, or its path as seen from the directory that holds this file.
-        base_model_revision: its revision, or `None`.
-        num_inference_steps: the step count it was distilled for.
+        base_model: Hub id of the base, or its path relative to the directory of this file.
+        base_model_revision: revision of the base, or `None`.
+        num_inference_steps: step count that the model was distilled for.
         max_sequence_length: length of the encoded prompts in training, in tokens.
-        options: the TwinFlow options as they were given; `twinflow` has them with today's meaning.
-        trained: what trained it: steps, batch size, learning rate, versions.
-        has_time_conditioning: whether a LoRA comes with a time conditioning; `save_twinflow_lora` writes it.
-        portable: what the stock weights hold of the target time, as `Portable.from_dict` reads it; saving writes it.
-        format_version: meaning of `options`; files that do not name it have version 1. See `old_formats`.
+        options: the TwinFlow options as written in the file. `twinflow` returns them converted to the present format.
+        trained: details of the training: steps, batch size, learning rate, versions.
+        has_time_conditioning: whether a LoRA has a time conditioning. `save_twinflow_lora` sets it.
+        portable: how the stock weights carry the target time, see `Portable.from_dict`. Saving sets it.
+        format_version: format of `options`. Files without it have version 1, see `old_formats`.
     """
 
     train_type: str
@@ -78,9 +78,9 @@ class TwinFlowRepositoryConfig:
 
     @property
     def needs_time_conditioning(self) -> bool:
-        """Whether a LoRA of this configuration is not complete without its time conditioning.
+        """Return whether a LoRA with this configuration needs its time conditioning.
 
-        Repositories from before `has_time_conditioning` have one if they were trained with TwinFlow.
+        Old repositories without `has_time_conditioning` have one if they were trained with TwinFlow.
         """
         if self.has_time_conditioning is None:
             return self.options.get("twinflow_enabled") is True
@@ -93,10 +93,10 @@ class TwinFlowRepositoryConfig:
         )
 
     def locate_base(self, repository: LocatedRepository) -> str:
-        """Where the base is: its Hub id, or its path, which counts only in a local directory of the caller's own.
+        """Return the Hub id or the path of the base. A path is accepted only in a local repository.
 
         Raises:
-            TwinFlowConfigError: where a repository of the Hub names something else than a Hub id.
+            TwinFlowConfigError: if a Hub repository names a base that is not a Hub id.
         """
         local = repository.directory / self.base_model
         if repository.is_local and local.is_dir():
@@ -106,22 +106,22 @@ class TwinFlowRepositoryConfig:
         except HFValidationError as error:
             raise TwinFlowConfigError(
                 f"'{repository.name}' names the base model '{self.base_model}', which is neither a directory there nor "
-                "a Hub id: pass base_model= with where it is."
+                "a Hub id: pass the base's path or Hub id as base_model=."
             ) from error
         return self.base_model
 
     def with_base_of(self, repository: LocatedRepository) -> "TwinFlowRepositoryConfig":
-        """The configuration with a base that is a directory named by its absolute path."""
+        """Return the configuration with the absolute path of the base, if the base is a directory."""
         local = repository.directory / self.base_model
         return replace(self, base_model=str(local.resolve())) if repository.is_local and local.is_dir() else self
 
     @property
     def twinflow(self) -> TwinFlowConfig:
-        """The TwinFlow options. Those of an earlier format are converted, so that they train as they did."""
+        """Return the TwinFlow options, converted from an earlier format if needed."""
         return convert_options(TwinFlowConfig.from_dict(self.options), self.format_version)
 
     def to_json(self) -> str:
-        """The text of `twinflow_config.json`; an argument of the training run that holds a token is left out."""
+        """Return the text of `twinflow_config.json`. Training arguments that contain a token are left out."""
         values = asdict(self)
         arguments = values["trained"].get("arguments")
         if isinstance(arguments, dict):
@@ -137,16 +137,16 @@ class TwinFlowRepositoryConfig:
         """Read it from a local directory or a Hub repository.
 
         Raises:
-            TwinFlowConfigError: where it is not there or not what it should be.
+            TwinFlowConfigError: if it is missing or not valid.
         """
         return cls.load_located(locate_repository(name_or_path, **hub_options))
 
     @classmethod
     def load_located(cls, repository: LocatedRepository) -> "TwinFlowRepositoryConfig":
-        """`load` of a repository whose files are on this machine.
+        """Read the configuration of a repository whose files are on this machine.
 
-        A pipeline whose transformer was saved with a time conditioning needs no `twinflow_config.json`: its step count
-        is then the default. Nor does a repository of the TwinFlow authors or SimpleTuner.
+        Two kinds of repositories need no `twinflow_config.json`: a pipeline whose transformer was saved with a time
+        conditioning (its step count is the default), and a repository of the TwinFlow authors or SimpleTuner.
         """
         path = repository.find(CONFIG_NAME)
         if path is None:
@@ -158,8 +158,8 @@ class TwinFlowRepositoryConfig:
                 return cls.of_published(published)
             found = f"only {LORA_NAME}, a plain LoRA" if repository.find(LORA_NAME) else "none of its files"
             raise TwinFlowConfigError(
-                f"'{repository.name}' has no {CONFIG_NAME} and {found}, so it is no TwinFlow repository: a plain LoRA "
-                "loads with load_lora_weights, a plain pipeline with DiffusionPipeline.from_pretrained."
+                f"'{repository.name}' has no {CONFIG_NAME} and {found}, so it is not a TwinFlow repository. Load a plain "
+                "LoRA with load_lora_weights, and a plain pipeline with DiffusionPipeline.from_pretrained."
             )
         values = {"format_version": 1} | read_json(path)
         known = {config_field.name for config_field in fields(cls)}
@@ -170,14 +170,15 @@ class TwinFlowRepositoryConfig:
         if config.train_type not in (LORA, FULL) or config.family not in list(FAMILIES):
             raise TwinFlowConfigError(
                 f"{CONFIG_NAME} of '{repository.name}' has train_type={str(config.train_type)[:80]!r} and "
-                f"family={str(config.family)[:80]!r}: this version knows {LORA} and {FULL}, and {', '.join(FAMILIES)}."
+                f"family={str(config.family)[:80]!r}: this version supports {LORA} and {FULL}, and the families "
+                f"{', '.join(FAMILIES)}."
             )
         _check_types(config, repository.name)
         return config
 
     @classmethod
     def of_published(cls, published: PublishedFolder) -> "TwinFlowRepositoryConfig":
-        """The configuration of a repository of the TwinFlow authors or SimpleTuner.
+        """Build the configuration for a repository of the TwinFlow authors or SimpleTuner.
 
         Raises:
             TwinFlowConfigError: if no family has a pipeline for its transformer.
@@ -188,7 +189,7 @@ class TwinFlowRepositoryConfig:
 
 
 def _config_of_pipeline(repository: LocatedRepository) -> TwinFlowRepositoryConfig | None:
-    """The configuration of a saved pipeline, if its transformer was saved with a time conditioning."""
+    """Build the configuration of a saved pipeline, or return `None` if its transformer has no time conditioning."""
     index = repository.find(INDEX_NAME)
     class_name = read_json(index).get("_class_name") if index else None
     family = family_of_pipeline_class(class_name) if class_name else None
@@ -215,13 +216,13 @@ def _check_types(config: TwinFlowRepositoryConfig, name: str) -> None:
         return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= highest
 
     if not (isinstance(config.base_model, str) and config.base_model and "\0" not in config.base_model):
-        refuse("base_model", "a Hub id, or a path as seen from its directory")
+        refuse("base_model", "a Hub id, or a path relative to its directory")
     if not (config.base_model_revision is None or isinstance(config.base_model_revision, str)):
         refuse("base_model_revision", "a text or null")
     if not is_count(config.num_inference_steps, MAX_STEPS):
         refuse("num_inference_steps", f"a whole number from 1 to {MAX_STEPS}")
     if isinstance(config.guidance_scale, bool) or config.guidance_scale != 0:
-        refuse("guidance_scale", "0, for the guidance is in the weights")
+        refuse("guidance_scale", "0, because guidance is built into the weights")
     if config.max_sequence_length is not None and not is_count(config.max_sequence_length, MAX_TOKENS):
         refuse("max_sequence_length", f"null or a whole number from 1 to {MAX_TOKENS}")
     if not (config.has_time_conditioning is None or isinstance(config.has_time_conditioning, bool)):
@@ -245,17 +246,27 @@ def save_twinflow_lora(
     conditioning_name: str = "time_conditioning",
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a TwinFlow LoRA repository into an existing directory.
+    """Save a TwinFlow LoRA as a repository in an existing directory.
 
-    The LoRA file is complete for stock diffusers: low-rank weights of the timestep embedder carry the target time on
-    the sampling grids that `twinflow_config.json` then names. If a model cannot carry it, the file is the plain LoRA
-    and the configuration says why.
+    Stock diffusers can use the LoRA file without this package: low-rank weights of the timestep embedder carry the
+    target time for the step counts in `twinflow_config.json`. If a model cannot carry the target time, the file is a
+    plain LoRA and the configuration says why.
 
     Args:
-        transformer: with the adapter on it and, if it was trained, the time conditioning.
-        scheduler: what samples from the LoRA.
-        adapter_name, conditioning_name: which adapter and which time conditioning of the transformer to write.
-        dtype: of the low-rank weights in the file; defaults to what they are.
+        directory: existing directory that the files are written to.
+        transformer: model with the adapter and, if it was trained, the time conditioning.
+        config: contents of `twinflow_config.json`.
+        scheduler: scheduler that samples from the LoRA.
+        adapter_name, conditioning_name: adapter and time conditioning of the transformer to save. Default to "default"
+            and "time_conditioning".
+        dtype: dtype of the low-rank weights in the file. Defaults to their present dtype.
+
+    Example:
+
+        config = TwinFlowRepositoryConfig(
+            train_type="lora", family="sd3", base_model="stabilityai/stable-diffusion-3.5-medium", num_inference_steps=4
+        )
+        save_twinflow_lora("my-lora", pipe.transformer, config, TwinFlowScheduler())
     """
     directory = Path(directory)
     conditioning = getattr(transformer, conditioning_name, None)
@@ -284,7 +295,7 @@ def save_stock_lora(
     dtype: torch.dtype | None = None,
     folded: Mapping[str, FoldedLayer] = MappingProxyType({}),
 ) -> None:
-    """Write a transformer's adapter as a plain diffusers LoRA; see `stock_lora`."""
+    """Save a transformer's adapter as a plain diffusers LoRA file, see `stock_lora`."""
     lora = stock_lora(transformer, adapter_name=adapter_name, dtype=dtype, folded=folded)
     family.save_lora(directory, LORA_NAME, *lora)
 
@@ -296,14 +307,19 @@ def stock_lora(
     dtype: torch.dtype | None = None,
     folded: Mapping[str, FoldedLayer] = MappingProxyType({}),
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """A transformer's adapter as a plain LoRA: its weights, and the fields of its `LoraConfig`.
+    """Convert a transformer's adapter to a plain LoRA.
 
-    The scale, alpha divided by rank, is multiplied into the second factor, and alpha is equal to the rank. So tools
-    that read the tensors alone scale correctly too.
+    The scale, alpha divided by rank, is multiplied into the second factor, and alpha is set to the rank. Tools that
+    read only the tensors then apply the LoRA at the right strength too.
 
     Args:
-        dtype: of the weights; defaults to what they are.
+        transformer: model with the adapter.
+        adapter_name: name of the adapter.
+        dtype: dtype of the weights. Defaults to their present dtype.
         folded: low-rank weights to add, by layer.
+
+    Returns:
+        The weights and the fields of the `LoraConfig`.
     """
     weights, config = read_adapter(transformer, adapter_name)
     for name, weight in weights.items():
@@ -314,15 +330,16 @@ def stock_lora(
 
 
 def _scale(config: Mapping[str, Any], weight_name: str) -> float:
-    """What an adapter's layer multiplies its output with at weight 1."""
+    """Return the factor that an adapter's layer multiplies its output with at adapter weight 1."""
     rank, alpha = rank_and_alpha(config, weight_name.rpartition(".lora_B.")[0])
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def check_not_quantized(transformer: torch.nn.Module, family: Family) -> None:
-    """
+    """Check that a model can be saved whole.
+
     Raises:
-        TwinFlowConfigError: if a model that is to be saved whole is quantized.
+        TwinFlowConfigError: if it is quantized.
     """
     if getattr(transformer, "hf_quantizer", None) is not None:
         raise TwinFlowConfigError(
@@ -334,14 +351,16 @@ def check_not_quantized(transformer: torch.nn.Module, family: Family) -> None:
 def save_twinflow_model(
     directory: str | Path, pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig, **options: Any
 ) -> None:
-    """Write a whole distilled pipeline that stock diffusers loads too.
+    """Save a whole distilled pipeline that stock diffusers can load too.
 
-    Adapters, such as a LoRA that is not fused, are merged into the written weights. So is the target time on the
-    sampling grids that `twinflow_config.json` then names. The pipeline stays as it is.
+    Adapters, such as a LoRA that is not fused, are merged into the saved weights. The target time for the step counts
+    in `twinflow_config.json` is merged too. The pipeline itself does not change.
 
     Args:
-        config: what `twinflow_config.json` says; its `train_type` is written as "full".
-        options: as `DiffusionPipeline.save_pretrained` takes them.
+        directory: output directory, created if it does not exist.
+        pipeline: the distilled pipeline.
+        config: contents of `twinflow_config.json`. Its `train_type` is saved as "full".
+        options: arguments of `DiffusionPipeline.save_pretrained`.
 
     Raises:
         TwinFlowConfigError: if the base is quantized.

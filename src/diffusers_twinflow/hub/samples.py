@@ -1,4 +1,4 @@
-"""Pictures of the same noise at several step counts, in one grid."""
+"""Generate images from the same noise at several step counts and combine them into one grid."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,10 +29,17 @@ STEP_COUNTS = (1, 2, 4)
 def draw_row(
     pipeline: DiffusionPipeline, prompts: Sequence[str], num_inference_steps: int, seed: int = 0, **call_options: Any
 ) -> list[Image.Image]:
-    """One picture a prompt, each from the noise of `seed`; of a video some frames side by side.
+    """Generate one image per prompt, each from the noise of `seed`. For a video, show some frames side by side.
 
     Args:
-        call_options: passed to the pipeline's call, such as `height`.
+        pipeline: pipeline to generate with.
+        prompts: prompts, one image each.
+        num_inference_steps: step count.
+        seed: seed of the noise, the same for every prompt. Defaults to 0.
+        call_options: further arguments of the pipeline's call, such as `height`.
+
+    Returns:
+        The images in the order of the prompts.
     """
     return [strip(frames) for frames in draw_frames(pipeline, prompts, num_inference_steps, seed, **call_options)]
 
@@ -40,7 +47,7 @@ def draw_row(
 def draw_frames(
     pipeline: DiffusionPipeline, prompts: Sequence[str], num_inference_steps: int, seed: int = 0, **call_options: Any
 ) -> list[list[Image.Image]]:
-    """As `draw_row`, with all frames of each video; a picture is one frame."""
+    """Like `draw_row`, but return all frames of each video. An image is a list of one frame."""
     family = family_of(pipeline)
     return [
         family.draw_frames(
@@ -55,7 +62,7 @@ def draw_frames(
 
 
 def grid_of_columns(columns: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """One picture of columns of equal length, first column on the left."""
+    """Combine columns of equal length into one image, the first column on the left."""
     rows = list(zip(*columns, strict=True))
     return make_image_grid([image for row in rows for image in row], rows=len(rows), cols=len(columns))
 
@@ -69,7 +76,11 @@ def save_samples(
     seed: int = 0,
     **call_options: Any,
 ) -> Path:
-    """Draw the grid that a model card shows: a row a prompt, a column a step count; returns its path."""
+    """Generate the sample grid of a model card, with one row per prompt and one column per step count.
+
+    Returns:
+        The path of the grid.
+    """
     columns = {
         count_of_steps(steps): draw_row(pipeline, prompts, steps, seed, **call_options) for steps in step_counts
     }
@@ -77,12 +88,12 @@ def save_samples(
 
 
 def count_of_steps(steps: int) -> str:
-    """A step count in words."""
+    """Return a step count in words, such as "1 step"."""
     return f"{steps} step" if steps == 1 else f"{steps} steps"
 
 
 def write_samples(directory: str | Path, columns: Mapping[str, Sequence[Image.Image]], prompts: Sequence[str]) -> Path:
-    """Write drawn columns, by label, as the grid that a model card shows; returns its path."""
+    """Save columns of images, by label, as the sample grid of a model card. Returns its path."""
     grid = labelled_grid(columns, prompts)
     path = Path(directory) / SAMPLES_FOLDER / SAMPLE_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,9 +108,10 @@ def write_samples(directory: str | Path, columns: Mapping[str, Sequence[Image.Im
 def write_prompt_images(
     directory: str | Path, columns: Mapping[str, Sequence[Image.Image]], prompts: Sequence[str]
 ) -> None:
-    """Write an image of each prompt by itself, for the widget of a model card, in place of older ones.
+    """Save one image per prompt for the widget of a model card. Older images are deleted.
 
-    They are those of the step count that the repository in `directory` was distilled for, or else of the last column.
+    The images come from the column of the step count that the repository was distilled for, or from the last column if
+    there is no such column.
     """
     folder = Path(directory) / SAMPLES_FOLDER
     for old in folder.glob(PROMPT_IMAGE.format("*")):
@@ -115,7 +127,7 @@ def write_prompt_images(
 
 
 def read_prompt(directory: str | Path, name: str) -> str | None:
-    """The prompt that `write_prompt_images` noted in an image of `samples/`; `None` if it noted none."""
+    """Return the prompt that `write_prompt_images` stored in an image of `samples/`, or `None`."""
     if not fnmatch(name, PROMPT_IMAGE.format("*")):
         return None
     prompt = _read_note(Path(directory), name, PROMPT_KEY)
@@ -123,12 +135,12 @@ def read_prompt(directory: str | Path, name: str) -> str | None:
 
 
 def read_prompts(directory: str | Path) -> list[str]:
-    """The prompts of the grid that `save_samples` wrote; none if there is no such grid."""
+    """Return the prompts of the grid that `save_samples` wrote, or an empty list if there is no grid."""
     return _read_list(directory, PROMPTS_KEY)
 
 
 def read_columns(directory: str | Path) -> list[str]:
-    """The labels of the grid's columns; none if there is no such grid, or it has no labels."""
+    """Return the labels of the grid's columns, or an empty list if there is no grid or it has no labels."""
     return _read_list(directory, COLUMNS_KEY)
 
 
@@ -138,7 +150,7 @@ def _read_list(directory: str | Path, key: str) -> list[str]:
 
 
 def _read_note(directory: Path, name: str, key: str) -> Any:
-    """The note of a key in an image of `samples/`; `None` if it has none that can be read."""
+    """Return the value stored under a key in an image of `samples/`, or `None` if there is none that can be read."""
     path = directory / SAMPLES_FOLDER / name
     if not path.is_file() or not is_inside(path, directory):
         return None
@@ -146,12 +158,12 @@ def _read_note(directory: Path, name: str, key: str) -> Any:
         with Image.open(path, formats=["PNG"]) as image:
             return json.loads(image.info.get(key, "null"))
     except (OSError, ValueError, RecursionError) as error:
-        logger.warning(f"'{path}' is not an image that save_samples wrote ({error}): its labels are left out.")
+        logger.warning(f"The labels of '{path}' cannot be read ({error}), so the model card does not show them.")
         return None
 
 
 def sample_names(directory: str | Path) -> list[str]:
-    """Names of the image files in `samples/`, in order; links to places outside the repository are left out."""
+    """Return the sorted names of the image files in `samples/`. Links out of the repository are left out."""
     directory = Path(directory)
     paths = sorted((directory / SAMPLES_FOLDER).glob("*"))
     return [

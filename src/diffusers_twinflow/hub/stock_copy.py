@@ -1,4 +1,4 @@
-"""A pipeline as stock diffusers would have it, for saving."""
+"""Make a copy of a pipeline that saves itself as a stock diffusers pipeline."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -23,15 +23,15 @@ def stock_copy(
     keep_conditioning: bool = True,
     scheduler: SchedulerMixin | None = None,
 ) -> DiffusionPipeline:
-    """A copy of a pipeline that saves itself under the names of stock classes, with all adapters merged.
+    """Copy a pipeline so that it saves itself with the names of stock classes and with all adapters merged.
 
-    It shares its components with the pipeline, which stays as it is. A TwinFlow transformer's own `save_pretrained`
-    writes stock weights. The copy is for saving only.
+    Use the copy only for saving: it shares its components with the pipeline, which does not change.
 
     Args:
-        folded: low-rank weights that the saved weights of the TwinFlow transformer also hold, by layer.
-        keep_conditioning: whether the time conditioning is saved beside the stock weights.
-        scheduler: saved in place of the pipeline's.
+        pipeline: pipeline to copy.
+        folded: low-rank weights, by layer, that are added to the saved weights of the TwinFlow transformer.
+        keep_conditioning: save the time conditioning next to the stock weights. Defaults to `True`.
+        scheduler: scheduler to save. Defaults to the pipeline's scheduler.
     """
     stock = stock_class_of(pipeline)
     copied = stock.__new__(stock)
@@ -55,7 +55,7 @@ def stock_copy(
 
 
 def scheduler_of(pipeline: DiffusionPipeline) -> TwinFlowScheduler:
-    """The `TwinFlowScheduler` of a pipeline, or one with the options of its scheduler."""
+    """Return the pipeline's `TwinFlowScheduler`, or a new one with the options of its scheduler."""
     if isinstance(pipeline.scheduler, TwinFlowScheduler):
         return pipeline.scheduler
     return TwinFlowScheduler.from_config(pipeline.scheduler.config)

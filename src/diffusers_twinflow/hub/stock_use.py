@@ -1,4 +1,4 @@
-"""How to sample from a TwinFlow LoRA or model with stock diffusers alone."""
+"""Describe how to sample from a TwinFlow LoRA or model with stock diffusers."""
 
 import inspect
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ STOCK_SCHEDULER = FlowMatchEulerDiscreteScheduler.__name__
 
 @dataclass(frozen=True)
 class StockUse:
-    """What a stock pipeline needs to draw the images of the few-step weights.
+    """The scheduler and the arguments that a stock pipeline needs to sample from few-step weights.
 
     Attributes:
         scheduler_options: arguments of `FlowMatchEulerDiscreteScheduler`.
-        sigmas: the `sigmas` of the call for each step count.
-        call_options: the other arguments of the call: guidance off, and prompts of the length of the training.
+        sigmas: the `sigmas` argument of the call for each step count.
+        call_options: other arguments of the call: they turn guidance off and set the prompt length used in training.
     """
 
     scheduler_options: dict[str, Any]
@@ -34,12 +34,12 @@ class StockUse:
         return f"{STOCK_SCHEDULER}({arguments_code(self.scheduler_options)})"
 
     def call_code(self, step_count: int) -> str:
-        """The arguments of the stock call, after the prompt."""
+        """Write the arguments of the stock call that follow the prompt."""
         steps = {"sigmas": self.sigmas[step_count], "num_inference_steps": step_count}
         return arguments_code(steps | self.call_options)
 
     def sigma_table(self) -> str:
-        """The sigmas of each step count as a table in Markdown."""
+        """Write the sigmas of each step count as a Markdown table."""
         rows = [f"| {count} | `{sigmas}` |" for count, sigmas in sorted(self.sigmas.items())]
         return "\n".join(["| steps | sigmas |", "|---|---|", *rows])
 
@@ -47,32 +47,35 @@ class StockUse:
 def stock_use(
     family: Family, scheduler: TwinFlowScheduler, portable: Portable, max_sequence_length: int | None = None
 ) -> StockUse | str:
-    """How a stock pipeline of a family runs the grid of a scheduler, or why it cannot.
+    """Find out how a stock pipeline samples on a scheduler's grid.
 
     Args:
-        max_sequence_length: length of the encoded prompts in training, in tokens; `None` for the pipeline's default.
+        family: model family of the pipeline.
+        scheduler: scheduler of the TwinFlow weights.
+        portable: how the stock weights carry the target time.
+        max_sequence_length: length of the encoded prompts in training, in tokens. `None` for the pipeline's default.
 
     Returns:
-        what it needs, or one sentence that says why the stock pipeline cannot do it.
+        The scheduler and the arguments, or one sentence that says why the stock pipeline cannot do it.
     """
     if portable.reason is not None:
         return f"The stock weights cannot carry the target time of this model: {portable.reason}."
     pipeline = family.pipeline_class.__name__
     if scheduler.config.prediction_type in DIFFUSION_PREDICTION_TYPES:
-        return f"`{pipeline}` samples a diffusion model, so it needs `TwinFlowScheduler`."
+        return f"This is a diffusion model, so `{pipeline}` needs `TwinFlowScheduler` from this package."
     parameters = inspect.signature(family.pipeline_class.__call__).parameters
     if "sigmas" not in parameters:
-        return f"`{pipeline}` takes no `sigmas`, so it needs `TwinFlowScheduler` for this sampling grid."
+        return f"`{pipeline}` has no argument `sigmas`, so it needs `TwinFlowScheduler` for these sampling steps."
     ratio = plain_ratio(scheduler)
     if ratio is None or scheduler.config.invert_sigmas:
-        return "The sampling options of this model exist in `TwinFlowScheduler` only."
+        return "Only `TwinFlowScheduler` has the sampling options of this model."
     sigmas = {int(count): values for count, values in portable.sigmas.items()}
     options = call_options(family, max_sequence_length)
     return StockUse({"stochastic_sampling": True} if ratio == 1 else {}, sigmas, options)
 
 
 def call_options(family: Family, max_sequence_length: int | None) -> dict[str, Any]:
-    """Arguments of the stock call that every step count needs: guidance off, and prompts of the length of the training."""
+    """Return the call's arguments for every step count: they turn guidance off and set the trained prompt length."""
     options: dict[str, Any] = dict(family.guidance_off)
     takes_length = "max_sequence_length" in inspect.signature(family.pipeline_class.__call__).parameters
     if max_sequence_length is not None and takes_length:
@@ -81,9 +84,9 @@ def call_options(family: Family, max_sequence_length: int | None) -> dict[str, A
 
 
 def plain_ratio(scheduler: TwinFlowScheduler) -> float | None:
-    """The stochastic ratio of a scheduler whose steps other samplers have: 1, all fresh noise, or 0, none.
+    """Return the stochastic ratio of a scheduler if other samplers have the same steps, else `None`.
 
-    `None` if they do not have them.
+    The ratio is 1 (all noise is new in each step) or 0 (no new noise).
     """
     options = scheduler.config
     ratio = options.stochastic_ratio
@@ -96,10 +99,11 @@ def plain_ratio(scheduler: TwinFlowScheduler) -> float | None:
 
 
 def call_code(family: Family, arguments: str) -> str:
-    """The line of Python that calls a stock pipeline of a family.
+    """Write the line of Python that calls a stock pipeline of a family.
 
     Args:
-        arguments: what follows the prompt.
+        family: model family of the pipeline.
+        arguments: arguments that follow the prompt, as Python code.
     """
     image = 'image=load_image("before.png"), ' if family.takes_reference_image else ""
     result = family.task.split("-")[-1]
@@ -107,10 +111,10 @@ def call_code(family: Family, arguments: str) -> str:
 
 
 def import_code(family: Family) -> str:
-    """The import that `call_code` needs, as a line; nothing for most families."""
+    """Write the import line that `call_code` needs, or "" if it needs none."""
     return "from diffusers.utils import load_image\n" if family.takes_reference_image else ""
 
 
 def arguments_code(values: Mapping[str, Any]) -> str:
-    """Arguments of a call as they are written in Python."""
+    """Write the arguments of a call as Python code."""
     return ", ".join(f"{name}={value!r}" for name, value in values.items())

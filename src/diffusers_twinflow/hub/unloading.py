@@ -1,4 +1,4 @@
-"""Take a TwinFlow LoRA off a pipeline."""
+"""Unload a TwinFlow LoRA from a pipeline."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +23,12 @@ STATE_NAME = "_twinflow_lora"
 
 @dataclass(frozen=True)
 class LoadedLora:
-    """What taking a LoRA off needs.
+    """A loaded TwinFlow LoRA, with everything that unloading it needs.
 
     Attributes:
-        adapter_name: the adapter's name.
-        scheduler: the scheduler that the pipeline had before.
-        before: the states of the other adapters before.
+        adapter_name: name of the adapter.
+        scheduler: scheduler that the pipeline had before.
+        before: states of the other adapters before.
         is_baked: whether the adapter was fused and then unloaded, so that it is part of the weights.
     """
 
@@ -39,18 +39,21 @@ class LoadedLora:
 
 
 def unload_twinflow_lora(pipeline: DiffusionPipeline) -> None:
-    """Take the TwinFlow LoRA off: the stock transformer and the scheduler from before, bit for bit; other LoRAs stay.
+    """Unload the TwinFlow LoRA and restore the stock transformer and the earlier scheduler exactly. Other LoRAs stay.
 
-    The weights that a LoRA was merged or fused into are read again from the files that the base was loaded from. If
-    the files are gone, they come back up to rounding, and a warning says so. A weight that was in no file when the LoRA
-    was merged is copied back from CPU memory.
+    If the LoRA was merged or fused, the base weights are read again from the files that the base was loaded from. If
+    the files are gone, the weights are restored up to rounding, with a warning. Weights that were in no file when the
+    LoRA was merged are copied back from CPU memory.
+
+    Args:
+        pipeline: pipeline with a TwinFlow LoRA.
 
     Raises:
-        TwinFlowConfigError: where the pipeline has no TwinFlow LoRA.
+        TwinFlowConfigError: if the pipeline has no TwinFlow LoRA, or the LoRA was fused and then unloaded.
     """
     state = getattr(pipeline, STATE_NAME, None)
     if state is None:
-        raise TwinFlowConfigError("the pipeline has no TwinFlow LoRA: load_twinflow_lora puts one on.")
+        raise TwinFlowConfigError("the pipeline has no TwinFlow LoRA. Load one with load_twinflow_lora first.")
     if state.is_baked:
         raise TwinFlowConfigError(
             "the TwinFlow LoRA was fused and then unloaded, so it is part of the weights now: load the base again."
@@ -60,15 +63,16 @@ def unload_twinflow_lora(pipeline: DiffusionPipeline) -> None:
     inexact = unfuse_exactly(transformer) if is_fused(transformer, state.adapter_name) else []
     if inexact:
         logger.warning(
-            f"The TwinFlow LoRA was fused, and the base's files have no weight of '{inexact[0]}' and {len(inexact) - 1} "
-            "other layers: they are the base's up to rounding. Load the pipeline anew for the exact ones."
+            f"The TwinFlow LoRA was fused, and the base's files do not contain the weights of '{inexact[0]}' and "
+            f"{len(inexact) - 1} other layers. These weights are restored up to rounding. Load the pipeline again to get "
+            "the exact weights."
         )
     remove_adapter(pipeline, state.adapter_name, states_without(transformer, state.adapter_name, state.before))
     restore_pipeline(pipeline)
 
 
 def restore_pipeline(pipeline: DiffusionPipeline) -> None:
-    """Take everything of a TwinFlow LoRA but its low-rank weights off a pipeline: conditioning, scheduler and class."""
+    """Remove a TwinFlow LoRA's time conditioning, scheduler and class from a pipeline, but not its low-rank weights."""
     transformer, state = _denoiser(pipeline), getattr(pipeline, STATE_NAME)
     if is_twinflow_transformer(transformer):
         disable_twinflow(transformer)
@@ -82,7 +86,7 @@ def _denoiser(pipeline: DiffusionPipeline) -> ModelMixin:
 
 
 def remove_adapter(pipeline: DiffusionPipeline, adapter_name: str, states: AdapterStates) -> None:
-    """Take an adapter off the transformer, and leave its other adapters in these states."""
+    """Remove an adapter from the transformer and put its other adapters into the given states."""
     transformer = _denoiser(pipeline)
     adapters = set(getattr(transformer, "peft_config", None) or {})
     if adapters == {adapter_name}:
@@ -97,7 +101,7 @@ def remove_adapter(pipeline: DiffusionPipeline, adapter_name: str, states: Adapt
 
 
 def _unwrap_plain_layers(transformer: ModelMixin) -> None:
-    """Put the base's own layer back where an adapter's layer holds no adapter any more."""
+    """Replace adapter layers that have no adapter left with the layer of the base."""
     for name, module in list(transformer.named_modules()):
         if is_adapter_layer(module) and not module.r:
             transformer.set_submodule(name, module.get_base_layer())

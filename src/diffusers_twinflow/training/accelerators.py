@@ -1,4 +1,4 @@
-"""The accelerator of a run."""
+"""Build the accelerator of a run."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -14,14 +14,14 @@ from .distributed import check_distributed, uses_deepspeed
 from .trackers import tracker_names
 
 LONGEST_WAIT = timedelta(hours=3)
-"""How long processes wait for each other: one looks through the data, all encode their share, one draws images."""
+"""How long processes wait for each other while one checks the data, encodes its share or generates images."""
 
 
 def build_accelerator(args: TrainingArguments) -> Accelerator:
-    """accelerate's accelerator for the run, which also seeds the global random generators.
+    """Build the accelerator of the run and seed the global random generators.
 
     Raises:
-        TwinFlowConfigError: if the processes were launched in a way that would train wrongly.
+        TwinFlowConfigError: if the way the processes were launched is not supported.
     """
     accelerator = Accelerator(
         mixed_precision="no" if deepspeed.is_asked_for() else args.mixed_precision,

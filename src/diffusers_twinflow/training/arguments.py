@@ -1,4 +1,4 @@
-"""The options of a training run, as typed dataclasses: one field per option, with its help text and its range."""
+"""Options of a training run as typed dataclasses. Each field has a help text and a range of valid values."""
 
 import json
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ DIFFUSERS_LR_SCHEDULERS = (
 )
 WARMUP_STABLE_DECAY = "warmup_stable_decay"
 LR_SCHEDULERS = (*DIFFUSERS_LR_SCHEDULERS, WARMUP_STABLE_DECAY)
-"""The schedules of diffusers that need no text as an option, and one of transformers."""
+"""Schedules of diffusers that need no options other than numbers, and one schedule of transformers."""
 DATA_FREE = "data_free"
 RECIPES = ("recommended", DATA_FREE)
 
@@ -241,14 +241,16 @@ class TrainingArguments(
     DataOptions,
     ModelArguments,
 ):
-    """The options of a training run, apart from those of the method.
+    """The options of a training run: model, data, optimizer, loop, output, validation, scores and Hub.
+
+    The options of the method are separate, see `TwinFlowConfig`.
+
+    Raises:
+        TwinFlowConfigError: if a value has the wrong type or is outside its range.
 
     Example:
 
         TrainingArguments("stabilityai/stable-diffusion-3.5-medium", instance_data_dir="photos", rank=32)
-
-    Raises:
-        TwinFlowConfigError: if a value has the wrong type or is outside its range.
     """
 
     def __post_init__(self) -> None:
@@ -267,7 +269,7 @@ class TrainingArguments(
         data_free: bool = False,
         **options: Any,
     ) -> "TrainingArguments":
-        """The recommended options of a run: learning rate and schedule, samples per step, LoRA layers, empty prompts.
+        """Return the recommended options: learning rate and schedule, samples per step, LoRA layers, empty prompts.
 
         Use it with `TwinFlowConfig.recommended` and the same choices.
 
@@ -275,9 +277,9 @@ class TrainingArguments(
             train_type: "lora", or "full" for all weights.
             length: "short" for 1,000 steps, "long" for 4,000.
             media: "image", or "video" for smaller steps with gradient checkpointing.
-            num_processes: number of processes; together they make the recommended samples per step.
-            diffusion: whether the base predicts epsilon or v; a LoRA then has the family's usual layers.
-            data_free: train on prompts without images, for which no prompt has to be left empty.
+            num_processes: number of processes. The recommended number of samples per step is divided among them.
+            diffusion: whether the base predicts epsilon or v. If so, a LoRA has the family's default layers.
+            data_free: train on prompts without images. If so, no prompts are replaced by empty ones.
             options: options that override the recommended ones, such as `instance_data_dir`.
 
         Raises:
@@ -299,20 +301,20 @@ class TrainingArguments(
         return cls(pretrained_model_name_or_path, **(values | options))
 
     def to_dict(self) -> dict[str, Any]:
-        """The options that are set, without tokens and without what says how this one process was started."""
+        """Return the options that are set, without tokens and without options that only concern this process."""
         left_out = {"resume_from_checkpoint", "local_rank", "hub_token"}
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
         return {name: value for name, value in values.items() if value is not None}
 
 
 FIXED = tuple(each.name for each in options_of(TrainingArguments) if each.metadata["fixed"])
-"""Options that shape what a checkpoint holds, or which sample has which position in the run. A resumed run must have the
-same; all others may differ, and take effect from there on."""
+"""Options that a resumed run must not change, because they define the contents of a checkpoint or the order of samples.
+All other options may change and take effect after the checkpoint."""
 LOCAL = frozenset(each.name for each in options_of(TrainingArguments) if each.metadata["local"])
 
 
 def save_options(options: Mapping[str, Any], directory: str | Path) -> Path:
-    """Write the options of a run as a recipe, which `load_recipe` and `--config` read."""
+    """Save the options of a run as a recipe file, which `load_recipe` and `--config` read. Returns its path."""
     path = Path(directory) / FILE_NAME
     write_text(path, json.dumps(dict(options), indent=2, sort_keys=True) + "\n")
     return path

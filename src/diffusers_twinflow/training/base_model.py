@@ -1,4 +1,4 @@
-"""The base pipeline that is trained: looked at before it is loaded, loaded frozen, then given what trains."""
+"""Check the base pipeline, load it frozen, and add the weights that are trained."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -24,30 +24,31 @@ from .quantization import quantization_config
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ALL_LINEAR = "all-linear"
-"""Every linear layer, as PEFT calls it."""
+"""PEFT's name for every linear layer."""
 
 
 def load_model_index(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
-    """The `model_index.json` of a pipeline.
+    """Read the `model_index.json` of a pipeline.
 
     Args:
-        hub_options: `revision` and `cache_dir`, as diffusers takes them.
+        name_or_path: Hub id or local directory.
+        hub_options: `revision` and `cache_dir`, as in diffusers.
 
     Raises:
-        TwinFlowConfigError: if there is none, or the Hub does not hand it out: each reason has a message of its own.
+        TwinFlowConfigError: if the file does not exist or cannot be downloaded. The message says why.
     """
     repository = locate_repository(name_or_path, patterns=[INDEX_NAME], **hub_options)
     path = repository.directory / INDEX_NAME
     if not path.is_file():
         raise TwinFlowConfigError(
-            f"pretrained_model_name_or_path='{name_or_path}' holds no diffusers pipeline: give a Hub id or a directory "
+            f"pretrained_model_name_or_path='{name_or_path}' is not a diffusers pipeline. Give a Hub id or a directory "
             f"with a {INDEX_NAME}."
         )
     return read_json(path)
 
 
 def has_flow_matching_scheduler(name_or_path: str, index: dict[str, Any], **hub_options: Any) -> bool:
-    """Whether the pipeline's scheduler says that its model predicts a flow-matching velocity."""
+    """Return whether the pipeline's scheduler shows that the model predicts a flow-matching velocity."""
     class_name = index["scheduler"][1]
     scheduler_class = getattr(diffusers, class_name, TwinFlowScheduler)
     config: Any = scheduler_class.load_config(name_or_path, subfolder="scheduler", **hub_options)
@@ -55,28 +56,28 @@ def has_flow_matching_scheduler(name_or_path: str, index: dict[str, Any], **hub_
 
 
 def weight_dtype_of(args: TrainingArguments) -> torch.dtype:
-    """The dtype of frozen weights; float32 if `mixed_precision` is not resolved."""
+    """Return the dtype of frozen weights. It is float32 if `mixed_precision` is not resolved."""
     return DTYPES[args.mixed_precision or "no"]
 
 
 def base_name_of(args: TrainingArguments) -> str:
-    """The Hub id or the folder of the base.
+    """Return the Hub id or the folder of the base.
 
     Raises:
-        TwinFlowConfigError: if the arguments name none, and the model was not loaded from one.
+        TwinFlowConfigError: if the arguments do not name a base.
     """
     if not args.pretrained_model_name_or_path:
         raise TwinFlowConfigError(
-            "`pretrained_model_name_or_path` is missing, and the result names the base that it belongs to: give the Hub "
-            "id or the folder of the base."
+            "`pretrained_model_name_or_path` is missing, but the result must name its base. Give the Hub id or the folder "
+            "of the base."
         )
     return args.pretrained_model_name_or_path
 
 
 def load_frozen_pipeline(family: Family, args: TrainingArguments) -> DiffusionPipeline:
-    """The base that the arguments name, frozen, in the dtype of `mixed_precision`, which must be resolved.
+    """Load the base with all weights frozen, in the dtype of `mixed_precision`, which must be resolved.
 
-    The component that `train_type` "full" trains is in float32, the one that a LoRA is put on may be quantised.
+    With `train_type` "full", the trained component is in float32. With a LoRA, it may be quantised.
     """
     weight_dtype = weight_dtype_of(args)
     full_precision = {family.component_name: torch.float32} if args.train_type == "full" else {}
@@ -89,7 +90,7 @@ def load_frozen_pipeline(family: Family, args: TrainingArguments) -> DiffusionPi
 
 
 def freeze(pipeline: DiffusionPipeline) -> DiffusionPipeline:
-    """The same pipeline, with nothing that trains."""
+    """Freeze all weights of a pipeline and return the pipeline."""
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()
@@ -97,7 +98,7 @@ def freeze(pipeline: DiffusionPipeline) -> DiffusionPipeline:
 
 
 def prepare_full(transformer: ModelMixin, method: Method, family: Family) -> None:
-    """Have all weights train, and the time conditioning if the method uses it."""
+    """Make all weights trainable, and add the time conditioning if the method uses it."""
     if method.config.twinflow_enabled:
         enable_twinflow(transformer, family.transformer_class)
     transformer.requires_grad_(True).train()
@@ -109,18 +110,18 @@ def prepare_lora(
     family: Family,
     configure: Callable[[ModelMixin], LoraConfig],
 ) -> None:
-    """Add low-rank weights, the time conditioning and the teacher's own of both, in float32.
+    """Add the LoRA, the time conditioning and the teacher's copies of both, in float32.
 
     Args:
-        configure: makes PEFT's configuration for the transformer with its time conditioning.
+        configure: builds PEFT's configuration for the transformer, which already has its time conditioning.
     """
     uses_twinflow = method.config.twinflow_enabled
     if uses_twinflow:
         enable_twinflow(transformer, family.transformer_class)
     if not isinstance(transformer, PeftAdapterMixin):
         raise TwinFlowConfigError(
-            f"train_type=lora with twinflow_enabled=false: diffusers has no LoRA for a {type(transformer).__name__}. "
-            "Train with train_type=full, or with twinflow_enabled=true."
+            f"train_type=lora with twinflow_enabled=false is not possible, because diffusers does not support LoRA for a "
+            f"{type(transformer).__name__}. Train with train_type=full, or with twinflow_enabled=true."
         )
     peft_config = configure(transformer)
     try:
@@ -128,8 +129,8 @@ def prepare_lora(
     except ValueError as error:
         layers = " ".join(sorted(peft_config.target_modules or []))
         raise TwinFlowConfigError(
-            f"lora_layers={layers}: a LoRA cannot be put there ({error}). Name linear or convolution layers, or use "
-            f"`lora_layers` {ALL_LINEAR}."
+            f"lora_layers={layers} is not valid: a LoRA cannot be added to these layers ({error}). Name linear or "
+            f"convolution layers, or use `lora_layers` {ALL_LINEAR}."
         ) from error
     if uses_twinflow:
         transformer.time_conditioning.requires_grad_(True)
@@ -139,10 +140,10 @@ def prepare_lora(
 
 
 def lora_config(transformer: ModelMixin, family: Family, args: TrainingArguments) -> LoraConfig:
-    """PEFT's configuration of the LoRA that the arguments ask for."""
+    """Build PEFT's configuration of the LoRA from the arguments."""
     return LoraConfig(
         r=args.rank,
-        lora_alpha=args.lora_alpha or args.rank,  # type: ignore[arg-type]  # PEFT takes a fraction too
+        lora_alpha=args.lora_alpha or args.rank,  # type: ignore[arg-type]  # PEFT accepts fractions too
         lora_dropout=args.lora_dropout,
         init_lora_weights="gaussian",
         target_modules=lora_targets(transformer, family, args.lora_layers),
@@ -150,7 +151,7 @@ def lora_config(transformer: ModelMixin, family: Family, args: TrainingArguments
 
 
 def lora_targets(transformer: ModelMixin, family: Family, lora_layers: Sequence[str] | None) -> list[str]:
-    """The names that PEFT is given; all linear layers are those of the stock model, for the time conditioning trains whole."""
+    """Return the layer names for PEFT. The time conditioning's layers are left out, because all its weights train."""
     if not lora_layers:
         return family.lora_targets(transformer)
     if list(lora_layers) != [ALL_LINEAR]:
@@ -164,10 +165,10 @@ def lora_targets(transformer: ModelMixin, family: Family, lora_layers: Sequence[
 
 
 def check_layer_names(transformer: torch.nn.Module, lora_layers: Sequence[str]) -> None:
-    """
+    """Check that every name in `lora_layers` matches a layer. PEFT would skip a wrong name if another one matches.
+
     Raises:
-        TwinFlowConfigError: if a name is not the name, or the end of the name, of a layer. PEFT skips such a name as
-            long as another one matches.
+        TwinFlowConfigError: if a name is neither a layer's name nor the end of one.
     """
     modules = [name for name, _ in transformer.named_modules()]
     ends = {".".join(name.split(".")[start:]) for name in modules for start in range(name.count(".") + 1)}

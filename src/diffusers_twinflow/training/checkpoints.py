@@ -1,4 +1,4 @@
-"""The checkpoints of a run: what one says of itself, whether it is intact, and which to resume from."""
+"""Find the checkpoints of a run, read their manifests and check that they are intact."""
 
 import json
 import zlib
@@ -15,14 +15,14 @@ CHUNK = 2**24
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says of itself in `checkpoint.json`.
+    """The contents of a checkpoint's `checkpoint.json`.
 
     Attributes:
-        run: id of the run that wrote it.
-        step: optimizer steps taken.
+        run: id of the run that wrote the checkpoint.
+        step: number of optimizer steps taken.
         arguments: the run's arguments.
-        sizes: numbers that a resumed run must share, by name, see `training.resuming`.
-        files: size and CRC-32 of every other file of the checkpoint, by path in it.
+        sizes: numbers, by name, that must be the same in a resumed run, see `training.resuming`.
+        files: size in bytes and CRC-32 of every other file of the checkpoint, by its path in the checkpoint.
     """
 
     run: str
@@ -32,7 +32,7 @@ class Manifest:
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def save(self, directory: Path) -> None:
-        """Write the file, with the sums of the files that are in the directory now."""
+        """Write the file with the checksums of the files that are in the directory now."""
         paths = [path for path in sorted(directory.rglob("*")) if path.is_file()]
         files = {path.relative_to(directory).as_posix(): (path.stat().st_size, checksum(path)) for path in paths}
         text = json.dumps(asdict(self) | {"files": files}, indent=2, sort_keys=True) + "\n"
@@ -40,7 +40,7 @@ class Manifest:
 
     @classmethod
     def load(cls, checkpoint: Path) -> "Manifest | None":
-        """The manifest of a checkpoint; `None` if it has none, or one that cannot be read."""
+        """Read the manifest of a checkpoint. Returns `None` if it is missing or cannot be read."""
         try:
             return cls(**json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -48,21 +48,22 @@ class Manifest:
 
     @classmethod
     def read(cls, checkpoint: Path) -> "Manifest":
-        """The manifest of a checkpoint.
+        """Read the manifest of a checkpoint.
 
         Raises:
-            TwinFlowConfigError: if it has none, or one that cannot be read.
+            TwinFlowConfigError: if it is missing or cannot be read.
         """
         manifest = cls.load(checkpoint)
         if manifest is None:
             raise TwinFlowConfigError(
-                f"'{checkpoint}' has no {MANIFEST} that can be read, so it cannot be resumed: take another checkpoint."
+                f"'{checkpoint}' cannot be resumed, because its {MANIFEST} is missing or cannot be read. Use another "
+                "checkpoint."
             )
         return manifest
 
 
 def checksum(path: Path) -> int:
-    """CRC-32 of a file."""
+    """Return the CRC-32 of a file."""
     value = 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -71,7 +72,7 @@ def checksum(path: Path) -> int:
 
 
 def damage_of(checkpoint: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, in words; `None` if it is intact."""
+    """Return in words what is wrong with the files of a checkpoint, or `None` if it is intact."""
     manifest = Manifest.load(checkpoint)
     if manifest is None:
         return f"{MANIFEST} is missing or cannot be read"
@@ -82,26 +83,26 @@ def damage_of(checkpoint: Path) -> str | None:
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes instead of {size}"
         if checksum(path) != crc:
-            return f"{name} has other contents than were written"
+            return f"the contents of {name} have changed"
     return None
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
-    """The checkpoints in a folder, the one with the fewest steps first."""
+    """List the checkpoints in a folder, sorted by step."""
     found = [path for path in Path(output_dir).glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
     return sorted(found, key=checkpoint_step)
 
 
 def checkpoint_step(checkpoint: Path) -> int:
-    """The number of optimizer steps taken when it was written."""
+    """Return the number of optimizer steps of a checkpoint."""
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
 def find_checkpoint(output_dir: str | Path, name: str) -> Path:
-    """The checkpoint that `resume_from_checkpoint` names: one of `output_dir`, or the path of one.
+    """Find the checkpoint that `resume_from_checkpoint` names, either in `output_dir` or by its path.
 
     Raises:
-        TwinFlowConfigError: if there is none.
+        TwinFlowConfigError: if it does not exist.
     """
     path = Path(name)
     if len(path.parts) == 1:
@@ -110,17 +111,18 @@ def find_checkpoint(output_dir: str | Path, name: str) -> Path:
         return path
     there = ", ".join(found.name for found in list_checkpoints(path.parent)) or "none"
     raise TwinFlowConfigError(
-        f"resume_from_checkpoint='{name}' is not in '{path.parent}' (there: {there}): name one of those, or 'latest'."
+        f"resume_from_checkpoint='{name}' is not in '{path.parent}' (found: {there}). Give one of these, or 'latest'."
     )
 
 
 def check_intact(checkpoint: Path, reason: str | None) -> None:
-    """
+    """Check the result of `damage_of`.
+
     Raises:
-        TwinFlowConfigError: if `damage_of` gave a reason.
+        TwinFlowConfigError: if `reason` is not `None`.
     """
     if reason is not None:
         raise TwinFlowConfigError(
-            f"resume_from_checkpoint: '{checkpoint}' is damaged ({reason}). Resume from another one, or from 'latest', "
-            "which takes the newest that is intact."
+            f"resume_from_checkpoint='{checkpoint}' is damaged ({reason}). Resume from another checkpoint, or use "
+            "'latest' for the newest checkpoint that is intact."
         )

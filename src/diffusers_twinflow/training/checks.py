@@ -1,4 +1,4 @@
-"""Everything that can be refused before a model is loaded."""
+"""Check the options of a run before a model is loaded."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +17,10 @@ from .trackers import check_trackers
 
 
 def check_arguments(args: TrainingArguments, config: TwinFlowConfig) -> None:
-    """Check the options of a run, without looking at its base.
+    """Check the options of a run without looking at its base.
 
     Raises:
-        TwinFlowConfigError: if options contradict each other, or ask for what this machine does not have.
+        TwinFlowConfigError: if options contradict each other, or this machine cannot provide what they need.
     """
     check_output_dir(args.output_dir)
     check_memory(args)
@@ -34,13 +34,13 @@ def check_arguments(args: TrainingArguments, config: TwinFlowConfig) -> None:
 
 
 def check_base(args: TrainingArguments, config: TwinFlowConfig, use_ema: bool) -> Family:
-    """Check the base that the arguments name by its small files, before its weights are loaded.
+    """Check the base from its small files, before its weights are loaded.
 
     Returns:
         The family of the base.
 
     Raises:
-        TwinFlowConfigError: if there is no such base, or the run cannot train it.
+        TwinFlowConfigError: if the base does not exist, or the run cannot train it.
     """
     if not args.pretrained_model_name_or_path:
         raise TwinFlowConfigError("`pretrained_model_name_or_path` is missing: give it as an argument or in `config`.")
@@ -57,46 +57,49 @@ def check_base(args: TrainingArguments, config: TwinFlowConfig, use_ema: bool) -
 
 
 def check_family(args: TrainingArguments, family: Family) -> None:
-    """
+    """Check that the options fit the model family.
+
     Raises:
-        TwinFlowConfigError: if the options do not suit the family.
+        TwinFlowConfigError: if they do not.
     """
     check_reference(args, family)
     family.check_draws_videos(args.num_frames)
 
 
 def check_reference(args: TrainingArguments, family: Family) -> None:
-    """Check that a model that edits images has an image to edit, and that no other model is given one.
+    """Check that a reference image is given if, and only if, the model edits images.
 
     Raises:
-        TwinFlowConfigError: naming the option and the remedy.
+        TwinFlowConfigError: if an image is missing or not allowed.
     """
     given: Mapping[str, str | None] = {"reference_image_column": args.reference_image_column}
     if args.validation_prompts:
         given = {**given, "validation_image": args.validation_image}
     for name, value in given.items():
         if family.takes_reference_image and not value:
-            raise TwinFlowConfigError(f"`{name}` is missing: {family.pipeline_class.__name__} edits an image.")
+            raise TwinFlowConfigError(f"`{name}` is missing: {family.pipeline_class.__name__} needs an image to edit.")
         if value and not family.takes_reference_image:
             raise TwinFlowConfigError(
-                f"{name}={value} is not for {family.pipeline_class.__name__}, which edits no image: leave it out."
+                f"{name}={value} cannot be used with {family.pipeline_class.__name__}, which does not edit images. Leave "
+                "it out."
             )
 
 
 def check_push(args: TrainingArguments, config: TwinFlowConfig) -> None:
-    """
+    """Check that the result can be pushed to the Hub with these options.
+
     Raises:
-        TwinFlowConfigError: if the result cannot be pushed as the options ask for.
+        TwinFlowConfigError: if it cannot.
     """
     if not args.push_to_hub:
         return
     if not config.twinflow_enabled:
-        raise TwinFlowConfigError("`push_to_hub` pushes what TwinFlow distilled: set `twinflow_enabled`.")
+        raise TwinFlowConfigError("`push_to_hub` works only with TwinFlow: set `twinflow_enabled`.")
     if not args.hub_model_id:
         raise TwinFlowConfigError("`push_to_hub` needs `hub_model_id`, the repository's name such as me/my-lora.")
     base = args.pretrained_model_name_or_path
     if base and Path(base).is_dir() and not args.hub_base_model:
         raise TwinFlowConfigError(
-            f"`push_to_hub` with pretrained_model_name_or_path='{base}', a base that only this machine has: name its "
-            "Hub id with `hub_base_model`."
+            f"`push_to_hub` needs the Hub id of the base, but pretrained_model_name_or_path='{base}' is a folder on this "
+            "machine. Give the Hub id as `hub_base_model`."
         )

@@ -1,4 +1,4 @@
-"""Turn a checkpoint of a training run into what the run would have saved at that step."""
+"""Convert a checkpoint to the result that its run would have saved at that step."""
 
 from functools import partial
 from pathlib import Path
@@ -30,13 +30,17 @@ NEEDED = ("pretrained_model_name_or_path", "train_type", "mixed_precision", "use
 def convert_checkpoint(
     checkpoint: str | Path, output: str | Path, *, arguments: str | Path | None = None, base_model: str | None = None
 ) -> TrainingArguments:
-    """Write the weights of a checkpoint as its run would have saved them; returns the run's arguments.
+    """Save the weights of a checkpoint as its run would have saved its result.
 
     Args:
-        checkpoint: a `checkpoint-N` folder of the training script.
-        output: a new folder.
-        arguments: the run's `training_arguments.json`; by default what the checkpoint or its run's folder holds.
-        base_model: where the base is, if not where the run had it.
+        checkpoint: a `checkpoint-N` folder of a training run.
+        output: new folder for the result.
+        arguments: the run's `training_arguments.json`. Defaults to the arguments in the checkpoint or in its run's
+            folder.
+        base_model: path or Hub id of the base, if it has moved since the run.
+
+    Returns:
+        The run's arguments.
 
     Raises:
         TwinFlowConfigError: if the arguments are missing, the output exists, or the weights do not fit the arguments.
@@ -68,45 +72,45 @@ def convert_checkpoint(
 
 
 def is_checkpoint(source: str) -> bool:
-    """Whether a path is a checkpoint of the training script."""
+    """Return whether a path is a checkpoint of a training run."""
     return (Path(source) / WEIGHTS_NAME).is_file()
 
 
 def read_arguments(checkpoint: Path, path: str | Path | None) -> dict[str, Any]:
-    """The arguments of a checkpoint's run.
+    """Read the arguments of a checkpoint's run.
 
     Raises:
-        TwinFlowConfigError: if they are nowhere, or not complete.
+        TwinFlowConfigError: if they are missing or incomplete.
     """
     manifest, beside = checkpoint / MANIFEST_NAME, checkpoint.parent / ARGUMENTS_NAME
     values = read_json_options(manifest).get("arguments") if path is None and manifest.is_file() else None
     if values is None:
         if path is None and not beside.is_file():
             raise TwinFlowConfigError(
-                f"'{checkpoint}' does not say how it was trained, and '{checkpoint.parent}' has no {ARGUMENTS_NAME}: "
-                f"pass arguments= with the {ARGUMENTS_NAME} of a run with the same options."
+                f"'{checkpoint}' does not contain its training options, and '{checkpoint.parent}' has no "
+                f"{ARGUMENTS_NAME}. Pass the {ARGUMENTS_NAME} of a run with the same options as arguments=."
             )
         values = read_json_options(path or beside)
     missing = [name for name in NEEDED if name not in values]
     if missing:
         raise TwinFlowConfigError(
-            f"the arguments of '{checkpoint}' lack {', '.join(missing)}: pass arguments= with the {ARGUMENTS_NAME} that "
-            "the training script wrote."
+            f"the arguments of '{checkpoint}' lack {', '.join(missing)}. Pass the {ARGUMENTS_NAME} of the run as "
+            "arguments=."
         )
     return values
 
 
 @torch.no_grad()
 def load_weights(transformer: torch.nn.Module, path: Path) -> None:
-    """Put the trained weights of a checkpoint into a transformer that was prepared as for training.
+    """Load the trained weights of a checkpoint into a transformer that was prepared for training.
 
     Raises:
-        TwinFlowConfigError: if the file is damaged, or other weights were trained.
+        TwinFlowConfigError: if the file is damaged, or contains other weights.
     """
     try:
         tensors = load_file(path)
     except SafetensorError as error:
-        raise TwinFlowConfigError(f"'{path}' is damaged ({error}): take another checkpoint.") from error
+        raise TwinFlowConfigError(f"'{path}' is damaged ({error}). Use another checkpoint.") from error
     parameters = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
     shapes, saved = ({name: tuple(t.shape) for name, t in each.items()} for each in (parameters, tensors))
     wrong = sorted(name for name in shapes.keys() | saved.keys() if shapes.get(name) != saved.get(name))
@@ -114,7 +118,7 @@ def load_weights(transformer: torch.nn.Module, path: Path) -> None:
         raise TwinFlowConfigError(
             f"'{path}' does not fit the arguments of its run in {len(wrong)} tensors: '{wrong[0]}' is "
             f"{saved.get(wrong[0], 'missing')} and must be {shapes.get(wrong[0], 'absent')}. Pass the "
-            "training_arguments.json that it was trained with."
+            "training_arguments.json of its run."
         )
     for name, parameter in parameters.items():
         parameter.copy_(tensors[name])
@@ -123,10 +127,10 @@ def load_weights(transformer: torch.nn.Module, path: Path) -> None:
 def load_average(
     transformer: torch.nn.Module, family: Family, method: Method, args: TrainingArguments, checkpoint: Path
 ) -> AveragedWeights | None:
-    """The moving average that a checkpoint holds, which the run would have saved; `None` if it would save none.
+    """Load the EMA weights of a checkpoint. Returns `None` if its run does not save EMA weights.
 
     Raises:
-        TwinFlowConfigError: if it holds none.
+        TwinFlowConfigError: if the run saves EMA weights, but the checkpoint has none.
     """
     teacher = method.build_teacher(transformer, family.velocity, method.copy_for_teacher(transformer))
     if teacher is not None and not teacher.is_average:
@@ -141,5 +145,5 @@ def load_average(
             average.load_state_dict(state)
             return average
     raise TwinFlowConfigError(
-        f"'{checkpoint}' holds no EMA weights, which its run would save: take another checkpoint."
+        f"'{checkpoint}' has no EMA weights, but its run would save them. Use another checkpoint."
     )

@@ -1,4 +1,4 @@
-"""What training on several processes needs beside accelerate: checks, autocast, clipping and a sharded teacher."""
+"""Checks, autocast, gradient clipping and teacher placement for training on several processes."""
 
 import os
 from collections.abc import Sequence
@@ -16,63 +16,68 @@ from . import deepspeed
 
 
 def check_distributed(accelerator: Accelerator, offload_ema: bool = False) -> None:
-    """Refuse what would train wrongly.
+    """Check that the way the processes were launched is supported.
 
     Raises:
-        TwinFlowConfigError: for processes that accelerate does not join, each of which would train and write by itself;
-            for FSDP of version 1, whose flat parameters have no names to train by; for ZeRO of stage 3, whose
-            parameters are empty between passes; and for a teacher on the CPU where there is no other device or where it
-            is sharded.
+        TwinFlowConfigError:
+            - if accelerate does not join the processes, so that each would train alone.
+            - if FSDP has version 1, whose flat parameters have no names.
+            - if ZeRO has stage 3, whose parameters are empty between passes.
+            - if `offload_ema` is on, but the teacher is sharded or the run is on the CPU.
     """
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if launched > accelerator.num_processes:
         raise TwinFlowConfigError(
-            f"WORLD_SIZE={launched} processes were launched, but accelerate joins {accelerator.num_processes} on "
-            f"{accelerator.device}: make their devices available (torch.cuda.is_available()), or set "
-            "ACCELERATE_USE_CPU=true to train on the CPU."
+            f"{launched} processes were launched (WORLD_SIZE), but accelerate uses only {accelerator.num_processes} on "
+            f"{accelerator.device}. Check that torch.cuda.is_available() is true, or set ACCELERATE_USE_CPU=true to "
+            "train on the CPU."
         )
     if uses_deepspeed(accelerator) and accelerator.deepspeed_plugin.zero_stage == 3:
         raise TwinFlowConfigError(
-            "zero_stage=3 of the accelerate configuration is not supported: set zero_stage: 2, as "
-            "examples/accelerate/deepspeed.yaml does, or spread the weights too with examples/accelerate/fsdp2.yaml."
+            "zero_stage=3 in the accelerate configuration is not supported. Set zero_stage: 2 as in "
+            "examples/accelerate/deepspeed.yaml, or use examples/accelerate/fsdp2.yaml to shard the weights too."
         )
     if offload_ema and (accelerator.is_fsdp2 or accelerator.device.type == "cpu"):
         why = "the teacher is sharded" if accelerator.is_fsdp2 else "this run is on the CPU"
-        raise TwinFlowConfigError(f"`offload_ema` has no use where {why}: leave it out.")
+        raise TwinFlowConfigError(f"`offload_ema` cannot be used, because {why}. Leave it out.")
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise TwinFlowConfigError(
-            "fsdp_version=1 of the accelerate configuration is not supported: set fsdp_version: 2, as "
-            "examples/accelerate/fsdp2.yaml does."
+            "fsdp_version=1 in the accelerate configuration is not supported. Set fsdp_version: 2 as in "
+            "examples/accelerate/fsdp2.yaml."
         )
 
 
 def uses_deepspeed(accelerator: Accelerator) -> bool:
-    """Whether DeepSpeed takes the steps, which it does at the end of the backward pass."""
+    """Return whether DeepSpeed takes the optimizer steps, which it does at the end of the backward pass."""
     return accelerator.distributed_type == DistributedType.DEEPSPEED
 
 
 def autocast(accelerator: Accelerator) -> AbstractContextManager:
-    """The context of passes in the run's precision; accelerate's own does nothing with DeepSpeed."""
+    """Return the autocast context for the run's precision. accelerate's context does nothing with DeepSpeed."""
     return deepspeed.autocast(accelerator) if uses_deepspeed(accelerator) else accelerator.autocast()
 
 
 def clip_grad_norm(accelerator: Accelerator, parameters: Sequence[torch.Tensor], max_norm: float) -> torch.Tensor:
-    """Clip the gradients of all processes; returns their norm before, which DeepSpeed, that clips by itself, tells."""
+    """Clip the gradients over all processes. DeepSpeed clips by itself.
+
+    Returns:
+        The norm of the gradients before clipping.
+    """
     norm = accelerator.clip_grad_norm_(parameters, max_norm)
     return whole(norm) if isinstance(norm, torch.Tensor) else torch.tensor(norm, device=accelerator.device)
 
 
 def shards_parameters(accelerator: Accelerator) -> bool:
-    """Whether a forward pass gathers parameters from all processes, so that all must make the same passes."""
+    """Return whether forward passes gather parameters from all processes, so that all must run the same passes."""
     return accelerator.is_fsdp2
 
 
 def place_teacher(accelerator: Accelerator, copy: Any, offload: bool) -> Any:
-    """Put a frozen copy of the student where it belongs.
+    """Move a frozen copy of the student to its device, or shard it.
 
     Args:
-        copy: a diffusers model from `copy_for_teacher`; sharded in place where the student is.
-        offload: keep it on the CPU, and bring a block at a time to the device when it runs.
+        copy: model from `copy_for_teacher`. It is sharded in place if the student is sharded.
+        offload: keep the copy on the CPU, and move one block at a time to the device when it runs.
     """
     if accelerator.is_fsdp2:
         return fsdp2_prepare_model(accelerator, copy)

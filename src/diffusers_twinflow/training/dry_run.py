@@ -1,4 +1,4 @@
-"""What a run would cost: a step of each kind and one picture, measured, and nothing of it kept."""
+"""Measure the time and memory of a run with one step of each kind and one image, without changing anything."""
 
 from __future__ import annotations
 
@@ -24,23 +24,27 @@ MIXED_STEPS = 2
 
 
 def positions_of(branch_cycle: Sequence[str], branch: str, number: int) -> list[int]:
-    """The first `number` positions of a run whose samples that branch trains."""
+    """Return the first `number` positions of a run whose samples are trained by a branch."""
     names = enumerate(cycle(branch_cycle))
     return list(islice((position for position, name in names if name == branch), number))
 
 
 class DryRun:
-    """Takes a few steps of a run that has been prepared, and reports time and memory.
+    """Runs a few steps of a prepared run and reports time and memory.
 
     Args:
-        trainer: after `prepare`.
+        trainer: trainer after `prepare`.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer, self.device = trainer, trainer.accelerator.device
 
     def measure(self) -> dict[str, Any]:
-        """Seconds and peak GiB of a step of each kind and of an image, after one to warm up; hours of the whole run."""
+        """Measure each kind of step and one image after a warm-up.
+
+        Returns:
+            A report with seconds and peak memory in GiB for each, and the estimated hours of the whole run.
+        """
         trainer = self.trainer
         batches = list(islice(trainer.loader, trainer.arguments.gradient_accumulation_steps))
         kinds = dict(self._kinds(batches))
@@ -69,7 +73,7 @@ class DryRun:
             self.trainer.train_micro_batch(batch)
 
     def _kinds(self, batches: list[Batch]) -> Iterator[tuple[str, list[Batch]]]:
-        """The batches, once for each branch with positions that are all that branch's."""
+        """Yield the batches once per branch, with positions that all belong to this branch."""
         branch_cycle = self.trainer.method.branch_cycle
         for branch in [name for name in self.trainer.method.branch_names if name in branch_cycle]:
             positions = positions_of(branch_cycle, branch, len(batches[0]["position"]))
@@ -103,11 +107,11 @@ def save_report(report: dict[str, Any], output_dir: str | Path) -> Path:
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """The report as lines for a terminal."""
+    """Format the report as lines for a terminal."""
     lines = [
         f"dry run on {report['device']} x {report['processes']}: "
-        f"{report['parameters_trained']:,} of {report['parameters']:,} parameters train, "
-        f"{report['samples_a_step']} samples a step"
+        f"{report['parameters_trained']:,} of {report['parameters']:,} parameters are trained, "
+        f"{report['samples_a_step']} samples per step"
     ]
     for name, cost in {**report["step_of_each_kind"], "picture": report["picture"]}.items():
         lines.append(f"  {name:<12} {cost['seconds']:8.3f} s  {cost['memory_gib']:7.2f} GiB")

@@ -1,4 +1,4 @@
-"""The moving average that flow matching keeps of what it trains; TwinFlow's teacher is in `teacher.py`."""
+"""Exponential moving average of the trained weights, for flow matching. TwinFlow has a teacher instead."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,12 +12,12 @@ from ..sharding import local_part, reshard
 
 
 class EMAOfTrained:
-    """The exponential moving average of a model's trained weights, with diffusers' warm-up of the decay.
+    """Keeps an exponential moving average of a model's trained weights, with diffusers' warm-up of the decay.
 
-    Where the model is sharded, each process averages its own part; checkpoints hold whole tensors.
+    If the model is sharded, each process averages its part. Checkpoints contain whole tensors.
 
     Args:
-        decay: what the decay approaches.
+        decay: final value of the decay after the warm-up.
     """
 
     saved_names: Mapping[str, str] = {}
@@ -25,7 +25,7 @@ class EMAOfTrained:
     def __init__(self, transformer: torch.nn.Module, decay: float, device: torch.device) -> None:
         self.transformer, self.device = transformer, device
         self.parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
-        # parts of parameters, where the model is sharded; EMAModel is annotated for whole ones
+        # parts of parameters if the model is sharded; EMAModel's annotation is for whole parameters
         self.trained: list[Any] = [local_part(parameter).requires_grad_(True) for parameter in self.parameters]
         self.average = EMAModel(self.trained, decay=decay, foreach=True)
         self.average.to(device)
@@ -35,12 +35,12 @@ class EMAOfTrained:
         return float(self.average.cur_decay_value or 0.0)
 
     def update(self) -> None:
-        """Move the average once, after an optimizer step."""
+        """Update the average after an optimizer step."""
         self.average.step(self.trained)
 
     @contextmanager
     def activated(self) -> Iterator[None]:
-        """The model has the average as its weights within the context."""
+        """Use the average as the model's weights inside the `with` block."""
         reshard(self.transformer)
         self.average.store(self.trained)
         self.average.copy_to(self.trained)
@@ -51,7 +51,7 @@ class EMAOfTrained:
             self.average.restore(self.trained)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state with whole tensors, which all processes gather."""
+        """Return the state with whole tensors. All processes must call it."""
         parts = zip(self.average.shadow_params, self.parameters)
         return self.average.state_dict() | {"shadow_params": [_whole(part, parameter) for part, parameter in parts]}
 
@@ -63,7 +63,7 @@ class EMAOfTrained:
 
 
 def _whole(part: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """What the parts of all processes make up, each being the part that belongs to a process's part of `parameter`."""
+    """Gather a whole tensor from the parts of all processes, which are sharded like `parameter`."""
     if not isinstance(parameter, DTensor):
         return part
     whole = DTensor.from_local(
@@ -73,7 +73,7 @@ def _whole(part: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
 
 
 def _part(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """This process's part of a whole tensor."""
+    """Return this process's part of a whole tensor, which is sharded like `parameter`."""
     if not isinstance(parameter, DTensor):
         return value
     return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()

@@ -1,4 +1,4 @@
-"""Skipping steps whose gradient is not finite, and losses by branch, without a host sync in a step."""
+"""Skip steps whose gradient is not finite and collect losses per branch, without a host synchronisation per step."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,10 +16,10 @@ class TrainingHealth:
     """Watches losses and gradients on the device.
 
     Args:
-        optimizer: what takes the steps. PyTorch's fused optimizers skip a step on the device by themselves; for others
-            the gradient's norm is brought to the host at every step.
-        branch_names, part_names: as the method has them.
-        longest_run: how many steps may be skipped in a row.
+        optimizer: the optimizer. PyTorch's fused optimizers skip a step on the device. For other optimizers, the
+            gradient norm is copied to the host at every step.
+        branch_names, part_names: names from the method.
+        longest_run: maximum number of steps in a row that may be skipped.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class TrainingHealth:
     ) -> None:
         self.names = [*branch_names, TOTAL, *part_names]
         self.branch_count = len(branch_names)
-        self.optimizer: Any = optimizer  # a fused one has the attribute `found_inf`, which is not in its class
+        self.optimizer: Any = optimizer  # fused optimizers have an attribute `found_inf` that their class lacks
         self.longest_run = longest_run
         self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
         self.skipped = torch.zeros((), device=device)
@@ -42,11 +42,11 @@ class TrainingHealth:
         self._start_interval()
 
     def _start_interval(self) -> None:
-        """Rows: sums of finite losses, their counts, counts of the others; columns: `names`."""
+        """Reset the sums. Rows: sums of finite losses, their counts, counts of other losses. Columns: `names`."""
         self.sums = torch.zeros(3, len(self.names), device=self.skipped.device)
 
     def record(self, result: LossOutput) -> None:
-        """Note the losses of one micro-batch; those of flow matching have no branches."""
+        """Add the losses of one micro-batch. Losses of flow matching have no branches."""
         losses, columns = [result.loss.detach().reshape(1)], [self.columns[TOTAL]]
         for name, values in result.parts.items():
             losses.append(values)
@@ -60,14 +60,15 @@ class TrainingHealth:
         self.sums.index_add_(1, torch.cat(columns), values)
 
     def guard_step(self, grad_norm: torch.Tensor) -> bool:
-        """Count the coming step as skipped where the gradient's norm is not finite.
+        """Count the next step as skipped if the gradient norm is not finite.
 
         Returns:
-            whether to call the optimizer's `step`; a fused one is to be called always, and skips by itself.
+            Whether to call the optimizer's `step`. It is always `True` for a fused optimizer, which skips the step
+            itself.
 
         Raises:
-            FloatingPointError: where more than `longest_run` steps in a row were skipped, as soon as that has reached
-                the host without waiting for it.
+            FloatingPointError: if more than `longest_run` steps in a row were skipped. The count reaches the host
+                asynchronously, so the error can come some steps later.
         """
         is_bad = (~grad_norm.isfinite()).float().to(self.skipped.device)
         self.skipped += is_bad
@@ -80,13 +81,13 @@ class TrainingHealth:
         return not is_bad.item()
 
     def report(self, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums) -> dict[str, float]:
-        """Mean losses since the last report, and the steps skipped in the whole run.
+        """Return the mean losses since the last report, and the number of steps skipped in the whole run.
 
         Args:
-            reduce: adds up a tensor over all processes, which must all report.
+            reduce: sums a tensor over all processes. All processes must call `report`.
 
         Raises:
-            FloatingPointError: where more than `longest_run` steps in a row were skipped, naming the branches.
+            FloatingPointError: if more than `longest_run` steps in a row were skipped. The message names the branches.
         """
         if int(self.run) > self.longest_run:
             self._stop()
@@ -97,18 +98,19 @@ class TrainingHealth:
         return report | {"skipped_steps": int(self.skipped)}
 
     def check_end(self, steps: int) -> None:
-        """
+        """Check at the end of a run that most steps were taken.
+
         Args:
-            steps: that were tried.
+            steps: number of steps of the run, including skipped ones.
 
         Raises:
-            FloatingPointError: if most of them were skipped, so that the weights are hardly trained.
+            FloatingPointError: if most steps were skipped, so that the weights are hardly trained.
         """
         skipped = int(self.skipped)
         if 2 * skipped > steps:
             raise FloatingPointError(
                 f"{skipped} of {steps} steps were skipped, because their gradient was not finite. The weights are hardly "
-                "trained, so no result is written: lower `learning_rate`, or train in bf16 rather than fp16."
+                "trained, so no result is written. Lower `learning_rate`, or train in bf16 instead of fp16."
             )
 
     def _stop(self) -> None:
@@ -116,28 +118,28 @@ class TrainingHealth:
         bad = ", ".join(name for name, count in zip(self.names, not_finite) if count)
         raise FloatingPointError(
             f"{int(self.run)} steps in a row had a gradient that is not finite (losses not finite in: "
-            f"{bad or 'none, the gradient alone'}): lower learning_rate, train in bf16 rather than fp16, "
-            "or resume from an earlier checkpoint."
+            f"{bad or 'none, only the gradient'}). Lower `learning_rate`, train in bf16 instead of fp16, or resume from "
+            "an earlier checkpoint."
         )
 
 
 def check_finite(parameters: Sequence[torch.Tensor], step: int, accelerator: Accelerator) -> None:
-    """All processes call it, and it raises in all or in none.
+    """Check that all weights are finite before they are saved. All processes must call it.
 
     Raises:
-        FloatingPointError: if a weight is NaN or infinite, which must not replace what was saved before.
+        FloatingPointError: if a weight is NaN or infinite in any process. It is raised in all processes.
     """
     bad = [(~local_part(parameter).isfinite()).any() for parameter in parameters]
     count = torch.stack(bad).sum().to(accelerator.device) if bad else torch.zeros((), device=accelerator.device)
     if accelerator.reduce(count.float(), reduction="sum") > 0:
         raise FloatingPointError(
-            f"the trained weights are not finite at step {step}, so they are not saved: resume from an earlier "
+            f"the trained weights are not finite at step {step}, so they are not saved. Resume from an earlier "
             "checkpoint with a lower `learning_rate`."
         )
 
 
 class ArrivedNumber:
-    """A number on a device as the host last saw it: a copy is under way while work goes on, and nothing waits for it."""
+    """Copies a number from the device to the host asynchronously, so that nothing waits for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.value = 0.0
@@ -146,7 +148,7 @@ class ArrivedNumber:
         self.is_under_way = False
 
     def update(self, number: torch.Tensor) -> float:
-        """The newest value that has arrived; where no copy is under way, one of `number` is sent off."""
+        """Return the newest value that has arrived. If no copy is in progress, start one of `number`."""
         self._take()
         if not self.is_under_way:
             self.copy.copy_(number, non_blocking=True)

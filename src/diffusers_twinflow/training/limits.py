@@ -1,4 +1,4 @@
-"""What a run cannot have, found before anything is loaded: memory for its images, a folder to write to."""
+"""Check memory and the output folder before anything is loaded."""
 
 import os
 from pathlib import Path
@@ -11,25 +11,26 @@ from .arguments import TrainingArguments
 
 
 def check_memory(args: TrainingArguments) -> None:
-    """Refuse a sample that cannot fit; `data.memory` warns of batches that probably do not.
+    """Check that the pixels of one sample fit into memory. `data.memory` warns about batches that probably do not fit.
 
     Raises:
-        TwinFlowConfigError: if the pixels of one sample are more than the memory of this machine.
+        TwinFlowConfigError: if one sample needs more memory than this machine has.
     """
     memory = psutil.virtual_memory().total
     sample = args.resolution**2 * (args.num_frames or 1) * PIXEL_BYTES
     if sample > memory:
         size = f"resolution={args.resolution}" + (f" and num_frames={args.num_frames}" if args.num_frames else "")
         raise TwinFlowConfigError(
-            f"One sample at {size} is {sample / GIB:.3g} GiB of pixels, and this machine has {memory / GIB:.3g} GiB of "
-            "memory: use a smaller size."
+            f"One sample at {size} needs {sample / GIB:.3g} GiB for its pixels, but this machine has {memory / GIB:.3g} "
+            "GiB of memory. Use a smaller size."
         )
 
 
 def check_output_dir(output_dir: str) -> None:
-    """
+    """Check that the run can write to its output folder.
+
     Raises:
-        TwinFlowConfigError: if the run cannot write into its output folder.
+        TwinFlowConfigError: if it cannot.
     """
     path = Path(output_dir)
     existing = next(parent for parent in [path.absolute(), *path.absolute().parents] if parent.exists())
@@ -37,5 +38,5 @@ def check_output_dir(output_dir: str) -> None:
         raise TwinFlowConfigError(f"output_dir='{output_dir}': '{existing}' is a file. Choose a folder.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise TwinFlowConfigError(
-            f"output_dir='{output_dir}': '{existing}' is read-only for you. Choose a folder that you can write to."
+            f"output_dir='{output_dir}': you cannot write to '{existing}'. Choose a folder that you can write to."
         )

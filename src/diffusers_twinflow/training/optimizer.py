@@ -1,4 +1,4 @@
-"""The optimizer of a run and the schedule of its learning rates."""
+"""Build the optimizer of a run and its learning rate schedule."""
 
 import importlib.util
 from typing import Any
@@ -15,25 +15,27 @@ SMALLEST_PRODIGY_RATE = 0.1
 
 
 def check_optimizer(args: TrainingArguments) -> None:
-    """Refuse options that contradict each other, and optimizers whose package is not there.
+    """Check the optimizer options.
 
     Raises:
-        TwinFlowConfigError: naming the option and the remedy.
+        TwinFlowConfigError: if options contradict each other, or the optimizer's package is not installed.
     """
     if args.use_8bit_adam:
         if args.optimizer != ADAMW:
-            raise TwinFlowConfigError(f"`use_8bit_adam` is AdamW's, not optimizer={args.optimizer}'s: drop one.")
+            raise TwinFlowConfigError(
+                f"`use_8bit_adam` works only with AdamW, not with optimizer={args.optimizer}. Leave one of them out."
+            )
         _require_package("bitsandbytes", "`use_8bit_adam`")
     if args.optimizer == PRODIGY:
         _require_package("prodigyopt", "optimizer=prodigy")
         if args.learning_rate < SMALLEST_PRODIGY_RATE:
             raise TwinFlowConfigError(
-                f"learning_rate={args.learning_rate} is too small for optimizer=prodigy, which finds the rate by "
-                "itself and takes this as a factor: set learning_rate=1."
+                f"learning_rate={args.learning_rate} is too small for optimizer=prodigy, which estimates the rate and "
+                "multiplies it by this value. Set learning_rate=1."
             )
         if args.time_conditioning_learning_rate not in (None, args.learning_rate):
             raise TwinFlowConfigError(
-                "optimizer=prodigy has one learning rate: drop `time_conditioning_learning_rate`."
+                "optimizer=prodigy has only one learning rate. Leave `time_conditioning_learning_rate` out."
             )
 
 
@@ -45,7 +47,7 @@ def _require_package(name: str, option: str) -> None:
 def parameter_groups(
     transformer: torch.nn.Module, learning_rate: float, time_conditioning_learning_rate: float | None
 ) -> list[dict]:
-    """What trains, in two groups: the weights, and the time conditioning with a learning rate of its own."""
+    """Return the trained parameters in two groups: the weights, and the time conditioning with its learning rate."""
     conditioning: list[torch.nn.Parameter] = []
     weights: list[torch.nn.Parameter] = []
     for name, parameter in transformer.named_parameters():
@@ -60,11 +62,11 @@ def parameter_groups(
 def build_optimizer(
     args: TrainingArguments, groups: list[dict[str, Any]], learning_rate: float
 ) -> torch.optim.Optimizer:
-    """The optimizer that the arguments ask for.
+    """Build the optimizer from the arguments.
 
     Args:
-        groups: groups of parameters, each with its learning rate.
-        learning_rate: the default of groups without one.
+        groups: parameter groups, each with its learning rate.
+        learning_rate: learning rate of groups that have none.
     """
     options: dict[str, Any] = {
         "lr": learning_rate,
@@ -93,11 +95,11 @@ def build_optimizer(
 def build_lr_scheduler(
     args: TrainingArguments, optimizer: torch.optim.Optimizer, total_steps: int, num_processes: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """The schedule of the learning rates that the arguments ask for.
+    """Build the learning rate schedule from the arguments.
 
     Args:
-        total_steps: optimizer steps of the run.
-        num_processes: accelerate steps the schedule once per process.
+        total_steps: number of optimizer steps of the run.
+        num_processes: number of processes, because accelerate advances the schedule once per process.
     """
     warmup = args.lr_warmup_steps * num_processes
     if args.lr_scheduler == WARMUP_STABLE_DECAY:
@@ -120,7 +122,7 @@ def build_lr_scheduler(
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The rates of the next step by the name they are logged under; Prodigy's own factor is in them."""
+    """Return the learning rates of the next step by their logged names. They include Prodigy's factor."""
     names = ("lr", "lr/time_conditioning")
-    groups = zip(names, optimizer.param_groups)  # DeepSpeed drops the second where it is empty
+    groups = zip(names, optimizer.param_groups)  # DeepSpeed drops the second group if it is empty
     return {name: group["lr"] * group.get("d", 1.0) for name, group in groups if group["params"]}

@@ -1,4 +1,4 @@
-"""Work that one process does for all."""
+"""Run work in one process for all processes."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 def on_main_process(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
-    """What `work` returns or raises in the main process, in every process."""
+    """Run `work` in the main process, and return its result or raise its error in every process."""
     outcome: list = [None, None]
     if accelerator.is_main_process:
         try:

@@ -1,4 +1,4 @@
-"""A quantised frozen base under a LoRA, by the libraries that diffusers quantises with."""
+"""Quantise the frozen base of a LoRA with the libraries that diffusers supports."""
 
 import importlib.util
 from collections.abc import Callable
@@ -12,19 +12,20 @@ LIBRARIES = {"bnb_4bit": "bitsandbytes", "torchao_int8": "torchao"}
 
 
 def check_quantization(name: str | None, train_type: str) -> None:
-    """Refuse, before anything is loaded, what cannot be quantised.
+    """Check before anything is loaded that the base can be quantised.
 
     Args:
-        name: a key of `LIBRARIES`, or `None` for a base that is not quantised.
+        name: a key of `LIBRARIES`, or `None` to not quantise.
+        train_type: "lora" or "full".
 
     Raises:
-        TwinFlowConfigError: naming the option and the remedy.
+        TwinFlowConfigError: if it cannot.
     """
     if name is None:
         return
     if train_type != "lora":
         raise TwinFlowConfigError(
-            f"quantize_base={name} freezes the base, and train_type={train_type} trains it: use train_type=lora."
+            f"quantize_base={name} needs a frozen base, but train_type={train_type} trains it. Use train_type=lora."
         )
     library = LIBRARIES[name]
     if importlib.util.find_spec(library) is None:
@@ -34,11 +35,12 @@ def check_quantization(name: str | None, train_type: str) -> None:
 
 
 def quantization_config(name: str, component_name: str, dtype: torch.dtype) -> PipelineQuantizationConfig:
-    """What quantises the component that is trained, and nothing else, while the pipeline is loaded.
+    """Build the configuration that quantises only the trained component while the pipeline is loaded.
 
     Args:
         name: "bnb_4bit" (NF4 with double quantisation) or "torchao_int8" (weights only).
-        dtype: what the layers compute in.
+        component_name: name of the trained component in the pipeline.
+        dtype: dtype in which the layers compute.
     """
     build: dict[str, Callable] = {"bnb_4bit": _bitsandbytes_nf4, "torchao_int8": _torchao_int8}
     return PipelineQuantizationConfig(quant_mapping={component_name: build[name](dtype)})

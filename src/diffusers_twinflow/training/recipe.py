@@ -1,4 +1,4 @@
-"""Recipes: the options of a run and of its method as a JSON file or as plain values."""
+"""Read recipes: the options of a run and of its method, as a JSON file or as plain values."""
 
 import json
 import logging
@@ -19,20 +19,20 @@ from .arguments import DATA_FREE, RecipeOptions, TrainingArguments
 
 CLASSES = (TrainingArguments, FlowMatchingConfig, TwinFlowConfig)
 NAMED_CLASSES = (RecipeOptions, *CLASSES)
-"""The classes whose options a command line or a file may name."""
+"""The classes whose options can be given on the command line or in a file."""
 
 logger = logging.getLogger(__name__)
 
 
 class RunOptions(NamedTuple):
-    """The options of a run, by what they belong to."""
+    """The options of a run, grouped into the arguments of the run and the configurations of its method."""
 
     arguments: TrainingArguments
     flow_matching: FlowMatchingConfig
     twinflow: TwinFlowConfig
 
     def method(self) -> Method:
-        """The method that the options ask for: `TwinFlow` if `twinflow_enabled` is true, else `FlowMatching`."""
+        """Build the method: `TwinFlow` if `twinflow_enabled` is true, else `FlowMatching`."""
         if not self.twinflow.twinflow_enabled:
             return FlowMatching(self.flow_matching, self.twinflow)
         use_ema = self.arguments.use_ema is not False
@@ -41,7 +41,7 @@ class RunOptions(NamedTuple):
 
 
 def option_names() -> dict[str, Field]:
-    """The options of a recipe by name; an option with aliases is there under each."""
+    """Return the options that a recipe can have, by name and by each alias."""
     return {
         name: declared
         for declared in options_of(*NAMED_CLASSES)
@@ -53,7 +53,11 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """Read the options of a run from a JSON file: a recipe of this package, or one for SimpleTuner.
 
     Args:
-        overrides: options that win over the file's.
+        path: the JSON file.
+        overrides: options that override the file. Defaults to none.
+
+    Returns:
+        The options, grouped by their class.
 
     Raises:
         TwinFlowConfigError: if the file cannot be read, has an unknown option or a value of the wrong type, or if a
@@ -68,10 +72,10 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def build_options(values: Mapping[str, Any]) -> RunOptions:
-    """The typed options of plain values by name. If `recipe` is one of them, the others override its options.
+    """Convert plain values by name to typed options. If `recipe` is given, the other values override its options.
 
     Raises:
-        TwinFlowConfigError: for an unknown name, or a value that is not valid.
+        TwinFlowConfigError: if a name is unknown or a value is not valid.
     """
     names = {cls: {declared.name for declared in options_of(cls)} for cls in NAMED_CLASSES}
     all_names = [name for known in names.values() for name in known]
@@ -94,7 +98,7 @@ def build_options(values: Mapping[str, Any]) -> RunOptions:
 
 
 def recipe_options(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a recipe, one of `RECIPES`, for a run with the given options."""
+    """Return the options that a recipe (one of `RECIPES`) sets for a run with the given options."""
     train_type, steps = given.get("train_type") or "lora", given.get("max_train_steps")
     has_epochs = steps is None and given.get("num_train_epochs") is not None
     choices: dict[str, Any] = {
@@ -115,10 +119,10 @@ def recipe_options(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_options(path: str | Path) -> dict[str, Any]:
-    """The options that a JSON file gives, by name. Options without an effect are warned of.
+    """Read the options in a JSON file by name. Warns about options that have no effect.
 
     Raises:
-        TwinFlowConfigError: as `load_recipe`.
+        TwinFlowConfigError: as in `load_recipe`.
     """
     known = option_names()
     recipe = read_recipe(read_json_options(path), list(known), directory=Path(path).parent)
@@ -127,8 +131,8 @@ def read_options(path: str | Path) -> dict[str, Any]:
     if recipe.defaults:
         defaults = ", ".join(f"{name}={value}" for name, value in sorted(recipe.defaults.items()))
         warnings.warn(
-            f"{path} is a recipe for SimpleTuner. What it leaves out has the defaults of SimpleTuner "
-            f"{SIMPLETUNER_VERSION}: {defaults}. An argument or an option in the recipe changes them.",
+            f"{path} is a recipe for SimpleTuner. Options that it leaves out have the defaults of SimpleTuner "
+            f"{SIMPLETUNER_VERSION}: {defaults}. To change them, set them as an argument or in the recipe.",
             stacklevel=3,
         )
     values: dict[str, Any] = {}
@@ -146,7 +150,7 @@ def read_options(path: str | Path) -> dict[str, Any]:
 
 
 def as_command_line(name: str, value: Any) -> list[str]:
-    """A JSON option as arguments of the training command."""
+    """Write a JSON option as arguments of the training command."""
     if value is None or value == []:
         return []
     if isinstance(value, bool):
@@ -157,5 +161,5 @@ def as_command_line(name: str, value: Any) -> list[str]:
 
 
 def _as_text(value: Any) -> str:
-    """A value as an argument; a whole number that came as a float is one, for options that are whole numbers."""
+    """Write a value as an argument. A float such as 2.0 is written as 2, so that integer options accept it."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

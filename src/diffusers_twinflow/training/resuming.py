@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: which options may differ from the run that wrote it, and how those take effect."""
+"""Resume from a checkpoint: check which options may differ from the earlier run, and apply the new ones."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,17 +24,19 @@ HYPERPARAMETERS = (
     "use_bias_correction",
     "safeguard_warmup",
 )
-"""What an optimizer's checkpoint would bring back, and the options of the resumed run decide."""
+"""Values in an optimizer's checkpoint that are replaced by the options of the resumed run."""
 FIXED_OF_THE_METHOD = ("twinflow_enabled", "diff2flow_enabled")
 
 
 def check_options(new: Mapping[str, Any], checkpoint: Path) -> None:
-    """
+    """Check that a run can resume from a checkpoint with its options.
+
     Args:
-        new: the options of the run that resumes.
+        new: options of the resumed run.
+        checkpoint: checkpoint to resume from.
 
     Raises:
-        TwinFlowConfigError: if an option differs from the run that wrote the checkpoint, and may not.
+        TwinFlowConfigError: if an option changed that must be the same as in the run that wrote the checkpoint.
     """
     old: dict[str, Any] = Manifest.read(checkpoint).arguments
     new = dict(new)
@@ -51,21 +53,22 @@ def check_options(new: Mapping[str, Any], checkpoint: Path) -> None:
         changed.append(f"twinflow_ema_decay={ema_decays[1]} (it was {ema_decays[0]}; 0 keeps no teacher)")
     if changed:
         raise TwinFlowConfigError(
-            f"'{checkpoint}' cannot be resumed with other options: {', '.join(changed)}. Set them back, or start a new "
-            "run in another `output_dir`."
+            f"'{checkpoint}' cannot be resumed with different options: {', '.join(changed)}. Set them back, or start a "
+            "new run in another `output_dir`."
         )
 
 
 def _is_moved_base(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether the base was a folder and is a folder now: folders get other paths."""
+    """Return whether the base was a folder and still is one. Its path may change."""
     was, now = str(old.get(name)), str(new.get(name))
     return name == "pretrained_model_name_or_path" and Path(now).is_dir() and Path(was).is_absolute()
 
 
 def check_sizes(checkpoint: Path, sizes: dict[str, int]) -> None:
-    """
+    """Check that the resumed run has the same samples in the same order.
+
     Raises:
-        TwinFlowConfigError: if the positions of the run would be other samples than they were.
+        TwinFlowConfigError: if the numbers that define the order have changed.
     """
     old = Manifest.read(checkpoint).sizes
     remedies = {
@@ -81,9 +84,9 @@ def check_sizes(checkpoint: Path, sizes: dict[str, int]) -> None:
 
 
 def load_checkpoint(accelerator: Accelerator, checkpoint: Path, optimizer: Any, lr_scheduler: Any) -> None:
-    """Go back to what `save_checkpoint` wrote; all processes call it.
+    """Load a checkpoint that `save_checkpoint` wrote. All processes must call it.
 
-    The learning rates and other numbers of the optimizer stay those of the resumed run's own options.
+    The learning rates and other numbers of the optimizer come from the options of the resumed run.
 
     Raises:
         TwinFlowConfigError: if the checkpoint cannot be loaded.
@@ -95,8 +98,8 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path, optimizer: Any, 
         raise
     except Exception as error:
         raise TwinFlowConfigError(
-            f"resume_from_checkpoint: '{checkpoint}' cannot be loaded ({type(error).__name__}: {error}). Resume from "
-            "another one."
+            f"resume_from_checkpoint='{checkpoint}' cannot be loaded ({type(error).__name__}: {error}). Resume from "
+            "another checkpoint."
         ) from error
     for group, own in zip(optimizer.param_groups, options):
         group.update(own)
@@ -104,7 +107,7 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path, optimizer: Any, 
 
 
 def _apply_rates(optimizer: Any, lr_scheduler: Any, more_processes: float) -> None:
-    """Set the rates of the next step by the schedule of this run; accelerate counts a step once for each process."""
+    """Set the learning rates of the next step from this run's schedule. accelerate counts a step once per process."""
     schedule = getattr(lr_scheduler, "scheduler", lr_scheduler)
     schedule.last_epoch = round(schedule.last_epoch * more_processes)
     schedule.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]

@@ -1,4 +1,4 @@
-"""The output folder of a run, which belongs to one run, and to one process at a time."""
+"""Lock the output folder and keep track of the run it belongs to."""
 
 import json
 from logging import getLogger
@@ -22,18 +22,18 @@ RESULTS = (CONFIG_NAME, LORA_NAME, INDEX_NAME)
 
 
 class RunFolder:
-    """Claims the output folder for this process, and knows which of its checkpoints belong to the run.
+    """Locks the output folder for this process, and tells which of its checkpoints belong to the run.
 
-    Each run has an id, in `training_run.json` and in each of its checkpoints. A run that goes back to an earlier
-    checkpoint gets a new id, and remembers which checkpoints of the old one lead to it: later ones are no longer its
-    own, so it neither resumes from them nor counts them.
+    Each run has an id, which is in `training_run.json` and in each of its checkpoints. A run that resumes from a
+    checkpoint that is not the last gets a new id. It records the earlier checkpoints that it continues from. Later
+    checkpoints no longer belong to the run: it does not resume from them and does not count them.
 
     Args:
-        directory: the output folder, which is made if it is not there.
+        directory: the output folder, created if it does not exist.
 
     Raises:
         TwinFlowConfigError: if another run uses the folder now.
-        DiskError: if nothing can be written there.
+        DiskError: if the folder cannot be written to.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -49,7 +49,7 @@ class RunFolder:
                     "--output_dir."
                 ) from None
             except NotImplementedError:
-                logger.warning(f"'{directory}' cannot be locked: start no second run there while this one goes on.")
+                logger.warning(f"'{directory}' cannot be locked. Do not start another run there while this one runs.")
         for folder in (self.directory, self.directory / VALIDATION):
             recover(folder)
         self.id: str | None = None
@@ -64,7 +64,7 @@ class RunFolder:
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, KeyError) as error:
-            logger.warning(f"'{self.directory / RECORD}' cannot be read ({error}): it is ignored.")
+            logger.warning(f"'{self.directory / RECORD}' is ignored, because it cannot be read ({error}).")
 
     def _write(self) -> None:
         record = {"id": self.id, "history": self.history, "finished": self.is_finished}
@@ -72,9 +72,9 @@ class RunFolder:
 
     @property
     def run_id(self) -> str:
-        """The id of the run, once `choose` has made the folder this run's."""
+        """Return the id of the run. Call `choose` first."""
         if self.id is None:
-            raise RuntimeError("the folder is no run's yet: call `choose` first.")
+            raise RuntimeError("the folder does not belong to a run yet: call `choose` first.")
         return self.id
 
     def release(self) -> None:
@@ -82,7 +82,7 @@ class RunFolder:
         self.lock.release()
 
     def owns(self, checkpoint: Path) -> bool:
-        """Whether a checkpoint in the folder is of this run, or of the part of an earlier one that led to it."""
+        """Return whether a checkpoint belongs to this run, or to the part of an earlier run that it continues."""
         manifest = Manifest.load(checkpoint)
         run = manifest.run if manifest else None
         step = checkpoint_step(checkpoint)
@@ -91,20 +91,20 @@ class RunFolder:
         return run == self.id or any(run == name and step <= last for name, last in self.history)
 
     def checkpoints(self) -> list[Path]:
-        """The run's own checkpoints, the one with the fewest steps first."""
+        """List the checkpoints of this run, sorted by step."""
         return [checkpoint for checkpoint in list_checkpoints(self.directory) if self.owns(checkpoint)]
 
     def choose(self, resume_from_checkpoint: str | None) -> Path | None:
-        """Find the checkpoint to start from, and make the folder this run's.
+        """Find the checkpoint to start from, and claim the folder for this run.
 
         Args:
-            resume_from_checkpoint: the training script's option.
+            resume_from_checkpoint: value of the option `resume_from_checkpoint`.
 
         Returns:
-            the checkpoint; `None` to start at step 0.
+            The checkpoint, or `None` to start at step 0.
 
         Raises:
-            TwinFlowConfigError: if the folder holds another run, or the checkpoint is missing or damaged.
+            TwinFlowConfigError: if the folder contains another run, or the checkpoint is missing or damaged.
         """
         if not resume_from_checkpoint:
             self._refuse_used()
@@ -129,7 +129,7 @@ class RunFolder:
         found += [name for name in (*RESULTS, "best") if (self.directory / name).exists()]
         if found:
             raise TwinFlowConfigError(
-                f"output_dir='{self.directory}' already holds a run ({found[0]}). Continue it with "
+                f"output_dir='{self.directory}' already contains a run ({found[0]}). Continue it with "
                 "`resume_from_checkpoint` latest, or choose another `output_dir`."
             )
 
@@ -138,12 +138,14 @@ class RunFolder:
         own = [path for path in everything if self.owns(path) or Manifest.load(path) is None]
         others = [path.name for path in everything if path not in own]
         if others:
-            logger.warning(f"left out {', '.join(others)} in '{self.directory}': of another run, or given up.")
+            logger.warning(
+                f"{', '.join(others)} in '{self.directory}' is ignored: it belongs to another run or was given up."
+            )
         for checkpoint in reversed(own):
             reason = damage_of(checkpoint)
             if reason is None:
                 return checkpoint
-            logger.warning(f"'{checkpoint}' is damaged ({reason}): the one before it is taken.")
+            logger.warning(f"'{checkpoint}' is damaged ({reason}). The checkpoint before it is used.")
             damaged.append(checkpoint.name)
         if damaged:
             raise TwinFlowConfigError(
@@ -152,10 +154,10 @@ class RunFolder:
             )
         if self.is_finished:
             raise TwinFlowConfigError(
-                f"resume_from_checkpoint=latest: '{self.directory}' holds a finished run without a checkpoint. Choose "
+                f"resume_from_checkpoint=latest: '{self.directory}' contains a finished run without a checkpoint. Choose "
                 "another `output_dir`."
             )
-        logger.warning(f"'{self.directory}' holds no checkpoint to resume from: training starts at step 0.")
+        logger.warning(f"'{self.directory}' has no checkpoint to resume from. Training starts at step 0.")
         return None
 
     def _start(self) -> None:
@@ -163,7 +165,7 @@ class RunFolder:
         self._write()
 
     def _continue(self, checkpoint: Path) -> None:
-        """Go on as the same run, or as a new one if later checkpoints of this one are given up."""
+        """Continue as the same run, or as a new run if later checkpoints are given up."""
         step, run = checkpoint_step(checkpoint), Manifest.read(checkpoint).run
         is_last = self.id is not None and self.checkpoints()[-1:] == [checkpoint]
         if not is_last:
@@ -174,7 +176,7 @@ class RunFolder:
         self._write()
 
     def finish(self) -> None:
-        """Note that the run has ended and its result is written."""
+        """Record that the run has ended and its result is written."""
         self.is_finished = True
         self._write()
 

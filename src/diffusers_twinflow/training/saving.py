@@ -1,4 +1,4 @@
-"""What a run writes: checkpoints on the way, and at the end the repository that others load."""
+"""Save checkpoints during a run, and the result at its end."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ logger = get_logger(__name__)
 
 
 def plain_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's options as plain values, without the TwinFlow options and places on this machine."""
+    """Return a run's options as plain values, without the TwinFlow options and local paths."""
     left_out = {*TwinFlowConfig.option_names(), *LOCAL}
     return {k: v for k, v in options.items() if k not in left_out and isinstance(v, (int, float, str))}
 
@@ -53,10 +53,11 @@ def repository_config(
     step: int,
     directory: str | Path | None = None,
 ) -> TwinFlowRepositoryConfig:
-    """What `twinflow_config.json` says of the weights after `step` steps; it is in `output_dir` or `directory`.
+    """Build the contents of `twinflow_config.json` for the weights after `step` steps.
 
     Args:
-        options: the options of the run and of its method.
+        options: options of the run and of its method.
+        directory: directory that the file will be in. Defaults to `output_dir`.
     """
     base = base_name_of(args)
     libraries = (torch, diffusers, peft, diffusers_twinflow)
@@ -77,10 +78,9 @@ def repository_config(
 
 
 def _recorded_base(base: str, directory: str | Path) -> str:
-    """What `twinflow_config.json` in `directory` calls the base.
+    """Return the name of the base for `twinflow_config.json` in `directory`.
 
-    A base that was given as a relative path is found again if both folders move together, one that was given as an
-    absolute path if the result alone moves.
+    A relative path stays valid if both folders move together. An absolute path stays valid if only the result moves.
     """
     is_relative = Path(base).is_dir() and not Path(base).is_absolute()
     return os.path.relpath(base, directory) if is_relative else base
@@ -95,16 +95,16 @@ def save_checkpoint(
     sizes: Mapping[str, int],
     total_limit: int | None = None,
 ) -> None:
-    """Write `checkpoint-{step}`, which is there only once it is complete; all processes call it.
+    """Write `checkpoint-{step}`. It appears only when it is complete. All processes must call it.
 
     Args:
-        options: the options of the run and of its method.
-        folder: the output folder, in the main process.
-        sizes: numbers that a resumed run must share.
-        total_limit: how many checkpoints to keep.
+        options: options of the run and of its method.
+        folder: the output folder, needed in the main process.
+        sizes: numbers that must be the same in a resumed run.
+        total_limit: maximum number of checkpoints to keep. `None` keeps all.
 
     Raises:
-        DiskError: if the disk is full; the checkpoints that are there stay.
+        DiskError: if the disk is full. Earlier checkpoints are not deleted.
     """
     directory = Path(output_dir) / f"{PREFIX}{step}"
     aside = unfinished(directory)
@@ -137,18 +137,18 @@ def save_result(
     *,
     directory: str | Path | None = None,
 ) -> None:
-    """Write the trained model: a TwinFlow repository, or a stock LoRA or pipeline if TwinFlow is off.
+    """Save the trained model: a TwinFlow repository, or a stock LoRA or pipeline if TwinFlow is off.
 
-    The output folder gets the model and the run's arguments beside what it holds; any other directory is replaced. All
-    processes call it, so that the main one, which alone writes, can gather what is sharded.
+    In `output_dir`, other files are kept. Any other directory is replaced. All processes must call it, because sharded
+    weights are gathered. Only the main process writes.
 
     Args:
-        options: the options of the run and of its method.
-        average: the averaged weights, if any are kept.
-        directory: where to; defaults to the run's `output_dir`.
+        options: options of the run and of its method.
+        average: the averaged weights, or `None` if there are none.
+        directory: directory to write to. Defaults to the run's `output_dir`.
 
     Raises:
-        DiskError: if it cannot be written; what was there before stays.
+        DiskError: if it cannot be written. The earlier contents are then unchanged.
     """
     publish = merge_folder if directory is None else write_folder
     directory = Path(directory or args.output_dir)
@@ -181,7 +181,7 @@ def save_result(
 
 
 def is_lora_part(name: str) -> bool:
-    """Whether a parameter is one that a LoRA repository holds, the student's or the teacher's."""
+    """Return whether a parameter belongs to the LoRA or the time conditioning, of the student or the teacher."""
     return "lora_" in name or "time_conditioning" in name
 
 
@@ -193,7 +193,7 @@ def write_lora(
     saved_names: Mapping[str, str],
     directory: Path,
 ) -> None:
-    """Write LoRA and time conditioning, or a stock LoRA if TwinFlow is off."""
+    """Save the LoRA and the time conditioning, or a stock LoRA if TwinFlow is off."""
     family = family_of(pipeline)
     transformer = family.denoiser(pipeline)
     dtype = None if args.upcast_before_saving else weight_dtype_of(args)
@@ -205,19 +205,20 @@ def write_lora(
 
 
 def save_sample_grid(args: TrainingArguments, samples: Columns) -> None:
-    """Write the pictures of the model card, in columns by label, beside the result."""
+    """Save the images of the model card, given as columns by label, with the result."""
     merge_folder(args.output_dir, lambda aside: write_samples(aside, samples, args.validation_prompts or []))
 
 
 def write_card(args: TrainingArguments, scores: Mapping[str, float] | None = None) -> None:
-    """Write the model card of what was distilled. A card that somebody wrote or edited stays.
+    """Write the model card of the result. A card that someone wrote or edited is not overwritten.
 
     Args:
-        scores: of the weights in the repository, by name.
+        args: arguments of the run.
+        scores: scores of the saved weights by name. Defaults to none.
     """
     path = Path(args.output_dir, CARD_NAME)
     if path.exists() and not is_generated_card(path):
-        logger.warning(f"'{path}' is not a card that training wrote: it stays as it is, and no new card is written.")
+        logger.warning(f"'{path}' was written or edited by hand, so it is not overwritten.")
         return
     save_model_card(
         args.output_dir,
@@ -231,10 +232,10 @@ def write_card(args: TrainingArguments, scores: Mapping[str, float] | None = Non
 
 
 def push_result(args: TrainingArguments) -> None:
-    """Push the repository to the Hub.
+    """Push the result to the Hub.
 
     Raises:
-        TwinFlowPushError: if the Hub refuses; the result stays in the run's directory.
+        TwinFlowPushError: if the push fails. The result stays in the output folder.
     """
     commit = push_twinflow_model(
         args.output_dir,
@@ -248,5 +249,5 @@ def push_result(args: TrainingArguments) -> None:
 
 
 def repository_id_of(args: TrainingArguments) -> str:
-    """The Hub id of the result: the given one, or the output folder's name."""
+    """Return the Hub id of the result: `hub_model_id`, or the name of the output folder."""
     return args.hub_model_id or Path(args.output_dir).resolve().name

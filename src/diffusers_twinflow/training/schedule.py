@@ -1,4 +1,4 @@
-"""How many samples and steps a run has, over all processes."""
+"""Compute how many samples and steps a run has over all processes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ class Schedule:
 
     Attributes:
         step_samples: samples per optimizer step, over all micro-batches and processes.
-        first_step: steps that were taken before, by the run that is resumed.
-        total_steps: steps at the end.
-        validation_steps: steps between validation images.
-        sizes: numbers that a resumed run must share, by name.
+        first_step: steps already taken by the run that is resumed, else 0.
+        total_steps: number of steps at the end of the run.
+        validation_steps: number of steps between validation images.
+        sizes: numbers, by name, that must be the same in a resumed run.
     """
 
     step_samples: int
@@ -32,13 +32,14 @@ class Schedule:
     def plan(
         cls, arguments: TrainingArguments, num_processes: int, first_step: int, epoch_size: Callable[[], int | None]
     ) -> "Schedule":
-        """The schedule that the arguments ask for.
+        """Compute the schedule from the arguments.
 
         Args:
-            epoch_size: returns the samples per epoch, `None` or an error if that is not known.
+            epoch_size: returns the number of samples per epoch. It returns `None` or raises an error if the number is
+                unknown.
 
         Raises:
-            TwinFlowConfigError: if an option counts epochs and the samples per epoch are not known.
+            TwinFlowConfigError: if an option counts epochs, but the number of samples per epoch is unknown.
         """
 
         def steps_of(epochs: int, name: str) -> int:
@@ -62,6 +63,6 @@ class Schedule:
         return cls(step_samples, first_step, total_steps, validation_steps, sizes)
 
     def step_positions(self, position: int) -> range:
-        """The positions of all samples in the optimizer step that contains `position`."""
+        """Return the positions of all samples in the optimizer step that contains `position`."""
         first = position - position % self.step_samples
         return range(first, first + self.step_samples)

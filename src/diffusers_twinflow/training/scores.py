@@ -1,4 +1,4 @@
-"""Scores of a model in training: how good its pictures are, by models on this machine or by a judge of the user's."""
+"""Score the images of a model during training, with local models or with the user's own function."""
 
 import importlib.util
 import json
@@ -36,10 +36,10 @@ Judge = Callable[[torch.Tensor, list[str]], float | dict[str, float]]
 
 
 def check_scores(args: TrainingArguments, config: TwinFlowConfig) -> None:
-    """Refuse scores that cannot be taken, before anything is loaded.
+    """Check the score options before anything is loaded.
 
     Raises:
-        TwinFlowConfigError: naming the option and the remedy.
+        TwinFlowConfigError: if the scores cannot be measured with these options.
     """
     given = [name for name in ("frechet_model", "prompt_score_model", "judge") if getattr(args, name)]
     if not args.score_steps:
@@ -56,7 +56,7 @@ def check_scores(args: TrainingArguments, config: TwinFlowConfig) -> None:
         )
     if args.frechet_model and args.num_frames:
         raise TwinFlowConfigError(
-            f"`frechet_model` compares pictures, and with num_frames={args.num_frames} the data are clips: leave it out."
+            f"`frechet_model` compares images, but with num_frames={args.num_frames} the data are videos. Leave it out."
         )
     for name in ("frechet_model", "prompt_score_model"):
         directory = getattr(args, name)
@@ -64,20 +64,24 @@ def check_scores(args: TrainingArguments, config: TwinFlowConfig) -> None:
             raise TwinFlowConfigError(f"`{name}` needs a package that is not installed: pip install torchmetrics.")
         if directory and not (Path(directory) / "config.json").is_file():
             raise TwinFlowConfigError(
-                f"{name}='{directory}' is no directory of a transformers model; nothing is downloaded for scores: "
-                "give one that is on this machine."
+                f"{name}='{directory}' is not the folder of a transformers model. Models for scores are not downloaded: "
+                "give a folder on this machine."
             )
     if args.judge:
         load_judge(args.judge)
 
 
 def load_judge(name: str) -> Judge:
-    """The function that `module:function` names; the module may lie in the working directory.
+    """Load the user's score function.
 
-    It takes pictures in [0, 1] of shape [N, 3, H, W] and the N prompts, and returns a number, or numbers by name.
+    The function takes images of shape [N, 3, H, W] with values in [0, 1] and the N prompts. It returns a number, or
+    numbers by name.
+
+    Args:
+        name: the function as `module:function`. The module may be in the working directory.
 
     Raises:
-        TwinFlowConfigError: where there is no such function.
+        TwinFlowConfigError: if there is no such function.
     """
     module_name, _, function_name = name.partition(":")
     if str(Path.cwd()) not in sys.path:
@@ -85,17 +89,19 @@ def load_judge(name: str) -> Judge:
     try:
         judge = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise TwinFlowConfigError(f"judge='{name}' cannot be loaded ({error}): write module:function.") from error
+        raise TwinFlowConfigError(
+            f"judge='{name}' cannot be loaded ({error}). Write it as module:function."
+        ) from error
     if not callable(judge):
         raise TwinFlowConfigError(f"judge='{name}' is a {type(judge).__name__}: it must be a function.")
     return judge
 
 
 class ImageFeatures(torch.nn.Module):
-    """One row of features for each picture, by an image model of transformers on this machine.
+    """Computes one feature vector per image with a local image model of transformers.
 
     Args:
-        directory: holds the model and its image processor.
+        directory: folder of the model and its image processor.
     """
 
     def __init__(self, directory: str) -> None:
@@ -105,14 +111,14 @@ class ImageFeatures(torch.nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Features of shape [N, D] of uint8 pictures, shape [N, 3, H, W]."""
+        """Return features of shape [N, D] for uint8 images of shape [N, 3, H, W]."""
         inputs = self.processor(images=list(images.cpu()), return_tensors="pt")["pixel_values"].to(images.device)
         encode = getattr(self.model, "get_image_features", self.model)
         return as_tensor(encode(inputs))
 
 
 class PromptModel(torch.nn.Module):
-    """A CLIP of transformers as torchmetrics calls it."""
+    """A CLIP model of transformers with the interface that torchmetrics needs."""
 
     model: Any
 
@@ -128,23 +134,23 @@ class PromptModel(torch.nn.Module):
 
     @classmethod
     def load(cls, directory: str) -> tuple["PromptModel", Any]:
-        """The model and its processor."""
+        """Load the model and its processor."""
         model = AutoModel.from_pretrained(directory, local_files_only=True)
         return cls(model), AutoProcessor.from_pretrained(directory, local_files_only=True)
 
 
 def as_tensor(output: Any) -> torch.Tensor:
-    """The pooled features of a model's output, which some models give as they are."""
+    """Return the pooled features of a model's output, which for some models is the output itself."""
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
 class Scores:
-    """Draws pictures of the data's captions, spread over the processes, and has them judged by the main one.
+    """Generates images for captions of the data in all processes, and scores them in the main process.
 
     Args:
-        args: the training script's arguments.
-        judge: the user's.
-        samples: where captions come from, and the pictures that the Fréchet distance compares with.
+        args: arguments of the run.
+        judge: the user's score function, or `None`.
+        samples: data that the captions and the reference images of the Fréchet distance come from.
     """
 
     def __init__(
@@ -187,11 +193,11 @@ class Scores:
         return ((pixels + 1) * 127.5).round().to(torch.uint8)[None]
 
     def measure(self, average: AveragedWeights | None, described: TwinFlowRepositoryConfig) -> dict[str, float]:
-        """The scores by name, the same in every process; all of them call it.
+        """Measure the scores by name. All processes must call it and get the same scores.
 
         Args:
-            average: the EMA weights, where any are kept.
-            described: what `twinflow_config.json` says of the weights.
+            average: the EMA weights, or `None`.
+            described: contents of `twinflow_config.json` for the weights.
         """
         with self.validation.trained_pipeline(average, described) as (pipeline, steps):
             images = self.accelerator.gather(self._draw(pipeline, steps))
@@ -199,7 +205,7 @@ class Scores:
         return broadcast_object_list(scores)[0]
 
     def _draw(self, pipeline: DiffusionPipeline, num_inference_steps: int) -> torch.Tensor:
-        """This process's share of the pictures, uint8 of shape [n, 3, H, W], from the same noise at every call."""
+        """Generate this process's share of the images from fixed noise. Returns uint8 of shape [n, 3, H, W]."""
         share = range(self.accelerator.process_index, len(self.prompts), self.accelerator.num_processes)
         images: list[Image.Image] = []
         for start in range(0, len(share), self.args.train_batch_size):
@@ -233,14 +239,14 @@ class Scores:
 
 
 class ScoreBook:
-    """The scores of a run so far, in `scores.json`; which are the best, and when to stop.
+    """Records the scores of a run in `scores.json`, finds the best, and tells when to stop.
 
     Args:
-        directory: where the file is.
-        metric: which score decides; the default is the first.
-        higher_is_better: `None` for the usual of the score: a Fréchet distance is better lower, others higher.
-        patience: how many scores in a row may be no better than the best before the run is over.
-        first_step: the step that the run goes on from; what an earlier run wrote of later ones is forgotten.
+        directory: folder of the file.
+        metric: name of the score that decides. Defaults to the first score.
+        higher_is_better: whether a higher score is better. `None` means: lower for a Fréchet distance, else higher.
+        patience: stop after this many scores in a row that do not improve on the best. `None` never stops.
+        first_step: step that the run resumes from. Scores of later steps in the file are dropped.
     """
 
     def __init__(
@@ -256,25 +262,28 @@ class ScoreBook:
         self.entries: list[dict[str, float]] = [entry for entry in self._read() if entry["step"] <= first_step]
 
     def _read(self) -> list[dict[str, float]]:
-        """The entries of the file; none, with a warning, if it is damaged."""
+        """Read the entries of the file. If it is damaged, warn and return none."""
         try:
             entries = json.loads(self.path.read_text(encoding="utf-8"))["scores"]
             return [entry for entry in entries if isinstance(entry["step"], int)]
         except FileNotFoundError:
             return []
         except (ValueError, TypeError, KeyError) as error:
-            logger.warning(f"'{self.path}' is damaged ({error}): earlier scores are forgotten.")
+            logger.warning(f"'{self.path}' is damaged ({error}). Earlier scores are lost.")
             return []
 
     def has(self, step: int) -> bool:
-        """Whether the scores of a step are noted."""
+        """Return whether the scores of a step are recorded."""
         return any(entry["step"] == step for entry in self.entries)
 
     def add(self, step: int, scores: dict[str, float]) -> bool:
-        """Note the scores of a step; returns whether they are the best so far.
+        """Record the scores of a step.
+
+        Returns:
+            Whether they are the best so far.
 
         Raises:
-            TwinFlowConfigError: where the score that decides is not among them.
+            TwinFlowConfigError: if `metric` is not among the scores.
         """
         self._value(scores)
         self.entries.append({"step": step} | scores)
@@ -282,17 +291,17 @@ class ScoreBook:
 
     @property
     def best(self) -> dict[str, float]:
-        """The entry with the best score, the first of equals."""
+        """Return the entry with the best score. If several are equal, return the first."""
         return max(self.entries, key=self._value)
 
     @property
     def last(self) -> dict[str, float]:
-        """The scores of the last entry by name; none where there is no entry."""
+        """Return the scores of the last entry by name, or an empty dictionary if there is no entry."""
         return {name: value for name, value in self.entries[-1].items() if name != "step"} if self.entries else {}
 
     @property
     def is_over(self) -> bool:
-        """Whether patience is at its end."""
+        """Return whether the run should stop because the scores no longer improve."""
         if self.patience is None or not self.entries:
             return False
         return len(self.entries) - 1 - self.entries.index(self.best) >= self.patience
@@ -308,12 +317,12 @@ class ScoreBook:
     def _value(self, scores: dict[str, float]) -> float:
         name = self._metric(scores)
         if name not in scores:
-            raise TwinFlowConfigError(f"score_metric={name} is not measured: choose one of {', '.join(scores)}.")
+            raise TwinFlowConfigError(f"score_metric={name} is not measured. Choose one of {', '.join(scores)}.")
         is_higher = name != FRECHET if self.higher_is_better is None else self.higher_is_better
         value = float(scores[name])
         return -math.inf if math.isnan(value) else value if is_higher else -value
 
 
 def spread(values: Sequence[Any], count: int) -> list[Any]:
-    """`count` of the values at even distances, repeated where there are fewer."""
+    """Pick `count` evenly spaced values. They are repeated if there are fewer."""
     return [values[i * len(values) // count] for i in range(count)]

@@ -1,4 +1,4 @@
-"""What of a model a checkpoint holds: the trained weights, not the frozen base."""
+"""Save and load only the trained weights of a model in checkpoints, not the frozen base."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ FILE_NAME = "trained_weights.safetensors"
 
 
 class TrainedWeights:
-    """Saves and loads a transformer's parameters that have gradients, through accelerate's checkpoints."""
+    """Saves and loads a transformer's trainable parameters with accelerate's checkpoints."""
 
     def __init__(self, transformer: torch.nn.Module) -> None:
         self.parameters = {name: p for name, p in transformer.named_parameters() if p.requires_grad}

@@ -1,4 +1,4 @@
-"""A run that is stopped by Ctrl-C or by the system says in one line how it goes on."""
+"""When a run is stopped by Ctrl-C or a signal, say in one line how to continue it."""
 
 import signal
 import threading
@@ -10,11 +10,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class RunStopped(KeyboardInterrupt):
-    """A signal that asks the process to stop. Workers of data loaders know what to do with a KeyboardInterrupt.
+    """Raised if a signal asks the process to stop. It is a `KeyboardInterrupt`, which data loader workers handle.
 
     Attributes:
-        name: of the signal.
-        exit_code: what a shell reports of a process that the signal ended.
+        name: name of the signal.
+        exit_code: exit code that a shell reports for a process ended by this signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -24,7 +24,7 @@ class RunStopped(KeyboardInterrupt):
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
-    """Within the context SIGINT and SIGTERM raise `RunStopped`; outside the main thread nothing changes."""
+    """Make SIGINT and SIGTERM raise `RunStopped` inside the `with` block. Outside the main thread it does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Ending a run in time."""
+"""Limit the time of a run."""
 
 import time
 
@@ -7,10 +7,10 @@ from accelerate import Accelerator
 
 
 class TimeLimit:
-    """Tells all processes alike when the time of a run is over.
+    """Tells all processes at the same step when the time of a run is over.
 
     Args:
-        minutes: from now; `None` for no limit.
+        minutes: time limit in minutes from now. `None` for no limit.
     """
 
     def __init__(self, minutes: float | None, accelerator: Accelerator) -> None:
@@ -18,7 +18,7 @@ class TimeLimit:
         self.accelerator = accelerator
 
     def is_over(self) -> bool:
-        """Whether it is over for any process; all call it, and wait for each other."""
+        """Return whether the time is over for any process. All processes must call it."""
         if self.deadline is None:
             return False
         is_over = torch.tensor(float(time.monotonic() > self.deadline), device=self.accelerator.device)

@@ -1,4 +1,4 @@
-"""What a run tells its trackers: numbers, pictures and points, through accelerate."""
+"""Send numbers, images and points to trackers through accelerate."""
 
 import time
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ GIB = 2**30
 
 
 def tracker_names(report_to: Sequence[str]) -> list[str]:
-    """The trackers that `report_to` asks for; none for "none".
+    """Return the trackers in `report_to`, without "none".
 
     Raises:
-        TwinFlowConfigError: where one is unknown or its package is not installed.
+        TwinFlowConfigError: if a tracker is unknown or its package is not installed.
     """
     names = [ALIASES.get(name, name) for value in report_to for name in value.split(",")]
     available = sorted(tracker.value for tracker in get_available_trackers())
     for name in set(names) - {NONE, ALL}:
         if name not in LOGGER_TYPE_TO_CLASS:
             known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
-            raise TwinFlowConfigError(f"report_to={name} is no tracker of accelerate: choose one of {known}.")
+            raise TwinFlowConfigError(f"report_to={name} is not a tracker of accelerate. Choose one of {known}.")
         if name not in available:
             raise TwinFlowConfigError(f"report_to={name} needs its package: pip install {name}.")
     if ALL in names:
@@ -43,20 +43,20 @@ def tracker_names(report_to: Sequence[str]) -> list[str]:
 
 
 def check_trackers(report_to: Sequence[str], hub_token: str | None) -> None:
-    """Refuse trackers that are not there, and a token among the arguments where those leave the machine.
+    """Check that the trackers are installed, and that no Hub token would be sent to a remote tracker.
 
     Raises:
-        TwinFlowConfigError: naming the option and the remedy.
+        TwinFlowConfigError: if a check fails.
     """
     remote = [name for name in tracker_names(report_to) if name not in LOCAL]
     if hub_token and remote:
         raise TwinFlowConfigError(
-            f"`hub_token` with report_to={remote[0]} would log the token: use `hf auth login` instead."
+            f"`hub_token` with report_to={remote[0]} would log the token. Use `hf auth login` instead."
         )
 
 
 def start_trackers(accelerator: Accelerator, project_name: str, arguments: dict[str, Any]) -> None:
-    """Start a run of `project_name` in every tracker; what wandb and comet keep offline goes to the logging folder."""
+    """Start a run of `project_name` in every tracker. Offline files of wandb and comet go to the logging folder."""
     directory = Path(accelerator.project_configuration.logging_dir)
     options: dict[str, dict[str, Any]] = {}
     if accelerator.is_main_process and accelerator.log_with:
@@ -70,7 +70,7 @@ def start_trackers(accelerator: Accelerator, project_name: str, arguments: dict[
 
 
 def log_picture(accelerator: Accelerator, name: str, picture: Image.Image, step: int) -> None:
-    """Send a picture to every tracker that takes any; the main process does."""
+    """Send an image from the main process to every tracker that supports images."""
     for tracker in accelerator.trackers if accelerator.is_main_process else ():
         if tracker.name == "tensorboard":
             tracker.writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
@@ -83,13 +83,13 @@ def log_picture(accelerator: Accelerator, name: str, picture: Image.Image, step:
         elif hasattr(tracker, "log_images"):
             tracker.log_images({name: [picture]}, step=step)
         else:
-            logger.warning(f"{tracker.name} takes no pictures: '{name}' is not there.")
+            logger.warning(f"The tracker {tracker.name} does not support images, so '{name}' is not logged there.")
 
 
 def log_points(
     accelerator: Accelerator, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str, step: int
 ) -> None:
-    """Send points to wandb as its own table and scatter plot, the first column against the second."""
+    """Send points to wandb as a table and a scatter plot of the first two columns."""
     for tracker in accelerator.trackers if accelerator.is_main_process else ():
         if tracker.name == "wandb":
             import wandb
@@ -100,25 +100,25 @@ def log_points(
 
 
 class Throughput:
-    """Samples a second since it was started, and the most memory that was used."""
+    """Measures samples per second and the peak memory."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.start()
 
     def start(self) -> None:
-        """Begin to measure anew, after work that is not training."""
+        """Restart the measurement, for example after work that is not training."""
         self.samples, self.since = 0, time.perf_counter()
 
     def report(self) -> dict[str, float]:
-        """Samples a second since the last start, which it also is, and memory in GiB."""
+        """Return samples per second since the last start and memory in GiB, and restart the measurement."""
         speed = self.samples / (time.perf_counter() - self.since)
         self.start()
         return {"samples_per_second": speed, "memory_gib": peak_memory(self.device) / GIB}
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that tensors took on an accelerator; on a CPU what the process takes now."""
+    """Return the peak memory of tensors on an accelerator, or the present memory of the process on a CPU, in bytes."""
     module = torch if device.type == "cpu" else torch.get_device_module(device)
     if hasattr(module, "max_memory_allocated"):
         return module.max_memory_allocated(device)

@@ -1,4 +1,4 @@
-"""The trainer: a base model, typed options, a method and data become a distilled model on disk."""
+"""Train a base model with a method and data, and save the distilled model."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -60,29 +60,30 @@ Result = TypeVar("Result")
 class Trainer:
     """Trains a LoRA or all weights of a flow-matching model with a method such as `TwinFlow` or `FlowMatching`.
 
-    `train` does the whole run: it loads the base, trains, writes checkpoints and the result to `output_dir`, and pushes
-    it if `push_to_hub` is set. To change a part of it, pass other callbacks, or override `build_lora_config`,
+    `train` runs everything: it loads the base, trains, writes checkpoints and the result to `output_dir`, and pushes
+    the result if `push_to_hub` is set. To change a part, pass other callbacks, or override `build_lora_config`,
     `build_parameter_groups`, `build_lr_scheduler` or `velocity_of`.
 
     Args:
-        model: Hub id or folder of the base; a loaded stock pipeline, whose transformer is trained in place; or a loaded
-            transformer, if `data` has latents and conditions already. By default the base that the arguments name.
-        arguments: the options of the run.
-        method: what to train with; flow matching by default.
-        data: micro-batches such as `LatentBatches`; by default the data that the arguments name.
-        callbacks: what happens besides the steps; defaults to `default_callbacks(arguments)`.
-        family: name of the model family, if a transformer fits several.
+        model: the base, as one of: a Hub id or folder; a loaded stock pipeline, whose transformer is trained in place;
+            or a loaded transformer, if `data` already has latents and conditions. Defaults to the base in `arguments`.
+        arguments: options of the run.
+        method: training method. Defaults to flow matching.
+        data: micro-batches such as `LatentBatches`. Defaults to the data in `arguments`.
+        callbacks: callbacks of the run. Defaults to `default_callbacks(arguments)`.
+        family: name of the model family, needed only if a transformer fits several.
 
     Attributes:
-        arguments: the options with all defaults resolved; the given ones are not changed.
-        pipeline: the base with the model that is trained, after `prepare`.
-        transformer: the model that is trained, unwrapped.
-        average: the averaged weights, `None` if there are none.
-        problems: what failed while training went on.
-        last_scores: the scores of the result by name, if any were taken.
+        arguments: options with all defaults resolved. The options that you passed do not change.
+        pipeline: the base with the trained model, available after `prepare`.
+        transformer: the trained model, unwrapped.
+        average: the averaged weights, or `None` if there are none.
+        problems: messages about parts that failed without stopping the training.
+        last_scores: scores of the result by name, if any were measured.
 
     Raises:
-        TwinFlowConfigError: if options contradict each other or do not suit the base; before anything is loaded.
+        TwinFlowConfigError: if options contradict each other or do not fit the base. This is checked before anything
+            is loaded.
 
     Example:
 
@@ -136,7 +137,7 @@ class Trainer:
             resolved["mixed_precision"] = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if self.config.twinflow_enabled and arguments.use_ema not in (None, self.method.use_ema):
             raise TwinFlowConfigError(
-                f"use_ema={arguments.use_ema} contradicts the teacher of the method: leave it out, and choose the "
+                f"use_ema={arguments.use_ema} contradicts the teacher of the method. Leave it out, and choose the "
                 "teacher with TwinFlow(config, teacher=...)."
             )
         return replace(arguments, **resolved)
@@ -149,7 +150,7 @@ class Trainer:
             fitting = [each for each in FAMILIES.values() if each.is_of(model) and name in (None, each.name)]
             if not fitting:
                 raise TwinFlowConfigError(
-                    f"model is a {type(model).__name__}, which is of no family"
+                    f"model is a {type(model).__name__}, which belongs to no model family"
                     + (f" {name!r}" if name else "")
                     + f": use a model of one of {', '.join(FAMILIES)}."
                 )
@@ -162,39 +163,39 @@ class Trainer:
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        """accelerate's accelerator of the run, built when it is first used."""
+        """The accelerator of the run. It is built when it is first used."""
         return build_accelerator(self.arguments)
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of the run and of its method, as a recipe has them."""
+        """The options of the run and of its method, as in a recipe."""
         return self.arguments.to_dict() | self.method.options()
 
     # What a subclass may override.
 
     def build_lora_config(self, transformer: ModelMixin) -> LoraConfig:
-        """PEFT's configuration of the LoRA."""
+        """Build PEFT's configuration of the LoRA."""
         return lora_config(transformer, self.family, self.arguments)
 
     def build_parameter_groups(
         self, transformer: ModelMixin, learning_rate: float, time_conditioning_learning_rate: float
     ) -> list[dict[str, Any]]:
-        """The optimizer's groups of parameters: the weights first, then the time conditioning."""
+        """Build the optimizer's parameter groups: the weights first, then the time conditioning."""
         return parameter_groups(transformer, learning_rate, time_conditioning_learning_rate)
 
     def build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
-        """The schedule of the learning rates; accelerate steps it once per process."""
+        """Build the learning rate schedule. accelerate advances it once per process."""
         processes = self.accelerator.num_processes
         return build_lr_scheduler(self.arguments, optimizer, self.schedule.total_steps, processes)
 
     def velocity_of(self, transformer: torch.nn.Module) -> VelocityFunction:
-        """The velocity function that training calls a transformer by; the student's and the teacher's."""
+        """Build the velocity function that training uses for the student and for the teacher."""
         return self.family.velocity(transformer)
 
     # Setting up.
 
     def load_pipeline(self) -> DiffusionPipeline:
-        """The frozen base with what is trained on it."""
+        """Load the frozen base and add the trained weights."""
         model = self.given_model
         if isinstance(model, (DiffusionPipeline, ModelMixin)):
             pipeline = freeze(model if isinstance(model, DiffusionPipeline) else pipeline_of(model, self.family))
@@ -204,7 +205,7 @@ class Trainer:
         return pipeline
 
     def prepare_transformer(self, transformer: ModelMixin) -> None:
-        """Give the frozen transformer what is trained."""
+        """Add the trained weights to the frozen transformer."""
         if self.arguments.train_type == "full":
             prepare_full(transformer, self.method, self.family)
         else:
@@ -213,10 +214,13 @@ class Trainer:
             transformer.enable_gradient_checkpointing()
 
     def prepare(self, checkpoint: Path | None = None) -> None:
-        """Load and build everything, and go back to a checkpoint if there is one.
+        """Load and build everything, and load a checkpoint if one is given.
+
+        Args:
+            checkpoint: folder of a checkpoint to resume from. Defaults to none.
 
         Raises:
-            TwinFlowConfigError: if the data cannot be read, or the checkpoint does not suit the options.
+            TwinFlowConfigError: if the data cannot be read, or the checkpoint does not fit the options.
         """
         args, accelerator = self.arguments, self.accelerator
         source = None
@@ -305,12 +309,12 @@ class Trainer:
             logger.info(f"resumed from {checkpoint}")
 
     def keep_average(self, average: AveragedWeights) -> None:
-        """Have checkpoints contain averaged weights, which are saved and drawn in place of the trained ones."""
+        """Register averaged weights. They are part of checkpoints, and are saved and evaluated instead of the trained ones."""
         self.average = average
         self.accelerator.register_for_checkpointing(average)
 
     def _log_summary(self) -> None:
-        """Say what is trained, on what, how, and where it goes."""
+        """Log the model, the data, what is trained and where the result is saved."""
         args, schedule = self.arguments, self.schedule
         parameters = list(self.transformer.parameters())
         trained = sum(parameter.numel() for parameter in self.trainable)
@@ -335,15 +339,15 @@ class Trainer:
     # The run.
 
     def train(self, resume_from_checkpoint: str | None = None) -> None:
-        """Train to the last step and write the result; with `dry_run`, measure and write a report instead.
+        """Train to the last step and save the result. With `dry_run`, measure and write a report instead.
 
         Args:
-            resume_from_checkpoint: name or path of a checkpoint, or "latest"; defaults to the option.
+            resume_from_checkpoint: name or path of a checkpoint, or "latest". Defaults to the option of the same name.
 
         Raises:
             TwinFlowConfigError: if the run cannot start, or the checkpoint cannot be resumed.
-            FloatingPointError: if the weights are hardly trained or not finite; no result is written then.
-            DiskError: if the disk is full; what was written before stays.
+            FloatingPointError: if the weights are not finite, or most steps were skipped. No result is saved then.
+            DiskError: if the disk is full. Files that were written before are not changed.
         """
         if self.arguments.dry_run:
             self.dry_run()
@@ -356,21 +360,21 @@ class Trainer:
             self._finish()
 
     def dry_run(self) -> dict[str, Any]:
-        """Measure a step of each kind and an image, and write a report of time and memory to `output_dir`."""
+        """Measure one step of each kind and one image, and write a report of time and memory to `output_dir`."""
         self.prepare()
         report = DryRun(self).measure()
         if self.accelerator.is_main_process:
             path = save_report(report, self.arguments.output_dir)
-            logger.info(f"written to {path}")
+            logger.info(f"report saved to {path}")
         self.accelerator.end_training()
         return report
 
     def stop(self) -> None:
-        """End the run after this step, as if it were complete. All processes must call it."""
+        """End the run after this step and save the result as if training were complete. All processes must call it."""
         self.is_stopped = True
 
     def _claim_folder(self, resume_from_checkpoint: str | None, exits: ExitStack) -> Path | None:
-        """Lock the output folder, in the main process, until `exits` closes; returns the checkpoint to resume from."""
+        """Lock the output folder in the main process until `exits` closes, and find the checkpoint to resume from."""
 
         def claim() -> Path | None:
             self.folder = RunFolder(self.arguments.output_dir)
@@ -405,16 +409,16 @@ class Trainer:
                 break
 
     def begin_step(self) -> None:
-        """Move the teacher, which happens before it is used in a step."""
+        """Update the teacher before it is used in a step."""
         if self.teacher is not None:
             self.teacher.update()
         self._call("on_step_begin")
 
     def train_micro_batch(self, batch: Batch) -> torch.Tensor | None:
-        """Forward and backward pass, and the optimizer step if this is the last micro-batch of its step.
+        """Run the forward and backward pass, and the optimizer step if this is the last micro-batch of the step.
 
         Returns:
-            the norm of the gradient before clipping, after the last micro-batch of a step.
+            The gradient norm before clipping after the last micro-batch of a step, else `None`.
         """
         accelerator, grad_norm, takes_step = self.accelerator, None, True
         with accelerator.accumulate(self.model), autocast(accelerator):
@@ -432,7 +436,7 @@ class Trainer:
         return grad_norm
 
     def loss(self, batch: Batch) -> LossOutput:
-        """The method's loss of one micro-batch."""
+        """Compute the method's loss of one micro-batch."""
         passes_of = self.schedule.step_positions(batch["position"][0]) if shards_parameters(self.accelerator) else None
         networks = self.networks
         if self.method.needs_unconditional and (own := self.data.read_unconditional(batch)) is not None:
@@ -457,9 +461,9 @@ class Trainer:
         self._call("on_log", self.step, values)
 
     def attempt(self, step: int, what: str, work: Callable[[], Result]) -> Result | None:
-        """Do what training does not depend on. If it fails, the run goes on, and the failure is in `problems`.
+        """Run work that training does not depend on. If it fails, add the error to `problems` and continue.
 
-        Several processes cannot tell whether the others failed too: their run stops.
+        With several processes the run stops instead, because a process cannot tell whether the others failed too.
         """
         try:
             return work()
@@ -475,11 +479,11 @@ class Trainer:
     # The result.
 
     def describe(self, step: int, directory: str | Path | None = None) -> TwinFlowRepositoryConfig:
-        """What `twinflow_config.json` says of the weights after `step` steps."""
+        """Build the contents of `twinflow_config.json` for the weights after `step` steps."""
         return repository_config(self.arguments, self.options, self.config, self.family, step, directory)
 
     def _finish(self) -> None:
-        """Write the result, then score and draw it, write its card, and push it if the options ask for that."""
+        """Save the result, score it, generate its images, write its model card, and push it if `push_to_hub` is set."""
         args, step = self.arguments, self.step
         self._call("before_save", step)
         check_finite(self.trainable, step, self.accelerator)
@@ -496,16 +500,16 @@ class Trainer:
         self.accelerator.end_training()
 
     def save(self, directory: str | Path | None = None, step: int | None = None) -> None:
-        """Write the trained model: a TwinFlow repository, or a stock LoRA or pipeline if TwinFlow is off.
+        """Save the trained model: a TwinFlow repository, or a stock LoRA or pipeline if TwinFlow is off.
 
-        All processes call it.
+        All processes must call it.
 
         Args:
-            directory: a folder, which is replaced; defaults to `output_dir`, which keeps its other files.
-            step: number of steps that the weights were trained for; defaults to the current one.
+            directory: folder to write to. It is replaced, except for `output_dir` (the default), where other files stay.
+            step: number of steps that the weights were trained for. Defaults to the current step.
 
         Raises:
-            DiskError: if it cannot be written; what was there before stays.
+            DiskError: if it cannot be written. The earlier contents are then unchanged.
         """
         step = self.step if step is None else step
         save_result(
@@ -520,26 +524,29 @@ class Trainer:
         )
 
     def evaluate(self) -> dict[str, float]:
-        """Score the current weights with the scores that the options name; returns them by name.
+        """Score the current weights with the scores in the options.
+
+        Returns:
+            The scores by name.
 
         Raises:
-            TwinFlowConfigError: if no callback takes scores.
+            TwinFlowConfigError: if no callback measures scores.
         """
         values: dict[str, float] = {}
         for callback in self.callbacks:
             values |= callback.score(self, self.step)
         if not values:
-            raise TwinFlowConfigError("Nothing takes scores: set `score_steps` and a score such as `frechet_model`.")
+            raise TwinFlowConfigError("No score is set. Set `score_steps` and a score such as `frechet_model`.")
         return values
 
     def push_to_hub(self, repo_id: str | None = None) -> None:
         """Push the result in `output_dir` to the Hub.
 
         Args:
-            repo_id: the repository, such as me/my-lora; defaults to `hub_model_id`.
+            repo_id: Hub id, such as "me/my-lora". Defaults to `hub_model_id`.
 
         Raises:
-            TwinFlowPushError: if the Hub refuses; the result stays on disk.
+            TwinFlowPushError: if the push fails. The result stays on disk.
         """
         args = self.arguments
         push_result(args if repo_id is None else replace(args, hub_model_id=whole_repo_id(repo_id, args.hub_token)))
@@ -550,7 +557,7 @@ class Trainer:
 
 
 def pipeline_of(transformer: ModelMixin, family: Family) -> DiffusionPipeline:
-    """A stock pipeline that has a transformer and nothing else, for training on latents and conditions."""
+    """Build a stock pipeline with only a transformer, for training on latents and conditions."""
     parameters = signature(family.pipeline_class.__init__).parameters
     missing = {name: None for name, each in parameters.items() if each.default is Parameter.empty and name != "self"}
     scheduler = FlowMatchEulerDiscreteScheduler()

@@ -1,4 +1,4 @@
-"""Pictures of a model in training, from the same noise every time."""
+"""Generate images with a model during training, from the same noise every time."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ Columns = dict[str, list[Image.Image]]
 
 @contextmanager
 def aside_from_training(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluate a model in training: afterwards its mode and the global random generators are what they were."""
+    """Put a model into evaluation mode. Afterwards restore its mode and the global random generators."""
     was_training = model.training
     model.eval()
     try:
@@ -43,11 +43,11 @@ def aside_from_training(model: torch.nn.Module, device: torch.device) -> Iterato
 def components_to_save(
     family: Family, pipeline: DiffusionPipeline, average: AveragedWeights | None, save_ema: bool
 ) -> Iterator[dict[str, Any]]:
-    """The pipeline's components with the weights that the run would save now.
+    """Return the pipeline's components with the weights that the run would save now.
 
     Args:
-        average: `None` if no average is kept.
-        save_ema: whether the EMA weights are saved rather than the last.
+        average: averaged weights, or `None` if there are none.
+        save_ema: use the EMA weights instead of the last weights.
     """
     components = dict(pipeline.components)
     if average is None or not save_ema:
@@ -58,16 +58,16 @@ def components_to_save(
 
 
 class Validation:
-    """Draws the validation prompts as a user will, in columns that all start from the same noise.
+    """Generates the validation images in columns that all start from the same noise.
 
-    With TwinFlow a column a step count, by `TwinFlowScheduler` without guidance; otherwise one as the stock pipeline
-    draws. The first column is the base at many steps, drawn before training. Every process draws: a model that is
-    sharded over them needs all in step.
+    With TwinFlow there is one column per step count, sampled with `TwinFlowScheduler` without guidance. Without
+    TwinFlow there is one column, sampled with the stock pipeline. The first column is the base with many steps, from
+    before training. All processes generate images, because a sharded model needs all of them.
 
     Args:
-        args: the options of the run.
+        args: options of the run.
         uses_twinflow: whether the trained model has a target time.
-        with_encoders: a context in which the pipeline's other networks are on the device.
+        with_encoders: context in which the pipeline's other networks are on the device.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Validation:
         self.drawn_step: int | None = None
 
     def draw_base(self) -> None:
-        """Draw the column of the base; to be called before anything is trained or resumed."""
+        """Generate the column of the base. Call it before anything is trained or resumed."""
         steps = self.stock_steps if self.args.validation_base_steps is None else self.args.validation_base_steps
         if self.args.validation_prompts and steps:
             with self.drawing(), without_targets(self.family.denoiser(self.pipeline)):
@@ -108,11 +108,14 @@ class Validation:
         step_counts: Sequence[int],
         described: TwinFlowRepositoryConfig,
     ) -> Columns:
-        """The columns by label, with the weights that would be saved at `step`; the base's first.
+        """Generate the columns with the weights that would be saved now.
 
         Args:
-            average: the EMA weights, where any are kept.
-            described: what `twinflow_config.json` says of the weights.
+            average: the EMA weights, or `None`.
+            described: contents of `twinflow_config.json` for the weights.
+
+        Returns:
+            The columns by label, the base first.
         """
         with self.trained_pipeline(average, described) as (pipeline, steps):
             if self.uses_twinflow:
@@ -126,7 +129,7 @@ class Validation:
     def trained_pipeline(
         self, average: AveragedWeights | None, described: TwinFlowRepositoryConfig
     ) -> Iterator[tuple[DiffusionPipeline, int]]:
-        """A pipeline with the weights that would be saved, and the steps that it draws in.
+        """Build a pipeline with the weights that would be saved, and return it with its step counts.
 
         Args:
             average, described: as in `draw`.
@@ -142,13 +145,13 @@ class Validation:
                 yield pipeline, self.stock_steps
 
     def samples(self, step_counts: Sequence[int]) -> Columns:
-        """The base's column and some of those drawn last, a picture a prompt."""
+        """Return the column of the base and the latest columns of some step counts, with one image per prompt."""
         chosen = self.base | {label: self.drawn[label] for label in map(count_of_steps, step_counts)}
         return {label: images[:: self.args.num_validation_images] for label, images in chosen.items()}
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
-        """Draw inside the block; afterwards training goes on as if there had been none."""
+        """Set the model up to generate images inside the `with` block, and restore the training state afterwards."""
         model = self.family.denoiser(self.pipeline)
         with self.with_encoders(), autocast(self.accelerator), aside_from_training(model, self.accelerator.device):
             yield
@@ -159,7 +162,7 @@ class Validation:
         return pipeline
 
     def _column(self, pipeline: DiffusionPipeline, num_inference_steps: int) -> list[Image.Image]:
-        """The pictures of each prompt in turn; the i-th of every prompt is drawn from the same noise."""
+        """Generate the images of all prompts. The i-th image of every prompt starts from the same noise."""
         args = self.args
         rows = [
             draw_row(pipeline, args.validation_prompts or [], num_inference_steps, args.seed + i, **self.options)
@@ -169,12 +172,12 @@ class Validation:
 
 
 def grid_path(output_dir: str | Path, step: int) -> Path:
-    """Where the grid of a step is."""
+    """Return the path of the validation grid of a step."""
     return Path(output_dir) / FOLDER / f"step-{step:06d}.png"
 
 
 def save_validation_grid(output_dir: str | Path, step: int, grid: Image.Image) -> Path:
-    """Write a grid under `output_dir/validation/` and return its path."""
+    """Save a grid in `output_dir/validation/` and return its path."""
     path = grid_path(output_dir, step)
     write_file(path, grid.save)
     return path

@@ -1,4 +1,4 @@
-"""Under which names ComfyUI reads the layers of each diffusers class: facts found by loading LoRAs into ComfyUI 0.33."""
+"""ComfyUI's layer names for each diffusers class, found by loading LoRAs into ComfyUI 0.33."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +13,7 @@ NATIVE = "diffusion_model."
 
 @dataclass(frozen=True)
 class Fused:
-    """Several layers of diffusers that are one layer in ComfyUI, stacked along the output.
+    """Several diffusers layers that are one layer in ComfyUI, stacked along the output dimension.
 
     Attributes:
         name: ComfyUI's name of the layer.
@@ -44,11 +44,11 @@ class Layout:
 
     @property
     def is_plain(self) -> bool:
-        """Whether ComfyUI reads a plain diffusers LoRA without changes."""
+        """Return whether ComfyUI reads a plain diffusers LoRA of this class without changes."""
         return not (self.native or self.fused or self.unet)
 
     def key(self, module: str) -> str | None:
-        """The start of the LoRA keys of a layer; `None` if ComfyUI has no name for the layer alone."""
+        """Return the prefix of a layer's LoRA keys, or `None` if ComfyUI has no name for this layer alone."""
         if _match(self.plain, module):
             return PLAIN + module
         if _match(self.unet, module):
@@ -59,7 +59,7 @@ class Layout:
         return None
 
     def fused_part(self, module: str) -> tuple[str, Fused, int] | None:
-        """The start of the LoRA keys of the larger layer, that layer, and the place of `module` in it."""
+        """Return the key prefix of the fused layer that contains `module`, that layer, and the index of `module` in it."""
         for fused in self.fused:
             if found := _match(fused.parts, module):
                 pattern, numbers = found
@@ -68,10 +68,10 @@ class Layout:
 
 
 def layout_of(class_name: str) -> Layout:
-    """The layout of a diffusers class.
+    """Return how ComfyUI reads a LoRA of a diffusers class.
 
     Raises:
-        TwinFlowConfigError: if ComfyUI has no such model, or if we do not know how it reads the class.
+        TwinFlowConfigError: if ComfyUI does not support the model, or its layer names in ComfyUI are unknown.
     """
     if class_name in LAYOUTS:
         return LAYOUTS[class_name]

@@ -1,4 +1,4 @@
-"""A plain diffusers LoRA with the key names and the layout that ComfyUI reads."""
+"""Convert a plain diffusers LoRA to the key names and the layout that ComfyUI reads."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ KOHYA_HALVES = ("lora_down.weight", "lora_up.weight")
 def comfyui_lora(
     tensors: Mapping[str, torch.Tensor], transformer_class_name: str, config: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """Rename and lay out a plain diffusers LoRA so that ComfyUI reads all of it at full strength.
+    """Convert a plain diffusers LoRA so that ComfyUI applies every layer at full strength.
 
-    Keys that ComfyUI reads as they are stay the same. Other layers get ComfyUI's own names. Layers that are one layer in
-    ComfyUI become one LoRA whose rank is the sum of their ranks.
+    Keys that ComfyUI already reads do not change. Other layers get ComfyUI's names. Layers that ComfyUI fuses into one
+    become one LoRA layer whose rank is the sum of their ranks.
 
     Args:
         tensors: weights named `transformer.<module>.lora_A.weight` and `lora_B.weight`, or `unet.…`, with the scale
@@ -53,10 +53,10 @@ def comfyui_lora(
 
 
 def _by_module(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Both halves of each adapted layer, by the layer's name.
+    """Group the two factors of each adapted layer by the layer's name.
 
     Raises:
-        TwinFlowConfigError: for a key that is not of a plain LoRA, or a layer with one half.
+        TwinFlowConfigError: if a key is not part of a plain LoRA, or a layer has only one factor.
     """
     found: defaultdict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for key, weight in tensors.items():
@@ -77,9 +77,10 @@ def _by_module(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Ten
 
 
 def _check_modules(modules: Mapping[str, Any], layout: Layout, class_name: str) -> None:
-    """
+    """Check that ComfyUI reads every layer.
+
     Raises:
-        TwinFlowConfigError: for layers that ComfyUI would skip.
+        TwinFlowConfigError: if ComfyUI would skip a layer.
     """
     unread = [name for name in modules if layout.key(name) is None and layout.fused_part(name) is None]
     if unread:
@@ -93,7 +94,7 @@ def _check_modules(modules: Mapping[str, Any], layout: Layout, class_name: str) 
 def _stack(
     found: Mapping[int, tuple[torch.Tensor, torch.Tensor]], fused: Fused, config: Mapping[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One LoRA for the larger layer: the parts' inputs one below another, their outputs in the rows of each part."""
+    """Combine the LoRAs of the parts into one for the fused layer. Each part keeps its own rank and output rows."""
     rows = fused.rows(config)
     places = sorted(found)
     for place in places:

@@ -1,4 +1,4 @@
-"""A ComfyUI workflow that samples a TwinFlow LoRA on its own grid."""
+"""Build a ComfyUI workflow that samples a TwinFlow LoRA on its sampling grid."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,21 +14,21 @@ SAMPLERS = {1.0: "lcm", 0.0: "euler"}
 
 @dataclass(frozen=True)
 class Recipe:
-    """The nodes of one family.
+    """The ComfyUI nodes that one model family needs.
 
     Attributes:
-        loaders: file names by the input that takes them, as ComfyUI's own examples name them.
-        text_encoder: type of the text encoder files; `None` if the checkpoint has its text encoders.
+        loaders: file names by the input that takes them, as in ComfyUI's examples.
+        text_encoder: type of the text encoder files; `None` if the checkpoint includes its text encoders.
         latent: node that makes the empty latent.
         width, height: size of the image or video in pixels.
         frames: number of frames; `None` for images.
         frame_rate: frames per second.
-        frame_rate_conditioning: whether the model is told its frame rate.
-        guidance: value of the embedded guidance; `None` for a model without one.
-        encode: node and input of the prompt.
+        frame_rate_conditioning: whether the frame rate is an input of the model.
+        guidance: value of the embedded guidance; `None` if the model has no embedded guidance.
+        encode: node that encodes the prompt, and its input for the prompt.
         encode_options: other inputs of the prompt's node.
-        reference_image: input of the prompt's node that takes the image to edit; `None` if the family edits none.
-        is_diffusion: whether the base is a diffusion model, whose noise levels ComfyUI counts in its own unit.
+        reference_image: input of the prompt's node that takes the image to edit; `None` if the family edits no images.
+        is_diffusion: whether the base is a diffusion model, for which ComfyUI uses a different unit of noise levels.
     """
 
     loaders: Mapping[str, str]
@@ -155,25 +155,25 @@ def comfyui_workflow(
     reference_image: str = "example.png",
     flow_matching: bool | None = None,
 ) -> dict[str, Node]:
-    """The workflow of a model family in ComfyUI's API format, which ComfyUI's "Load" opens.
+    """Build the workflow of a model family in ComfyUI's API format. Open it with "Load" in ComfyUI.
 
-    It evaluates the model once per step, without CFG. The sigmas are used as they are: a model's shift only changes the
-    schedules that ComfyUI makes itself.
+    It evaluates the model once per step, without CFG. ComfyUI uses the sigmas unchanged: a model's shift only affects
+    schedules that ComfyUI computes itself.
 
     Args:
         family_name: name of the model family, such as "flux".
-        sigmas: noise levels of the steps in [0, 1], falling, with or without the final 0.
+        sigmas: noise levels of the steps in [0, 1], in decreasing order, with or without the final 0.
         lora_file: name of the LoRA in ComfyUI's folder `models/loras`.
         stochastic_ratio: 1 draws new noise at each step, 0 draws none. ComfyUI has no sampler for values in between.
-        files: model files by the input that takes them, such as `{"unet_name": "my-model.safetensors"}`. The others
-            have the names of ComfyUI's own examples.
+        files: model files by the input that takes them, such as `{"unet_name": "my-model.safetensors"}`. Inputs that
+            you leave out use the file names of ComfyUI's examples.
         width, height, frames: size in pixels and number of frames. Defaults to the family's usual size.
         reference_image: file in ComfyUI's folder `input`, for a family that edits an image.
-        flow_matching: whether a base of a diffusion family was trained as a flow. Defaults to what the family's
-            published base is.
+        flow_matching: whether a base of a diffusion family was trained with flow matching. Defaults to the kind of the
+            family's published base.
 
     Returns:
-        Nodes by their id. Write them with `json.dump`.
+        The nodes by id. Write them with `json.dump`.
 
     Raises:
         TwinFlowConfigError: if ComfyUI cannot run the family, the sigmas or the stochastic ratio.
@@ -184,7 +184,7 @@ def comfyui_workflow(
             f"stochastic_ratio={stochastic_ratio} has no sampler in ComfyUI. Use 1 (new noise at each step) or 0 (none)."
         )
     if frames is not None and recipe.frames is None:
-        raise TwinFlowConfigError(f"frames={frames} is not valid for {family_name}, which draws images. Leave it out.")
+        raise TwinFlowConfigError(f"frames={frames} is not valid for {family_name}, which makes images. Leave it out.")
     is_flow = not recipe.is_diffusion if flow_matching is None else flow_matching
     if recipe.is_diffusion is False and not is_flow:
         raise TwinFlowConfigError(
@@ -249,7 +249,7 @@ def _file_names(recipe: Recipe, files: Mapping[str, str], family_name: str) -> d
 
 
 def _load(graph: _Graph, recipe: Recipe, names: Mapping[str, str]) -> tuple[Link, Link, Link]:
-    """The model, its text encoder and its autoencoder."""
+    """Add the nodes that load the model, its text encoder and its autoencoder."""
     clip: Link | None = None
     if "ckpt_name" in names:
         model = graph.add("CheckpointLoaderSimple", "Base model", ckpt_name=names["ckpt_name"])
@@ -268,7 +268,7 @@ def _load(graph: _Graph, recipe: Recipe, names: Mapping[str, str]) -> tuple[Link
 
 
 def _encode(graph: _Graph, recipe: Recipe, clip: Link, vae: Link, prompt: str, reference_image: str) -> Link:
-    """The condition of the prompt."""
+    """Add the nodes that encode the prompt, and return the condition."""
     node, argument = recipe.encode
     inputs = {argument: prompt, "clip": clip, **recipe.encode_options}
     if recipe.reference_image is not None:
@@ -285,30 +285,31 @@ def _encode(graph: _Graph, recipe: Recipe, clip: Link, vae: Link, prompt: str, r
 
 
 def _steps(sigmas: Sequence[float]) -> list[float]:
-    """The sigmas without the final 0."""
+    """Return the sigmas without the final 0."""
     steps = [float(sigma) for sigma in sigmas]
     return steps[:-1] if steps and steps[-1] == 0 else steps
 
 
 def _sigma_text(sigmas: Sequence[float], is_flow: bool) -> str:
-    """The sigmas as the node reads them: decimal numbers with the final 0, in the unit of the model's kind.
+    """Write the sigmas as the node reads them: decimal numbers that end with 0.
 
-    A diffusion point has the same signal-to-noise ratio at ComfyUI's noise level `sigma / (1 - sigma)`.
+    For a diffusion model they are converted to ComfyUI's noise level `sigma / (1 - sigma)`, which has the same
+    signal-to-noise ratio.
 
     Raises:
-        TwinFlowConfigError: if the sigmas do not fall from 1 or below to above 0.
+        TwinFlowConfigError: if the sigmas do not decrease from at most 1 to above 0.
     """
     steps = _steps(sigmas)
     falls = all(before > after for before, after in zip(steps, steps[1:], strict=False))
     if not steps or not falls or not 0 < steps[-1] <= steps[0] <= 1:
         raise TwinFlowConfigError(
-            f"sigmas={list(sigmas)} are no noise levels. Give at least one, falling, in (0, 1], then 0."
+            f"sigmas={list(sigmas)} are not valid noise levels. Pass at least one value in (0, 1], in decreasing order."
         )
     if not is_flow:
         if steps[0] == 1:
             raise TwinFlowConfigError(
-                "sigmas start at 1, which a diffusion model does not know: its noise level is infinite in ComfyUI. Use "
-                "the sigmas of TwinFlowScheduler, which start at the model's largest."
+                "sigmas start at 1, which is an infinite noise level for a diffusion model in ComfyUI. Use the sigmas of "
+                "TwinFlowScheduler, which start at the model's largest noise level."
             )
         steps = [sigma / (1 - sigma) for sigma in steps]
     return ", ".join(f"{sigma:.9f}".rstrip("0").rstrip(".") for sigma in (*steps, 0.0))

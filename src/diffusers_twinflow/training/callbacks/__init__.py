@@ -1,4 +1,4 @@
-"""The parts of a training run besides its steps, as callbacks."""
+"""Callbacks for everything in a training run except the steps."""
 
 from ..arguments import TrainingArguments
 from .averaging import EMACallback
@@ -26,9 +26,9 @@ __all__ = [
 
 
 def default_callbacks(arguments: TrainingArguments) -> list[TrainerCallback]:
-    """The callbacks that the arguments ask for, in the order in which the trainer calls them.
+    """Return the callbacks that the arguments need, in the order in which the trainer calls them.
 
-    Progress comes last, so that what the others do after a step does not count as time of the next one.
+    Progress is last, so that the time of the other callbacks does not count as time of the next step.
     """
     callbacks: list[TrainerCallback] = [HealthCallback()]
     if arguments.use_ema is not False:

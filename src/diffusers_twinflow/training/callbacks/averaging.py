@@ -1,4 +1,4 @@
-"""Keep an exponential moving average of the trained weights, for methods without a teacher of their own."""
+"""Keep an exponential moving average (EMA) of the trained weights, for methods without a teacher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class EMACallback(TrainerCallback):
-    """Averages the trained weights; the average is what is saved and drawn if `save_ema` is on."""
+    """Averages the trained weights. If `save_ema` is on, the average is saved and used for validation images."""
 
     def on_prepare(self, trainer: Trainer) -> None:
         if trainer.teacher is None:

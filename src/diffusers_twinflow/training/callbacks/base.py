@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training run: each concern is a callback that can be dropped, replaced or added."""
+"""Base class of callbacks. Each callback does one job beside the training steps; you can remove, replace or add them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class TrainerCallback:
-    """Does nothing; override what you need. All processes call every method, in the same order.
+    """Base class that does nothing. Override the methods you need. All processes call every method, in the same order.
 
     Example:
 
@@ -25,10 +25,10 @@ class TrainerCallback:
     """
 
     def on_prepare(self, trainer: Trainer) -> None:
-        """Called once the model is ready, before anything is trained or a checkpoint is loaded."""
+        """Called once when the model is ready, before a checkpoint is loaded and training starts."""
 
     def on_train_begin(self, trainer: Trainer) -> None:
-        """Called before the first step, after a checkpoint was loaded. `trainer.stop()` ends the run here."""
+        """Called before the first step, after a checkpoint is loaded. Call `trainer.stop()` here to end the run."""
 
     def on_step_begin(self, trainer: Trainer) -> None:
         """Called before the first micro-batch of a step."""
@@ -37,36 +37,36 @@ class TrainerCallback:
         """Called after the backward pass of each micro-batch."""
 
     def takes_step(self, trainer: Trainer, grad_norm: torch.Tensor) -> bool:
-        """Whether the optimizer may take the step with a gradient of that norm; every callback must agree."""
+        """Return whether the optimizer may take a step with this gradient norm. All callbacks must return `True`."""
         return True
 
     def on_step(self, trainer: Trainer, step: int) -> None:
         """Called after each optimizer step."""
 
     def log_values(self, trainer: Trainer, step: int) -> dict[str, float]:
-        """Values to log, asked for every `logging_steps` steps."""
+        """Return values to log. Called every `logging_steps` steps."""
         return {}
 
     def on_log(self, trainer: Trainer, step: int, values: dict[str, float]) -> None:
-        """Called with the values that all callbacks and the trainer log."""
+        """Called with the logged values of all callbacks and of the trainer."""
 
     def is_due(self, trainer: Trainer, step: int) -> bool:
-        """Whether `on_due` has work that belongs to this step."""
+        """Return whether `on_due` must be called after this step."""
         return False
 
     def on_due(self, trainer: Trainer, step: int, is_resumed: bool) -> None:
-        """Called after a step for which any callback is due. What belongs to the last step is done in `on_train_end`.
+        """Called after a step if `is_due` of any callback is true. Work for the last step belongs in `on_train_end`.
 
         Args:
-            is_resumed: whether the run was resumed from this step's checkpoint; then only what is missing is done.
+            is_resumed: whether the run was resumed from this step's checkpoint. If so, do only what is missing.
         """
 
     def score(self, trainer: Trainer, step: int) -> dict[str, float]:
-        """Scores of the current weights by name, for `Trainer.evaluate`."""
+        """Return scores of the current weights by name, for `Trainer.evaluate`."""
         return {}
 
     def before_save(self, trainer: Trainer, step: int) -> None:
-        """Called before the result is written; an error here keeps it from being written."""
+        """Called before the result is written. If it raises an error, the result is not written."""
 
     def on_train_end(self, trainer: Trainer, step: int) -> None:
         """Called after the result is written, before the model card."""

@@ -21,7 +21,7 @@ class CheckpointCallback(TrainerCallback):
 
     def on_train_begin(self, trainer: Trainer) -> None:
         if trainer.schedule.first_step and trainer.folder is not None:
-            # a kill may have come between a checkpoint and the removal of an older one
+            # the run may have been killed after it wrote a checkpoint and before it removed the oldest
             trainer.folder.remove_old_checkpoints(trainer.arguments.checkpoints_total_limit)
 
     def is_due(self, trainer: Trainer, step: int) -> bool:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class HealthCallback(TrainerCallback):
-    """Logs the mean losses, skips steps whose gradient is not finite, and ends a run that skips most of them.
+    """Logs the mean losses, skips steps whose gradient is not finite, and stops a run that skips too many steps.
 
     Args:
-        longest_run: number of steps in a row that may be skipped.
+        longest_run: maximum number of steps in a row that may be skipped.
     """
 
     def __init__(self, longest_run: int = 20) -> None:

@@ -1,4 +1,4 @@
-"""Show progress, measure the speed, and end a run in time."""
+"""Show progress, measure the speed, and stop a run at its time limit."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ProgressCallback(TrainerCallback):
 
 
 class TimeLimitCallback(TrainerCallback):
-    """Ends the run after `max_train_minutes`, as if it were complete."""
+    """Ends the run after `max_train_minutes` and saves the result as if training were complete."""
 
     def on_train_begin(self, trainer: Trainer) -> None:
         self.limit = TimeLimit(trainer.arguments.max_train_minutes, trainer.accelerator)

@@ -20,15 +20,15 @@ BEST = "best"
 
 
 class ScoreCallback(TrainerCallback):
-    """Scores generated images every `score_steps` steps, and writes the best weights to `best/` in the output folder."""
+    """Scores generated images every `score_steps` steps, and saves the best weights in `best/` of the output folder."""
 
     def on_train_begin(self, trainer: Trainer) -> None:
         args = trainer.arguments
         samples = getattr(trainer.data, "samples", None)
         if not isinstance(samples, Samples):
             raise TwinFlowConfigError(
-                "`score_steps` takes prompts and images from the data that the arguments name, and the trainer was given "
-                "its own `data`: leave `score_steps` out, or score in a callback of your own."
+                "`score_steps` needs the prompts and images of the data options, but `data` was passed to the trainer. "
+                "Leave `score_steps` out, or score in your own callback."
             )
         judge = load_judge(args.judge) if args.judge else None
         self.book = ScoreBook(
@@ -55,7 +55,7 @@ class ScoreCallback(TrainerCallback):
         trainer.last_scores = self.book.last
 
     def score(self, trainer: Trainer, step: int) -> dict[str, float]:
-        """Score the weights that would be saved now, and keep them if they are the best so far."""
+        """Score the weights that would be saved now, and save them if they are the best so far."""
         values = self.scores.measure(trainer.average, trainer.describe(step))
         is_best = self.book.add(step, values)
         trainer.accelerator.log({f"score/{name}": value for name, value in values.items()}, step=step)
@@ -63,5 +63,5 @@ class ScoreCallback(TrainerCallback):
             trainer.save(Path(trainer.arguments.output_dir, BEST), step)
         if trainer.accelerator.is_main_process:
             self.book.save()
-            logger.info(f"step {step}: {values}; best so far at step {self.book.best['step']}")
+            logger.info(f"step {step}: {values} (best so far: step {self.book.best['step']})")
         return values

@@ -1,4 +1,4 @@
-"""Send the logged values to accelerate's trackers."""
+"""Send logged values to accelerate's trackers."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class TrackerCallback(TrainerCallback):
 
 
 class TrajectoryCallback(TrainerCallback):
-    """Logs a plot of the times and target times that were trained since the last logging step (TwinFlow)."""
+    """Logs a plot of the times and target times trained since the last logging step (only for TwinFlow)."""
 
     def on_prepare(self, trainer: Trainer) -> None:
         if not isinstance(trainer.method, TwinFlow):
             raise TwinFlowConfigError(
-                f"`log_trajectory` plots the times of TwinFlow, and the method is {trainer.method.name}: leave it out."
+                f"`log_trajectory` works only with TwinFlow, but the method is {trainer.method.name}. Leave it out."
             )
         self.method = trainer.method
 

@@ -1,4 +1,4 @@
-"""Draw the validation prompts."""
+"""Generate validation images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = get_logger(__name__)
 
 
 class ValidationCallback(TrainerCallback):
-    """Draws the validation prompts every `validation_steps` steps, and the images of the model card at the end."""
+    """Generates validation images every `validation_steps` steps, and the images of the model card at the end."""
 
     def on_prepare(self, trainer: Trainer) -> None:
         trainer.validation.draw_base()
@@ -40,10 +40,10 @@ class ValidationCallback(TrainerCallback):
         trainer.attempt(step, "drawing the validation prompts", lambda: self._draw_last(trainer, step))
 
     def draw(self, trainer: Trainer, step: int, needed: Sequence[int] = ()) -> None:
-        """Draw the validation prompts for the folder of grids and the trackers.
+        """Generate the validation images, save them as a grid and send them to the trackers.
 
         Args:
-            needed: step counts besides those that the arguments ask for.
+            needed: step counts in addition to `validation_num_inference_steps`.
         """
         args = trainer.arguments
         if not args.validation_prompts:
