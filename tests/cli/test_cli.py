@@ -141,13 +141,16 @@ def test_what_the_user_can_mend_is_one_line(arguments, message, capsys, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--height", 33], r"--height=33 is not valid: the base draws multiples of 4 pixels. Use 32 or 36\."),
-        (["--width", 1], r"--width=1 is not valid: the base draws multiples of 4 pixels. Use 4\."),
+        (
+            ["--height", 33],
+            r"--height=33 is not valid: it must be a multiple of 4 pixels for this base. Use 32 or 36\.",
+        ),
+        (["--width", 1], r"--width=1 is not valid: it must be a multiple of 4 pixels for this base. Use 4\."),
         (["--height", 800], r"Height \(\d+\) cannot be greater than"),
-        (["--device", "cuda:77"], r"--device=cuda:77 cannot be used \(.+\): use --device="),
+        (["--device", "cuda:77"], r"--device=cuda:77 cannot be used \(.+\). Use --device="),
         (["--device", "meta"], r"--device=meta cannot be used"),
         (["--device", "gpu"], r"--device=gpu cannot be used"),
-        (["--image", "no.png"], r"--image=no.png is not for '.+', whose model edits no image"),
+        (["--image", "no.png"], r"--image=no.png cannot be used with '.+', which does not edit images"),
         (["--num_frames", 5], r"--num_frames=5 is not valid for StableDiffusion3Pipeline"),
         (["--base_model", "no/such/base"], r"'no/such/base' is neither a directory nor a Hub id"),
     ],

@@ -20,7 +20,7 @@ def error_of(capsys, *arguments) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seed", -1], "--seed must be a whole number from 0 to 4294967295, and is -1"),
+        (["--seed", -1], "--seed must be a whole number from 0 to 4294967295, but it is -1"),
         (["--seed", 10**30], "--seed must be a whole number from 0 to 4294967295"),
         (["--height", 0], "--height=0 must be 1 or more"),
         (["--width", -64], "--width=-64 must be 1 or more"),

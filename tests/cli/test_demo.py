@@ -138,7 +138,7 @@ def test_what_is_no_prompt_or_seed_is_told(client, prompt, seed, message):
 
 
 def test_a_long_prompt_is_refused_at_once(client):
-    with pytest.raises(ValidationError, match="The prompt has 900000 characters: shorten it to 10000"):
+    with pytest.raises(ValidationError, match="The prompt has 900000 characters. Shorten it to at most 10000"):
         client.predict("a" * 900_000, 0, api_name="/draw")
 
 
@@ -159,7 +159,7 @@ def call(server, **headers: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://localhost"])
 def test_requests_of_other_sites_are_refused(server, origin):
-    assert call(server, Origin=origin) == (403, "Requests of other sites are refused.")
+    assert call(server, Origin=origin) == (403, "Requests from other sites are not allowed.")
     assert post(server, "upload", Origin=origin)[0] == 403
 
 
@@ -172,7 +172,7 @@ def test_requests_of_the_page_itself_are_served(server):
 
 
 def test_uploads_and_large_requests_are_refused(server):
-    assert post(server, "upload") == (403, "This page takes no uploads.")
+    assert post(server, "upload") == (403, "Uploads are not allowed.")
     connection = http.client.HTTPConnection(server.url.removeprefix("http://").rstrip("/"), timeout=60)
     connection.putrequest("POST", "/gradio_api/call/draw")
     connection.putheader("Content-Length", "1000001")
@@ -194,7 +194,7 @@ def test_jobs_that_came_together_are_dropped_together():
     arrived = time.monotonic() - GRACE_SECONDS + 0.2
     started = time.monotonic()
     for _ in range(50):
-        with pytest.raises(TwinFlowConfigError, match="Nobody waits"):
+        with pytest.raises(TwinFlowConfigError, match="nobody waits"):
             listeners.check("gone", arrived)
     assert time.monotonic() - started < 2
 
@@ -263,7 +263,7 @@ def drive(browser, url: str) -> None:
     assert all(label in text for label in LABELS)
 
     seed.send_keys(Keys.BACKSPACE, str(SEED))
-    browser.find_element(By.XPATH, "//button[normalize-space()='Draw']").click()
+    browser.find_element(By.XPATH, "//button[normalize-space()='Generate']").click()
     wait.until(lambda _: len(pictures(browser)) == 4 and not set(addresses(browser)) & set(first))
     wait.until(lambda _: all(times(browser)))
     resources = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
@@ -329,9 +329,9 @@ def save_screenshot(browser, name: str) -> None:
     ("arguments", "message"),
     [
         (["--adapter", "no/such/place"], "neither a directory nor a Hub id"),
-        (["--port", "0"], "--port=0 is no port"),
-        (["--port", "65536"], "--port=65536 is no port"),
-        (["--host", "203.0.113.1"], "--host=203.0.113.1 cannot be listened on"),
+        (["--port", "0"], "--port=0 is not a valid port"),
+        (["--port", "65536"], "--port=65536 is not a valid port"),
+        (["--host", "203.0.113.1"], "--host=203.0.113.1 cannot be used"),
         (["--base_steps", "0"], "--base_steps=0 is not valid"),
         (["--seed", "-1"], "--seed must be a whole number"),
         ([], "'no/such/base' is neither a directory nor a Hub id"),
@@ -347,7 +347,7 @@ def test_a_port_in_use_is_told(digits_adapter, capsys):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         assert demo(digits_adapter, "--port", str(port)) == 1
-    assert f"--port={port} of --host=127.0.0.1 cannot be listened on" in capsys.readouterr().err
+    assert f"--port={port} of --host=127.0.0.1 cannot be used" in capsys.readouterr().err
 
 
 def test_without_gradio_the_extra_is_named(digits_adapter, capsys, monkeypatch):

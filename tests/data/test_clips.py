@@ -201,11 +201,11 @@ def test_a_stream_leaves_faulty_videos_out(folder, cache_dir):
 
 def test_videos_without_a_length_and_lists_with_a_rate_are_refused(folder, cache_dir, tmp_path):
     rows = load_rows(instance_data_dir=str(folder), cache_dir=cache_dir)
-    with pytest.raises(TwinFlowConfigError, match="image_column='video' holds videos: set `num_frames`"):
+    with pytest.raises(TwinFlowConfigError, match="image_column='video' contains videos. Set `num_frames`"):
         keep_encoded(rows, "video", CaptionSource())
     source, column = layouts(folder, tmp_path)["folder of frames"]
     rows = load_rows(**source, cache_dir=cache_dir)
-    with pytest.raises(TwinFlowConfigError, match="image_column='frames' holds videos: set `num_frames`"):
+    with pytest.raises(TwinFlowConfigError, match="image_column='frames' contains videos. Set `num_frames`"):
         keep_encoded(rows, column, CaptionSource())
-    with pytest.raises(TwinFlowConfigError, match="video_fps=8 .*'frames' holds lists of frames"):
+    with pytest.raises(TwinFlowConfigError, match="video_fps=8 .*'frames' contains lists of frames"):
         keep_encoded(rows, column, CaptionSource(), clip=Clip(5, fps=8))

@@ -21,7 +21,7 @@ def test_a_byte_order_mark_names_the_encoding_and_is_no_text(tmp_path, encoding)
     ("content", "message"),
     [
         ("füchse".encode("latin-1"), "a.txt' is not text in UTF-8.*save it as UTF-8"),
-        ("fox".encode("utf-16-le"), "a.txt' holds null characters.*save it as UTF-8"),
+        ("fox".encode("utf-16-le"), "a.txt' contains null characters.*save it as UTF-8"),
         (b"\xff\xfea", "a.txt' is not text in UTF-16"),
     ],
 )

@@ -25,8 +25,8 @@ def accelerator(kind: DistributedType, is_fsdp2: bool = False, device: str = "cu
     [
         (accelerator(DistributedType.DEEPSPEED, zero_stage=3), False, "zero_stage=3.*zero_stage: 2.*fsdp2.yaml"),
         (accelerator(DistributedType.FSDP), False, "fsdp_version=1.*fsdp_version: 2"),
-        (accelerator(DistributedType.FSDP, is_fsdp2=True), True, "offload_ema.*sharded.*leave it out"),
-        (accelerator(DistributedType.NO, device="cpu"), True, "offload_ema.*on the CPU.*leave it out"),
+        (accelerator(DistributedType.FSDP, is_fsdp2=True), True, "offload_ema.*sharded.*Leave it out"),
+        (accelerator(DistributedType.NO, device="cpu"), True, "offload_ema.*on the CPU.*Leave it out"),
     ],
 )
 def test_what_would_train_wrongly_is_refused(found, offload_ema, message):

@@ -12,7 +12,7 @@ def arguments(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resolution": 10**6}, "resolution=1000000 is 1.12e.04 GiB of pixels.*smaller size"),
+        ({"resolution": 10**6}, "resolution=1000000 needs 1.12e.04 GiB for its pixels.*smaller size"),
         ({"num_frames": 10**7}, "num_frames=10000000"),
     ],
     ids=str,

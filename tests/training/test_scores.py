@@ -71,7 +71,7 @@ def test_a_run_that_was_over_is_over_when_it_is_resumed(tmp_path):
 
 
 def test_the_deciding_score_must_be_measured(tmp_path):
-    with pytest.raises(TwinFlowConfigError, match="score_metric=taste.*choose one of judge"):
+    with pytest.raises(TwinFlowConfigError, match="score_metric=taste.*Choose one of judge"):
         ScoreBook(tmp_path, metric="taste").add(1, {"judge": 1.0})
 
 

@@ -24,7 +24,7 @@ def test_all_are_those_that_are_installed():
     assert {"tensorboard", "wandb", "trackio", "comet_ml"} <= set(tracker_names(["all"]))
 
 
-@pytest.mark.parametrize(("name", "message"), [("tensorbored", "choose one of"), ("aim", "pip install aim")])
+@pytest.mark.parametrize(("name", "message"), [("tensorbored", "Choose one of"), ("aim", "pip install aim")])
 def test_unknown_and_missing_ones_are_refused(name, message):
     with pytest.raises(TwinFlowConfigError, match=message):
         tracker_names(["tensorboard", name])

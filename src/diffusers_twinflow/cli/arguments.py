@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and what can be checked about them before anything is imported or loaded."""
+"""Define the arguments that several commands share, and check them before anything is imported or loaded."""
 
 import argparse
 import os
@@ -13,75 +13,86 @@ STEP_COUNTS = (1, 2, 4)
 MAX_STEPS = 1000
 MAX_SEED = 2**32 - 1
 MAX_PROMPT_LENGTH = 10_000
-"""Characters; far beyond what a text encoder reads, and short enough to be tokenized at once."""
+"""Maximum length in characters. It is more than any text encoder reads, and short enough to tokenize quickly."""
 
 
 def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", nargs="+", help="What to draw. Several prompts give several images.")
+    parser.add_argument("prompt", nargs="+", help="Prompt. Several prompts give several images.")
     add_pipeline_arguments(parser)
 
 
 def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--steps", type=int, nargs="+", default=list(STEP_COUNTS), help="Step counts of the LoRA; default: 1 2 4."
+        "--steps",
+        type=int,
+        nargs="+",
+        default=list(STEP_COUNTS),
+        help="Numbers of steps for the LoRA, one image each. Default: 1 2 4.",
     )
-    parser.add_argument("--base_steps", type=int, default=50, help="Steps of the base; default: 50.")
+    parser.add_argument("--base_steps", type=int, default=50, help="Number of steps for the base. Default: 50.")
     parser.add_argument(
-        "--base_guidance", type=float, help="Guidance scale of the base; default: the stock pipeline's."
+        "--base_guidance",
+        type=float,
+        help="Guidance scale for the base. Default: the default of the stock pipeline.",
     )
 
 
 def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--adapter", required=True, help="TwinFlow repository: a folder or a Hub id.")
-    parser.add_argument("--base_model", help="Folder or Hub id of the base, if the repository's own is not there.")
+    parser.add_argument("--adapter", required=True, help="TwinFlow LoRA or model: a folder or a Hub id.")
+    parser.add_argument("--base_model", help="Folder or Hub id of the base, if it is not where the LoRA says.")
     add_hub_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the noise; default: 0.")
-    parser.add_argument("--image", help="Path or URL of the image to edit, for bases that edit images.")
-    parser.add_argument("--height", type=int, help="Height in pixels; default: the base's.")
-    parser.add_argument("--width", type=int, help="Width in pixels; default: the base's.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the noise. Default: 0.")
+    parser.add_argument("--image", help="Path or URL of the image to edit. Only for bases that edit images.")
+    parser.add_argument("--height", type=int, help="Height in pixels. Default: the height that the base was made for.")
+    parser.add_argument("--width", type=int, help="Width in pixels. Default: the width that the base was made for.")
     parser.add_argument(
-        "--num_frames", type=int, help="Frames of a clip, for bases that draw videos; default: 1, a still image."
+        "--num_frames", type=int, help="Number of frames, for bases that generate videos. Default: 1, a still image."
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="Default: bfloat16 on a GPU, float32 on the CPU.")
-    parser.add_argument("--device", help="Device such as cuda, mps or cpu; default: the best one there is.")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="Number format of the weights. Default: bfloat16 on a GPU, float32 on a CPU.",
+    )
+    parser.add_argument("--device", help="Device, such as cuda, mps or cpu. Default: a GPU if there is one.")
 
 
 def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--subfolder", help="Folder of the repository that holds the model; default: the repository.")
+    parser.add_argument("--subfolder", help="Folder inside the repository that contains the model. Default: none.")
     parser.add_argument("--revision", help="Branch, tag or commit of the repository on the Hub.")
-    parser.add_argument("--token", help="Hub token; default: HF_TOKEN, or the one of `hf auth login`.")
+    parser.add_argument("--token", help="Hub token. Default: HF_TOKEN, or the token of `hf auth login`.")
 
 
 def check_prompt(prompt: str) -> str:
-    """
+    """Return the prompt if it is valid.
+
     Raises:
         TwinFlowConfigError: if it is empty or too long.
     """
     if not prompt.strip():
-        raise TwinFlowConfigError("The prompt is empty: write what to draw.")
+        raise TwinFlowConfigError("The prompt is empty. Describe the image that you want.")
     if len(prompt) > MAX_PROMPT_LENGTH:
         raise TwinFlowConfigError(
-            f"The prompt has {len(prompt)} characters: shorten it to {MAX_PROMPT_LENGTH} or fewer."
+            f"The prompt has {len(prompt)} characters. Shorten it to at most {MAX_PROMPT_LENGTH}."
         )
     return prompt
 
 
 def check_seed(seed: object, name: str = "The seed") -> int:
-    """The seed as a whole number.
+    """Return the seed as an integer.
 
     Raises:
-        TwinFlowConfigError: if it is no whole number, or too small or large.
+        TwinFlowConfigError: if it is not a whole number, or too small or too large.
     """
     if not isinstance(seed, (int, float)) or not 0 <= seed <= MAX_SEED or seed != int(seed):
-        raise TwinFlowConfigError(f"{name} must be a whole number from 0 to {MAX_SEED}, and is {seed!r}.")
+        raise TwinFlowConfigError(f"{name} must be a whole number from 0 to {MAX_SEED}, but it is {seed!r}.")
     return int(seed)
 
 
 def check_drawing(args: argparse.Namespace) -> None:
-    """Check the arguments of `add_pipeline_arguments`, and the step counts and prompts that the command has besides.
+    """Check the arguments of `add_pipeline_arguments` and the command's step counts and prompts.
 
     Raises:
-        TwinFlowConfigError: if one is out of its range.
+        TwinFlowConfigError: if a value is outside its range.
     """
     check_seed(args.seed, "--seed")
     for name in ("height", "width", "num_frames"):
@@ -95,7 +106,7 @@ def check_drawing(args: argparse.Namespace) -> None:
 
 
 def check_output(text: str, endings: tuple[str, ...] = IMAGE_ENDINGS, count: int = 1) -> list[Path]:
-    """The paths of `count` files that can be written; their folder is made.
+    """Check that `count` output files can be written, create their folder, and return their paths.
 
     Raises:
         TwinFlowConfigError: if `text` has none of the endings, or a file cannot be written there.
@@ -118,7 +129,7 @@ def _check_writable(path: Path) -> None:
     except OSError as error:
         reason = f"'{path.parent}' is a file" if os.path.isfile(path.parent) else str(error.strerror)
         raise TwinFlowConfigError(
-            f"--out={str(path)!r} cannot be written ({reason}): choose another place."
+            f"--out={str(path)!r} cannot be written ({reason}). Choose another place."
         ) from error
     if is_new:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Drawn images and clips as files; clips are animated WebP or GIF, which any browser plays."""
+"""Save images and videos as files. Videos are saved as animated WebP or GIF, which every browser plays."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from ..families.video import VideoFamily
 
 
 def save_image(frames: Sequence[Image.Image], path: str | Path, pipeline: DiffusionPipeline) -> None:
-    """Write a drawn image, or a clip of several frames.
+    """Save an image, or a video if there are several frames.
 
     Raises:
         TwinFlowConfigError: if the file cannot be written.
@@ -27,9 +27,9 @@ def save_image(frames: Sequence[Image.Image], path: str | Path, pipeline: Diffus
 
 
 def save_clip(frames: Sequence[Image.Image], path: str | Path, pipeline: DiffusionPipeline) -> None:
-    """Write an animation that repeats forever, at the frame rate that the pipeline's base was made for."""
+    """Save an animation that repeats forever, at the frame rate of the pipeline's base."""
     family = family_of(pipeline)
     if not isinstance(family, VideoFamily):
-        raise TypeError(f"A {type(pipeline).__name__} draws single images, which are no clip.")
+        raise TypeError(f"A {type(pipeline).__name__} generates images, not videos.")
     duration = round(1000 / family.frame_rate(pipeline))
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=duration, loop=0)

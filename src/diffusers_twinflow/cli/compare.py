@@ -1,11 +1,11 @@
-"""Draw the base at many steps beside the TwinFlow LoRA at 1, 2 and 4, from the same noise, in one labelled image."""
+"""Compare a TwinFlow LoRA at 1, 2 and 4 steps with its base at 50 steps, from the same noise, in one image."""
 
 import argparse
 
 from .arguments import add_comparison_arguments, add_drawing_arguments, check_drawing, check_output
 from .output import say
 
-HELP = "Output image; default: comparison.png. Clips are also written as an animation, comparison-clip.webp."
+HELP = "Output image. Default: comparison.png. Videos are also saved as an animation, comparison-clip.webp."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

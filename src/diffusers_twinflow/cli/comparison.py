@@ -1,4 +1,4 @@
-"""Pictures of a TwinFlow LoRA beside those of its base, from the same noise and one copy of the weights."""
+"""Generate images with a TwinFlow LoRA and with its base, from the same noise and one copy of the weights."""
 
 import inspect
 import time
@@ -22,27 +22,27 @@ from .loading import refusals
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture or the frames of a clip, and the seconds of its pipeline's call: text encoders, steps and decoder."""
+    """An image or the frames of a video, and the seconds of the whole call: text encoders, steps and decoder."""
 
     frames: list[Image.Image]
     seconds: float
 
     @property
     def image(self) -> Image.Image:
-        """The picture; of a clip some frames side by side."""
+        """The image. For a video, some frames side by side."""
         return strip(self.frames)
 
 
 class Comparison:
-    """Draws a prompt with a TwinFlow LoRA at some step counts, and with its base at many.
+    """Generates images for a prompt with a TwinFlow LoRA at several step counts, and with its base at many steps.
 
     Attributes:
-        labels: a name a picture, the base's first, such as "base, 50 steps" and "2 steps".
+        labels: labels of the images, the base first, such as "base, 50 steps" and "2 steps".
 
     Args:
-        pipeline: has a TwinFlow LoRA and no other.
-        base_guidance: defaults to the stock pipeline's.
-        call_options: of every call, such as `height`.
+        pipeline: pipeline with a TwinFlow LoRA and no other LoRA.
+        base_guidance: guidance scale of the base. Defaults to the default of the stock pipeline.
+        call_options: arguments of every call, such as `height`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Comparison:
         self.labels = [self.base_label, *map(count_of_steps, self.steps)]
 
     def draw(self, prompt: str, seed: int) -> Iterator[tuple[str, Drawn]]:
-        """Labels and pictures, each as soon as it is drawn: the base's, which takes longest, is the last."""
+        """Yield each label and image as soon as it is generated. The base takes longest and is last."""
         for steps in self.steps:
             yield count_of_steps(steps), timed_draw(self.pipeline, prompt, steps, seed, **self.call_options)
         with bare_base(self.pipeline) as base:
@@ -70,7 +70,7 @@ class Comparison:
         yield self.base_label, drawn
 
     def draw_all(self, prompt: str, seed: int) -> dict[str, Drawn]:
-        """Every picture by its label."""
+        """Generate all images and return them by label."""
         return dict(self.draw(prompt, seed))
 
 
@@ -82,7 +82,7 @@ def timed_draw(pipeline: DiffusionPipeline, prompt: str, steps: int, seed: int, 
 
 
 def base_options(pipeline: TwinFlowPipeline, guidance: float | None) -> dict[str, Any]:
-    """Arguments of the base's call: its guidance, where one is given, and prompts as long as those of the LoRA."""
+    """Return arguments for the base's call: the guidance, if given, and the prompt length of the LoRA."""
     options = {} if guidance is None else {"guidance_scale": guidance}
     length = pipeline.twinflow_config.max_sequence_length
     if length and "max_sequence_length" in inspect.signature(family_of(pipeline).pipeline_class.__call__).parameters:
@@ -92,7 +92,7 @@ def base_options(pipeline: TwinFlowPipeline, guidance: float | None) -> dict[str
 
 @contextmanager
 def bare_base(pipeline: TwinFlowPipeline) -> Iterator[DiffusionPipeline]:
-    """Within the block, the stock pipeline that `pipeline` was before its LoRA; `pipeline` must not be called there."""
+    """Yield the stock pipeline without the LoRA. Do not call `pipeline` inside the `with` block."""
     family = family_of(pipeline)
     denoiser, scheduler = family.denoiser(pipeline), getattr(pipeline, STATE_NAME).scheduler
     base = family.assemble(pipeline, pipeline.components | {"scheduler": scheduler})

@@ -1,7 +1,7 @@
 """Convert a training checkpoint, or a transformer that the TwinFlow authors or SimpleTuner published.
 
-A `checkpoint-N` folder of the training script becomes what the run would have saved at that step, such as a LoRA
-repository. A published transformer becomes one of this package's classes.
+A `checkpoint-N` folder of a training run is converted to the result that the run would have saved at that step, such as
+a LoRA repository. A published transformer is converted to a class of this package.
 """
 
 import argparse
@@ -11,10 +11,13 @@ from .output import note, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="A checkpoint-N folder, or a published transformer: a folder or a Hub id.")
+    parser.add_argument("source", help="Folder checkpoint-N, or a published transformer: a folder or a Hub id.")
     parser.add_argument("output", help="New folder for the result.")
-    parser.add_argument("--arguments", help="training_arguments.json of the checkpoint's run; default: the run's own.")
-    parser.add_argument("--base_model", help="Folder or Hub id of the checkpoint's base, if it was moved.")
+    parser.add_argument(
+        "--arguments",
+        help="training_arguments.json of the checkpoint's run. Default: the file in the checkpoint or its run's folder.",
+    )
+    parser.add_argument("--base_model", help="Folder or Hub id of the checkpoint's base, if it has moved.")
     add_hub_arguments(parser)
 
 

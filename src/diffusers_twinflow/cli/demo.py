@@ -1,4 +1,4 @@
-"""Open a web page that draws a prompt with the base at many steps beside the TwinFlow LoRA at 1, 2 and 4."""
+"""Open a web page that compares a TwinFlow LoRA at 1, 2 and 4 steps with its base at 50 steps."""
 
 import argparse
 import importlib.util
@@ -19,12 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt",
         default="",
-        help="Prompt of the images that the page opens with; default: a sample's of the adapter.",
+        help="Prompt that the page starts with. Default: the first sample prompt of a local adapter.",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 opens it to the network.")
-    parser.add_argument("--port", type=int, help="Port; default: the first free one from 7860 on.")
     parser.add_argument(
-        "--share", action="store_true", help="Open the page to the internet, by a link through gradio's servers."
+        "--host",
+        default="127.0.0.1",
+        help="Address to listen on. Use 0.0.0.0 to allow access from your network. Default: 127.0.0.1.",
+    )
+    parser.add_argument("--port", type=int, help="Port. Default: the first free port from 7860.")
+    parser.add_argument(
+        "--share", action="store_true", help="Make the page public on the internet, with a link to gradio's servers."
     )
 
 
@@ -37,8 +41,8 @@ def run(args: argparse.Namespace) -> None:
     pipeline, options = load_pipeline(args)
     comparison = Comparison(pipeline, args.steps, args.base_steps, base_guidance=args.base_guidance, **options)
     prompt = args.prompt or default_prompt(args.adapter)
-    note("Drawing the images that the page opens with ...")
-    Comparison(pipeline, [1], 1, **options).draw_all(prompt, args.seed)  # no time on the page includes the start-up
+    note("Generating the first images of the page ...")
+    Comparison(pipeline, [1], 1, **options).draw_all(prompt, args.seed)  # warm up before times are measured
     first = comparison.draw_all(prompt, args.seed)
     title = f"TwinFlow: {shown_name(args.adapter)}"
     page = build_page(comparison, title=title, prompt=prompt, seed=args.seed, first=first)
@@ -48,9 +52,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """
+    """Check the arguments before anything is loaded.
+
     Raises:
-        TwinFlowConfigError: if an argument can be refused before anything is loaded.
+        TwinFlowConfigError: if gradio is not installed or an argument is not valid.
     """
     if importlib.util.find_spec("gradio") is None:
         raise TwinFlowConfigError("demo needs gradio, which is not installed: pip install 'diffusers-twinflow[web]'.")
@@ -64,26 +69,27 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def default_prompt(adapter: str) -> str:
-    """The first prompt that the samples of a local adapter were drawn from, or another one."""
+    """Return the first sample prompt of a local adapter, or a fixed prompt if there is none."""
     from ..hub.samples import read_prompts
 
     return next(iter(read_prompts(adapter)), DEFAULT_PROMPT)
 
 
 def shown_name(adapter: str) -> str:
-    """What to call the adapter before strangers: a Hub id, or the last folder of a path."""
+    """Return a name of the adapter without local paths: a Hub id, or the last folder of a path."""
     return Path(adapter).resolve().name if Path(adapter).is_dir() else adapter
 
 
 def check_address(host: str, port: int | None) -> None:
-    """
+    """Check that a server can listen on an address.
+
     Raises:
-        TwinFlowConfigError: where nothing can listen there.
+        TwinFlowConfigError: if it cannot.
     """
     if port is not None and not 1 <= port <= LAST_PORT:
-        raise TwinFlowConfigError(f"--port={port} is no port: give one from 1 to {LAST_PORT}.")
+        raise TwinFlowConfigError(f"--port={port} is not a valid port. Use a port from 1 to {LAST_PORT}.")
     try:
         socket.create_server((host, port or 0)).close()
     except OSError as error:
         place = f"--host={host}" if port is None else f"--port={port} of --host={host}"
-        raise TwinFlowConfigError(f"{place} cannot be listened on ({error.strerror}): give another.") from error
+        raise TwinFlowConfigError(f"{place} cannot be used ({error.strerror}). Choose another one.") from error

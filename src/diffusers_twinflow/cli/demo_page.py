@@ -1,4 +1,4 @@
-"""The web page of `demo`: a prompt and a seed in, images and timings out."""
+"""Build the web page of `demo`, which generates images from a prompt and a seed and shows their times."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from .page_guard import ARRIVED, Listeners, PageGuard
 
 HOUR = 3600
 MAX_WAITING = 100
-NOTE = "Every column starts from the same noise, which the seed decides. Times are those of whole calls."
+NOTE = "All images start from the same noise, which depends on the seed. Times include text encoding and decoding."
 CSS = """
 #heading h1 {font-size: 1.25rem; margin: 0}
 #inputs {display: grid; grid-template-columns: minmax(0, 1fr) 9rem 8rem; gap: 10px; align-items: end}
@@ -50,20 +50,20 @@ FRAME = """<style>
 .gradio-container main {width: 100%; max-width: 1600px !important; margin: 0 auto !important; padding: 12px 20px !important}
 @media (max-width: 640px) {.gradio-container main {padding: 4px 10px !important}}
 </style>"""
-"""Styles around the page's own parts, where gradio does not let `css` reach."""
+"""Styles for parts of the page that gradio's `css` does not reach."""
 MOST_COLUMNS = 5
 
 
 @dataclass(frozen=True)
 class Page:
-    """The page and who waits for its results."""
+    """The page and the sessions that wait for its results."""
 
     blocks: gr.Blocks
     listeners: Listeners
     columns: int
 
     def open(self, *, host: str, port: int | None, share: bool) -> str:
-        """Serve it from threads of its own; returns its address here. gradio itself prints a public one."""
+        """Serve the page in background threads and return its local address. gradio prints a public address itself."""
         _, local_url, _ = self.blocks.launch(
             server_name=host,
             server_port=port,
@@ -83,14 +83,16 @@ class Page:
 def build_page(
     comparison: Comparison, *, title: str, prompt: str, seed: int, first: Mapping[str, Drawn] | None = None
 ) -> Page:
-    """The page, not open yet; its images are deleted from the disk after an hour and when it closes.
+    """Build the page without opening it. Its images are deleted from the disk after an hour and when it closes.
 
-    Its one function, `/draw` to clients, takes a prompt and a seed, and gives all images and then all timings, in the
-    order of `comparison.labels`. It yields them again after every image that it draws.
+    The page has one API function, `/draw`. It takes a prompt and a seed, and returns all images and then all times in
+    the order of `comparison.labels`. It yields them again after every new image.
 
     Args:
-        prompt, seed: what its fields hold at first.
-        first: images of that prompt and seed by label, which the page opens with.
+        comparison: generates the images.
+        title: heading of the page.
+        prompt, seed: initial values of the fields.
+        first: images of this prompt and seed, by label, that the page shows at first. Defaults to none.
     """
     listeners = Listeners()
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, HOUR), fill_width=True) as page:
@@ -100,7 +102,7 @@ def build_page(
                 prompt, label="Prompt", lines=1, max_lines=4, max_length=MAX_PROMPT_LENGTH, autofocus=True
             )
             seed_box = gr.Number(seed, label="Seed", precision=None)
-            button = gr.Button("Draw", variant="primary", elem_id="draw")
+            button = gr.Button("Generate", variant="primary", elem_id="draw")
         note = gr.Markdown(NOTE, elem_id="note")
         with gr.Row(elem_id="results"):
             outputs = [_column(label) for label in comparison.labels]
@@ -112,7 +114,7 @@ def build_page(
         def draw(prompt: str, seed: float | None, request: gr.Request) -> Iterator[list]:
             try:
                 prompt, seed = check_prompt(prompt), check_seed(seed)
-                served: Any = request.request  # is there for a request that came through the page
+                served: Any = request.request  # set for every request that came from the page
                 listeners.check(request.session_hash or "", served.scope[ARRIVED])
                 yield from show(comparison.draw(prompt, seed))
             except TwinFlowConfigError as error:
@@ -120,12 +122,12 @@ def build_page(
 
         def show(drawings: Iterable[tuple[str, Drawn]]) -> Iterator[list]:
             pictures, times = dict.fromkeys(comparison.labels), dict.fromkeys(comparison.labels)
-            with TemporaryDirectory() as folder:  # the page keeps copies of its own
+            with TemporaryDirectory() as folder:  # gradio copies the files
                 for label, drawn in drawings:
                     pictures[label], times[label] = _shown(drawn, folder, comparison)
                     yield [*pictures.values(), *times.values()]
 
-        if first:  # not as values of the components, whose files would stay on the disk
+        if first:  # initial values of components would leave their files on the disk
             page.load(lambda: (yield from show(first.items())), None, [*images, *times], api_visibility="private")
         gr.on(
             [button.click, prompt_box.submit, seed_box.submit],
@@ -151,7 +153,7 @@ def _validation(check: Callable[[Any], object], value: Any) -> dict[str, Any]:
 
 
 def _shown(drawn: Drawn, folder: str, comparison: Comparison) -> tuple[Image.Image | Path, str]:
-    """An image, or the path that a clip has been written to, and the time that it took."""
+    """Return the image, or the path of the saved video, and the time that it took as text."""
     time = f"{drawn.seconds:.3g} s"
     if len(drawn.frames) == 1:
         return drawn.image, time

@@ -1,4 +1,4 @@
-"""What `info` shows of a TwinFlow repository."""
+"""Collect what `info` shows about a TwinFlow repository."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ from ..models.conditioning_file import split_unfolded
 
 
 def describe(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
-    """What a repository holds, as plain values; only headers of its weights are read.
+    """Describe a repository as plain values. Only the headers of its weights are read.
 
     Raises:
-        TwinFlowConfigError: where it is no TwinFlow repository, or broken.
+        TwinFlowConfigError: if it is not a TwinFlow repository, or it is damaged.
     """
     repository = locate_repository(name_or_path, **hub_options)
     config = TwinFlowRepositoryConfig.load_located(repository)
@@ -54,10 +54,10 @@ def describe(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
 
 
 def conditioning_shapes(repository: LocatedRepository, config: TwinFlowRepositoryConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of the time conditioning by name, read from headers.
+    """Read the shapes of the time conditioning, by name, from file headers.
 
-    The time conditioning of a whole model lies in its transformer's folder. Older versions saved it among the
-    transformer's weights, which are looked through if they are on this machine.
+    The time conditioning of a whole model is in its transformer's folder. Older versions saved it with the transformer's
+    weights. These are searched if they are on this machine.
     """
     folder = "" if config.train_type == LORA else f"{FAMILIES[config.family].component_name}/"
     name = f"{folder}{CONDITIONING_NAME}"
@@ -74,7 +74,7 @@ def conditioning_shapes(repository: LocatedRepository, config: TwinFlowRepositor
 
 
 def count(shapes: dict[str, tuple[int, ...]]) -> int:
-    """Numbers in tensors of these shapes."""
+    """Return how many numbers tensors of these shapes contain in total."""
     total = 0
     for shape in shapes.values():
         size = 1

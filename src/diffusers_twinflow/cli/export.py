@@ -10,35 +10,35 @@ STYLES = ("few", "any", "multi")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("adapter", help="TwinFlow repository: a folder or a Hub id.")
+    parser.add_argument("adapter", help="TwinFlow LoRA or model: a folder or a Hub id.")
     parser.add_argument("output", help="New folder for the result.")
     parser.add_argument(
         "--format",
         choices=FORMATS,
         default="diffusers",
-        help="diffusers: a plain LoRA; comfyui: a LoRA and workflows for ComfyUI; merged: a whole stock pipeline; "
-        "transformer: its transformer in one file. Default: diffusers.",
+        help="What to write. diffusers: a plain LoRA; comfyui: a LoRA and workflows for ComfyUI; merged: a whole stock "
+        "pipeline; transformer: the merged transformer in one file. Default: diffusers.",
     )
     parser.add_argument(
         "--sampling_style",
         choices=STYLES,
-        help="Sampling style that the weights are made for; default: the repository's own.",
+        help="Sampling style that the exported weights support. Default: the style of the repository.",
     )
     parser.add_argument(
         "--step_counts",
         type=int,
         nargs="+",
-        help="Step counts that the weights are exact for, the most important one first; default: the trained one and "
-        "as many of 1, 2, 3, 4 and 8 as fit.",
+        help="Step counts for which the exported weights are exact, the most important one first. Default: the trained "
+        "step count and as many of 1, 2, 3, 4 and 8 as possible.",
     )
-    parser.add_argument("--base_model", help="Folder or Hub id of the base, if the repository's own is not there.")
+    parser.add_argument("--base_model", help="Folder or Hub id of the base, if it is not where the LoRA says.")
     add_hub_arguments(parser)
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="Type of the written weights; default: the LoRA file's, or float32 for a model.",
+        help="Number format of the exported weights. Default: as in the LoRA file, or float32 for a whole model.",
     )
-    parser.add_argument("--prompt", default="your prompt", help="Prompt in the workflows for ComfyUI.")
+    parser.add_argument("--prompt", default="your prompt", help="Prompt in the ComfyUI workflows.")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,17 +1,17 @@
-"""Errors of the library name Python arguments; a user of the command line reads the flags instead."""
+"""Replace the Python argument names in error messages with command-line flags."""
 
 import argparse
 import logging
 import re
 
 SYNONYMS = {"num_inference_steps": "steps", "torch_dtype": "dtype"}
-"""Python arguments whose flag has another name."""
+"""Python arguments whose flag has a different name."""
 NO_VALUE = r"(?=$|[\s,;:)]|\.(?:\s|$))"
-"""What follows `name=` if the message gives no value with it."""
+"""Matches the text after `name=` if no value follows."""
 
 
 def name_flags(message: str, parser: argparse.ArgumentParser) -> str:
-    """Replace each Python argument that a message names, as `name=` or in backticks, by the flag of the command."""
+    """Replace each Python argument in a message, written as `name=` or in backticks, with the command's flag."""
     flags = {}
     for action in parser._actions:
         long = [text for text in action.option_strings if text.startswith("--") and not text.startswith("--no-")]
@@ -24,7 +24,7 @@ def name_flags(message: str, parser: argparse.ArgumentParser) -> str:
 
 
 class FlagNames(logging.Filter):
-    """Lets every record of this package pass, with the Python arguments that it names replaced by flags."""
+    """Logging filter that replaces Python arguments with flags in records of this package. It drops no records."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         super().__init__()

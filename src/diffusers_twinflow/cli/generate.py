@@ -1,4 +1,4 @@
-"""Draw images or clips in few steps with a TwinFlow LoRA or model."""
+"""Generate images or videos in few steps with a TwinFlow LoRA or model."""
 
 import argparse
 
@@ -10,11 +10,11 @@ CLIP_ENDINGS = (".webp", ".gif")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_drawing_arguments(parser)
-    parser.add_argument("--steps", type=int, help="Step count; default: what the adapter was distilled for.")
+    parser.add_argument("--steps", type=int, help="Number of steps. Default: the number it was distilled for.")
     parser.add_argument(
         "--out",
-        help="Output file; default: twinflow.png, or twinflow.webp for clips, which may be .gif too. "
-        "Several prompts are written as out-1.png, out-2.png, ...",
+        help="Output file. Default: twinflow.png, or twinflow.webp for videos (.webp or .gif). "
+        "For several prompts, a number is added: out-1.png, out-2.png, ...",
     )
 
 

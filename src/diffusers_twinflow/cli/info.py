@@ -1,4 +1,4 @@
-"""Show what a TwinFlow repository holds, without loading its base."""
+"""Show the contents of a TwinFlow repository without loading its base."""
 
 import argparse
 import json
@@ -8,9 +8,9 @@ from .output import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("adapter", help="TwinFlow repository: a folder or a Hub id.")
+    parser.add_argument("adapter", help="TwinFlow LoRA or model: a folder or a Hub id.")
     add_hub_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+    parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The pipeline that a command's arguments name."""
+"""Load the pipeline of a command from its arguments."""
 
 import argparse
 from collections.abc import Iterator
@@ -19,10 +19,13 @@ from .output import note
 
 
 def load_pipeline(args: argparse.Namespace) -> tuple[TwinFlowPipeline, dict[str, Any]]:
-    """The pipeline of `--adapter` on `--device`, and the arguments of its call for size, length and image.
+    """Load the pipeline of `--adapter` on `--device`.
+
+    Returns:
+        The pipeline, and the arguments of its call for size, length and image.
 
     Raises:
-        TwinFlowConfigError: if it cannot be loaded, or cannot draw what is asked for.
+        TwinFlowConfigError: if the pipeline cannot be loaded, or does not support the arguments.
     """
     family = FAMILIES[read_config(args).family]
     device = check_device(args.device or default_device())
@@ -45,7 +48,7 @@ def load_pipeline(args: argparse.Namespace) -> tuple[TwinFlowPipeline, dict[str,
 
 
 def read_config(args: argparse.Namespace) -> TwinFlowRepositoryConfig:
-    """The configuration of `--adapter`; no weights are loaded."""
+    """Read the configuration of `--adapter` without loading weights."""
     repository = locate_repository(args.adapter, subfolder=args.subfolder, revision=args.revision, token=args.token)
     return TwinFlowRepositoryConfig.load_located(repository)
 
@@ -57,9 +60,10 @@ def default_device() -> str:
 
 
 def check_device(name: str) -> torch.device:
-    """
+    """Return the device of this name.
+
     Raises:
-        TwinFlowConfigError: if there is no such device, or PyTorch cannot use it.
+        TwinFlowConfigError: if the device does not exist, or PyTorch cannot use it.
     """
     try:
         device = torch.device(name)
@@ -67,23 +71,24 @@ def check_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
         raise TwinFlowConfigError(
-            f"--device={name} cannot be used ({reason}): use --device={default_device()}, or leave it out."
+            f"--device={name} cannot be used ({reason}). Use --device={default_device()}, or leave it out."
         ) from error
     return device
 
 
 def call_options(args: argparse.Namespace, family: Family) -> dict[str, Any]:
-    """Size, length and image, as the call of a family's pipeline takes them.
+    """Return size, length and image as arguments of the pipeline's call.
 
     Raises:
-        TwinFlowConfigError: if the family draws no videos, needs an image or takes none, or the image cannot be read.
+        TwinFlowConfigError: if the family does not generate videos, if an image is missing or not allowed, or if the
+            image cannot be read.
     """
     family.check_draws_videos(args.num_frames)
     if family.takes_reference_image and not args.image:
-        raise TwinFlowConfigError(f"--image is missing: the model of '{args.adapter}' edits an image.")
+        raise TwinFlowConfigError(f"--image is missing: the model of '{args.adapter}' needs an image to edit.")
     if args.image and not family.takes_reference_image:
         raise TwinFlowConfigError(
-            f"--image={args.image} is not for '{args.adapter}', whose model edits no image: leave it out."
+            f"--image={args.image} cannot be used with '{args.adapter}', which does not edit images. Leave it out."
         )
     names = ("height", "width", "num_frames")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -91,9 +96,10 @@ def call_options(args: argparse.Namespace, family: Family) -> dict[str, Any]:
 
 
 def check_size(pipeline: DiffusionPipeline, args: argparse.Namespace) -> None:
-    """
+    """Check `--height` and `--width`.
+
     Raises:
-        TwinFlowConfigError: if the pipeline cannot draw `--height` or `--width`, or would round it.
+        TwinFlowConfigError: if the pipeline does not support a value, or would round it.
     """
     multiple = size_multiple(pipeline, family_of(pipeline).denoiser(pipeline))
     for name in ("height", "width"):
@@ -102,39 +108,39 @@ def check_size(pipeline: DiffusionPipeline, args: argparse.Namespace) -> None:
             below = value // multiple * multiple
             sizes = f"{below} or {below + multiple}" if below else f"{multiple}"
             raise TwinFlowConfigError(
-                f"--{name}={value} is not valid: the base draws multiples of {multiple} pixels. Use {sizes}."
+                f"--{name}={value} is not valid: it must be a multiple of {multiple} pixels for this base. Use {sizes}."
             )
 
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Around a pipeline's call: what the pipeline refuses, or has no memory for, is an error that a user can mend.
+    """Turn errors of a pipeline's call that the user can fix into clear errors.
 
     Raises:
-        TwinFlowConfigError: in place of a ValueError of the pipeline, or of an error for lack of memory.
+        TwinFlowConfigError: if the pipeline raises a `ValueError` or runs out of memory.
     """
     try:
         yield
     except TwinFlowConfigError:
         raise
     except ValueError as error:
-        raise TwinFlowConfigError(f"The pipeline cannot draw this: {error}") from error
+        raise TwinFlowConfigError(f"The pipeline cannot generate this: {error}") from error
     except (torch.OutOfMemoryError, MemoryError) as error:
         reason = str(error).strip().split("\n")[0]
         raise TwinFlowConfigError(
-            f"There is too little memory ({reason}): lower --height, --width or --num_frames, or use --dtype bfloat16."
+            f"There is not enough memory ({reason}). Lower --height, --width or --num_frames, or use --dtype bfloat16."
         ) from error
 
 
 def check_comparable(args: argparse.Namespace) -> TwinFlowRepositoryConfig:
-    """The configuration of `--adapter`, if its base can be drawn beside it; no weights are loaded.
+    """Check that `--adapter` can be compared with its base, and return its configuration. No weights are loaded.
 
     Raises:
-        TwinFlowConfigError: if `--adapter` holds no TwinFlow LoRA.
+        TwinFlowConfigError: if `--adapter` is not a TwinFlow LoRA.
     """
     config = read_config(args)
     if config.train_type != LORA:
         raise TwinFlowConfigError(
-            f"'{args.adapter}' holds a whole model, which has no base in it: {args.command} takes a LoRA."
+            f"'{args.adapter}' is a whole model, which cannot be compared with its base. Use {args.command} with a LoRA."
         )
     return config

@@ -1,6 +1,6 @@
-"""The command line `diffusers-twinflow`; one file per command.
+"""The command line `diffusers-twinflow`, with one file per command.
 
-The files of the commands import torch and diffusers only when they run, so that `--help` answers at once.
+The command files import torch and diffusers only when a command runs, so that `--help` is fast.
 """
 
 import argparse
@@ -22,7 +22,8 @@ INTERRUPTED = 130
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="diffusers-twinflow",
-        description="Train, draw with TwinFlow LoRAs and models, inspect, export, convert and share them.",
+        description="Train TwinFlow LoRAs and models, generate images with them, and inspect, export, convert and share "
+        "them.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
@@ -32,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         command_parser = commands.add_parser(name, help=summary, description=summary)
         command.add_arguments(command_parser)
         command_parser.add_argument(
-            "--verbose", action="store_true", help="Show the messages of other libraries, and tracebacks of errors."
+            "--verbose", action="store_true", help="Show messages of other libraries and tracebacks of errors."
         )
         command_parser.set_defaults(
             run=command.run, parser=command_parser, has_own_output=getattr(command, "HAS_OWN_OUTPUT", False)
@@ -44,7 +45,7 @@ def main(input_args: list[str] | None = None) -> int:
     """Run one command, or print the help if there is none.
 
     Returns:
-        The exit status: 0, or 1 with one line on standard error for what the user can mend.
+        The exit status: 0, or 1 with one line on standard error for errors that the user can fix.
     """
     parser = build_parser()
     args = parser.parse_args(input_args)

@@ -1,4 +1,4 @@
-"""Command-line flags from the options of dataclasses."""
+"""Make command-line flags from the options of dataclasses."""
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping
@@ -9,17 +9,17 @@ from ..options import TwinFlowConfigError, check_choice, groups_of, options_of, 
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser that raises its errors, without the usage of all options."""
+    """An argument parser that raises errors instead of printing the usage of all options."""
 
     def error(self, message: str) -> NoReturn:
         raise TwinFlowConfigError(message)
 
 
 def add_flags(parser: argparse.ArgumentParser, *classes: type, titles: Mapping[type, str] | None = None) -> None:
-    """Add a flag for each option, in a group for each class that declares some. A flag that is not given sets nothing.
+    """Add a flag for each option, in one group per class. Flags that are not given set no value.
 
     Args:
-        titles: titles of the groups of whole classes; by default a group has the first line of its class's docstring.
+        titles: group titles by class. Defaults to the first line of the class's docstring.
     """
     for cls in classes:
         groups = [((titles or {})[cls], list(options_of(cls)))] if cls in (titles or {}) else groups_of(cls)
@@ -30,7 +30,7 @@ def add_flags(parser: argparse.ArgumentParser, *classes: type, titles: Mapping[t
 
 
 def given_values(parsed: argparse.Namespace, options: Iterable[Field]) -> dict[str, Any]:
-    """The options that were given on the command line, by name."""
+    """Return the options that were given on the command line, by name."""
     return {declared.name: vars(parsed)[declared.name] for declared in options if declared.name in vars(parsed)}
 
 
@@ -51,7 +51,7 @@ def _add_flag(group: argparse._ArgumentGroup, declared: Field) -> None:
 
 
 def _reader(declared: Field, kind: type) -> Callable[[str], Any]:
-    """Reads one value of an option; its range is checked later, by its dataclass, which names the option."""
+    """Return a function that parses one value of an option. The dataclass checks the range later and names the option."""
 
     def read(text: str) -> Any:
         value = kind(text)

@@ -1,4 +1,4 @@
-"""What the commands print: one place, which keeps a terminal safe from the text of other people's files."""
+"""Print the output of commands. Text from untrusted files cannot send control codes to the terminal."""
 
 import sys
 import unicodedata
@@ -6,10 +6,9 @@ from typing import Any, TextIO
 
 
 def printable(value: Any) -> str:
-    """A value as one line of text that a terminal only shows.
+    """Return a value as one line of text that is safe to print.
 
-    Control characters, bidirectional marks and lone surrogates, which a terminal would obey or cannot encode, become
-    escapes such as `\\x1b`.
+    Control characters, bidirectional marks and lone surrogates are written as escapes such as `\\x1b`.
     """
     return "".join(character if _is_shown(character) else _escape(character) for character in str(value))
 
@@ -23,12 +22,12 @@ def _escape(character: str) -> str:
 
 
 def say(*values: Any) -> None:
-    """Print a line of a command's result: values of any origin, made printable, on standard output."""
+    """Print a line of a command's result on standard output. The values may come from untrusted files."""
     _write(" ".join(map(printable, values)), sys.stdout)
 
 
 def note(message: Any) -> None:
-    """Print a line on standard error, for the user rather than for a program that reads the result."""
+    """Print a line for the user on standard error, where programs that read the result do not see it."""
     _write(printable(" ".join(str(message).split("\n"))), sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""What protects the web page of `demo`: from other sites, from large requests, and from jobs that nobody waits for."""
+"""Protect the web page of `demo` from other sites, large requests, and jobs that nobody waits for."""
 
 import time
 from collections import Counter
@@ -18,9 +18,9 @@ ARRIVED = "twinflow_arrived"
 
 
 class Listeners:
-    """Who is waiting for results: the sessions whose result stream is open.
+    """The sessions that wait for results, which are those with an open result stream.
 
-    A browser and gradio's client open it when they have put a job into the queue. A session without one for
+    A browser or gradio's client opens the stream after it adds a job to the queue. A session without an open stream for
     `GRACE_SECONDS` is abandoned.
     """
 
@@ -28,24 +28,25 @@ class Listeners:
         self.open: Counter[str] = Counter()
 
     def check(self, session: str, arrived: float) -> None:
-        """Return once somebody listens to a session.
+        """Wait until the result stream of a session is open.
 
         Args:
-            arrived: when its job came, by `time.monotonic`.
+            session: id of the session.
+            arrived: time when its job arrived, from `time.monotonic`.
 
         Raises:
-            TwinFlowConfigError: if nobody does within the time of grace.
+            TwinFlowConfigError: if the stream is not opened within `GRACE_SECONDS`.
         """
         while not self.open[session]:
             if time.monotonic() - arrived > GRACE_SECONDS:
-                raise TwinFlowConfigError("Nobody waits for this drawing any more: it was dropped.")
+                raise TwinFlowConfigError("This request was dropped, because nobody waits for its images any more.")
             time.sleep(POLL_SECONDS)
 
 
 class PageGuard:
-    """Middleware that refuses what the page itself never sends, and notes whose result streams are open.
+    """Middleware that refuses requests that the page never sends, and records which result streams are open.
 
-    Refused are requests of other sites' pages (by their `Origin`), uploads, and bodies that are large or of unknown size.
+    It refuses requests from other sites (by their `Origin`), uploads, and bodies that are large or of unknown size.
     """
 
     def __init__(self, app: ASGIApp, listeners: Listeners) -> None:
@@ -75,25 +76,25 @@ class PageGuard:
 
 
 def refuse(scope: Scope) -> tuple[int, str] | None:
-    """The status and message that a request is refused with; `None` if it is served."""
+    """Return the status and message for a request that is refused, or `None` if it is served."""
     if scope["method"] in SAFE_METHODS:
         return None
     headers = Headers(scope=scope)
     origin = headers.get("origin")
     if origin is not None and origin.partition("://")[2] != headers.get("host"):
-        return 403, "Requests of other sites are refused."
+        return 403, "Requests from other sites are not allowed."
     if scope["path"].rstrip("/").endswith("/upload"):
-        return 403, "This page takes no uploads."
+        return 403, "Uploads are not allowed."
     length = headers.get("content-length", "")
     if not length.isdigit():
-        return 411, "A request needs a Content-Length."
+        return 411, "The request needs a Content-Length header."
     if int(length) > MAX_BODY_BYTES:
-        return 413, f"A request has at most {MAX_BODY_BYTES} bytes."
+        return 413, f"The request may have at most {MAX_BODY_BYTES} bytes."
     return None
 
 
 def streamed_session(scope: Scope) -> str | None:
-    """The session whose results a request streams: of gradio's clients, or by the id of a job's `/call`."""
+    """Return the session whose results a request streams, from gradio's clients or from the id of a `/call` job."""
     path = scope["path"].rstrip("/")
     if path.endswith(STREAM):
         return QueryParams(scope["query_string"]).get("session_hash")

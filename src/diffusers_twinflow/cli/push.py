@@ -1,4 +1,4 @@
-"""Push a trained TwinFlow LoRA or model to the Hub, with a model card, as one commit."""
+"""Push a trained TwinFlow LoRA or model to the Hub with a model card, in one commit."""
 
 import argparse
 from pathlib import Path
@@ -8,16 +8,18 @@ from .output import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", help="Folder that the training script or save_twinflow_lora wrote.")
-    parser.add_argument("repo_id", help="Hub id such as me/my-lora; created if it does not exist.")
+    parser.add_argument("directory", help="Output folder of a training run or of save_twinflow_lora.")
+    parser.add_argument("repo_id", help="Hub id, such as me/my-lora. The repository is created if it does not exist.")
     parser.add_argument("--base_model", help="Hub id of the base, if it was trained from a local folder.")
-    parser.add_argument("--private", action="store_true", default=None, help="Create the repository as private.")
-    parser.add_argument("--revision", help="Branch to commit to; default: the main one.")
+    parser.add_argument("--private", action="store_true", default=None, help="Make a new repository private.")
+    parser.add_argument("--revision", help="Branch to commit to. Default: the main branch.")
     parser.add_argument(
-        "--card", choices=["new", "keep"], help="Write a new model card, or keep the one in the folder."
+        "--card",
+        choices=["new", "keep"],
+        help="new: write a new model card; keep: push the card in the folder. Default: keep a card that was edited.",
     )
-    parser.add_argument("--message", help="Message of the commit.")
-    parser.add_argument("--token", help="Hub token; default: HF_TOKEN, or the one of `hf auth login`.")
+    parser.add_argument("--message", help="Commit message. Default: a message with the number of steps.")
+    parser.add_argument("--token", help="Hub token. Default: HF_TOKEN, or the token of `hf auth login`.")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,10 +43,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def needs_card(path: Path, args: argparse.Namespace) -> bool:
-    """Whether to write the model card: if there is none, if nobody edited ours, or if `--card new` asks for it.
+    """Return whether to write the model card: if there is none, if nobody edited it, or with `--card new`.
 
     Raises:
-        TwinFlowConfigError: if somebody wrote one for another repository or base, and no `--card` decides.
+        TwinFlowConfigError: if an edited card is for another repository or base, and `--card` is not given.
     """
     from ..hub.model_card import is_generated_card
 
@@ -54,5 +56,5 @@ def needs_card(path: Path, args: argparse.Namespace) -> bool:
     if args.repo_id in text and (args.base_model or "") in text:
         return False
     raise TwinFlowConfigError(
-        f"'{path}' was written for another repository or base: pass --card new to write it anew, or --card keep."
+        f"'{path}' was written for another repository or base. Pass --card new to replace it, or --card keep to keep it."
     )

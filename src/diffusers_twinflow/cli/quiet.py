@@ -1,4 +1,4 @@
-"""Only our own messages on the terminal while a command runs."""
+"""Show only our own messages on the terminal while a command runs."""
 
 import logging
 import sys
@@ -26,9 +26,9 @@ LIBRARIES = (
 
 @contextmanager
 def only_our_messages(verbose: bool = False) -> Iterator[None]:
-    """Inside the block, hide the messages, warnings and progress bars of other libraries; afterwards all is as before.
+    """Hide the messages, warnings and progress bars of other libraries inside the `with` block.
 
-    Our own warnings are shown as one line each. Bars of downloads stay if standard error is a terminal.
+    Our own warnings are shown on one line each. Progress bars of downloads are shown if standard error is a terminal.
 
     Args:
         verbose: show the libraries' messages too.
@@ -92,7 +92,7 @@ def _our_warnings(show: Callable[[str], None], hide_others: bool) -> Iterator[No
 
 @contextmanager
 def _quiet_loggers() -> Iterator[None]:
-    import diffusers  # noqa: F401  (these set the levels of their loggers when they are imported)
+    import diffusers  # noqa: F401  (these libraries set the levels of their loggers when they are imported)
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
@@ -120,5 +120,5 @@ def _no_bars() -> Iterator[None]:
                 library.disable_progress_bar()
                 stack.callback(library.enable_progress_bar)
         shows_downloads = sys.stderr.isatty() and not hides_downloads
-        (enable_progress_bars if shows_downloads else disable_progress_bars)()  # those of transformers switch it too
+        (enable_progress_bars if shows_downloads else disable_progress_bars)()  # transformers' functions change it too
         yield

@@ -1,6 +1,6 @@
 """Distil a flow-matching model with TwinFlow, or train it with ordinary flow matching.
 
-Several processes: accelerate launch -m diffusers_twinflow.cli train --config recipe.json --output_dir out
+To train on several GPUs: accelerate launch -m diffusers_twinflow.cli train --config recipe.json --output_dir out
 """
 
 import argparse
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..training.trainer import Trainer
 
 HAS_OWN_OUTPUT = True
-"""The command shows its own log; `main` does not hide it."""
+"""The command shows its own log, so `main` does not hide messages."""
 TITLES: dict[type, str] = {TwinFlowConfig: "TwinFlow"}
 
 
@@ -33,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command, on its own."""
+    """Build the parser of this command alone."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     return parser
 
 
 def parse_args(input_args: Sequence[str] | None = None) -> "RunOptions":
-    """The options of command-line arguments, and of the recipe that `--config` names.
+    """Parse the options from the command line and from the recipe in `--config`.
 
     Raises:
         TwinFlowConfigError: if an argument or an option is unknown or not valid.
@@ -49,7 +49,7 @@ def parse_args(input_args: Sequence[str] | None = None) -> "RunOptions":
 
 
 def options_of_command(parsed: argparse.Namespace) -> "RunOptions":
-    """The options of parsed arguments; see `parse_args`."""
+    """Return the options of parsed arguments, see `parse_args`."""
     from ..options import options_of
     from ..training.recipe import NAMED_CLASSES, build_options, load_recipe
 
@@ -62,13 +62,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(input_args: Sequence[str] | None = None, trainer_class: "type[Trainer] | None" = None) -> None:
-    """Train as the arguments say; what `examples/train_twinflow.py` runs.
+    """Train with command-line arguments. `examples/train_twinflow.py` calls this.
 
     Args:
-        trainer_class: a subclass of `Trainer` that changes a part of the run.
+        input_args: the arguments. Defaults to those of the command line.
+        trainer_class: subclass of `Trainer` that changes a part of the run. Defaults to `Trainer`.
 
     Raises:
-        SystemExit: with one line if the run cannot start or ends early.
+        SystemExit: if the run cannot start or ends early. The message has one line.
     """
     parser = build_parser()
     launch(lambda: options_of_command(parser.parse_args(input_args)), parser, trainer_class)
@@ -80,7 +81,7 @@ def launch(
     trainer_class: "type[Trainer] | None" = None,
     verbose: bool = False,
 ) -> None:
-    """Train with the options that `read` returns, and end with one line of error that names flags.
+    """Train with the options that `read` returns. Errors are shown on one line, with flags as option names.
 
     Args:
         verbose: show the messages of other libraries.
@@ -118,7 +119,7 @@ def launch(
 
 
 def report_costs(trainer: "Trainer") -> None:
-    """Measure what the run would cost, and print it."""
+    """Measure the time and memory of a run and print them."""
     from ..training.dry_run import format_report
 
     report = trainer.dry_run()
@@ -129,7 +130,7 @@ def report_costs(trainer: "Trainer") -> None:
 
 @contextmanager
 def shown_log(parser: argparse.ArgumentParser, verbose: bool = False) -> Iterator[None]:
-    """Show the messages of this package, with options named by their flags.
+    """Show the log messages of this package, with flags as option names.
 
     Args:
         verbose: show the messages of other libraries too.
@@ -159,7 +160,7 @@ def _without_main_rank(record: logging.LogRecord) -> bool:
 
 
 def speaks() -> bool:
-    """Whether this process is the one that tells an error that all have."""
+    """Return whether this process prints errors that occur in all processes."""
     from accelerate import PartialState
 
     if PartialState._shared_state:

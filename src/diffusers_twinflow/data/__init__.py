@@ -1,4 +1,4 @@
-"""From files, tables and streams to the batches of a run."""
+"""Turn files, tables and streams into the batches of a run."""
 
 from typing import TYPE_CHECKING, Any
 

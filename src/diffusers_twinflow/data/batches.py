@@ -1,4 +1,4 @@
-"""What training needs of its data, and data that is latents and conditions already."""
+"""Define the interface of training data, and use latents and conditions that are already encoded."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,38 +19,44 @@ class Batches(Protocol):
     """The micro-batches of a run. Each has the positions of its samples in the run under "position"."""
 
     def epoch_size(self) -> int | None:
-        """Number of samples per epoch; `None` or an error if that is not known."""
+        """Return the number of samples per epoch. Returns `None` or raises an error if it is unknown."""
 
     def loader(self, *, first_position: int, last_position: int, step_samples: int) -> Iterable[Batch]:
-        """The micro-batches of this process between two positions of the run, multiples of `step_samples`."""
+        """Return the micro-batches of this process between two positions of the run, multiples of `step_samples`."""
 
     def read(self, batch: Batch) -> tuple[torch.Tensor, Condition]:
-        """Latents, shape [B, ...], and condition of a batch, on the device."""
+        """Return the latents of a batch, shape [B, ...], and its condition, on the device."""
 
     def read_unconditional(self, batch: Batch) -> Condition | None:
-        """The condition of the empty prompt for each sample of a batch; `None` if it is the same for all."""
+        """Return the condition of the empty prompt for each sample of a batch, or `None` if it is the same for all."""
 
     def unconditional(self) -> Condition | None:
-        """The condition of the empty prompt, of batch 1; `None` if it differs between samples."""
+        """Return the condition of the empty prompt with batch size 1, or `None` if it differs between samples."""
 
     def with_encoders(self) -> AbstractContextManager[Any]:
-        """A context in which the networks that encode are on the device, for images in the middle of training."""
+        """Return a context in which the encoders are on the device, for generating images during training."""
 
     def register(self, accelerator: Accelerator) -> None:
-        """Have checkpoints contain what resuming needs besides the position."""
+        """Register what checkpoints must contain for resuming, besides the position."""
 
 
 class LatentBatches:
-    """Latents and conditions that somebody else encoded, as batches of a run.
+    """Uses latents and conditions that are already encoded as the batches of a run.
 
     Args:
-        samples: either a sequence of samples, `{"latents": [...], "condition": {name: [...]}}` without a batch
-            dimension, which is shuffled anew each epoch; or an iterable of such batches with a batch dimension of
-            `batch_size`, which is read in its order and from its start as often as needed. In a run of several
-            processes an iterable gives each process its own batches.
-        empty_condition: the condition of the empty prompt, of batch 1; needed if the method uses guidance.
+        samples: one of:
+
+            - a sequence of samples `{"latents": [...], "condition": {name: [...]}}` without a batch dimension. It is
+              shuffled again for each epoch.
+            - an iterable of such batches with a batch dimension of `batch_size`. It is read in order, and again from
+              the start when it ends. With several processes, the iterable must yield different batches per process.
+        empty_condition: condition of the empty prompt with batch size 1. Needed if the method uses guidance.
         seed: seed of the run.
-        batch_size: samples per micro-batch and process.
+        batch_size: number of samples per micro-batch and process.
+
+    Raises:
+        TwinFlowConfigError: during training, if a batch has a different size, the iterable cannot be read again, or
+            `empty_condition` is missing.
 
     Example:
 
@@ -110,13 +116,13 @@ class LatentBatches:
             batch = next(batches)
             if len(batch["latents"]) != self.batch_size:
                 raise TwinFlowConfigError(
-                    f"train_batch_size={self.batch_size}, but a batch of the data has {len(batch['latents'])} samples: "
-                    "make them equal."
+                    f"train_batch_size={self.batch_size}, but a batch of the data has {len(batch['latents'])} samples. "
+                    "Make them equal."
                 )
             yield batch | {"position": list(range(start, start + self.batch_size))}
 
     def _endless(self, skipped: int) -> Iterator[Batch]:
-        """The batches again and again; those of an earlier run are skipped."""
+        """Yield the batches again and again. Skip the first ones if the run is resumed."""
         number = 0
         while True:
             before = number
@@ -125,7 +131,7 @@ class LatentBatches:
                 if number > skipped:
                     yield batch
             if number == before:
-                raise TwinFlowConfigError("The data ended before the run: give an iterable that can be read again.")
+                raise TwinFlowConfigError("The data ended before the run. Pass an iterable that can be read again.")
 
     def read(self, batch: Batch) -> tuple[torch.Tensor, Condition]:
         return self._sent(batch["latents"]).float(), self._sent_condition(batch["condition"])
@@ -136,17 +142,17 @@ class LatentBatches:
     def unconditional(self) -> Condition | None:
         if self.empty_condition is None:
             raise TwinFlowConfigError(
-                "twinflow_enhanced_ratio is above 0, which needs the condition of the empty prompt: pass "
+                "twinflow_enhanced_ratio is above 0, which needs the condition of the empty prompt. Pass "
                 "empty_condition=, or set twinflow_enhanced_ratio=0."
             )
         return self._sent_condition(self.empty_condition)
 
     def with_encoders(self) -> AbstractContextManager[Any]:
-        """Nothing is moved: no network of the pipeline encodes this data."""
+        """Return an empty context, because this data needs no encoders."""
         return nullcontext()
 
     def register(self, accelerator: Accelerator) -> None:
-        """Nothing more is needed than the position."""
+        """Do nothing, because only the position is needed."""
 
     def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.processes.device, non_blocking=True)
@@ -156,5 +162,5 @@ class LatentBatches:
 
 
 def _is_sequence(samples: Sequence[Batch] | Iterable[Batch]) -> "TypeGuard[Sequence[Batch]]":
-    """Whether samples can be looked up by number, as in any data set of torch, which need not be a `Sequence`."""
+    """Return whether samples can be indexed. Data sets of torch can, although they may not be a `Sequence`."""
     return hasattr(samples, "__getitem__") and hasattr(samples, "__len__")

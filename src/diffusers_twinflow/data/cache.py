@@ -1,4 +1,4 @@
-"""Tensors computed once: kept in memory, or on disk for the next run."""
+"""Cache computed tensors in memory, or on disk for later runs."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ IDENTITY = "identity.json"
 
 
 class TensorCache(Protocol):
-    """Named tensors by key."""
+    """A cache of named tensors by key."""
 
     is_shared: bool
 
@@ -44,7 +44,7 @@ class TensorCache(Protocol):
 
 
 class MemoryCache(dict):
-    """A cache of this process alone."""
+    """A cache in the memory of this process."""
 
     is_shared = False
 
@@ -52,29 +52,30 @@ class MemoryCache(dict):
         self.update(entries)
 
     def flush(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def refresh(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 @lru_cache(maxsize=OPEN_SHARDS)
 def _open_shard(path: Path) -> safe_open:
-    """A shard with its list of entries read, which takes far longer than to read an entry."""
+    """Open a shard and keep it open, because reading its list of entries takes much longer than reading an entry."""
     return safe_open(path, framework="pt")
 
 
 class DiskCache:
-    """A cache that all processes and later runs share: safetensors shards, each complete or not there.
+    """A cache on disk that all processes and later runs share. It consists of safetensors shards, written atomically.
 
     Args:
-        directory: a folder for many caches.
-        identity: everything besides the key that the tensors depend on, as plain JSON; another identity is another
-            folder, so that nothing stale is ever read.
-        shard_bytes: how much is gathered before a shard is written; a kill loses at most that.
+        directory: folder for all caches.
+        identity: everything besides the key that the tensors depend on, as plain JSON. Each identity has its own
+            folder, so outdated tensors are never read.
+        shard_bytes: number of bytes to collect before a shard is written. If the process is killed, at most this much
+            is lost.
 
     Raises:
-        TwinFlowConfigError: where a shard is broken.
+        TwinFlowConfigError: if a shard is damaged.
     """
 
     is_shared = True
@@ -100,13 +101,13 @@ class DiskCache:
         return {name: shard.get_tensor(f"{key}{SEPARATOR}{name}") for name in self.names[name_of_shard]}
 
     def add(self, entries: dict[str, Entry]) -> None:
-        """Take entries, each with the same names; they are on disk once their shard is full or `flush` is called."""
+        """Add entries, which all have the same names. They are written when their shard is full or by `flush`."""
         self.pending |= entries
         if sum(tensor.nbytes for entry in self.pending.values() for tensor in entry.values()) >= self.shard_bytes:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is pending."""
+        """Write all entries that are not on disk yet."""
         if not self.pending:
             return
         tensors = {
@@ -120,7 +121,7 @@ class DiskCache:
         self.pending = {}
 
     def refresh(self) -> None:
-        """Find what other processes and runs have written."""
+        """Find entries that other processes and runs have written."""
         known = set(self.names)
         for path in sorted(self.directory.glob(f"*{ENDING}")):
             if path.name not in known:
@@ -133,13 +134,13 @@ class DiskCache:
                 pairs = [key.rsplit(SEPARATOR, 1) for key in shard.keys()]  # noqa: SIM118
         except SafetensorError as error:
             raise TwinFlowConfigError(
-                f"cache_directory: '{path}' is broken ({error}): delete that file, and what it held is encoded again."
+                f"cache_directory: '{path}' is damaged ({error}). Delete this file. Its contents are then encoded again."
             ) from error
         self.names[shard_name] = sorted({name for _, name in pairs})
         self.shard_of |= {key: shard_name for key, _ in pairs}
 
     def _publish(self, name: str, write: Callable[[Path], object]) -> None:
-        """Write a file aside, and give it its name once it is complete."""
+        """Write a file under a temporary name and rename it when it is complete."""
         aside = self.directory / f"{name}.{uuid4().hex}{UNFINISHED}"
         with disk_errors(self.directory / name):
             write(aside)
@@ -147,7 +148,7 @@ class DiskCache:
             os.replace(aside, self.directory / name)
 
     def _remove_stale(self) -> None:
-        """Delete what killed runs left behind; a file of the last hour may be another run's work."""
+        """Delete temporary files of killed runs. Files of the last hour are kept, because another run may write them."""
         for path in self.directory.glob(f"*{UNFINISHED}"):
             if path.exists() and time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink(missing_ok=True)
@@ -161,12 +162,13 @@ def fill_cache(
     processes: PartialState,
     description: str,
 ) -> None:
-    """Encode what a cache lacks, with a progress bar; processes that share a cache share the work.
+    """Encode the entries that a cache lacks, with a progress bar. Processes that share a cache share the work.
 
     Args:
-        batches: all that the cache is to hold, work by key, the same in every process. Each batch belongs to one
-            process, whatever the cache holds when that process looks.
-        encode: takes batches and gives the entries of each.
+        cache: cache to fill.
+        batches: all entries that the cache must contain, as work by key. They are the same in every process, and each
+            batch is assigned to one process.
+        encode: takes batches and yields the entries of each batch.
     """
     own = batches[processes.process_index :: processes.num_processes] if cache.is_shared else batches
     lacking = [{key: work for key, work in batch.items() if key not in cache} for batch in own]
@@ -180,6 +182,6 @@ def fill_cache(
 
 
 def batched(work: dict[str, Work], batch_size: int) -> list[dict[str, Work]]:
-    """Work by key in batches."""
+    """Split work by key into batches."""
     items = list(work.items())
     return [dict(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]

@@ -1,4 +1,4 @@
-"""Which captions a sample has, and which of them it is trained with."""
+"""Read the captions of a sample and choose the one to train with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,19 +16,20 @@ from .text_files import BYTE_ORDER_MARK, find_beside, read_text
 
 @dataclass(frozen=True)
 class CaptionSource:
-    """Where captions come from.
+    """Reads captions from columns, text files, file names or an option.
 
     Attributes:
-        strategy: "column" (texts or lists of texts in `columns`), "textfile" (image.txt beside image.png, a caption a
-            line), "filename" (the image's name, underscores read as spaces) or "instance_prompt" (one for all).
-        columns: caption columns; where there are several, one of those that a sample has is drawn.
-        image_column: where the image's path is read from.
-        instance_prompt: the prompt of that strategy.
-        dropout_probability: how often the empty prompt is trained instead.
-        class_names: the names of the classes of columns that hold class numbers.
+        strategy: one of "column" (texts or lists of texts in `columns`), "textfile" (image.txt next to image.png, one
+            caption per line), "filename" (the image's name, with underscores as spaces) and "instance_prompt" (one
+            caption for all images).
+        columns: caption columns. With several columns, one caption is chosen at random each time.
+        image_column: column that the image's path is read from.
+        instance_prompt: caption of the strategy "instance_prompt".
+        dropout_probability: probability in [0, 1] of using the empty prompt instead.
+        class_names: class names of each column with class numbers.
 
     Raises:
-        TwinFlowConfigError: where an option is out of its range or another is missing.
+        TwinFlowConfigError: if a value is outside its range or an option is missing.
     """
 
     strategy: str = "column"
@@ -59,17 +60,17 @@ class CaptionSource:
         return self.strategy in ("textfile", "filename")
 
     def named_by(self, features: Mapping[str, Any] | None) -> "CaptionSource":
-        """The same source, with class names as captions if columns hold class numbers.
+        """Return the same source, with class names as captions for columns with class numbers.
 
         Args:
-            features: the features of the rows, by column.
+            features: features of the rows, by column.
         """
         kinds = {column: _element((features or {}).get(column)) for column in self.columns}
         names = {column: kind.names for column, kind in kinds.items() if isinstance(kind, ClassLabel)}
         return replace(self, class_names=names)
 
     def candidates(self, row: dict) -> list[str]:
-        """The captions of a row that are not blank.
+        """Return the captions of a row that are not blank.
 
         Raises:
             OSError, ValueError: if a sample has no text file, or the file cannot be read as text.
@@ -84,24 +85,24 @@ class CaptionSource:
         return _texts(read_text(text_file(path)).split("\n") if path.name else [])
 
     def choose(self, candidates: list[str], draw: SampleDraw) -> str:
-        """The caption to train with, or the empty prompt."""
+        """Choose the caption to train with, which may be the empty prompt."""
         if draw.dropout < self.dropout_probability:
             return ""
         return candidates[int(draw.caption * len(candidates))]
 
 
 def text_file(image_path: str | Path) -> Path:
-    """The file that holds the captions of an image."""
+    """Return the path of the caption file of an image."""
     return find_beside(image_path, ".txt")
 
 
 def _element(feature: Any) -> Any:
-    """The feature of the elements of a list, or of a list of lists; any other feature as it is."""
+    """Return the feature of the elements of a list or of nested lists. Other features are returned unchanged."""
     return _element(feature.feature) if isinstance(feature, (List, LargeList)) else feature
 
 
 def _named(value: Any, names: list[str] | None) -> Any:
-    """Class numbers as names. A negative number stands for no class."""
+    """Replace class numbers by names. A negative number means no class."""
     if names is None or value is None:
         return value
     if isinstance(value, list):
@@ -110,7 +111,7 @@ def _named(value: Any, names: list[str] | None) -> Any:
 
 
 def _texts(values: list) -> list[str]:
-    """Texts and lists of texts as one list, without blanks."""
+    """Flatten texts and lists of texts into one list without blank texts."""
     texts = []
     for value in values:
         if isinstance(value, list):

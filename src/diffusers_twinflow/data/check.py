@@ -1,4 +1,4 @@
-"""The pass over the data before training: what each sample is, and which cannot be trained on."""
+"""Check all samples before training and find those that cannot be used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ FEATURES = Features(
 
 @dataclass(frozen=True)
 class CheckedRows:
-    """The rows that can be trained on, in the order of the data.
+    """The rows that can be used for training, in the order of the data.
 
     Attributes:
-        rows: the data, images still encoded.
-        facts: beside each row its captions, its image's size in pixels and the hash of its image's file.
-        image_column, reference_image_column: `None` where such images are not used.
-        clip: what of a video is trained on, where the images are videos.
+        rows: the data. Images are still encoded.
+        facts: for each row, its captions, its image's size in pixels and the hash of its image's file.
+        image_column, reference_image_column: columns of images, or `None` if they are not used.
+        clip: part of each video to train on, if the images are videos.
     """
 
     rows: Dataset
@@ -54,17 +54,20 @@ def check_rows(
     num_proc: int = 1,
     left_out: Sequence[Fault] = (),
 ) -> CheckedRows:
-    """Decode every image and read every caption once, with a progress bar; `datasets` keeps the result on disk.
+    """Decode every image and read every caption once, with a progress bar. `datasets` caches the result on disk.
 
     Args:
-        image_column, reference_image_column: `None` where such images are not used.
-        clip: what of a video is decoded, where the images are videos.
-        report: gets the faulty samples.
-        num_proc: processes that share the work.
-        left_out: files of the data that have no row, to be reported with the others.
+        image_column, reference_image_column: columns of images, or `None` if they are not used.
+        clip: part of each video to decode, if the images are videos.
+        report: receives the samples that cannot be used.
+        num_proc: number of processes.
+        left_out: files of the data that have no row, which are reported too.
+
+    Returns:
+        The rows that can be used.
 
     Raises:
-        TwinFlowConfigError: where the report says to stop, or no sample is left.
+        TwinFlowConfigError: if the report is set to stop at bad samples, or no sample can be used.
     """
     captions = captions.named_by(rows.features)
     facts = rows.map(
@@ -92,7 +95,7 @@ def check_rows(
     report.totals = {"samples": len(rows) + unlisted, "trained_on": len(good)}
     report.add(faults)
     if not good:
-        raise TwinFlowConfigError(f"no sample of the data can be trained on: {report.counts()}.")
+        raise TwinFlowConfigError(f"no sample of the data can be used: {report.counts()}. Check the data.")
     return CheckedRows(rows.select(good), facts.select(good), image_column, reference_image_column, clip)
 
 
@@ -105,7 +108,7 @@ def describe(
     clip: Clip | None = None,
     files: str = "",
 ) -> dict:
-    """What is to be known of a row, and what is wrong with it; `files` tells `datasets` when what it kept is stale."""
+    """Return the facts of a row and its faults. `files` invalidates the cache of `datasets` when a file changes."""
     value = row[image_column] if image_column else None
     fact = {"content": None, "width": None, "height": None, CORRUPT_IMAGES: None}
     if image_column:
@@ -119,7 +122,7 @@ def describe(
 
 
 def read_captions(row: dict, captions: CaptionSource) -> tuple[list[str], str | None]:
-    """The captions of a row, and why there are none."""
+    """Return the captions of a row, and the reason if there are none."""
     try:
         texts = captions.candidates(row)
     except (OSError, ValueError) as error:
@@ -133,5 +136,5 @@ def _describe_image(value: dict | list | None, clip: Clip | None = None) -> dict
     try:
         width, height = size_of(value, clip)
         return {"content": content_hash(value), "width": width, "height": height}
-    except Exception as error:  # decoders raise whatever they like on broken files; the report says what it was
+    except Exception as error:  # decoders can raise any error on damaged files; the report contains it
         return {CORRUPT_IMAGES: what_is_wrong(error)}

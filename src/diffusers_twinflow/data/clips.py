@@ -1,4 +1,4 @@
-"""Clips of videos: video files, animated pictures, and lists of encoded frames."""
+"""Read clips from video files, animated images and lists of encoded frames."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,33 +10,33 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 from .images import decode, measure, source_of
 
 ANIMATED = ("GIF", "PNG", "WEBP")
-"""Formats that Pillow reads frame by frame; PyAV reads the others."""
+"""Formats whose frames Pillow reads. PyAV reads the others."""
 CONTAINERS = "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,avi,mpeg,mpegvideo,mpegts,flv,ogg,asf"
-"""FFmpeg's names of the formats that are read. A playlist, for example, would open other files and addresses."""
+"""FFmpeg's names of the allowed formats. Others are unsafe: a playlist, for example, opens other files and addresses."""
 Frames = Iterator[tuple[float, Image.Image]]
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What of a video is trained on: a stretch from its beginning.
+    """The part of a video to train on: its first frames.
 
     Attributes:
-        num_frames: frames of the stretch.
-        fps: how many frames of a second are taken, by the times in the file; `None` takes every frame.
+        num_frames: number of frames.
+        fps: frames to read per second, based on the times in the file. `None` reads every frame.
     """
 
     num_frames: int
     fps: float | None = None
 
     def decode(self, value: dict | list) -> list[Image.Image]:
-        """The frames, all of one size, turned as the file says.
+        """Decode the frames. All have the same size and the rotation that the file specifies.
 
         Args:
-            value: `{"bytes", "path"}` of a file, or a list of those of frames.
+            value: `{"bytes", "path"}` of a video file, or a list of such dictionaries, one per frame.
 
         Raises:
-            ValueError: where the video is too short, or its frames are of several sizes.
-            Exception: whatever the decoder raises on a file that is broken.
+            ValueError: if the video is too short, or its frames have different sizes.
+            Exception: if the file is damaged, any error of the decoder.
         """
         timed = timed_frames(value)
         chosen = at_rate(timed, self.fps) if self.fps else (frame for _, frame in timed)
@@ -51,23 +51,23 @@ class Clip:
 
 
 def read(value: dict | list, clip: Clip | None) -> Image.Image | list[Image.Image]:
-    """The image, or the frames where there is a clip."""
+    """Decode an image, or the frames of a video if `clip` is given."""
     return clip.decode(value) if clip else decode(_one_file(value))
 
 
 def size_of(value: dict | list, clip: Clip | None) -> tuple[int, int]:
-    """Width and height of an image or of a clip's frames, everything that is trained on having been read."""
+    """Return the width and height of an image or of a video's frames. This decodes everything that is trained on."""
     return clip.decode(value)[0].size if clip else measure(_one_file(value))
 
 
 def _one_file(value: dict | list) -> dict:
     if isinstance(value, list):
-        raise ValueError("a list of frames is no image: set `num_frames` to train on clips")
+        raise ValueError("a list of frames is not an image: set `num_frames` to train on videos")
     return value
 
 
 def timed_frames(value: dict | list) -> Frames:
-    """Every frame of a video and when it is shown, in seconds; of a list the frame's number."""
+    """Yield every frame of a video with its time in seconds. For a list, the time is the number of the frame."""
     if isinstance(value, list):
         for number, frame in enumerate(value):
             yield float(number), decode(frame)
@@ -101,7 +101,7 @@ def _video(source: BinaryIO | str) -> Frames:
 
 
 def at_rate(timed: Iterable[tuple[float, Image.Image]], fps: float) -> Iterator[Image.Image]:
-    """The frame nearest in time to each `1 / fps` of a second, from the first frame's on."""
+    """Yield `fps` frames per second, each the nearest in time, starting with the first frame."""
     tick, start, gap = 0, 0.0, 0.0
     previous: tuple[float, Image.Image] | None = None
     for time, frame in timed:

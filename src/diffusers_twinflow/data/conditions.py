@@ -1,4 +1,4 @@
-"""Conditions of prompts: encoded as they come, or once before training."""
+"""Encode the conditions of prompts during training, or once before it."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -14,12 +14,12 @@ from .encoders import encoder_modules, seeded, weights_identity
 
 
 class Conditions:
-    """The condition of a batch of prompts.
+    """Returns the condition of a batch of prompts.
 
     Args:
-        encode: takes a list of B prompts and returns their condition, tensors of batch B.
-        device: where conditions are wanted.
-        cache: where what was encoded is kept; `None` encodes every batch anew.
+        encode: takes a list of B prompts and returns their condition, tensors with batch size B.
+        device: device of the returned conditions.
+        cache: cache of encoded prompts. `None` encodes every batch again.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Conditions:
         return {name: self._sent([entry[name] for entry in entries]) for name in entries[0]}
 
     def _sent(self, rows: list[torch.Tensor]) -> torch.Tensor:
-        """Rows as one tensor on the device; from pinned memory, as the host would else wait for what the GPU is at."""
+        """Stack rows on the device. Pinned memory is used so that the host does not wait for the GPU."""
         shape, pins = (len(rows), *rows[0].shape), torch.device(self.device).type == "cuda"
         host = torch.empty(shape, dtype=rows[0].dtype, pin_memory=pins)
         return torch.stack(rows, out=host).to(self.device, non_blocking=True)
@@ -60,8 +60,8 @@ def cache_conditions(
     """Encode every prompt once into `cache`.
 
     Args:
-        encode: takes a list of B prompts and returns their condition, tensors of batch B.
-        batch_size: prompts encoded at once.
+        encode: takes a list of B prompts and returns their condition, tensors with batch size B.
+        batch_size: number of prompts to encode at once.
     """
 
     def encode_batches(batches: list[dict[str, str]]) -> Iterator[dict[str, Entry]]:
@@ -80,7 +80,12 @@ def cache_conditions(
 def text_identity(
     pipeline: DiffusionPipeline, denoiser: torch.nn.Module, name: str, max_sequence_length: int | None
 ) -> dict[str, Any]:
-    """What conditions depend on besides the prompt; `name` is the base's, `denoiser` the component that is trained."""
+    """Return everything besides the prompt that conditions depend on.
+
+    Args:
+        name: name of the base.
+        denoiser: the trained component.
+    """
     modules = encoder_modules(pipeline, denoiser)
     return {
         "kind": "conditions",
@@ -92,13 +97,13 @@ def text_identity(
 
 
 def prompt_key(prompt: str) -> str:
-    """The name of a prompt in a cache."""
+    """Return the cache key of a prompt."""
     return hashlib.sha256(prompt.encode()).hexdigest()
 
 
 @torch.no_grad()
 def encode_entries(encode: Callable[[list[str]], Condition], prompts: list[str]) -> dict[str, Entry]:
-    """The condition of each prompt by its key, on the CPU and without batch dimension."""
+    """Encode prompts and return the condition of each by its key, on the CPU and without a batch dimension."""
     keys = [prompt_key(prompt) for prompt in prompts]
     with seeded(*keys):
         condition = {name: tensor.cpu() for name, tensor in encode(prompts).items()}

@@ -1,4 +1,4 @@
-"""The options of a run's data, under the names that the training script gives them."""
+"""Options of the training data."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 CAPTION_STRATEGIES = ("column", "textfile", "filename", "instance_prompt")
 
 TEXT_COLUMN = "text"
-"""The column of the lines of a text file."""
+"""Column name for the lines of a text file."""
 SOURCES = ("dataset_name", "instance_data_dir", "data_files", "prompts_file")
 
 
@@ -81,7 +81,7 @@ class DataConfig(DataOptions):
     """Where samples come from, how they are cropped and captioned, and what is encoded before training.
 
     Args:
-        twinflow_image_free: train without the data's images; only captions are read.
+        twinflow_image_free: train without images. Only captions are read.
 
     Raises:
         TwinFlowConfigError: if options contradict each other.
@@ -91,7 +91,7 @@ class DataConfig(DataOptions):
 
     @classmethod
     def from_options(cls, options: DataOptions, twinflow_image_free: bool = False) -> "DataConfig":
-        """The data options among a run's options."""
+        """Take the data options from the options of a run."""
         return cls(
             **{each.name: getattr(options, each.name) for each in fields(DataOptions)},
             twinflow_image_free=twinflow_image_free,
@@ -100,22 +100,24 @@ class DataConfig(DataOptions):
     def __post_init__(self) -> None:
         given = [name for name in SOURCES if getattr(self, name)]
         if not given:
-            raise TwinFlowConfigError(f"no data: give one of {', '.join(f'`{name}`' for name in SOURCES)}.")
+            raise TwinFlowConfigError(f"no data is given. Set one of {', '.join(f'`{name}`' for name in SOURCES)}.")
         if len(given) > 1 and given != ["dataset_name", "data_files"]:
-            raise TwinFlowConfigError(f"data comes from one place, but {', '.join(given)} are given: leave one.")
+            raise TwinFlowConfigError(
+                f"{', '.join(given)} are given, but only one source of data is allowed. Keep one."
+            )
         if self.prompts_file and not self.twinflow_image_free:
             raise TwinFlowConfigError(
-                f"prompts_file='{self.prompts_file}' has no images to train on: set `twinflow_image_free`, or give "
-                "a dataset."
+                f"prompts_file='{self.prompts_file}' has no images to train on. Set `twinflow_image_free`, or use a "
+                "dataset with images."
             )
         if self.cache_directory and not (self.cache_latents or self.cache_text_embeddings):
             raise TwinFlowConfigError(
-                f"cache_directory='{self.cache_directory}' has nothing to keep: set `cache_latents`, "
+                f"cache_directory='{self.cache_directory}' has no effect alone. Set `cache_latents`, "
                 "`cache_text_embeddings` or both."
             )
         if self.video_fps is not None and not self.num_frames:
             raise TwinFlowConfigError(
-                f"video_fps={self.video_fps:g} is of clips: set `num_frames` too, or leave it out."
+                f"video_fps={self.video_fps:g} needs `num_frames`. Set it too, or leave `video_fps` out."
             )
         if self.video_fps is not None and self.video_fps <= 0:
             raise TwinFlowConfigError(f"video_fps={self.video_fps:g} must be more than 0.")
@@ -129,8 +131,8 @@ class DataConfig(DataOptions):
         for name in ("streaming", "cache_text_embeddings", "twinflow_image_free"):
             if getattr(self, name):
                 raise TwinFlowConfigError(
-                    f"{name}=True does not go with reference_image_column='{self.reference_image_column}', whose image "
-                    f"is encoded with each prompt: leave {name} out."
+                    f"{name}=True cannot be used with reference_image_column='{self.reference_image_column}', because "
+                    f"the reference image is encoded with each prompt. Leave {name} out."
                 )
 
     def _check_streaming(self) -> None:
@@ -143,17 +145,17 @@ class DataConfig(DataOptions):
         for name, value in refused.items():
             if value:
                 raise TwinFlowConfigError(
-                    f"{name}={getattr(self, name)} needs to know all samples beforehand: leave `streaming` out."
+                    f"{name}={getattr(self, name)} needs all samples before training. Leave `streaming` out."
                 )
 
     @property
     def used_image_column(self) -> str | None:
-        """The column of images; `None` where training makes its own."""
+        """Return the column of images, or `None` if training needs no images."""
         return None if self.twinflow_image_free else self.image_column
 
     @property
     def clip(self) -> "Clip | None":
-        """What of a video is trained on; `None` where images are."""
+        """Return the part of each video to train on, or `None` for images."""
         from .clips import Clip
 
         return Clip(self.num_frames, self.video_fps) if self.num_frames else None
@@ -164,7 +166,7 @@ class DataConfig(DataOptions):
 
         columns = [self.caption_column] if isinstance(self.caption_column, str) else self.caption_column
         strategy = self.caption_strategy or ("instance_prompt" if self.instance_prompt else "column")
-        if self.prompts_file:  # its rows are the captions: there is no image to take another caption from
+        if self.prompts_file:  # the rows are the captions
             strategy = "column"
             columns = [TEXT_COLUMN] if Path(self.prompts_file).suffix.lower() == ".txt" else columns
         return CaptionSource(
@@ -177,6 +179,6 @@ class DataConfig(DataOptions):
 
     @property
     def encodes_all_beforehand(self) -> bool:
-        """Whether nothing is left to encode once training begins."""
+        """Return whether everything is encoded before training."""
         images = self.cache_latents or self.twinflow_image_free
         return images and self.cache_text_embeddings and not self.streaming

@@ -1,4 +1,4 @@
-"""The random choices of one sample, drawn before any of them is used."""
+"""Draw the random numbers of one sample."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from ..methods.randomness import BLOCK, Purpose, draw_numbers
 
 
 class SampleDraw(NamedTuple):
-    """Numbers in [0, 1), one for each choice, so that no choice moves another."""
+    """Random numbers in [0, 1), one per choice, so that no choice affects another."""
 
     dropout: float
     caption: float
@@ -19,12 +19,12 @@ class SampleDraw(NamedTuple):
 
     @classmethod
     def at(cls, *key: int) -> "SampleDraw":
-        """The draw of a key of a stream: the same after every resume."""
+        """Draw the numbers for a key of a stream. They are the same after every resume."""
         return cls(*np.random.default_rng((*key, 1)).random(len(cls._fields)).tolist())
 
     @classmethod
     def at_positions(cls, seed: int, positions: Sequence[int]) -> list["SampleDraw"]:
-        """The draws of positions of a run: the same in every batch and process and after every resume."""
+        """Draw the numbers for positions of a run. They are the same in every batch and process, and after a resume."""
 
         def draw(block_seed: int) -> np.ndarray:
             return np.random.default_rng(block_seed).random((BLOCK, len(cls._fields)))

@@ -1,4 +1,4 @@
-"""The parts of a pipeline that encode images and prompts, and where they are."""
+"""Find the encoders of a pipeline and move them between devices."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ PROCESSORS = ("image_processor", "video_processor")
 
 
 def encoder_modules(pipeline: DiffusionPipeline, denoiser: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """Every network of a pipeline but the one that is trained, by component name."""
+    """Return every network of a pipeline except the trained one, by component name."""
     return {
         name: component
         for name, component in pipeline.components.items()
@@ -23,7 +23,7 @@ def encoder_modules(pipeline: DiffusionPipeline, denoiser: torch.nn.Module) -> d
 
 
 def size_multiple(pipeline: DiffusionPipeline, denoiser: torch.nn.Module) -> int:
-    """What the sides of an image must be multiples of, in pixels: the autoencoder's factor times the patch size."""
+    """Return the number that image sides must be multiples of, in pixels: the autoencoder's factor times the patch size."""
     patch = getattr(denoiser.config, "patch_size", None) or 1
     factor = next(getattr(pipeline, name) for name in VAE_FACTORS if hasattr(pipeline, name))
     processor = next((getattr(pipeline, name) for name in PROCESSORS if hasattr(pipeline, name)), None)
@@ -33,7 +33,7 @@ def size_multiple(pipeline: DiffusionPipeline, denoiser: torch.nn.Module) -> int
 
 @contextmanager
 def moved_to(modules: Iterable[torch.nn.Module], device: torch.device | str) -> Iterator[None]:
-    """Have modules on `device` inside the block, and on the CPU after it."""
+    """Move modules to `device` inside the `with` block, and to the CPU afterwards."""
     modules = list(modules)
     for module in modules:
         module.to(device)
@@ -48,7 +48,7 @@ def moved_to(modules: Iterable[torch.nn.Module], device: torch.device | str) -> 
 
 @contextmanager
 def seeded(*keys: str) -> Iterator[None]:
-    """Random numbers inside the block that depend on `keys` alone; those outside go on as if there were none inside."""
+    """Seed the random numbers inside the `with` block from `keys`, and restore the generators afterwards."""
     seed = int.from_bytes(hashlib.sha256("\n".join(keys).encode()).digest()[:8], "big")
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     devices = [torch.accelerator.current_device_index()] if accelerator else []
@@ -58,7 +58,7 @@ def seeded(*keys: str) -> Iterator[None]:
 
 
 def weights_identity(module: torch.nn.Module) -> str:
-    """A short name of a network's configuration, dtypes and weights, the latter judged by a few values of each."""
+    """Return a short hash of a network's configuration, dtypes and a few values of each weight."""
     digest = hashlib.sha256(type(module).__name__.encode())
     config = getattr(module, "config", None)
     if config is not None:

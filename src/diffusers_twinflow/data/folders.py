@@ -1,4 +1,4 @@
-"""The rows of a local folder of images or videos."""
+"""Read the rows of a local folder of images or videos."""
 
 import hashlib
 import io
@@ -23,11 +23,12 @@ FILE_NAMES = "file_names"
 
 
 class FolderRows(NamedTuple):
-    """
+    """The rows of a folder.
+
     Attributes:
-        rows: a row per image or video, or per row of the metadata.
-        unlisted: images or videos that no row of the metadata names.
-        ignored: why each other file is left out, by path.
+        rows: one row per image or video, or per row of the metadata.
+        unlisted: images or videos that the metadata does not name.
+        ignored: reason why each other file is left out, by path.
     """
 
     rows: Dataset
@@ -36,10 +37,10 @@ class FolderRows(NamedTuple):
 
 
 def read_folder(listing: Listing, image_column: str | None = None, cache_dir: str | None = None) -> FolderRows:
-    """The rows of the files of a folder, or of its metadata files.
+    """Read the rows of a folder from its files, or from its metadata files if there are any.
 
     Args:
-        image_column: "image" or "video", if one of them is wanted of a folder that has both; images otherwise.
+        image_column: "image" or "video", to choose one in a folder that has both. Defaults to images.
 
     Raises:
         FileNotFoundError: if there is no image and no video.
@@ -66,7 +67,7 @@ class Column(NamedTuple):
     """A column of a table.
 
     Attributes:
-        feature: its type; `None` to infer it.
+        feature: type of the values, or `None` to infer it.
     """
 
     values: list
@@ -74,7 +75,7 @@ class Column(NamedTuple):
 
     @property
     def paths(self) -> Iterator[str]:
-        """The paths in a column of files."""
+        """Yield the paths in a column of files."""
         if isinstance(self.feature, (Image, Video)):
             yield from filter(None, self.values)
         elif isinstance(self.feature, List):
@@ -82,7 +83,7 @@ class Column(NamedTuple):
 
 
 def _columns_of_files(listing: Listing, image_column: str | None) -> dict[str, Column]:
-    """A row per file, and the name of its folder as a label if there are several folders, all equally deep."""
+    """Make one row per file. If there are several folders of the same depth, the folder's name is the label."""
     kinds = {name: paths for name, paths in listing.media.items() if paths}
     kind = image_column if image_column in kinds else next(iter(kinds))
     paths = kinds[kind]
@@ -95,11 +96,11 @@ def _columns_of_files(listing: Listing, image_column: str | None) -> dict[str, C
 
 
 def _read_metadata(listing: Listing) -> dict[str, Column]:
-    """The tables of all metadata files below each other, with paths for names of files."""
+    """Concatenate the tables of all metadata files, with paths in place of file names."""
     folders = [os.path.dirname(path) for path in listing.metadata]
     for path, folder in zip(listing.metadata, folders):
         if folders.count(folder) > 1:
-            raise ValueError(f"'{folder}' has several metadata files, of which '{path}' is one: keep one of them")
+            raise ValueError(f"'{folder}' has several metadata files, such as '{path}': keep only one of them")
     rows = [
         {name: _found(listing, folder, name, value) for name, value in row.items()}
         for path, folder in zip(listing.metadata, folders)
@@ -112,7 +113,7 @@ def _read_metadata(listing: Listing) -> dict[str, Column]:
 
 
 def _column(name: str, values: list) -> tuple[str, Column]:
-    """A column of the metadata under the name that `datasets` gives it."""
+    """Return a column of the metadata with the name that `datasets` gives it."""
     if _is_of(name, FILE_NAME):
         feature = _file_feature(filter(None, values))
         base = "video" if isinstance(feature, Video) else "image"
@@ -138,7 +139,7 @@ def _file_feature(paths: Iterable[str]) -> Image | Video:
 
 
 def _found(listing: Listing, folder: str, name: str, value: Any) -> Any:
-    """A value of the metadata, or the path if it is the name of a file."""
+    """Return a value of the metadata, or the path if the value is a file name."""
     if _is_of(name, FILE_NAME):
         return listing.find(str(value), folder) if value else None
     if _is_of(name, FILE_NAMES):
@@ -147,7 +148,7 @@ def _found(listing: Listing, folder: str, name: str, value: Any) -> Any:
 
 
 def read_table(path: str) -> list[dict]:
-    """The rows of a csv, jsonl or parquet file; all values of a csv file are texts, exactly as they are written.
+    """Read the rows of a csv, jsonl or parquet file. All values of a csv file are texts, exactly as written.
 
     Raises:
         ValueError: if the file cannot be read.
@@ -175,7 +176,7 @@ def _row(path: str, number: int, line: str) -> dict:
 
 
 def _dataset(columns: dict[str, Column], cache_dir: str | None) -> Dataset:
-    """The columns as a dataset on disk, which `datasets` finds again for the same content."""
+    """Store the columns as a dataset on disk. For the same content, `datasets` finds it again."""
     values = {name: column.values if column.feature else _storable(column.values) for name, column in columns.items()}
     inferred = {name: pa.array(values[name]) for name, column in columns.items() if not column.feature}
     schema = pa.schema([(name, array.type) for name, array in inferred.items()])
@@ -197,7 +198,7 @@ def _generate_rows(values: dict[str, list]) -> Iterator[dict]:
 
 
 def _storable(values: list) -> list:
-    """Values of one type. A column of several types becomes one of texts, or of lists of texts if it has lists."""
+    """Convert values to one type. A column with mixed types becomes texts, or lists of texts if it contains lists."""
     try:
         pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError):

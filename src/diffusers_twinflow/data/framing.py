@@ -1,4 +1,4 @@
-"""How an image is cut to the size that is trained."""
+"""Resize, crop and flip images to the training size."""
 
 from dataclasses import dataclass
 
@@ -15,15 +15,19 @@ AUTO = "auto"
 
 
 def parse_buckets(text: str | None, resolution: int, divisor: int) -> tuple[tuple[int, int], ...]:
-    """The sizes to train, as (height, width).
+    """Parse the training sizes.
 
     Args:
-        text: `None` for one square, "auto" for the usual ratios at about `resolution ** 2` pixels, or a list such as
-            "512,512;448,576" of heights and widths.
-        divisor: what the model needs every side to be a multiple of.
+        text: `None` for one square, "auto" for the usual aspect ratios with about `resolution ** 2` pixels, or a list
+            of heights and widths such as "512,512;448,576".
+        resolution: side length of the square in pixels.
+        divisor: every side must be a multiple of this number.
+
+    Returns:
+        The sizes as (height, width) in pixels.
 
     Raises:
-        TwinFlowConfigError: where the list cannot be read or a side is no multiple of `divisor`.
+        TwinFlowConfigError: if the list is not valid, or a side is not a multiple of `divisor`.
     """
     if text == AUTO:
         return tuple(generate_aspect_ratio_buckets(resolution, divisibility=divisor))
@@ -38,16 +42,17 @@ def parse_buckets(text: str | None, resolution: int, divisor: int) -> tuple[tupl
             raise TwinFlowConfigError(f"{option}: {reason}. Write 'auto' or 'height,width;height,width'.") from error
     for side in {side for size in sizes for side in size}:
         if side % divisor or side < 1:
-            raise TwinFlowConfigError(f"{option}: sides must be multiples of {divisor}, which {side} is not.")
+            raise TwinFlowConfigError(f"{option}: {side} is not a multiple of {divisor}. All sides must be.")
     return tuple(sizes)
 
 
 @dataclass(frozen=True)
 class Framing:
-    """
+    """How images are resized, cropped and flipped.
+
     Attributes:
-        buckets: the sizes to train, as (height, width); an image goes to the one nearest in shape.
-        center_crop: cut the middle out; otherwise a place drawn for each sample.
+        buckets: training sizes as (height, width). Each image uses the size with the nearest aspect ratio.
+        center_crop: crop the middle. If `False`, crop a random place for each sample.
         random_flip: mirror half of the samples.
     """
 
@@ -56,13 +61,14 @@ class Framing:
     random_flip: bool = False
 
     def bucket_of(self, width: int, height: int) -> int:
-        """The bucket of an image of that size."""
+        """Return the index of the bucket for an image of this size."""
         return find_nearest_bucket(height, width, self.buckets)
 
     def pixels(self, image: Image.Image | list[Image.Image], bucket: int, draw: SampleDraw) -> torch.Tensor:
-        """Pixels in [-1, 1], shape [3, height, width]: resized to cover the bucket, then cropped and flipped.
+        """Resize an image to cover the bucket, then crop and flip it. Frames of a video are all treated alike.
 
-        Frames of a clip are all cut alike, shape [3, frames, height, width].
+        Returns:
+            Pixels in [-1, 1] of shape [3, height, width], or [3, frames, height, width] for a video.
         """
         if isinstance(image, list):
             return torch.stack([self.pixels(frame, bucket, draw) for frame in image], dim=1)
@@ -73,7 +79,7 @@ class Framing:
         return pixels.flip(-1) if self.flips(draw) else pixels
 
     def crops_freely(self, width: int, height: int) -> bool:
-        """Whether an image of that size is cut at a place that differs from visit to visit."""
+        """Return whether an image of this size is cropped at a different place each time."""
         bucket_height, bucket_width = self.buckets[self.bucket_of(width, height)]
         return not self.center_crop and _covering(width, height, bucket_width, bucket_height) != (
             bucket_width,
@@ -81,7 +87,7 @@ class Framing:
         )
 
     def flips(self, draw: SampleDraw) -> bool:
-        """Whether the sample of that draw is mirrored."""
+        """Return whether the sample with this draw is mirrored."""
         return self.random_flip and draw.flip < 0.5
 
 
@@ -95,6 +101,6 @@ def _cover(image: Image.Image, width: int, height: int, left: float, top: float)
 
 
 def _covering(width: int, height: int, bucket_width: int, bucket_height: int) -> tuple[int, int]:
-    """The smallest width and height of the image's shape that cover the bucket."""
+    """Return the smallest width and height with the image's aspect ratio that cover the bucket."""
     scale = max(bucket_width / width, bucket_height / height)
     return max(bucket_width, round(width * scale)), max(bucket_height, round(height * scale))

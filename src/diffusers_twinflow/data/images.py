@@ -1,4 +1,4 @@
-"""Encoded images, as `datasets` hands them out with `Image(decode=False)`: `{"bytes": ..., "path": ...}`."""
+"""Read encoded images as `datasets` gives them with `Image(decode=False)`: `{"bytes": ..., "path": ...}`."""
 
 import hashlib
 from io import BytesIO
@@ -14,28 +14,28 @@ from ..image_files import as_rgb, check_regular, decode_image, open_image
 TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 PLAIN_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-"""Pillow's modes that convert to RGB whatever the pixels are."""
+"""Pillow's modes that can always be converted to RGB."""
 
 
 def decode(value: dict) -> Image.Image:
-    """Read the image, turned as its EXIF orientation says, with 8 bits per channel."""
+    """Decode an image with 8 bits per channel and apply its EXIF orientation."""
     return decode_image(source_of(value))
 
 
 def measure(value: dict) -> tuple[int, int]:
-    """Read an image to its end and return width and height, after the turn that its EXIF orientation asks for.
+    """Read a whole image and return its width and height after applying its EXIF orientation.
 
-    A JPEG is decoded at an eighth of its size, which reads the whole file in a fraction of the time.
+    A JPEG is decoded at an eighth of its size, which is much faster and still reads the whole file.
 
     Raises:
-        Exception: whatever the decoder raises for a broken file.
+        Exception: if the file is damaged, any error of the decoder.
     """
     with open_image(source_of(value)) as image:
         size = image.size
         is_reduced = image.draft(None, (1, 1)) is not None
         image.load()
         if not is_reduced:
-            size = image.size  # Pillow turns a TIFF while it loads
+            size = image.size  # Pillow rotates a TIFF when it loads it
         if image.mode not in PLAIN_MODES:
             as_rgb(image)
         orientation = image.getexif().get(ExifTags.Base.Orientation)
@@ -45,7 +45,7 @@ def measure(value: dict) -> tuple[int, int]:
 
 
 def source_of(value: dict) -> BinaryIO | str:
-    """What a decoder opens: the content in memory, or the path of a local file.
+    """Return the input of a decoder: the content in memory, or the path of a local file.
 
     Raises:
         ValueError, OSError: if the path is not a regular file.
@@ -59,7 +59,7 @@ def source_of(value: dict) -> BinaryIO | str:
 
 
 def read_content(value: dict) -> bytes:
-    """The bytes of an image's or a video's file, wherever it is."""
+    """Return the bytes of the file of an image or a video, from memory or from disk."""
     if value["bytes"] is not None:
         return value["bytes"]
     if is_local_path(value["path"]):
@@ -70,26 +70,26 @@ def read_content(value: dict) -> bytes:
 
 
 def what_is_wrong(error: Exception) -> str:
-    """The error of a decoder in words."""
+    """Describe the error of a decoder in words."""
     if isinstance(error, UnidentifiedImageError):
         return "no known image format"
     return f"{type(error).__name__}: {error}"
 
 
 def content_hash(value: dict | list) -> str:
-    """Hash of the image's file, or of the hashes of several."""
+    """Return the hash of the image's file, or a hash over several files."""
     if isinstance(value, list):
         return hashlib.sha256("".join(map(content_hash, files_of(value))).encode()).hexdigest()
     return hashlib.sha256(read_content(value)).hexdigest()
 
 
 def files_of(value: dict | list | None) -> list[dict]:
-    """The files of a row's image, video or list of frames, without those that are missing."""
+    """Return the files of a row's image, video or list of frames, without missing ones."""
     values = value if isinstance(value, list) else [value]
     return [file for file in values if file and (file.get("bytes") or file.get("path"))]
 
 
 def path_of(value: dict | list | None) -> str | None:
-    """The path of the first file, if it has one."""
+    """Return the path of the first file, or `None` if it has none."""
     files = files_of(value)
     return files[0].get("path") if files else None

@@ -1,4 +1,4 @@
-"""Latents of all images, encoded before training."""
+"""Encode the latents of all images before training."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -23,11 +23,11 @@ MIDDLE = SampleDraw(dropout=1.0, caption=0.0, left=0.5, top=0.5, flip=1.0)
 
 
 LATENT_NAMES = ("latents", "latents_std")
-"""Names in a cache and in a batch of the mean and the standard deviation; the latter is missing if nothing is random."""
+"""Names of the mean and the standard deviation in a cache and in a batch. The second is missing if nothing is random."""
 
 
 class Variant(NamedTuple):
-    """One way in which an image can come up in training."""
+    """One version of an image that can occur in training."""
 
     row: int
     bucket: int
@@ -43,19 +43,21 @@ def cache_latents(
     num_workers: int = 0,
     processes: PartialState | None = None,
 ) -> None:
-    """Encode every image once for each way in which it can be flipped, and have `samples` give latents from then on.
+    """Encode every image, and its mirror image if images are flipped. Afterwards `samples` returns latents.
 
-    The cache keeps what the autoencoder gives before anything random. The latents of a sample are drawn from it when the
-    sample is used, as they are without a cache.
+    The cache contains the distribution of the latents, not a random sample of it. Latents are drawn each time a sample
+    is used, as without a cache.
 
     Args:
+        samples: samples of the run, which are changed in place.
         encode: takes pixels of shape [B, 3, height, width], or [B, 3, frames, height, width], and returns the
             distribution of their latents.
-        batch_size: images encoded at once.
-        num_workers: processes that decode images.
+        cache: cache for the distributions.
+        batch_size: number of images to encode at once.
+        num_workers: number of processes that decode images. Defaults to 0, the main process.
 
     Raises:
-        TwinFlowConfigError: where crops are drawn anew at each visit.
+        TwinFlowConfigError: if crops are random, so that there is no single version to cache.
     """
     framing = samples.framing
     if framing is None:
@@ -72,7 +74,7 @@ def cache_latents(
 
 
 def latent_identity(pipeline: DiffusionPipeline, framing: Framing, name: str, clip: Clip | None = None) -> dict:
-    """What latents depend on besides the image's file, its size and its flip; `name` is the base's."""
+    """Return everything besides the image's file, size and flip that latents depend on. `name` is the base's name."""
     return {
         "kind": "distributions of latents",
         "model": name,
@@ -85,17 +87,21 @@ def latent_identity(pipeline: DiffusionPipeline, framing: Framing, name: str, cl
 
 
 def refuse_free_crops(samples: Samples, framing: Framing) -> None:
-    """Raise a `TwinFlowConfigError` where an image has no fixed crop."""
+    """Check that the crop of every image is fixed.
+
+    Raises:
+        TwinFlowConfigError: if the crop of an image is random.
+    """
     for fact in samples.checked.facts.select_columns(["width", "height", "name"]):
         if framing.crops_freely(fact["width"], fact["height"]):
             raise TwinFlowConfigError(
-                f"cache_latents=true holds one crop of each image, but crops are random and {fact['name']} is "
-                f"{fact['width']}x{fact['height']}: set `center_crop`, or train without `cache_latents`."
+                f"cache_latents=true saves one crop per image, but crops are random and {fact['name']} has "
+                f"{fact['width']}x{fact['height']} pixels. Set `center_crop`, or train without `cache_latents`."
             )
 
 
 def variants(samples: Samples, framing: Framing) -> dict[str, Variant]:
-    """Every way in which each image can come up, by its key in the cache."""
+    """Return every version of each image that can occur, by its cache key."""
     flips = (False, True) if framing.random_flip else (False,)
     found: dict[str, Variant] = {}
     for row, fact in enumerate(samples.checked.facts.select_columns(["content", "width", "height"])):
@@ -106,7 +112,7 @@ def variants(samples: Samples, framing: Framing) -> dict[str, Variant]:
 
 
 def batches_of_one_size(wanted: dict[str, Variant], batch_size: int) -> list[dict[str, Variant]]:
-    """The variants in batches of one bucket each."""
+    """Group the versions into batches of one bucket each."""
     by_bucket: dict[int, dict[str, Variant]] = {}
     for key, variant in wanted.items():
         by_bucket.setdefault(variant.bucket, {})[key] = variant

@@ -1,4 +1,4 @@
-"""What a folder of images or videos holds, every file accounted for."""
+"""List all files of a folder of images or videos, with a reason for every file that is left out."""
 
 import os
 import unicodedata
@@ -20,7 +20,7 @@ SPLIT_FOLDERS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""The names of folders that hold one split each, as `datasets` knows them."""
+"""Folder names for each split, as in `datasets`."""
 
 
 @dataclass
@@ -29,9 +29,9 @@ class Listing:
 
     Attributes:
         folder: the folder, as an absolute path.
-        images, videos, metadata, captions, tables: paths by what they are; captions are text files of an image or a
-            video of the same name, tables are what `datasets` may read without us.
-        ignored: why each other file is left out, by path.
+        images, videos, metadata, captions, tables: paths by kind of file. Captions are text files with the name of an
+            image or a video. Tables are data files that `datasets` may read directly.
+        ignored: reason why each other file is left out, by path.
     """
 
     folder: str
@@ -44,15 +44,15 @@ class Listing:
 
     @property
     def media(self) -> dict[str, list[str]]:
-        """The images and the videos, by the column that they go to."""
+        """Return the images and the videos, by the name of their column."""
         return {"image": self.images, "video": self.videos}
 
     def split(self, name: str) -> "Listing":
-        """The files of one split.
+        """Return the files of one split.
 
-        A folder named exactly like a split (train, validation, test, or a synonym of `datasets`) holds that split. Names
-        that only contain a split's name mean nothing. Without such a folder for "train", or with a metadata file beside
-        it, everything is the split "train".
+        A folder with exactly the name of a split (train, validation, test, or a synonym of `datasets`) contains this
+        split. Names that only contain a split's name are ordinary folders. If there is no such folder for "train", or a
+        metadata file is next to it, all files belong to the split "train".
 
         Raises:
             FileNotFoundError: if there is no such split.
@@ -68,12 +68,12 @@ class Listing:
         return Listing(self.folder, **chosen, ignored=self.ignored)
 
     def find(self, name: str, folder: str | Path) -> str:
-        """The path that a metadata file in `folder` means by `name`.
+        """Find the path of a file that a metadata file in `folder` names.
 
-        A name may differ from the file's in its Unicode form, and have backslashes between folders.
+        The name may have another Unicode form than the file, and backslashes between folders.
 
         Raises:
-            ValueError: if the name leads out of the folder, or is a URL.
+            ValueError: if the name is outside the folder, or is a URL.
         """
         exact = os.path.normpath(os.path.join(folder, name))
         path = exact if os.path.lexists(exact) else os.path.normpath(os.path.join(folder, name.replace("\\", "/")))
@@ -89,7 +89,7 @@ class Listing:
 
     @property
     def paths(self) -> list[str]:
-        """All files but the ignored ones."""
+        """Return all files except the ignored ones."""
         return [*self.images, *self.videos, *self.metadata, *self.captions, *self.tables]
 
     def _top_folder(self, path: str) -> str | None:
@@ -98,10 +98,10 @@ class Listing:
 
 
 def list_folder(folder: str | Path) -> Listing:
-    """Look through a folder and all folders in it, and follow links.
+    """List a folder and all folders in it. Links are followed.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
+        FileNotFoundError: if the folder does not exist.
     """
     root = os.path.abspath(folder)
     if not os.path.isdir(root):
@@ -131,7 +131,7 @@ def list_folder(folder: str | Path) -> Listing:
 
 
 def _walk(folder: str, ignored: dict[str, str], above: set[tuple[int, int]]) -> Iterator[str]:
-    """The files of a folder and of those in it; what is no file goes to `ignored` with the reason."""
+    """Yield the files of a folder and of all folders in it. Everything else is added to `ignored` with a reason."""
     status = os.stat(folder)
     identity = (status.st_dev, status.st_ino)
     if identity in above:

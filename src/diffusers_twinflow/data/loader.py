@@ -1,4 +1,4 @@
-"""Batches of a run from data that can be looked up by number."""
+"""Build the batches of a run from data that can be indexed."""
 
 import torch
 from torch.utils.data import DataLoader
@@ -19,12 +19,12 @@ def build_loader(
     num_processes: int = 1,
     num_workers: int = 0,
 ) -> DataLoader:
-    """The batches of one process, each of one size, between two positions of the run.
+    """Build a loader for the batches of one process between two positions of the run. All images of a batch have one size.
 
     Args:
-        first_position, last_position: multiples of `step_samples`; the last one is not included.
-        step_samples: samples of an optimizer step, over all its micro-batches and processes.
-        batch_size: samples of a micro-batch of one process.
+        first_position, last_position: multiples of `step_samples`. The last position is not included.
+        step_samples: number of samples per optimizer step, over all micro-batches and processes.
+        batch_size: number of samples per micro-batch and process.
     """
     sampler = RunSampler(
         samples.buckets(),
@@ -43,5 +43,5 @@ def build_loader(
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=torch.accelerator.is_available(),
-        generator=torch.Generator(),  # its own, so that starting it does not move the random numbers of training
+        generator=torch.Generator(),  # a separate one, so that the loader does not change training's random numbers
     )

@@ -1,4 +1,4 @@
-"""The samples that cannot be trained on and the files that are left out, by name."""
+"""Report the samples that cannot be used and the files that are left out."""
 
 import json
 import logging
@@ -17,12 +17,12 @@ CORRUPT_IMAGES = "corrupt_images"
 MISSING_CAPTIONS = "missing_captions"
 IGNORED_FILES = "ignored_files"
 FAULTS = (CORRUPT_IMAGES, MISSING_CAPTIONS)
-"""Kinds of samples that cannot be trained on, at which a run may stop."""
+"""Kinds of samples that cannot be used. `stop_on_bad_samples` stops at them."""
 KINDS = (*FAULTS, IGNORED_FILES)
 
 
 class Fault(NamedTuple):
-    """Why a sample or a file is left out; `kind` is one of `KINDS`."""
+    """The reason why a sample or a file is left out. `kind` is one of `KINDS`."""
 
     kind: str
     name: str
@@ -30,12 +30,12 @@ class Fault(NamedTuple):
 
 
 class DataReport:
-    """Faulty samples of a run, each counted once however often it comes by, logged and written as JSON.
+    """Counts the bad samples of a run, each once, logs them and writes them to a JSON file.
 
     Args:
-        path: where the report is written; `None` in a process that leaves it to another.
-        stop: refuse to train with faulty samples instead of leaving them out.
-        resume: go on with the report that is there.
+        path: file of the report, or `None` if another process writes it.
+        stop: raise an error at bad samples instead of skipping them.
+        resume: continue the existing report.
     """
 
     def __init__(self, path: str | Path | None, stop: bool = False, resume: bool = False) -> None:
@@ -48,10 +48,10 @@ class DataReport:
             self.faults = {kind: saved.get(kind, {}).get("samples", {}) for kind in KINDS}
 
     def add(self, faults: list[Fault]) -> None:
-        """Note faults, log those that are new, and write the report.
+        """Add faults, log the new ones, and write the report.
 
         Raises:
-            TwinFlowConfigError: where there are any and the run is to stop at them.
+            TwinFlowConfigError: if there are faults and `stop` is set.
         """
         new = [fault for fault in faults if fault.name not in self.faults[fault.kind]]
         for kind, name, reason in new:
@@ -62,12 +62,12 @@ class DataReport:
         found = [f"{name}: {reason}" for kind in FAULTS for name, reason in self.faults[kind].items()]
         if self.stop and found:
             raise TwinFlowConfigError(
-                f"the data has {self.counts()}, named in {FILE_NAME} ({found[0]}, ...): repair or remove them, or "
-                "train without `stop_on_bad_samples`, which leaves them out."
+                f"the data has {self.counts()}, listed in {FILE_NAME} ({found[0]}, ...). Repair or remove them, or "
+                "train without `stop_on_bad_samples` to skip them."
             )
 
     def counts(self) -> str:
-        """The number of faults of each kind, in words, and of ignored files if there are any."""
+        """Return the number of faults of each kind in words, and the number of ignored files if there are any."""
         shown = [kind for kind in KINDS if kind in FAULTS or self.faults[kind]]
         return ", ".join(f"{len(self.faults[kind])} {kind.replace('_', ' ')}" for kind in shown)
 
@@ -81,7 +81,7 @@ class DataReport:
         for kind, name, reason in faults[:LOGGED_NAMES]:
             logger.warning(f"left out ({kind.replace('_', ' ')}): {name}: {reason}")
         if len(faults) > LOGGED_NAMES:
-            logger.warning(f"left out: {len(faults) - LOGGED_NAMES} more, all named in {self.path}")
+            logger.warning(f"left out: {len(faults) - LOGGED_NAMES} more, all listed in {self.path}")
         ignored = defaultdict(list)
         for fault in new:
             if fault.kind == IGNORED_FILES:

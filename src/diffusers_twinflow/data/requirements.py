@@ -1,4 +1,4 @@
-"""Imported before what reads data: says which extra is missing, instead of failing at the first of its packages."""
+"""Check that the packages of the extra `train` are installed. Imported before the modules that read data."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""Rows of a data set, read with `datasets`; images stay encoded until they are needed."""
+"""Read the rows of a data set with `datasets`. Images stay encoded until they are needed."""
 
 import glob
 import hashlib
@@ -48,19 +48,20 @@ BUILDERS = {
     ".arrow": "arrow",
 }
 TEXT_BUILDERS = ("csv", "json", "text")
-"""Builders of files whose encoding matters, and whose paths of images are relative to the file."""
+"""Builders for text files, whose encoding matters and whose image paths are relative to the file."""
 KEY_COLUMNS = ("__key__", "__url__")
-"""What a webdataset calls a sample."""
+"""Columns that a webdataset adds to each sample."""
 FOLDER_SHARDS = 64
-"""Parts of a streamed folder, which processes and workers share."""
+"""Number of parts of a streamed folder, which are divided among processes and workers."""
 
 
 class Loaded(NamedTuple):
-    """
+    """Loaded data.
+
     Attributes:
         rows: the data.
-        unlisted: images or videos of a local folder that no row of its metadata names; `None` if nobody looked.
-        ignored: why each other file of a local folder is left out, by path.
+        unlisted: images or videos of a local folder that its metadata does not name. `None` if this is unknown.
+        ignored: reason why each other file of a local folder is left out, by path.
     """
 
     rows: Rows
@@ -69,7 +70,7 @@ class Loaded(NamedTuple):
 
 
 def load_rows(dataset_name: str | None = None, **options: Any) -> Rows:
-    """The rows of `load_source`, which takes the same arguments."""
+    """Load data and return its rows. The arguments are those of `load_source`."""
     return load_source(dataset_name, **options).rows
 
 
@@ -89,14 +90,14 @@ def load_source(
     """Load a Hub dataset, a local folder, files, or a list of prompts.
 
     Args:
-        dataset_name: Hub dataset, a local folder of images or in any layout that `datasets` knows, or a builder's name,
-            such as "webdataset", for `data_files`.
-        instance_data_dir: a local folder of images or of videos, with or without a metadata.jsonl or metadata.csv.
-        data_files: paths or patterns of files; their ending says how they are read, unless `dataset_name` does.
-        prompts_file: a text file with one prompt per line, or a json, jsonl, csv or parquet table.
-        streaming: read while training, without a copy on disk.
-        image_columns: the columns of images, whose paths in csv and json files are relative to the file; `None` entries
-            are skipped. The first one decides between the images and the videos of a folder that has both.
+        dataset_name: Hub dataset, local folder (images, or any layout that `datasets` supports), or the name of a
+            builder for `data_files`, such as "webdataset".
+        instance_data_dir: local folder of images or videos, with or without a metadata.jsonl or metadata.csv.
+        data_files: paths or patterns of files. Their suffix selects the reader, unless `dataset_name` does.
+        prompts_file: text file with one prompt per line, or a json, jsonl, csv or parquet table.
+        streaming: read the data during training, without a copy on disk.
+        image_columns: columns of images. In csv and json files, their paths are relative to the file. `None` entries
+            are skipped. The first column selects images or videos in a folder that has both.
 
     Raises:
         TwinFlowConfigError: if no source or several are given, or the source cannot be read.
@@ -105,8 +106,8 @@ def load_source(
     given = [name for name, value in sources.items() if value] or ["data_files"] * bool(data_files)
     if len(given) != 1:
         raise TwinFlowConfigError(
-            f"data comes from one of `dataset_name`, `instance_data_dir`, `data_files` and `prompts_file`, "
-            f"given: {', '.join(given) or 'none'}."
+            f"give exactly one of `dataset_name`, `instance_data_dir`, `data_files` and `prompts_file`, "
+            f"not {', '.join(given) or 'none'}."
         )
     options: dict[str, Any] = {"split": split, "cache_dir": cache_dir, "streaming": streaming}
     columns = [column for column in image_columns if column]
@@ -131,13 +132,13 @@ def load_source(
         source = sources.get(option) or data_files
         cause = (isinstance(error, DatasetGenerationError) and error.__cause__) or error
         raise TwinFlowConfigError(
-            f"{option}='{source}' cannot be read ({cause}): give a Hub dataset, a folder of images, or parquet, "
+            f"{option}='{source}' cannot be read ({cause}). Use a Hub dataset, a folder of images, or parquet, "
             "webdataset, json or csv files."
         ) from error
 
 
 def _is_folder_of_media(listing: Listing) -> bool:
-    """Whether a folder is one of images or videos; otherwise it is tables, or its README says what it is."""
+    """Return whether a folder contains images or videos, and not tables or a dataset that its README describes."""
     readme = Path(listing.folder, "README.md")
     if readme.is_file() and "configs" in (metadata_load(readme) or {}):
         return False
@@ -169,10 +170,11 @@ def _names_of_splits(split: str) -> list[str]:
 
 
 def _take(rows: dict[str, Dataset], split: str) -> Dataset:
-    """What a split such as "train[:10%]" or "train+test" names.
+    """Return the rows of a split such as "train[:10%]" or "train+test".
 
     Args:
         rows: whole splits by name.
+        split: split in the notation of `datasets`.
     """
     lengths = {name: len(part) for name, part in rows.items()}
     chosen = [
@@ -199,7 +201,7 @@ def _load_files(
         raise ValueError(f"files ending in {', '.join(sorted(suffixes))} are not read: one of {', '.join(BUILDERS)}")
     names = _names_of_splits(split)
     if streaming and names != [split]:
-        raise ValueError(f"split '{split}' needs to know all rows beforehand: leave `streaming` out")
+        raise ValueError(f"split '{split}' needs all rows before training: leave `streaming` out")
     parts = []
     for (folder, reader), files in groupby(_find_files(data_files), partial(_reader, builder)):
         part = load_dataset(
@@ -216,7 +218,7 @@ def _load_files(
 
 
 def _find_files(patterns: list[str]) -> list[str]:
-    """The files that patterns name; a path that exists is no pattern, whatever characters it has."""
+    """Return the files that match patterns. A path that exists is never treated as a pattern."""
     files = []
     for pattern in patterns:
         if _is_remote(pattern):
@@ -236,7 +238,7 @@ def _is_remote(path: str) -> bool:
 
 
 def _reader(builder: str, path: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
-    """The folder that paths in a file are relative to, and the options that the file is read with."""
+    """Return the folder that paths in a file are relative to, and the options for reading the file."""
     if builder not in TEXT_BUILDERS or _is_remote(path):
         return "", ()
     encoding = encoding_of(path)
@@ -250,7 +252,7 @@ def _reader(builder: str, path: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
 
 
 def _with_paths(rows: Rows, folder: str, columns: list[str]) -> Rows:
-    """Rows of a table in `folder`, with the files that the paths in `columns` name."""
+    """Replace the paths in `columns` of a table in `folder` by their files."""
     features = rows.features
     columns = [column for column in columns if features is None or _is_text(features.get(column))]
     if not columns:
@@ -276,9 +278,9 @@ def _find_files_of_rows(rows: dict[str, list], folder: str, columns: list[str]) 
 
 
 def _file_in(folder: str, value: Any) -> Any:
-    """The file of a path, or those of a list of paths, as `Image(decode=False)` gives it.
+    """Return the file of a path, or the files of a list of paths, in the form of `Image(decode=False)`.
 
-    A path is relative to `folder`, or to the working directory if there is a file only there.
+    A path is relative to `folder`, or to the working directory if the file exists only there.
     """
     if isinstance(value, list):
         return [_file_in(folder, each) for each in value]
@@ -295,14 +297,15 @@ def keep_encoded(
     reference_image_column: str | None = None,
     clip: Clip | None = None,
 ) -> Rows:
-    """Check that the columns are there, leave images as `{"bytes", "path"}` rather than decoded, and drop the rest.
+    """Check that the needed columns exist, keep their images encoded as `{"bytes", "path"}`, and drop other columns.
 
     Args:
-        image_column, reference_image_column: `None` if such images are not used.
-        clip: what of a video is trained on, if the images are videos or lists of frames.
+        image_column, reference_image_column: columns of images, or `None` if they are not used.
+        clip: part of each video to train on, if the images are videos or lists of frames.
 
     Raises:
-        TwinFlowConfigError: if a column is missing, or if it holds videos and `clip` is `None`, or the other way round.
+        TwinFlowConfigError: if a column is missing, if it contains videos but `clip` is `None`, or if `clip` is given
+            but it contains images.
     """
     first: dict[str, Any] = {} if rows.features else next(iter(rows.take(1)), {})
     names = rows.column_names or list(first)
@@ -312,14 +315,14 @@ def keep_encoded(
     for option, column in wanted + [("caption_column", column) for column in captions.needed_columns]:
         if column not in names:
             raise TwinFlowConfigError(
-                f"{option}='{column}' is no column of the data: choose one of {', '.join(names) or 'none'}."
+                f"{option}='{column}' is not a column of the data. The columns are: {', '.join(names) or 'none'}."
             )
     for column in filter(None, images.values()):
         kind = (rows.features or {}).get(column)
         is_list = isinstance(kind, (List, LargeList)) or isinstance(first.get(column), list)
         if column == image_column:
             _check_clip(column, clip, is_list=is_list, is_video=isinstance(kind, Video))
-        if rows.features is not None:  # otherwise `_with_paths` has made files of paths
+        if rows.features is not None:  # otherwise `_with_paths` has replaced paths by files
             rows = rows.cast_column(column, List(Image(decode=False)) if is_list else Image(decode=False))
     used = {*captions.needed_columns, *KEY_COLUMNS, *images.values()}
     return rows.select_columns([name for name in names if name in used])
@@ -327,17 +330,18 @@ def keep_encoded(
 
 def _check_clip(column: str, clip: Clip | None, *, is_list: bool, is_video: bool) -> None:
     if clip is None and (is_list or is_video):
-        raise TwinFlowConfigError(f"image_column='{column}' holds videos: set `num_frames` to train on clips of them.")
+        raise TwinFlowConfigError(f"image_column='{column}' contains videos. Set `num_frames` to train on them.")
     if clip is not None and clip.fps and is_list:
         raise TwinFlowConfigError(
-            f"video_fps={clip.fps:g} is of video files, and image_column='{column}' holds lists of frames: leave it out."
+            f"video_fps={clip.fps:g} works only with video files, but image_column='{column}' contains lists of frames. "
+            "Leave it out."
         )
     if clip is not None and not is_list and importlib.util.find_spec("av") is None:
         raise TwinFlowConfigError("`num_frames` needs a package that is not installed: pip install av.")
 
 
 def unlisted_images(rows: Dataset, *columns: str | None) -> list[str]:
-    """Files of the same kind in the folders of the data that no row names, of data whose folders nobody has listed."""
+    """Return files of the same kind, in the folders of the data, that no row names."""
     paths = [Path(file["path"]) for column in columns if column for file in _local_files(rows, column)]
     listed = set(paths)
     suffixes = {path.suffix.lower() for path in listed}
@@ -351,7 +355,7 @@ def unlisted_images(rows: Dataset, *columns: str | None) -> list[str]:
 
 
 def files_state(rows: Dataset, image_column: str | None, captions: CaptionSource) -> str:
-    """A hash of name, size and time of the local files that rows only point to; it changes when a file does."""
+    """Return a hash over name, size and time of the local files that rows point to. It changes when a file changes."""
     digest = hashlib.sha256()
     column = image_column or captions.image_column
     paths = [file["path"] for file in _local_files(rows, column)] if column in rows.column_names else []
@@ -364,7 +368,7 @@ def files_state(rows: Dataset, image_column: str | None, captions: CaptionSource
 
 
 def _local_files(rows: Dataset, image_column: str) -> list[dict]:
-    """The images and videos of rows that hold a path instead of the file's content."""
+    """Return the images and videos of rows that contain a path instead of the file's content."""
     if not len(rows) or any(file["bytes"] for file in files_of(rows[0][image_column])):
         return []
     return [file for value in rows[image_column] for file in files_of(value) if file["path"]]

@@ -1,4 +1,4 @@
-"""Which sample of the data stands at each position of a run."""
+"""Decide which sample of the data is used at each position of a run."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -10,25 +10,25 @@ from torch.utils.data import Sampler
 
 
 class Place(NamedTuple):
-    """The number of a sample and where it stands in the run."""
+    """The index of a sample and its position in the run."""
 
     sample: int
     position: int
 
 
 class RunSampler(Sampler[Place]):
-    """Shuffles the data anew each epoch; a position of the run always holds the same sample.
+    """Shuffles the data again for each epoch. The same position of a run always has the same sample.
 
-    Samples come in groups of one bucket. A bucket's samples follow each other epoch by epoch, so that none is dropped
-    and none repeated: what does not fill a group waits for the bucket's next epoch.
+    All samples of an optimizer step come from one bucket. No sample is dropped or repeated: samples that do not fill a
+    step are used first in the bucket's next epoch.
 
     Args:
-        bucket_of: bucket of each sample, shape [size]; a plain number is the size of data with a single bucket.
+        bucket_of: bucket of each sample, shape [size], or the number of samples if there is a single bucket.
         seed: seed of the run.
-        start, stop: the positions to give; a resumed run starts where it stopped.
-        group_size: samples of one optimizer step, over all its micro-batches and processes.
-        batch_size, process_index, num_processes: this process gets every `num_processes`-th run of `batch_size`
-            positions.
+        start, stop: positions to yield. A resumed run starts at the position of its checkpoint.
+        group_size: number of samples per optimizer step, over all micro-batches and processes.
+        batch_size, process_index, num_processes: positions are divided into blocks of `batch_size`, and this process
+            gets every `num_processes`-th block.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class RunSampler(Sampler[Place]):
         return rounds * self.batch_size + started
 
     def _groups(self, number: int) -> Iterator[np.ndarray]:
-        """The indices of each group, from the group of that number on."""
+        """Yield the sample indices of each group, starting with group `number`."""
         epoch = bisect_right(range(number * self.group_size + self.group_size), number, key=self._groups_before) - 1
         skipped = number - self._groups_before(epoch)
         while True:
@@ -81,11 +81,11 @@ class RunSampler(Sampler[Place]):
             epoch, skipped = epoch + 1, 0
 
     def _groups_before(self, epoch: int) -> int:
-        """How many groups all buckets have filled before that epoch."""
+        """Return how many groups all buckets fill before an epoch."""
         return int((epoch * self.sizes // self.group_size).sum())
 
     def _epoch_groups(self, epoch: int) -> list[tuple[int, int]]:
-        """Bucket and number within the bucket of the groups that fill in one epoch, in shuffled order."""
+        """Return the groups that are filled in an epoch, as bucket and number in the bucket, in shuffled order."""
         first, last = (turn * self.sizes // self.group_size for turn in (epoch, epoch + 1))
         labels = np.random.default_rng((self.seed, epoch, 2)).permutation(
             np.repeat(np.arange(len(self.sizes)), last - first)
@@ -98,7 +98,7 @@ class RunSampler(Sampler[Place]):
         return groups
 
     def _group(self, bucket: int, number: int) -> np.ndarray:
-        """The samples of a bucket's group: a stretch of the bucket's epochs laid end to end."""
+        """Return the samples of a bucket's group, taken from the concatenated epochs of the bucket."""
         size, parts = int(self.sizes[bucket]), []
         begin, end = number * self.group_size, (number + 1) * self.group_size
         while begin < end:

@@ -1,4 +1,4 @@
-"""The samples of a run over data that can be looked up by number."""
+"""Give the samples of a run from data that can be indexed."""
 
 import numpy as np
 import torch
@@ -15,23 +15,27 @@ from .sampler import Place
 
 
 class Samples(TorchDataset):
-    """Samples by place in the run: what is drawn for one depends on its position and the seed alone.
+    """Samples by their place in the run. Random choices depend only on the position and the seed.
 
-    Gives `{"position", "caption"}`, and with images `"pixels"` in [-1, 1] of shape [3, height, width], with videos
-    [3, frames, height, width], or `"latents"` (and `"latents_std"`) if they are cached. A reference image comes as `"reference"`, pixels cut as the image is.
+    A sample is a dictionary with:
+
+    - `"position"` and `"caption"`.
+    - `"pixels"` in [-1, 1] of shape [3, height, width], or [3, frames, height, width] for a video; or, if they are
+      cached, `"latents"` and `"latents_std"`.
+    - `"reference"`: pixels of the reference image, if there is one, cropped like the image.
 
     Args:
-        checked: the data; without an image column there are neither pixels nor latents.
-        framing: how images are cut; `None` where images are not used.
+        checked: the data. Without an image column, samples have neither pixels nor latents.
+        framing: how images are cropped, or `None` if images are not used.
         seed: seed of the run.
-        repeats: how often an epoch holds each sample.
+        repeats: number of times that an epoch uses each sample.
     """
 
     def __init__(
         self, checked: CheckedRows, captions: CaptionSource, framing: Framing | None, *, seed: int, repeats: int = 1
     ) -> None:
         if framing is None and checked.image_column is not None:
-            raise ValueError("samples with images need a framing, which says how the images are cut: pass `framing`.")
+            raise ValueError("samples with images need `framing`, which says how the images are cropped: pass it.")
         self.checked, self.captions, self.framing = checked, captions, framing
         self.facts = checked.facts.select_columns(["captions", "content", "width", "height"])
         self.seed, self.repeats = seed, repeats
@@ -44,7 +48,7 @@ class Samples(TorchDataset):
         return self.__getitems__([place])[0]
 
     def __getitems__(self, places: list[Place]) -> list[dict]:
-        """The samples at several places; a table is much faster read once than row by row."""
+        """Return the samples at several places. Reading a table once is much faster than row by row."""
         rows = [index % len(self.checked.rows) for index, _ in places]
         columns = self.facts[rows]
         facts = (dict(zip(columns, values)) for values in zip(*columns.values()))
@@ -66,30 +70,30 @@ class Samples(TorchDataset):
         return sample | {"pixels": self.framing.pixels(self.image(row), bucket, draw)}
 
     def image(self, row: int, column: str | None = None) -> Image.Image | list[Image.Image]:
-        """The image of a row, or the frames of its clip."""
+        """Decode the image of a row, or the frames of its video."""
         value = self.checked.rows[row][column or self.checked.image_column]
         return read(value, None if column else self.checked.clip)
 
     def buckets(self) -> np.ndarray:
-        """The bucket of each sample, shape [size]."""
+        """Return the bucket of each sample, shape [size]."""
         if self.framing is None or self.checked.image_column is None:
             return np.zeros(len(self), dtype=int)
         framing, sizes = self.framing, zip(self.checked.facts["width"], self.checked.facts["height"])
         return np.tile([framing.bucket_of(*size) for size in sizes], self.repeats)
 
     def all_captions(self) -> list[str]:
-        """Every prompt that a run can come to, once; the empty one too."""
+        """Return every prompt that a run can use, including the empty one, without duplicates."""
         captions = self.checked.facts["captions"]
         return list(dict.fromkeys(["", *(text for texts in captions for text in texts)]))
 
 
 def latent_key(content: str, size: tuple[int, int], flipped: bool) -> str:
-    """The name in a cache of an image's latents; `size` is (height, width)."""
+    """Return the cache key of an image's latents. `size` is (height, width)."""
     return f"{content}-{size[0]}x{size[1]}{'-flipped' if flipped else ''}"
 
 
 def collate(samples: list[dict]) -> dict:
-    """A batch: tensors stacked, everything else as lists."""
+    """Combine samples into a batch. Tensors are stacked; other values become lists."""
     return {
         name: torch.stack([sample[name] for sample in samples])
         if isinstance(samples[0][name], torch.Tensor)

@@ -1,4 +1,4 @@
-"""The data of a run, opened and looked through before any model is loaded."""
+"""Open and check the data of a run before any model is loaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,11 @@ from .rows import Loaded, Rows, keep_encoded, load_source, unlisted_images
 
 @dataclass(frozen=True)
 class Source:
-    """
+    """The data of a run.
+
     Attributes:
-        rows: the rows that can be trained on; of a stream all rows, which are looked through as they come.
-        report: what was left out.
+        rows: rows that can be used. For a stream, all rows; they are checked while they are read.
+        report: report of what was left out.
     """
 
     config: DataConfig
@@ -33,15 +34,16 @@ def open_source(
     processes: PartialState | None = None,
     batch_size: int = 1,
 ) -> Source:
-    """Load the data, check its columns, and find the samples that cannot be trained on.
+    """Load the data, check its columns, and find the samples that cannot be used.
 
     Args:
-        output_dir: gets the report, `data_report.json`; of a stream one for each process.
-        resume: whether the run goes on with a checkpoint.
-        batch_size: samples of a micro-batch of one process, for a warning if memory cannot hold it.
+        config: data options.
+        output_dir: folder for the report `data_report.json`. For a stream, each process writes one.
+        resume: whether the run continues from a checkpoint.
+        batch_size: number of samples per micro-batch and process, for a warning if they do not fit into memory.
 
     Raises:
-        TwinFlowConfigError: where the data cannot be read, lacks a column or has no sample to train on.
+        TwinFlowConfigError: if the data cannot be read, lacks a column or has no sample that can be used.
     """
     processes = processes or PartialState()
     if processes.is_local_main_process:
@@ -89,7 +91,7 @@ def _report(config: DataConfig, output_dir: Path, processes: PartialState, resum
 
 
 def _left_out(config: DataConfig, loaded: Loaded, rows: Rows) -> list[Fault]:
-    """The files beside the rows that are left out; none if images are not read."""
+    """Return the files that are left out because they have no row. Empty if images are not read."""
     if config.used_image_column is None:
         return []
     ignored = [Fault(IGNORED_FILES, path, reason) for path, reason in loaded.ignored.items()]

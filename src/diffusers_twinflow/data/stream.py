@@ -1,4 +1,4 @@
-"""The samples of a run over data that is read while training."""
+"""Give the samples of a run from data that is read during training."""
 
 import json
 import logging
@@ -29,17 +29,17 @@ SHUFFLED_ROWS = 1000
 
 
 class StreamedSamples(TorchIterableDataset):
-    """Endless samples of one process, epoch after epoch; rows that cannot be trained on are left out as they come.
+    """Yields the samples of one process endlessly, epoch after epoch. Rows that cannot be used are skipped.
 
-    Gives `{"caption", "faults"}` and with images `"pixels"`, as `Samples` does. Each epoch shuffles the files, and the
-    rows among their neighbours. `state_dict` is all that is needed to go on exactly where it was taken.
+    A sample is a dictionary with `"caption"`, `"faults"` and, with images, `"pixels"` as in `Samples`. Each epoch
+    shuffles the files, and rows within a window. `state_dict` contains everything needed to continue exactly.
 
     Args:
-        rows: the data, images still encoded.
-        image_column, framing: `None` where images are not used.
-        clip: what of a video is trained on, where the images are videos.
+        rows: the data. Images are still encoded.
+        image_column, framing: column of images and how they are cropped, or `None` if images are not used.
+        clip: part of each video to train on, if the images are videos.
         seed: seed of the run.
-        shuffled_rows: how many rows are shuffled together; as many are held in memory, still encoded.
+        shuffled_rows: number of rows that are shuffled together. As many encoded rows are in memory.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class StreamedSamples(TorchIterableDataset):
         shuffled_rows: int = SHUFFLED_ROWS,
     ) -> None:
         if framing is None and image_column is not None:
-            raise ValueError("samples with images need a framing, which says how the images are cut: pass `framing`.")
+            raise ValueError("samples with images need `framing`, which says how the images are cropped: pass it.")
         self.rows = split_dataset_by_node(rows, process_index, num_processes)
         self.captions = captions.named_by(rows.features)
         self.image_column, self.framing, self.clip = image_column, framing, clip
@@ -89,7 +89,7 @@ class StreamedSamples(TorchIterableDataset):
                     yield sample | {"faults": faults}
                     faults = []
             if self.served == served_before and not resumed:
-                raise TwinFlowConfigError(f"no sample of the stream can be trained on: {_in_words(faults)}.")
+                raise TwinFlowConfigError(f"no sample of the stream can be used: {_in_words(faults)}. Check the data.")
             resumed = None
 
     def _shuffle(self, epoch: int) -> datasets.IterableDataset:
@@ -116,9 +116,7 @@ class StreamedSamples(TorchIterableDataset):
                 image = read(value, self.clip)
                 width, height = image[0].size if isinstance(image, list) else image.size
                 sample["pixels"] = self.framing.pixels(image, self.framing.bucket_of(width, height), draw)
-            except (
-                Exception
-            ) as error:  # decoders raise whatever they like on broken files; the report says what it was
+            except Exception as error:  # decoders can raise any error on damaged files; the report contains it
                 image_fault = what_is_wrong(error)
         found = [(CORRUPT_IMAGES, image_fault), (MISSING_CAPTIONS, caption_fault)]
         faults = [Fault(kind, row_name(row, value), reason) for kind, reason in found if reason]
@@ -126,14 +124,14 @@ class StreamedSamples(TorchIterableDataset):
 
 
 class StreamLoader:
-    """The batches of one process between two positions of the run.
+    """Loads the batches of one process between two positions of the run.
 
     Args:
         samples: the stream.
-        report: gets the faulty samples that were left out.
-        first_position, last_position: as for `build_loader`.
-        batch_size: samples of a micro-batch of one process.
-        num_workers: processes that read; each needs a file of its own, so that there are never more than files.
+        report: receives the samples that were skipped.
+        first_position, last_position: as in `build_loader`.
+        batch_size: number of samples per micro-batch and process.
+        num_workers: number of processes that read. Each reads separate files, so at most one per file is used.
     """
 
     def __init__(
@@ -158,7 +156,7 @@ class StreamLoader:
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=torch.accelerator.is_available(),
-            generator=torch.Generator(),  # its own, so that starting it does not move the random numbers of training
+            generator=torch.Generator(),  # a separate one, so that the loader does not change training's random numbers
         )
 
     def __len__(self) -> int:
@@ -172,23 +170,23 @@ class StreamLoader:
             yield batch | {"position": list(range(start, start + self.batch_size))}
 
     def save(self, directory: str | Path) -> None:
-        """Write where the stream stands into a checkpoint."""
+        """Save the state of the stream in a checkpoint."""
         state = {**self._layout(), "loader": self.loader.state_dict()}
         self._path(directory).write_text(json.dumps(state), encoding="utf-8")
 
     def load(self, directory: str | Path) -> None:
-        """Go on where the checkpoint was written.
+        """Load the state of the stream from a checkpoint.
 
         Raises:
-            TwinFlowConfigError: where the run was spread over processes and workers in another way.
+            TwinFlowConfigError: if the number of processes or workers differs from the run that wrote the checkpoint.
         """
         path = self._path(directory)
         state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         saved = {name: state.get(name) for name in self._layout()}
         if saved != self._layout():
             raise TwinFlowConfigError(
-                f"a stream goes on only as it was: '{directory}' was written with {_in_words(saved.items())}, this run "
-                f"has {_in_words(self._layout().items())}."
+                f"a stream can only be resumed with the same processes and workers: '{directory}' was written with "
+                f"{_in_words(saved.items())}, this run has {_in_words(self._layout().items())}."
             )
         self.loader.load_state_dict(state["loader"])
 
@@ -204,13 +202,13 @@ class StreamLoader:
 
 
 def shuffle_together(rows: dict[str, list], indices: list[int], seed: tuple[int, ...]) -> dict[str, list]:
-    """A batch of rows in another order, which depends on the seed and on where the batch begins."""
+    """Shuffle a batch of rows. The order depends on the seed and on the first index of the batch."""
     order = np.random.default_rng((*seed, indices[0])).permutation(len(indices))
     return {name: [values[place] for place in order] for name, values in rows.items()}
 
 
 def row_name(row: dict, value: dict | list | None) -> str:
-    """What a row of a stream is called: by its key, its image's path, or the image's content."""
+    """Return a name for a row of a stream: its key, its image's path, or a hash of its image."""
     if "__key__" in row:
         return f"{row['__key__']} in {row['__url__']}"
     path = path_of(value)
@@ -222,7 +220,7 @@ def row_name(row: dict, value: dict | list | None) -> str:
 
 
 def _go_on(rows: datasets.IterableDataset, state: dict) -> Iterator[dict]:
-    """The rows from `state` on, without the warning that the shuffle buffer is lost: one of a single row holds none."""
+    """Yield the rows after `state` without the warning that the shuffle buffer is lost, which is empty here."""
     rows.load_state_dict(state)
     iterator = iter(rows)
     logger = logging.getLogger("datasets.iterable_dataset")

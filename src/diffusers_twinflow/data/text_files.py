@@ -1,4 +1,4 @@
-"""Text files in UTF-8, or in the encoding that a byte order mark at their beginning names."""
+"""Read text files in UTF-8, or in the encoding of their byte order mark."""
 
 import codecs
 import os
@@ -15,16 +15,16 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""UTF-32 comes before UTF-16, whose mark its own begins with."""
+"""Byte order marks. UTF-32 comes before UTF-16, because its mark begins with the mark of UTF-16."""
 BYTE_ORDER_MARK = "\ufeff"
 LISTED_FOLDERS = 64
 
 
 def encoding_of(path: str | Path) -> str:
-    """The encoding of a text file, by its first bytes.
+    """Return the encoding of a text file from its first bytes.
 
     Raises:
-        OSError, ValueError: if there is no such file, or it is no regular file.
+        OSError, ValueError: if the file does not exist, or is not a regular file.
     """
     check_regular(path)
     with open(path, "rb") as file:
@@ -33,10 +33,10 @@ def encoding_of(path: str | Path) -> str:
 
 
 def read_text(path: str | Path) -> str:
-    """The content of a text file, without its byte order mark.
+    """Read a text file without its byte order mark.
 
     Raises:
-        OSError, ValueError: if there is no such file, or it is no regular file or no text.
+        OSError, ValueError: if the file does not exist, is not a regular file or is not text.
     """
     encoding = encoding_of(path)
     try:
@@ -44,14 +44,14 @@ def read_text(path: str | Path) -> str:
     except UnicodeError as error:
         raise ValueError(f"'{path}' is not text in {encoding.upper()} ({error}): save it as UTF-8") from error
     if "\0" in text:
-        raise ValueError(f"'{path}' holds null characters, as UTF-16 without a byte order mark does: save it as UTF-8")
+        raise ValueError(f"'{path}' contains null characters, like UTF-16 without a byte order mark: save it as UTF-8")
     return text
 
 
 def find_beside(path: str | Path, suffix: str) -> Path:
-    """The file of the same name with another ending, whose letters may be in either case and of another Unicode form.
+    """Find the file with the same name and another suffix. Letter case and Unicode form may differ.
 
-    Returns a path that does not exist if there is no such file.
+    If there is no such file, a path that does not exist is returned.
     """
     wanted = Path(path).with_suffix(suffix)
     if wanted.exists():
@@ -68,6 +68,6 @@ def _files_by_form(folder: Path, modified: int) -> dict[str, Path]:
 
 
 def _form(name: str) -> str:
-    """A file's name in one Unicode form, with its ending in lower case."""
+    """Return a file's name in one Unicode form, with its suffix in lower case."""
     stem, ending = os.path.splitext(unicodedata.normalize("NFC", name))
     return stem + ending.lower()

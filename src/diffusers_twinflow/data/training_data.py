@@ -1,4 +1,4 @@
-"""The batches of a run, as latents and conditions."""
+"""Give the batches of a run as latents and conditions."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -32,24 +32,24 @@ MOST_ENCODED_AT_ONCE = 16
 
 
 def encoding_batch_size(resolution: int, num_frames: int = 1) -> int:
-    """Images or clips that are encoded at once."""
+    """Return how many images or videos to encode at once."""
     return max(1, min(MOST_ENCODED_AT_ONCE, ENCODED_PIXELS // (resolution**2 * num_frames)))
 
 
 class TrainingData:
-    """Gives batches and encodes them; what is asked for is encoded at once, before training.
+    """Loads batches and encodes them. With the cache options, images and prompts are encoded once, before training.
 
-    Where nothing is left to encode, the networks that encode stay on the CPU from then on, and `with_encoders` brings
-    them back for a while. The network that is trained is moved to the device.
+    If everything is encoded before training, the encoders are then moved to the CPU, and `with_encoders` brings them
+    back when needed. The trained network is moved to the device.
 
     Args:
         source: the data.
         pipeline: the base, on any device.
-        base_name: what the base is called, for caches on disk.
+        base_name: name of the base, for caches on disk.
         seed: seed of the run.
-        batch_size: samples of a micro-batch of one process.
-        tries_sizes: whether to call the model once on a blank sample, so that a size that it cannot take is an error
-            before anything is encoded.
+        batch_size: number of samples per micro-batch and process.
+        tries_sizes: call the model once on a blank sample, so that a size that it does not support is an error before
+            anything is encoded.
         processes: the processes of the run.
     """
 
@@ -84,27 +84,27 @@ class TrainingData:
 
     @property
     def is_offloaded(self) -> bool:
-        """Whether the networks that encode are off the device while training."""
+        """Return whether the encoders are off the device during training."""
         return self.source.config.encodes_all_beforehand
 
     def with_encoders(self) -> AbstractContextManager:
-        """Have the networks that encode on the device inside the block, for pictures in the middle of training."""
+        """Move the encoders to the device inside the `with` block, for generating images during training."""
         return moved_to(self.encoders.values(), self.device) if self.is_offloaded else nullcontext()
 
     def epoch_size(self) -> int:
-        """Samples of an epoch.
+        """Return the number of samples per epoch.
 
         Raises:
-            TwinFlowConfigError: where the data is a stream, which has no known end.
+            TwinFlowConfigError: if the data is a stream, whose length is unknown.
         """
         if isinstance(self.samples, StreamedSamples):
             raise TwinFlowConfigError(
-                "`num_train_epochs` needs data of known size: with `streaming` set `max_train_steps`."
+                "`num_train_epochs` needs data of known size. With `streaming`, set `max_train_steps` instead."
             )
         return len(self.samples)
 
     def loader(self, *, first_position: int, last_position: int, step_samples: int) -> DataLoader | StreamLoader:
-        """The micro-batches of this process between two positions of the run, multiples of `step_samples`."""
+        """Return the micro-batches of this process between two positions of the run, multiples of `step_samples`."""
         where = {
             "first_position": first_position,
             "last_position": last_position,
@@ -119,13 +119,13 @@ class TrainingData:
         return build_loader(self.samples, seed=self.seed, step_samples=step_samples, **where)
 
     def register(self, accelerator: Accelerator) -> None:
-        """Have checkpoints hold where the loader's stream stands; other data needs no more than its position."""
+        """Register the state of a stream for checkpoints. Other data needs only its position."""
         if isinstance(self.samples, StreamedSamples):
             accelerator.register_save_state_pre_hook(lambda models, weights, directory: self.stream.save(directory))
             accelerator.register_load_state_pre_hook(lambda models, directory: self.stream.load(directory))
 
     def read(self, batch: dict) -> tuple[torch.Tensor, Condition]:
-        """Latents and condition of a batch of the loader, on the device."""
+        """Return the latents and the condition of a batch of the loader, on the device."""
         if "latents" in batch:
             cached = LatentDistribution(*(self._sent(batch[name]) for name in LATENT_NAMES if name in batch))
             latents = self._draw_latents(cached, batch["position"])
@@ -138,13 +138,13 @@ class TrainingData:
         return latents.float(), self.conditions(batch["caption"])
 
     def read_unconditional(self, batch: dict) -> Condition | None:
-        """The condition of the empty prompt for each sample of a batch; `None` where it is the same for all."""
+        """Return the condition of the empty prompt for each sample of a batch, or `None` if it is the same for all."""
         if "reference" not in batch:
             return None
         return self.encode_prompts([""] * len(batch["caption"]), batch["reference"])
 
     def unconditional(self) -> Condition | None:
-        """The condition of the empty prompt, of batch 1; `None` if each sample has its own."""
+        """Return the condition of the empty prompt with batch size 1, or `None` if it differs between samples."""
         return None if self.family.takes_reference_image else self.conditions([""])
 
     @torch.no_grad()
@@ -161,7 +161,7 @@ class TrainingData:
         return tensor.to(self.device, non_blocking=True)
 
     def _draw_latents(self, distribution: LatentDistribution, positions: list[int]) -> torch.Tensor:
-        """The latents of samples at positions of the run: the same cached or not, and in any batch and process."""
+        """Draw the latents of samples at positions of the run. They do not depend on caching, batches or processes."""
         if distribution.std is None:
             return distribution.mean.float()
         shape, device = distribution.mean.shape[1:], distribution.mean.device

@@ -1,4 +1,4 @@
-"""One pass of the model on a blank sample, so that a size that it cannot take is found before anything is encoded."""
+"""Run the model once on a blank sample, to find unsupported sizes before anything is encoded."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -29,13 +29,13 @@ def check_sizes(
     """Call the model once for the tallest and once for the widest of the sizes.
 
     Args:
-        encode_images, encode_prompts: as `TrainingData` has them.
+        encode_images, encode_prompts: functions of `TrainingData`.
         sizes: (height, width) of the samples in pixels.
-        num_frames: length of clips; `None` for images.
-        dtype: of the frozen networks, which the passes of training run in.
+        num_frames: number of frames per video, or `None` for images.
+        dtype: dtype of the frozen networks, which is also the dtype of the passes in training.
 
     Raises:
-        TwinFlowConfigError: if the model cannot take a size.
+        TwinFlowConfigError: if the model does not support a size.
     """
     is_half = dtype in (torch.float16, torch.bfloat16)
     autocast = torch.autocast(device.type, dtype) if is_half else nullcontext()
@@ -54,6 +54,6 @@ def check_sizes(
                 raise
             except (ValueError, RuntimeError, IndexError, AssertionError) as error:
                 raise TwinFlowConfigError(
-                    f"the base cannot take samples of {height} x {width} pixels ({error}): choose another `resolution`, "
-                    "or other `aspect_ratio_buckets`."
+                    f"the base does not support samples of {height} x {width} pixels ({error}). Choose another "
+                    "`resolution`, or other `aspect_ratio_buckets`."
                 ) from error
