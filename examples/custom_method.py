@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""A branch and a loss of one's own, trained with the loop of `minimal_twinflow.py`.
+"""Add your own branch and loss to TwinFlow, and train with the loop of `minimal_twinflow.py`.
 
     python examples/custom_method.py --output_dir outputs/custom
 
-The branch trains at exactly the times that a four-step sampler visits. The loss adds, to TwinFlow's, a penalty on the
-mean of the velocity's error. `Trainer(model, arguments, MyTwinFlow(...))` trains with the same method.
+The branch trains at the times that a four-step sampler visits. The loss is TwinFlow's loss plus a penalty on the mean of
+the velocity's error. You can also pass the method to the trainer: `Trainer(model, arguments, MyTwinFlow(...))`.
 """
 
 import numpy as np
@@ -16,9 +16,9 @@ from minimal_twinflow import CONFIG, main, parse_args
 
 
 class SamplerSteps(Branch):
-    """From the times of a few-step sampler to the data.
+    """Trains jumps from the times of a few-step sampler to the data.
 
-    Everything else has a default: the sign, guidance, the teacher's jumps, and as target that of RCGM.
+    Everything else has a default: the sign, guidance, the teacher's jumps and the RCGM target.
     """
 
     name = "sampler_steps"
@@ -30,12 +30,12 @@ class SamplerSteps(Branch):
         self.grid = scheduler.sigmas[:-1].numpy()
 
     def times(self, t, u, config):
-        """`u` is uniform in [0, 1): it chooses a time of the grid."""
+        """Return times t and target times r. `u` is uniform in [0, 1) and chooses a time of the grid."""
         return self.grid[(u * len(self.grid)).astype(int)], np.zeros_like(u)
 
 
 class MyTwinFlow(TwinFlow):
-    """TwinFlow with a further loss; a method without TwinFlow implements `Method` in the same way."""
+    """TwinFlow with an additional loss. A method without TwinFlow implements `Method` in the same way."""
 
     part_names = (*TwinFlow.part_names, "mean_error")
 

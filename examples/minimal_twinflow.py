@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""TwinFlow in one explicit loop, without the options of `Trainer`: a page to copy and change.
+"""Train TwinFlow in one explicit loop, without `Trainer`. Copy this file and change it.
 
     python examples/minimal_twinflow.py --output_dir outputs/minimal
 
-distils the handwritten digits of `examples/digits/base` into a LoRA that draws in one step, and draws the ten digits
-with it. It runs on a CPU in about a minute. `accelerate launch` runs it on several GPUs.
+This distils `examples/digits/base`, a model of handwritten digits, into a LoRA that generates images in one step, and
+generates the ten digits with it. It runs in about a minute on a CPU. Use `accelerate launch` to run it on several GPUs.
 
 Notation: data x, noise z, time t from 0 (data) to 1 (noise).
 
     x_t = t z + (1 - t) x          a point of the linear flow
     F(x_t, t, r, s)                the network's velocity; its data is x_hat = x_t - t F
     r                              the target time to jump to: r = t is the velocity field, r = 0 jumps to the data
-    s                              the sign: +1 on the real trajectory, -1 on that of the model's own fakes
+    s                              the sign: +1 on the real trajectory, -1 on the trajectory of the model's own fakes
 """
 
 import argparse
@@ -53,7 +53,7 @@ CONFIG = TwinFlowConfig(
 
 
 def encode(pipeline, family, count: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """Latents and labels of `count` digits, and the conditions of the ten prompts and of the empty one."""
+    """Encode `count` digits, the ten prompts and the empty prompt. Returns latents, labels and conditions."""
     images, labels = (torch.from_numpy(array)[:: 5000 // count].to(pipeline.device) for array in load_digits())
     pixels = images.permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
@@ -100,8 +100,8 @@ def main(args: argparse.Namespace, method: Method) -> None:
         chosen = torch.randint(len(latents), (args.batch_size,), generator=generator).to(device)
         condition = {name: tensor[labels[chosen]] for name, tensor in conditions.items()}
 
-        # Times, branches and noise of each sample, which depend on the seed and its position alone. The branches
-        # share the batch:
+        # Draw times, branches and noise. They depend only on the seed and the sample's position. Each sample of the
+        # batch belongs to one branch:
         #   one_step     t = 1, r = 0       noise to data in one jump
         #   any_step     0 <= r <= t        jumps of every length
         #   multi_step   r just below t     nearly the base's velocity field
@@ -128,13 +128,13 @@ def main(args: argparse.Namespace, method: Method) -> None:
 
 
 def losses_of(output: LossOutput, method: Method) -> str:
-    """The mean loss of each branch that has samples in the batch."""
+    """Format the mean loss of each branch that has samples in the batch."""
     per_branch = {name: output.per_sample[output.branches == i] for i, name in enumerate(method.branch_names)}
     return ", ".join(f"{name} {losses.mean():.2f}" for name, losses in per_branch.items() if len(losses))
 
 
 def save(args: argparse.Namespace, method: Method, pipeline, teacher) -> None:
-    """Write a TwinFlow repository with the teacher's weights, which are smoother than the student's."""
+    """Save a TwinFlow repository with the teacher's weights, which are smoother than the student's."""
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     config = TwinFlowRepositoryConfig(
         train_type="lora",
@@ -151,7 +151,7 @@ def save(args: argparse.Namespace, method: Method, pipeline, teacher) -> None:
 
 
 def draw_digits(args: argparse.Namespace) -> None:
-    """Draw the ten digits as anyone draws who downloads the repository."""
+    """Generate the ten digits from the saved repository, as any user would."""
     images = TwinFlowPipeline.from_pretrained(args.output_dir)(PROMPTS, generator=torch.manual_seed(args.seed)).images
     make_image_grid(images, rows=1, cols=10).save(Path(args.output_dir, "digits.png"))
     print(f"{args.output_dir}/digits.png")
@@ -162,7 +162,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--base", default=str(EXAMPLES / "digits" / "base"), help="Folder of the digits base.")
     parser.add_argument("--output_dir", default="outputs/minimal", help="Folder to write the LoRA and its images to.")
     parser.add_argument("--steps", type=int, default=30, help="Number of optimizer steps.")
-    parser.add_argument("--batch_size", type=int, default=16, help="Samples per step and process.")
+    parser.add_argument("--batch_size", type=int, default=16, help="Number of samples per step and process.")
     parser.add_argument("--images", type=int, default=500, help="Number of digits to train on, at most 5000.")
     parser.add_argument("--rank", type=int, default=32, help="Rank of the LoRA.")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="Learning rate of AdamW.")

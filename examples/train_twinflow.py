@@ -3,7 +3,7 @@
 
     accelerate launch examples/train_twinflow.py --config recipe.json --output_dir out
 
-This is what `diffusers-twinflow train` runs. The same in Python, with the options of a recipe:
+`diffusers-twinflow train` runs the same code. To do this in Python with the options of a recipe:
 
     options = load_recipe("recipe.json", {"output_dir": "out"})
     trainer = Trainer(None, options.arguments, options.method())

@@ -1,4 +1,4 @@
-"""The autoencoder of a small base: its architecture, its training and the statistics of its latents."""
+"""Build and train the autoencoder of a small base, and normalise its latents."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ LATENT_CHANNELS = 4
 def build_autoencoder(
     channels: tuple[int, int, int] = (16, 32, 32), *, latent_channels: int = LATENT_CHANNELS, image_size: int = 32
 ) -> AutoencoderKL:
-    """A convolutional `AutoencoderKL` of spatial factor 4: by default 32x32 pixels to 8x8x4 latents."""
+    """Build a convolutional `AutoencoderKL` with spatial factor 4. By default it maps 32x32 pixels to 8x8x4 latents."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -26,7 +26,7 @@ def build_autoencoder(
 
 
 def autoencoder_loss(autoencoder: AutoencoderKL, pixels: torch.Tensor, kl_weight: float) -> torch.Tensor:
-    """Absolute and squared error of the pixels, in [-1, 1], plus the weighted divergence of the latents from N(0, 1)."""
+    """Return the absolute plus squared error of pixels in [-1, 1], plus the weighted KL divergence of the latents."""
     posterior = autoencoder.encode(pixels).latent_dist
     reconstruction = autoencoder.decode(posterior.sample()).sample
     divergence = posterior.kl().mean() / posterior.mean[0].numel()
@@ -42,7 +42,7 @@ def train_autoencoder(
     learning_rate: float = 4e-3,
     kl_weight: float = 1e-3,
 ) -> None:
-    """Trains in place on images in [0, 1], shifted by up to two pixels, from torch's current random state."""
+    """Train in place on images in [0, 1], which are shifted randomly by up to two pixels."""
     autoencoder.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(autoencoder.parameters(), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=learning_rate, total_steps=steps, pct_start=0.1)
@@ -68,10 +68,10 @@ def encode_means(autoencoder: AutoencoderKL, images: torch.Tensor) -> torch.Tens
 
 @torch.no_grad()
 def equalize_latent_channels(autoencoder: AutoencoderKL, images: torch.Tensor) -> None:
-    """Gives every latent channel mean 0 and deviation 1 on these images; reconstructions stay as they are.
+    """Give every latent channel mean 0 and deviation 1 on these images, without changing reconstructions.
 
-    The convolution after the encoder takes the shift and scale, the one before the decoder undoes them: the scalar
-    shift and scale of the configuration could not treat channels one by one.
+    The shift and scale per channel go into the convolution after the encoder, and their inverse into the convolution
+    before the decoder. The shift and scale in the configuration are single numbers, not one per channel.
     """
     latents = encode_means(autoencoder, images)
     mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3), correction=0)
@@ -84,7 +84,7 @@ def equalize_latent_channels(autoencoder: AutoencoderKL, images: torch.Tensor) -
 
 
 def set_latent_statistics(autoencoder: AutoencoderKL, images: torch.Tensor) -> None:
-    """Registers the shift and scale that bring the latents of these images to mean 0 and deviation 1."""
+    """Set the shift and scale in the configuration so that latents of these images have mean 0 and deviation 1."""
     latents = encode_means(autoencoder, images)
     autoencoder.register_to_config(
         shift_factor=latents.mean().item(), scaling_factor=1 / latents.std(correction=0).item()
@@ -93,7 +93,7 @@ def set_latent_statistics(autoencoder: AutoencoderKL, images: torch.Tensor) -> N
 
 @torch.no_grad()
 def reconstruct(autoencoder: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
-    """The images [0, 1] as the autoencoder gives them back from the mean of their latents."""
+    """Encode and decode images in [0, 1], using the mean of their latents."""
     latents = encode_means(autoencoder, images)
     decoded = torch.cat([autoencoder.decode(batch).sample for batch in latents.split(500)])
     return (decoded / 2 + 0.5).clamp(0, 1)

@@ -1,7 +1,7 @@
-"""Assembles the digits base: a `StableDiffusion3Pipeline` whose components are all real classes at small size.
+"""Build the digits base: a `StableDiffusion3Pipeline` whose components are real classes at a small size.
 
-The autoencoder is trained here; the text encoders stay as drawn; the transformer is left as initialised, for
-`examples/train_twinflow.py` to train.
+This script trains the autoencoder. The text encoders keep their random weights. Train the transformer afterwards with
+`examples/train_twinflow.py`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ STATISTICS_IMAGES = 1000
 
 
 def build_transformer(seed: int, *, num_layers: int = 6, num_attention_heads: int = 4) -> SD3Transformer2DModel:
-    """16 image tokens and 9 text tokens, 128 wide, with the zero initialisation of DiT."""
+    """Build a transformer for 16 image tokens and 9 text tokens with width 128 and the zero initialisation of DiT."""
     width = 32 * num_attention_heads
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -52,7 +52,7 @@ def build_transformer(seed: int, *, num_layers: int = 6, num_attention_heads: in
 
 
 def zero_initialize(transformer: SD3Transformer2DModel) -> None:
-    """Zeroes the modulations and the last layer, so that each block starts as the identity and the velocity as 0."""
+    """Set the modulations and the last layer to 0, so that each block starts as the identity and the velocity as 0."""
     layers = [transformer.norm_out.linear, transformer.proj_out]
     for block in transformer.transformer_blocks:
         layers += [block.norm1.linear, block.norm1_context.linear]
@@ -62,7 +62,7 @@ def zero_initialize(transformer: SD3Transformer2DModel) -> None:
 
 
 def assemble(autoencoder: AutoencoderKL, seed: int) -> StableDiffusion3Pipeline:
-    """The pipeline around a trained autoencoder. Without a T5 encoder, call it with `max_sequence_length=1`."""
+    """Build the pipeline from a trained autoencoder. It has no T5 encoder, so call it with `max_sequence_length=1`."""
     tokenizer, tokenizer_2 = build_tokenizer(), build_tokenizer()
     return StableDiffusion3Pipeline(
         transformer=build_transformer(seed),
@@ -78,7 +78,7 @@ def assemble(autoencoder: AutoencoderKL, seed: int) -> StableDiffusion3Pipeline:
 
 
 def save_base(pipeline: StableDiffusion3Pipeline, output_dir: str | Path) -> int:
-    """Saves the transformer in float16, which loads as float32, and the rest in float32; gives the size in bytes."""
+    """Save the transformer in float16 (it loads as float32) and the rest in float32. Returns the size in bytes."""
     pipeline.transformer.half()
     pipeline.save_pretrained(output_dir)
     return folder_bytes(output_dir)
@@ -89,7 +89,7 @@ def folder_bytes(output_dir: str | Path) -> int:
 
 
 def train_base_autoencoder(images: torch.Tensor, args: argparse.Namespace) -> AutoencoderKL:
-    """A trained autoencoder whose latents have mean 0 and deviation 1."""
+    """Train an autoencoder whose latents have mean 0 and deviation 1."""
     torch.manual_seed(args.seed)
     autoencoder = build_autoencoder().to(images.device)
     train_autoencoder(autoencoder, images, steps=args.vae_steps)
@@ -101,7 +101,7 @@ def train_base_autoencoder(images: torch.Tensor, args: argparse.Namespace) -> Au
 def reconstruction_report(
     autoencoder: AutoencoderKL, images: torch.Tensor, labels: torch.Tensor, judge_path: str | None
 ) -> dict[str, float]:
-    """Error on test digits and, given a judge, its accuracy on them and on their reconstructions."""
+    """Measure the error on test digits and, with a judge, its accuracy on them and on their reconstructions."""
     reconstructions = reconstruct(autoencoder, images)
     report = {"psnr": -10 * (reconstructions - images).square().mean().log10().item()}
     if judge_path is not None:
@@ -123,22 +123,25 @@ def build_base(args: argparse.Namespace) -> dict[str, object]:
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output_dir", default=DEFAULT_OUTPUT_DIR, help="Folder the pipeline is saved to.")
+    parser.add_argument("--output_dir", default=DEFAULT_OUTPUT_DIR, help="Folder to save the pipeline to.")
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder that prepare_data.py wrote.")
     parser.add_argument(
-        "--vae_steps", type=int, default=1200, help="Optimizer steps of the autoencoder, 64 digits each."
+        "--vae_steps",
+        type=int,
+        default=1200,
+        help="Number of optimizer steps for the autoencoder, with 64 digits per step.",
     )
     parser.add_argument(
-        "--judge", default=None, help="A saved judge, to measure its accuracy on reconstructed digits."
+        "--judge", default=None, help="File of a judge that measures accuracy on reconstructed digits."
     )
-    parser.add_argument("--seed", type=int, default=0, help="Seed of all initial weights and of the training.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of all initial weights and of training.")
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="Device the autoencoder trains on."
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="Device to train the autoencoder on."
     )
     args = parser.parse_args(input_args)
     if args.vae_steps < 2:
         parser.error(
-            f"--vae_steps is {args.vae_steps}, but the schedule needs 2 steps or more: pass --vae_steps 1200."
+            f"--vae_steps={args.vae_steps} is not valid: the schedule needs 2 steps or more. Use --vae_steps 1200."
         )
     return args
 

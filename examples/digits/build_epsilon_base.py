@@ -1,7 +1,7 @@
-"""Makes a `StableDiffusionPipeline` that draws the digits: a diffusion model, whose UNet predicts the noise.
+"""Build a `StableDiffusionPipeline` of digits: a diffusion model whose UNet predicts the noise.
 
-The autoencoder and the text encoder are those of the digits base. The UNet is trained here as diffusion models are, on
-the squared error of the noise at uniform timesteps.
+The autoencoder and the text encoder come from the digits base. This script trains the UNet like a diffusion model, on the
+squared error of the noise at uniform timesteps.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from tqdm.auto import tqdm
 
 DEFAULT_OUTPUT_DIR = "outputs/digits/epsilon_base"
 MADE_NAME = "made.json"  # how the base was made
-EMPTY_PROMPT = 10  # comes after the ten digits
+EMPTY_PROMPT = 10  # its index, after the ten digits
 
 
 def build_unet(seed: int, channels: list[int]) -> UNet2DConditionModel:
-    """A UNet on latents of 8x8x4 with a resolution for each number of channels."""
+    """Build a UNet for latents of 8x8x4, with one resolution per entry of `channels`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return UNet2DConditionModel(
@@ -43,7 +43,7 @@ def build_unet(seed: int, channels: list[int]) -> UNet2DConditionModel:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """The noise schedule of Stable Diffusion 1.5."""
+    """Build a scheduler with the noise schedule of Stable Diffusion 1.5."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -57,7 +57,7 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def assemble(digits_base: str, channels: list[int], seed: int) -> StableDiffusionPipeline:
-    """The pipeline with an untrained UNet."""
+    """Build the pipeline with an untrained UNet."""
     digits = load_base(digits_base)
     digits.vae.register_to_config(shift_factor=None)
     return StableDiffusionPipeline(
@@ -74,7 +74,7 @@ def assemble(digits_base: str, channels: list[int], seed: int) -> StableDiffusio
 
 @torch.no_grad()
 def encode(pipeline: StableDiffusionPipeline, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents of images in [0, 1], and the embeddings of the ten prompts and of the empty one."""
+    """Encode images in [0, 1] to latents, and embed the ten prompts and the empty prompt."""
     latents = [pipeline.vae.encode(2 * batch - 1).latent_dist.mean for batch in images.split(500)]
     prompts = [*(digit_prompt(digit) for digit in range(10)), ""]
     embeddings, _ = pipeline.encode_prompt(prompts, images.device, 1, do_classifier_free_guidance=False)
@@ -82,7 +82,7 @@ def encode(pipeline: StableDiffusionPipeline, images: torch.Tensor) -> tuple[tor
 
 
 class UNetTraining:
-    """Takes the optimizer steps of a UNet on the squared error of the noise."""
+    """Trains a UNet on the squared error of the noise."""
 
     def __init__(self, pipeline: StableDiffusionPipeline, images: torch.Tensor, labels: torch.Tensor, args):
         self.latents, self.embeddings = encode(pipeline, images)
@@ -110,7 +110,7 @@ class UNetTraining:
         return loss.detach()
 
     def captured(self):
-        """The step as one CUDA graph: eager steps of so small a model spend their time on starting kernels."""
+        """Capture a step as one CUDA graph. For such a small model, eager steps mostly wait for kernel launches."""
         self.set_rate(0.0)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -137,7 +137,7 @@ class UNetTraining:
 
 
 def rate_factor(progress: float, warmup: float = 0.025) -> float:
-    """Of the learning rate, linear up and a cosine down, where `progress` in [0, 1] of the training is done."""
+    """Return the learning rate factor at `progress` in [0, 1]: a linear warm-up, then a cosine decay."""
     if progress < warmup:
         return progress / warmup
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
@@ -146,13 +146,13 @@ def rate_factor(progress: float, warmup: float = 0.025) -> float:
 def train_unet(
     pipeline: StableDiffusionPipeline, images: torch.Tensor, labels: torch.Tensor, args
 ) -> dict[str, float]:
-    """Train in place, and leave the moving average of the weights.
+    """Train in place, and set the weights to their moving average.
 
     Returns:
-        `steps`, how many there was time for, and `last_loss`.
+        `steps`, the number of steps within the time limit, and `last_loss`.
 
     Raises:
-        FloatingPointError: where the loss is no longer finite.
+        FloatingPointError: if the loss is not finite.
     """
     torch.manual_seed(args.seed)
     training, unet = UNetTraining(pipeline, images, labels, args), pipeline.unet
@@ -172,7 +172,7 @@ def train_unet(
         if step % 100 == 0:
             progress.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
             if not math.isfinite(loss.item()):
-                raise FloatingPointError(f"the loss is {loss.item()} at step {step}: lower --learning_rate.")
+                raise FloatingPointError(f"the loss is {loss.item()} at step {step}. Lower --learning_rate.")
     average.copy_to(unet.parameters())
     unet.eval()
     return {"steps": step, "last_loss": loss.item()}
@@ -182,17 +182,28 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--digits_base", default=DEFAULT_BASE_DIR, help="Folder of the digits base.")
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder that prepare_data.py wrote.")
-    parser.add_argument("--output_dir", default=DEFAULT_OUTPUT_DIR, help="Folder the pipeline is saved to.")
-    parser.add_argument("--channels", type=int, nargs="+", default=[96, 192], help="Of the UNet, by resolution.")
-    parser.add_argument("--steps", type=int, default=3000, help="Optimizer steps of the UNet.")
-    parser.add_argument("--minutes", type=float, help="Stop, at the end of the learning rate's decay, by then.")
-    parser.add_argument("--cuda_graph", action="store_true", help="Take the steps as one CUDA graph; needs a GPU.")
+    parser.add_argument("--output_dir", default=DEFAULT_OUTPUT_DIR, help="Folder to save the pipeline to.")
+    parser.add_argument(
+        "--channels", type=int, nargs="+", default=[96, 192], help="Number of channels of the UNet per resolution."
+    )
+    parser.add_argument("--steps", type=int, default=3000, help="Number of optimizer steps for the UNet.")
+    parser.add_argument(
+        "--minutes", type=float, help="Time limit in minutes. The learning rate reaches 0 at this time."
+    )
+    parser.add_argument(
+        "--cuda_graph", action="store_true", help="Run each step as one CUDA graph, which is faster. Needs a GPU."
+    )
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--empty_prompts", type=float, default=0.1, help="Share of empty prompts, for guidance.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the initial weights and of the training.")
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="Device the UNet trains on."
+        "--empty_prompts",
+        type=float,
+        default=0.1,
+        help="Share of prompts to replace by the empty prompt, for guidance.",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the initial weights and of training.")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="Device to train the UNet on."
     )
     return parser.parse_args(input_args)
 

@@ -1,4 +1,4 @@
-"""The comparison picture: a row a prompt, a column a way of drawing, the same noise along each row."""
+"""Draw the comparison image: one row per prompt and one column per sampler, with the same noise in each row."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ CELL_INCHES = 1.1
 
 
 def samples_of_digit(images: torch.Tensor, digit: int, number: int) -> np.ndarray:
-    """The first samples of a digit, side by side; samples are of the ten digits in turn."""
+    """Return the first samples of a digit, side by side. The samples show the digits 0 to 9 in turn."""
     cell = torch.cat(list(images[digit::10][:number]), dim=2)
     return cell.permute(1, 2, 0).clamp(0, 1).numpy()
 
@@ -18,11 +18,12 @@ def samples_of_digit(images: torch.Tensor, digit: int, number: int) -> np.ndarra
 def save_comparison(
     columns: dict[str, torch.Tensor], prompts: list[str], path: str | Path, samples_per_cell: int = 3
 ) -> None:
-    """Draws the picture.
+    """Draw and save the comparison image.
 
     Args:
-        columns: header and samples `[N, 3, H, W]` in [0, 1], of the ten digits in turn and from the same noise.
-        prompts: the prompts of the ten digits.
+        columns: samples by header, shape `[N, 3, H, W]` in [0, 1]. They show the digits 0 to 9 in turn, from the same
+            noise.
+        prompts: prompts of the ten digits.
     """
     width, height = CELL_INCHES * samples_per_cell * len(columns) + 1.8, CELL_INCHES * len(prompts) + 0.6
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")

@@ -1,4 +1,4 @@
-"""Distils the digits base into a one-step TwinFlow LoRA, scores it and draws the comparison.
+"""Distil the digits base into a one-step TwinFlow LoRA, score it and draw a comparison.
 
 Writes comparison.png, report.json and the LoRA itself into the output folder. Paths are relative to the repository.
 """
@@ -34,7 +34,7 @@ PROMPTS = [digit_prompt(digit) for digit in range(10)]
 
 @contextmanager
 def phase(name: str, seconds: dict[str, float]):
-    """Announces a part of the demo and notes how long it took."""
+    """Print the name of a part of the demo and record how long it takes."""
     print(f"== {name}", flush=True)
     start = time.perf_counter()
     yield
@@ -42,19 +42,19 @@ def phase(name: str, seconds: dict[str, float]):
 
 
 def distill(args: argparse.Namespace, lora_dir: Path, extra_arguments: list[str]) -> list[str]:
-    """Runs the training script as a user would, and gives the command."""
+    """Run the training script as a user would, and return the command."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--num_cpu_threads_per_process", str(torch.get_num_threads()), "examples/train_twinflow.py"]
     command += ["--config", args.config, "--pretrained_model_name_or_path", args.base]
     command += ["--dataset_name", args.data_dir, "--output_dir", str(lora_dir), *extra_arguments]
-    shutil.rmtree(lora_dir, ignore_errors=True)  # of an earlier demo; the script does not train over another run
+    shutil.rmtree(lora_dir, ignore_errors=True)  # from an earlier demo; training does not overwrite another run
     subprocess.run(command, check=True)
     return ["python", *command[1:]]
 
 
 def score_real_digits(judge: DigitJudge, data_dir: str, reference: torch.Tensor) -> dict[str, object]:
-    """The scores of the real test digits: what perfect samples would get, and the judge's held-out accuracy."""
+    """Score the real test digits: the scores of perfect samples, and the judge's held-out accuracy."""
     images, labels = load_split(data_dir, "test")
     features = extract_features(judge, images)
     return {
@@ -67,7 +67,7 @@ def score_real_digits(judge: DigitJudge, data_dir: str, reference: torch.Tensor)
 def score_columns(
     args, lora_dir: Path, judge: DigitJudge, reference: torch.Tensor
 ) -> tuple[list[dict[str, object]], dict[str, torch.Tensor]]:
-    """The rows of the report and the images of each column, all from the same noise."""
+    """Return the rows of the report and the images of each column, all from the same noise."""
     base = load_base(args.base)
     twinflow = TwinFlowPipeline.from_pretrained(lora_dir)
     columns = [base_column(base, BASE_STEPS, args.base_guidance_scale), base_column(base, 1, 1.0)]
@@ -81,7 +81,7 @@ def score_columns(
 
 
 def difference_in_new_process(lora_dir: Path, seed: int, output: Path) -> float:
-    """The largest difference of pixels in [0, 1] between this process and a new one, both from the saved LoRA."""
+    """Generate with the saved LoRA in this process and in a new one, and return the largest difference of pixels."""
     pipeline = TwinFlowPipeline.from_pretrained(lora_dir)
     expected = draw_prompts(pipeline, PROMPTS, seed)
     command = [sys.executable, "examples/digits/draw.py", "--model", str(lora_dir), "--seed", str(seed)]
@@ -90,24 +90,26 @@ def difference_in_new_process(lora_dir: Path, seed: int, output: Path) -> float:
 
 
 def parse_args(input_args: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """The demo's arguments, and those it does not know, which go to train_twinflow.py."""
+    """Parse the arguments. Unknown arguments are passed to train_twinflow.py."""
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], epilog="Any other argument goes to examples/train_twinflow.py."
+        description=__doc__.splitlines()[0], epilog="All other arguments are passed to examples/train_twinflow.py."
     )
     parser.add_argument("--output_dir", default="outputs/demo")
     parser.add_argument("--base", default=DEFAULT_BASE_DIR, help="Folder of the base pipeline.")
-    parser.add_argument("--config", default=DEFAULT_CONFIG, help="Options of the distillation.")
-    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder the digits are written to.")
-    parser.add_argument("--base_guidance_scale", type=float, default=1.2, help="Of the base's 25 steps; see score.py.")
-    parser.add_argument("--num_samples", type=int, default=1000, help="Samples each column is scored on.")
+    parser.add_argument("--config", default=DEFAULT_CONFIG, help="Recipe of the distillation.")
+    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder to write the digits to.")
+    parser.add_argument(
+        "--base_guidance_scale", type=float, default=1.2, help="Guidance scale for the base at 25 steps; see score.py."
+    )
+    parser.add_argument("--num_samples", type=int, default=1000, help="Number of samples to score per column.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the judge and of the initial noise.")
     args, extra_arguments = parser.parse_known_args(input_args)
     if args.num_samples < 100 or args.num_samples % 10:
-        parser.error(f"--num_samples is {args.num_samples}, but must be a multiple of 10 from 100 on: pass 1000.")
-    if args.base_guidance_scale <= 1:
         parser.error(
-            f"--base_guidance_scale is {args.base_guidance_scale}, which is no guidance: pass a number above 1."
+            f"--num_samples={args.num_samples} is not valid. Use a multiple of 10 of at least 100, such as 1000."
         )
+    if args.base_guidance_scale <= 1:
+        parser.error(f"--base_guidance_scale={args.base_guidance_scale} turns guidance off. Use a number above 1.")
     return args, extra_arguments
 
 

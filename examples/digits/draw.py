@@ -1,4 +1,4 @@
-"""Draws digits with a TwinFlow LoRA, in one step unless told otherwise.
+"""Generate digits with a TwinFlow LoRA, by default in one step.
 
 python examples/digits/draw.py --model outputs/demo/lora --prompts "a handwritten seven" --output seven.png
 """
@@ -17,7 +17,7 @@ from diffusers_twinflow import TwinFlowPipeline
 def draw_prompts(
     pipeline: DiffusionPipeline, prompts: list[str], seed: int, num_inference_steps: int | None = None
 ) -> torch.Tensor:
-    """Images `[N, 3, H, W]` in [0, 1]."""
+    """Generate one image per prompt. Returns shape `[N, 3, H, W]` in [0, 1]."""
     generator = torch.Generator().manual_seed(seed)
     return pipeline(
         prompts, num_inference_steps=num_inference_steps, generator=generator, output_type="pt"
@@ -25,7 +25,7 @@ def draw_prompts(
 
 
 def save_images(images: torch.Tensor, path: str | Path) -> None:
-    """A picture of the images side by side, or their exact values where the name ends in .safetensors."""
+    """Save the images side by side as one image, or their exact values if the name ends in .safetensors."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     if Path(path).suffix == ".safetensors":
         save_file({"images": images.contiguous()}, str(path))
@@ -35,11 +35,20 @@ def save_images(images: torch.Tensor, path: str | Path) -> None:
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="outputs/demo/lora", help="Folder that train_twinflow.py wrote.")
-    parser.add_argument("--prompts", nargs="+", default=["a handwritten seven"])
-    parser.add_argument("--num_inference_steps", type=int, default=None, help="Defaults to the trained step count.")
+    parser.add_argument("--model", default="outputs/demo/lora", help="Output folder of train_twinflow.py.")
+    parser.add_argument("--prompts", nargs="+", default=["a handwritten seven"], help="Prompts, one image each.")
+    parser.add_argument(
+        "--num_inference_steps",
+        type=int,
+        default=None,
+        help="Number of steps. Default: the number it was distilled for.",
+    )
     parser.add_argument("--seed", type=int, default=0, help="Seed of the initial noise.")
-    parser.add_argument("--output", default="outputs/demo/drawn.png", help="A .png picture, or .safetensors values.")
+    parser.add_argument(
+        "--output",
+        default="outputs/demo/drawn.png",
+        help="Output file: .png for an image, .safetensors for exact values.",
+    )
     return parser.parse_args(input_args)
 
 

@@ -1,7 +1,7 @@
-"""Distils a diffusion model of the digits, whose UNet predicts the noise, into a one-step TwinFlow LoRA, and scores it.
+"""Distil a diffusion model of digits, whose UNet predicts the noise, into a one-step TwinFlow LoRA, and score it.
 
-Makes what is not there yet (the digits, the judge, the base), distils through the diff2flow bridge, and writes
-report.json, comparison.png and the LoRA into the output folder. Paths are relative to the repository.
+The digits, the judge and the base are made if they do not exist. The distillation uses the diff2flow bridge. The output
+folder gets report.json, comparison.png and the LoRA. Paths are relative to the repository.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def make_base(args: argparse.Namespace, base_arguments: list[str]) -> None:
 
 
 def columns_to_score(args: argparse.Namespace, lora_dir: Path):
-    """The base as it comes, the base at few steps of our scheduler, and the distilled model; each loaded when needed."""
+    """Yield the base, the base at few steps of our scheduler, and the distilled model. Each is loaded when needed."""
     base = StableDiffusionPipeline.from_pretrained(args.base).to(args.device)
     yield base, base_column(base, BASE_STEPS, args.base_guidance_scale)
     yield base, base_column(base, BASE_STEPS, 1.0)
@@ -63,16 +63,24 @@ def score(args: argparse.Namespace, lora_dir: Path) -> tuple[list[dict], dict[st
 
 
 def parse_args(input_args: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """The arguments, and those meant for train_twinflow.py."""
+    """Parse the arguments. Unknown arguments are passed to train_twinflow.py."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", default="outputs/epsilon_demo")
-    parser.add_argument("--base", default=build_epsilon_base.DEFAULT_OUTPUT_DIR, help="Made here if not there.")
-    parser.add_argument("--base_steps", default="3000", help="Optimizer steps of a base that is made here.")
-    parser.add_argument("--config", default="examples/digits/distill_epsilon_lora.json", help="Of the distillation.")
+    parser.add_argument(
+        "--base",
+        default=build_epsilon_base.DEFAULT_OUTPUT_DIR,
+        help="Folder of the base. It is made if it does not exist.",
+    )
+    parser.add_argument("--base_steps", default="3000", help="Number of optimizer steps if the base is made.")
+    parser.add_argument(
+        "--config", default="examples/digits/distill_epsilon_lora.json", help="Recipe of the distillation."
+    )
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder of the digits.")
     parser.add_argument("--judge", default=judges.DEFAULT_JUDGE_PATH, help="File of the judge.")
-    parser.add_argument("--base_guidance_scale", type=float, default=1.25, help="Of the base's guided 50 steps.")
-    parser.add_argument("--num_samples", type=int, default=1000, help="Samples each column is scored on.")
+    parser.add_argument(
+        "--base_guidance_scale", type=float, default=1.25, help="Guidance scale for the base at 50 steps."
+    )
+    parser.add_argument("--num_samples", type=int, default=1000, help="Number of samples to score per column.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the initial noise.")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_known_args(input_args)

@@ -1,4 +1,4 @@
-"""Makes the base that ships with the repository from a trained one: the same pipeline, the transformer in float16."""
+"""Save a trained base as the base that ships with the repository, with the transformer in float16."""
 
 import argparse
 
@@ -10,8 +10,8 @@ MAXIMUM_BYTES = 12_000_000
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trained", default="outputs/digits/trained_base", help="What train_twinflow.py wrote.")
-    parser.add_argument("--output_dir", default=DEFAULT_BASE_DIR, help="Folder of the finished base.")
+    parser.add_argument("--trained", default="outputs/digits/trained_base", help="Output folder of train_twinflow.py.")
+    parser.add_argument("--output_dir", default=DEFAULT_BASE_DIR, help="Folder to save the base to.")
     return parser.parse_args(input_args)
 
 
@@ -19,8 +19,8 @@ def main(args: argparse.Namespace) -> None:
     size = save_base(load_base(args.trained), args.output_dir)
     if size > MAXIMUM_BYTES:
         raise ValueError(
-            f"{args.output_dir} takes {size:,} bytes, more than the {MAXIMUM_BYTES:,} that the repository ships: "
-            "build a smaller transformer with build_base.py."
+            f"{args.output_dir} has {size:,} bytes, but the repository allows only {MAXIMUM_BYTES:,}. Build a "
+            "smaller transformer with build_base.py."
         )
     print(f"{args.output_dir}: {size:,} bytes")
 

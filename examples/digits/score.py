@@ -1,6 +1,6 @@
-"""Scores what a pipeline draws: Frechet distance and agreement over samples balanced over the ten digits.
+"""Score the images of a pipeline with the Frechet distance and the agreement, on equally many samples per digit.
 
-As a script it scores a base at several guidance scales, to choose the one that the demo compares with.
+Run as a script, it scores a base at several guidance scales, to choose the scale for the demo.
 """
 
 import argparse
@@ -22,9 +22,9 @@ Draw = Callable[[list[str], torch.Tensor, torch.Generator], torch.Tensor]
 
 @dataclass(frozen=True)
 class Column:
-    """One way to draw: `draw(prompts, latents, generator)` gives images `[N, 3, 32, 32]` in [0, 1].
+    """One way to generate images: `draw(prompts, latents, generator)` returns images `[N, 3, 32, 32]` in [0, 1].
 
-    `evaluations` counts the transformer's evaluations for one image; guidance takes two a step.
+    `evaluations` is the number of transformer evaluations per image. Guidance needs two per step.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Column:
 
 
 def base_column(pipeline: DiffusionPipeline, steps: int, guidance_scale: float) -> Column:
-    """A stock pipeline; a guidance_scale of 1 is no guidance."""
+    """Return a column for a stock pipeline. A guidance_scale of 1 means no guidance."""
     evaluations = steps if guidance_scale <= 1 else 2 * steps
 
     def draw(prompts, latents, generator):
@@ -45,7 +45,7 @@ def base_column(pipeline: DiffusionPipeline, steps: int, guidance_scale: float) 
 
 
 def twinflow_column(pipeline: DiffusionPipeline, steps: int) -> Column:
-    """A distilled pipeline, which takes one evaluation a step."""
+    """Return a column for a distilled pipeline, which needs one evaluation per step."""
 
     def draw(prompts, latents, generator):
         return draw_images(pipeline, prompts, latents, generator, num_inference_steps=steps)
@@ -58,7 +58,7 @@ def count(number: int, noun: str) -> str:
 
 
 def draw_images(pipeline, prompts: list[str], latents: torch.Tensor, generator, **options) -> torch.Tensor:
-    """One batch as diffusers draws it; the SD3 base has no T5 encoder, so its placeholder is one token long."""
+    """Generate one batch with diffusers. The SD3 base has no T5 encoder, and its placeholder has one token."""
     pipeline.set_progress_bar_config(disable=True)
     if isinstance(pipeline, StableDiffusion3Pipeline):
         options["max_sequence_length"] = 1
@@ -66,19 +66,19 @@ def draw_images(pipeline, prompts: list[str], latents: torch.Tensor, generator, 
 
 
 def balanced_labels(num_samples: int) -> torch.Tensor:
-    """Digits 0 to 9 in turn."""
+    """Return the digits 0 to 9 in turn."""
     return torch.arange(num_samples) % 10
 
 
 def initial_noise(pipeline: DiffusionPipeline, num_samples: int, seed: int) -> torch.Tensor:
-    """The noise that every column starts from."""
+    """Draw the noise that every column starts from."""
     config = family_of(pipeline).denoiser(pipeline).config
     shape = (num_samples, config.in_channels, config.sample_size, config.sample_size)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def draw_samples(column: Column, latents: torch.Tensor, *, batch_size: int, seed: int) -> torch.Tensor:
-    """One image a noise, of the digits in turn. The seed is for schedulers that add noise in their steps."""
+    """Generate one image per noise, of the digits in turn. The seed is for schedulers that add noise in their steps."""
     prompts = [digit_prompt(digit) for digit in balanced_labels(len(latents)).tolist()]
     generator = torch.Generator().manual_seed(seed)
     images = []
@@ -89,7 +89,7 @@ def draw_samples(column: Column, latents: torch.Tensor, *, batch_size: int, seed
 
 
 def score_images(judge: DigitJudge, reference: torch.Tensor, images: torch.Tensor) -> dict[str, float]:
-    """The scores of samples drawn for the digits in turn, against the features of real digits."""
+    """Score samples of the digits in turn against the features of real digits."""
     features = extract_features(judge, images)
     return {
         "frechet_distance": frechet_distance(features, reference),
@@ -106,7 +106,7 @@ def score_column(
     batch_size: int = 250,
     seed: int = 0,
 ) -> tuple[dict[str, object], torch.Tensor]:
-    """A row of the report and the images it is about."""
+    """Score a column and return its row of the report and its images."""
     start = time.perf_counter()
     images = draw_samples(column, latents, batch_size=batch_size, seed=seed)
     seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""The text side of a small base: a word-level CLIP tokenizer and small CLIP text encoders with random weights."""
+"""Build the text part of a small base: a word-level CLIP tokenizer and small CLIP text encoders with random weights."""
 
 import torch
 import torch.nn as nn
@@ -12,7 +12,7 @@ HIDDEN_SIZE = 32
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """A `CLIPTokenizer` with one token a word; other words are spelt in its letters or become the unknown token."""
+    """Build a `CLIPTokenizer` with one token per word. Other words are split into letters or become the unknown token."""
     vocabulary, merges = word_vocabulary(WORDS)
     return clip_tokenizer(vocabulary, merges, MAX_TOKENS)
 
@@ -30,7 +30,7 @@ def clip_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]], ma
 
 
 def word_vocabulary(words: tuple[str, ...]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Tokens and merges of a byte pair encoding that joins exactly these words, letter by letter from the left."""
+    """Return tokens and merges of a byte pair encoding that joins exactly these words, letter by letter from the left."""
     tokens, merges = [START_TOKEN, END_TOKEN, UNKNOWN_TOKEN], []
     for word in words:
         letters = [*word[:-1], f"{word[-1]}</w>"]
@@ -47,7 +47,7 @@ def word_vocabulary(words: tuple[str, ...]) -> tuple[dict[str, int], list[tuple[
 def build_text_encoder(
     tokenizer: CLIPTokenizer, seed: int = 0, hidden_size: int = HIDDEN_SIZE
 ) -> CLIPTextModelWithProjection:
-    """A frozen two-layer text encoder with random weights: enough to tell words apart."""
+    """Build a frozen two-layer text encoder with random weights, which is enough to distinguish words."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
@@ -63,6 +63,6 @@ def build_text_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text_encoder = CLIPTextModelWithProjection(config)
-        # Ten times what the class draws: then a word shows well in both the hidden states and the pooled output.
+        # Ten times the default scale, so that words differ clearly in the hidden states and in the pooled output.
         nn.init.normal_(text_encoder.get_input_embeddings().weight, std=0.3)
     return text_encoder.eval().requires_grad_(False)

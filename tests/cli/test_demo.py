@@ -359,7 +359,7 @@ def test_without_gradio_the_extra_is_named(digits_adapter, capsys, monkeypatch):
 def test_a_whole_model_has_no_base(tmp_path, base_dir, capsys):
     write_model(tmp_path / "model", base_dir)
     assert demo(tmp_path / "model") == 1
-    assert "demo takes a LoRA" in capsys.readouterr().err
+    assert "Use demo with a LoRA" in capsys.readouterr().err
 
 
 def test_an_adapter_is_needed(capsys):

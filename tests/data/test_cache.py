@@ -93,7 +93,7 @@ def test_a_broken_shard_is_named(tmp_path):
     cache.flush()
     shard = next(cache.directory.glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-5])
-    with pytest.raises(TwinFlowConfigError, match=f"cache_directory.*{shard.name}.*delete"):
+    with pytest.raises(TwinFlowConfigError, match=f"cache_directory.*{shard.name}.*Delete"):
         DiskCache(tmp_path, IDENTITY)
 
 

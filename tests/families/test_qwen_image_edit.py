@@ -70,7 +70,7 @@ def test_a_broken_reference_is_left_out_by_name(images, tmp_path):
 
 
 def test_a_reference_column_that_is_not_there_is_named(images, tmp_path):
-    with pytest.raises(TwinFlowConfigError, match="reference_image_column='before' is no column"):
+    with pytest.raises(TwinFlowConfigError, match="reference_image_column='before' is not a column"):
         open_source(config_of(images, reference_image_column="before"), tmp_path / "out")
 
 

@@ -44,7 +44,7 @@ def only_our_messages(verbose: bool = False) -> Iterator[None]:
 
 @contextmanager
 def quiet_libraries(show_warning: Callable[[str], None]) -> Iterator[None]:
-    """Inside the block, hide the messages, warnings and loading bars of other libraries; afterwards all is as before.
+    """Hide the messages, warnings and loading bars of other libraries inside the `with` block.
 
     Args:
         show_warning: shows a warning of this package.

@@ -1,1 +1,1 @@
-"""Recipes and data sets of other tools, read as they are."""
+"""Read recipes and data sets of other tools without changes to their files."""

@@ -41,7 +41,7 @@ def test_frechet_distance_with_covariances_that_do_not_commute():
 
 
 def test_frechet_distance_needs_two_samples():
-    with pytest.raises(ValueError, match="two samples or more"):
+    with pytest.raises(ValueError, match="at least two samples"):
         frechet_distance(torch.zeros(1, 2), torch.zeros(5, 2))
 
 

@@ -206,8 +206,8 @@ def test_what_is_left_out_is_named(place):
         ({"crop_aspect": "random"}, "crop_aspect='random'"),
         ({"crop": False, "resolution_type": "pixel"}, "resolution_type=pixel_area"),
         ({"repeats": -1}, "repeats=-1"),
-        ({"start_step": 300}, "a run for each stage"),
-        ({"caption_shuffle": {"enable": True}}, "shuffle the captions beforehand"),
+        ({"start_step": 300}, "one run per stage"),
+        ({"caption_shuffle": {"enable": True}}, "shuffle the captions yourself"),
         ({"type": "huggingface"}, "dataset_name=None"),
         ({"type": "huggingface", "dataset_name": "a/b", "huggingface": {"filter_func": {"a": 1}}}, "filter_func"),
         ({"instance_data_dri": "images"}, "Did you mean 'instance_data_dir'"),
@@ -219,9 +219,9 @@ def test_refused(place, changes, message):
 
 
 def test_several_data_sets_are_refused_by_name(place):
-    with pytest.raises(TwinFlowConfigError, match=r"2 data sets that train \('mine', 'yours'\).*disable"):
+    with pytest.raises(TwinFlowConfigError, match=r"2 data sets to train on \('mine', 'yours'\).*Disable"):
         translate(place, local(), local(id="yours"))
-    with pytest.raises(TwinFlowConfigError, match=r"0 data sets that train \(none\)"):
+    with pytest.raises(TwinFlowConfigError, match=r"0 data sets to train on \(none\)"):
         translate(place)
 
 

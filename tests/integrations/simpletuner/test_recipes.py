@@ -217,12 +217,15 @@ def test_step_count_of_the_validation():
         ({"instanceprompt": "a fox"}, "Did you mean 'instance_prompt'"),
         ({"twinflow_enabled": "perhaps"}, "twinflow_enabled='perhaps' must be true or false"),
         ({"use_ema": 0.5}, r"use_ema=0\.5 must be true or false"),
-        ({"only_instance_prompt": True}, "instance_prompt=None: set it"),
-        ({"flux_lora_target": "ai-toolkit"}, "name the layers with lora_layers"),
+        ({"only_instance_prompt": True}, "instance_prompt=None. Set it"),
+        ({"flux_lora_target": "ai-toolkit"}, "Set lora_layers to the layer names"),
         ({"peft_lora_target_modules": [1]}, "peft_lora_target_modules=.* is not valid"),
-        ({"pretrained_transformer_model_name_or_path": "me/mine"}, "save a pipeline with that part in it"),
-        ({"revision": "a", "base_model_revision": "b"}, "says revision='b'"),
-        ({"model_family": "hidream", "pretrained_model_name_or_path": None}, "model_family='hidream' is none of sd3"),
+        ({"pretrained_transformer_model_name_or_path": "me/mine"}, "save a pipeline that includes this part"),
+        ({"revision": "a", "base_model_revision": "b"}, "sets revision='b'"),
+        (
+            {"model_family": "hidream", "pretrained_model_name_or_path": None},
+            "model_family='hidream' is not one of sd3",
+        ),
         ({"model_family": ["sd3"]}, "must be a text"),
         ({"model_type": "controlnet"}, "it must be 'lora' or 'full'"),
         ({"lora_type": "lycoris"}, "lora_type='lycoris'"),
@@ -284,7 +287,7 @@ def test_family_and_flavour_name_the_base(family, flavour, base):
 
 
 def test_a_flavour_that_is_not_known_needs_a_name():
-    with pytest.raises(TwinFlowConfigError, match="name it with pretrained_model_name_or_path"):
+    with pytest.raises(TwinFlowConfigError, match="Set pretrained_model_name_or_path to the base"):
         translate_recipe({"model_family": "flux", "model_flavour": "kontext"})
 
 

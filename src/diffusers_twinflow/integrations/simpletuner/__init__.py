@@ -1,4 +1,4 @@
-"""Recipes and data backends of SimpleTuner, in the names of this package."""
+"""Translate recipes and data backends of SimpleTuner to the options of this package."""
 
 from .recipes import TranslatedRecipe, ignored_options, read_recipe, translate_recipe
 

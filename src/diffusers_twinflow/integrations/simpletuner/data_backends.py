@@ -1,4 +1,4 @@
-"""The image data set of a SimpleTuner data configuration ("multidatabackend"), in the names of our training script."""
+"""Translate the data set of a SimpleTuner data configuration ("multidatabackend") to our training options."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -52,13 +52,13 @@ TRANSLATED = {
     "video_column",
 }
 NOTHING_DELETED = "no image is deleted"
-OWN_CACHES = "--cache_latents, --cache_text_embeddings and --cache_directory say what is cached"
-ALL_USED = "every image is used: filter the data set before"
+OWN_CACHES = "use --cache_latents, --cache_text_embeddings and --cache_directory for caching"
+ALL_USED = "every image is used; filter the data set yourself"
 WITHOUT_EFFECT = {
     "cache_dir": OWN_CACHES,
     "cache_dir_vae": OWN_CACHES,
     "cache_file_suffix": OWN_CACHES,
-    "crop_aspect_buckets": "--aspect_ratio_buckets has the usual ratios",
+    "crop_aspect_buckets": "--aspect_ratio_buckets uses the usual ratios",
     "csv_cache_dir": OWN_CACHES,
     "delete_nsfw_images": NOTHING_DELETED,
     "delete_problematic_images": NOTHING_DELETED,
@@ -71,10 +71,10 @@ WITHOUT_EFFECT = {
     "metadata_update_interval": OWN_CACHES,
     "minimum_aspect_ratio": ALL_USED,
     "minimum_image_size": ALL_USED,
-    "num_proc": "--dataloader_num_workers says how many processes read",
+    "num_proc": "use --dataloader_num_workers for the number of processes that read data",
     "preserve_data_backend_cache": OWN_CACHES,
     "probability": "there is one data set",
-    "skip_file_discovery": "the data set is read whole",
+    "skip_file_discovery": "the whole data set is read",
     "target_downsample_size": "an image is scaled to cover its size before it is cropped",
     "text_embeds": OWN_CACHES,
     "vae_cache_clear_each_epoch": OWN_CACHES,
@@ -82,24 +82,24 @@ WITHOUT_EFFECT = {
     "vae_cache_ondemand": OWN_CACHES,
 }
 NOT_SUPPORTED = {
-    "caption_shuffle": "shuffle the captions beforehand",
+    "caption_shuffle": "shuffle the captions yourself",
     "conditioning": "leave it out",
     "conditioning_data": "leave it out",
     "conditioning_type": "leave it out",
     "disable_multiline_split": "write each caption on one line",
-    "end_epoch": "start a run for each stage",
-    "end_step": "start a run for each stage",
+    "end_epoch": "start one run per stage",
+    "end_step": "start one run per stage",
     "grounding": "leave it out",
     "is_regularisation_data": "leave it out",
     "is_regularization_data": "leave it out",
-    "max_num_samples": "take a part with split, such as 'train[:1000]'",
+    "max_num_samples": "use a part of the data with split, such as 'train[:1000]'",
     "prepend_instance_prompt": "write the instance prompt into the captions",
-    "revision": "download that revision, and give its folder",
+    "revision": "download this revision, and use its folder",
     "slider_strength": "leave it out",
     "source_dataset_id": "leave it out",
-    "start_epoch": "start a run for each stage",
-    "start_step": "start a run for each stage",
-    "streaming": "give --streaming to the script",
+    "start_epoch": "start one run per stage",
+    "start_step": "start one run per stage",
+    "streaming": "use --streaming",
     "timestep_sampling_offset": "set twinflow_time_alpha and twinflow_time_beta",
     "audio": "sound is not trained; leave it out",
 }
@@ -125,7 +125,7 @@ BLOCK_WITHOUT_EFFECT = {
 
 @dataclass(frozen=True)
 class TranslatedData:
-    """Options of our script, and what of the file they leave out: reasons by name."""
+    """The translated options, and the options of the file that have no effect, with reasons by name."""
 
     options: dict[str, Any] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
@@ -134,21 +134,23 @@ class TranslatedData:
 def translate_data_backends(
     path: str, *, directory: str | Path | None = None, defaults: Mapping[str, Any] | None = None
 ) -> TranslatedData:
-    """Options of our training script for the one image or video data set of a SimpleTuner data configuration.
+    """Translate the image or video data set of a SimpleTuner data configuration to our training options.
 
-    Data sets that are disabled or hold cached embeddings are passed over.
+    Data sets that are disabled or contain cached embeddings are skipped.
 
     Args:
-        path: the file, as seen from the working directory or from `directory`.
-        directory: where the recipe is that names the file.
-        defaults: the recipe's own options, which hold where the data set has none of that name.
+        path: path of the file, relative to the working directory or to `directory`.
+        directory: folder of the recipe that names the file.
+        defaults: options of the recipe, used for options that the data set does not have.
 
     Raises:
-        TwinFlowConfigError: naming what cannot be translated, with the remedy.
+        TwinFlowConfigError: if an option cannot be translated. The message names it and says what to do.
     """
     found = find_path(path, directory)
     if found is None:
-        raise TwinFlowConfigError(f"data_backend_config='{path}' does not exist: give its path as seen from here.")
+        raise TwinFlowConfigError(
+            f"data_backend_config='{path}' does not exist. Give its path relative to the working directory or the recipe."
+        )
     backend = _one_backend(found)
     name = f"data set '{backend.get('id')}' of {found.name}"
     known, ignored = sorted({*TRANSLATED, *WITHOUT_EFFECT, *NOT_SUPPORTED}), {}
@@ -168,10 +170,10 @@ def translate_data_backends(
 
 
 def size_options(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`resolution` in pixels of a square's side, of a resolution in the unit of `resolution_type`.
+    """Convert a resolution in the unit of `resolution_type` to `resolution`, the side of a square in pixels.
 
     Raises:
-        TwinFlowConfigError: for a resolution or unit that is none; `name` says whose it is.
+        TwinFlowConfigError: if the resolution or the unit is not valid. `name` is the data set in the message.
     """
     value, unit = values.get("resolution"), values.get("resolution_type") or "pixel_area"
     if value is None:
@@ -188,7 +190,7 @@ def size_options(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_path(text: str, directory: str | Path | None) -> Path | None:
-    """A path as seen from the working directory or else from `directory`; `None` where neither has it."""
+    """Find a path relative to the working directory, or else to `directory`. Returns `None` if neither exists."""
     candidates = [Path(text).expanduser(), *([Path(directory, text)] if directory is not None else [])]
     return next((path for path in candidates if path.exists()), None)
 
@@ -213,19 +215,19 @@ def _one_backend(path: Path) -> dict[str, Any]:
         kind = backend.get("dataset_type") or "image"
         if kind not in KINDS:
             name = f"data set '{backend.get('id')}' of {path.name}"
-            raise _refusal(name, "dataset_type", kind, "only images and videos are read; disable it")
+            raise _refusal(name, "dataset_type", kind, "only images and videos are supported; disable it")
     data = [backend for backend in used if _has_data(backend)]
     if len(data) != 1:
         names = ", ".join(f"'{backend.get('id')}'" for backend in data) or "none"
         raise TwinFlowConfigError(
-            f"data_backend_config='{path}' has {len(data)} data sets that train ({names}), and a run takes one: disable "
-            "the others, or bring their images or videos into one folder."
+            f"data_backend_config='{path}' has {len(data)} data sets to train on ({names}), but a run can use only one. "
+            "Disable the others, or copy their images or videos into one folder."
         )
     return data[0]
 
 
 def _has_data(backend: Mapping[str, Any]) -> bool:
-    """Whether a data set holds images or videos; one that names no place is a store for embeddings of an older spelling."""
+    """Return whether a data set has images or videos. In older files, an entry without a path only stores embeddings."""
     places = ("instance_data_dir", "dataset_name", "huggingface", "csv_file")
     return bool(backend.get("dataset_type")) or any(backend.get(key) for key in places)
 
@@ -234,7 +236,7 @@ def _source(name: str, backend: Mapping[str, Any], directory: str | Path | None)
     kind = _text(name, "type", backend.get("type", "local"))
     readers: dict[str, Callable] = {"local": _local_source, "huggingface": _hub_source, "csv": _csv_source}
     if kind not in readers:
-        raise _refusal(name, "type", kind, f"use {', '.join(readers)}; download what is elsewhere")
+        raise _refusal(name, "type", kind, f"use {', '.join(readers)}; download other data first")
     return readers[kind](name, backend, directory)
 
 
@@ -277,14 +279,14 @@ def _csv_source(name: str, backend: Mapping[str, Any], directory: str | Path | N
 
 
 def _clips(name: str, backend: Mapping[str, Any]) -> dict[str, Any]:
-    """Length of the clips of a video data set; a video that is shorter is left out and reported."""
+    """Return the number of frames for a video data set. Shorter videos are left out and reported."""
     if backend.get("dataset_type") != "video":
         if backend.get("video") not in OFF:
             raise _refusal(name, "video", backend["video"], "set dataset_type to video, or leave it out")
         return {}
     frames = _block(name, backend, "video").get("num_frames")
     if isinstance(frames, bool) or not isinstance(frames, (int, float)) or frames < 1 or frames != int(frames):
-        raise _refusal(name, "video.num_frames", frames, "give the number of frames of a clip, such as 81")
+        raise _refusal(name, "video.num_frames", frames, "give the number of frames per video, such as 81")
     return {"num_frames": int(frames)}
 
 

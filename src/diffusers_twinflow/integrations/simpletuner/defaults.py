@@ -1,11 +1,11 @@
-"""Facts about SimpleTuner: its defaults in the names of our script, and the base models that its flavours are.
+"""SimpleTuner's default values under our option names, and the base model of each of its flavours.
 
-A recipe leaves out what is SimpleTuner's default, so these values decide what it trains.
+Recipes leave out options that have SimpleTuner's default, so these values are needed to train the same way.
 """
 
 from dataclasses import dataclass, field
 
-VERSION = "4.8.0"  # the version that every value of this module was read from
+VERSION = "4.8.0"  # all values of this module come from this version
 
 DEFAULTS = {
     "allow_tf32": True,
@@ -62,13 +62,13 @@ FLUX_LORA_TARGETS = {
 
 @dataclass(frozen=True)
 class SimpleTunerFamily:
-    """A model family of SimpleTuner that can be trained here.
+    """A model family of SimpleTuner that this package can train.
 
     Attributes:
-        default: the flavour of a recipe that names none.
+        default: flavour of a recipe that does not name one.
         flavours: Hub id of the base of each flavour.
-        lora_layers: the layers that a LoRA adapts by default, without those that exist only in fused projections.
-        training_adapters: flavours that SimpleTuner trains with a helping LoRA of its own on the base.
+        lora_layers: layers that a LoRA adapts by default, except layers that exist only in fused projections.
+        training_adapters: flavours for which SimpleTuner loads an additional LoRA on the base during training.
     """
 
     default: str
@@ -202,6 +202,6 @@ FAMILY_NAMES = {
 
 
 def family_name(name: str) -> str:
-    """SimpleTuner's name of a model family, from any spelling of it or from our name; others come back as they are."""
+    """Return SimpleTuner's name of a model family from any spelling or from our name. Unknown names do not change."""
     plain = name.strip().lower().replace("-", "_")
     return FAMILY_NAMES.get(plain, plain)

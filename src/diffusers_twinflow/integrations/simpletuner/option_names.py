@@ -1,4 +1,4 @@
-"""What the options of SimpleTuner are called here, and which of them have no meaning here and why."""
+"""Names of SimpleTuner's options in this package, and the options that have no effect here, with the reason."""
 
 from dataclasses import fields
 
@@ -58,7 +58,7 @@ RENAMED = {
     },
 }
 
-# Names that both have, so that they do not show whose recipe it is.
+# Names that both tools use, so they do not tell which tool a recipe is for.
 SHARED = {
     *RENAMED.values(),
     "caption_strategy",
@@ -77,26 +77,26 @@ SHARED = {
     "validation_resolution",
 }
 
-CACHING = "--cache_latents, --cache_text_embeddings and --cache_directory say what is cached"
-ONE_PROCESS_GROUP = "`accelerate launch` says how many processes there are and how the model is spread"
-OWN_PROMPTS = "only validation_prompt is drawn"
-PLACEMENT = "the model stays on the device it trains on"
+CACHING = "use --cache_latents, --cache_text_embeddings and --cache_directory for caching"
+ONE_PROCESS_GROUP = "`accelerate launch` sets the number of processes and the sharding"
+OWN_PROMPTS = "only validation_prompt is used for validation images"
+PLACEMENT = "the model stays on the training device"
 PRECISION = "the base is kept in the dtype of mixed_precision"
-NO_GUIDANCE = "pictures are drawn without guidance"
-NOT_EVALUATED = "nothing is evaluated while training"
-TIMES = "twinflow_time_alpha, twinflow_time_beta and twinflow_time_scale shape the times"
-TRACKING = "trackers log under the name twinflow"
+NO_GUIDANCE = "images are generated without guidance"
+NOT_EVALUATED = "there is no evaluation during training"
+TIMES = "twinflow_time_alpha, twinflow_time_beta and twinflow_time_scale set the distribution of times"
+TRACKING = "the name in trackers is twinflow"
 SCHEDULED_SAMPLING_OFF = "scheduled sampling is off"
-OWN_TEXT_ENCODERS = "prompts are encoded as the stock pipeline of the base encodes them"
-OTHER_MODEL = "it belongs to a model or a stage that is not trained here"
-SWITCHED_OFF = "the feature that it belongs to is off"
-NO_SAFETY_CHECK = "images are not checked"
+OWN_TEXT_ENCODERS = "prompts are encoded like in the base's stock pipeline"
+OTHER_MODEL = "it is for a model or a stage that cannot be trained here"
+SWITCHED_OFF = "the feature that needs it is off"
+NO_SAFETY_CHECK = "there is no safety checker"
 SECOND_PROCESS = "no other program is started"
-ONE_CHECKPOINT_KIND = "checkpointing_steps and checkpoints_total_limit say which checkpoints are kept"
+ONE_CHECKPOINT_KIND = "checkpointing_steps and checkpoints_total_limit decide which checkpoints are kept"
 NO_SOUND = "sound is not trained"
 WITHOUT_EFFECT = {
     "accelerator_cache_clear_interval": PLACEMENT,
-    "allow_dataset_oversubscription": "a small data set is gone through as often as it takes",
+    "allow_dataset_oversubscription": "a small data set is repeated as often as needed",
     "attention_mechanism": "the attention of diffusers is used",
     "base_model_default_dtype": PRECISION,
     "caption_strategy": "it is read with data_backend_config",
@@ -104,7 +104,7 @@ WITHOUT_EFFECT = {
     "checkpointing_use_tempdir": ONE_CHECKPOINT_KIND,
     "checkpoints_rolling_total_limit": ONE_CHECKPOINT_KIND,
     "conditioning_multidataset_sampling": "there is one data set",
-    "configs_dir": "--config names the recipe",
+    "configs_dir": "use --config for the recipe",
     "custom_text_encoder_intermediary_layers": OWN_TEXT_ENCODERS,
     "custom_tracker": TRACKING,
     "data_aesthetic_score": OTHER_MODEL,
@@ -113,65 +113,65 @@ WITHOUT_EFFECT = {
     "disable_segmented_timestep_sampling": TIMES,
     "distillation_config": "distillation_method is off",
     "enable_chunked_feed_forward": PLACEMENT,
-    "enable_multiprocessing": "--dataloader_num_workers says how many processes read",
+    "enable_multiprocessing": "use --dataloader_num_workers for the number of processes that read data",
     "enable_watermark": "images have no watermark",
     "feed_forward_chunk_size": PLACEMENT,
-    "framerate": "clips take every frame of a video; --video_fps takes fewer",
+    "framerate": "every frame of a video is used; set --video_fps to use fewer",
     "fully_unload_text_encoder": PLACEMENT,
-    "inference_scheduler_timestep_spacing": "the grid is that of TwinFlowScheduler",
-    "lora_init_type": "LoRA weights start as PEFT's gaussian initialization",
+    "inference_scheduler_timestep_spacing": "TwinFlowScheduler sets the sampling grid",
+    "lora_init_type": "LoRA weights have PEFT's gaussian initialization",
     "machine_rank": ONE_PROCESS_GROUP,
     "masked_loss_probability": "there are no masks",
     "max_grounding_entities": OTHER_MODEL,
-    "model_card_note": "the model card is written by the script",
-    "model_card_private": "--hub_private_repo says who sees the repository",
-    "model_card_safe_for_work": "the model card is written by the script",
-    "modelspec_comment": "the model card is written by the script",
+    "model_card_note": "training writes the model card",
+    "model_card_private": "use --hub_private_repo for a private repository",
+    "model_card_safe_for_work": "training writes the model card",
+    "modelspec_comment": "training writes the model card",
     "parquet_caption_column": "it is read with data_backend_config",
     "parquet_filename_column": "it is read with data_backend_config",
-    "peft_lora_mode": "a LoRA is 'standard'",
+    "peft_lora_mode": "only 'standard' LoRAs are supported",
     "prodigy_steps": "Prodigy estimates its rate in every step",
-    "rescale_betas_zero_snr": "the noise schedule is that of the base",
+    "rescale_betas_zero_snr": "the base's noise schedule is used",
     "same_network": ONE_PROCESS_GROUP,
     "save_text_encoder": "text encoders are not trained",
-    "seed_for_each_device": "every sample has a seed of its own",
+    "seed_for_each_device": "every sample has its own seed",
     "sla_config": "the attention of diffusers is used",
     "snr_weight": "snr_gamma is off",
     "soft_min_snr_sigma_data": "use_soft_min_snr is off",
     "t5_padding": OWN_TEXT_ENCODERS,
-    "torch_num_threads": "OMP_NUM_THREADS says how many threads there are",
+    "torch_num_threads": "use OMP_NUM_THREADS for the number of threads",
     "training_scheduler_timestep_spacing": TIMES,
     "unet_attention_slice": PLACEMENT,
-    "validation_adapter_config": "the trained LoRA is drawn alone",
-    "validation_adapter_mode": "the trained LoRA is drawn alone",
-    "validation_adapter_name": "the trained LoRA is drawn alone",
-    "validation_adapter_path": "the trained LoRA is drawn alone",
+    "validation_adapter_config": "validation images use only the trained LoRA",
+    "validation_adapter_mode": "validation images use only the trained LoRA",
+    "validation_adapter_name": "validation images use only the trained LoRA",
+    "validation_adapter_path": "validation images use only the trained LoRA",
     "validation_audio_duration": NO_SOUND,
     "validation_audio_only": NO_SOUND,
     "validation_external_background": SECOND_PROCESS,
     "validation_external_script": SECOND_PROCESS,
-    "validation_input": "--validation_image names the image that is edited",
+    "validation_input": "use --validation_image for the image to edit",
     "validation_internal_guidance_scale": NO_GUIDANCE,
     "validation_ltx2_video_conditioning": OTHER_MODEL,
     "validation_lyrics": NO_SOUND,
     "validation_no_cfg_until_timestep": NO_GUIDANCE,
-    "validation_num_video_frames": "validation draws clips of --num_frames",
-    "validation_stitch_input_location": "images are drawn side by side with the base's",
+    "validation_num_video_frames": "validation videos have --num_frames frames",
+    "validation_stitch_input_location": "validation images are shown next to the base's images",
     "validation_using_datasets": OWN_PROMPTS,
-    "checkpoint_epoch_interval": "checkpointing_steps says when",
+    "checkpoint_epoch_interval": "use checkpointing_steps",
     "compress_disk_cache": CACHING,
     "data_backend_sampling": "there is one data set",
-    "dataloader_prefetch": "--dataloader_num_workers says how many processes read",
-    "dataloader_prefetch_qlen": "--dataloader_num_workers says how many processes read",
+    "dataloader_prefetch": "use --dataloader_num_workers for the number of processes that read data",
+    "dataloader_prefetch_qlen": "use --dataloader_num_workers for the number of processes that read data",
     "diff2flow_loss": "diff2flow_enabled decides",
     "disable_benchmark": "there is no benchmark at the start",
-    "disable_bucket_pruning": "--aspect_ratio_buckets has the usual ratios",
+    "disable_bucket_pruning": "--aspect_ratio_buckets uses the usual ratios",
     "ema_cpu_only": "the teacher is on the training device",
     "ema_device": "the teacher is on the training device",
-    "ema_foreach_disable": "the teacher is updated in one go",
+    "ema_foreach_disable": "the teacher is always updated with foreach",
     "ema_update_interval": "the teacher is updated every step",
-    "ema_validation": "validation draws with the weights that --save_ema saves",
-    "ema_warmup_steps": "the teacher's decay warms up by itself",
+    "ema_validation": "validation uses the weights that are saved, see --save_ema",
+    "ema_warmup_steps": "the teacher's decay has its own warm-up",
     "evaluation_type": NOT_EVALUATED,
     "find_unused_parameters": ONE_PROCESS_GROUP,
     "fuse_optimizer": "AdamW is fused",
@@ -180,14 +180,14 @@ WITHOUT_EFFECT = {
     "grad_clip_method": "gradients are clipped by their norm",
     "gradient_checkpointing_interval": "every block is checkpointed",
     "gradient_precision": PRECISION,
-    "i_know_what_i_am_doing": "what is refused here is refused",
-    "ignore_missing_files": "data_report.json tells what is left out",
-    "image_processing_batch_size": "--dataloader_num_workers says how many processes read",
+    "i_know_what_i_am_doing": "errors cannot be turned off",
+    "ignore_missing_files": "data_report.json lists what is left out",
+    "image_processing_batch_size": "use --dataloader_num_workers for the number of processes that read data",
     "keep_vae_loaded": PLACEMENT,
     "lora_format": "the file is a diffusers LoRA",
-    "lr_end": "the schedule ends as diffusers' does",
+    "lr_end": "the schedule ends like the one in diffusers",
     "lycoris_config": "lora_type is 'standard'",
-    "max_workers": "--dataloader_num_workers says how many processes read",
+    "max_workers": "use --dataloader_num_workers for the number of processes that read data",
     "merge_environment_config": "the environment is not read",
     "metadata_update_interval": CACHING,
     **{
@@ -195,28 +195,28 @@ WITHOUT_EFFECT = {
         for name in ("max_upscale_threshold", "maximum_image_size", "minimum_image_size", "target_downsample_size")
     },
     "num_eval_images": NOT_EVALUATED,
-    "optimizer_config": "--adam_beta1, --adam_beta2, --adam_weight_decay and --adam_epsilon are the optimizer's",
+    "optimizer_config": "use --adam_beta1, --adam_beta2, --adam_weight_decay and --adam_epsilon",
     "override_dataset_config": CACHING,
     "prediction_type": "it is read from the base",
     "preserve_data_backend_cache": CACHING,
     "publishing_config": "--push_to_hub publishes",
-    "push_to_hub_background": "what is pushed is pushed at the end",
+    "push_to_hub_background": "the result is pushed at the end",
     "quantization_config": PRECISION,
     "quantize_activations": PRECISION,
     "quantize_via": PRECISION,
-    "read_batch_size": "--dataloader_num_workers says how many processes read",
+    "read_batch_size": "use --dataloader_num_workers for the number of processes that read data",
     "resolution_type": "it is read with data_backend_config",
-    "set_grads_to_none": "gradients are set to none",
-    "skip_file_discovery": "the data set is read whole",
+    "set_grads_to_none": "gradients are always set to None",
+    "skip_file_discovery": "the whole data set is read",
     "strict_epoch_limit": "max_train_steps ends the run",
     "trust_remote_code": "no code of a repository is run",
     "tracker_image_layout": TRACKING,
     "tracker_project_name": TRACKING,
     "tracker_run_name": TRACKING,
     "user_prompt_library": OWN_PROMPTS,
-    "validate_after_epoch": "validation_steps says when",
-    "validate_after_step": "validation_steps says when",
-    "validation_adapter_strength": "the LoRA is drawn at full strength",
+    "validate_after_epoch": "use validation_steps",
+    "validate_after_step": "use validation_steps",
+    "validation_adapter_strength": "validation uses the LoRA at full strength",
     "validation_disable_unconditional": OWN_PROMPTS,
     "validation_guidance_rescale": NO_GUIDANCE,
     "validation_guidance_skip_layers": NO_GUIDANCE,
@@ -225,40 +225,40 @@ WITHOUT_EFFECT = {
     "validation_guidance_skip_scale": NO_GUIDANCE,
     "validation_image_format": "the grid is a PNG",
     "validation_image_quality": "the grid is a PNG",
-    "validation_lycoris_strength": "the LoRA is drawn at full strength",
-    "validation_method": "pictures are drawn by the training script",
-    "validation_multigpu": "the first process draws",
+    "validation_lycoris_strength": "validation uses the LoRA at full strength",
+    "validation_method": "training generates the validation images",
+    "validation_multigpu": "the first process generates the validation images",
     "validation_negative_prompt": NO_GUIDANCE,
     "validation_noise_scheduler": "the scheduler is TwinFlowScheduler",
-    "validation_on_startup": "validation_steps says when",
-    "validation_preview": "finished pictures are logged",
-    "validation_preview_steps": "finished pictures are logged",
+    "validation_on_startup": "use validation_steps",
+    "validation_preview": "only finished images are logged",
+    "validation_preview_steps": "only finished images are logged",
     "validation_prompt_library": OWN_PROMPTS,
     "validation_randomize": "validation is seeded with --seed",
     "validation_seed": "validation is seeded with --seed",
     "validation_seed_source": "validation is seeded with --seed",
-    "webhook_config": "trackers are told by --report_to alone",
-    "webhook_reporting_interval": "trackers are told by --report_to alone",
+    "webhook_config": "use --report_to for trackers",
+    "webhook_reporting_interval": "use --report_to for trackers",
     "write_batch_size": CACHING,
 }
 WITHOUT_EFFECT_PREFIXES = {
     "accelerate_": ONE_PROCESS_GROUP,
     "acestep_": OTHER_MODEL,
     "assistant_lora_": "no training adapter is loaded",
-    "aspect_bucket_": "--aspect_ratio_buckets has the usual ratios",
+    "aspect_bucket_": "--aspect_ratio_buckets uses the usual ratios",
     "audio_": NO_SOUND,
-    "aws_": "--dataset_name, --instance_data_dir and --data_files name the data",
+    "aws_": "use --dataset_name, --instance_data_dir or --data_files for the data",
     "cache_dir_": CACHING,
     "cache_file_": CACHING,
     "controlnet_": SWITCHED_OFF,
     "cosmos3_": OTHER_MODEL,
     "crepa_": SWITCHED_OFF,
     "context_parallel_": ONE_PROCESS_GROUP,
-    "debug_": "--report_to and the log tell",
+    "debug_": "see the log and --report_to",
     "deepspeed_": ONE_PROCESS_GROUP,
     "deepfloyd_": OTHER_MODEL,
     "delete_": "nothing is deleted",
-    "disk_low_": "a full disk ends the run; --resume_from_checkpoint goes on",
+    "disk_low_": "a full disk ends the run; continue with --resume_from_checkpoint",
     "dynamo_": "--compile compiles",
     "enable_group_offload": PLACEMENT,
     "enable_nsfw_check": NO_SAFETY_CHECK,
@@ -282,7 +282,7 @@ WITHOUT_EFFECT_PREFIXES = {
     "krea2_": OTHER_MODEL,
     "layersync_": SWITCHED_OFF,
     "ltx2_": OTHER_MODEL,
-    "ltx_": "clips are trained as text to video",
+    "ltx_": "videos are trained as text to video",
     "lyrics_": NO_SOUND,
     "main_process_": ONE_PROCESS_GROUP,
     "minimax_": OTHER_MODEL,
@@ -304,10 +304,10 @@ WITHOUT_EFFECT_PREFIXES = {
     "pretrained_gemma_": OWN_TEXT_ENCODERS,
     "pretrained_grounding_": OTHER_MODEL,
     "pretrained_t5_": OWN_TEXT_ENCODERS,
-    "pretrained_transformer_subfolder": "the transformer is that of the base",
-    "pretrained_unet_subfolder": "the U-Net is that of the base",
-    "pretrained_vae_": "the autoencoder is that of the base",
-    "print_": "the log tells",
+    "pretrained_transformer_subfolder": "the base's transformer is used",
+    "pretrained_unet_subfolder": "the base's U-Net is used",
+    "pretrained_vae_": "the base's autoencoder is used",
+    "print_": "see the log",
     "qwen_text_encoder_": OWN_TEXT_ENCODERS,
     "ramtorch": PLACEMENT,
     "refiner_training_": SWITCHED_OFF,
@@ -323,7 +323,7 @@ WITHOUT_EFFECT_PREFIXES = {
     "sd3_": OWN_TEXT_ENCODERS,
     "sdnq_": PRECISION,
     "sdxl_": OTHER_MODEL,
-    "singlora_": "a LoRA is 'standard'",
+    "singlora_": "only 'standard' LoRAs are supported",
     "text_cache_": CACHING,
     "text_embed_": CACHING,
     "text_encoder_": "text encoders are kept in the dtype of mixed_precision",
@@ -334,15 +334,15 @@ WITHOUT_EFFECT_PREFIXES = {
     "xm_": SWITCHED_OFF,
 }
 LEAVE_OUT = "leave it out"
-OTHER_BASE = "save a pipeline with that part in it, and name its folder in pretrained_model_name_or_path"
+OTHER_BASE = "save a pipeline that includes this part, and set pretrained_model_name_or_path to its folder"
 REFUSED_IF_ON = {
-    "assistant_lora_path": "merge it into the base, and name its folder in pretrained_model_name_or_path",
+    "assistant_lora_path": "merge it into the base, and set pretrained_model_name_or_path to its folder",
     "control": LEAVE_OUT,
     "controlnet": LEAVE_OUT,
     "crepa_enabled": LEAVE_OUT,
     "diffusion_blocks_config": LEAVE_OUT,
-    "init_lora": "merge it into the base, and name its folder in pretrained_model_name_or_path",
-    "init_lora_from": "merge it into the base, and name its folder in pretrained_model_name_or_path",
+    "init_lora": "merge it into the base, and set pretrained_model_name_or_path to its folder",
+    "init_lora_from": "merge it into the base, and set pretrained_model_name_or_path to its folder",
     "internal_guidance_enabled": LEAVE_OUT,
     "irepa_enabled": LEAVE_OUT,
     "layer_freeze_strategy": LEAVE_OUT,
@@ -376,7 +376,7 @@ SWITCHES = {
 
 
 def reason_without_effect(name: str) -> str | None:
-    """Why an option of SimpleTuner has no effect here, or `None` for one that has, or that is unknown."""
+    """Return why an option of SimpleTuner has no effect here, or `None` if it has an effect or is unknown."""
     if name in WITHOUT_EFFECT:
         return WITHOUT_EFFECT[name]
     return next((reason for start, reason in WITHOUT_EFFECT_PREFIXES.items() if name.startswith(start)), None)

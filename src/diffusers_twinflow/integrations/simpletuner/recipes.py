@@ -1,4 +1,4 @@
-"""A user's TwinFlow recipe for SimpleTuner, in the names of our training script."""
+"""Translate a TwinFlow recipe for SimpleTuner to our training options."""
 
 import json
 import math
@@ -27,17 +27,17 @@ OFF: tuple[Any, ...] = (None, False, "", 0, "none", "null", "false", "0", [], {}
 UNSET: tuple[Any, ...] = (None, False, "", "none", "null", [], {})
 BASE = "pretrained_model_name_or_path"
 TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "y", "on"), ("0", "false", "no", "n", "off")
-QUANTIZE = "the base is kept in the dtype of mixed_precision; --quantize_base quantises it (torchao_int8, bnb_4bit)"
+QUANTIZE = "the base has the dtype of mixed_precision; to quantise it, use --quantize_base (torchao_int8, bnb_4bit)"
 
 
 @dataclass(frozen=True)
 class TranslatedRecipe:
-    """A recipe in the names of our training script.
+    """A translated recipe.
 
     Attributes:
-        options: what the recipe asks for, with SimpleTuner's defaults if the recipe is one of SimpleTuner's.
-        ignored: what of the recipe has no effect here, with the reason, by name.
-        defaults: those of `options` that the recipe leaves out and that are SimpleTuner's defaults.
+        options: our training options, including SimpleTuner's defaults if it is a SimpleTuner recipe.
+        ignored: options of the recipe that have no effect here, with the reason by name.
+        defaults: the part of `options` that comes from SimpleTuner's defaults.
     """
 
     options: dict[str, Any]
@@ -48,27 +48,26 @@ class TranslatedRecipe:
 def read_recipe(
     options: dict[str, Any], known: Iterable[str] = (), *, directory: str | Path | None = None
 ) -> TranslatedRecipe:
-    """Translate a TwinFlow recipe for SimpleTuner; a recipe of our own comes back unchanged.
+    """Translate a TwinFlow recipe for SimpleTuner. A recipe of this package does not change.
 
-    Keys may carry leading dashes, and a key that is null counts as left out. A recipe with at least one option that
-    only SimpleTuner has is SimpleTuner's: the options it leaves out get SimpleTuner's defaults. The data set that
-    `data_backend_config` names is translated too, and its options win over the recipe's own.
+    Keys may start with dashes, and a key with the value null is ignored. A recipe is for SimpleTuner if it has at least
+    one option that only SimpleTuner has. Options that such a recipe leaves out get SimpleTuner's defaults. The data set
+    in `data_backend_config` is translated too, and its options override the options of the recipe.
 
     Args:
-        options: the recipe's JSON object.
-        known: options of our script that stay as they are, so that its own recipes come out unchanged. If there are
-            any, no other option gets a default.
-        directory: the recipe's folder, for relative paths in it that do not exist in the working directory.
+        options: JSON object of the recipe.
+        known: names of our options, which are not translated. If the recipe has any of them, no defaults are added.
+        directory: folder of the recipe, for relative paths that do not exist in the working directory.
 
     Raises:
-        TwinFlowConfigError: for an unknown key (with the option that it misspells, if there is one), for one given
-            twice, and for one that contradicts TwinFlow or cannot be translated.
+        TwinFlowConfigError: if a key is unknown (the message suggests the closest name), is given twice, contradicts
+            TwinFlow or cannot be translated.
     """
     given, known = _given(options), set(known)
     data = _data(given, directory)
     translated = _translated(given, known)
     if data.options:
-        translated.pop("instance_prompt", None)  # the data set says whose prompt it is
+        translated.pop("instance_prompt", None)  # the data set has its own prompt option
     translated |= data.options
     ignored = _ignored(given, known)
     defaults = {}
@@ -81,14 +80,14 @@ def read_recipe(
 def translate_recipe(
     options: dict[str, Any], known: Iterable[str] = (), *, directory: str | Path | None = None
 ) -> dict[str, Any]:
-    """The options of our training script that a recipe asks for; see `read_recipe`."""
+    """Translate a recipe and return our training options, see `read_recipe`."""
     return read_recipe(options, known, directory=directory).options
 
 
 def ignored_options(
     options: dict[str, Any], known: Iterable[str] = (), *, directory: str | Path | None = None
 ) -> dict[str, str]:
-    """What of a recipe has no effect here, with the reason, by name; see `read_recipe`."""
+    """Return the options of a recipe that have no effect here, with the reason by name, see `read_recipe`."""
     return read_recipe(options, known, directory=directory).ignored
 
 
@@ -101,7 +100,9 @@ def _translated(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
             continue
         for target, new in _translate_option(name, value, known).items():
             if translated.setdefault(target, new) != new:
-                raise TwinFlowConfigError(f"'{name}' says {target}={new!r}, another option {translated[target]!r}.")
+                raise TwinFlowConfigError(
+                    f"'{name}' sets {target}={new!r}, but another option sets {translated[target]!r}. Keep one."
+                )
     translated |= size_options("the recipe", given)
     translated |= _prompt_of_every_image(given)
     _choose_base(translated)
@@ -127,7 +128,7 @@ def _is_name_of_simpletuner(name: str) -> bool:
 
 
 def _defaults(given: dict[str, Any], translated: dict[str, Any]) -> dict[str, Any]:
-    """SimpleTuner's defaults for what its recipe leaves out."""
+    """Return SimpleTuner's defaults for options that a recipe leaves out."""
     defaults = dict(DEFAULTS)
     family = FAMILIES.get(family_name(str(given.get("model_family", ""))))
     if translated.get("train_type", defaults["train_type"]) == "lora":
@@ -156,7 +157,7 @@ def _ignored(given: dict[str, Any], known: set[str]) -> dict[str, str]:
     if isinstance(given.get("optimizer"), str) and not _is_own_optimizer(given["optimizer"]):
         reasons["optimizer"] = "the optimizer is AdamW"
     if given.get("validation_resolution") not in OFF and not _validation_resolution(given["validation_resolution"]):
-        reasons["validation_resolution"] = "no size is square: images are drawn as squares of --resolution"
+        reasons["validation_resolution"] = "no size is square, so validation images are squares of --resolution"
     precision = given.get("base_model_precision")
     if precision not in (*OFF, "no_change", "fp32", "fp16", "bf16"):
         if given.get("model_type", DEFAULTS["train_type"]) == "full":
@@ -167,16 +168,14 @@ def _ignored(given: dict[str, Any], known: set[str]) -> dict[str, str]:
 
 
 def _ignored_by_base(given: dict[str, Any]) -> dict[str, str]:
-    """That SimpleTuner trains some bases with a helping LoRA on them, which is not loaded here."""
+    """Return a reason if SimpleTuner trains this base with an additional LoRA, which is not loaded here."""
     family = FAMILIES.get(family_name(str(given.get("model_family", ""))))
     if family is None or given.get("pretrained_model_name_or_path") or given.get("disable_assistant_lora"):
         return {}
     flavour = given.get("model_flavour") or family.default
     if flavour not in family.training_adapters:
         return {}
-    return {
-        "model_flavour": f"the training adapter that SimpleTuner puts on '{flavour}' is not loaded: the base is bare"
-    }
+    return {"model_flavour": f"the training adapter that SimpleTuner adds to '{flavour}' is not loaded"}
 
 
 def _translate_option(name: str, value: Any, known: set[str]) -> dict[str, Any]:
@@ -197,7 +196,7 @@ def _translate_option(name: str, value: Any, known: set[str]) -> dict[str, Any]:
 
 
 def _switch(name: str, value: Any) -> Any:
-    """A truth value in any spelling; 0 and 1 are two of them."""
+    """Read a boolean in any spelling, including 0 and 1."""
     word = str(value).strip().lower()
     if word in TRUE_WORDS + FALSE_WORDS and not isinstance(value, float):
         return word in TRUE_WORDS
@@ -207,33 +206,33 @@ def _switch(name: str, value: Any) -> Any:
 
 
 def _choose_base(translated: dict[str, Any]) -> None:
-    """Name the base by family and flavour if the recipe does not name it."""
+    """Choose the base from family and flavour if the recipe does not name it."""
     family, flavour = translated.pop("model_family", None), translated.pop("model_flavour", None)
     if not family or translated.get("pretrained_model_name_or_path"):
         return
     found = FAMILIES.get(family_name(family))
     if found is None:
         raise TwinFlowConfigError(
-            f"model_family={family!r} is none of {', '.join(FAMILIES)}: name the base with "
-            "pretrained_model_name_or_path."
+            f"model_family={family!r} is not one of {', '.join(FAMILIES)}. Set "
+            "pretrained_model_name_or_path to the base instead."
         )
     flavour = flavour or found.default
     if flavour not in found.flavours:
         raise TwinFlowConfigError(
-            f"model_flavour={flavour!r} of {family} is none of {', '.join(found.flavours)}: name it with "
-            "pretrained_model_name_or_path."
+            f"model_flavour={flavour!r} of {family} is not one of {', '.join(found.flavours)}. Set "
+            "pretrained_model_name_or_path to the base instead."
         )
     translated["pretrained_model_name_or_path"] = found.flavours[flavour]
 
 
 def _prompt_of_every_image(given: dict[str, Any]) -> dict[str, Any]:
-    """What `only_instance_prompt` says of a folder that the recipe itself names."""
+    """Translate `only_instance_prompt` for a folder that the recipe names."""
     if not given.get("only_instance_prompt") or given.get("data_backend_config"):
         return {}
     prompt = given.get("instance_prompt")
     if not isinstance(prompt, str) or not prompt:
         raise TwinFlowConfigError(
-            f"only_instance_prompt=true needs the prompt of every image, and instance_prompt={prompt!r}: set it."
+            f"only_instance_prompt=true needs a prompt for all images, but instance_prompt={prompt!r}. Set it."
         )
     return {"caption_strategy": "instance_prompt", "instance_prompt": prompt}
 
@@ -248,7 +247,7 @@ def _data(given: dict[str, Any], directory: str | Path | None) -> TranslatedData
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's options without dashes and without those that are null; "true" and "false" are truth values."""
+    """Return a recipe's options without dashes and null values. "true" and "false" become booleans."""
     given: dict[str, Any] = {}
     for key, value in options.items():
         name = key.lstrip("-").replace("-", "_")
@@ -294,8 +293,8 @@ def _guidance(name: str) -> Callable[[Any], dict[str, Any]]:
             value = _number(name, value)
         if value is not None and value != 0:
             raise TwinFlowConfigError(
-                f"{name}={value!r} contradicts TwinFlow, whose weights hold the guidance: set it to 0.0, and "
-                "twinflow_enhanced_ratio for its strength."
+                f"{name}={value!r} contradicts TwinFlow, which builds guidance into the weights. Set it to 0.0, and "
+                "set twinflow_enhanced_ratio for the strength."
             )
         return {}
 
@@ -331,7 +330,9 @@ def _is_own_optimizer(name: str) -> bool:
 
 def _lr_scheduler(value: Any) -> dict[str, Any]:
     if value == "sine":
-        raise TwinFlowConfigError("lr_scheduler='sine' is not supported: use 'cosine', or another of diffusers'.")
+        raise TwinFlowConfigError(
+            "lr_scheduler='sine' is not supported: use 'cosine', or another schedule of diffusers."
+        )
     return {"lr_scheduler": value}
 
 
@@ -353,7 +354,7 @@ def _quantization(value: Any) -> dict[str, Any]:
 
 
 def _lora_layers(value: Any) -> dict[str, Any]:
-    """Names of layers as a list, as its JSON, or separated by commas."""
+    """Read layer names from a list, a JSON list, or a text with commas."""
     if value in OFF:
         return {}
     names = value
@@ -363,9 +364,7 @@ def _lora_layers(value: Any) -> dict[str, Any]:
         except ValueError:
             names = [name.strip() for name in value.split(",")]
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise TwinFlowConfigError(
-            f"peft_lora_target_modules={value!r} is not valid: give a list of the names of layers."
-        )
+        raise TwinFlowConfigError(f"peft_lora_target_modules={value!r} is not valid: give a list of layer names.")
     return {"lora_layers": names}
 
 
@@ -374,7 +373,7 @@ def _flux_lora_target(value: Any) -> dict[str, Any]:
         return {}
     if not isinstance(value, str) or value not in FLUX_LORA_TARGETS:
         raise TwinFlowConfigError(
-            f"flux_lora_target={value!r} is none of {', '.join(FLUX_LORA_TARGETS)}: name the layers with lora_layers."
+            f"flux_lora_target={value!r} is not one of {', '.join(FLUX_LORA_TARGETS)}. Set lora_layers to the layer names instead."
         )
     return {"lora_layers": list(FLUX_LORA_TARGETS[value])}
 
@@ -393,7 +392,7 @@ def _unless_off(name: str) -> Callable[[Any], dict[str, Any]]:
 
 
 def _validation_resolution(value: Any) -> dict[str, Any]:
-    """The side of the first square among sizes such as "1024x1024,1280x768"; nothing if none is square."""
+    """Return the side of the first square in sizes such as "1024x1024,1280x768", or nothing if none is square."""
     if value in OFF:
         return {}
     sizes = [size.strip().split("x") for size in str(value).lower().split(",")]
@@ -411,7 +410,7 @@ def _flavour(value: Any) -> dict[str, Any]:
 
 SCHEDULED_SAMPLING = "scheduled sampling must be off"
 CONTRADICTIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "distillation_method": _must_be_off("distillation_method", "it is a distillation of its own; leave it null"),
+    "distillation_method": _must_be_off("distillation_method", "it is another distillation method; leave it null"),
     "guidance_scale": _guidance("guidance_scale"),
     "scheduled_sampling": _must_be_off("scheduled_sampling", SCHEDULED_SAMPLING),
     "scheduled_sampling_max_step_offset": _must_be_off("scheduled_sampling_max_step_offset", SCHEDULED_SAMPLING),
@@ -445,7 +444,7 @@ TRANSLATED: dict[str, Callable[[Any], dict[str, Any]]] = {
     "validation_resolution": _validation_resolution,
     **{name: _not_supported(name, remedy) for name, remedy in REFUSED_IF_ON.items()},
 }
-# Options of ours too, whose values are translated all the same.
+# These names are also ours, but their values must be translated.
 RETRANSLATED = {
     "lr_scheduler",
     "max_train_steps",
