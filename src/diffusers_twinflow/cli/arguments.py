@@ -39,7 +39,7 @@ def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", required=True, help="TwinFlow LoRA or model: a folder or a Hub id.")
-    parser.add_argument("--base_model", help="Folder or Hub id of the base, if it is not where the LoRA says.")
+    parser.add_argument("--base_model", help="Folder or Hub id of the base, if it has moved since training.")
     add_hub_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="Seed of the noise. Default: 0.")
     parser.add_argument("--image", help="Path or URL of the image to edit. Only for bases that edit images.")

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Step counts for which the exported weights are exact, the most important one first. Default: the trained "
         "step count and as many of 1, 2, 3, 4 and 8 as possible.",
     )
-    parser.add_argument("--base_model", help="Folder or Hub id of the base, if it is not where the LoRA says.")
+    parser.add_argument("--base_model", help="Folder or Hub id of the base, if it has moved since training.")
     add_hub_arguments(parser)
     parser.add_argument(
         "--dtype",

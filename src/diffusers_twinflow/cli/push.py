@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--card",
         choices=["new", "keep"],
-        help="new: write a new model card; keep: push the card in the folder. Default: keep a card that was edited.",
+        help="new: write a new model card; keep: push the card in the folder. Default: new, unless the card was edited.",
     )
     parser.add_argument("--message", help="Commit message. Default: a message with the number of steps.")
     parser.add_argument("--token", help="Hub token. Default: HF_TOKEN, or the token of `hf auth login`.")

@@ -155,7 +155,7 @@ class LoraPipeline(TwinFlowMethods):
     """A stock pipeline with a TwinFlow LoRA. Calls work like stock calls and warn about arguments that do not fit."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The stock call."""
+        """Call the stock pipeline, and warn about arguments that damage the images."""
         if self.twinflow_config is not None:
             self._check_call(dict(zip(self._call_defaults, args)) | kwargs, family_of(self).guidance_off)
         return super().__call__(*args, **kwargs)

@@ -68,7 +68,7 @@ def load_twinflow_lora(
 
     Example:
 
-        pipe = StableDiffusion3Pipeline.from_pretrained("stabilityai/stable-diffusion-3.5-medium").to("cuda")
+        pipe = DiffusionPipeline.from_pretrained("stabilityai/stable-diffusion-3.5-medium").to("cuda")
         config = load_twinflow_lora(pipe, "me/my-lora")
         image = pipe("a red fox", num_inference_steps=config.num_inference_steps, guidance_scale=0.0).images[0]
     """

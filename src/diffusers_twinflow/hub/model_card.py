@@ -344,8 +344,7 @@ Stock diffusers generates the same {_outputs(config)}. The target time of each s
 
 ```python
 import torch
-from diffusers import {STOCK_SCHEDULER}
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers import DiffusionPipeline, {STOCK_SCHEDULER}
 {import_code(family)}
 pipe = DiffusionPipeline.from_pretrained("{base}", dtype=torch.bfloat16).to("cuda")
 {lora}pipe.scheduler = {use.scheduler_code()}

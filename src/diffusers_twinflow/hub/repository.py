@@ -264,7 +264,10 @@ def save_twinflow_lora(
     Example:
 
         config = TwinFlowRepositoryConfig(
-            train_type="lora", family="sd3", base_model="stabilityai/stable-diffusion-3.5-medium", num_inference_steps=4
+            train_type="lora",
+            family="stable_diffusion_3",
+            base_model="stabilityai/stable-diffusion-3.5-medium",
+            num_inference_steps=4,
         )
         save_twinflow_lora("my-lora", pipe.transformer, config, TwinFlowScheduler())
     """
