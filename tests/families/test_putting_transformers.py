@@ -11,12 +11,19 @@ import torch
 import tiny
 from diffusers_twinflow import TwinFlowScheduler
 from diffusers_twinflow.hub import load_published_transformer
+from diffusers_twinflow.sampling_calls import only_own_calls
 from published import write_published
 
 BUILD = {"qwen": tiny_qwen.qwen_image, "z_image": tiny_z_image.z_image, "sd3": tiny.sd3_pipeline}
 UNIT = {"qwen": lambda t: t, "z_image": lambda t: 1 - t, "sd3": lambda t: 1000 * t}
 OPTIONS = {"qwen": {"true_cfg_scale": 1.0}, "z_image": {"guidance_scale": 0.0}, "sd3": {"guidance_scale": 0.0}}
 SCHEDULER = TwinFlowScheduler(sampling_style="any")
+
+
+@pytest.fixture(autouse=True)
+def no_call_of_another_test():
+    with only_own_calls():
+        yield
 
 
 @cache

@@ -58,9 +58,8 @@ class LatentBatches:
         TwinFlowConfigError: during training, if a batch has a different size, the iterable cannot be read again, or
             `empty_condition` is missing.
 
-    Example:
-
-        LatentBatches([{"latents": latents, "condition": {"encoder_hidden_states": embeds}}], batch_size=1, seed=0)
+    Examples:
+        >>> LatentBatches([{"latents": latents, "condition": {"encoder_hidden_states": embeds}}], batch_size=1, seed=0)
     """
 
     def __init__(

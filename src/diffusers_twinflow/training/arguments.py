@@ -248,9 +248,8 @@ class TrainingArguments(
     Raises:
         TwinFlowConfigError: if a value has the wrong type or is outside its range.
 
-    Example:
-
-        TrainingArguments("stabilityai/stable-diffusion-3.5-medium", instance_data_dir="photos", rank=32)
+    Examples:
+        >>> TrainingArguments("stabilityai/stable-diffusion-3.5-medium", instance_data_dir="photos", rank=32)
     """
 
     def __post_init__(self) -> None:
@@ -285,9 +284,8 @@ class TrainingArguments(
         Raises:
             TwinFlowConfigError: if a choice or an option is not valid.
 
-        Example:
-
-            TrainingArguments.recommended("my/base", train_type="full", instance_data_dir="photos")
+        Examples:
+            >>> TrainingArguments.recommended("my/base", train_type="full", instance_data_dir="photos")
         """
         values = recommended_training(
             train_type=train_type,

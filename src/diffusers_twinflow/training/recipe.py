@@ -63,10 +63,9 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         TwinFlowConfigError: if the file cannot be read, has an unknown option or a value of the wrong type, or if a
             value is outside its range.
 
-    Example:
-
-        arguments, *_ = options = load_recipe("recipe.json", {"output_dir": "out"})
-        Trainer(None, arguments, options.method()).train()
+    Examples:
+        >>> arguments, *_ = options = load_recipe("recipe.json", {"output_dir": "out"})
+        >>> Trainer(None, arguments, options.method()).train()
     """
     return build_options(read_options(path) | dict(overrides or {}))
 

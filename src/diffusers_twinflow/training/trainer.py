@@ -85,12 +85,11 @@ class Trainer:
         TwinFlowConfigError: if options contradict each other or do not fit the base. This is checked before anything
             is loaded.
 
-    Example:
-
-        arguments = TrainingArguments("stabilityai/stable-diffusion-3.5-medium", instance_data_dir="photos")
-        trainer = Trainer(None, arguments, TwinFlow(TwinFlowConfig(twinflow_enabled=True)))
-        trainer.train()
-        trainer.push_to_hub("me/my-lora")
+    Examples:
+        >>> arguments = TrainingArguments("stabilityai/stable-diffusion-3.5-medium", instance_data_dir="photos")
+        >>> trainer = Trainer(None, arguments, TwinFlow(TwinFlowConfig(twinflow_enabled=True)))
+        >>> trainer.train()
+        >>> trainer.push_to_hub("me/my-lora")
     """
 
     def __init__(

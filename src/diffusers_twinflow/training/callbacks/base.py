@@ -15,13 +15,11 @@ if TYPE_CHECKING:
 class TrainerCallback:
     """Base class that does nothing. Override the methods you need. All processes call every method, in the same order.
 
-    Example:
-
-        class PrintLoss(TrainerCallback):
-            def on_log(self, trainer, step, values):
-                print(step, values["loss"])
-
-        Trainer(..., callbacks=[*default_callbacks(arguments), PrintLoss()])
+    Examples:
+        >>> class PrintLoss(TrainerCallback):
+        ...     def on_log(self, trainer, step, values):
+        ...         print(step, values["loss"])
+        >>> Trainer(..., callbacks=[*default_callbacks(arguments), PrintLoss()])
     """
 
     def on_prepare(self, trainer: Trainer) -> None:
