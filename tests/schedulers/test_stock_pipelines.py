@@ -16,6 +16,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from plain_sampler import plain_grid
 from stock_pipelines import PIPELINES, VARIANTS
+from stock_pipelines.batches import RESIZES, repeat
 from stock_pipelines.cannot import CANNOT, easy_animate_control, sana_sprint
 
 from diffusers_twinflow import TwinFlowScheduler
@@ -31,7 +32,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "scheduler.md"
 TIME_ARGUMENTS = ("timestep", "timesteps", "t", "vision_timesteps")
 GAP_END = {1: 0.6, 2: 0.6, 4: 0.5}
 ONE_STEP_IS_TOO_FEW = {"inverted sigmas": "MochiPipeline divides by the half of the steps"}
-ONE_PROMPT = ("image to video", "prediction negated, constant mu", "channels last")  # lay out their batch otherwise
 PASSES = {"guidance in two passes of the transformer": 2}
 SECTIONS = {
     "set_timesteps again for every section": 2,
@@ -48,13 +48,6 @@ NO_EULER = {
     "SkyReelsV2DiffusionForcingVideoToVideoPipeline": WHOLE_TIMESTEPS,
     **NOT_BY_SEED,
 }
-RESIZES = (
-    "longcat_image.pipeline_longcat_image_edit",
-    "qwenimage.pipeline_qwenimage_edit",
-    "qwenimage.pipeline_qwenimage_edit_inpaint",
-    "qwenimage.pipeline_qwenimage_edit_plus",
-    "qwenimage.pipeline_qwenimage_layered",
-)
 
 
 @pytest.fixture(autouse=True)
@@ -77,20 +70,6 @@ def swap(contract, **options):
         if hasattr(pipe, inner):
             getattr(pipe, inner).scheduler = pipe.scheduler
     return pipe, call
-
-
-def repeat(contract, call, count):
-    """The call for a batch: its prompts and images `count` times, or as many samples of the one prompt."""
-    if contract in ONE_PROMPT:
-        return {**call, "num_videos_per_prompt" if "num_frames" in call else "num_images_per_prompt": count}
-    return {
-        name: torch.cat([value] * count)
-        if isinstance(value, torch.Tensor)
-        else value * count
-        if isinstance(value, list)
-        else value
-        for name, value in call.items()
-    }
 
 
 def draw(pipe, call, seeds, steps=2, **arguments):

@@ -77,6 +77,7 @@ class TrainingData:
         with moved_to(self.encoders.values(), self.device) if self.is_offloaded else nullcontext():
             if not self.is_offloaded:
                 pipeline.to(self.device)
+            family.prepare_prompts(pipeline, self.samples.all_captions() if isinstance(self.samples, Samples) else [])
             if tries_sizes:
                 self._check_sizes()
             self._encode_beforehand()
@@ -217,7 +218,9 @@ class TrainingData:
             denoiser = self.family.denoiser(self.pipeline)
             length = config.max_sequence_length or self.family.max_sequence_length
             self.conditions.cache = self._cache(
-                partial(text_identity, self.pipeline, denoiser, self.base_name, length)
+                lambda: (
+                    text_identity(self.pipeline, denoiser, self.base_name, length) | self.family.condition_identity()
+                )
             )
             if isinstance(self.samples, Samples):
                 cache_conditions(self.samples.all_captions(), self.encode_prompts, self.conditions.cache, **shared)

@@ -59,6 +59,8 @@ class Family:
         guidance_off: arguments that turn guidance off in the stock pipeline, so that it calls the model once per step.
             A model with embedded guidance gets the same value here and in `velocity`. The value is 1 for such a model,
             because it then predicts the velocity of the data. `twinflow_enhanced_ratio` builds guidance in.
+        trains_on_images: whether images can be encoded. If not, training needs `twinflow_image_free`.
+        takes_sigmas: whether the stock call was tested to sample on the grid of its `sigmas`, if it takes them.
         takes_reference_image: whether the model edits an image. `encode_prompts` then needs reference images.
         draws_videos: whether the model generates videos and can be trained on them.
         timestep_argument: name of the timestep in the component's forward.
@@ -74,6 +76,8 @@ class Family:
     lora_target_modules: list[str]
     max_sequence_length: int
     guidance_off: dict[str, float] = {"guidance_scale": 0.0}
+    trains_on_images: bool = True
+    takes_sigmas: bool = True
     takes_reference_image: bool = False
     draws_videos: bool = False
     timestep_argument: str = "timestep"
@@ -114,6 +118,36 @@ class Family:
                 "flow-matching family: give the base its flow-matching scheduler."
             )
         return self
+
+    def for_samples(
+        self,
+        pipeline: DiffusionPipeline,
+        *,
+        resolution: int,
+        num_frames: int | None = None,
+        max_sequence_length: int | None = None,
+    ) -> "Self":
+        """The family as it is for the samples of a run; most families need not know them.
+
+        Args:
+            pipeline: the base, with its text encoders.
+            resolution: pixels of a side.
+            num_frames: length of clips; `None` for images.
+            max_sequence_length: tokens of every encoded prompt; `None` for the default.
+        """
+        return self
+
+    def prepare_prompts(self, pipeline: DiffusionPipeline, prompts: list[str]) -> None:
+        """Learn the prompts of a run before the first is encoded; most families need not know them.
+
+        Args:
+            pipeline: the base, with its text encoders on the device.
+            prompts: all of them; none if they are not known.
+        """
+
+    def condition_identity(self) -> dict[str, Any]:
+        """What conditions depend on besides the prompt, the encoders and `max_sequence_length`, for caches on disk."""
+        return {}
 
     def assemble(self, pipeline: DiffusionPipeline, components: dict[str, Any] | None = None) -> DiffusionPipeline:
         """Create a stock pipeline with the options of `pipeline`, such as `expand_timesteps`.

@@ -1,4 +1,7 @@
-"""Find families by name or by pipeline. A family is imported when it is first used."""
+"""Find families by name or by pipeline. A family is imported when it is first used.
+
+A flow pipeline without a family gets one that is derived from it. Its name is the pipeline's class name.
+"""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -47,6 +50,8 @@ CLASSES = {
 class Families(Mapping[str, Family]):
     """Maps names to families. A family is listed even if the installed diffusers lacks its classes.
 
+    Derived families are found by the class name of their pipeline. They are not listed.
+
     Raises:
         TwinFlowConfigError: on access, if the installed diffusers lacks the family's classes.
     """
@@ -55,7 +60,12 @@ class Families(Mapping[str, Family]):
         self._families: dict[str, Family] = {}
 
     def __getitem__(self, name: str) -> Family:
-        if name not in self._families:
+        if name not in self._families and name not in CLASSES:
+            derived = derived_family(name)
+            if derived is None:
+                raise KeyError(name)
+            self._families.setdefault(name, derived)
+        elif name not in self._families:
             family, *stock_names = CLASSES[name]
             for stock_name in absent_from_diffusers(stock_names):
                 raise TwinFlowConfigError(f"The family {name} cannot be used: {absence(stock_name)}")
@@ -64,7 +74,7 @@ class Families(Mapping[str, Family]):
         return self._families[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in CLASSES
+        return name in CLASSES or (isinstance(name, str) and derived_family(name) is not None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(CLASSES)
@@ -80,9 +90,19 @@ class Families(Mapping[str, Family]):
 FAMILIES = Families()
 
 
+def derived_family(class_name: str) -> Family | None:
+    """The family that is derived from a stock flow pipeline; `None` if there is no such pipeline, or it has one."""
+    if not class_name.endswith("Pipeline") or class_name in (classes.pipeline for classes in CLASSES.values()):
+        return None
+    from .captured import captured_family
+
+    return captured_family(class_name)
+
+
 def family_of_pipeline_class(*class_names: str) -> Family | None:
-    """Return the family whose pipeline class has one of these names; `None` if there is none."""
-    return next((FAMILIES[name] for name, classes in CLASSES.items() if classes.pipeline in class_names), None)
+    """Return the family whose pipeline class has one of these names, or a derived one; `None` if there is none."""
+    written = next((FAMILIES[name] for name, classes in CLASSES.items() if classes.pipeline in class_names), None)
+    return written or next((FAMILIES[name] for name in class_names if name in FAMILIES and name not in CLASSES), None)
 
 
 def families_of_denoiser(class_name: str) -> list[Family]:
@@ -94,7 +114,7 @@ def family_of(pipeline: DiffusionPipeline | type | str, name: str | None = None)
     """Return the family of a pipeline.
 
     If no family has the pipeline's class, as for image-to-image and inpainting pipelines, this is the family with the
-    same model and the most components in common.
+    same model and the most components in common. If there is none, it is the family that is derived from the pipeline.
 
     Args:
         pipeline: a pipeline, its class or the name of its class.
@@ -104,18 +124,20 @@ def family_of(pipeline: DiffusionPipeline | type | str, name: str | None = None)
         TwinFlowConfigError: if no family fits.
     """
     if isinstance(pipeline, str):
-        names = {pipeline}
+        names = [pipeline]
     else:
         cls = pipeline if isinstance(pipeline, type) else type(pipeline)
-        names = {base.__name__ for base in cls.__mro__}
+        names = [base.__name__ for base in cls.__mro__]
     family = family_of_pipeline_class(*names)
-    if family is not None:
+    if family is not None and (family.name in CLASSES or family.name == name):
         return family
     if isinstance(pipeline, DiffusionPipeline) and (families := _families_of_components(pipeline)):
         return next((family for family in families if family.name == name), families[0])
+    if family is not None:
+        return family
     supported = ", ".join(classes.pipeline for classes in CLASSES.values())
     raise TwinFlowConfigError(
-        f"{' / '.join(sorted(names)[:1])} is not supported, because its transformer has no timestep_sign support. "
+        f"{names[0]} is not supported, because its transformer has no timestep_sign support. "
         f"Use a model of one of these pipelines: {supported}."
     )
 

@@ -14,6 +14,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import ModelMixin, SchedulerMixin
+from diffusers.guiders.guider_utils import BaseGuidance
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -30,6 +31,7 @@ LIBRARIES = ("diffusers", "transformers")
 COMPONENTS = (
     ModelMixin,
     SchedulerMixin,
+    BaseGuidance,
     transformers.PreTrainedModel,
     transformers.PreTrainedTokenizerBase,
     transformers.ProcessorMixin,

@@ -167,7 +167,7 @@ class TwinFlowRepositoryConfig:
             config = cls(**{name: value for name, value in values.items() if name in known})
         except TypeError as error:
             raise TwinFlowConfigError(f"{CONFIG_NAME} of '{repository.name}' is not complete: {error}") from error
-        if config.train_type not in (LORA, FULL) or config.family not in list(FAMILIES):
+        if config.train_type not in (LORA, FULL) or config.family not in FAMILIES:
             raise TwinFlowConfigError(
                 f"{CONFIG_NAME} of '{repository.name}' has train_type={str(config.train_type)[:80]!r} and "
                 f"family={str(config.family)[:80]!r}: this version supports {LORA} and {FULL}, and the families "

@@ -66,6 +66,8 @@ def stock_use(
     parameters = inspect.signature(family.pipeline_class.__call__).parameters
     if "sigmas" not in parameters:
         return f"`{pipeline}` has no argument `sigmas`, so it needs `TwinFlowScheduler` for these sampling steps."
+    if not family.takes_sigmas:
+        return f"Use `TwinFlowScheduler`. We have not tested whether `{pipeline}` samples on the grid of its `sigmas`."
     ratio = plain_ratio(scheduler)
     if ratio is None or scheduler.config.invert_sigmas:
         return "Only `TwinFlowScheduler` has the sampling options of this model."

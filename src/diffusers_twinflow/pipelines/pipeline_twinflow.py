@@ -9,6 +9,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from ..configuration import TwinFlowConfigError
 from ..families import FAMILIES
 from ..families.base import HUB_OPTIONS
+from ..families.guiders import turn_guiders_off
 from ..hub.base_loading import load_base
 from ..hub.files import locate_repository
 from ..hub.loaded_pipeline import TwinFlowMethods
@@ -151,8 +152,9 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
 
 
 def as_twinflow_pipeline(pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig) -> TwinFlowPipeline:
-    """Turn a stock pipeline in place into a `TwinFlowPipeline` with a `TwinFlowScheduler`."""
+    """Turn a stock pipeline in place into a `TwinFlowPipeline` with a `TwinFlowScheduler`, and turn its guiders off."""
     ours = as_pipeline(pipeline, TwinFlowPipeline, twinflow_config=config)
     if not isinstance(ours.scheduler, TwinFlowScheduler):
         ours.scheduler = TwinFlowScheduler.from_config(ours.scheduler.config)
+    turn_guiders_off(ours)
     return ours

@@ -157,7 +157,7 @@ class Trainer:
         else:
             return check_base(self.arguments, self.config, bool(self.arguments.use_ema))
         self.config.check_training(flow_matching=True, use_ema=bool(self.arguments.use_ema))
-        check_family(self.arguments, family)
+        check_family(self.arguments, self.config, family)
         return family
 
     @cached_property
@@ -229,7 +229,12 @@ class Trainer:
             )
         logger.info(f"loading {args.pretrained_model_name_or_path}")
         self.pipeline = self.load_pipeline()
-        self.family = self.family.bind(self.pipeline)
+        self.family = self.family.bind(self.pipeline).for_samples(
+            self.pipeline,
+            resolution=args.resolution,
+            num_frames=args.num_frames,
+            max_sequence_length=args.max_sequence_length,
+        )
         self.transformer = self.family.denoiser(self.pipeline)
         self.data: Batches
         if self.given_data is not None:

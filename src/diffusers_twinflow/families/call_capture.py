@@ -1,0 +1,111 @@
+"""What a stock pipeline passes to its denoiser: its own call, stopped at the first evaluation."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.guiders.guider_utils import BaseGuidance
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+from ..configuration import TwinFlowConfigError
+from .guiders import turn_guiders_off
+
+STEPS = 2
+"""Steps of a call that is captured: the fewest that every stock pipeline takes."""
+
+
+@dataclass(frozen=True)
+class DenoiserCall:
+    """The arguments of a denoiser's first evaluation, by name, and the noise level that its scheduler gives it.
+
+    Attributes:
+        arguments: without those that the pipeline leaves at their defaults.
+        noise_level: 1 at pure noise and 0 at data; `None` if the scheduler has no sigmas.
+    """
+
+    arguments: dict[str, Any]
+    noise_level: float | None
+
+
+class _FirstEvaluation(BaseException):
+    """Ends a pipeline's call; no pipeline catches it, since it is no `Exception`."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self.arguments = arguments
+
+
+@torch.no_grad()
+def capture_call(pipeline: DiffusionPipeline, component_name: str, seed: int = 0, **call: Any) -> DenoiserCall:
+    """The first call of a pipeline's denoiser. The pipeline is left as it was, and the denoiser does not run.
+
+    Args:
+        component_name: the denoiser.
+        seed: seed of the noise.
+        call: arguments of the pipeline's call.
+
+    Raises:
+        TwinFlowConfigError: if the pipeline's call fails, or ends without calling the denoiser.
+    """
+    denoiser = getattr(pipeline, component_name)
+    names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
+
+    def stop(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise _FirstEvaluation({**dict(zip(names, args)), **kwargs})
+
+    parameters = inspect.signature(type(pipeline).__call__).parameters
+    defaults = {
+        "num_inference_steps": STEPS,
+        "output_type": "latent",
+        "generator": torch.Generator().manual_seed(seed),
+    }
+    call = {name: value for name, value in defaults.items() if name in parameters} | call
+    with _undisturbed(pipeline), denoiser.register_forward_pre_hook(stop, prepend=True, with_kwargs=True):
+        try:
+            pipeline(**call)  # type: ignore[operator]  # each pipeline has a call of its own
+        except _FirstEvaluation as reached:
+            return DenoiserCall(reached.arguments, _noise_level(pipeline.scheduler))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # each pipeline checks its arguments in its own way
+            raise TwinFlowConfigError(
+                f"{type(pipeline).__name__} cannot be trained with prompts alone: its call with "
+                f"{', '.join(sorted(call))} fails before it reaches its {component_name} ({type(error).__name__}: "
+                f"{str(error)[:300]})."
+            ) from error
+    raise TwinFlowConfigError(
+        f"{type(pipeline).__name__} cannot be trained with prompts alone: its call ends without calling its "
+        f"{component_name}."
+    )
+
+
+@contextmanager
+def _undisturbed(pipeline: DiffusionPipeline) -> Iterator[None]:
+    """Give the pipeline a copy of its scheduler and no progress bar inside the block, and guiders that are off."""
+    scheduler = pipeline.scheduler
+    guiders = {name: each for name, each in pipeline.components.items() if isinstance(each, BaseGuidance)}
+    shows_progress = vars(pipeline).get("_progress_bar_config")
+    pipeline.scheduler = deepcopy(scheduler)
+    pipeline.set_progress_bar_config(**{**(shows_progress or {}), "disable": True})
+    turn_guiders_off(pipeline)
+    try:
+        yield
+    finally:
+        pipeline.scheduler = scheduler
+        for name, guider in guiders.items():
+            setattr(pipeline, name, guider)
+        if shows_progress is None:
+            del pipeline._progress_bar_config
+        else:
+            pipeline._progress_bar_config = shows_progress
+
+
+def _noise_level(scheduler: Any) -> float | None:
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is None:
+        return None
+    sigma = float(sigmas[getattr(scheduler, "begin_index", None) or 0])
+    return 1 - sigma if scheduler.config.get("invert_sigmas") else sigma

@@ -1,0 +1,228 @@
+"""The arguments of a denoiser's call, taken apart into tensors per sample and put together again for any batch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..conditions import Condition
+from ..configuration import TwinFlowConfigError
+
+PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A value that is the same for every prompt: a constant, or a tensor such as rotary inputs."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """A tensor whose size along `dim` is `rows` times the number of samples."""
+
+    name: str
+    dim: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class OfItem:
+    """A tensor of one sample, in a list with an entry per sample."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class PerSampleList:
+    """A list or tuple with one entry per sample, each of the layout `item`."""
+
+    kind: type
+    item: Any
+
+
+@dataclass(frozen=True)
+class Group:
+    """A list, tuple or dictionary of layouts."""
+
+    kind: type
+    items: dict[Any, Any]
+
+
+class LayoutError(ValueError):
+    """Arguments that cannot be split into samples, with what was seen."""
+
+
+class StateError(LayoutError):
+    """An argument that may keep state between calls."""
+
+
+def layout_of(one: Any, two: Any, name: str) -> Any:
+    """How a value is laid out, from the call with one prompt and the call with the same prompt twice.
+
+    Args:
+        one, two: the value in both calls.
+        name: where the value is, such as `img_ids` or `attention_kwargs.ids`.
+
+    Raises:
+        LayoutError: if the second value is not the first one for twice as many samples.
+    """
+    if not isinstance(one, (*PLAIN, torch.Tensor, dict, list, tuple)):
+        raise StateError(f"`{name}` is a {type(one).__name__}, which may keep state between calls")
+    if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
+        return _tensor_layout(one, two, name)
+    if isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():
+        return Group(dict, {key: layout_of(one[key], two[key], f"{name}.{key}") for key in one})
+    if isinstance(one, (list, tuple)) and type(one) is type(two):
+        if len(one) == len(two):
+            entries = enumerate(zip(one, two))
+            return Group(type(one), {i: layout_of(*pair, f"{name}.{i}") for i, pair in entries})
+        if (len(one), len(two)) == (1, 2):
+            return PerSampleList(type(one), _item_layout(one[0], name))
+    elif type(one) is type(two) and one == two:
+        return Shared(one)
+    raise LayoutError(f"`{name}` is {describe(one)} for one prompt and {describe(two)} for two")
+
+
+def layout_of_one(one: Any, name: str) -> Any:
+    """How a value is laid out in a pipeline that takes one prompt at a time: tensors with a batch of 1 are per sample."""
+    if isinstance(one, torch.Tensor):
+        return PerSample(name, 0, 1) if one.shape[:1] == (1,) else Shared(one)
+    if isinstance(one, dict):
+        return Group(dict, {key: layout_of_one(value, f"{name}.{key}") for key, value in one.items()})
+    if isinstance(one, (list, tuple)):
+        return Group(type(one), {i: layout_of_one(value, f"{name}.{i}") for i, value in enumerate(one)})
+    return layout_of(one, one, name)
+
+
+def _tensor_layout(one: torch.Tensor, two: torch.Tensor, name: str) -> Any:
+    if one.shape == two.shape:
+        if torch.equal(one, two):
+            return Shared(one)
+        raise LayoutError(f"`{name}`, {describe(one)}, has other values when the same prompt is given twice")
+    grown = [dim for dim, sizes in enumerate(zip(one.shape, two.shape)) if sizes[0] != sizes[1]]
+    if one.ndim == two.ndim and len(grown) == 1 and two.shape[grown[0]] == 2 * one.shape[grown[0]]:
+        return PerSample(name, grown[0], one.shape[grown[0]])
+    raise LayoutError(f"`{name}` is {describe(one)} for one prompt and {describe(two)} for two")
+
+
+def _item_layout(item: Any, name: str) -> Any:
+    if isinstance(item, torch.Tensor):
+        return OfItem(name)
+    if isinstance(item, dict):
+        return Group(dict, {key: _item_layout(value, f"{name}.{key}") for key, value in item.items()})
+    if isinstance(item, (list, tuple)):
+        return Group(type(item), {i: _item_layout(value, f"{name}.{i}") for i, value in enumerate(item)})
+    return Shared(item)
+
+
+def split(layout: Any, value: Any, count: int, name: str) -> Condition:
+    """The tensors per sample of a value, shape [B, ...] each, by name.
+
+    Args:
+        count: B, the number of samples.
+        name: where the value is.
+
+    Raises:
+        TwinFlowConfigError: if the value does not have the layout, such as another length of the prompt.
+    """
+    if isinstance(layout, PerSample):
+        if not (isinstance(value, torch.Tensor) and value.ndim > layout.dim) or (
+            value.shape[layout.dim] != count * layout.rows
+        ):
+            raise _another(name, value)
+        rows = value.unflatten(layout.dim, (count, layout.rows)).movedim(layout.dim, 0)
+        return {layout.name: rows.contiguous()}
+    if isinstance(layout, PerSampleList):
+        if type(value) is not layout.kind or len(value) != count:
+            raise _another(name, value)
+        parts = [dict(_item_tensors(layout.item, item, name)) for item in value]
+        return {key: _stacked([part[key] for part in parts], key) for key in parts[0]}
+    if isinstance(layout, Group):
+        entries = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, Sequence) else {}
+        if entries.keys() != layout.items.keys():
+            raise _another(name, value)
+        found: Condition = {}
+        for key, item in layout.items.items():
+            found |= split(item, entries[key], count, f"{name}.{key}")
+        return found
+    if not _same(layout.value, value):
+        raise _another(name, value, layout.value)
+    return {}
+
+
+def _item_tensors(layout: Any, item: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(layout, OfItem):
+        yield layout.name, item
+    elif isinstance(layout, Group):
+        for key, each in layout.items.items():
+            yield from _item_tensors(each, item[key], f"{name}.{key}")
+    elif not _same(layout.value, item):
+        raise _another(name, item, layout.value)
+
+
+def _stacked(rows: list[torch.Tensor], name: str) -> torch.Tensor:
+    shapes = sorted({tuple(row.shape) for row in rows})
+    if len(shapes) > 1:
+        raise TwinFlowConfigError(
+            f"the prompts of a batch are encoded to different shapes, `{name}` to {shapes[0]} and {shapes[-1]}, and the "
+            "pipeline does not pad them: set train_batch_size=1 and twinflow_enhanced_ratio=0, or use prompts of one "
+            "length."
+        )
+    return torch.stack(rows)
+
+
+def join(layout: Any, condition: Condition, count: int, device: torch.device) -> Any:
+    """The value for `count` samples, from their tensors by name; the inverse of `split`."""
+    if isinstance(layout, PerSample):
+        return condition[layout.name].movedim(0, layout.dim).flatten(layout.dim, layout.dim + 1)
+    if isinstance(layout, PerSampleList):
+        return layout.kind(_join_item(layout.item, condition, i) for i in range(count))
+    if isinstance(layout, Group):
+        values = {key: join(item, condition, count, device) for key, item in layout.items.items()}
+        return values if layout.kind is dict else layout.kind(values.values())
+    return layout.value.to(device) if isinstance(layout.value, torch.Tensor) else layout.value
+
+
+def _join_item(layout: Any, condition: Condition, index: int) -> Any:
+    if isinstance(layout, OfItem):
+        return condition[layout.name][index]
+    if isinstance(layout, Group):
+        values = {key: _join_item(item, condition, index) for key, item in layout.items.items()}
+        return values if layout.kind is dict else layout.kind(values.values())
+    return layout.value
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor) or isinstance(second, torch.Tensor):
+        are_tensors = isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
+        return are_tensors and first.shape == second.shape and torch.equal(first.to(second.device), second)
+    return type(first) is type(second) and first == second
+
+
+def _another(name: str, value: Any, before: Any = None) -> TwinFlowConfigError:
+    was = "" if before is None else f", and was {describe(before)}"
+    return TwinFlowConfigError(
+        f"the pipeline passes another `{name}` for some prompts: {describe(value)}{was}. It encodes prompts to different "
+        "lengths, and samples of one run must be alike: use prompts of one length, or set `max_sequence_length` if the "
+        "pipeline pads to it."
+    )
+
+
+def size_of(value: Any) -> int:
+    """How many numbers the tensors of a value hold."""
+    if isinstance(value, torch.Tensor):
+        return value.numel()
+    entries = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return sum(size_of(each) for each in entries)
+
+
+def describe(value: Any) -> str:
+    """A value in a few words, for an error."""
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, (list, tuple, dict)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return repr(value)[:60]

@@ -1,0 +1,527 @@
+"""A family for any stock flow pipeline: conditions are what the pipeline itself passes to its denoiser."""
+
+import inspect
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.loaders.lora_base import LoraBaseMixin
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import logging
+from PIL import Image
+
+from ..conditions import Condition, VelocityFunction
+from ..configuration import TwinFlowConfigError
+from ..models import TWINFLOW_CLASSES, enable_twinflow
+from ..models.timestep_embedders import TIMESTEP_EMBEDDERS
+from .base import Family, LatentDistribution, call_pipeline
+from .call_capture import DenoiserCall, capture_call
+from .call_layout import LayoutError, StateError, describe, join, layout_of, layout_of_one, size_of, split
+from .video import strip
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+logger = logging.get_logger(__name__)
+
+COMPONENTS = ("transformer", "unet")
+NOT_FLOW = ("UNet2DConditionModel", "PixArtTransformer2DModel")
+GUIDANCE_OFF = {
+    "guidance_scale": 1.0,
+    "true_cfg_scale": 1.0,
+    "distilled_guidance_scale": 1.0,
+    "audio_guidance_scale": 1.0,
+    "image_guidance_scale": 1.0,
+    "img_guidance_scale": 1.0,
+    "pag_scale": 0.0,
+}
+"""Values that make a stock call one evaluation per step. Embedded guidance is 1, as in the other families."""
+GUIDES_ABOVE_ZERO = ("ZImageTransformer2DModel", "Krea2Transformer2DModel")
+DATA_MINUS_NOISE = ("HiDreamImageTransformer2DModel", "NucleusMoEImageTransformer2DModel")
+"""Denoisers whose time falls from noise to data and that predict data minus noise: their pipelines negate it."""
+PREDICTS_DATA = ("PRXPixelPipeline",)
+STATELESS = {"QwenImage21Pipeline": {"use_kv_cache": False}}
+"""Arguments that keep a stock call from passing its denoiser a cache."""
+OUTPUT_NAMES = {"Kandinsky5T2IPipeline": "image"}
+TIME_TOLERANCE = 0.02
+TOKENS_NDIM = 3
+CANDIDATES = 8
+"""How many of the prompts with most characters are encoded to find the one that is longest for the model."""
+
+
+def captured_family(class_name: str) -> "CapturedFamily | None":
+    """The derived family of a pipeline class of diffusers; `None` if it has no flow-matching denoiser of the table."""
+    pipeline_class = getattr(diffusers, class_name, None)
+    if not (isinstance(pipeline_class, type) and issubclass(pipeline_class, DiffusionPipeline)):
+        return None
+    found = denoiser_of(pipeline_class)
+    return None if found is None else CapturedFamily(pipeline_class, *found)
+
+
+def denoiser_of(pipeline_class: type[DiffusionPipeline]) -> tuple[str, str] | None:
+    """The component of a pipeline class that denoises and its class name; `None` if the table has no such class."""
+    types = pipeline_class._get_signature_types()
+    for component in COMPONENTS:
+        for cls in types.get(component, ()):
+            if cls.__name__ in TWINFLOW_CLASSES and cls.__name__ not in NOT_FLOW:
+                return component, cls.__name__
+    return None
+
+
+@dataclass(frozen=True)
+class SamplePlace:
+    """Where the sample is in the denoiser's first argument; the rest of it is condition.
+
+    Attributes:
+        argument: name of the argument.
+        dim: the dimension that holds more than the sample, counted with the batch; `None` if there is none.
+        start, stop: the sample's part of it.
+        whole: its size.
+        kind: `list` or `tuple` if the argument has an entry per sample; `None` for a tensor.
+        shape: of one sample, without batch dimension.
+        dtype: that the pipeline passes.
+    """
+
+    argument: str
+    dim: int | None
+    start: int
+    stop: int
+    whole: int
+    kind: type | None
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sample's part of a tensor."""
+        return tensor if self.dim is None else tensor.narrow(self.dim, self.start, self.stop - self.start)
+
+    def fill(self, x_t: torch.Tensor, around: torch.Tensor | None) -> Any:
+        """The denoiser's argument with these samples in their place.
+
+        Args:
+            x_t: shape [B, ...].
+            around: the argument as the pipeline passes it, for what is not the sample.
+        """
+        x_t = x_t.to(self.dtype)
+        if around is not None and self.dim is not None:
+            x_t = torch.cat(
+                [
+                    around.narrow(self.dim, 0, self.start),
+                    x_t,
+                    around.narrow(self.dim, self.stop, around.shape[self.dim] - self.stop),
+                ],
+                self.dim,
+            )
+        return x_t if self.kind is None else self.kind(x_t.unbind(0))
+
+    def read(self, output: Any) -> torch.Tensor:
+        """The samples' part of what the denoiser returns, which may be more than it was given.
+
+        Tokens of the prompt come before those of the sample, and channels of a variance after those of the prediction.
+
+        Raises:
+            TwinFlowConfigError: if it returns less.
+        """
+        if isinstance(output, (list, tuple)):
+            output = torch.stack(list(output))
+        if output.ndim != len(self.shape) + 1 or any(size < own for size, own in zip(output.shape[1:], self.shape)):
+            raise TwinFlowConfigError(
+                f"the denoiser returns {describe(output)} for samples of shape {self.shape}, so a part of its "
+                f"`{self.argument}` is condition that changes with the noise, as an encoded image does. Choose a base "
+                "that draws from a prompt."
+            )
+        for dim, (size, own) in enumerate(zip(output.shape[1:], self.shape), 1):
+            if size != own:
+                is_token = output.ndim == TOKENS_NDIM and dim == 1
+                start = self.start if dim == self.dim and size == self.whole else size - own if is_token else 0
+                output = output.narrow(dim, start, own)
+        return output
+
+
+@dataclass(frozen=True)
+class CallLayout:
+    """How the arguments of a denoiser's call are laid out, and where sample and times go.
+
+    Attributes:
+        arguments: the layout of each argument but the sample and the times.
+        sample: where the sample is.
+        time_shape: of the timestep argument after the batch.
+        time_range: the timestep at pure noise and at data.
+        native_target: the denoiser's own target time, if the pipeline passes one.
+        takes_several: whether the pipeline's call takes several prompts.
+    """
+
+    arguments: dict[str, Any]
+    sample: SamplePlace
+    time_shape: tuple[int, ...]
+    time_range: tuple[float, float]
+    native_target: str | None
+    takes_several: bool
+
+
+class CapturedFamily(Family):
+    """A stock flow pipeline without a family of its own, trained with prompts alone.
+
+    Conditions are the arguments that the pipeline's own call passes to its denoiser, and samples have the shape that the
+    denoiser takes, so nothing is packed or encoded here. `for_samples` and `prepare_prompts` come before everything that
+    needs conditions.
+
+    Args:
+        pipeline_class: the stock pipeline.
+        component_name: its component that denoises.
+        denoiser_name: the stock class of that component.
+    """
+
+    trains_on_images = False
+    takes_sigmas = False
+    lora_target_modules: list[str] = []
+    layout: CallLayout | None = None
+    call_options: dict[str, Any] = {}
+    longest_prompt: str | None = None
+
+    def __init__(self, pipeline_class: type[DiffusionPipeline], component_name: str, denoiser_name: str) -> None:
+        self.name = pipeline_class.__name__
+        self.pipeline_class = pipeline_class
+        self.component_name = component_name
+        self.transformer_class = TWINFLOW_CLASSES[denoiser_name]
+        self.rule = TIMESTEP_EMBEDDERS[denoiser_name]
+        self.timestep_argument = self.rule.argument
+        parameters = inspect.signature(pipeline_class.__call__).parameters
+        self.parameters = parameters
+        length = parameters.get("max_sequence_length")
+        self.max_sequence_length = length.default if length is not None and isinstance(length.default, int) else 0
+        self.capture_options = STATELESS.get(self.name, {})
+        off = GUIDANCE_OFF | ({"guidance_scale": 0.0} if denoiser_name in GUIDES_ABOVE_ZERO else {})
+        self.guidance_off = {name: value for name, value in off.items() if name in parameters}
+        self.draws_videos = "num_frames" in parameters
+        self.task = "text-to-video" if self.draws_videos else "text-to-image"
+        self.output_name = OUTPUT_NAMES.get(self.name, "frames" if self.draws_videos else "images")
+        is_negated = self.rule.at_noise < self.rule.at_data or denoiser_name in DATA_MINUS_NOISE
+        self.prediction_sign = -1.0 if is_negated else 1.0
+
+    def lora_targets(self, model: ModelMixin) -> list[str]:
+        """Every linear layer of the model's blocks."""
+        return [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear)
+            and any(part.isdigit() for part in name.split(".")[:2])
+            and not name.startswith("time_conditioning.")
+        ]
+
+    def save_lora(
+        self, directory: str | Path, weight_name: str, weights: dict[str, torch.Tensor], metadata: dict[str, Any]
+    ) -> None:
+        layers: dict[str, torch.nn.Module | torch.Tensor] = {**weights}
+        prefix = self.component_name
+        LoraBaseMixin._save_lora_weights(directory, {prefix: layers}, {prefix: metadata}, weight_name=weight_name)
+
+    def load_lora(
+        self,
+        pipeline: DiffusionPipeline,
+        weights: dict[str, torch.Tensor],
+        metadata: dict[str, Any],
+        adapter_name: str,
+    ) -> None:
+        if not isinstance(self.denoiser(pipeline), PeftAdapterMixin):
+            enable_twinflow(self.denoiser(pipeline), self.transformer_class)
+        super().load_lora(pipeline, weights, metadata, adapter_name)
+
+    # What the pipeline is called with.
+
+    def size_options(self, resolution: int) -> dict[str, Any]:
+        options = super().size_options(resolution) | {"use_resolution_binning": False}
+        return {name: value for name, value in options.items() if name in self.parameters}
+
+    def check_num_frames(self, pipeline: DiffusionPipeline, num_frames: int) -> None:
+        """Any number of frames; the pipeline's own call says if it cannot take it."""
+        self.check_draws_videos(num_frames)
+
+    def for_samples(
+        self,
+        pipeline: DiffusionPipeline,
+        *,
+        resolution: int,
+        num_frames: int | None = None,
+        max_sequence_length: int | None = None,
+    ) -> "Self":
+        sized = copy(self)
+        sized.resolution = resolution
+        frames = {"num_frames": num_frames or 1} if self.draws_videos else {}
+        length = (
+            {"max_sequence_length": max_sequence_length} if max_sequence_length and self.max_sequence_length else {}
+        )
+        sized.call_options = self.capture_options | self.guidance_off | self.size_options(resolution) | frames | length
+        self.check_prompt_only()
+        return sized
+
+    def check_prompt_only(self) -> None:
+        """
+        Raises:
+            TwinFlowConfigError: if the pipeline's call needs more than prompts, or its model predicts no velocity.
+        """
+        needed = [
+            name
+            for name, parameter in list(self.parameters.items())[1:]
+            if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        ]
+        missing = [name for name in ("prompt", "height", "width") if name not in self.parameters]
+        others = [name for name in needed if name != "prompt"]
+        if missing or others:
+            what = f"takes no `{missing[0]}`" if missing else f"needs `{others[0]}`"
+            raise TwinFlowConfigError(
+                f"{self.name} cannot be trained with prompts alone: its call {what}. Choose a base that draws "
+                "images or videos from a prompt."
+            )
+
+    def _capture(self, pipeline: DiffusionPipeline, prompts: list[str], seed: int = 0) -> DenoiserCall:
+        prompt = self._as_argument(prompts)
+        return capture_call(pipeline, self.component_name, seed, prompt=prompt, **self.call_options)
+
+    def _as_argument(self, prompts: list[str]) -> str | list[str]:
+        """Prompts as the call takes them: some pipelines take one prompt, as a text."""
+        return prompts[0] if len(prompts) == 1 else prompts
+
+    # How its denoiser is called.
+
+    def find_layout(self, pipeline: DiffusionPipeline, capture: Callable[[int, int], DenoiserCall]) -> CallLayout:
+        """How a pipeline calls its denoiser.
+
+        Args:
+            capture: the call for a number of samples that are conditioned alike, and a seed of their noise.
+
+        Raises:
+            TwinFlowConfigError: if the call cannot be split into samples, with what was seen.
+        """
+        try:
+            if self.name in PREDICTS_DATA:
+                raise LayoutError("it predicts the image and not a velocity")
+            one, other = capture(1, 0), capture(1, 1)
+            two = self._two_of(capture)
+            self._check_time(pipeline, one)
+            place = self._find_sample(one.arguments, other.arguments)
+            times = self._times_in(one.arguments)
+            left_out = {place.argument, self.timestep_argument, *self._native_targets()}
+            layouts = {}
+            for name in sorted(one.arguments.keys() - left_out):
+                value = one.arguments[name]
+                self._check_alike(name, value, other.arguments[name])
+                twice = None if two is None else two.arguments.get(name)
+                layouts[name] = layout_of_one(value, name) if two is None else layout_of(value, twice, name)
+        except LayoutError as error:
+            raise TwinFlowConfigError(
+                f"{self.name} cannot be trained with prompts alone, because its {self.component_name} cannot be "
+                f"called for any samples and times: {error}."
+            ) from error
+        native = next((name for name in self._native_targets() if one.arguments.get(name) is not None), None)
+        return CallLayout(layouts, place, times, self._time_range(pipeline), native, takes_several=two is not None)
+
+    def _two_of(self, capture: Callable[[int, int], DenoiserCall]) -> DenoiserCall | None:
+        """The call for two samples; `None` if the pipeline takes one prompt at a time."""
+        try:
+            return capture(2, 0)
+        except TwinFlowConfigError as error:
+            logger.info(f"prompts are encoded one at a time: {error}")
+            return None
+
+    def _native_targets(self) -> list[str]:
+        return [self.rule.native_target.argument] if self.rule.native_target else []
+
+    def _find_sample(self, one: dict[str, Any], other: dict[str, Any]) -> SamplePlace:
+        """Where the sample is in the first argument: the part that another seed changes."""
+        forward = inspect.signature(self.transformer_class.stock_class().forward)
+        argument = next(name for name in forward.parameters if name in one)
+        value, kind = one[argument], None
+        if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], torch.Tensor):
+            kind = type(value)
+            first, second = value[0].unsqueeze(0), other[argument][0].unsqueeze(0)
+        else:
+            first, second = value, other[argument]
+        if not isinstance(first, torch.Tensor) or first.shape[:1] != (1,) or first.shape != second.shape:
+            raise LayoutError(f"`{argument}` is {describe(value)} for one prompt")
+        differs = first != second
+        if not differs.any():
+            raise LayoutError(f"`{argument}` is the same for every noise")
+        dim, start, stop, whole = None, 0, 0, 0
+        for each in range(1, first.ndim):
+            changed = differs.movedim(each, 0).flatten(1).any(1).nonzero().flatten()
+            low, high = int(changed[0]), int(changed[-1]) + 1
+            if high - low < first.shape[each]:
+                if dim is not None:
+                    raise LayoutError(f"only a part of `{argument}`, {describe(first)}, is noise")
+                dim, start, stop, whole = each, low, high, first.shape[each]
+        shape = list(first.shape[1:])
+        if dim is not None:
+            shape[dim - 1] = stop - start
+        return SamplePlace(argument, dim, start, stop, whole, kind, tuple(shape), first.dtype)
+
+    def _check_alike(self, name: str, one: Any, other: Any) -> None:
+        """Refuse a second argument that holds noise, such as an audio track beside a video."""
+        try:
+            layout_of(one, other, name)
+        except StateError:
+            raise
+        except LayoutError as error:
+            raise LayoutError(f"`{name}`, {describe(one)}, changes with the noise too, beside the sample") from error
+
+    def _check_time(self, pipeline: DiffusionPipeline, call: DenoiserCall) -> None:
+        """Refuse a pipeline whose times are not those that the table has for its denoiser."""
+        time = call.arguments.get(self.timestep_argument)
+        if self.rule.packed or not isinstance(time, torch.Tensor):
+            raise LayoutError(f"`{self.timestep_argument}` is {describe(time)}, and not one time per sample")
+        values = time.float().flatten()
+        if values.min() != values.max():
+            raise LayoutError(f"`{self.timestep_argument}`, {describe(time)}, has several times for one sample")
+        if call.noise_level is None:
+            raise LayoutError(f"its {type(pipeline.scheduler).__name__} has no sigmas")
+        at_noise, at_data = self._time_range(pipeline)
+        expected = at_data + call.noise_level * (at_noise - at_data)
+        if abs(float(values[0]) - expected) > TIME_TOLERANCE * abs(at_noise - at_data):
+            raise LayoutError(
+                f"`{self.timestep_argument}` is {float(values[0]):g} at noise level {call.noise_level:g}, where "
+                f"{expected:g} is expected"
+            )
+
+    def _times_in(self, one: dict[str, Any]) -> tuple[int, ...]:
+        """The shape of one sample's times, which are all the same."""
+        time = one[self.timestep_argument]
+        if time.ndim > 1 and time.shape[0] != 1:
+            raise LayoutError(f"`{self.timestep_argument}` is {describe(time)} for one prompt")
+        return tuple(time.shape[1:])
+
+    def _time_range(self, pipeline: DiffusionPipeline) -> tuple[float, float]:
+        return self.transformer_class._timestep_range(self.denoiser(pipeline))
+
+    # Conditions and the velocity.
+
+    def encode_prompts(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: list[str],
+        max_sequence_length: int | None = None,
+        reference_images: torch.Tensor | None = None,
+    ) -> Condition:
+        if self.layout is None:
+            raise _not_prepared(self.name)
+        if not self.layout.takes_several:
+            conditions = [self.split_call(self._capture(pipeline, [prompt]), 1) for prompt in prompts]
+            return {name: torch.cat([each[name] for each in conditions]) for name in conditions[0]}
+        asked = prompts if self.longest_prompt is None else [*prompts, self.longest_prompt]
+        condition = self.split_call(self._capture(pipeline, asked), len(asked))
+        return {name: tensor[: len(prompts)] for name, tensor in condition.items()}
+
+    def split_call(self, call: DenoiserCall, count: int) -> Condition:
+        """The tensors per sample of a call for `count` samples.
+
+        Raises:
+            TwinFlowConfigError: if the call is not laid out as the one that `find_layout` saw.
+        """
+        if self.layout is None:
+            raise _not_prepared(self.name)
+        condition: Condition = {}
+        for name, layout in self.layout.arguments.items():
+            condition |= split(layout, call.arguments[name], count, name)
+        place = self.layout.sample
+        if place.dim is not None or not condition:
+            around = call.arguments[place.argument]
+            condition[place.argument] = torch.stack(list(around)) if place.kind else around
+        return condition
+
+    def prepare_prompts(self, pipeline: DiffusionPipeline, prompts: list[str]) -> None:
+        """Find how the pipeline calls its denoiser, and the longest prompt if it encodes prompts to different lengths.
+
+        The longest prompt is encoded beside every batch, so that the pipeline pads all prompts to one length.
+        """
+        self.longest_prompt = None
+        self._find_layout(pipeline, "")
+        by_length = sorted(prompts, key=len, reverse=True)[:CANDIDATES]
+        empty = self._encoded_size(pipeline, "")
+        if not by_length or self._encoded_size(pipeline, by_length[0]) == empty:
+            return
+        self.longest_prompt = max(by_length, key=lambda prompt: self._encoded_size(pipeline, prompt))
+        self._find_layout(pipeline, self.longest_prompt)
+
+    def _find_layout(self, pipeline: DiffusionPipeline, prompt: str) -> None:
+        self.layout = self.find_layout(pipeline, lambda count, seed: self._capture(pipeline, [prompt] * count, seed))
+
+    def _encoded_size(self, pipeline: DiffusionPipeline, prompt: str) -> int:
+        """How many numbers the pipeline passes to its denoiser for a prompt."""
+        return size_of(self._capture(pipeline, [prompt]).arguments)
+
+    def condition_identity(self) -> dict[str, Any]:
+        return {"call": self.call_options, "longest_prompt": self.longest_prompt}
+
+    def encode_distribution(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> LatentDistribution:
+        """Samples of zeros, of the shape that training with prompts alone needs.
+
+        Raises:
+            TwinFlowConfigError: if the pixels are of another size than `for_samples` was given.
+        """
+        if self.layout is None:
+            raise _not_prepared(self.name)
+        height, width = pixels.shape[-2:]
+        if {height, width} != {self.resolution}:
+            raise TwinFlowConfigError(
+                f"{self.name} is trained with prompts alone at {self.resolution} x {self.resolution} pixels, and a "
+                f"sample of {height} x {width} pixels was asked for: leave out `aspect_ratio_buckets`."
+            )
+        return LatentDistribution(pixels.new_zeros(len(pixels), *self.layout.sample.shape))
+
+    def timestep(self, t: torch.Tensor) -> torch.Tensor:
+        if self.layout is None:
+            raise _not_prepared(self.name)
+        at_noise, at_data = self.layout.time_range
+        return at_data + t * (at_noise - at_data)
+
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        if self.layout is None:
+            raise _not_prepared(self.name)
+        layout, place = self.layout, self.layout.sample
+
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
+            arguments = {name: join(each, condition, len(x_t), x_t.device) for name, each in layout.arguments.items()}
+            arguments[place.argument] = place.fill(x_t, condition.get(place.argument))
+            arguments |= self.times(t, r, sign)
+            for name in filter(None, (self.timestep_argument, layout.native_target)):
+                time = self.timestep(t if r is None or name == self.timestep_argument else r)
+                arguments[name] = time.reshape(-1, *[1] * len(layout.time_shape)).expand(-1, *layout.time_shape)
+            output = model(**arguments)
+            prediction = output if isinstance(output, torch.Tensor) else output[0]
+            return place.read(prediction) * self.prediction_sign
+
+        return velocity
+
+    # Images of the stock call.
+
+    def draw(
+        self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
+    ) -> list[Image.Image]:
+        return [strip(frames) for frames in self.draw_frames(pipeline, prompts, images_per_prompt, **call_options)]
+
+    def draw_frames(
+        self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
+    ) -> list[list[Image.Image]]:
+        """`num_frames` of a video is 1 if the call does not say otherwise."""
+        options = ({"num_frames": 1} if self.draws_videos else {}) | {"output_type": "pil"} | call_options
+        per_prompt = {
+            name: images_per_prompt
+            for name in ("num_images_per_prompt", "num_videos_per_prompt")
+            if name in self.parameters
+        }
+        drawn = call_pipeline(pipeline, prompt=self._as_argument(prompts), **per_prompt, **options)[0]
+        return list(drawn) if self.draws_videos else [[image] for image in drawn]
+
+
+def _not_prepared(name: str) -> TwinFlowConfigError:
+    return TwinFlowConfigError(
+        f"{name} has no family of its own, so how it calls its denoiser must be known first: call `for_samples` and then "
+        "`prepare_prompts` on the family."
+    )

@@ -1,0 +1,168 @@
+"""Families that are derived from a stock pipeline: as good as the written ones, and trained with prompts alone."""
+
+from pathlib import Path
+
+import kit
+import pytest
+import tiny_captured
+import torch
+from accelerate.state import AcceleratorState
+
+from diffusers_twinflow import TwinFlowConfig, TwinFlowPipeline
+from diffusers_twinflow.configuration import TwinFlowConfigError
+from diffusers_twinflow.families import FAMILIES, Family, family_of
+from diffusers_twinflow.families.captured import CapturedFamily, denoiser_of
+from diffusers_twinflow.families.diffusion import DiffusionFamily
+from diffusers_twinflow.methods import TwinFlow
+from diffusers_twinflow.training import Trainer, TrainingArguments
+
+SAME_LENGTH = ["a red fox", "two birds"]
+DIFFERENT = ["a", "a picture with many more words than the other one has"]
+WRITTEN = [
+    case
+    for case in kit.CASES
+    if not isinstance(case.family, DiffusionFamily) and not case.family.takes_reference_image
+]
+
+
+def derived(case: kit.Case, prompts: list[str]) -> CapturedFamily:
+    cls = case.family.pipeline_class
+    family = CapturedFamily(cls, *denoiser_of(cls)).for_samples(
+        case.pipeline, resolution=case.resolution, max_sequence_length=case.max_sequence_length
+    )
+    family.prepare_prompts(case.pipeline, prompts)
+    return family
+
+
+@pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case.id)
+@torch.no_grad()
+def test_velocities_are_those_of_the_written_family(case):
+    written, pipeline = case.family.bind(case.pipeline), case.pipeline
+    family = derived(case, SAME_LENGTH)
+    blank = torch.zeros(2, 3, case.resolution, case.resolution)
+    latents = torch.randn(written.encode_distribution(pipeline, blank).mean.shape)
+    denoiser, t = written.denoiser(pipeline), torch.tensor([0.3, 0.8])
+    expected = written.velocity(denoiser)(latents, t, None, None, case.encode_prompts(SAME_LENGTH))
+    shape = (2, *family.encode_distribution(pipeline, blank).mean.shape[1:])
+    condition = family.encode_prompts(pipeline, SAME_LENGTH)
+    ours = family.velocity(denoiser)(as_passed(written, latents, shape), t, None, None, condition)
+    torch.testing.assert_close(ours, as_passed(written, expected, shape), **kit.CLOSE)
+
+
+def as_passed(family: Family, latents: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Canonical latents as the pipeline passes them to its denoiser; FLUX.2's takes them unpacked itself."""
+    packed = family.pack(latents)
+    if len(shape) == 3 and packed.ndim == 4:
+        packed = packed.flatten(2).transpose(1, 2)
+    return packed.reshape(shape)
+
+
+@torch.no_grad()
+def test_prompts_of_different_lengths_are_padded_as_the_pipeline_pads_them():
+    pipeline = tiny_captured.cogview4()
+    family = family_of(pipeline).for_samples(pipeline, resolution=32)
+    family.prepare_prompts(pipeline, ["", *DIFFERENT])
+    alone = [family.encode_prompts(pipeline, [prompt]) for prompt in DIFFERENT]
+    together = family.encode_prompts(pipeline, DIFFERENT)
+    own = pipeline.encode_prompt(DIFFERENT, do_classifier_free_guidance=False)[0]
+    torch.testing.assert_close(together["encoder_hidden_states"].flatten(1, 2), own)
+    for name, tensor in together.items():
+        torch.testing.assert_close(torch.cat([condition[name] for condition in alone]), tensor, **kit.CLOSE)
+
+
+def test_prompts_that_are_longer_than_those_it_was_prepared_for_are_refused():
+    pipeline = tiny_captured.hunyuan_image()
+    family = family_of(pipeline).for_samples(pipeline, resolution=32)
+    with pytest.raises(TwinFlowConfigError, match="`for_samples` and then `prepare_prompts`"):
+        family.encode_prompts(pipeline, ["a"])
+
+
+def test_prompts_that_the_pipeline_does_not_pad_are_refused():
+    case = next(case for case in WRITTEN if case.family_name == "z_image")
+    family = derived(case, DIFFERENT)
+    with pytest.raises(TwinFlowConfigError, match="encoded to different shapes, `cap_feats` to .* does not pad them"):
+        family.encode_prompts(case.pipeline, DIFFERENT)
+
+
+def arguments_for(tmp_path: Path, build, **options) -> TrainingArguments:
+    build().save_pretrained(tmp_path / "base")
+    (tmp_path / "prompts.txt").write_text("\n".join(DIFFERENT))
+    data = {} if "instance_data_dir" in options else {"prompts_file": str(tmp_path / "prompts.txt")}
+    return TrainingArguments(
+        str(tmp_path / "base"),
+        output_dir=str(tmp_path / "out"),
+        resolution=32,
+        train_batch_size=2,
+        max_train_steps=1,
+        learning_rate=1e-2,
+        rank=2,
+        save_ema=False,
+        **data,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("build", [tiny_captured.cogview4, tiny_captured.hunyuan_image])
+@pytest.mark.parametrize("cached", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_step_with_prompts_alone_to_an_image(build, cached, tmp_path):
+    validation = {"validation_prompts": ["a"], "validation_base_steps": 2, "validation_step_counts": [1, 2]}
+    arguments = arguments_for(tmp_path, build, cache_text_embeddings=cached, **validation)
+    config = TwinFlowConfig(twinflow_enabled=True, twinflow_image_free=True, twinflow_adversarial_enabled=True)
+    try:
+        trainer = Trainer(None, arguments, TwinFlow(config))
+        trainer.train()
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert not trainer.problems
+    assert (tmp_path / "out" / "samples" / "steps.png").is_file()
+
+    pipeline = TwinFlowPipeline.from_pretrained(tmp_path / "out", merge=False)
+    pipeline.set_progress_bar_config(disable=True)
+    family = family_of(pipeline)
+    assert family.name == type(build()).__name__ == pipeline.twinflow_config.family
+    transformer = family.denoiser(pipeline)
+    adapted = [name for name, _ in transformer.named_parameters() if ".lora_B." in name]
+    assert adapted and all(transformer.get_parameter(name).any() for name in adapted if "context_embedder" not in name)
+    calls = []
+    transformer.register_forward_pre_hook(lambda *args: calls.append(args))
+    image = pipeline("a", height=32, width=32, output_type="pt")[0]
+    assert image.shape == (1, 3, 32, 32) and image.isfinite().all()
+    assert len(calls) == pipeline.twinflow_config.num_inference_steps  # the guiders of the base are off
+
+
+def test_images_are_refused(tmp_path, image_dir):
+    arguments = arguments_for(tmp_path, tiny_captured.cogview4, instance_data_dir=str(image_dir))
+    config = TwinFlowConfig(twinflow_enabled=True)
+    with pytest.raises(
+        TwinFlowConfigError, match="CogView4Pipeline cannot be trained on images.*`twinflow_image_free`"
+    ):
+        Trainer(None, arguments, TwinFlow(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("SanaImageToVideoPipeline", "its call needs `image`"), ("VisualClozePipeline", "its call takes no `prompt`")],
+)
+def test_a_pipeline_that_needs_more_than_prompts_is_named(name, reason):
+    with pytest.raises(TwinFlowConfigError, match=f"{name} cannot be trained with prompts alone: {reason}"):
+        FAMILIES[name].for_samples(None, resolution=32)
+
+
+def test_a_pipeline_whose_call_fails_is_named():
+    pipeline = tiny_captured.cogview4()
+    family = family_of(pipeline).for_samples(pipeline, resolution=31)
+    with pytest.raises(
+        TwinFlowConfigError, match=r"CogView4Pipeline.*fails before it reaches.*divisible by 16 but are 31"
+    ):
+        family.prepare_prompts(pipeline, ["a"])
+
+
+@torch.no_grad()
+def test_the_pipeline_is_left_as_it_was():
+    pipeline = tiny_captured.hunyuan_image()
+    scheduler, guider = pipeline.scheduler, pipeline.guider
+    family = family_of(pipeline).for_samples(pipeline, resolution=32)
+    family.prepare_prompts(pipeline, ["a"])
+    assert pipeline.scheduler is scheduler and pipeline.guider is guider and guider._enabled
+    assert scheduler.step_index is None and not pipeline.transformer._forward_pre_hooks
+    assert not hasattr(pipeline, "_progress_bar_config")

@@ -1,0 +1,89 @@
+"""Tiny pipelines of real classes that have no family of their own, with their text encoders."""
+
+import diffusers
+import torch
+from diffusers import AdaptiveProjectedMixGuidance, FlowMatchEulerDiscreteScheduler
+from tiny_images import kl_vae
+from tiny_language_models import SIZES, qwen2_5_vl
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+from transformers import ByT5Tokenizer, GlmConfig, GlmModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Single bytes after a start token, padded on the left, as GLM's."""
+    pieces = ["<pad>", "<sop>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    core = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.post_processor = TemplateProcessing(single="<sop> $A", special_tokens=[("<sop>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", padding_side="left")
+
+
+def cogview4():
+    """Pads prompts to the longest one of a call, in steps of 16 tokens, and has no attention mask."""
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    config = GlmConfig(vocab_size=len(tokenizer), head_dim=8, num_key_value_heads=1, pad_token_id=0, **SIZES)
+    transformer = diffusers.CogView4Transformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=4,
+        num_attention_heads=4,
+        out_channels=4,
+        text_embed_dim=16,
+        time_embed_dim=8,
+        condition_dim=4,
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"
+    )
+    return diffusers.CogView4Pipeline(
+        tokenizer=tokenizer,
+        text_encoder=GlmModel(config).eval(),
+        vae=kl_vae(),
+        transformer=transformer.eval(),
+        scheduler=scheduler,
+    )
+
+
+def hunyuan_image():
+    """Has two text encoders, masks, and guiders that evaluate the transformer twice per step."""
+    torch.manual_seed(0)
+    transformer = diffusers.HunyuanImageTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        patch_size=(1, 1),
+        num_attention_heads=4,
+        attention_head_dim=8,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=16,
+        text_embed_2_dim=8,
+        rope_axes_dim=(4, 4),
+    )
+    vae = diffusers.AutoencoderKLHunyuanImage(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=(32, 32, 32),
+        layers_per_block=1,
+        spatial_compression_ratio=4,
+        sample_size=32,
+        scaling_factor=0.5,
+        downsample_match_channel=False,
+        upsample_match_channel=False,
+    )
+    byt5 = T5Config(vocab_size=384, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    return diffusers.HunyuanImagePipeline(
+        vae=vae.eval(),
+        text_encoder_2=T5EncoderModel(byt5).eval(),
+        tokenizer_2=ByT5Tokenizer(),
+        transformer=transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+        guider=AdaptiveProjectedMixGuidance(),
+        ocr_guider=AdaptiveProjectedMixGuidance(),
+        **qwen2_5_vl(),
+    )
