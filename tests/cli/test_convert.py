@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_told(lora_run, tmp_path, capsys):
 
     checkpoint = shutil.copytree(lora_run / "checkpoint-2", tmp_path / "checkpoint-2")
     (checkpoint / "checkpoint.json").unlink(missing_ok=True)
-    assert "pass --arguments with the training_arguments.json" in error_of(checkpoint, tmp_path / "out")
+    assert "of a run with the same options as --arguments." in error_of(checkpoint, tmp_path / "out")
     arguments = json.loads((lora_run / "training_arguments.json").read_text())
     path = tmp_path / "training_arguments.json"
     path.write_text(json.dumps(arguments | {"rank": 4}))

@@ -201,7 +201,7 @@ def test_a_model_of_ours_in_a_folder_is_named_too(tmp_path, base_dir):
     with pytest.raises(TwinFlowConfigError, match="Pass subfolder='loras/fast'"):
         TwinFlowPipeline.from_pretrained(tmp_path)
     write_published_transformer(tmp_path / "theirs", tiny_qwen.transformer())
-    with pytest.raises(TwinFlowConfigError, match="'loras/fast', 'theirs'. Pass subfolder="):
+    with pytest.raises(TwinFlowConfigError, match="'loras/fast', 'theirs'. Pass one of them as subfolder="):
         TwinFlowPipeline.from_pretrained(tmp_path)
 
 
