@@ -3,14 +3,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusers_twinflow.training import time_limit
-from diffusers_twinflow.training.time_limit import TimeLimit
+from diffusers_twinflow.training import distributed
+from diffusers_twinflow.training.distributed import TimeLimit
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = SimpleNamespace(seconds=100.0)
-    monkeypatch.setattr(time_limit, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    monkeypatch.setattr(distributed, "time", SimpleNamespace(monotonic=lambda: now.seconds))
     return now
 
 

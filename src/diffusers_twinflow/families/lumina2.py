@@ -9,7 +9,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .base import Family
-from .empty_prompts import encode_empty_apart
+from .prompts import encode_empty_apart
 
 
 class Lumina2Family(Family):

@@ -8,8 +8,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .base import LatentDistribution, to_unit_range
-from .latent_statistics import latent_statistics
-from .packing import PackedFamily, pad_tokens
+from .latents import PackedFamily, latent_statistics
+from .prompts import pad_tokens
 
 
 class QwenImageFamily(PackedFamily):

@@ -11,7 +11,7 @@ from PIL import Image
 from ..conditions import Condition, VelocityFunction
 from ..configuration import TwinFlowConfigError
 from .base import call_pipeline
-from .packing import pad_tokens
+from .prompts import pad_tokens
 from .qwen_image import QwenImageFamily
 
 REFERENCE_AREA = 1024 * 1024

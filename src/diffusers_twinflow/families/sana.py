@@ -10,7 +10,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .base import Family, LatentDistribution, to_unit_range
-from .empty_prompts import encode_empty_apart
+from .prompts import encode_empty_apart
 
 INSTRUCTION = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
 

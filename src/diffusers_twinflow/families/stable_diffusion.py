@@ -7,8 +7,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition
 from ..models import twinflow_class_of
-from .clip_length import check_clip_length
 from .diffusion import DiffusionFamily
+from .prompts import check_clip_length
 
 UNET_LORA_TARGETS = [
     "to_q",

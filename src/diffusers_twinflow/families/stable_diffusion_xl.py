@@ -9,9 +9,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from ..conditions import Condition
 from ..models import twinflow_class_of
 from .base import LatentDistribution
-from .clip_length import check_clip_length
 from .diffusion import DiffusionFamily
-from .empty_prompts import encode_empty_apart
+from .prompts import check_clip_length, encode_empty_apart
 from .stable_diffusion import UNET_LORA_TARGETS
 
 if TYPE_CHECKING:

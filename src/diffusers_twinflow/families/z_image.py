@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .base import Family
-from .packing import pad_tokens
+from .prompts import pad_tokens
 
 
 class ZImageFamily(Family):

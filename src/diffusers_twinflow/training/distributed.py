@@ -1,18 +1,21 @@
-"""Checks, autocast, gradient clipping and teacher placement for training on several processes."""
+"""Work on several processes: checks, autocast, gradient clipping, placing the teacher, and deciding together."""
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
 from ..configuration import TwinFlowConfigError
 from ..sharding import whole
 from . import deepspeed
+
+Result = TypeVar("Result")
 
 
 def check_distributed(accelerator: Accelerator, offload_ema: bool = False) -> None:
@@ -86,3 +89,36 @@ def place_teacher(accelerator: Accelerator, copy: Any, offload: bool) -> Any:
             onload_device=accelerator.device, offload_type="block_level", num_blocks_per_group=1, use_stream=True
         )
     return copy
+
+
+def on_main_process(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
+    """Run `work` in the main process, and return its result or raise its error in every process."""
+    outcome: list = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = work()
+        except (TwinFlowConfigError, OSError) as error:
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+class TimeLimit:
+    """Tells all processes at the same step when the time of a run is over.
+
+    Args:
+        minutes: time limit in minutes from now. `None` for no limit.
+    """
+
+    def __init__(self, minutes: float | None, accelerator: Accelerator) -> None:
+        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self.accelerator = accelerator
+
+    def is_over(self) -> bool:
+        """Return whether the time is over for any process. All processes must call it."""
+        if self.deadline is None:
+            return False
+        is_over = torch.tensor(float(time.monotonic() > self.deadline), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(is_over, reduction="sum"))

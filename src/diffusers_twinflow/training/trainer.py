@@ -41,11 +41,10 @@ from .callbacks import TrainerCallback, default_callbacks
 from .checkpoints import checkpoint_step
 from .checks import check_arguments, check_base, check_family
 from .compilation import compile_blocks
-from .distributed import autocast, clip_grad_norm, place_teacher, shards_parameters
+from .distributed import autocast, clip_grad_norm, on_main_process, place_teacher, shards_parameters
 from .dry_run import DryRun, save_report
 from .health import check_finite
 from .optimizer import build_lr_scheduler, build_optimizer, learning_rates, parameter_groups
-from .processes import on_main_process
 from .resuming import check_options, check_sizes, load_checkpoint
 from .run_folder import RunFolder
 from .saving import push_result, repository_config, save_result, write_card

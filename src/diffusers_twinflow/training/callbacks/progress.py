@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 
 from ...methods.base import LossOutput
-from ..time_limit import TimeLimit
+from ..distributed import TimeLimit
 from ..trackers import Throughput
 from .base import TrainerCallback
 

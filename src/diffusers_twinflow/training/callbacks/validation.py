@@ -9,7 +9,7 @@ from accelerate.logging import get_logger
 
 from ...hub.grids import labelled_grid
 from ...hub.samples import STEP_COUNTS
-from ..processes import on_main_process
+from ..distributed import on_main_process
 from ..saving import save_sample_grid
 from ..trackers import log_picture
 from ..validation import grid_path, save_validation_grid

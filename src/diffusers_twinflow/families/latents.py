@@ -1,14 +1,30 @@
-"""Pack latents into tokens of 2 x 2 positions, the layout of FLUX.1 and related models."""
+"""Helpers of families for latents: statistics of the autoencoder, and packing into tokens of 2 x 2 positions."""
+
+from functools import cache
 
 import torch
 from diffusers import FluxPipeline
-from torch.nn import functional as F
+from diffusers.models.modeling_utils import ModelMixin
 
 from .base import Family
 
 
+def latent_statistics(vae: ModelMixin, device: torch.device) -> torch.Tensor:
+    """Return mean and standard deviation of an autoencoder's latent channels, each of shape [1, C, 1, 1, 1]."""
+    return _on_device(tuple(vae.config.latents_mean), tuple(vae.config.latents_std), vae.dtype, device)
+
+
+@cache
+def _on_device(
+    mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """Send the statistics to a device only once, because sending makes the CPU wait."""
+    with torch.inference_mode(False):
+        return torch.tensor([mean, std], dtype=dtype, device=device).reshape(2, 1, -1, 1, 1, 1)
+
+
 class PackedFamily(Family):
-    """A family whose latents are packed in 2 x 2 patches and whose times are in 0..1."""
+    """A family whose latents are packed in 2 x 2 patches, as those of FLUX.1, and whose times are in 0..1."""
 
     def timestep(self, t: torch.Tensor) -> torch.Tensor:
         return t
@@ -26,19 +42,3 @@ def position_ids(latents: torch.Tensor) -> torch.Tensor:
     sides = [torch.arange(side // 2, device=latents.device, dtype=latents.dtype) for side in latents.shape[-2:]]
     rows, columns = torch.meshgrid(*sides, indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
-
-
-def pad_tokens(embeds: torch.Tensor, mask: torch.Tensor | None, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut or pad token embeddings to one length.
-
-    Args:
-        embeds: shape [B, L, D].
-        mask: shape [B, L], true for tokens that are not padding; `None` if no token is padding.
-        length: number of tokens to return.
-
-    Returns:
-        Embeddings of shape [B, length, D], and a boolean mask of shape [B, length] that is false for padding.
-    """
-    mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device) if mask is None else mask.bool()
-    missing = max(length - embeds.shape[1], 0)
-    return F.pad(embeds[:, :length], (0, 0, 0, missing)), F.pad(mask[:, :length], (0, missing))
