@@ -11,6 +11,7 @@ from stock_pipelines import PIPELINES, VARIANTS
 from stock_pipelines.batches import RESIZES, repeat
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
+from diffusers_twinflow.data.encoders import size_multiple
 from diffusers_twinflow.families.call_capture import capture_call
 from diffusers_twinflow.families.captured import CapturedFamily, denoiser_of
 from diffusers_twinflow.families.guiders import turn_guiders_off
@@ -188,5 +189,6 @@ def test_the_page_names_the_pipelines_that_train_with_prompts_only():
         ]
         if not others and "height" in captured.family.parameters and "Edit" not in name:
             names.add(name)
+            assert size_multiple(captured.pipe, captured.family.denoiser(captured.pipe)) >= 1
     listed = re.search("<!-- prompts only -->\n(.*?)<!-- end -->", PAGE.read_text(), re.S).group(1)
     assert set(re.findall(r"`(\w+)`", listed)) == names - written - {*IN_SECTIONS}

@@ -9,7 +9,12 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 SAMPLED_VALUES = 8
-VAE_FACTORS = ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio")
+VAE_FACTORS = (
+    "vae_scale_factor",
+    "vae_spatial_scale_factor",
+    "vae_scale_factor_spatial",
+    "vae_spatial_compression_ratio",
+)
 PROCESSORS = ("image_processor", "video_processor")
 
 

@@ -136,7 +136,7 @@ def split(layout: Any, value: Any, count: int, name: str) -> Condition:
         rows = value.unflatten(layout.dim, (count, layout.rows)).movedim(layout.dim, 0)
         return {layout.name: rows.contiguous()}
     if isinstance(layout, PerSampleList):
-        if type(value) is not layout.kind or len(value) != count:
+        if not isinstance(value, (list, tuple)) or type(value) is not layout.kind or len(value) != count:
             raise _another(name, value)
         parts = [dict(_item_tensors(layout.item, item, name)) for item in value]
         return {key: _stacked([part[key] for part in parts], key) for key in parts[0]}
@@ -215,8 +215,9 @@ def size_of(value: Any) -> int:
     """How many numbers the tensors of a value hold."""
     if isinstance(value, torch.Tensor):
         return value.numel()
-    entries = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return sum(size_of(each) for each in entries)
+    if isinstance(value, dict):
+        return sum(size_of(each) for each in value.values())
+    return sum(size_of(each) for each in value) if isinstance(value, (list, tuple)) else 0
 
 
 def describe(value: Any) -> str:

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from ..models.timestep_embedders import TIMESTEP_EMBEDDERS
 from .base import Family, LatentDistribution, call_pipeline
 from .call_capture import DenoiserCall, capture_call
 from .call_layout import LayoutError, StateError, describe, join, layout_of, layout_of_one, size_of, split
+from .sample_place import CallLayout, SamplePlace
 from .video import strip
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ STATELESS = {"QwenImage21Pipeline": {"use_kv_cache": False}}
 """Arguments that keep a stock call from passing its denoiser a cache."""
 OUTPUT_NAMES = {"Kandinsky5T2IPipeline": "image"}
 TIME_TOLERANCE = 0.02
-TOKENS_NDIM = 3
 CANDIDATES = 8
 """How many of the prompts with most characters are encoded to find the one that is longest for the model."""
 
@@ -74,97 +73,6 @@ def denoiser_of(pipeline_class: type[DiffusionPipeline]) -> tuple[str, str] | No
     return None
 
 
-@dataclass(frozen=True)
-class SamplePlace:
-    """Where the sample is in the denoiser's first argument; the rest of it is condition.
-
-    Attributes:
-        argument: name of the argument.
-        dim: the dimension that holds more than the sample, counted with the batch; `None` if there is none.
-        start, stop: the sample's part of it.
-        whole: its size.
-        kind: `list` or `tuple` if the argument has an entry per sample; `None` for a tensor.
-        shape: of one sample, without batch dimension.
-        dtype: that the pipeline passes.
-    """
-
-    argument: str
-    dim: int | None
-    start: int
-    stop: int
-    whole: int
-    kind: type | None
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    def of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sample's part of a tensor."""
-        return tensor if self.dim is None else tensor.narrow(self.dim, self.start, self.stop - self.start)
-
-    def fill(self, x_t: torch.Tensor, around: torch.Tensor | None) -> Any:
-        """The denoiser's argument with these samples in their place.
-
-        Args:
-            x_t: shape [B, ...].
-            around: the argument as the pipeline passes it, for what is not the sample.
-        """
-        x_t = x_t.to(self.dtype)
-        if around is not None and self.dim is not None:
-            x_t = torch.cat(
-                [
-                    around.narrow(self.dim, 0, self.start),
-                    x_t,
-                    around.narrow(self.dim, self.stop, around.shape[self.dim] - self.stop),
-                ],
-                self.dim,
-            )
-        return x_t if self.kind is None else self.kind(x_t.unbind(0))
-
-    def read(self, output: Any) -> torch.Tensor:
-        """The samples' part of what the denoiser returns, which may be more than it was given.
-
-        Tokens of the prompt come before those of the sample, and channels of a variance after those of the prediction.
-
-        Raises:
-            TwinFlowConfigError: if it returns less.
-        """
-        if isinstance(output, (list, tuple)):
-            output = torch.stack(list(output))
-        if output.ndim != len(self.shape) + 1 or any(size < own for size, own in zip(output.shape[1:], self.shape)):
-            raise TwinFlowConfigError(
-                f"the denoiser returns {describe(output)} for samples of shape {self.shape}, so a part of its "
-                f"`{self.argument}` is condition that changes with the noise, as an encoded image does. Choose a base "
-                "that draws from a prompt."
-            )
-        for dim, (size, own) in enumerate(zip(output.shape[1:], self.shape), 1):
-            if size != own:
-                is_token = output.ndim == TOKENS_NDIM and dim == 1
-                start = self.start if dim == self.dim and size == self.whole else size - own if is_token else 0
-                output = output.narrow(dim, start, own)
-        return output
-
-
-@dataclass(frozen=True)
-class CallLayout:
-    """How the arguments of a denoiser's call are laid out, and where sample and times go.
-
-    Attributes:
-        arguments: the layout of each argument but the sample and the times.
-        sample: where the sample is.
-        time_shape: of the timestep argument after the batch.
-        time_range: the timestep at pure noise and at data.
-        native_target: the denoiser's own target time, if the pipeline passes one.
-        takes_several: whether the pipeline's call takes several prompts.
-    """
-
-    arguments: dict[str, Any]
-    sample: SamplePlace
-    time_shape: tuple[int, ...]
-    time_range: tuple[float, float]
-    native_target: str | None
-    takes_several: bool
-
-
 class CapturedFamily(Family):
     """A stock flow pipeline without a family of its own, trained with prompts alone.
 
@@ -182,6 +90,7 @@ class CapturedFamily(Family):
     takes_sigmas = False
     lora_target_modules: list[str] = []
     layout: CallLayout | None = None
+    resolution: int | None = None
     call_options: dict[str, Any] = {}
     longest_prompt: str | None = None
 

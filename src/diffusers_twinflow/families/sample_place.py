@@ -1,0 +1,102 @@
+"""Where samples and times go in the call of a denoiser."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..configuration import TwinFlowConfigError
+from .call_layout import describe
+
+TOKENS_NDIM = 3
+
+
+@dataclass(frozen=True)
+class SamplePlace:
+    """Where the sample is in the denoiser's first argument; the rest of it is condition.
+
+    Attributes:
+        argument: name of the argument.
+        dim: the dimension that holds more than the sample, counted with the batch; `None` if there is none.
+        start, stop: the sample's part of it.
+        whole: its size.
+        kind: `list` or `tuple` if the argument has an entry per sample; `None` for a tensor.
+        shape: of one sample, without batch dimension.
+        dtype: that the pipeline passes.
+    """
+
+    argument: str
+    dim: int | None
+    start: int
+    stop: int
+    whole: int
+    kind: type | None
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sample's part of a tensor."""
+        return tensor if self.dim is None else tensor.narrow(self.dim, self.start, self.stop - self.start)
+
+    def fill(self, x_t: torch.Tensor, around: torch.Tensor | None) -> Any:
+        """The denoiser's argument with these samples in their place.
+
+        Args:
+            x_t: shape [B, ...].
+            around: the argument as the pipeline passes it, for what is not the sample.
+        """
+        x_t = x_t.to(self.dtype)
+        if around is not None and self.dim is not None:
+            x_t = torch.cat(
+                [
+                    around.narrow(self.dim, 0, self.start),
+                    x_t,
+                    around.narrow(self.dim, self.stop, around.shape[self.dim] - self.stop),
+                ],
+                self.dim,
+            )
+        return x_t if self.kind is None else self.kind(x_t.unbind(0))
+
+    def read(self, output: Any) -> torch.Tensor:
+        """The samples' part of what the denoiser returns, which may be more than it was given.
+
+        Tokens of the prompt come before those of the sample, and channels of a variance after those of the prediction.
+
+        Raises:
+            TwinFlowConfigError: if it returns less.
+        """
+        if isinstance(output, (list, tuple)):
+            output = torch.stack(list(output))
+        if output.ndim != len(self.shape) + 1 or any(size < own for size, own in zip(output.shape[1:], self.shape)):
+            raise TwinFlowConfigError(
+                f"the denoiser returns {describe(output)} for samples of shape {self.shape}, so a part of its "
+                f"`{self.argument}` is condition that changes with the noise, as an encoded image does. Choose a base "
+                "that draws from a prompt."
+            )
+        for dim, (size, own) in enumerate(zip(output.shape[1:], self.shape), 1):
+            if size != own:
+                is_token = output.ndim == TOKENS_NDIM and dim == 1
+                start = self.start if dim == self.dim and size == self.whole else size - own if is_token else 0
+                output = output.narrow(dim, start, own)
+        return output
+
+
+@dataclass(frozen=True)
+class CallLayout:
+    """How the arguments of a denoiser's call are laid out, and where sample and times go.
+
+    Attributes:
+        arguments: the layout of each argument but the sample and the times.
+        sample: where the sample is.
+        time_shape: of the timestep argument after the batch.
+        time_range: the timestep at pure noise and at data.
+        native_target: the denoiser's own target time, if the pipeline passes one.
+        takes_several: whether the pipeline's call takes several prompts.
+    """
+
+    arguments: dict[str, Any]
+    sample: SamplePlace
+    time_shape: tuple[int, ...]
+    time_range: tuple[float, float]
+    native_target: str | None
+    takes_several: bool
