@@ -18,3 +18,11 @@ def test_names_of_a_family(name):
 def test_no_family():
     assert family_of_pipeline_class("DDPMPipeline") is None and family_of_pipeline_class() is None
     assert "nope" not in FAMILIES and FAMILIES.get("nope") is None
+    assert not any(name in FAMILIES for name in (["flux"], None, "DiffusionPipeline", "FluxPipeline", "ShapEPipeline"))
+
+
+def test_a_derived_family_is_found_by_its_pipeline_class_and_not_listed():
+    family = FAMILIES["CogView4Pipeline"]
+    assert FAMILIES["CogView4Pipeline"] is family is family_of("CogView4Pipeline")
+    assert family is family_of_pipeline_class("CogView4Pipeline")
+    assert family.name in FAMILIES and family.name not in list(FAMILIES)

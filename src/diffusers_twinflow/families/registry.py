@@ -74,7 +74,7 @@ class Families(Mapping[str, Family]):
         return self._families[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in CLASSES or (isinstance(name, str) and derived_family(name) is not None)
+        return isinstance(name, str) and (name in CLASSES or derived_family(name) is not None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(CLASSES)
