@@ -124,12 +124,12 @@ def test_a_seed_gives_the_same_pictures_again(client):
     [
         ("", 0, "The prompt is empty"),
         (" \n", 0, "The prompt is empty"),
-        ("a", -1, "from 0 to 4294967295, and is -1"),
-        ("a", 2**32, "and is 4294967296"),
-        ("a", 1.5, "and is 1.5"),
-        ("a", 1e300, "and is 1e+300"),
-        ("a", None, "and is None"),
-        ("a", "seven", "and is 'seven'"),
+        ("a", -1, "from 0 to 4294967295, but it is -1"),
+        ("a", 2**32, "but it is 4294967296"),
+        ("a", 1.5, "but it is 1.5"),
+        ("a", 1e300, "but it is 1e+300"),
+        ("a", None, "but it is None"),
+        ("a", "seven", "but it is 'seven'"),
     ],
 )
 def test_what_is_no_prompt_or_seed_is_told(client, prompt, seed, message):

@@ -15,6 +15,7 @@ from trained_weights import equal, trained
 
 from diffusers_twinflow import TwinFlowPipeline
 from diffusers_twinflow.configuration import TwinFlowConfigError
+from diffusers_twinflow.hub.grids import GridLayout
 from diffusers_twinflow.options import options_of, type_of
 from diffusers_twinflow.training.recipe import CLASSES
 from diffusers_twinflow.training.trainer import Trainer
@@ -138,9 +139,11 @@ def test_the_last_column_is_what_the_saved_adapter_draws(script, arguments, tmp_
         generator = torch.Generator().manual_seed(0)
         return pipeline("a picture", num_inference_steps=steps, generator=generator, **options, **more).images[0]
 
-    grid = np.asarray(Image.open(out / "validation" / "step-000004.png"))
-    width = grid.shape[1] // 4
-    cells = [grid[-16:, column * width + (width - 16) // 2 :][:, :16] for column in range(4)]
+    grid = Image.open(out / "validation" / "step-000004.png").convert("RGB")
+    labels = ("base, 2 steps", "1 step", "2 steps", "4 steps")
+    layout = GridLayout(dict.fromkeys(labels, [Image.new("RGB", (16, 16))]), ["a picture"])
+    assert grid.size == tuple(layout.size)
+    cells = [np.asarray(grid.crop(box)) for box in layout.boxes[0]]
     pipeline = TwinFlowPipeline.from_pretrained(out, merge=False)
     for cell, steps in zip(cells[1:], (1, 2, 4)):
         assert np.array_equal(cell, (draw(pipeline, steps) * 255).round().astype("uint8"))

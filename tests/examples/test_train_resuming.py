@@ -128,7 +128,10 @@ def test_a_damaged_checkpoint_is_left_out_and_the_one_before_taken(first, tmp_pa
     folder = RunFolder(out)
     with caplog.at_level(logging.WARNING):
         assert folder.choose("latest") == out / "checkpoint-1"
-    assert f"checkpoint-2' is damaged ({name}" in caplog.text and "The checkpoint before it" in caplog.text
+    assert (
+        f"checkpoint-2' is damaged (the contents of {name}" in caplog.text
+        and "The checkpoint before it" in caplog.text
+    )
     folder.release()
 
 
@@ -164,7 +167,7 @@ def test_a_path_names_that_checkpoint_and_no_other(script, arguments, first, tmp
     assert equal(trained(tmp_path / "out", 2), trained(first, 2))
     with pytest.raises(SystemExit, match="already contains a run"):
         script.main(arguments(*TWINFLOW, one, "--checkpointing_steps=1", "--max_train_steps=2"))
-    with pytest.raises(SystemExit, match=r"is not in '.*elsewhere' \(there: none\)"):
+    with pytest.raises(SystemExit, match=r"is not in '.*elsewhere' \(found: none\)"):
         script.main(arguments(*TWINFLOW, f"--resume_from_checkpoint={tmp_path / 'elsewhere' / 'checkpoint-2'}"))
 
 

@@ -76,7 +76,7 @@ def test_a_reference_column_that_is_not_there_is_named(images, tmp_path):
 
 @pytest.mark.parametrize("name", ["streaming", "cache_text_embeddings", "twinflow_image_free"])
 def test_what_does_not_go_with_a_reference(images, name):
-    with pytest.raises(TwinFlowConfigError, match=f"{name}=True.*leave {name} out"):
+    with pytest.raises(TwinFlowConfigError, match=f"{name}=True.*Leave {name} out"):
         config_of(images, **{name: True})
 
 

@@ -96,4 +96,4 @@ def test_missing_base_names_the_remedy(tmp_path):
 def test_too_few_autoencoder_steps_are_refused(capsys):
     with pytest.raises(SystemExit):
         parse_args(["--vae_steps", "0"])
-    assert "--vae_steps is 0" in capsys.readouterr().err
+    assert "--vae_steps=0 is not valid" in capsys.readouterr().err

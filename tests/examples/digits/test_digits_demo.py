@@ -81,4 +81,4 @@ def test_unknown_arguments_go_to_the_training_script():
 def test_arguments_that_make_no_sense_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
         parse_args(arguments)
-    assert f"{arguments[0]} is " in capsys.readouterr().err
+    assert f"{arguments[0]}=" in capsys.readouterr().err
