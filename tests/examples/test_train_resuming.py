@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -128,10 +129,8 @@ def test_a_damaged_checkpoint_is_left_out_and_the_one_before_taken(first, tmp_pa
     folder = RunFolder(out)
     with caplog.at_level(logging.WARNING):
         assert folder.choose("latest") == out / "checkpoint-1"
-    assert (
-        f"checkpoint-2' is damaged (the contents of {name}" in caplog.text
-        and "The checkpoint before it" in caplog.text
-    )
+    assert re.search(rf"checkpoint-2' is damaged \(.*{re.escape(name)}", caplog.text)
+    assert "The checkpoint before it" in caplog.text
     folder.release()
 
 
