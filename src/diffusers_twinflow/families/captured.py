@@ -45,7 +45,13 @@ GUIDANCE_OFF = {
 GUIDES_ABOVE_ZERO = ("ZImageTransformer2DModel", "Krea2Transformer2DModel")
 DATA_MINUS_NOISE = ("HiDreamImageTransformer2DModel", "NucleusMoEImageTransformer2DModel")
 """Denoisers whose time falls from noise to data and that predict data minus noise: their pipelines negate it."""
-PREDICTS_DATA = ("PRXPixelPipeline",)
+IN_SECTIONS = "it generates a video in sections, and only the inputs of the first section can be captured"
+REFUSED = {
+    "AnyFlowFARPipeline": IN_SECTIONS,
+    "HeliosPipeline": IN_SECTIONS,
+    "PRXPixelPipeline": "it predicts the image and not a velocity",
+}
+"""Pipelines whose calls can be captured, but cannot be trained that way, with the reason."""
 STATELESS = {"QwenImage21Pipeline": {"use_kv_cache": False}}
 """Arguments that keep a stock call from passing its denoiser a cache."""
 OUTPUT_NAMES = {"Kandinsky5T2IPipeline": "image"}
@@ -209,8 +215,8 @@ class CapturedFamily(Family):
             TwinFlowConfigError: if the call cannot be split into samples, with what was seen.
         """
         try:
-            if self.name in PREDICTS_DATA:
-                raise LayoutError("it predicts the image and not a velocity")
+            if self.name in REFUSED:
+                raise LayoutError(REFUSED[self.name])
             one, other = capture(1, 0), capture(1, 1)
             two = self._two_of(capture)
             self._check_time(pipeline, one)
