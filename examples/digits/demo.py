@@ -32,10 +32,22 @@ TWINFLOW_STEPS = (1, 2, 4)
 PROMPTS = [digit_prompt(digit) for digit in range(10)]
 
 
+INTRODUCTION = """\
+This trains a TwinFlow LoRA for a small model of handwritten digits and scores it, in five parts.
+It takes about 6 minutes on two CPU cores, most of it in the third part."""
+PHASES = {
+    "data": "write the digits and their captions (1 of 5)",
+    "judge": "train a small classifier that scores the images (2 of 5)",
+    "training": "train the LoRA (3 of 5)",
+    "scoring": "generate and score images of the base and of the LoRA (4 of 5)",
+    "new process": "load the LoRA in a new process and compare its images (5 of 5)",
+}
+
+
 @contextmanager
 def phase(name: str, seconds: dict[str, float]):
     """Print the name of a part of the demo and record how long it takes."""
-    print(f"== {name}", flush=True)
+    print(f"== {name}: {PHASES[name]}", flush=True)
     start = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - start
@@ -119,6 +131,7 @@ def main(args: argparse.Namespace, extra_arguments: list[str]) -> None:
     output_dir, seconds = Path(args.output_dir), {}
     lora_dir = output_dir / "lora"
     output_dir.mkdir(parents=True, exist_ok=True)
+    print(INTRODUCTION, flush=True)
 
     with phase("data", seconds):
         prepare_data(args.data_dir)
