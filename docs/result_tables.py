@@ -53,8 +53,7 @@ def digits() -> str:
     cores, samples = report["cpu_cores"], report["settings"]["num_samples"]
     return (
         f"{shown}\n\n{samples:,} samples per row. On {cores} CPU cores, training took {seconds['training'] / 60:.1f} "
-        f"minutes, and the whole demo {seconds['total'] / 60:.1f}. This run had 800 steps of 64 samples; `make demo` now "
-        "trains 350 steps of 32."
+        f"minutes, and the whole demo {seconds['total'] / 60:.1f}."
     )
 
 

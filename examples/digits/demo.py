@@ -97,7 +97,11 @@ def difference_in_new_process(lora_dir: Path, seed: int, output: Path) -> float:
     pipeline = TwinFlowPipeline.from_pretrained(lora_dir)
     expected = draw_prompts(pipeline, PROMPTS, seed)
     command = [sys.executable, "examples/digits/draw.py", "--model", str(lora_dir), "--seed", str(seed)]
-    subprocess.run([*command, "--output", str(output), "--prompts", *PROMPTS], check=True)
+    command += ["--output", str(output), "--prompts", *PROMPTS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:  # only then what it printed is of use: libraries print messages when they are imported
+        sys.stderr.write(done.stderr)
+        done.check_returncode()
     return (load_file(str(output))["images"] - expected).abs().max().item()
 
 

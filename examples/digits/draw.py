@@ -12,7 +12,6 @@ from diffusers.utils import make_image_grid, pt_to_pil
 from safetensors.torch import save_file
 
 from diffusers_twinflow import TwinFlowPipeline
-from diffusers_twinflow.cli.quiet import only_our_messages
 
 
 def draw_prompts(
@@ -54,10 +53,8 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    with only_our_messages():
-        pipeline = TwinFlowPipeline.from_pretrained(args.model)
-        pipeline.set_progress_bar_config(disable=True)
-        save_images(draw_prompts(pipeline, args.prompts, args.seed, args.num_inference_steps), args.output)
+    pipeline = TwinFlowPipeline.from_pretrained(args.model)
+    save_images(draw_prompts(pipeline, args.prompts, args.seed, args.num_inference_steps), args.output)
     print(args.output)
 
 
