@@ -32,7 +32,7 @@ from comparison import save_comparison  # noqa: E402
 from demo import PROMPTS, TWINFLOW_STEPS, score_real_digits  # noqa: E402
 from diffusers import StableDiffusionPipeline  # noqa: E402
 from epsilon_demo import BASE_STEPS  # noqa: E402
-from prepare_data import DEFAULT_DATA_DIR, load_split, prepare_data  # noqa: E402
+from prepare_data import DEFAULT_DATA_DIR, ensure_data, load_split  # noqa: E402
 from report import environment, write_report  # noqa: E402
 from score import base_column, initial_noise, score_column, twinflow_column  # noqa: E402
 
@@ -351,8 +351,7 @@ def main(args: argparse.Namespace) -> None:
         run_part(args.part, args)
         return
     started = time.perf_counter()
-    if not Path(args.data_dir, "train.parquet").is_file():
-        prepare_data(args.data_dir)
+    ensure_data(args.data_dir)
     if not Path(args.judge).is_file():
         judges.main(judges.parse_args(["--data_dir", args.data_dir, "--output", args.judge]))
     make_base(args)

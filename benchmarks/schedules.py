@@ -22,7 +22,7 @@ sys.path.insert(0, str(REPOSITORY / "examples" / "digits"))
 
 from base import load_base  # noqa: E402
 from judge import DigitJudge, extract_features, train_judge  # noqa: E402
-from prepare_data import DEFAULT_DATA_DIR, load_split, prepare_data  # noqa: E402
+from prepare_data import DEFAULT_DATA_DIR, ensure_data, load_split  # noqa: E402
 from report import environment  # noqa: E402
 from score import initial_noise, score_column, twinflow_column  # noqa: E402
 
@@ -112,8 +112,7 @@ def parse_benchmark_args(input_args: list[str] | None = None) -> argparse.Namesp
 
 
 def main(args: argparse.Namespace) -> None:
-    if not Path(args.data_dir, "train.parquet").is_file():
-        prepare_data(args.data_dir)
+    ensure_data(args.data_dir)
     scorer = Scorer(args.data_dir, args.samples)
     settings = {name: value for name, value in vars(args).items() if name not in ("data_dir", "output")}
     result = {"rows": [], "settings": settings, "date": datetime.date.today().isoformat(), **environment()}

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "examples" / "digits"))
 
-from prepare_data import DEFAULT_DATA_DIR, digit_prompt, load_split, prepare_data  # noqa: E402
+from prepare_data import DEFAULT_DATA_DIR, digit_prompt, ensure_data, load_split  # noqa: E402
 from report import environment  # noqa: E402
 
 from diffusers_twinflow.cli.train import parse_args  # noqa: E402
@@ -146,8 +146,7 @@ def parse_benchmark_args(input_args: list[str] | None = None) -> argparse.Namesp
 
 
 def main(args: argparse.Namespace) -> None:
-    if not Path(args.data_dir, "train.parquet").is_file():
-        prepare_data(args.data_dir)
+    ensure_data(args.data_dir)
     result = {"rows": [], "arguments": vars(args), "date": datetime.date.today().isoformat(), **environment()}
     for seed in args.seeds:
         for name in args.runs:

@@ -1,6 +1,7 @@
-"""Generated parts of a page: what is between `<!-- NAME -->` and `<!-- end -->`."""
+"""Generated parts of a page: what is between `<!-- NAME -->` and `<!-- end -->`, and the tables in them."""
 
 import re
+from collections.abc import Iterable, Sequence
 
 
 def names_of(page: str) -> list[str]:
@@ -27,3 +28,9 @@ def fill(page: str, name: str, content: str) -> str:
     if count != 1:
         raise ValueError(f"the page has {count} places for {name!r}: it needs one line `<!-- {name} -->`.")
     return page
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table. A vertical bar in a cell must be escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -11,7 +11,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from marked_parts import fill
+from marked_parts import fill, table
 
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.configuration import FlowMatchingConfig
@@ -36,9 +36,8 @@ def reference() -> str:
 
 
 def section(title: str, rows: list[tuple[str, str, str]]) -> str:
-    lines = [("option", "default", "meaning"), ("---",) * 3, *rows]
-    table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" for cells in lines)
-    return f"## {title}\n\n{table}"
+    escaped = ([cell.replace("|", r"\|") for cell in cells] for cells in rows)
+    return f"## {title}\n\n{table(('option', 'default', 'meaning'), escaped)}"
 
 
 def row(declared: Field) -> tuple[str, str, str]:

@@ -5,13 +5,13 @@ Run it to write the pages anew: `python docs/result_tables.py`.
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from marked_parts import fill, names_of
+from marked_parts import fill, names_of, table
 from variant_changes import CHANGES
 
 ROOT = Path(__file__).parents[1]
@@ -27,12 +27,6 @@ Cells = list[str]
 def results(name: str) -> dict:
     """One file of benchmarks/results."""
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def table(header: Cells, rows: Iterable[Cells]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def range_of(seconds: list[float], digits: int = 3) -> str:

@@ -14,7 +14,7 @@ import torch
 from comparison import save_comparison
 from demo import PROMPTS, REPOSITORY, TWINFLOW_STEPS, distill, phase, score_real_digits
 from diffusers import StableDiffusionPipeline
-from prepare_data import DEFAULT_DATA_DIR, load_split, prepare_data
+from prepare_data import DEFAULT_DATA_DIR, ensure_data, load_split
 from report import environment, write_report
 from score import base_column, format_table, initial_noise, score_column, twinflow_column
 
@@ -25,8 +25,7 @@ FEW_STEPS = (1, 4)
 
 
 def make_base(args: argparse.Namespace, base_arguments: list[str]) -> None:
-    if not Path(args.data_dir, "train.parquet").is_file():
-        prepare_data(args.data_dir)
+    ensure_data(args.data_dir)
     if not Path(args.judge).is_file():
         judges.main(judges.parse_args(["--data_dir", args.data_dir, "--output", args.judge]))
     if not Path(args.base, "model_index.json").is_file():

@@ -58,6 +58,12 @@ def prepare_data(output_dir: str | Path, seed: int = 0) -> Path:
     return output_dir
 
 
+def ensure_data(data_dir: str | Path) -> None:
+    """Write the digits with `prepare_data` if they are not there."""
+    if not Path(data_dir, "train.parquet").is_file():
+        prepare_data(data_dir)
+
+
 def load_split(data_dir: str | Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Load one split as images `[N, 3, 32, 32]` in [0, 1] and labels `[N]`."""
     if not (Path(data_dir) / f"{split}.parquet").is_file():

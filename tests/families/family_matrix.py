@@ -4,7 +4,6 @@ Run it to write the page anew: `python tests/families/family_matrix.py`.
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -12,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[2] / "docs"))
 
 import kit
-from marked_parts import fill
+from marked_parts import fill, table
 
 from diffusers_twinflow.families.diffusion import DiffusionFamily
 
@@ -28,11 +27,6 @@ def matrix() -> str:
         for case in kit.CASES
     ]
     return table(COLUMNS, rows)
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def compared_with(case: kit.Case) -> str:

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[2] / "docs"))
 
 import torch
-from marked_parts import fill
+from marked_parts import fill, table
 from stock import STOCK, Stock
 from stock.spec import stock_class
 
@@ -35,13 +35,12 @@ COLUMNS = (
     "sequential offload",
     "published",
 )
-ALIGNED = "|".join(["---"] * len(COLUMNS))
 
 
 def matrix() -> str:
     """One row per class."""
     rows = [row(name, TIMESTEP_EMBEDDERS[name], STOCK[name]) for name in sorted(STOCK)]
-    return "\n".join([f"| {' | '.join(COLUMNS)} |", f"|{ALIGNED}|", *(f"| {' | '.join(cells)} |" for cells in rows)])
+    return table(COLUMNS, rows)
 
 
 def row(name: str, rule: TimestepEmbedders, stock: Stock) -> list[str]:
@@ -109,8 +108,7 @@ def summary() -> str:
         "compiled as one graph": f"{compiling}; the other {count - compiling} stock classes do not either",
         "LoRA": count,
     }
-    lines = [(f"of {count} transformer classes", "pass"), ("---", "---"), *cells.items()]
-    return "\n".join(f"| {what} | {how_many} |" for what, how_many in lines)
+    return table((f"of {count} transformer classes", "pass"), ((what, str(passed)) for what, passed in cells.items()))
 
 
 def pages() -> dict[Path, str]:

@@ -10,7 +10,7 @@ from ..configuration import TwinFlowConfigError
 from ..families import Family
 from ..families.base import LatentDistribution
 from ..methods.rng_snapshot import RNGSnapshot
-from ..models import is_twinflow_transformer
+from ..models import without_targets
 from .encoders import moved_to
 
 
@@ -46,10 +46,8 @@ def check_sizes(
             latents = encode_images(pixels).mean.float()
             condition = encode_prompts([""], pixels if family.takes_reference_image else None)
             try:
-                time = torch.full((1,), 0.5, device=device)
-                family.velocity(model)(
-                    latents, time, time if is_twinflow_transformer(model) else None, None, condition
-                )
+                with without_targets(model):
+                    family.velocity(model)(latents, torch.full((1,), 0.5, device=device), None, None, condition)
             except torch.OutOfMemoryError:
                 raise
             except (ValueError, RuntimeError, IndexError, AssertionError) as error:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
@@ -15,7 +17,7 @@ from torch import nn
 
 from ..conditions import Condition, VelocityFunction
 from ..configuration import TwinFlowConfigError
-from ..models import TwinFlowTransformerMixin, uncompiled
+from ..models import TwinFlowTransformerMixin, enable_twinflow, uncompiled
 from .scheduler_kind import is_flow_matching
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class Family:
             because it then predicts the velocity of the data. `twinflow_enhanced_ratio` builds guidance in.
         trains_on_images: whether images can be encoded. If not, training needs `twinflow_image_free`.
         takes_sigmas: whether the stock call was tested to sample on the grid of its `sigmas`, if it takes them.
+        saves_lora_by_pipeline: whether the stock pipeline class has a `save_lora_weights` that is used.
         takes_reference_image: whether the model edits an image. `encode_prompts` then needs reference images.
         draws_videos: whether the model generates videos and can be trained on them.
         timestep_argument: name of the timestep in the component's forward.
@@ -78,6 +81,7 @@ class Family:
     guidance_off: dict[str, float] = {"guidance_scale": 0.0}
     trains_on_images: bool = True
     takes_sigmas: bool = True
+    saves_lora_by_pipeline: bool = True
     takes_reference_image: bool = False
     draws_videos: bool = False
     timestep_argument: str = "timestep"
@@ -166,7 +170,7 @@ class Family:
     def save_lora(
         self, directory: str | Path, weight_name: str, weights: dict[str, torch.Tensor], metadata: dict[str, Any]
     ) -> None:
-        """Save the component's low-rank weights as a plain diffusers LoRA, as the stock pipeline does.
+        """Save the component's low-rank weights as a plain diffusers LoRA.
 
         Args:
             directory: output folder.
@@ -174,6 +178,11 @@ class Family:
             weights: low-rank weights by their names in the component.
             metadata: fields of the adapter's `LoraConfig`.
         """
+        if not self.saves_lora_by_pipeline:
+            layers: dict[str, nn.Module | torch.Tensor] = {**weights}
+            prefix = self.component_name
+            LoraBaseMixin._save_lora_weights(directory, {prefix: layers}, {prefix: metadata}, weight_name=weight_name)
+            return
         named = {"lora_layers": weights, "lora_adapter_metadata": metadata}
         pipeline_class: Any = self.pipeline_class  # LoRA loaders are mixins of the stock pipelines
         pipeline_class.save_lora_weights(
@@ -187,7 +196,7 @@ class Family:
         metadata: dict[str, Any],
         adapter_name: str,
     ) -> None:
-        """Load low-rank weights into a pipeline's component.
+        """Load low-rank weights into a pipeline's component. A stock class that takes no adapters becomes a TwinFlow class.
 
         Args:
             pipeline: the pipeline.
@@ -195,7 +204,10 @@ class Family:
             metadata: fields of the adapter's `LoraConfig`.
             adapter_name: name of the adapter.
         """
-        self.denoiser(pipeline).load_lora_adapter(
+        denoiser = self.denoiser(pipeline)
+        if not isinstance(denoiser, PeftAdapterMixin):
+            enable_twinflow(denoiser, self.transformer_class)
+        denoiser.load_lora_adapter(
             weights, prefix=None, metadata=metadata, adapter_name=adapter_name, _pipeline=pipeline
         )
 

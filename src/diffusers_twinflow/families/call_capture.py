@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
@@ -86,11 +85,10 @@ def capture_call(pipeline: DiffusionPipeline, component_name: str, seed: int = 0
 def _undisturbed(pipeline: DiffusionPipeline) -> Iterator[None]:
     """Give the pipeline a copy of its scheduler and no progress bar inside the block, and guiders that are off."""
     scheduler = pipeline.scheduler
-    guiders = {name: each for name, each in pipeline.components.items() if isinstance(each, BaseGuidance)}
     shows_progress = vars(pipeline).get("_progress_bar_config")
     pipeline.scheduler = deepcopy(scheduler)
     pipeline.set_progress_bar_config(**{**(shows_progress or {}), "disable": True})
-    turn_guiders_off(pipeline)
+    guiders = turn_guiders_off(pipeline)
     try:
         yield
     finally:

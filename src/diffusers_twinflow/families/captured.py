@@ -3,13 +3,10 @@
 import inspect
 from collections.abc import Callable
 from copy import copy
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
-from diffusers.loaders import PeftAdapterMixin
-from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging
@@ -17,7 +14,7 @@ from PIL import Image
 
 from ..conditions import Condition, VelocityFunction
 from ..configuration import TwinFlowConfigError
-from ..models import TWINFLOW_CLASSES, enable_twinflow
+from ..models import TWINFLOW_CLASSES
 from ..models.timestep_embedders import TIMESTEP_EMBEDDERS
 from .base import Family, LatentDistribution, call_pipeline
 from .call_capture import DenoiserCall, capture_call
@@ -93,6 +90,7 @@ class CapturedFamily(Family):
     """
 
     trains_on_images = False
+    saves_lora_by_pipeline = False
     takes_sigmas = False
     lora_target_modules: list[str] = []
     layout: CallLayout | None = None
@@ -129,24 +127,6 @@ class CapturedFamily(Family):
             and any(part.isdigit() for part in name.split(".")[:2])
             and not name.startswith("time_conditioning.")
         ]
-
-    def save_lora(
-        self, directory: str | Path, weight_name: str, weights: dict[str, torch.Tensor], metadata: dict[str, Any]
-    ) -> None:
-        layers: dict[str, torch.nn.Module | torch.Tensor] = {**weights}
-        prefix = self.component_name
-        LoraBaseMixin._save_lora_weights(directory, {prefix: layers}, {prefix: metadata}, weight_name=weight_name)
-
-    def load_lora(
-        self,
-        pipeline: DiffusionPipeline,
-        weights: dict[str, torch.Tensor],
-        metadata: dict[str, Any],
-        adapter_name: str,
-    ) -> None:
-        if not isinstance(self.denoiser(pipeline), PeftAdapterMixin):
-            enable_twinflow(self.denoiser(pipeline), self.transformer_class)
-        super().load_lora(pipeline, weights, metadata, adapter_name)
 
     # What the pipeline is called with.
 

@@ -1,15 +1,13 @@
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
-from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import is_bs4_available, is_ftfy_available
 
 from ..conditions import Condition
-from ..models import enable_twinflow, twinflow_class_of
+from ..models import twinflow_class_of
 from .diffusion import DiffusionFamily
 
 WHOLE_PICTURE = {"resolution": None, "aspect_ratio": None}
@@ -34,6 +32,7 @@ class PixArtSigmaFamily(DiffusionFamily):
         "adaln_single.linear",
     ]
     max_sequence_length = 300
+    saves_lora_by_pipeline = False
 
     def encode_prompts(
         self,
@@ -52,23 +51,6 @@ class PixArtSigmaFamily(DiffusionFamily):
 
     def size_options(self, resolution: int) -> dict[str, Any]:
         return super().size_options(resolution) | {"use_resolution_binning": False}
-
-    def save_lora(
-        self, directory: str | Path, weight_name: str, weights: dict[str, torch.Tensor], metadata: dict[str, Any]
-    ) -> None:
-        prefix = self.component_name
-        layers: dict[str, torch.nn.Module | torch.Tensor] = {**weights}
-        LoraBaseMixin._save_lora_weights(directory, {prefix: layers}, {prefix: metadata}, weight_name=weight_name)
-
-    def load_lora(
-        self,
-        pipeline: DiffusionPipeline,
-        weights: dict[str, torch.Tensor],
-        metadata: dict[str, Any],
-        adapter_name: str,
-    ) -> None:
-        transformer = enable_twinflow(pipeline.transformer)
-        transformer.load_lora_adapter(weights, prefix=None, metadata=metadata, adapter_name=adapter_name)
 
     def predict(
         self, model: Callable[..., Any], sample: torch.Tensor, times: dict[str, torch.Tensor], condition: Condition

@@ -49,15 +49,15 @@ def is_twinflow_transformer(model: torch.nn.Module) -> bool:
 @contextmanager
 def without_targets(model: torch.nn.Module) -> Iterator[None]:
     """Call a transformer as an ordinary flow-matching model inside the block: no target time, and no warning of that."""
-    model = uncompiled(model)
-    if not (isinstance(model, TwinFlowTransformerMixin) and model.twinflow_enabled):
+    if not is_twinflow_transformer(model):
         yield
         return
-    model.set_target_timestep_source(lambda timestep: None)
+    transformer = cast(TwinFlowTransformerMixin, uncompiled(model))
+    transformer.set_target_timestep_source(lambda timestep: None)
     try:
         yield
     finally:
-        model.set_target_timestep_source(None)
+        transformer.set_target_timestep_source(None)
 
 
 def enable_twinflow(
