@@ -41,8 +41,8 @@ lint: $(VENV)/.installed
 pages: $(VENV)/.installed
 	$(BIN)/python docs/result_tables.py
 	$(BIN)/python docs/options_reference.py
-	$(BIN)/python tests/models/matrix.py
-	$(BIN)/python tests/families/family_matrix.py
+	$(BIN)/python -m tests.models.matrix
+	$(BIN)/python -m tests.families.family_matrix
 
 # The documentation as a web site, in outputs/site; a warning is an error.
 site: $(VENV)/.installed

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
-import tiny  # noqa: E402
+from tests import tiny  # noqa: E402
 
 SIZES = ((640, 480), (480, 640), (512, 512), (800, 450), (450, 800), (700, 500), (333, 999))
 EVERY = 100

@@ -3,13 +3,10 @@
 Run it to update the page: `python docs/options_reference.py`.
 """
 
-import sys
 from collections.abc import Iterable
 from dataclasses import Field
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from marked_parts import fill, table
 

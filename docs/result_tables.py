@@ -4,12 +4,9 @@ Run it to write the pages anew: `python docs/result_tables.py`.
 """
 
 import json
-import sys
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from marked_parts import fill, names_of, table
 from variant_changes import CHANGES

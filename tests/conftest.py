@@ -1,16 +1,12 @@
 """Imports no more than it must: the process that hands tests to others reads this and runs none."""
 
 import gc
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from forking import fork_server, start  # noqa: F401
-from training_script import load_script
+from tests.forking import fork_server, start  # noqa: F401
+from tests.training_script import load_script
 
 settings.register_profile("default", deadline=None, max_examples=50, derandomize=True, database=None)
 settings.register_profile("random", deadline=None, max_examples=1000, print_blob=True)
@@ -39,7 +35,7 @@ def script():
 @pytest.fixture(scope="session")
 def base_dir(tmp_path_factory):
     """A tiny Stable Diffusion 3 pipeline on disk."""
-    import tiny
+    from tests import tiny
 
     directory = tmp_path_factory.mktemp("base")
     tiny.sd3_pipeline().save_pretrained(directory)
@@ -49,7 +45,7 @@ def base_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def image_dir(tmp_path_factory):
     """A folder of eight captioned images."""
-    import tiny
+    from tests import tiny
 
     directory = tmp_path_factory.mktemp("data") / "images"
     tiny.image_folder(directory)

@@ -11,8 +11,8 @@ import signal
 import sys
 import traceback
 
-from sharding_on_cpu import pretend_accelerators
-from training_script import load_script
+from tests.sharding_on_cpu import pretend_accelerators
+from tests.training_script import load_script
 
 LONGEST_RUN = 600  # seconds; several runs may share two slow cores
 

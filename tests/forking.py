@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from training_script import ENVIRONMENT
+from tests.training_script import ENVIRONMENT, ROOT
 
 
 @dataclass
@@ -37,7 +37,8 @@ class Run:
 @pytest.fixture(scope="session")
 def fork_server():
     server = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("fork_server.py")],
+        [sys.executable, "-m", "tests.fork_server"],
+        cwd=ROOT,
         env=os.environ | ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -3,12 +3,12 @@
 import torch
 from peft import LoraConfig
 
-import tiny
 from diffusers_twinflow.configuration import TwinFlowConfig
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.methods import Networks, TwinFlow
 from diffusers_twinflow.methods.teachers import add_teacher_adapter
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel
+from tests import tiny
 
 FAMILY = FAMILIES["stable_diffusion_3"]
 FULL = {"twinflow_enabled": True, "twinflow_adversarial_enabled": True}

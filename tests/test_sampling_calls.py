@@ -11,10 +11,10 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-import tiny
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel
 from diffusers_twinflow.sampling_calls import SamplingCall, begin_sampling, current_sampling_call, only_own_calls
 from diffusers_twinflow.schedulers import TwinFlowScheduler
+from tests import tiny
 
 STYLES = ("few", "any", "multi")
 

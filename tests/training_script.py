@@ -4,7 +4,8 @@ import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "train_twinflow.py"
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "examples" / "train_twinflow.py"
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "ACCELERATE_USE_CPU": "true",

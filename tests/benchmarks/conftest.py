@@ -1,10 +1,5 @@
-import sys
-from pathlib import Path
-
 import pytest
 from accelerate.state import AcceleratorState
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 
 @pytest.fixture(autouse=True)

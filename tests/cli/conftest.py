@@ -1,12 +1,7 @@
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "hub"))
-
-from processes import shared_hub
-from repositories import write_repository
+from tests.hub.processes import shared_hub
+from tests.hub.repositories import write_repository
 
 
 @pytest.fixture(scope="session")

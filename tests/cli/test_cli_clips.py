@@ -1,18 +1,12 @@
 """Clips from the command line, of a tiny Wan with an untrained LoRA."""
 
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from gradio_client import Client
 from peft import LoraConfig
 from PIL import Image, ImageSequence
-
-sys.path.append(str(Path(__file__).parents[1] / "families"))
-
-import tiny_videos
 
 from diffusers_twinflow import TwinFlowPipeline, enable_twinflow, save_twinflow_lora
 from diffusers_twinflow.cli import main
@@ -23,6 +17,7 @@ from diffusers_twinflow.hub import TwinFlowRepositoryConfig
 from diffusers_twinflow.hub.grids import GridLayout
 from diffusers_twinflow.hub.samples import draw_frames
 from diffusers_twinflow.schedulers import TwinFlowScheduler
+from tests.families import tiny_videos
 
 FRAMES, SIDE = 5, 32
 SIZE = {"height": SIDE, "width": SIDE, "num_frames": FRAMES}

@@ -15,13 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from demo_server import DemoServer
 from diffusers import StableDiffusion3Pipeline
 from gradio_client import Client
 from gradio_client.exceptions import ValidationError
 from peft import LoraConfig
 from PIL import Image
-from repositories import FAMILY, repository_config, train_conditioning, write_model
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -33,6 +31,8 @@ from diffusers_twinflow.cli.comparison import Comparison, bare_base
 from diffusers_twinflow.cli.page_guard import GRACE_SECONDS, Listeners
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.schedulers import TwinFlowScheduler
+from tests.cli.demo_server import DemoServer
+from tests.hub.repositories import FAMILY, repository_config, train_conditioning, write_model
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "base"
 PROMPT, SEED, BASE_STEPS, GUIDANCE = "a handwritten seven", 3, 6, 1.2

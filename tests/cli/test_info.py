@@ -3,10 +3,10 @@
 import pytest
 from diffusers.models.modeling_utils import ModelMixin
 
-import tiny
 from diffusers_twinflow import TwinFlowPipeline, TwinFlowRepositoryConfig, enable_twinflow
 from diffusers_twinflow.cli.description import describe
 from diffusers_twinflow.hub import save_twinflow_model
+from tests import tiny
 
 PARAMETERS = 2 * 16 + 257 * 16 + 17 * 16
 

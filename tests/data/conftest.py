@@ -1,5 +1,6 @@
 import pytest
-from data_files import Files
+
+from tests.data.data_files import Files
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -147,10 +146,9 @@ import sys
 from accelerate import PartialState
 from diffusers_twinflow.data.cache import DiskCache, fill_cache
 
-sys.path.insert(0, sys.argv[1])
-from test_cache import IDENTITY, batches, encode_large
+from tests.data.test_cache import IDENTITY, batches, encode_large
 
-cache = DiskCache(sys.argv[2], IDENTITY, shard_bytes=2**20)
+cache = DiskCache(sys.argv[1], IDENTITY, shard_bytes=2**20)
 fill_cache(cache, batches(60, 1), encode_large, processes=PartialState(cpu=True), description="")
 """
 
@@ -162,7 +160,7 @@ def encode_large(lacking):
 
 def test_killed_while_writing_it_keeps_what_was_written_and_does_the_rest(start, tmp_path):
     """A file with its name is complete at any moment that another process may look."""
-    run = start([Path(__file__).parent, tmp_path], code=FILL)
+    run = start([tmp_path], code=FILL)
     seen, deadline = set(), time.monotonic() + 60
     while len(seen) < 20 and time.monotonic() < deadline:
         for path in set(tmp_path.glob("*/*.safetensors")) - seen:

@@ -4,7 +4,6 @@ import logging
 import os
 
 import pytest
-from data_files import encoded, picture
 from PIL import ExifTags, Image
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
@@ -13,6 +12,7 @@ from diffusers_twinflow.data.check import check_rows
 from diffusers_twinflow.data.images import decode, measure
 from diffusers_twinflow.data.report import CORRUPT_IMAGES, IGNORED_FILES, MISSING_CAPTIONS, DataReport, Fault
 from diffusers_twinflow.data.rows import keep_encoded, load_rows, load_source
+from tests.data.data_files import encoded, picture
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import pytest
 import torch
 from datasets import load_dataset
 
-import videos
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data.captions import CaptionSource
 from diffusers_twinflow.data.check import check_rows
@@ -18,6 +17,7 @@ from diffusers_twinflow.data.report import MISSING_CAPTIONS, DataReport, Fault
 from diffusers_twinflow.data.rows import keep_encoded, load_rows, unlisted_images
 from diffusers_twinflow.data.samples import Samples
 from diffusers_twinflow.data.stream import StreamedSamples
+from tests import videos
 
 KINDS = ("mp4", "mkv", "webm", "gif", "webp")
 

@@ -6,12 +6,12 @@ import socket
 import unicodedata
 
 import pytest
-from data_files import picture
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data import DataConfig, open_source
 from diffusers_twinflow.data.listing import list_folder
 from diffusers_twinflow.data.rows import load_rows, load_source
+from tests.data.data_files import picture
 
 LOOK_LIKE_SPLITS = [
     "red_train.png",

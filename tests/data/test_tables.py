@@ -1,7 +1,6 @@
 """Tables of captions and of paths: csv, json, text and parquet files."""
 
 import pytest
-from data_files import picture
 from datasets import ClassLabel, Dataset, Features, Image, List
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
@@ -10,6 +9,7 @@ from diffusers_twinflow.data.captions import CaptionSource
 from diffusers_twinflow.data.check import read_captions
 from diffusers_twinflow.data.images import decode
 from diffusers_twinflow.data.rows import keep_encoded, load_rows
+from tests.data.data_files import picture
 
 TABLES = {
     "t.csv": "image,text,number\na.png,007,1\nb.png,null,\nc.png,,3\n",

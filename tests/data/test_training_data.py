@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-import tiny
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data import DataConfig, TrainingData, open_source
 from diffusers_twinflow.data.encoders import encoder_modules, size_multiple, weights_identity
 from diffusers_twinflow.data.samples import collate
 from diffusers_twinflow.families import family_of
+from tests import tiny
 
 SIZES = ((16, 16), (30, 20), (20, 36))
 

@@ -6,10 +6,10 @@ import numpy as np
 import options_reference
 import pytest
 import result_tables
-from pages import PAGES
 from PIL import Image
 
 from diffusers_twinflow.cli.train import build_parser
+from tests.docs.pages import PAGES
 
 
 def test_the_page_of_options_is_up_to_date():

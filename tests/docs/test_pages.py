@@ -11,12 +11,12 @@ from urllib.parse import unquote
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
-from pages import CODE, PAGES, ROOT, anchors, blocks, links, tokens
 
 from diffusers_twinflow.cli import train
 from diffusers_twinflow.cli.flags import name_flags
 from diffusers_twinflow.cli.main import build_parser as build_cli_parser
 from diffusers_twinflow.families import FAMILIES
+from tests.docs.pages import CODE, PAGES, ROOT, anchors, blocks, links, tokens
 
 OPTION = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
 QUOTE = re.compile(r"```text\n(.*?)\n```\n+(?:A warning|`\w+`) from `([\w.]+)`", re.S)

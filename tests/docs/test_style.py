@@ -4,7 +4,8 @@ import re
 
 import pytest
 from markdown_it import MarkdownIt
-from pages import PAGES, ROOT
+
+from tests.docs.pages import PAGES, ROOT
 
 LONGEST_SENTENCE = 40
 AVOIDED = {

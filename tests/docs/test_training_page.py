@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from pages import ROOT, blocks
 from PIL import Image
 
 from diffusers_twinflow.families import FAMILIES
+from tests.docs.pages import ROOT, blocks
 
 DIGITS = ROOT / "examples" / "digits" / "base"
 REPLACED = {

@@ -23,7 +23,6 @@ def run(name: str, output_dir: Path, monkeypatch) -> None:
     """Run an example as a script, for two steps of few samples."""
     options = {"output_dir": output_dir, "steps": 2, "batch_size": 6, "images": 10, "rank": 2}
     monkeypatch.setattr(sys, "argv", [name, *(f"--{option}={value}" for option, value in options.items())])
-    monkeypatch.setattr(sys, "path", [str(EXAMPLES), *sys.path])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
 
@@ -45,8 +44,7 @@ def test_the_custom_branch_and_loss_train(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
-def custom(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(EXAMPLES), *sys.path])
+def custom():
     return importlib.import_module("custom_method")
 
 

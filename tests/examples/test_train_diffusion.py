@@ -1,17 +1,13 @@
 """The training script on diffusion models, which it trains as flows."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
-
-import tiny_diffusion
+from tests.families import tiny_diffusion
 
 ENABLED, ALLOWED, TWINFLOW = "--diff2flow_enabled", "--twinflow_allow_diff2flow", "--twinflow_enabled"
 

@@ -7,13 +7,14 @@ import signal
 import time
 
 import pytest
-from trained_weights import trained
+
+from tests.examples.trained_weights import trained
 
 TWINFLOW = ["--twinflow_enabled"]
 PROMPTS = ["--validation_prompts", "a picture", "--num_validation_images=1", "--validation_base_steps=0"]
 FULL_DISK = """
 import io, resource, sys
-from training_script import load_script
+from tests.training_script import load_script
 script = load_script()
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 sys.stdout = sys.stderr = io.StringIO()

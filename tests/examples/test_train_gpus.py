@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from trained_weights import assert_same_training, trained
 
-from training_script import SCRIPT
+from tests.examples.trained_weights import assert_same_training, trained
+from tests.training_script import SCRIPT
 
 CONFIGURATIONS = SCRIPT.parent / "accelerate"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

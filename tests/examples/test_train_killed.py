@@ -18,7 +18,7 @@ def brightness(images, prompts):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from training_script import load_script
+from tests.training_script import load_script
 
 OUT, AT, COUNT = str(Path("out").resolve()), int(os.environ["DIE_AT"]), Path("count")
 calls = [0]

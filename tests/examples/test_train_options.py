@@ -11,7 +11,6 @@ from diffusers import StableDiffusion3Pipeline
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing import event_accumulator
-from trained_weights import equal, trained
 
 from diffusers_twinflow import TwinFlowPipeline
 from diffusers_twinflow.configuration import TwinFlowConfigError
@@ -19,8 +18,9 @@ from diffusers_twinflow.hub.grids import GridLayout
 from diffusers_twinflow.options import options_of, type_of
 from diffusers_twinflow.training.recipe import CLASSES
 from diffusers_twinflow.training.trainer import Trainer
-from sharding_on_cpu import FSDP
-from training_script import all_options
+from tests.examples.trained_weights import equal, trained
+from tests.sharding_on_cpu import FSDP
+from tests.training_script import all_options
 
 TWINFLOW = ["--twinflow_enabled", "--twinflow_adversarial_enabled"]
 PROMPTS = ["--validation_prompts", "a picture", "b picture"]
@@ -54,7 +54,7 @@ def models(tmp_path_factory):
         ViTModel,
     )
 
-    import tiny
+    from tests import tiny
 
     directory, tokenizer = tmp_path_factory.mktemp("models"), tiny.clip_tokenizer()
     torch.manual_seed(0)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from trained_weights import assert_close, assert_same_training, equal, trained
 
-from sharding_on_cpu import DEEPSPEED, FSDP
+from tests.examples.trained_weights import assert_close, assert_same_training, equal, trained
+from tests.sharding_on_cpu import DEEPSPEED, FSDP
 
 
 @pytest.mark.parametrize("train_type", ["lora", pytest.param("full", marks=pytest.mark.slow)])

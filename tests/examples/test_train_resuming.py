@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from trained_weights import equal, trained
 
 from diffusers_twinflow.training.run_folder import RunFolder
+from tests.examples.trained_weights import equal, trained
 
 TWINFLOW = ["--twinflow_enabled"]
 LATEST = "--resume_from_checkpoint=latest"

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from trained_weights import trained
+
+from tests.examples.trained_weights import trained
 
 
 @pytest.mark.parametrize(

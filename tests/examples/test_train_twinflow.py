@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing import event_accumulator
 
 from diffusers_twinflow.pipelines import TwinFlowPipeline
-from training_script import ENVIRONMENT, SCRIPT, all_options
+from tests.training_script import ENVIRONMENT, SCRIPT, all_options
 
 TWINFLOW = ["--twinflow_enabled", "--twinflow_adversarial_enabled"]
 

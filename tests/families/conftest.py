@@ -1,6 +1,6 @@
 import pytest
 
-from smaller_pictures import resize_to
+from tests.smaller_pictures import resize_to
 
 
 @pytest.fixture

@@ -1,19 +1,13 @@
 """The table of families in docs/base_models.md, from the kit's list.
 
-Run it to write the page anew: `python tests/families/family_matrix.py`.
+Run it to write the page anew: `python -m tests.families.family_matrix`.
 """
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.append(str(Path(__file__).parents[2] / "docs"))
-
-import kit
-from marked_parts import fill, table
-
 from diffusers_twinflow.families.diffusion import DiffusionFamily
+from docs.marked_parts import fill, table
+from tests.families import kit
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "base_models.md"

@@ -11,20 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import tiny_diffusion
-import tiny_flux
-import tiny_images
-import tiny_qwen
-import tiny_videos
-import tiny_z_image
 import torch
 from accelerate.state import AcceleratorState
 from diffusers import DiffusionPipeline
 
-import tiny
 from diffusers_twinflow.diff2flow import Diff2Flow, flow_scale
 from diffusers_twinflow.families import FAMILIES, Family
 from diffusers_twinflow.families.qwen_image_edit import as_pictures
+from tests import tiny
+from tests.families import tiny_diffusion, tiny_flux, tiny_images, tiny_qwen, tiny_videos, tiny_z_image
 
 PROMPTS = ["a picture", "b"]
 STEPS = 20

@@ -1,8 +1,8 @@
 import pytest
-import tiny_images
 import torch
 
 from diffusers_twinflow.families import FAMILIES
+from tests.families import tiny_images
 
 FAMILY = FAMILIES["aura_flow"]
 

@@ -1,11 +1,11 @@
 """What every family's encoders give is kept on disk and read back as it was."""
 
-import kit
 import pytest
 import torch
 
-import tiny
 from diffusers_twinflow.data import DataConfig, TrainingData, open_source
+from tests import tiny
+from tests.families import kit
 
 
 @pytest.mark.parametrize(

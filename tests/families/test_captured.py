@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import kit
 import pytest
-import tiny_captured
 import torch
 from accelerate.state import AcceleratorState
 
@@ -15,6 +13,7 @@ from diffusers_twinflow.families.captured import CapturedFamily, denoiser_of
 from diffusers_twinflow.families.diffusion import DiffusionFamily
 from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.training import Trainer, TrainingArguments
+from tests.families import kit, tiny_captured
 
 SAME_LENGTH = ["a red fox", "two birds"]
 DIFFERENT = ["a", "a picture with many more words than the other one has"]

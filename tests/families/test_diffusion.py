@@ -1,8 +1,6 @@
 """What is special to the families of diffusion models; the kit tests what every family does."""
 
-import kit
 import pytest
-import tiny_diffusion
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
 
@@ -10,6 +8,7 @@ from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.diff2flow import Diff2Flow
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.models import enable_twinflow
+from tests.families import kit, tiny_diffusion
 
 CASES = [case for case in kit.CASES if case.options == kit.BRIDGED]
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)

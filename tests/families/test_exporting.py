@@ -5,9 +5,7 @@ import json
 import pytest
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-from kit import CASES, PROMPTS, as_pictures, noise_of
 from safetensors.torch import load_file
-from trained_loras import write
 
 from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler, export
 from diffusers_twinflow.families import FAMILIES
@@ -15,6 +13,8 @@ from diffusers_twinflow.hub.comfyui import comfyui_lora
 from diffusers_twinflow.hub.files import LORA_NAME
 from diffusers_twinflow.hub.stock_use import StockUse
 from diffusers_twinflow.models.target_folding import foldable_layers
+from tests.families.kit import CASES, PROMPTS, as_pictures, noise_of
+from tests.families.trained_loras import write
 
 CLOSE = 1e-4
 ROUNDING = 1e-6

@@ -1,15 +1,15 @@
 """Every family of the kit's list, from its velocity to a picture of what the training script saved."""
 
-import kit
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-import tiny
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.families import family_of, is_flow_matching
 from diffusers_twinflow.models import TwinFlowTransformerMixin
 from diffusers_twinflow.pipelines import TwinFlowPipeline
+from tests import tiny
+from tests.families import kit
 
 pytestmark = pytest.mark.usefixtures("small_references")
 each_case = pytest.mark.parametrize("case", kit.CASES, ids=lambda case: case.id)

@@ -1,7 +1,5 @@
-import family_matrix
-import kit
-
 from diffusers_twinflow.families import FAMILIES
+from tests.families import family_matrix, kit
 
 
 def test_every_family_is_in_the_kit():

@@ -2,15 +2,13 @@
 
 import inspect
 
-import kit
 import pytest
-import tiny_flux
-import tiny_qwen
 import torch
 
 from diffusers_twinflow.families import FAMILIES, family_of
 from diffusers_twinflow.hub.repository import TwinFlowRepositoryConfig
 from diffusers_twinflow.pipelines import as_twinflow_pipeline
+from tests.families import kit, tiny_flux, tiny_qwen
 
 
 def twinflow(pipeline, steps=2):

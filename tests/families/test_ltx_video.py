@@ -1,9 +1,9 @@
 import pytest
-import tiny_videos
 import torch
 
 from diffusers_twinflow import TwinFlowConfigError
 from diffusers_twinflow.families import FAMILIES
+from tests.families import tiny_videos
 
 FAMILY = FAMILIES["ltx_video"]
 

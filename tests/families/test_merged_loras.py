@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from kit import CASES, PROMPTS, as_pictures
 from peft import LoraConfig
 from torch import nn
 
@@ -12,6 +11,7 @@ from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler, enable_twinf
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_twinflow_lora
 from diffusers_twinflow.hub.merging import merged_lora_of
 from diffusers_twinflow.models.adapter_layers import has_adapters
+from tests.families.kit import CASES, PROMPTS, as_pictures
 
 FIRST = {"stable_diffusion", "pixart_sigma"}
 

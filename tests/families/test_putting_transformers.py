@@ -4,15 +4,14 @@ import logging
 from functools import cache
 
 import pytest
-import tiny_qwen
-import tiny_z_image
 import torch
 
-import tiny
 from diffusers_twinflow import TwinFlowScheduler
 from diffusers_twinflow.hub import load_published_transformer
 from diffusers_twinflow.sampling_calls import only_own_calls
-from published import write_published
+from tests import tiny
+from tests.families import tiny_qwen, tiny_z_image
+from tests.published import write_published
 
 BUILD = {"qwen": tiny_qwen.qwen_image, "z_image": tiny_z_image.z_image, "sd3": tiny.sd3_pipeline}
 UNIT = {"qwen": lambda t: t, "z_image": lambda t: 1 - t, "sd3": lambda t: 1000 * t}

@@ -3,12 +3,10 @@
 import json
 
 import pytest
-import tiny_qwen
 import torch
 from peft import LoraConfig
 from PIL import Image
 
-import tiny
 from diffusers_twinflow.cli import main
 from diffusers_twinflow.configuration import TwinFlowConfig, TwinFlowConfigError
 from diffusers_twinflow.data import DataConfig, Samples, open_source
@@ -21,6 +19,8 @@ from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_model_card, sa
 from diffusers_twinflow.methods import Networks, TwinFlow
 from diffusers_twinflow.methods.teachers import StudentTeacher
 from diffusers_twinflow.schedulers import TwinFlowScheduler
+from tests import tiny
+from tests.families import tiny_qwen
 
 FAMILY = FAMILIES["qwen_image_edit"]
 

@@ -1,13 +1,13 @@
 from pathlib import Path
 
 import pytest
-import tiny_images
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from diffusers_twinflow.families import FAMILIES, is_flow_matching
 from diffusers_twinflow.training.checks import check_base
-from training_script import all_options
+from tests.families import tiny_images
+from tests.training_script import all_options
 
 ROOT = Path(__file__).parents[2]
 FAMILY = FAMILIES["sana"]

@@ -9,7 +9,6 @@ import sys
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from kit import CASES
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file
 
@@ -20,6 +19,7 @@ from diffusers_twinflow.models.adapter_layers import has_adapters
 from diffusers_twinflow.models.conditioning_file import split_unfolded
 from diffusers_twinflow.models.merged_copy import merged_copy
 from diffusers_twinflow.schedulers import TwinFlowScheduler
+from tests.families.kit import CASES
 
 NAMES = ("stable_diffusion_3", "flux schnell", "stable_diffusion")
 BY_ID = {case.id: case for case in CASES}

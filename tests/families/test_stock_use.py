@@ -5,15 +5,15 @@ import ast
 import diffusers
 import pytest
 import torch
-from kit import CASES, PROMPTS, as_pictures
 from peft import LoraConfig
-from trained_loras import write
 
 from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_twinflow_lora
 from diffusers_twinflow.hub.files import CONDITIONING_NAME, LORA_NAME
 from diffusers_twinflow.hub.portable import Portable
 from diffusers_twinflow.hub.stock_use import StockUse, stock_use
+from tests.families.kit import CASES, PROMPTS, as_pictures
+from tests.families.trained_loras import write
 
 LOADS_NO_LORA = {"pixart_sigma"}
 FIRST = {"stable_diffusion_3", "stable_diffusion_xl"}

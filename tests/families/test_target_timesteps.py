@@ -3,11 +3,11 @@
 import pytest
 import torch
 from diffusers.modular_pipelines.flux.modular_blocks_flux import FluxAutoBlocks
-from kit import CASES
 
 from diffusers_twinflow import TwinFlowScheduler
 from diffusers_twinflow.families.qwen_image_edit import as_pictures
 from diffusers_twinflow.models import enable_twinflow
+from tests.families.kit import CASES
 
 STEPS = 3
 IN_SHORT = ("stable_diffusion_3", "lumina2", "aura_flow")

@@ -2,17 +2,16 @@
 
 import json
 
-import kit
 import pytest
-import tiny_videos
 import torch
 from PIL import Image
 
-import videos
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data import DataConfig, TrainingData, open_source
 from diffusers_twinflow.hub.grids import labelled_grid
 from diffusers_twinflow.pipelines import TwinFlowPipeline
+from tests import videos
+from tests.families import kit, tiny_videos
 
 CASES = [
     (kit.Case("wan", tiny_videos.wan, options=("--num_frames=9", "--image_column=video")), 3),

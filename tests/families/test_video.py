@@ -1,8 +1,6 @@
 """What only video families do: several frames, from latents to a strip of pictures."""
 
-import kit
 import pytest
-import tiny_videos
 import torch
 from PIL import Image
 
@@ -13,6 +11,7 @@ from diffusers_twinflow.hub.repository import TwinFlowRepositoryConfig
 from diffusers_twinflow.hub.samples import draw_row
 from diffusers_twinflow.models import enable_twinflow
 from diffusers_twinflow.pipelines import as_twinflow_pipeline
+from tests.families import kit, tiny_videos
 
 FRAMES = 9
 CASES = [kit.Case("wan", tiny_videos.wan), kit.Case("ltx_video", tiny_videos.ltx_video)]

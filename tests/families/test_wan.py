@@ -1,6 +1,4 @@
-import kit
 import pytest
-import tiny_videos
 import torch
 
 from diffusers_twinflow import TwinFlowConfigError
@@ -8,6 +6,7 @@ from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub.repository import TwinFlowRepositoryConfig
 from diffusers_twinflow.models import enable_twinflow
 from diffusers_twinflow.pipelines import TwinFlowPipeline, as_twinflow_pipeline
+from tests.families import kit, tiny_videos
 
 FAMILY = FAMILIES["wan"]
 

@@ -3,11 +3,12 @@
 import diffusers
 import torch
 from diffusers import AdaptiveProjectedMixGuidance, FlowMatchEulerDiscreteScheduler
-from tiny_images import kl_vae
-from tiny_language_models import SIZES, qwen2_5_vl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import ByT5Tokenizer, GlmConfig, GlmModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from tests.families.tiny_images import kl_vae
+from tests.families.tiny_language_models import SIZES, qwen2_5_vl
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

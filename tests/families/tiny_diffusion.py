@@ -3,11 +3,11 @@
 import diffusers
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from tiny_images import kl_vae
-from tiny_text_encoders import t5
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-import tiny
+from tests import tiny
+from tests.families.tiny_images import kl_vae
+from tests.families.tiny_text_encoders import t5
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 WITHOUT_SAFETY = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

@@ -3,11 +3,11 @@
 import diffusers
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler
-from tiny_language_models import mistral3
-from tiny_text_encoders import t5
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from tiny import clip_tokenizer
+from tests.families.tiny_language_models import mistral3
+from tests.families.tiny_text_encoders import t5
+from tests.tiny import clip_tokenizer
 
 BLOCKS = {
     "down_block_types": ("DownEncoderBlock2D",) * 2,

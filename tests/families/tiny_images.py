@@ -3,8 +3,9 @@
 import diffusers
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, FlowMatchEulerDiscreteScheduler
-from tiny_text_encoders import gemma, t5
 from transformers import UMT5Config, UMT5EncoderModel
+
+from tests.families.tiny_text_encoders import gemma, t5
 
 
 def kl_vae(**config):

@@ -3,7 +3,8 @@
 import diffusers
 import torch
 from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler
-from tiny_language_models import qwen2_5_vl, qwen_processor
+
+from tests.families.tiny_language_models import qwen2_5_vl, qwen_processor
 
 SCHEDULER = {"use_dynamic_shifting": True, "max_image_seq_len": 8192, "max_shift": 0.9, "shift_terminal": 0.02}
 

@@ -3,8 +3,9 @@
 import diffusers
 import torch
 from diffusers import AutoencoderKLLTXVideo, AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
-from tiny_text_encoders import t5
 from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
+
+from tests.families.tiny_text_encoders import t5
 
 
 def wan_transformer():

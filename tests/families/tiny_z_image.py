@@ -3,8 +3,9 @@
 import diffusers
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from tiny_flux import vae
-from tiny_language_models import qwen3
+
+from tests.families.tiny_flux import vae
+from tests.families.tiny_language_models import qwen3
 
 
 def z_image():

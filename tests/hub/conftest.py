@@ -1,12 +1,8 @@
-import sys
-from pathlib import Path
-
 import pytest
 from huggingface_hub import constants
-from processes import shared_hub
-from repositories import FAMILY, write_model, write_repository
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
+from tests.hub.processes import shared_hub
+from tests.hub.repositories import FAMILY, write_model, write_repository
 
 
 @pytest.fixture(autouse=True)

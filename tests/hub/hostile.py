@@ -1,6 +1,6 @@
 """Hostile and mutated repositories, drawn by number, and what happens when they are loaded in a process of their own.
 
-`python tests/hub/hostile.py 500` loads that many and prints how they ended; a second number is the first of them.
+`python -m tests.hub.hostile 500` loads that many and prints how they ended; a second number is the first of them.
 """
 
 import json
@@ -379,10 +379,8 @@ def attempt(kind: str, number: int | None, good: dict[str, Path]) -> Outcome:
 
 
 def good_repositories(folder: Path) -> dict[str, Path]:
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    import repositories
-
-    import tiny
+    from tests import tiny
+    from tests.hub import repositories
 
     good = {kind: folder / kind for kind in KINDS}
     tiny.sd3_pipeline().save_pretrained(good["base"])

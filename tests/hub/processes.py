@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 SERVER = Path(__file__).with_name("hub_server.py")
-PRELOADED = ["preloaded"]
+PRELOADED = ["tests.hub.preloaded"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def run_code(code: str, arguments: list[str], environment: dict[str, str], outpu
     os.environ.update(environment)
     importlib.reload(constants)
     assert environment["HF_ENDPOINT"] == constants.ENDPOINT and environment["HF_HOME"] == constants.HF_HOME
-    assert "preloaded" in sys.modules, "the fork server could not import its modules"
+    assert PRELOADED[0] in sys.modules, "the fork server could not import its modules"
     sys.argv = ["program", *arguments]
     exec(compile(code, "program", "exec"), {"__name__": "__main__"})
 

@@ -3,12 +3,12 @@
 import torch
 from peft import LoraConfig
 
-import tiny
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_twinflow_lora, save_twinflow_model
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel, enable_twinflow
 from diffusers_twinflow.schedulers import TwinFlowScheduler
+from tests import tiny
 
 FAMILY = FAMILIES["stable_diffusion_3"]
 

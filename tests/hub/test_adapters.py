@@ -16,7 +16,6 @@ from diffusers import (
 from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
-from repositories import FAMILY
 
 from diffusers_twinflow import (
     TwinFlowConfigError,
@@ -27,6 +26,7 @@ from diffusers_twinflow import (
 )
 from diffusers_twinflow.models import TimeConditioning, uncompiled
 from diffusers_twinflow.training.quantization import quantization_config
+from tests.hub.repositories import FAMILY
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,13 @@ import shutil
 
 import pytest
 import torch
-from hostile import KINDS, Trap, attempt, good_repositories
 from safetensors.torch import load_file, save_file
 
 from diffusers_twinflow import TwinFlowConfigError, TwinFlowPipeline
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub.base_loading import load_base
 from diffusers_twinflow.hub.files import CONFIG_NAME
+from tests.hub.hostile import KINDS, Trap, attempt, good_repositories
 
 FAMILY = FAMILIES["stable_diffusion_3"]
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -193,7 +193,7 @@ def test_a_variant_is_loaded_and_checked(base_dir, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_repositories(tmp_path, kind):
-    """Twenty of each kind; `python tests/hub/hostile.py 500` draws more."""
+    """Twenty of each kind; `python -m tests.hub.hostile 500` draws more."""
     good = good_repositories(tmp_path)
     assert attempt(kind, None, good).end == "loaded"
     usual = attempt(kind, None, good)

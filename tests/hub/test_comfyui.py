@@ -10,7 +10,14 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
-from comfyui_models import (
+
+from diffusers_twinflow import TwinFlowConfigError
+from diffusers_twinflow.families import FAMILIES
+from diffusers_twinflow.hub.comfyui import LAYOUTS, comfyui_lora, comfyui_workflow, layout_of
+from diffusers_twinflow.hub.comfyui.layouts import WITHOUT_LAYOUT
+from diffusers_twinflow.hub.comfyui.workflow import RECIPES, WITHOUT_RECIPE
+from diffusers_twinflow.models.timestep_embedders import TIMESTEP_EMBEDDERS
+from tests.hub.comfyui_models import (
     PAIRS,
     apply,
     copy_weights,
@@ -21,13 +28,6 @@ from comfyui_models import (
     noise,
     random_lora,
 )
-
-from diffusers_twinflow import TwinFlowConfigError
-from diffusers_twinflow.families import FAMILIES
-from diffusers_twinflow.hub.comfyui import LAYOUTS, comfyui_lora, comfyui_workflow, layout_of
-from diffusers_twinflow.hub.comfyui.layouts import WITHOUT_LAYOUT
-from diffusers_twinflow.hub.comfyui.workflow import RECIPES, WITHOUT_RECIPE
-from diffusers_twinflow.models.timestep_embedders import TIMESTEP_EMBEDDERS
 
 CHECKOUT = os.environ.get("TWINFLOW_COMFYUI_CHECKOUT")
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "comfyui.md"

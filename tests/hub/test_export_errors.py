@@ -9,15 +9,15 @@ import signal
 import pytest
 import torch
 from peft import LoraConfig
-from repositories import repository_config, train_conditioning
 
-import tiny
 from diffusers_twinflow import TwinFlowConfigError, TwinFlowScheduler, export
 from diffusers_twinflow.hub import save_twinflow_lora
 from diffusers_twinflow.hub.files import CONFIG_NAME
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel
 from diffusers_twinflow.training.quantization import quantization_config
 from diffusers_twinflow.writing import DiskError
+from tests import tiny
+from tests.hub.repositories import repository_config, train_conditioning
 
 
 def refused(source, output, *arguments, **options) -> str:

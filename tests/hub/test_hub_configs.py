@@ -6,12 +6,12 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 
-import tiny
 from diffusers_twinflow import TwinFlowConfig, TwinFlowScheduler
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.integrations.simpletuner.recipes import translate_recipe
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel
-from training_script import all_options
+from tests import tiny
+from tests.training_script import all_options
 
 ROOT = Path(__file__).parents[2]
 BASES = sorted(path.name for path in (ROOT / "hub_configs").iterdir() if path.is_dir())

@@ -11,16 +11,16 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, St
 from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from repositories import FAMILY, repository_config
 from safetensors.torch import load_file
 
-import tiny
 from diffusers_twinflow import TwinFlowConfigError, TwinFlowPipeline, load_twinflow_lora, unload_twinflow_lora
 from diffusers_twinflow.cli.comparison import bare_base
 from diffusers_twinflow.hub import merging, save_twinflow_lora
 from diffusers_twinflow.hub.base_weights import fingerprint
 from diffusers_twinflow.hub.merging import merged_lora_of, separate_lora
 from diffusers_twinflow.training.quantization import quantization_config
+from tests import tiny
+from tests.hub.repositories import FAMILY, repository_config
 
 
 @pytest.fixture(autouse=True)

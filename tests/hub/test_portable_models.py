@@ -3,12 +3,12 @@
 import pytest
 import torch
 from diffusers import DiffusionPipeline, SD3Transformer2DModel
-from repositories import write_model, write_repository
 from safetensors.torch import load_file, save_file
 
 from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler
 from diffusers_twinflow.hub.files import CONDITIONING_NAME
 from diffusers_twinflow.hub.portable import Portable
+from tests.hub.repositories import write_model, write_repository
 
 ABSENT = {"text_encoder_3": None, "tokenizer_3": None}
 

@@ -7,19 +7,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny_qwen
-import tiny_z_image
 import torch
 from diffusers import DiffusionPipeline
-from repositories import write_repository
 from safetensors.torch import load_file, save_file
 
-import tiny
 from diffusers_twinflow import TwinFlowConfigError, TwinFlowPipeline, TwinFlowScheduler
 from diffusers_twinflow.cli.main import main
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, load_published_transformer
 from diffusers_twinflow.models import SecondEmbedder
-from published import (
+from tests import tiny
+from tests.families import tiny_qwen, tiny_z_image
+from tests.hub.repositories import write_repository
+from tests.published import (
     QWEN_FOLDER,
     WEIGHTS,
     Z_IMAGE_FOLDER,

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-import tiny
 from diffusers_twinflow import TwinFlowPipeline
 from diffusers_twinflow.integrations.simpletuner.defaults import DEFAULTS, LORA_DEFAULTS, OPTIMIZER_DEFAULTS
 from diffusers_twinflow.integrations.simpletuner.option_names import RENAMED
-from training_script import SCRIPT, all_options
+from tests import tiny
+from tests.training_script import SCRIPT, all_options
 
 RUN = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
 TWINFLOW = {

@@ -8,13 +8,13 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-import tiny
 from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipeline
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, load_twinflow_lora, save_stock_lora
 from diffusers_twinflow.hub.files import CONDITIONING_NAME, CONFIG_NAME, LORA_NAME, locate_repository
 from diffusers_twinflow.schedulers import TwinFlowScheduler
 from diffusers_twinflow.training.saving import repository_config
+from tests import tiny
 
 FAMILY = FAMILIES["stable_diffusion_3"]
 

@@ -3,16 +3,12 @@
 import logging
 
 import pytest
-import tiny_qwen
-import tiny_z_image
 import torch
 from diffusers import GGUFQuantizationConfig, SD3Transformer2DModel, StableDiffusion3Pipeline
 from diffusers.utils import is_gguf_available
 from peft import LoraConfig
-from repositories import FAMILY, repository_config, train_conditioning
 from safetensors.torch import save_file
 
-import tiny
 from diffusers_twinflow import (
     TwinFlowConfigError,
     TwinFlowPipeline,
@@ -23,6 +19,9 @@ from diffusers_twinflow import (
     unload_twinflow_lora,
 )
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel
+from tests import tiny
+from tests.families import tiny_qwen, tiny_z_image
+from tests.hub.repositories import FAMILY, repository_config, train_conditioning
 
 WIDE = {"attention_head_dim": 16, "caption_projection_dim": 32, "joint_attention_dim": 32}
 BLOCK = 32

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training_script import SCRIPT
+from tests.training_script import SCRIPT
 
 RUN = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
 DRAW = """

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import tiny
 from diffusers_twinflow.configuration import TwinFlowConfig
 from diffusers_twinflow.methods import Networks, TwinFlow
 from diffusers_twinflow.methods.teachers import StudentTeacher
 from diffusers_twinflow.training.health import TrainingHealth
-from objective_runs import BATCH, FAMILY, FULL, lora_transformer, networks_of, run, student_transformer
+from tests import tiny
+from tests.objective_runs import BATCH, FAMILY, FULL, lora_transformer, networks_of, run, student_transformer
 
 
 def plain_loss(config: TwinFlowConfig, transformer, draw, latents) -> torch.Tensor:

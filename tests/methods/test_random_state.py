@@ -6,13 +6,13 @@ import pytest
 import torch
 from peft import LoraConfig
 
-import tiny
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.methods import Networks, TwinFlow
 from diffusers_twinflow.methods.rng_snapshot import RNGSnapshot
 from diffusers_twinflow.methods.teachers import add_teacher_adapter
 from diffusers_twinflow.methods.twinflow.pairs import PairedPasses
-from objective_runs import FAMILY, FULL, student_transformer
+from tests import tiny
+from tests.objective_runs import FAMILY, FULL, student_transformer
 
 NO_EMA = {"twinflow_ema_decay": 0.0, "twinflow_allow_no_ema_teacher": True}
 SIZES = [pytest.param(8, id="pairs in one batch"), pytest.param(20, id="pairs split by size")]

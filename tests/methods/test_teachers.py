@@ -6,11 +6,11 @@ import pytest
 import torch
 from peft import LoraConfig
 
-import tiny
 from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError
 from diffusers_twinflow.methods import FlowMatching, TwinFlow
 from diffusers_twinflow.methods.teachers import EMAWeights
-from objective_runs import FAMILY, lora_transformer, student_transformer
+from tests import tiny
+from tests.objective_runs import FAMILY, lora_transformer, student_transformer
 
 ON = {"twinflow_enabled": True}
 

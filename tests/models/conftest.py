@@ -1,5 +1,5 @@
-from representatives import by_weight
-from stock import STOCK
+from tests.models.representatives import by_weight
+from tests.models.stock import STOCK
 
 
 def pytest_generate_tests(metafunc):

@@ -1,24 +1,20 @@
 """The tables of classes in docs/models.md, from the package's table and what the tests know of the classes.
 
-Run it to write the page anew: `python tests/models/matrix.py`.
+Run it to write the page anew: `python -m tests.models.matrix`.
 """
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.append(str(Path(__file__).parents[2] / "docs"))
-
 import torch
-from marked_parts import fill, table
-from stock import STOCK, Stock
-from stock.spec import stock_class
 
 from diffusers_twinflow.models import twinflow_class_of
 from diffusers_twinflow.models.published_layouts import SIMPLETUNER_SIGNS
 from diffusers_twinflow.models.second_embedder import SECOND_EMBEDDERS
 from diffusers_twinflow.models.target_folding import why_not_foldable
 from diffusers_twinflow.models.timestep_embedders import REFUSED, TIMESTEP_EMBEDDERS, TimestepEmbedders
+from docs.marked_parts import fill, table
+from tests.models.stock import STOCK, Stock
+from tests.models.stock.spec import stock_class
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "models.md"

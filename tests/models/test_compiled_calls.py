@@ -11,9 +11,10 @@ import torch
 from diffusers import FasterCacheConfig, FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
 from diffusers.hooks import apply_group_offloading
 from diffusers.models.cache_utils import CacheMixin
-from stock import STOCK
-from stock.spec import flat, stock_class
-from trained import TARGETS, TIMES, both, trained, twinflow_class
+
+from tests.models.stock import STOCK
+from tests.models.stock.spec import flat, stock_class
+from tests.models.trained import TARGETS, TIMES, both, trained, twinflow_class
 
 SD3 = "SD3Transformer2DModel"
 BROKEN = (

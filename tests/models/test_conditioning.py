@@ -3,12 +3,20 @@
 import pytest
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
-from stock import STOCK
-from stock.spec import run, stock_class
 from torch.utils._pytree import tree_map
-from trained import TARGETS, TIMES, conditioned, device_for_backward, record_additions, trained, twinflow_class
 
 from diffusers_twinflow.models import TWINFLOW_CLASSES, disable_twinflow, enable_twinflow, twinflow_class_of
+from tests.models.stock import STOCK
+from tests.models.stock.spec import run, stock_class
+from tests.models.trained import (
+    TARGETS,
+    TIMES,
+    conditioned,
+    device_for_backward,
+    record_additions,
+    trained,
+    twinflow_class,
+)
 
 
 def test_every_class_of_the_table_is_tested():

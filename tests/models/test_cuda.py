@@ -4,11 +4,11 @@ import pytest
 import torch
 from accelerate import cpu_offload, cpu_offload_with_hook
 from diffusers.hooks import apply_group_offloading
-from stock import STOCK
-from stock.spec import stock_class
-from trained import conditioned, randomise, trained
 
 from diffusers_twinflow.models import enable_twinflow
+from tests.models.stock import STOCK
+from tests.models.stock.spec import stock_class
+from tests.models.trained import conditioned, randomise, trained
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 

@@ -5,9 +5,10 @@
 
 import pytest
 import torch
-from stock import STOCK
-from stock.spec import flat
-from trained import TIMES, both, trained
+
+from tests.models.stock import STOCK
+from tests.models.stock.spec import flat
+from tests.models.trained import TIMES, both, trained
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 

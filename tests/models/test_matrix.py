@@ -1,4 +1,4 @@
-import matrix
+from tests.models import matrix
 
 
 def test_the_pages_tell_what_the_tables_say():

@@ -6,13 +6,13 @@ import logging
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from stock import STOCK
-from stock.spec import run
 from torch.utils._python_dispatch import TorchDispatchMode
-from trained import TARGETS, TIMES, trained
 
-import tiny
 from diffusers_twinflow import TwinFlowScheduler, enable_twinflow
+from tests import tiny
+from tests.models.stock import STOCK
+from tests.models.stock.spec import run
+from tests.models.trained import TARGETS, TIMES, trained
 
 SD3, FLUX, HUNYUAN = "SD3Transformer2DModel", "FluxTransformer2DModel", "HunyuanImageTransformer2DModel"
 TEXT = "was called without a target time"

@@ -8,15 +8,15 @@ from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings, Time
 from diffusers.models.normalization import AdaLayerNormSingle
 from diffusers.models.transformers.transformer_z_image import TimestepEmbedder
 from safetensors.torch import load_file, save_file
-from stock import STOCK
-from stock.spec import flat, noise, stock_class
 from torch import nn
-from trained import twinflow_class
 
 from diffusers_twinflow.cli.main import main
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.hub import load_published_transformer
 from diffusers_twinflow.models import SecondEmbedder
+from tests.models.stock import STOCK
+from tests.models.stock.spec import flat, noise, stock_class
+from tests.models.trained import twinflow_class
 
 QWEN, SD3, SANA, Z_IMAGE = (f"{name}Transformer2DModel" for name in ("QwenImage", "SD3", "Sana", "ZImage"))
 TIMES, TARGETS = (0.75, 0.25), (0.0, 0.125)

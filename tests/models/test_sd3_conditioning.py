@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-import tiny
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel, enable_twinflow
+from tests import tiny
 
 
 def inputs(batch=3):

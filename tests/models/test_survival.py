@@ -10,12 +10,12 @@ from accelerate import cpu_offload, cpu_offload_with_hook
 from diffusers.hooks import apply_group_offloading
 from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from peft import LoraConfig, inject_adapter_in_model
-from stock import STOCK
-from stock.spec import call, run, stock_class
 from torch.utils._pytree import tree_map
-from trained import TIMES, both, conditioned, device_for_backward, randomise, trained, twinflow_class
 
 from diffusers_twinflow.models import disable_twinflow, enable_twinflow
+from tests.models.stock import STOCK
+from tests.models.stock.spec import call, run, stock_class
+from tests.models.trained import TIMES, both, conditioned, device_for_backward, randomise, trained, twinflow_class
 
 
 def in_own_memory(model: torch.nn.Module) -> torch.nn.Module:

@@ -4,10 +4,6 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 from peft import LoraConfig
-from representatives import by_weight
-from stock import STOCK
-from stock.spec import call, run, stock_class
-from trained import trained
 
 from diffusers_twinflow import TwinFlowScheduler
 from diffusers_twinflow.hub.portable import fold
@@ -21,6 +17,10 @@ from diffusers_twinflow.models.target_folding import (
     fold_target,
     foldable_layers,
 )
+from tests.models.representatives import by_weight
+from tests.models.stock import STOCK
+from tests.models.stock.spec import call, run, stock_class
+from tests.models.trained import trained
 
 FEW = {1: (0.999,), 2: (0.999, 0.6)}
 ANY = {3: ((0.999, 0.7, 0.4), (0.7, 0.4, 0.0))}

@@ -7,12 +7,12 @@ from dataclasses import replace
 import diffusers.pipelines
 import pytest
 import torch
-from stock import STOCK
-from stock.spec import flat, run, stock_class
-from trained import TARGETS, TIMES, both, record_additions, trained, twinflow_class
 
 from diffusers_twinflow import models
 from diffusers_twinflow.models import TWINFLOW_CLASSES
+from tests.models.stock import STOCK
+from tests.models.stock.spec import flat, run, stock_class
+from tests.models.trained import TARGETS, TIMES, both, record_additions, trained, twinflow_class
 
 
 def variant(name, **config):

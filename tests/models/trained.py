@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from stock import STOCK
-from stock.spec import run, stock_class
 
 from diffusers_twinflow.models import twinflow_class_of
+from tests.models.stock import STOCK
+from tests.models.stock.spec import run, stock_class
 
 TIMES = (0.8, 0.3)
 TARGETS = (0.2, 0.1)

@@ -6,11 +6,11 @@ from accelerate import dispatch_model
 from diffusers import DiffusionPipeline
 from diffusers.hooks import HookRegistry
 
-import tiny
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig
 from diffusers_twinflow.models import enable_twinflow
 from diffusers_twinflow.pipelines import TwinFlowPipeline, as_twinflow_pipeline
 from diffusers_twinflow.pipelines.execution_device import has_offloading_hook
+from tests import tiny
 
 CONFIG = TwinFlowRepositoryConfig("lora", "stable_diffusion_3", "-", num_inference_steps=2)
 CPU, META, CUDA = torch.device("cpu"), torch.device("meta"), torch.device("cuda")

@@ -2,12 +2,12 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
-import tiny
 from diffusers_twinflow import TwinFlowConfigError
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_twinflow_model
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel, enable_twinflow
 from diffusers_twinflow.pipelines import TwinFlowPipeline, as_twinflow_pipeline
 from diffusers_twinflow.schedulers import TwinFlowScheduler
+from tests import tiny
 
 CONFIG = TwinFlowRepositoryConfig(
     train_type="lora", family="stable_diffusion_3", base_model="-", num_inference_steps=2, max_sequence_length=2

@@ -19,12 +19,12 @@ from diffusers import (
     StableDiffusion3Pipeline,
 )
 
-import tiny
 from diffusers_twinflow import TwinFlowConfigError, TwinFlowPipeline, TwinFlowScheduler
 from diffusers_twinflow.families import family_of
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig
 from diffusers_twinflow.models import disable_twinflow, enable_twinflow, is_twinflow_transformer, uncompiled
 from diffusers_twinflow.pipelines import as_twinflow_pipeline
+from tests import tiny
 
 CONFIG = TwinFlowRepositoryConfig("full", "stable_diffusion_3", "-", num_inference_steps=2, max_sequence_length=2)
 IMAGE = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))

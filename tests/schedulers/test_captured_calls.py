@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from stock_pipelines import PIPELINES, VARIANTS
-from stock_pipelines.batches import RESIZES, repeat
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data.encoders import size_multiple
@@ -16,7 +14,9 @@ from diffusers_twinflow.families.call_capture import capture_call
 from diffusers_twinflow.families.captured import CapturedFamily, denoiser_of
 from diffusers_twinflow.families.guiders import turn_guiders_off
 from diffusers_twinflow.families.registry import CLASSES
-from smaller_pictures import resize_to
+from tests.schedulers.stock_pipelines import PIPELINES, VARIANTS
+from tests.schedulers.stock_pipelines.batches import RESIZES, repeat
+from tests.smaller_pictures import resize_to
 
 ENCODED_IMAGE = "condition that changes with the noise"
 SEVERAL_TIMES = "has several times for one sample"

@@ -7,7 +7,6 @@ import math
 import diffusers
 import numpy as np
 import pytest
-import tiny_diffusion
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -19,6 +18,7 @@ from diffusers import (
 
 from diffusers_twinflow import TwinFlowScheduler
 from diffusers_twinflow.diff2flow import DIFFUSION_PREDICTION_TYPES, Diff2Flow, flow_scale, signal_and_noise
+from tests.families import tiny_diffusion
 
 SD = tiny_diffusion.SCHEDULE
 PICTURE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(4))

@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from plain_sampler import plain_grid, plain_loop, plain_sde_ratio
 
 from diffusers_twinflow.schedulers import TwinFlowScheduler
+from tests.schedulers.plain_sampler import plain_grid, plain_loop, plain_sde_ratio
 
 options = st.fixed_dictionaries(
     {

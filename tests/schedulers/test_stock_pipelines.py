@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from plain_sampler import plain_grid
-from stock_pipelines import PIPELINES, VARIANTS
-from stock_pipelines.batches import RESIZES, repeat
-from stock_pipelines.cannot import CANNOT, easy_animate_control, sana_sprint
 
 from diffusers_twinflow import TwinFlowScheduler
-from smaller_pictures import resize_to
+from tests.schedulers.plain_sampler import plain_grid
+from tests.schedulers.stock_pipelines import PIPELINES, VARIANTS
+from tests.schedulers.stock_pipelines.batches import RESIZES, repeat
+from tests.schedulers.stock_pipelines.cannot import CANNOT, easy_animate_control, sana_sprint
+from tests.smaller_pictures import resize_to
 
 MODEL_TIMES = {
     "the timestep itself": lambda t, scale: t,

@@ -3,7 +3,7 @@ import torch
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.models import enable_twinflow
 from diffusers_twinflow.training.base_model import ALL_LINEAR, lora_targets
-from tiny import sd3_transformer
+from tests.tiny import sd3_transformer
 
 FAMILY = FAMILIES["stable_diffusion_3"]
 

@@ -16,7 +16,7 @@ from diffusers_twinflow.training.callbacks import (
     default_callbacks,
 )
 from diffusers_twinflow.training.trainer import Trainer
-from tiny import sd3_transformer
+from tests.tiny import sd3_transformer
 
 
 @pytest.mark.parametrize(

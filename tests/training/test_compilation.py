@@ -3,10 +3,10 @@ from copy import deepcopy
 import pytest
 import torch
 
-import tiny
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.training.compilation import compile_blocks
-from objective_runs import FULL, lora_transformer, run, student_transformer
+from tests import tiny
+from tests.objective_runs import FULL, lora_transformer, run, student_transformer
 
 
 @pytest.mark.parametrize("make", [pytest.param(student_transformer, marks=pytest.mark.slow), lora_transformer])

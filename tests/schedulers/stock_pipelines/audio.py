@@ -6,7 +6,7 @@ from diffusers.pipelines.ace_step import AceStepConditionEncoder
 from diffusers.pipelines.stable_audio_3.modeling_stable_audio_3 import StableAudio3DurationEmbedder
 from transformers import Qwen3Config, Qwen3Model, UMT5Config, UMT5EncoderModel
 
-import tiny
+from tests import tiny
 
 from .building import build, make, noise, pipeline, variant
 

@@ -16,7 +16,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-import tiny
+from tests import tiny
 
 PIPELINES = {}
 VARIANTS = {}

@@ -12,7 +12,7 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
-import tiny
+from tests import tiny
 
 from .building import (
     Processor,
