@@ -41,6 +41,7 @@ lint: $(VENV)/.installed
 pages: $(VENV)/.installed
 	$(BIN)/python docs/result_tables.py
 	$(BIN)/python docs/options_reference.py
+	$(BIN)/python docs/simpletuner_reference.py
 	$(BIN)/python -m tests.models.matrix
 	$(BIN)/python -m tests.families.family_matrix
 

@@ -6,6 +6,7 @@ import numpy as np
 import options_reference
 import pytest
 import result_tables
+import simpletuner_reference
 from PIL import Image
 
 from diffusers_twinflow.cli.train import build_parser
@@ -15,6 +16,11 @@ from tests.docs.pages import PAGES
 def test_the_page_of_options_is_up_to_date():
     page = options_reference.PAGE.read_text(encoding="utf-8")
     assert page == options_reference.filled(page), "run `python docs/options_reference.py`"
+
+
+def test_the_page_of_simpletuner_is_up_to_date():
+    page = simpletuner_reference.PAGE.read_text(encoding="utf-8")
+    assert page == simpletuner_reference.filled(page), "run `python docs/simpletuner_reference.py`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

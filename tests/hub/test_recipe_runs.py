@@ -7,7 +7,7 @@ import torch
 
 from diffusers_twinflow import TwinFlowPipeline
 from diffusers_twinflow.integrations.simpletuner.defaults import DEFAULTS, LORA_DEFAULTS, OPTIMIZER_DEFAULTS
-from diffusers_twinflow.integrations.simpletuner.option_names import RENAMED
+from diffusers_twinflow.integrations.simpletuner.option_table import RENAMED
 from tests import tiny
 from tests.training_script import SCRIPT, all_options
 
@@ -145,7 +145,7 @@ def test_a_recipe_is_read_by_the_training_script(script, tmp_path, monkeypatch, 
 
 def test_every_new_name_is_an_option_of_the_script(script):
     defaults = [DEFAULTS, LORA_DEFAULTS, *OPTIMIZER_DEFAULTS.values()]
-    names = {*RENAMED.values(), *(name for values in defaults for name in values)}
+    names = {*(option.to for option in RENAMED.values()), *(name for values in defaults for name in values)}
     assert {f"--{name}" for name in names} <= set(script.build_parser()._option_string_actions)
 
 

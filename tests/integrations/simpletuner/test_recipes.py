@@ -2,16 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError
-from diffusers_twinflow.integrations.simpletuner.defaults import (
-    DEFAULTS,
-    FAMILIES,
-    FLUX_LORA_TARGETS,
-    LORA_DEFAULTS,
-    VERSION,
-)
-from diffusers_twinflow.integrations.simpletuner.option_names import REFUSED_IF_ON, RENAMED, WITHOUT_EFFECT
-from diffusers_twinflow.integrations.simpletuner.recipes import TRANSLATED as OPTIONS
+from diffusers_twinflow import TwinFlowConfigError
+from diffusers_twinflow.integrations.simpletuner.base_models import FLUX_LORA_TARGETS
+from diffusers_twinflow.integrations.simpletuner.defaults import DEFAULTS, LORA_DEFAULTS, VERSION
+from diffusers_twinflow.integrations.simpletuner.option_table import TABLE
 from diffusers_twinflow.integrations.simpletuner.recipes import ignored_options, read_recipe, translate_recipe
 
 RECIPE = {
@@ -159,41 +153,6 @@ def test_our_own_recipe_stays():
     assert translate_recipe(own, known=own) == own
 
 
-@pytest.mark.parametrize(
-    ("family", "base"),
-    [
-        ("flux", "black-forest-labs/FLUX.1-Krea-dev"),
-        ("qwen_image", "Qwen/Qwen-Image-2512"),
-        ("sana", "Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"),
-        ("z_image", "Tongyi-MAI/Z-Image-Turbo"),
-        ("sd1x", "Lykon/dreamshaper-8"),
-        ("sd3", "stabilityai/stable-diffusion-3.5-medium"),
-        ("sdxl", "stabilityai/stable-diffusion-xl-base-1.0"),
-        ("stable_diffusion_3", "stabilityai/stable-diffusion-3.5-medium"),
-        ("pixart-sigma", "terminusresearch/pixart-900m-1024-ft-v0.6"),
-    ],
-)
-def test_a_family_without_a_flavour_is_its_default_flavour(family, base):
-    read = read_recipe({"model_family": family})
-    assert read.options["pretrained_model_name_or_path"] == read.defaults["pretrained_model_name_or_path"] == base
-
-
-def test_every_default_flavour_is_a_flavour():
-    for family in FAMILIES.values():
-        assert {family.default, *family.training_adapters} <= family.flavours.keys() and family.lora_layers
-
-
-def test_a_base_that_simpletuner_trains_with_a_helper_is_named():
-    recipe = {"model_family": "z_image"}
-    assert "training adapter" in ignored_options(recipe)["model_flavour"]
-    for without in (
-        {"model_flavour": "base"},
-        {"disable_assistant_lora": True},
-        {"pretrained_model_name_or_path": "a"},
-    ):
-        assert "model_flavour" not in ignored_options(recipe | without)
-
-
 def test_step_count_of_the_validation():
     enabled = {"twinflow_enabled": True, "validation_num_inference_steps": 4}
     assert translate_recipe(enabled)["twinflow_target_step_count"] == 4
@@ -205,9 +164,9 @@ def test_step_count_of_the_validation():
     ("changes", "message"),
     [
         ({"distillation_method": "dcm"}, "distillation_method='dcm' contradicts"),
-        ({"validation_guidance": 4.5}, "validation_guidance=4.5 contradicts"),
-        ({"validation_guidance": "3.0"}, "validation_guidance=3.0 contradicts"),
-        ({"validation_guidance": "much"}, "must be a number"),
+        ({"guidance_scale": 4.5}, "guidance_scale=4.5 contradicts"),
+        ({"guidance_scale": "3.0"}, "guidance_scale='3.0' contradicts"),
+        ({"guidance_scale": "much"}, "must be a number"),
         ({"scheduled_sampling_max_step_offset": 10}, "scheduled sampling must be off"),
         ({"twinflow_enhanced_ration": 0.5}, "Did you mean 'twinflow_enhanced_ratio'"),
         ({"learning_rat": 1}, "Did you mean 'learning_rate'"),
@@ -222,19 +181,16 @@ def test_step_count_of_the_validation():
         ({"peft_lora_target_modules": [1]}, "peft_lora_target_modules=.* is not valid"),
         ({"pretrained_transformer_model_name_or_path": "me/mine"}, "save a pipeline that includes this part"),
         ({"revision": "a", "base_model_revision": "b"}, "sets revision='b'"),
-        (
-            {"model_family": "hidream", "pretrained_model_name_or_path": None},
-            "model_family='hidream' is not one of sd3",
-        ),
+        ({"model_family": "hidre", "pretrained_model_name_or_path": None}, "model_family='hidre' is no model family"),
+        ({"model_family": "mageflow"}, "model_family='mageflow' cannot be trained: diffusers has no such model"),
         ({"model_family": ["sd3"]}, "must be a text"),
         ({"model_type": "controlnet"}, "it must be 'lora' or 'full'"),
-        ({"lora_type": "lycoris"}, "lora_type='lycoris'"),
-        ({"controlnet": True}, "controlnet=True is not supported"),
+        ({"lora_type": "dora"}, "lora_type='dora' is not one of standard, lycoris"),
+        ({"controlnet": True}, "controlnet=True is not supported: it trains a ControlNet"),
         ({"optimizer": "dadapt-lion"}, "use 'adamw' or 'prodigy'"),
         ({"lr_scheduler": "sine"}, "use 'cosine'"),
-        ({"loss_type": "huber"}, "set twinflow_loss"),
         ({"crepa_enabled": True}, "crepa_enabled=True is not supported"),
-        ({"tread_config": {"routes": []}}, "tread_config=.* is not supported"),
+        ({"diffusion_blocks_config": {"layers": 100 * [1]}}, r"diffusion_blocks_config=.{80}\.\.\. is not supported"),
         ({"data_backend_config": "no/such.json"}, "'no/such.json' does not exist"),
         ({"resolution": 1.0}, "whole number of pixels"),
         ({"resolution": True}, "a number above 0"),
@@ -254,7 +210,19 @@ def test_off_in_every_spelling(value):
 
 
 def test_guidance_is_no_contradiction_without_twinflow():
-    assert asked({"twinflow_enabled": False, "validation_guidance": 4.5}) == {"twinflow_enabled": False}
+    assert asked({"twinflow_enabled": False, "guidance_scale": 4.5}) == {"twinflow_enabled": False}
+
+
+def test_guidance_of_validation_images_is_ignored_with_the_option_that_replaces_it():
+    read = read_recipe(RECIPE | {"validation_guidance": 4.5, "validation_guidance_real": 1.0})
+    assert "twinflow_enhanced_ratio" in read.ignored["validation_guidance"] and read.options == TRANSLATED | LEFT_OUT
+
+
+def test_an_adapter_and_a_loss_of_another_kind_are_replaced_with_a_reason():
+    read = read_recipe(RECIPE | {"lora_type": "lycoris", "loss_type": "huber", "tread_config": {"routes": []}})
+    assert read.options == TRANSLATED | LEFT_OUT
+    assert read.ignored.keys() == {"lora_type", "loss_type", "tread_config"}
+    assert "LoRA of the rank in lora_rank" in read.ignored["lora_type"]
 
 
 def test_what_is_left_out_is_named():
@@ -269,26 +237,6 @@ def test_what_is_left_out_is_named():
 def test_an_option_of_ours_is_not_left_out():
     own = {"caption_strategy": "column", "optimizer": "prodigy"}
     assert translate_recipe(own, known=own) == own and ignored_options(own, known=own) == {}
-
-
-@pytest.mark.parametrize(
-    ("family", "flavour", "base"),
-    [
-        ("sd3", None, "stabilityai/stable-diffusion-3.5-medium"),
-        ("sd3", "large", "stabilityai/stable-diffusion-3.5-large"),
-        ("z-image", "turbo", "Tongyi-MAI/Z-Image-Turbo"),
-    ],
-)
-def test_family_and_flavour_name_the_base(family, flavour, base):
-    recipe = {"model_family": family, "model_flavour": flavour}
-    assert translate_recipe(recipe)["pretrained_model_name_or_path"] == base
-    named = recipe | {"pretrained_model_name_or_path": "me/mine"}
-    assert asked(named) == {"pretrained_model_name_or_path": "me/mine"}
-
-
-def test_a_flavour_that_is_not_known_needs_a_name():
-    with pytest.raises(TwinFlowConfigError, match="Set pretrained_model_name_or_path to the base"):
-        translate_recipe({"model_family": "flux", "model_flavour": "kontext"})
 
 
 def test_zero_steps_are_those_of_the_epochs():
@@ -370,11 +318,6 @@ def test_options_that_used_to_be_unknown_are_named_with_a_reason(name):
     assert ignored_options(recipe)[name] and read_recipe(recipe).options.get(name) is None
 
 
-def test_tables_do_not_overlap():
-    assert not WITHOUT_EFFECT.keys() & (RENAMED.keys() | OPTIONS.keys())
-    assert REFUSED_IF_ON.keys() <= OPTIONS.keys()
-
-
 # Quantisation, layers and prompts
 
 
@@ -421,13 +364,9 @@ def test_only_the_instance_prompt():
     }
 
 
-def test_every_twinflow_option_is_known():
-    assert set(TwinFlowConfig.option_names()) <= set(RENAMED)
-
-
 @given(
     st.dictionaries(
-        st.sampled_from(sorted({*RENAMED, *RECIPE, "--x"})),
+        st.sampled_from(sorted({*TABLE, *RECIPE, "--x"})),
         st.none() | st.booleans() | st.floats() | st.text() | st.lists(st.text()),
     )
 )
