@@ -6,6 +6,8 @@ Compares, on one SD3 transformer with random weights and random latents:
 - engine: `TwinFlow`, only the samples that need a pass, eager, with split passes and with compiled blocks;
 - flow matching: one forward and backward of the same weights, the least that training can cost.
 
+A LoRA trains on merged weights, as in the `Trainer`. The rows "unmerged" run PEFT's low-rank branches instead.
+
     python benchmarks/training_engine.py --output_dir benchmarks/results
 
 writes `training_engine_full.json` and `training_engine_lora.json`, a row at a time.
@@ -19,7 +21,8 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import diffusers
@@ -32,6 +35,8 @@ from diffusers_twinflow import TwinFlowConfig, TwinFlowSD3Transformer2DModel
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.flow import barron_loss, interpolate, interval_weight, rcgm_target, velocity
 from diffusers_twinflow.methods import FlowMatching, Networks, TwinFlow
+from diffusers_twinflow.methods.merged_passes import MergedPasses
+from diffusers_twinflow.models.merged_lora import MergedLora
 from diffusers_twinflow.training.compilation import compile_blocks
 
 FAMILY = FAMILIES["stable_diffusion_3"]
@@ -53,7 +58,7 @@ def random_transformer(args) -> TwinFlowSD3Transformer2DModel:
 class Setting:
     """A transformer, its optimizer, data and teacher for one way of training."""
 
-    def __init__(self, args, train_type: str, config: TwinFlowConfig, compiled: bool = False):
+    def __init__(self, args, train_type: str, config: TwinFlowConfig, compiled: bool = False, merged: bool = False):
         torch.manual_seed(0)
         self.config, self.device = config, torch.device(args.device)
         self.method = TwinFlow(config) if config.twinflow_enabled else FlowMatching(config=config)
@@ -73,12 +78,16 @@ class Setting:
         else:
             transformer.requires_grad_(True)
         self.transformer = transformer.train()
+        self.merged = MergedLora(transformer) if merged and train_type == "lora" else None
         if compiled:
             compile_blocks(transformer)
         trainable = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trainable, lr=1e-4, fused=self.device.type == "cuda")
         self.velocity = FAMILY.velocity(transformer)
         self.teacher = self.method.build_teacher(transformer, FAMILY.velocity)
+        self.networks = Networks(self.velocity, self.velocity, self.teacher)
+        if self.merged is not None:
+            self.networks = MergedPasses(transformer, self.merged, self.networks).networks
         shape = (args.batch_size, 16, args.latent_size, args.latent_size)
         self.latents = torch.randn(shape, device=self.device)
         self.condition = self.random_condition(args.batch_size, args.text_tokens)
@@ -101,15 +110,16 @@ class Setting:
     def step(self, loss_function) -> None:
         if self.teacher is not None:
             self.teacher.update()
-        with torch.autocast(self.device.type, torch.bfloat16):
-            loss = loss_function(self)
-        loss.backward()
+        with nullcontext() if self.merged is None else self.merged.used():
+            with torch.autocast(self.device.type, torch.bfloat16):
+                loss = loss_function(self)
+            loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
 
 def engine_loss(setting: Setting) -> torch.Tensor:
-    networks = Networks(setting.velocity, setting.velocity, setting.teacher, setting.unconditional)
+    networks = replace(setting.networks, unconditional=setting.unconditional)
     return setting.method.loss(setting.latents, setting.condition, setting.draw(), networks).loss
 
 
@@ -164,6 +174,7 @@ class Way:
     twinflow: bool = True
     compiled: bool = False
     split_passes: bool = False
+    merged: bool = True
 
     def config(self, **options) -> TwinFlowConfig:
         if not self.twinflow:
@@ -173,12 +184,16 @@ class Way:
 
 
 ENGINE = Way("engine", engine_loss)
+UNMERGED = ("flow matching, unmerged", "engine, unmerged", "engine, unmerged, compiled")
 WAYS = [
     Way("flow matching", engine_loss, twinflow=False),
-    Way("plain", plain_loss),
+    Way("plain", plain_loss, merged=False),
     ENGINE,
+    Way(UNMERGED[0], engine_loss, twinflow=False, merged=False),
+    Way(UNMERGED[1], engine_loss, merged=False),
     Way("engine, split passes", engine_loss, split_passes=True),
     Way("engine, compiled", engine_loss, compiled=True),
+    Way(UNMERGED[2], engine_loss, compiled=True, merged=False),
     Way("flow matching, compiled", engine_loss, twinflow=False, compiled=True),
 ]
 
@@ -188,7 +203,7 @@ def measure(args, way: Way, train_type: str, **options) -> dict:
     torch.compiler.reset()
     counters.clear()
     config = way.config(**options)
-    setting = Setting(args, train_type, config, way.compiled)
+    setting = Setting(args, train_type, config, way.compiled, way.merged)
     cuda = setting.device.type == "cuda"
 
     def timed_step() -> float:
@@ -291,6 +306,8 @@ def measure_rows(args) -> None:
     for chosen in (wanted[:-1], wanted[-1:]):
         for train_type in args.train_types:
             for way in chosen:
+                if train_type == "full" and way.name in UNMERGED:
+                    continue
                 if time.monotonic() - start > 60 * args.minutes:
                     print(f"{train_type}: no time left for {way.name}", flush=True)
                     continue

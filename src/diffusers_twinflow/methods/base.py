@@ -63,7 +63,14 @@ class AveragedWeights(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class Teacher(AveragedWeights, Protocol):
+class TeacherPasses(Protocol):
+    """Gives the passes of the network that provides the student's targets."""
+
+    def activated(self) -> AbstractContextManager[VelocityFunction]:
+        """Return a context that yields the teacher's velocity function, without gradients."""
+
+
+class Teacher(AveragedWeights, TeacherPasses, Protocol):
     """The network that provides the student's targets.
 
     Attributes:
@@ -73,8 +80,7 @@ class Teacher(AveragedWeights, Protocol):
 
     is_average: bool
 
-    def activated(self) -> AbstractContextManager[VelocityFunction]:
-        """Return a context that yields the teacher's velocity function, without gradients."""
+    def activated(self) -> AbstractContextManager[VelocityFunction]: ...
 
 
 @dataclass(frozen=True)
@@ -84,13 +90,13 @@ class Networks:
     Attributes:
         student: the model in training, wrapped for several processes if there are any. Use it for passes with gradient.
         student_without_grad: the same model, unwrapped, for passes without gradient.
-        teacher: the teacher; `None` if the method has no teacher.
+        teacher: the teacher's passes; `None` if the method has no teacher.
         unconditional: the condition of the empty prompt, of batch 1 or B; `None` if the method does not need it.
     """
 
     student: VelocityFunction
     student_without_grad: VelocityFunction
-    teacher: Teacher | None = None
+    teacher: TeacherPasses | None = None
     unconditional: Condition | None = None
 
 

@@ -42,3 +42,9 @@ def weight_of(layer: nn.Module) -> torch.Tensor:
     if not isinstance(weight, torch.Tensor):
         raise TypeError(f"The `weight` of a {type(layer).__name__} is not a tensor, so it cannot be read.")
     return weight
+
+
+def bias_of(layer: nn.Module) -> torch.Tensor | None:
+    """Return the bias of a layer, or `None` if it has none."""
+    bias = layer.bias
+    return bias if isinstance(bias, torch.Tensor) else None

@@ -1,5 +1,6 @@
 """Copy a model with its adapters merged, without changing the model."""
 
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import TypeGuard, TypeVar, cast
 
@@ -60,7 +61,7 @@ def _merged_layer(layer: AdapterLayer, base: nn.Module) -> nn.Module:
         raise ValueError(
             "An adapter cannot be merged, because the weights are on the meta device. Save the model before offloading."
         )
-    if not disabled and _is_plain_lora(layer):
+    if not disabled and is_plain_lora(layer, layer.active_adapters):
         base._parameters["weight"] = nn.Parameter(_with_low_rank_sum(layer), requires_grad=False)
         return base
     exact = exact_copy(layer, base)
@@ -82,14 +83,14 @@ def _as_stored(merged: nn.Parameter | None, parameter: nn.Parameter | None) -> n
     return nn.Parameter(merged.to(parameter.dtype), requires_grad=False)
 
 
-def _is_plain_lora(layer: nn.Module) -> TypeGuard[LoraLinear]:
-    """Whether the active adapters only add a product of two matrices to the weight."""
+def is_plain_lora(layer: nn.Module, adapters: Iterable[str]) -> TypeGuard[LoraLinear]:
+    """Whether these adapters of a layer only add products of two matrices to a weight that is not quantised."""
     return (
         isinstance(layer, LoraLinear)
-        and type(layer) is LoraLinear
+        and type(layer).merge is LoraLinear.merge
         and is_plain(weight_of(layer.get_base_layer()))
         and not layer.fan_in_fan_out
-        and not any(layer.lora_variant.get(name) or layer.lora_bias.get(name) for name in layer.active_adapters)
+        and not any(layer.lora_variant.get(name) or layer.lora_bias.get(name) for name in adapters)
     )
 
 

@@ -116,6 +116,12 @@ class LoopArguments:
     )
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
     compile: bool = option(False, "Compile the transformer's blocks with torch.compile.")
+    merged_lora_gigabytes: float | None = option(
+        None,
+        "Most memory for merged weights of the LoRA's layers, which make steps faster; the default is a sixteenth of the "
+        "device's memory, and 0 trains without them.",
+        NOT_NEGATIVE,
+    )
     mixed_precision: str | None = option(
         None,
         "Precision of the passes and of frozen weights; the default is accelerate's configuration.",

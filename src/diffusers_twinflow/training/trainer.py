@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from inspect import Parameter, signature
@@ -26,6 +26,7 @@ from ..hub.push import whole_repo_id
 from ..hub.repository import TwinFlowRepositoryConfig
 from ..methods import FlowMatching, LossOutput, Method, Networks
 from ..methods.base import AveragedWeights, Teacher
+from ..methods.merged_passes import MergedPasses
 from .accelerators import build_accelerator
 from .arguments import TrainingArguments
 from .base_model import (
@@ -44,6 +45,7 @@ from .compilation import compile_blocks
 from .distributed import autocast, clip_grad_norm, on_main_process, place_teacher, shards_parameters
 from .dry_run import DryRun, save_report
 from .health import check_finite
+from .merging import merged_lora
 from .optimizer import build_lr_scheduler, build_optimizer, learning_rates, parameter_groups
 from .resuming import check_options, check_sizes, load_checkpoint
 from .run_folder import RunFolder
@@ -276,6 +278,7 @@ class Trainer:
         groups = self.build_parameter_groups(transformer, args.learning_rate * factor, conditioning_rate * factor)
         optimizer = build_optimizer(args, groups, args.learning_rate * factor)
         lr_scheduler = self.build_lr_scheduler(optimizer)
+        self.merged = merged_lora(transformer, args, accelerator)
         if args.compile:
             compile_blocks(transformer)
         teacher_copy = self.method.copy_for_teacher(transformer)
@@ -289,6 +292,8 @@ class Trainer:
             teacher=self.teacher,
             unconditional=self.data.unconditional() if self.method.needs_unconditional else None,
         )
+        if self.merged is not None:
+            self.networks = MergedPasses(transformer, self.merged, self.networks).networks
         self.trainable = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
 
     def _register(self, checkpoint: Path | None) -> None:
@@ -425,8 +430,9 @@ class Trainer:
         """
         accelerator, grad_norm, takes_step = self.accelerator, None, True
         with accelerator.accumulate(self.model), autocast(accelerator):
-            output = self.loss(batch)
-            accelerator.backward(output.loss)
+            with nullcontext() if self.merged is None else self.merged.used():
+                output = self.loss(batch)
+                accelerator.backward(output.loss)
             self._call("on_loss", output, len(batch["position"]))
             if accelerator.sync_gradients:
                 grad_norm = clip_grad_norm(accelerator, self.trainable, self.arguments.max_grad_norm)

@@ -19,7 +19,7 @@ from ...flow import (
     squared_error,
     velocity,
 )
-from ..base import LossOutput, Networks, Teacher
+from ..base import LossOutput, Networks, TeacherPasses
 from ..rng_snapshot import RNGSnapshot
 from .branches import Branch, BranchSamples
 from .draw import TrainingDraw
@@ -212,7 +212,7 @@ class TwinFlowObjective:
         return clamped_target(prediction, twin - real, 1.0)[:count]
 
 
-def activated(teacher: Teacher | None, is_needed: bool) -> AbstractContextManager[Any]:
+def activated(teacher: TeacherPasses | None, is_needed: bool) -> AbstractContextManager[Any]:
     """Return the teacher's context, or one that does nothing if no pass needs the teacher."""
     if not is_needed:
         return nullcontext()

@@ -1,0 +1,58 @@
+"""Passes of a LoRA student and its teacher on merged weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..conditions import VelocityFunction
+from ..models.merged_lora import MergedLora
+from .base import Networks
+from .teachers import TEACHER_CONDITIONING, EMAAdapterTeacher, StudentTeacher
+
+
+class MergedPasses:
+    """Runs the passes of a LoRA student and of its teacher on the weights of a `MergedLora`.
+
+    The student's or the teacher's weights are merged when one of them is called after the other. Compute the loss and
+    its gradients inside `merged.used()`; outside of it the networks run as without this class.
+
+    Args:
+        transformer: the student, unwrapped.
+        merged: the merged weights of the transformer.
+        networks: the networks that run the transformer with PEFT's layers.
+
+    Attributes:
+        networks: the same networks, on merged weights. A teacher that is not an adapter is left unchanged.
+    """
+
+    def __init__(self, transformer: Any, merged: MergedLora, networks: Networks) -> None:
+        self.transformer, self.merged = transformer, merged
+        self.velocity = networks.student_without_grad
+        self.networks = replace(
+            networks, student=self._as_student(networks.student), student_without_grad=self._as_student(self.velocity)
+        )
+        teacher = networks.teacher
+        self.student_adapter = merged.layers[0].trained_adapter
+        self.teacher_names: dict[str, str] = {}
+        if isinstance(teacher, (EMAAdapterTeacher, StudentTeacher)):
+            self.teacher_names = dict(teacher.saved_names)
+            self.networks = replace(self.networks, teacher=self)
+
+    @contextmanager
+    def activated(self) -> Iterator[VelocityFunction]:
+        """Return a context that yields the teacher's velocity function. Do not call the student inside it."""
+        self.merged.merge(self.teacher_names.get("adapter_name", self.student_adapter))
+        conditioning = self.teacher_names.get("conditioning_name", "")
+        has_conditioning = hasattr(self.transformer, TEACHER_CONDITIONING) and conditioning
+        with self.transformer.use_time_conditioning(conditioning) if has_conditioning else nullcontext():
+            yield self.velocity
+
+    def _as_student(self, velocity: VelocityFunction) -> VelocityFunction:
+        def student(*args: Any) -> torch.Tensor:
+            self.merged.merge(self.student_adapter)
+            return velocity(*args)
+
+        return student
