@@ -33,6 +33,7 @@ from quality.dataset import load_split
 from quality.digits_data import prepare_digits
 from quality.judge import load_judge, save_judge, train_judge
 from quality.launching import run_logged
+from quality.own_samples import OWN_SAMPLES, add_own_samples
 from quality.prompts import build_evaluation
 from quality.report import assemble, draw_curves, draw_grid, machine, table, today
 from quality.rows import (
@@ -50,9 +51,16 @@ from quality.scores import Scorer
 from quality.settings import FULL, REHEARSAL, Settings
 from quality.variants import CONTROL, VARIANTS, Variant
 
-STAGES = ("data", "judge", "base", "stock", "variants", "report")
+STAGES = ("data", "judge", "base", "stock", "own_samples", "variants", "report")
 SCORE = "score"
-REHEARSED = ("full-reference", CONTROL, "lora-all-linears", "full-negative-time", "lora-squeezed")
+REHEARSED = (
+    "full-reference",
+    CONTROL,
+    "lora-recommended-own-samples",
+    "lora-all-linears",
+    "full-negative-time",
+    "lora-squeezed",
+)
 REFERENCE, REFERENCE_PICTURES = "base_reference.json", "base_reference.safetensors"
 RESULTS, PICTURES = "benchmarks/results", "docs/images"
 
@@ -153,6 +161,23 @@ class Benchmark:
         guidance_scale, scored = self.reference["guidance_scale"], self.base_at_many_steps()
         rows = stock_rows(self.base, self.sampler, self.scorer, self.settings, guidance_scale)
         write_json(path, scored | {"rows": scored["rows"] + rows})
+
+    def run_own_samples(self) -> None:
+        """Data with images that the base drew, for the variants that train on them."""
+        folder = self.work_dir / OWN_SAMPLES
+        if folder.is_dir():
+            return
+        counts = add_own_samples(
+            self.base_dir,
+            self.data_dir,
+            folder,
+            self.train,
+            self.test,
+            self.settings,
+            self.reference["guidance_scale"],
+        )
+        write_json(folder / "counts.json", counts)
+        print(f"own samples: {counts}", flush=True)
 
     def run_variants(self) -> None:
         deadline = time.monotonic() + 60 * self.args.minutes

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from .prompts import Evaluation
-from .sampling import STOCK_SCHEDULERS, Sampler, load_base, load_distilled, twinflow_scheduler
+from .sampling import STOCK_SCHEDULERS, Sampler, load_base, load_distilled, stock_call, twinflow_scheduler
 from .scores import Scorer
 from .settings import Settings
 from .timing import synchronize
@@ -108,6 +108,19 @@ def score_variant(
             rows.append(row)
             if style == "few" and steps in PICTURED_STEPS and images is not None:
                 pictures[str(steps)] = images
+    if variant.options["train_type"] == "lora":
+        scheduler, sigmas_of = stock_call(pipeline)
+        stock = load_base(base, sampler.device)
+        stock.load_lora_weights(folder)
+        stock.fuse_lora()
+        for steps in PICTURED_STEPS:
+            row = {"variant": variant.name, "train_steps": train_steps, "style": "stock pipeline", "steps": steps}
+            row, _ = measured(
+                row | {"evaluations": steps},
+                lambda steps=steps: sampler.draw(stock, steps, scheduler=scheduler, sigmas=sigmas_of[steps]),
+                scorer,
+            )
+            rows.append(row)
     return rows, pictures
 
 

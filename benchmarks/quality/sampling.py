@@ -14,6 +14,8 @@ from diffusers import (
 
 from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler
 from diffusers_twinflow.families import family_of
+from diffusers_twinflow.hub.portable import Portable
+from diffusers_twinflow.hub.stock_use import stock_use
 
 BATCH_SIZE = 2048
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 1.0}
@@ -60,12 +62,15 @@ class Sampler:
         self.condition = {name: torch.cat([part[name] for part in encoded]) for name in self.empty}
 
     @torch.no_grad()
-    def draw(self, pipeline, steps: int, guidance_scale: float = 1.0, scheduler=None) -> torch.Tensor:
+    def draw(
+        self, pipeline, steps: int, guidance_scale: float = 1.0, scheduler=None, sigmas: list[float] | None = None
+    ) -> torch.Tensor:
         """Images `[N, 3, H, W]` in [0, 1].
 
         Args:
             guidance_scale: of a stock pipeline; 1 is none.
             scheduler: in the place of the pipeline's own.
+            sigmas: of the steps; by default the scheduler chooses them.
         """
         family, own_scheduler = family_of(pipeline), pipeline.scheduler
         generator = torch.Generator(self.device).manual_seed(self.seed)
@@ -79,6 +84,7 @@ class Sampler:
                         **{name: tensor[rows] for name, tensor in self.condition.items()},
                         **self._guidance(pipeline, guidance_scale, len(self.noise[rows])),
                         num_inference_steps=steps,
+                        sigmas=sigmas,
                         latents=self.noise[rows].clone(),
                         generator=generator,
                         max_sequence_length=1,
@@ -96,6 +102,13 @@ class Sampler:
             return {"guidance_scale": 1.0}
         empty = {f"negative_{name}": tensor.expand(count, *tensor.shape[1:]) for name, tensor in self.empty.items()}
         return {"guidance_scale": scale, **empty}
+
+
+def stock_call(pipeline: TwinFlowPipeline) -> tuple[FlowMatchEulerDiscreteScheduler, dict[int, list[float]]]:
+    """The stock scheduler of an adapter's card, and the sigmas of each of its step counts."""
+    portable = Portable.from_dict(pipeline.twinflow_config.portable)
+    use = stock_use(family_of(pipeline), pipeline.scheduler, portable)
+    return FlowMatchEulerDiscreteScheduler(**use.scheduler_options), use.sigmas
 
 
 def twinflow_scheduler(pipeline: TwinFlowPipeline, style: str, **options) -> TwinFlowScheduler:

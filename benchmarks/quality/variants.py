@@ -3,9 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diffusers_twinflow.recommended import TrainType, recommended_training, recommended_twinflow
 from diffusers_twinflow.training.base_model import ALL_LINEAR
 
 from .base import data_options
+from .own_samples import OWN_SAMPLES
+from .settings import FULL as FULL_SETTINGS
 from .settings import Settings
 
 ABLATION_SCRIPT = "benchmarks/quality/train_ablated.py"
@@ -37,6 +40,7 @@ class Variant:
         length: of its training, as a part of the usual steps.
         styles: of sampling, beside few.
         ablated: options of `train_ablated.py`, which trains it where there are some.
+        own_samples: whether images that the base drew are added to the data, see `own_samples.py`.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Variant:
     styles: tuple[str, ...] = ("any",)
     ablated: dict[str, object] = field(default_factory=dict)
     scheduler: dict[str, object] = field(default_factory=dict)
+    own_samples: bool = False
 
     @property
     def is_control(self) -> bool:
@@ -73,7 +78,7 @@ def ranks(**by_kind: int) -> dict[str, object]:
 
 
 def _variant(name: str, question: str, shared: dict, options: dict) -> Variant:
-    own = {key: options.pop(key) for key in ("length", "styles", "ablated", "scheduler") if key in options}
+    own = {key: options.pop(key) for key in OF_VARIANT if key in options}
     renamed = {key if key in NOT_TWINFLOW else f"twinflow_{key}": value for key, value in options.items()}
     return Variant(name, question, shared | renamed, **own)
 
@@ -90,6 +95,8 @@ NOT_TWINFLOW = {
     "seed",
 }
 
+OF_VARIANT = ("length", "styles", "ablated", "scheduler", "own_samples")
+
 CONTROL = "base-continued"
 FULL_LONGER, LORA_LONGER, AS_LONG = 2.8, 1.6, 5.6
 EVERY_STYLE = ("any", "multi")
@@ -101,6 +108,17 @@ SCHEDULES: dict[str, dict[str, object]] = {
     "cosine": {"lr_scheduler": "cosine"},
     **{f"falls-{share}": FALLS | {"lr_decay_share": share} for share in (0.2, 0.4, 0.6, 0.8)},
 }
+RECOMMENDED_LENGTH = 3.0
+
+
+def recommended(name: str, question: str, train_type: TrainType, **options) -> Variant:
+    """The recommended recipe as it is, with as many steps as fit here."""
+    recipe = recommended_training(train_type=train_type, train_batch_size=FULL_SETTINGS.batch_size)
+    del recipe["max_train_steps"], recipe["gradient_accumulation_steps"]
+    recipe |= recommended_twinflow(train_type=train_type)
+    return _variant(f"{train_type}-{name}", question, recipe, {"length": RECOMMENDED_LENGTH} | options)
+
+
 SQUEEZED = {"ablated": {"times": "squeezed"}, "scheduler": {"squeeze_target_time": True}}
 VARIANTS: tuple[Variant, ...] = (
     full("reference", "all weights; the others change one thing", styles=EVERY_STYLE),
@@ -168,6 +186,11 @@ VARIANTS: tuple[Variant, ...] = (
     all_linears("half-longer", "half as many steps again", length=1.5 * AS_LONG, **LONGEST),
     all_linears("clamp-10", "the bound, all linear layers", target_clamp=10.0),
     Variant(f"{CONTROL}-longer", "what more flow matching gives, longer", FLOW_MATCHING, length=FULL_LONGER),
+    recommended("recommended", "the recommended recipe", "lora"),
+    recommended("recommended-seed-1", "chance", "lora", seed=1),
+    recommended("recommended-seed-2", "chance", "lora", seed=2),
+    recommended("recommended-own-samples", "images that the base drew among the data", "lora", own_samples=True),
+    recommended("recommended", "the recommended recipe", "full"),
     lora("rank-16-longer", "rank, longer", length=LORA_LONGER, rank=16),
     *(
         full(
@@ -216,4 +239,5 @@ def variant_options(
             "dataloader_num_workers": 1 if bf16 else 0,
         }
         | variant.options
+        | ({"dataset_name": str(base.parent / OWN_SAMPLES)} if variant.own_samples else {})
     )

@@ -5,13 +5,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-import tiny
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.methods.merged_passes import MergedPasses
 from diffusers_twinflow.models.merged_lora import MergedLora
 from diffusers_twinflow.training.compilation import compile_blocks
-from objective_runs import BATCH, FULL, lora_transformer, networks_of
+from tests import tiny
+from tests.objective_runs import BATCH, FULL, lora_transformer, networks_of
 
 
 def loss_of(method, networks):
