@@ -41,7 +41,9 @@ def test_the_command_takes_every_variant(variant):
 
 def test_variants_differ():
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
-    assert len({json.dumps([v.options, v.ablated, v.length], sort_keys=True) for v in VARIANTS}) == len(VARIANTS)
+    assert len({json.dumps([v.options, v.ablated, v.length, v.own_samples], sort_keys=True) for v in VARIANTS}) == len(
+        VARIANTS
+    )
 
 
 def test_the_command_takes_the_base():

@@ -40,6 +40,8 @@ load_script().main()
 COUNT.write_text(str(calls[0]))
 """
 IDS = {"id", "run", "history"}
+PARTS = 8
+"""Parts of the long tests, which can run at the same time."""
 
 
 def options(arguments, *more: str) -> list[str]:
@@ -91,9 +93,9 @@ def kill_at_points(start, arguments, tmp_path, whole, points) -> None:
         shutil.rmtree(tmp_path / "out")
 
 
-def kill_at_random(start, arguments, tmp_path, whole, count: int, seconds: float) -> None:
-    choose = random.Random(0)
-    for i in range(count):
+def kill_at_random(start, arguments, tmp_path, whole, numbers: range, seconds: float) -> None:
+    for i in numbers:
+        choose = random.Random(i)
         number = choose.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
         run = start(options(arguments))
         time.sleep(choose.uniform(0, seconds))
@@ -112,9 +114,16 @@ def test_killed_inside_a_file_operation(start, arguments, tmp_path, whole):
 
 
 @pytest.mark.slow
-def test_killed_inside_many_file_operations_and_at_random(start, arguments, tmp_path, whole, request):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_killed_inside_many_file_operations(start, arguments, tmp_path, whole, request, part):
     count = request.config.getoption("--kill-points")
     calls = whole[1]
     points = sorted({1 + i * calls // count for i in range(count)})
-    kill_at_points(start, arguments, tmp_path, whole, points)
-    kill_at_random(start, arguments, tmp_path, whole, max(1, count // 6), seconds=8)
+    kill_at_points(start, arguments, tmp_path, whole, points[part::PARTS])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_killed_at_random(start, arguments, tmp_path, whole, request, part):
+    count = request.config.getoption("--kill-points")
+    kill_at_random(start, arguments, tmp_path, whole, range(part, max(1, count // 6), PARTS), seconds=8)
