@@ -31,6 +31,7 @@ def describe(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
         "family": config.family,
         "base_model": config.base_model,
         "base_model_revision": config.base_model_revision,
+        "base_loras": config.base_loras,
         "num_inference_steps": config.num_inference_steps,
         "steps_trained": config.trained.get("steps"),
     }

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from ..lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from .base_loras import BaseLora, merge_base_loras
     from .loading import load_twinflow_lora
     from .model_card import save_model_card
     from .published import convert_published_transformer, load_published_transformer
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
     from .unloading import unload_twinflow_lora
 
 __all__ = [
+    "BaseLora",
     "TwinFlowRepositoryConfig",
     "convert_published_transformer",
     "load_published_transformer",
     "load_twinflow_lora",
+    "merge_base_loras",
     "push_twinflow_lora",
     "push_twinflow_model",
     "save_model_card",
@@ -36,10 +39,12 @@ if not TYPE_CHECKING:  # to a type checker, a module with a `__getattr__` has ev
     _getattr, __dir__ = lazy_names(
         globals(),
         {
+            "BaseLora": ".base_loras",
             "TwinFlowRepositoryConfig": ".repository",
             "convert_published_transformer": ".published",
             "load_published_transformer": ".published",
             "load_twinflow_lora": ".loading",
+            "merge_base_loras": ".base_loras",
             "push_twinflow_lora": ".push",
             "push_twinflow_model": ".push",
             "save_model_card": ".model_card",

@@ -1,6 +1,7 @@
 """Write the README.md of an export, which says how to use it."""
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
 from ..families import Family
@@ -11,6 +12,7 @@ COMFYUI: Final = "comfyui"
 MERGED: Final = "merged"
 TRANSFORMER: Final = "transformer"
 LOCAL_BASE = "path/to/the/base"
+SECTION = "\n\n"
 
 
 def export_page(
@@ -21,6 +23,7 @@ def export_page(
     step_counts: list[int],
     *,
     base: str = LOCAL_BASE,
+    base_loras: Sequence[str] = (),
     max_sequence_length: int | None = None,
 ) -> str:
     """Write the README.md of an export in Markdown.
@@ -30,8 +33,10 @@ def export_page(
         use: how a stock pipeline samples from the export, or one sentence that says why it cannot.
         step_counts: step counts that the weights support, the most important one first.
         base: path or Hub id of the base model.
+        base_loras: LoRAs that must be loaded on the base first, for an export that is a LoRA.
         max_sequence_length: length of the encoded prompts in training, in tokens.
     """
+    loras = ", ".join(base_loras) if format in (COMFYUI, LORA_FORMAT) else ""
     if format == COMFYUI:
         counts = ", ".join(map(str, sorted(step_counts)))
         return (
@@ -39,6 +44,7 @@ def export_page(
             "1. Copy the `.safetensors` file into ComfyUI's folder `models/loras`.\n"
             '2. Open a workflow with "Load", or drop it onto the page.\n'
             "3. Choose your files in the loader nodes.\n"
+            + (f"4. Add a LoRA loader for each LoRA that the base needs: {loras}.\n" if loras else "")
         )
     imports, load = ["DiffusionPipeline"], _load_code(format, name, family, base)
     ours = ""
@@ -66,7 +72,7 @@ from diffusers import {", ".join(sorted(imports))}
 {call_code(family, arguments)}
 ```
 
-{rest}
+{f"Before this LoRA, load these LoRAs and fuse them into the base: {loras}.{SECTION}" if loras else ""}{rest}
 """
 
 

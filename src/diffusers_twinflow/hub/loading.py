@@ -1,11 +1,13 @@
 """Load a TwinFlow LoRA into a pipeline, next to other LoRAs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import logging
 from safetensors.torch import load_file
 
 from ..configuration import TwinFlowConfigError
@@ -14,6 +16,7 @@ from ..models import enable_twinflow, is_twinflow_transformer
 from ..models.target_folding import foldable_layers
 from ..schedulers import TwinFlowScheduler
 from .adapter_states import activate_beside, read_states
+from .base_loras import BaseLora, merged_base_loras
 from .config_types import check_types
 from .files import (
     CONDITIONING_NAME,
@@ -33,6 +36,8 @@ from .pipeline_classes import as_pipeline
 from .portable import Portable, without_folded
 from .repository import LORA, TwinFlowRepositoryConfig
 from .unloading import STATE_NAME, LoadedLora, remove_adapter
+
+logger = logging.get_logger(__name__)
 
 
 def load_twinflow_lora(
@@ -83,6 +88,7 @@ def load_located_lora(
     adapter_name: str = "twinflow",
     merge: bool = False,
     is_base_unchanged: bool = False,
+    base_loras: Sequence[BaseLora] | None = None,
 ) -> TwinFlowRepositoryConfig:
     """Load a TwinFlow LoRA from a repository whose files are on this machine.
 
@@ -90,10 +96,13 @@ def load_located_lora(
         pipeline, adapter_name, merge: as in `load_twinflow_lora`.
         repository: repository of the LoRA.
         is_base_unchanged: whether the base's weights are known to be equal to the weights in its files.
+        base_loras: LoRAs that the base contains; defaults to those that the repository was trained with.
     """
     config = TwinFlowRepositoryConfig.load_located(repository)
     family = family_of(pipeline, config.family)
     _check_pipeline(pipeline, family, adapter_name)
+    if base_loras is None:
+        _warn_of_base_loras(pipeline, config, repository)
     if config.train_type != LORA or config.family != family.name:
         raise TwinFlowConfigError(
             f"'{repository.name}' is a {config.train_type} model of {config.family}, and the pipeline is a "
@@ -149,6 +158,19 @@ def _check_pipeline(pipeline: DiffusionPipeline, family: Family, adapter_name: s
     if any(parameter.is_meta for parameter in transformer.parameters()):
         raise TwinFlowConfigError(
             f"the {family.component_name} is offloaded to meta: load the LoRA before sequential offloading."
+        )
+
+
+def _warn_of_base_loras(
+    pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig, repository: LocatedRepository
+) -> None:
+    """Warn if the LoRA was trained on a base with LoRAs that were not merged into the pipeline."""
+    if config.base_loras and not merged_base_loras(pipeline):
+        names = ", ".join(config.base_loras)
+        logger.warning(
+            f"'{repository.name}' was trained on its base with {names}, and the images need them. Merge them with "
+            f"merge_base_loras(pipe, {config.base_loras}) before you load this LoRA, or load it with "
+            "TwinFlowPipeline.from_pretrained, which does it."
         )
 
 

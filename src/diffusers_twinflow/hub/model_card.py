@@ -17,7 +17,8 @@ from huggingface_hub.utils import validate_repo_id
 from ..families import FAMILIES
 from ..schedulers import TwinFlowScheduler
 from ..writing import write_file
-from .files import CARD_NAME, MAX_JSON_BYTES, SAMPLES_FOLDER, SCHEDULER_NAME, read_json
+from .base_loras import BaseLora, parse_base_loras
+from .files import CARD_NAME, LORA_NAME, MAX_JSON_BYTES, SAMPLES_FOLDER, SCHEDULER_NAME, read_json
 from .portable import Portable
 from .repository import LORA, TwinFlowRepositoryConfig
 from .samples import read_columns, read_prompt, read_prompts, sample_names
@@ -253,11 +254,23 @@ def _head(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None
     base = "a base model that is not on the Hub"
     if base_model:
         base = f"[{_escape(base_model)}](https://huggingface.co/{quote(base_model)})"
+    if config.base_loras:
+        loras = parse_base_loras(config.base_loras)
+        base += f" with {' and '.join(map(_lora_link, loras))} merged into it"
     kind = "LoRA for" if config.train_type == LORA else "model distilled from"
     return (
         f"# {_escape(repo_id.split('/')[-1])}\n\nA [TwinFlow](https://huggingface.co/papers/2512.05150) {kind} {base}: "
         f"it generates {_outputs(config)} in {_plural(config.num_inference_steps)} without classifier-free guidance."
     )
+
+
+def _lora_link(lora: BaseLora) -> str:
+    """Return a link to a LoRA with its scale. Paths of a machine are left out."""
+    strength = "" if lora.scale == 1 else f" at scale {lora.scale:g}"
+    hub_id = lora.hub_id
+    if hub_id is None:
+        return f"a LoRA that is not on the Hub{strength}"
+    return f"[{_escape(hub_id)}](https://huggingface.co/{quote(hub_id)}){strength}"
 
 
 def _pictures(samples: Sequence[str], prompts: Sequence[str], columns: Sequence[str]) -> str:
@@ -311,14 +324,19 @@ pipe = TwinFlowPipeline.from_pretrained({_quoted(repo_id)}, dtype=torch.bfloat16
 ```"""
     if not is_lora:
         return text
+    merge_import, merge = "", ""
+    if config.base_loras:
+        merge_import = "from diffusers_twinflow.hub import merge_base_loras\n"
+        loras = [str(each.public()) for each in parse_base_loras(config.base_loras)]
+        merge = f"merge_base_loras(pipe, {json.dumps(loras)})\n"
     return f"""{text}
 
 Load it into a `{pipeline}` that you already have, next to other LoRAs:
 
 ```python
 from diffusers_twinflow import load_twinflow_lora, unload_twinflow_lora
-
-load_twinflow_lora(pipe, {_quoted(repo_id)})
+{merge_import}
+{merge}load_twinflow_lora(pipe, {_quoted(repo_id)})
 {result} = pipe({what}, num_inference_steps={config.num_inference_steps}, {guidance_off}).{output}[0]
 unload_twinflow_lora(pipe)
 ```"""
@@ -337,7 +355,8 @@ def _stock(
         return f"{title}\n\n{use}"
     steps = config.num_inference_steps if config.num_inference_steps in use.sigmas else next(iter(use.sigmas))
     base = (base_model or "path/to/the/base") if is_lora else repo_id
-    lora = f'pipe.load_lora_weights("{repo_id}")\n' if is_lora else ""
+    base_loras = "".join(map(_merge_code, parse_base_loras(config.base_loras))) if is_lora else ""
+    lora = f'{base_loras}pipe.load_lora_weights("{repo_id}")\n' if is_lora else ""
     return f"""{title}
 
 Stock diffusers generates the same {_outputs(config)}. The target time of each step is part of the weights, so use one of the step counts below with exactly these sigmas.
@@ -352,6 +371,18 @@ pipe = DiffusionPipeline.from_pretrained("{base}", dtype=torch.bfloat16).to("cud
 ```
 
 {use.sigma_table()}"""
+
+
+def _merge_code(lora: BaseLora) -> str:
+    """Write the lines of Python that merge a LoRA with stock diffusers."""
+    name, weight_name = lora.public().hub_parts
+    options = f', weight_name="{weight_name}"' if weight_name != LORA_NAME else ""
+    options += f', revision="{lora.revision}"' if lora.revision else ""
+    return (
+        f'pipe.load_lora_weights("{name}"{options})\n'
+        f"pipe.fuse_lora(lora_scale={lora.scale:g})\n"
+        "pipe.unload_lora_weights()\n"
+    )
 
 
 def _training(config: TwinFlowRepositoryConfig) -> str:

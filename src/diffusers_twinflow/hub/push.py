@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..configuration import TwinFlowConfigError
 from ..families import FAMILIES
+from .base_loras import parse_base_loras
 from .component_check import WEIGHTS
 from .files import (
     CARD_NAME,
@@ -300,6 +301,7 @@ def check_pushable(
     if base_model is not None:
         config = replace(config, base_model=base_model)
     _check_base(directory, config)
+    _check_base_loras(directory, config)
     config = _without_local_paths(config)
     files += [CARD_NAME] if repository.find(CARD_NAME) else []
     for name in (CONFIG_NAME, CARD_NAME):
@@ -378,6 +380,17 @@ def _check_base(directory: Path, config: TwinFlowRepositoryConfig) -> None:
             f"{CONFIG_NAME} names the base model '{base}', which exists only on this machine: pass its Hub id as "
             "base_model=."
         )
+
+
+def _check_base_loras(directory: Path, config: TwinFlowRepositoryConfig) -> None:
+    if config.train_type != LORA:
+        return
+    for lora in parse_base_loras(config.base_loras):
+        if lora.hub_id is None or (directory / lora.name).exists():
+            raise TwinFlowConfigError(
+                f"{CONFIG_NAME} names the LoRA '{lora}' in the base, which exists only on this machine: push that LoRA, "
+                f"and write its Hub id into base_loras of {CONFIG_NAME}."
+            )
 
 
 def _check_card(path: Path) -> None:

@@ -26,6 +26,7 @@ from ..models.modeling_twinflow import SAVED_CONDITIONING
 from ..models.target_folding import FoldedLayer
 from ..schedulers import TwinFlowScheduler
 from .adapter_states import active_adapters
+from .base_loras import BaseLora, parse_base_loras
 from .files import (
     CONFIG_NAME,
     INDEX_NAME,
@@ -54,6 +55,8 @@ class TwinFlowRepositoryConfig:
         family: name of the base's family.
         base_model: Hub id of the base, or its path relative to the directory of this file.
         base_model_revision: revision of the base, or `None`.
+        base_loras: LoRAs that are merged into the base before this LoRA is loaded, see `BaseLora`. A path is relative
+            to the directory of this file. A full model contains them already.
         num_inference_steps: step count that the model was distilled for.
         max_sequence_length: length of the encoded prompts in training, in tokens.
         options: the TwinFlow options as written in the file. `twinflow` returns them converted to the present format.
@@ -74,6 +77,7 @@ class TwinFlowRepositoryConfig:
     trained: dict[str, Any] = field(default_factory=dict)
     has_time_conditioning: bool | None = None
     portable: dict[str, Any] | None = None
+    base_loras: list[str] = field(default_factory=list)
     format_version: int = FORMAT_VERSION
 
     @property
@@ -110,10 +114,27 @@ class TwinFlowRepositoryConfig:
             ) from error
         return self.base_model
 
+    def locate_base_loras(self, repository: LocatedRepository) -> list[BaseLora]:
+        """Return the LoRAs of the base, with paths as seen from here. A path is accepted only in a local repository."""
+        found = []
+        for lora in parse_base_loras(self.base_loras):
+            if repository.is_local and (repository.directory / lora.name).exists():
+                lora = lora.found_in(repository.directory)
+            elif lora.hub_id is None:
+                raise TwinFlowConfigError(
+                    f"'{repository.name}' needs the LoRA '{lora}', which is neither a path there nor a Hub id: pass the "
+                    "LoRAs of the base as base_loras=."
+                )
+            found.append(lora)
+        return found
+
     def with_base_of(self, repository: LocatedRepository) -> "TwinFlowRepositoryConfig":
         """Return the configuration with the absolute path of the base, if the base is a directory."""
+        if not repository.is_local:
+            return self
         local = repository.directory / self.base_model
-        return replace(self, base_model=str(local.resolve())) if repository.is_local and local.is_dir() else self
+        loras = [str(lora.found_in(repository.directory)) for lora in parse_base_loras(self.base_loras)]
+        return replace(self, base_model=str(local.resolve()) if local.is_dir() else self.base_model, base_loras=loras)
 
     @property
     def twinflow(self) -> TwinFlowConfig:
@@ -232,6 +253,9 @@ def _check_types(config: TwinFlowRepositoryConfig, name: str) -> None:
     for field_name in ("options", "trained"):
         if not isinstance(getattr(config, field_name), dict):
             refuse(field_name, "a JSON object")
+    if not isinstance(config.base_loras, list):
+        refuse("base_loras", "a list of texts")
+    parse_base_loras(config.base_loras)
     if config.portable is not None:
         Portable.from_dict(config.portable)
 

@@ -92,7 +92,8 @@ def export(
     config = TwinFlowRepositoryConfig.load_located(repository)
     family = FAMILIES[config.family]
     _check_format(format, config, family, repository.name)
-    unused = {} if format == MERGED else dict.fromkeys(_other_components(family))
+    keeps_all = format == MERGED or config.base_loras  # a LoRA of the base can need the text encoders
+    unused = {} if keeps_all else dict.fromkeys(_other_components(family))
     options |= repository.hub_options  # the same commit, even if somebody pushes meanwhile
     options = {"merge": False} | unused | options
     pipeline = TwinFlowPipeline.from_pretrained(name_or_path, base_model=base_model, **options)
@@ -118,6 +119,7 @@ def export(
         source.use,
         [int(count) for count in portable.sigmas],
         base=_public_base(repository, config, base_model),
+        base_loras=config.base_loras if config.train_type == LORA else (),
         max_sequence_length=config.max_sequence_length,
     )
 

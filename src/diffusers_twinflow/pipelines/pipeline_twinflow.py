@@ -1,6 +1,7 @@
 """Stock pipelines with few-step defaults: the trained step count and guidance 0."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from ..families import FAMILIES
 from ..families.base import HUB_OPTIONS
 from ..families.guiders import turn_guiders_off
 from ..hub.base_loading import load_base
+from ..hub.base_loras import merge_base_loras, parse_base_loras
 from ..hub.files import locate_repository
 from ..hub.loaded_pipeline import TwinFlowMethods
 from ..hub.loading import load_located_lora
@@ -45,6 +47,7 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
         pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         base_model: str | None = None,
+        base_loras: Sequence[str] | None = None,
         merge: bool = True,
         **kwargs: Any,
     ) -> "TwinFlowPipeline":
@@ -54,6 +57,8 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
             pretrained_model_name_or_path: local directory or Hub repository with a `twinflow_config.json`, or a
                 transformer that the TwinFlow authors or SimpleTuner published.
             base_model: local directory or Hub repository of the base; defaults to the base in `twinflow_config.json`.
+            base_loras: LoRAs to merge into the base, such as "me/style:0.8"; defaults to those in `twinflow_config.json`.
+                Pass an empty list if the base contains them already.
             merge: whether to merge a LoRA into the base's weights, which makes calls as fast as the base's. It is never
                 merged into a quantized base. `load_lora_weights`, `set_adapters` and the other methods that change
                 adapters unmerge it.
@@ -87,7 +92,10 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
             pipeline = load_base(
                 family, base, is_hub_id=base_model is None and not is_local, **(base_options | kwargs)
             )
-            load_located_lora(pipeline, repository, merge=merge, is_base_unchanged=family.component_name not in kwargs)
+            loras = config.locate_base_loras(repository) if base_loras is None else parse_base_loras(base_loras)
+            merge_base_loras(pipeline, loras, **{k: v for k, v in base_options.items() if k != "revision"})
+            is_unchanged = family.component_name not in kwargs and not loras
+            load_located_lora(pipeline, repository, merge=merge, is_base_unchanged=is_unchanged, base_loras=loras)
         else:
             pipeline = load_located_model(repository, config, family, **kwargs)
         return as_twinflow_pipeline(pipeline, config.with_base_of(repository))

@@ -58,6 +58,12 @@ class ModelArguments:
     quantize_base: str | None = option(
         None, "Quantise the frozen base of a LoRA to save memory.", choices=QUANTIZATIONS, fixed=True
     )
+    base_loras: list[str] | None = option(
+        None,
+        "LoRAs to merge into the base before training, as Hub ids, folders or files; a scale may follow a colon, as in "
+        "me/style:0.8.",
+        fixed=True,
+    )
     use_ema: bool | None = option(
         None, "Keep an exponential moving average of the weights; on by default for TwinFlow.", fixed=True
     )

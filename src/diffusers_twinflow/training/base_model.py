@@ -15,6 +15,7 @@ from peft import LoraConfig
 from ..configuration import TwinFlowConfigError
 from ..families import Family, is_flow_matching
 from ..hub.base_loading import load_base
+from ..hub.base_loras import merge_base_loras, parse_base_loras
 from ..hub.files import INDEX_NAME, locate_repository, read_json
 from ..methods import Method
 from ..models import enable_twinflow
@@ -77,6 +78,8 @@ def base_name_of(args: TrainingArguments) -> str:
 def load_frozen_pipeline(family: Family, args: TrainingArguments) -> DiffusionPipeline:
     """Load the base with all weights frozen, in the dtype of `mixed_precision`, which must be resolved.
 
+    The LoRAs in `base_loras` are merged into it.
+
     With `train_type` "full", the trained component is in float32. With a LoRA, it may be quantised.
     """
     weight_dtype = weight_dtype_of(args)
@@ -86,7 +89,9 @@ def load_frozen_pipeline(family: Family, args: TrainingArguments) -> DiffusionPi
         config = quantization_config(args.quantize_base, family.component_name, weight_dtype)
         options["quantization_config"] = config
     dtype = {"default": weight_dtype, **full_precision}
-    return freeze(load_base(family, base_name_of(args), dtype=dtype, **options))
+    pipeline = load_base(family, base_name_of(args), dtype=dtype, **options)
+    merge_base_loras(pipeline, parse_base_loras(args.base_loras), cache_dir=args.cache_dir)
+    return freeze(pipeline)
 
 
 def freeze(pipeline: DiffusionPipeline) -> DiffusionPipeline:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..families import Family, family_of
+from ..hub.base_loras import parse_base_loras
 from . import deepspeed
 from .arguments import TrainingArguments
 from .base_model import has_flow_matching_scheduler, load_model_index
@@ -28,6 +29,7 @@ def check_arguments(args: TrainingArguments, config: TwinFlowConfig) -> None:
     if args.mixed_precision is not None:
         deepspeed.check_precision(args.mixed_precision)
     check_quantization(args.quantize_base, args.train_type)
+    check_base_loras(args)
     check_optimizer(args)
     check_scores(args, config)
     check_trackers(args.report_to, args.hub_token)
@@ -90,6 +92,22 @@ def check_reference(args: TrainingArguments, family: Family) -> None:
             )
 
 
+def check_base_loras(args: TrainingArguments) -> None:
+    """Check that the LoRAs of the base exist and can be merged. Their files are downloaded.
+
+    Raises:
+        TwinFlowConfigError: if they cannot.
+    """
+    loras = parse_base_loras(args.base_loras)
+    if loras and args.quantize_base is not None:
+        raise TwinFlowConfigError(
+            f"base_loras={loras[0]} cannot be merged into a quantized base: leave out `quantize_base`, or save a pipeline "
+            "with the merged LoRA and use it as the base."
+        )
+    for lora in loras:
+        lora.locate(cache_dir=args.cache_dir)
+
+
 def check_push(args: TrainingArguments, config: TwinFlowConfig) -> None:
     """Check that the result can be pushed to the Hub with these options.
 
@@ -107,4 +125,10 @@ def check_push(args: TrainingArguments, config: TwinFlowConfig) -> None:
         raise TwinFlowConfigError(
             f"`push_to_hub` needs the Hub id of the base, but pretrained_model_name_or_path='{base}' is a folder on this "
             "machine. Give the Hub id as `hub_base_model`."
+        )
+    local = [lora for lora in parse_base_loras(args.base_loras) if lora.is_local]
+    if local and args.train_type == "lora":
+        raise TwinFlowConfigError(
+            f"`push_to_hub` needs the Hub id of the LoRA in the base, but base_loras={local[0]} is on this machine. Push "
+            "it first, and give its Hub id."
         )

@@ -18,6 +18,7 @@ import diffusers_twinflow
 
 from ..configuration import TwinFlowConfig
 from ..families import Family, family_of
+from ..hub.base_loras import parse_base_loras
 from ..hub.files import CARD_NAME
 from ..hub.model_card import is_generated_card, save_model_card
 from ..hub.push import push_twinflow_model
@@ -66,6 +67,7 @@ def repository_config(
         family=family.name,
         base_model=_recorded_base(base, directory or args.output_dir),
         base_model_revision=args.revision,
+        base_loras=[str(lora.seen_from(directory or args.output_dir)) for lora in parse_base_loras(args.base_loras)],
         num_inference_steps=config.twinflow_target_step_count,
         max_sequence_length=args.max_sequence_length,
         options=config.to_dict(),

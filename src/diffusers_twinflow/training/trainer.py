@@ -22,6 +22,7 @@ from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..data import DataConfig, TrainingData, open_source
 from ..data.batches import Batch, Batches
 from ..families import FAMILIES, Family, family_of
+from ..hub.base_loras import merge_base_loras, parse_base_loras
 from ..hub.push import whole_repo_id
 from ..hub.repository import TwinFlowRepositoryConfig
 from ..methods import FlowMatching, LossOutput, Method, Networks
@@ -199,6 +200,7 @@ class Trainer:
         model = self.given_model
         if isinstance(model, (DiffusionPipeline, ModelMixin)):
             pipeline = freeze(model if isinstance(model, DiffusionPipeline) else pipeline_of(model, self.family))
+            merge_base_loras(pipeline, parse_base_loras(self.arguments.base_loras))
         else:
             pipeline = load_frozen_pipeline(self.family, self.arguments)
         self.prepare_transformer(self.family.denoiser(pipeline))
@@ -246,7 +248,9 @@ class Trainer:
                 source,
                 self.family,
                 self.pipeline,
-                base_name=args.pretrained_model_name_or_path or type(self.transformer).__name__,
+                base_name=" + ".join(
+                    [args.pretrained_model_name_or_path or type(self.transformer).__name__, *(args.base_loras or ())]
+                ),
                 seed=args.seed,
                 batch_size=args.train_batch_size,
                 tries_sizes=True,
