@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,3 +68,29 @@ def gathered(module: nn.Module, keep: bool, wanted: Callable[[str], bool] | None
     finally:
         for owner, name, parameter in sharded:
             owner._parameters[name] = parameter
+
+
+@contextmanager
+def only_trained_state(module: nn.Module) -> Iterator[None]:
+    """Within the context, `state_dict` has only the trainable parameters, and `load_state_dict` accepts such a state.
+
+    Use it for checkpoints: frozen weights and buffers come from the base, so they need not be saved.
+    """
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+    def drop_frozen(_: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:
+        for name in [name for name in state if name.removeprefix(prefix) not in trained]:
+            del state[name]
+
+    def accept_missing_frozen(_: nn.Module, keys: Any) -> None:
+        keys.missing_keys[:] = [name for name in keys.missing_keys if name in trained]
+
+    hooks = [
+        module.register_state_dict_post_hook(drop_frozen),
+        module.register_load_state_dict_post_hook(accept_missing_frozen),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

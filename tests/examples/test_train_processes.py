@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemReader
 
 from tests.examples.trained_weights import assert_close, assert_same_training, equal, trained
 from tests.sharding_on_cpu import DEEPSPEED, FSDP
+
+WHOLE_STATE = {"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
 
 
 @pytest.mark.parametrize("train_type", ["lora", pytest.param("full", marks=pytest.mark.slow)])
@@ -41,7 +44,11 @@ def test_two_processes_are_one_with_the_same_batch(start, short, tmp_path, train
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "environment"), [("no", FSDP), ("bf16", DEEPSPEED)], ids=["fsdp", "deepspeed"])
+@pytest.mark.parametrize(
+    ("precision", "environment"),
+    [("no", FSDP), ("no", FSDP | WHOLE_STATE), ("bf16", DEEPSPEED)],
+    ids=["fsdp", "fsdp-whole-state", "deepspeed"],
+)
 def test_spread_over_two_processes_it_resumes_bit_for_bit(start, short, tmp_path, precision, environment):
     mixed = f"--mixed_precision={precision}"
     start(short("whole", 2, mixed), 2, **environment).check()
@@ -50,6 +57,21 @@ def test_spread_over_two_processes_it_resumes_bit_for_bit(start, short, tmp_path
     whole = trained(tmp_path / "whole", 3)
     assert equal(whole, trained(tmp_path / "stopped", 3))
     assert {tensor.dtype for tensor in whole.values()} == {torch.float32}
+    if environment.keys() >= FSDP.keys():
+        assert_has_only_what_trains(tmp_path / "whole" / "checkpoint-3", whole)
+
+
+def assert_has_only_what_trains(checkpoint: Path, weights: dict[str, torch.Tensor]) -> None:
+    """The model that accelerate writes with FSDP2 has the names and the size of the trained weights."""
+    sharded, whole = checkpoint / "pytorch_model_fsdp_0", checkpoint / "pytorch_model_fsdp.bin"
+    if whole.exists():
+        names, size = torch.load(whole, weights_only=True).keys(), whole.stat().st_size
+    else:
+        names = {name.removeprefix("model.") for name in FileSystemReader(sharded).read_metadata().state_dict_metadata}
+        size = sum(path.stat().st_size for path in sharded.iterdir())
+    assert names == weights.keys()
+    trained_size = sum(tensor.nbytes for tensor in weights.values())
+    assert trained_size < size < trained_size + 1024 * (len(weights) + 10)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -12,7 +12,7 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
 from ..configuration import TwinFlowConfigError
-from ..sharding import whole
+from ..sharding import only_trained_state, whole
 from . import deepspeed
 
 Result = TypeVar("Result")
@@ -73,6 +73,15 @@ def clip_grad_norm(accelerator: Accelerator, parameters: Sequence[torch.Tensor],
 def shards_parameters(accelerator: Accelerator) -> bool:
     """Return whether forward passes gather parameters from all processes, so that all must run the same passes."""
     return accelerator.is_fsdp2
+
+
+def checkpoint_state(accelerator: Accelerator, model: torch.nn.Module) -> AbstractContextManager:
+    """Return the context to save and load accelerate's state in, so that it has no frozen weights.
+
+    With FSDP2, accelerate saves the whole model by itself. Otherwise `TrainedWeights` or DeepSpeed's options leave the
+    frozen weights out.
+    """
+    return only_trained_state(model) if accelerator.is_fsdp2 else nullcontext()
 
 
 def place_teacher(accelerator: Accelerator, copy: Any, offload: bool) -> Any:

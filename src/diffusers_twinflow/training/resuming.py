@@ -11,7 +11,7 @@ from ..configuration import TwinFlowConfigError
 from . import deepspeed
 from .arguments import FIXED
 from .checkpoints import Manifest
-from .distributed import uses_deepspeed
+from .distributed import checkpoint_state, uses_deepspeed
 from .schedule import PROCESSES, SAMPLES_PER_EPOCH, SAMPLES_PER_STEP
 
 HYPERPARAMETERS = (
@@ -83,7 +83,9 @@ def check_sizes(checkpoint: Path, sizes: dict[str, int]) -> None:
             )
 
 
-def load_checkpoint(accelerator: Accelerator, checkpoint: Path, optimizer: Any, lr_scheduler: Any) -> None:
+def load_checkpoint(
+    accelerator: Accelerator, checkpoint: Path, model: torch.nn.Module, optimizer: Any, lr_scheduler: Any
+) -> None:
     """Load a checkpoint that `save_checkpoint` wrote. All processes must call it.
 
     The learning rates and other numbers of the optimizer come from the options of the resumed run.
@@ -93,7 +95,8 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path, optimizer: Any, 
     """
     options = [{name: group[name] for name in HYPERPARAMETERS if name in group} for group in optimizer.param_groups]
     try:
-        accelerator.load_state(str(checkpoint), **(deepspeed.LOAD_OPTIONS if uses_deepspeed(accelerator) else {}))
+        with checkpoint_state(accelerator, model):
+            accelerator.load_state(str(checkpoint), **(deepspeed.LOAD_OPTIONS if uses_deepspeed(accelerator) else {}))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:

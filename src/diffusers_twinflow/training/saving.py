@@ -33,7 +33,7 @@ from . import deepspeed
 from .arguments import LOCAL, TrainingArguments, save_options
 from .base_model import base_name_of, weight_dtype_of
 from .checkpoints import PREFIX, Manifest
-from .distributed import uses_deepspeed
+from .distributed import checkpoint_state, uses_deepspeed
 from .run_folder import RunFolder
 from .validation import Columns, components_to_save
 
@@ -92,6 +92,7 @@ def save_checkpoint(
     output_dir: str | Path,
     options: Mapping[str, Any],
     accelerator: Accelerator,
+    model: torch.nn.Module,
     step: int,
     folder: RunFolder | None,
     sizes: Mapping[str, int],
@@ -101,6 +102,7 @@ def save_checkpoint(
 
     Args:
         options: options of the run and of its method.
+        model: the trained model as `accelerator.prepare` returned it.
         folder: the output folder, needed in the main process.
         sizes: numbers that must be the same in a resumed run.
         total_limit: maximum number of checkpoints to keep. `None` keeps all.
@@ -113,7 +115,7 @@ def save_checkpoint(
     if folder is not None:
         start_folder(directory)
     accelerator.wait_for_everyone()
-    with disk_errors(directory):
+    with disk_errors(directory), checkpoint_state(accelerator, model):
         try:
             accelerator.save_state(str(aside), **(deepspeed.SAVE_OPTIONS if uses_deepspeed(accelerator) else {}))
             accelerator.wait_for_everyone()

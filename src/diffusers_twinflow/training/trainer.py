@@ -317,7 +317,7 @@ class Trainer:
         )
         self._call("on_prepare")
         if checkpoint:
-            load_checkpoint(accelerator, checkpoint, self.optimizer, self.lr_scheduler)
+            load_checkpoint(accelerator, checkpoint, self.model, self.optimizer, self.lr_scheduler)
             logger.info(f"resumed from {checkpoint}")
 
     def keep_average(self, average: AveragedWeights) -> None:

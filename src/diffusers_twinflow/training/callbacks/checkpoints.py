@@ -35,6 +35,7 @@ class CheckpointCallback(TrainerCallback):
             trainer.arguments.output_dir,
             trainer.options,
             trainer.accelerator,
+            trainer.model,
             step,
             trainer.folder,
             trainer.schedule.sizes,
