@@ -29,6 +29,7 @@ from score import initial_noise, score_column, twinflow_column  # noqa: E402
 from diffusers_twinflow import TwinFlowPipeline  # noqa: E402
 from diffusers_twinflow.data.batches import LatentBatches  # noqa: E402
 from diffusers_twinflow.families import FAMILIES  # noqa: E402
+from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline  # noqa: E402
 from diffusers_twinflow.training.recipe import build_options  # noqa: E402
 from diffusers_twinflow.training.trainer import Trainer  # noqa: E402
 from stability import RandomDigits, encode_digits  # noqa: E402
@@ -77,7 +78,7 @@ def train(name: str, seed: int, args: argparse.Namespace, scorer: Scorer) -> dic
             options | {"pretrained_model_name_or_path": str(BASE), "output_dir": f"{directory}/lora"}
         )
         family = FAMILIES["stable_diffusion_3"]
-        pipeline = family.load(str(BASE))
+        pipeline = load_stock_pipeline(family, str(BASE))
         torch.manual_seed(seed)
         latents, labels, prompts = encode_digits(family.bind(pipeline), pipeline, args.data_dir)
         data = LatentBatches(

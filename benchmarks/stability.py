@@ -26,6 +26,7 @@ from report import environment  # noqa: E402
 from diffusers_twinflow.cli.train import parse_args  # noqa: E402
 from diffusers_twinflow.data.batches import LatentBatches  # noqa: E402
 from diffusers_twinflow.families import FAMILIES  # noqa: E402
+from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline  # noqa: E402
 from diffusers_twinflow.training.callbacks import TrainerCallback  # noqa: E402
 from diffusers_twinflow.training.trainer import Trainer  # noqa: E402
 
@@ -99,7 +100,7 @@ def train(name: str, seed: int, args) -> dict:
     options += [f"--seed={seed}", *RUNS[name]]
     given = parse_args([*options, f"--train_batch_size={args.batch_size}", f"--max_train_steps={args.steps}"])
     family = FAMILIES["stable_diffusion_3"]
-    pipeline = family.load(given.arguments.pretrained_model_name_or_path)
+    pipeline = load_stock_pipeline(family, given.arguments.pretrained_model_name_or_path)
     torch.manual_seed(seed)
     latents, labels, prompts = encode_digits(family.bind(pipeline), pipeline, args.data_dir)
     data = LatentBatches(

@@ -30,6 +30,7 @@ from diffusers_twinflow.cli import main
 from diffusers_twinflow.cli.comparison import Comparison, bare_base
 from diffusers_twinflow.cli.page_guard import GRACE_SECONDS, Listeners
 from diffusers_twinflow.configuration import TwinFlowConfigError
+from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
 from diffusers_twinflow.schedulers import TwinFlowScheduler
 from tests.cli.demo_server import DemoServer
 from tests.hub.repositories import FAMILY, repository_config, train_conditioning, write_model
@@ -43,7 +44,7 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 @pytest.fixture(scope="module")
 def digits_adapter(tmp_path_factory):
     """A LoRA of random weights, with time conditioning, on the digits base."""
-    transformer = FAMILY.load(DIGITS).transformer
+    transformer = load_stock_pipeline(FAMILY, DIGITS).transformer
     enable_twinflow(transformer)
     train_conditioning(transformer)
     transformer.add_adapter(

@@ -12,7 +12,7 @@ from diffusers_twinflow.data.loader import build_loader
 from diffusers_twinflow.data.report import DataReport
 from diffusers_twinflow.data.rows import keep_encoded, load_rows
 from diffusers_twinflow.data.samples import Samples
-from diffusers_twinflow.families.base import LatentDistribution
+from diffusers_twinflow.families.encoding import LatentDistribution
 
 SIZES = ((16, 16), (36, 20), (20, 36))
 

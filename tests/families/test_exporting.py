@@ -11,6 +11,7 @@ from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler, export
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub.comfyui import comfyui_lora
 from diffusers_twinflow.hub.files import LORA_NAME
+from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
 from diffusers_twinflow.hub.stock_use import StockUse
 from diffusers_twinflow.models.target_folding import foldable_layers
 from tests.families.kit import CASES, PROMPTS, as_pictures, noise_of
@@ -154,7 +155,7 @@ def test_bfloat16_costs_a_stock_pipeline_no_more_than_twice_what_it_costs_ours(c
     write(case, tmp_path / "lora")
     use = export(tmp_path / "lora", tmp_path / "plain")
     exact, ours = (ours_of(tmp_path / "lora", dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
-    stock = case.family.load(tmp_path / "lora" / "base", dtype=torch.bfloat16)
+    stock = load_stock_pipeline(case.family, tmp_path / "lora" / "base", dtype=torch.bfloat16)
     stock.load_lora_weights(tmp_path / "plain")
     for count in STEPS:
         options = {"num_inference_steps": count}

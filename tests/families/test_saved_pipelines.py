@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from diffusers_twinflow import TwinFlowPipeline, enable_twinflow, load_twinflow_lora, save_twinflow_lora
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_twinflow_model
 from diffusers_twinflow.hub.files import CONDITIONING_NAME
+from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
 from diffusers_twinflow.models.adapter_layers import has_adapters
 from diffusers_twinflow.models.conditioning_file import split_unfolded
 from diffusers_twinflow.models.merged_copy import merged_copy
@@ -151,7 +152,9 @@ def test_a_twinflow_pipeline(lora, tmp_path, state):
     case, base, repository = lora
     pipeline = TwinFlowPipeline.from_pretrained(repository)
     state(pipeline)
-    assert not torch.allclose(draw(case, pipeline), draw(case, case.family.load(base), **few_steps(case)), atol=0.01)
+    assert not torch.allclose(
+        draw(case, pipeline), draw(case, load_stock_pipeline(case.family, base), **few_steps(case)), atol=0.01
+    )
     loaded, image = check(case, pipeline, pipeline.save_pretrained, tmp_path / "saved")
     again, _ = check(case, loaded, loaded.save_pretrained, tmp_path / "again")
     assert torch.equal(draw(case, again), draw(case, loaded))
@@ -162,7 +165,7 @@ def test_a_twinflow_pipeline(lora, tmp_path, state):
 @pytest.mark.parametrize("state", STATES)
 def test_a_stock_pipeline_with_a_lora(lora, tmp_path, state):
     case, base, repository = lora
-    pipeline = case.family.load(base)
+    pipeline = load_stock_pipeline(case.family, base)
     load_twinflow_lora(pipeline, repository)
     state(pipeline)
     check(case, pipeline, pipeline.save_pretrained, tmp_path / "saved")
@@ -202,7 +205,7 @@ def test_a_stock_pipeline_without_lora_methods(tmp_path, unload):
     """PixArt-Sigma's pipeline and transformer load no LoRA in stock diffusers."""
     case = BY_ID["pixart_sigma"]
     base, repository = write_lora(case, tmp_path)
-    pipeline = case.family.load(base)
+    pipeline = load_stock_pipeline(case.family, base)
     before, cls, scheduler = snapshot(pipeline), type(pipeline), pipeline.scheduler
     load_twinflow_lora(pipeline, repository)
     check(case, pipeline, pipeline.save_pretrained, tmp_path / "saved")
@@ -215,7 +218,7 @@ def test_a_stock_pipeline_without_lora_methods(tmp_path, unload):
 def test_a_pipeline_whose_transformer_was_enabled(lora, tmp_path):
     """The stock pipeline knows nothing of TwinFlow, and TwinFlowPipeline finds the time conditioning all the same."""
     case, base, _ = lora
-    pipeline = case.family.load(base)
+    pipeline = load_stock_pipeline(case.family, base)
     model = case.family.denoiser(pipeline)
     enable_twinflow(model)
     train(model)
@@ -225,7 +228,7 @@ def test_a_pipeline_whose_transformer_was_enabled(lora, tmp_path):
     assert (tmp_path / case.family.component_name / CONDITIONING_NAME).is_file()
     stock = type(pipeline).from_pretrained(tmp_path, **absent_of(tmp_path))
     assert type(case.family.denoiser(stock)) is case.family.transformer_class.stock_class()
-    assert_same(snapshot(case.family.load(base)), snapshot(stock))
+    assert_same(snapshot(load_stock_pipeline(case.family, base)), snapshot(stock))
     loaded = TwinFlowPipeline.from_pretrained(tmp_path)
     assert_same(before, snapshot(loaded))
     assert isinstance(loaded.scheduler, TwinFlowScheduler)
@@ -259,11 +262,11 @@ def test_stock_diffusers_loads_all_of_them_in_a_fresh_process(lora, tmp_path):
         for cls in (TwinFlowPipeline, DiffusionPipeline):
             pipeline = TwinFlowPipeline.from_pretrained(repository)
             if cls is DiffusionPipeline:
-                pipeline = case.family.load(base)
+                pipeline = load_stock_pipeline(case.family, base)
                 load_twinflow_lora(pipeline, repository)
             state(pipeline)
             saved[tmp_path / f"{cls.__name__} {state.__name__}"] = pipeline
-    saved[tmp_path / "enabled"] = enabled = case.family.load(base)
+    saved[tmp_path / "enabled"] = enabled = load_stock_pipeline(case.family, base)
     enable_twinflow(case.family.denoiser(enabled))
     expected = {directory: stock_weights(case, pipeline) for directory, pipeline in saved.items()}
     for directory, pipeline in saved.items():

@@ -4,6 +4,7 @@ import torch
 from diffusers_twinflow import TwinFlowConfigError
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub.repository import TwinFlowRepositoryConfig
+from diffusers_twinflow.hub.stock_pipelines import assemble, load_stock_pipeline
 from diffusers_twinflow.models import enable_twinflow
 from diffusers_twinflow.pipelines import TwinFlowPipeline, as_twinflow_pipeline
 from tests.families import kit, tiny_videos
@@ -91,10 +92,10 @@ def test_a_distilled_model_with_a_time_per_token_draws_as_with_one_for_all():
 
 def test_a_pipeline_of_the_same_components_keeps_its_options():
     pipeline = tiny_videos.wan(expand_timesteps=True)
-    again = FAMILY.assemble(pipeline)
+    again = assemble(FAMILY, pipeline)
     assert again.config.expand_timesteps and again.components == pipeline.components
     transformer = tiny_videos.wan_transformer()
-    assert FAMILY.assemble(pipeline, {**pipeline.components, "transformer": transformer}).transformer is transformer
+    assert assemble(FAMILY, pipeline, {**pipeline.components, "transformer": transformer}).transformer is transformer
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def two_transformers():
 
 def test_of_two_transformers_the_first_is_loaded_alone(two_transformers, tmp_path, caplog):
     two_transformers.save_pretrained(tmp_path)
-    pipeline = FAMILY.load(tmp_path)
+    pipeline = load_stock_pipeline(FAMILY, tmp_path)
     assert "without its transformer_2" in caplog.text
     assert pipeline.transformer_2 is None and pipeline.config.boundary_ratio is None
     mine, theirs = FAMILY.denoiser(pipeline).state_dict(), two_transformers.transformer.state_dict()

@@ -1,6 +1,7 @@
 import pytest
 from huggingface_hub import constants
 
+from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
 from tests.hub.processes import shared_hub
 from tests.hub.repositories import FAMILY, write_model, write_repository
 
@@ -35,7 +36,7 @@ def shared_model(tmp_path_factory, base_dir):
 
 @pytest.fixture
 def pipeline(base_dir):
-    loaded = FAMILY.load(base_dir)
+    loaded = load_stock_pipeline(FAMILY, base_dir)
     loaded.set_progress_bar_config(disable=True)
     return loaded
 

@@ -6,6 +6,7 @@ from peft import LoraConfig
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_twinflow_lora, save_twinflow_model
+from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
 from diffusers_twinflow.models import TwinFlowSD3Transformer2DModel, enable_twinflow
 from diffusers_twinflow.schedulers import TwinFlowScheduler
 from tests import tiny
@@ -47,7 +48,7 @@ def write_repository(directory, base_model: str):
 
 def write_model(directory, base_dir, base_model: str = "me/tiny-sd3") -> None:
     """A whole distilled model."""
-    pipeline = FAMILY.load(base_dir)
+    pipeline = load_stock_pipeline(FAMILY, base_dir)
     enable_twinflow(pipeline.transformer, FAMILY.transformer_class)
     train_conditioning(pipeline.transformer)
     directory.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from diffusers_twinflow import (
     load_twinflow_lora,
     unload_twinflow_lora,
 )
+from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
 from diffusers_twinflow.models import TimeConditioning, uncompiled
 from diffusers_twinflow.training.quantization import quantization_config
 from tests.hub.repositories import FAMILY
@@ -316,7 +317,7 @@ def plain(tensor):
 
 def test_a_quantized_base_is_not_saved_as_a_whole_model(shared_repository, base_dir, tmp_path):
     quantization = quantization_config("torchao_int8", "transformer", torch.float32)
-    pipeline = FAMILY.load(base_dir, quantization_config=quantization)
+    pipeline = load_stock_pipeline(FAMILY, base_dir, quantization_config=quantization)
     load_twinflow_lora(pipeline, shared_repository)
     with pytest.raises(TwinFlowConfigError, match="transformer is quantized.*save_twinflow_lora"):
         pipeline.save_pretrained(tmp_path / "saved")
@@ -326,7 +327,7 @@ def test_a_quantized_base_is_not_saved_as_a_whole_model(shared_repository, base_
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_lora_fused_on_a_torchao_base_unloads_exactly(shared_repository, base_dir, dtype):
     quantization = quantization_config("torchao_int8", "transformer", dtype)
-    pipeline = FAMILY.load(base_dir, dtype=dtype, quantization_config=quantization)
+    pipeline = load_stock_pipeline(FAMILY, base_dir, dtype=dtype, quantization_config=quantization)
     pipeline.set_progress_bar_config(disable=True)
     weight = pipeline.transformer.transformer_blocks[0].attn.to_q.weight
     before = {name: plain(tensor).clone() for name, tensor in pipeline.transformer.state_dict().items()}
@@ -346,7 +347,7 @@ def assert_same(before, after):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_fused_weights_draw_the_same_and_unload_exactly(shared_repository, base_dir, dtype, caplog):
-    pipeline = FAMILY.load(base_dir, dtype=dtype)
+    pipeline = load_stock_pipeline(FAMILY, base_dir, dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     before = state(pipeline)
     load_twinflow_lora(pipeline, shared_repository)
@@ -388,7 +389,7 @@ def test_a_base_that_is_not_its_files_any_more_comes_back_up_to_rounding(shared_
 
 
 def test_a_base_without_files_comes_back_up_to_rounding(shared_repository, tmp_path, base_dir):
-    pipeline = FAMILY.load(shutil.copytree(base_dir, tmp_path / "base"))
+    pipeline = load_stock_pipeline(FAMILY, shutil.copytree(base_dir, tmp_path / "base"))
     before = state(pipeline)
     load_twinflow_lora(pipeline, shared_repository)
     pipeline.fuse_lora(adapter_names=["twinflow"])

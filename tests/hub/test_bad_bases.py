@@ -13,6 +13,7 @@ from diffusers_twinflow import TwinFlowConfigError, TwinFlowPipeline
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub.base_loading import load_base
 from diffusers_twinflow.hub.files import CONFIG_NAME
+from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
 from tests.hub.hostile import KINDS, Trap, attempt, good_repositories
 
 FAMILY = FAMILIES["stable_diffusion_3"]
@@ -157,7 +158,7 @@ def as_old_autoencoder(directory):
 
 
 def in_shards(directory):
-    model = FAMILY.load(directory).transformer
+    model = load_stock_pipeline(FAMILY, directory).transformer
     shutil.rmtree(directory / "transformer")
     model.save_pretrained(directory / "transformer", max_shard_size="30KB")
     assert len(list((directory / "transformer").glob("*.safetensors"))) > 1
@@ -172,7 +173,7 @@ def unused_weights(directory):
 def test_what_bases_are_published_as_is_loaded(base_dir, tmp_path, change):
     base = shutil.copytree(base_dir, tmp_path / "base")
     change(base)
-    expected, loaded = FAMILY.load(base_dir), load_base(FAMILY, str(base), use_safetensors=True)
+    expected, loaded = load_stock_pipeline(FAMILY, base_dir), load_base(FAMILY, str(base), use_safetensors=True)
     for name in ("transformer", "vae", "text_encoder"):
         states = getattr(expected, name).state_dict(), getattr(loaded, name).state_dict()
         assert states[0].keys() == states[1].keys()
@@ -180,13 +181,13 @@ def test_what_bases_are_published_as_is_loaded(base_dir, tmp_path, change):
 
 
 def test_a_variant_is_loaded_and_checked(base_dir, tmp_path):
-    FAMILY.load(base_dir).save_pretrained(tmp_path, variant="fp16")
+    load_stock_pipeline(FAMILY, base_dir).save_pretrained(tmp_path, variant="fp16")
     assert load_base(FAMILY, str(tmp_path), variant="fp16", use_safetensors=True).transformer is not None
     (path,) = (tmp_path / "vae").glob("*.safetensors")
     save_file(dict(sorted(load_file(path).items())[::2]), path, {"format": "pt"})
     with pytest.raises(TwinFlowConfigError, match="would be random"):
         load_base(FAMILY, str(tmp_path), variant="fp16", use_safetensors=True)
-    vae = FAMILY.load(base_dir).vae
+    vae = load_stock_pipeline(FAMILY, base_dir).vae
     assert load_base(FAMILY, str(tmp_path), variant="fp16", use_safetensors=True, vae=vae).vae is vae
 
 

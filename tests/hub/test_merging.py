@@ -18,6 +18,7 @@ from diffusers_twinflow.cli.comparison import bare_base
 from diffusers_twinflow.hub import merging, save_twinflow_lora
 from diffusers_twinflow.hub.base_weights import fingerprint
 from diffusers_twinflow.hub.merging import merged_lora_of, separate_lora
+from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
 from diffusers_twinflow.training.quantization import quantization_config
 from tests import tiny
 from tests.hub.repositories import FAMILY, repository_config
@@ -41,13 +42,13 @@ def separate(shared_repository):
 
 @pytest.fixture
 def base_state(base_dir):
-    return state(FAMILY.load(base_dir))
+    return state(load_stock_pipeline(FAMILY, base_dir))
 
 
 @pytest.fixture
 def style_dir(tmp_path, base_dir):
     """A plain LoRA as others publish it."""
-    transformer = FAMILY.load(base_dir).transformer
+    transformer = load_stock_pipeline(FAMILY, base_dir).transformer
     torch.manual_seed(5)
     config = LoraConfig(r=4, lora_alpha=4, target_modules=["attn.to_q", "attn.to_v"], init_lora_weights=False)
     transformer.add_adapter(config, adapter_name="style")
@@ -86,13 +87,13 @@ def test_a_loaded_pipeline_is_merged_and_draws_the_same(merged, separate):
     assert not hasattr(merged.transformer, "peft_config")
     assert type(merged.transformer.transformer_blocks[0].attn.to_q) is torch.nn.Linear
     torch.testing.assert_close(draw(merged), draw(separate), atol=1e-4, rtol=1e-4)
-    assert not torch.equal(draw(merged), draw(FAMILY.load(merged.twinflow_config.base_model)))
+    assert not torch.equal(draw(merged), draw(load_stock_pipeline(FAMILY, merged.twinflow_config.base_model)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_unloading_a_merged_lora_is_exact(shared_repository, base_dir, dtype, caplog):
     diffusers_logging.enable_propagation()
-    pipeline, before = load(shared_repository, dtype=dtype), state(FAMILY.load(base_dir, dtype=dtype))
+    pipeline, before = load(shared_repository, dtype=dtype), state(load_stock_pipeline(FAMILY, base_dir, dtype=dtype))
     assert not torch.equal(
         state(pipeline)["transformer_blocks.0.attn.to_q.weight"], before["transformer_blocks.0.attn.to_q.weight"]
     )
@@ -118,7 +119,7 @@ def test_no_copy_of_the_base_is_kept(merged):
 def test_weights_that_are_in_no_file_are_copied(shared_repository, base_dir):
     """Those of a component that was given, or that were changed since they were loaded."""
     given = load(shared_repository, transformer=tiny.sd3_transformer())
-    changed = FAMILY.load(base_dir)
+    changed = load_stock_pipeline(FAMILY, base_dir)
     with torch.no_grad():
         changed.transformer.transformer_blocks[0].attn.to_q.weight.add_(0.5)
     before = state(changed)
@@ -134,7 +135,7 @@ def test_weights_that_are_in_no_file_are_copied(shared_repository, base_dir):
 
 def test_without_the_files_the_base_comes_back_up_to_rounding(shared_repository, base_dir, tmp_path, caplog):
     base = shutil.copytree(base_dir, tmp_path / "base")
-    pipeline, before = load(shared_repository, base_model=str(base)), state(FAMILY.load(base))
+    pipeline, before = load(shared_repository, base_model=str(base)), state(load_stock_pipeline(FAMILY, base))
     shutil.rmtree(base / "transformer")
     diffusers_logging.enable_propagation()
     unload_twinflow_lora(pipeline)
@@ -144,7 +145,7 @@ def test_without_the_files_the_base_comes_back_up_to_rounding(shared_repository,
 
 def test_other_weights_in_the_files_are_not_taken_for_the_base(shared_repository, base_dir, tmp_path, caplog):
     base = shutil.copytree(base_dir, tmp_path / "base")
-    pipeline, before = load(shared_repository, base_model=str(base)), state(FAMILY.load(base))
+    pipeline, before = load(shared_repository, base_model=str(base)), state(load_stock_pipeline(FAMILY, base))
     tiny.sd3_pipeline().transformer.to(torch.bfloat16).save_pretrained(base / "transformer")
     diffusers_logging.enable_propagation()
     unload_twinflow_lora(pipeline)
@@ -164,7 +165,7 @@ def test_bf16_merged_is_about_as_close_to_float32_as_bf16_separate(shared_reposi
 def test_a_merged_weight_is_rounded_once(shared_repository, base_dir):
     pipeline = load(shared_repository, dtype=torch.bfloat16)
     weights = merged_lora_of(pipeline.transformer).weights
-    base = FAMILY.load(base_dir, dtype=torch.bfloat16).transformer
+    base = load_stock_pipeline(FAMILY, base_dir, dtype=torch.bfloat16).transformer
     name = "transformer_blocks.0.attn.to_q"
     low_rank = weights[f"{name}.lora_B.weight"].float() @ weights[f"{name}.lora_A.weight"].float()
     expected = (base.get_submodule(name).weight.float() + low_rank).to(torch.bfloat16)
@@ -328,7 +329,7 @@ def test_a_failure_while_merging_leaves_the_pipeline_as_it_was(shared_repository
 
 def test_the_base_between_merged_images(merged, base_state):
     expected = draw(merged)
-    stock = draw(FAMILY.load(merged.twinflow_config.base_model))
+    stock = draw(load_stock_pipeline(FAMILY, merged.twinflow_config.base_model))
     with bare_base(merged) as base:
         assert torch.equal(draw(base), stock)
         assert_same(
@@ -353,7 +354,7 @@ def test_under_group_offloading(merged, base_state):
     assert torch.equal(draw(merged), expected)
     unload_twinflow_lora(merged)
     assert_same(base_state, state(merged))
-    assert torch.equal(draw(merged), draw(FAMILY.load(merged.config._name_or_path)))
+    assert torch.equal(draw(merged), draw(load_stock_pipeline(FAMILY, merged.config._name_or_path)))
 
 
 def test_under_group_offloading_to_disk_unloading_says_what_to_do(merged, tmp_path):

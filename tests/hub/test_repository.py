@@ -12,6 +12,8 @@ from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipe
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, load_twinflow_lora, save_stock_lora
 from diffusers_twinflow.hub.files import CONDITIONING_NAME, CONFIG_NAME, LORA_NAME, locate_repository
+from diffusers_twinflow.hub.lora_files import save_lora
+from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
 from diffusers_twinflow.schedulers import TwinFlowScheduler
 from diffusers_twinflow.training.saving import repository_config
 from tests import tiny
@@ -36,7 +38,7 @@ TIMES = {"target_timestep": torch.tensor([0.0, 100.0]), "timestep_sign": torch.t
 
 def test_round_trip(repository, base_dir):
     directory, trained = repository
-    pipeline = FAMILY.load(base_dir)
+    pipeline = load_stock_pipeline(FAMILY, base_dir)
     config = load_twinflow_lora(pipeline, directory)
     torch.testing.assert_close(forward(pipeline.transformer, **TIMES), forward(trained, **TIMES))
     assert isinstance(pipeline.scheduler, TwinFlowScheduler)
@@ -85,9 +87,9 @@ def test_the_scale_is_in_the_tensors(tmp_path, options, is_exact):
 def test_a_lora_of_an_older_version_keeps_its_alpha(repository, base_dir):
     directory, trained = repository
     weights = get_peft_model_state_dict(trained)
-    FAMILY.save_lora(directory, LORA_NAME, weights, trained.peft_config["default"].to_dict())
+    save_lora(FAMILY, directory, LORA_NAME, weights, trained.peft_config["default"].to_dict())
     break_config(directory, portable=None)
-    pipeline = FAMILY.load(base_dir)
+    pipeline = load_stock_pipeline(FAMILY, base_dir)
     load_twinflow_lora(pipeline, directory)
     layer = pipeline.transformer.transformer_blocks[0].attn.to_q
     assert layer.lora_alpha["twinflow"] == 6 and layer.r["twinflow"] == 2
@@ -137,11 +139,11 @@ def test_a_configuration_that_names_other_layers_as_folded_is_refused(repository
     ]:
         break_config(directory, portable=portable | {"layers": layers})
         with pytest.raises(TwinFlowConfigError, match=message):
-            load_twinflow_lora(FAMILY.load(base_dir), directory)
+            load_twinflow_lora(load_stock_pipeline(FAMILY, base_dir), directory)
     [name] = portable["layers"]
     break_config(directory, portable=portable | {"layers": {name: 9}})
     with pytest.raises(TwinFlowConfigError, match="no such layer of rank 9"):
-        load_twinflow_lora(FAMILY.load(base_dir), directory)
+        load_twinflow_lora(load_stock_pipeline(FAMILY, base_dir), directory)
 
 
 def break_config(directory, **values):
@@ -183,7 +185,7 @@ def sign(tensors):
 def test_broken_repositories_leave_the_pipeline_as_it_was(repository, base_dir, spoil, message):
     directory, _ = repository
     spoil(directory)
-    pipeline = FAMILY.load(base_dir)
+    pipeline = load_stock_pipeline(FAMILY, base_dir)
     scheduler, before = pipeline.scheduler, forward(pipeline.transformer)
     with pytest.raises(TwinFlowConfigError, match=message):
         load_twinflow_lora(pipeline, directory)

@@ -14,6 +14,7 @@ from ..families import family_of
 from ..families.video import strip
 from ..hub.merging import separate_lora
 from ..hub.samples import count_of_steps, draw_frames
+from ..hub.stock_pipelines import assemble
 from ..hub.unloading import STATE_NAME
 from ..models import without_targets
 from ..pipelines import TwinFlowPipeline
@@ -95,7 +96,7 @@ def bare_base(pipeline: TwinFlowPipeline) -> Iterator[DiffusionPipeline]:
     """Yield the stock pipeline without the LoRA. Do not call `pipeline` inside the `with` block."""
     family = family_of(pipeline)
     denoiser, scheduler = family.denoiser(pipeline), getattr(pipeline, STATE_NAME).scheduler
-    base = family.assemble(pipeline, pipeline.components | {"scheduler": scheduler})
+    base = assemble(family, pipeline, pipeline.components | {"scheduler": scheduler})
     base.set_progress_bar_config(disable=True)
     with separate_lora(pipeline):
         denoiser.disable_lora()

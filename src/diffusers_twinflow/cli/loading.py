@@ -11,6 +11,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from ..configuration import TwinFlowConfigError
 from ..data.encoders import size_multiple
 from ..families import FAMILIES, Family, family_of
+from ..families.video import check_draws_videos
 from ..hub.files import locate_repository
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
 from ..image_files import load_image
@@ -83,7 +84,7 @@ def call_options(args: argparse.Namespace, family: Family) -> dict[str, Any]:
         TwinFlowConfigError: if the family does not generate videos, if an image is missing or not allowed, or if the
             image cannot be read.
     """
-    family.check_draws_videos(args.num_frames)
+    check_draws_videos(family, args.num_frames)
     if family.takes_reference_image and not args.image:
         raise TwinFlowConfigError(f"--image is missing: the model of '{args.adapter}' needs an image to edit.")
     if args.image and not family.takes_reference_image:

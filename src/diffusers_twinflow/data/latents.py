@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ..configuration import TwinFlowConfigError
-from ..families.base import LatentDistribution
+from ..families.encoding import LatentDistribution
 from .cache import Entry, TensorCache, batched, fill_cache
 from .clips import Clip
 from .draws import SampleDraw

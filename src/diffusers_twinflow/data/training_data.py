@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from ..conditions import Condition
 from ..configuration import TwinFlowConfigError
 from ..families import Family
-from ..families.base import LatentDistribution
+from ..families.encoding import LatentDistribution
+from ..families.video import check_draws_videos
 from ..methods.randomness import Purpose, draw_noise
 from .cache import DiskCache, MemoryCache, TensorCache
 from .conditions import Conditions, cache_conditions, text_identity
@@ -69,6 +70,7 @@ class TrainingData:
         self.seed, self.batch_size, self.processes = seed, batch_size, processes or PartialState()
         self.device = self.processes.device
         if source.config.num_frames:
+            check_draws_videos(family, source.config.num_frames)
             family.check_num_frames(pipeline, source.config.num_frames)
         self.framing = self._frame()
         self.samples = self._build_samples()

@@ -8,7 +8,7 @@ import torch
 from ..conditions import Condition
 from ..configuration import TwinFlowConfigError
 from ..families import Family
-from ..families.base import LatentDistribution
+from ..families.encoding import LatentDistribution
 from ..methods.rng_snapshot import RNGSnapshot
 from ..models import without_targets
 from .encoders import moved_to

@@ -16,9 +16,10 @@ from ..conditions import Condition, VelocityFunction
 from ..configuration import TwinFlowConfigError
 from ..models import TWINFLOW_CLASSES
 from ..models.timestep_embedders import TIMESTEP_EMBEDDERS
-from .base import Family, LatentDistribution, call_pipeline
+from .base import Family, call_pipeline
 from .call_capture import DenoiserCall, capture_call
 from .call_layout import LayoutError, StateError, describe, join, layout_of, layout_of_one, size_of, split
+from .encoding import LatentDistribution
 from .sample_place import CallLayout, SamplePlace
 from .video import strip
 
@@ -133,10 +134,6 @@ class CapturedFamily(Family):
     def size_options(self, resolution: int) -> dict[str, Any]:
         options = super().size_options(resolution) | {"use_resolution_binning": False}
         return {name: value for name, value in options.items() if name in self.parameters}
-
-    def check_num_frames(self, pipeline: DiffusionPipeline, num_frames: int) -> None:
-        """Any number of frames; the pipeline's own call says if it cannot take it."""
-        self.check_draws_videos(num_frames)
 
     def for_samples(
         self,

@@ -8,7 +8,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
-from .base import LatentDistribution, to_unit_range
+from .encoding import LatentDistribution, to_unit_range
 from .video import VideoFamily, as_video
 
 FRAME_RATE = inspect.signature(LTXPipeline.__call__).parameters["frame_rate"].default

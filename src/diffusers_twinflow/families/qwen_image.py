@@ -7,7 +7,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
-from .base import LatentDistribution, to_unit_range
+from .encoding import LatentDistribution, to_unit_range
 from .latents import PackedFamily, latent_statistics
 from .prompts import pad_tokens
 

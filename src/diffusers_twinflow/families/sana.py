@@ -9,7 +9,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
-from .base import Family, LatentDistribution, to_unit_range
+from .base import Family
+from .encoding import LatentDistribution, to_unit_range
 from .prompts import encode_empty_apart
 
 INSTRUCTION = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default

@@ -8,8 +8,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition
 from ..models import twinflow_class_of
-from .base import LatentDistribution
 from .diffusion import DiffusionFamily
+from .encoding import LatentDistribution
 from .prompts import check_clip_length, encode_empty_apart
 from .stable_diffusion import UNET_LORA_TARGETS
 

@@ -39,6 +39,19 @@ def check_frames(num_frames: int, temporal_compression: int) -> None:
         )
 
 
+def check_draws_videos(family: Family, num_frames: int | None) -> None:
+    """Check that a number of frames is given only for a base that generates videos.
+
+    Raises:
+        TwinFlowConfigError: if `num_frames` is given and the base generates images.
+    """
+    if num_frames is not None and not family.draws_videos:
+        raise TwinFlowConfigError(
+            f"num_frames={num_frames} is not valid for {family.pipeline_class.__name__}, which generates no videos: "
+            "leave it out."
+        )
+
+
 class VideoFamily(Family):
     """A family of models that generate videos. Latents have shape [B, C, f, h, w]. An image is a one-frame video."""
 

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from diffusers.utils import logging
 from ..conditions import Condition, VelocityFunction
 from ..configuration import TwinFlowConfigError
 from ..models import twinflow_class_of
-from .base import LatentDistribution, to_unit_range
+from .encoding import LatentDistribution, to_unit_range
 from .latents import latent_statistics
 from .video import VideoFamily, as_video
 
@@ -44,12 +44,12 @@ class WanFamily(VideoFamily):
     ]
     max_sequence_length = 512
 
-    def load(self, name_or_path: str, **options: Any) -> DiffusionPipeline:
-        if self.load_index(name_or_path, options).get("boundary_ratio") is not None:
+    def load_options(self, base: str, index: Mapping[str, Any]) -> dict[str, Any]:
+        if index.get("boundary_ratio") is not None:
             logger.warning(
-                f"'{name_or_path}' is loaded without its transformer_2, because TwinFlow uses transformer at all times."
+                f"'{base}' is loaded without its transformer_2, because TwinFlow uses transformer at all times."
             )
-        return super().load(name_or_path, **(FIRST_ALONE | options))
+        return FIRST_ALONE
 
     def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
         """Return the transformer that is trained.

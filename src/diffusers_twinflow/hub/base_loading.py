@@ -8,10 +8,10 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
 from ..families import Family
-from ..families.base import HUB_OPTIONS
 from .component_check import check_component
 from .files import download_error
 from .model_check import read_base_index
+from .stock_pipelines import HUB_OPTIONS, load_stock_pipeline
 
 
 def load_base(family: Family, name_or_path: str, *, is_hub_id: bool = False, **options: Any) -> DiffusionPipeline:
@@ -38,7 +38,7 @@ def load_base(family: Family, name_or_path: str, *, is_hub_id: bool = False, **o
         directory = Path(name_or_path)
     check_base_files(family, directory, name_or_path, options)
     try:
-        return family.load(str(directory), **options)
+        return load_stock_pipeline(family, str(directory), **options)
     except (TwinFlowConfigError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # files from others can raise any error

@@ -31,6 +31,7 @@ from .files import (
 )
 from .loaded_pipeline import LoraPipeline
 from .lora_check import check_lora, read_lora
+from .lora_files import load_lora
 from .merging import merge_lora
 from .pipeline_classes import as_pipeline
 from .portable import Portable, without_folded
@@ -124,7 +125,7 @@ def load_located_lora(
 
     before = read_states(transformer)
     try:
-        family.load_lora(pipeline, weights, metadata, adapter_name)
+        load_lora(family, pipeline, weights, metadata, adapter_name)
         if conditioning is not None:
             enable_twinflow(transformer, family.transformer_class)
             transformer.time_conditioning.load_state_dict(conditioning)

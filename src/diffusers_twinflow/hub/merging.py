@@ -18,6 +18,7 @@ from ..models.merged_copy import is_plain, merged_copy
 from ..models.offloading import has_offloading_hook, is_offloaded_to_disk
 from .adapter_states import activate_beside, adapted_layers, read_states
 from .base_weights import BaseWeight, restore_weights, subtract_adapter, weights_in_files
+from .lora_files import load_lora
 
 logger = logging.get_logger(__name__)
 
@@ -131,7 +132,7 @@ def unmerge_lora(pipeline: DiffusionPipeline) -> None:
     if any(layer.merged_adapters for _, layer in adapted_layers(transformer)):
         transformer.unfuse_lora()
     inexact = restore_weights(transformer, merged.base)
-    family.load_lora(pipeline, dict(merged.weights), dict(merged.metadata), merged.adapter_name)
+    load_lora(family, pipeline, dict(merged.weights), dict(merged.metadata), merged.adapter_name)
     activate_beside(transformer, merged.adapter_name, before)
     layers = dict(adapted_layers(transformer))
     for name in inexact:

@@ -15,6 +15,7 @@ from .files import CONDITIONING_NAME, CONFIG_NAME, INDEX_NAME, LocatedRepository
 from .loading import read_scheduler
 from .model_check import FILE_PATTERNS, OUR_SCHEDULER, check_model_files, read_index
 from .repository import TwinFlowRepositoryConfig
+from .stock_pipelines import load_stock_pipeline
 
 MODEL_OPTIONS = ("dtype", "device_map")
 
@@ -42,7 +43,7 @@ def load_located_model(
     try:
         model = _load_component(directory, family, component_options(options, family.component_name))
         replaced[family.component_name] = model
-        pipeline = family.load(str(directory), **replaced, **options)
+        pipeline = load_stock_pipeline(family, str(directory), **replaced, **options)
     except (TwinFlowConfigError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # files from others can raise any error

@@ -17,6 +17,7 @@ from .model_loading import check_weights, component_options
 from .published import PATTERNS, load_located_transformer
 from .published_config import family_of_published, named_base, own_components
 from .published_folders import PublishedFolder, located
+from .stock_pipelines import assemble
 
 SAMPLER: Mapping[str, Any] = MappingProxyType(
     {
@@ -82,8 +83,8 @@ def load_published_pipeline(
         check_weights({family.component_name: transformer}, repository.directory.parent)
     own = pipeline.scheduler.config if pipeline.scheduler is not None else {}
     scheduler = scheduler or TwinFlowScheduler.from_config(own, **SAMPLER)
-    return family.assemble(
-        pipeline, pipeline.components | {family.component_name: transformer, "scheduler": scheduler}
+    return assemble(
+        family, pipeline, pipeline.components | {family.component_name: transformer, "scheduler": scheduler}
     )
 
 

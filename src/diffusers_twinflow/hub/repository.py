@@ -35,6 +35,7 @@ from .files import (
     locate_repository,
     read_json,
 )
+from .lora_files import save_lora
 from .merging import merged_lora_of, read_adapter
 from .old_formats import FORMAT_VERSION, convert_options
 from .portable import Portable, add_folded, fold, rank_and_alpha
@@ -324,7 +325,7 @@ def save_stock_lora(
 ) -> None:
     """Save a transformer's adapter as a plain diffusers LoRA file, see `stock_lora`."""
     lora = stock_lora(transformer, adapter_name=adapter_name, dtype=dtype, folded=folded)
-    family.save_lora(directory, LORA_NAME, *lora)
+    save_lora(family, directory, LORA_NAME, *lora)
 
 
 def stock_lora(

@@ -17,14 +17,15 @@ from safetensors.torch import save_file
 from ..configuration import TwinFlowConfigError
 from ..diff2flow import DIFFUSION_PREDICTION_TYPES
 from ..families import FAMILIES, Family
-from ..families.base import HUB_OPTIONS
 from ..hub.adapter_states import active_adapters
 from ..hub.comfyui import comfyui_lora, comfyui_workflow, layout_of
 from ..hub.export_page import COMFYUI, LOCAL_BASE, LORA_FORMAT, MERGED, TRANSFORMER, export_page
 from ..hub.files import CARD_NAME, LORA_NAME, LocatedRepository, check_new_folder, locate_repository, read_header
+from ..hub.lora_files import save_lora
 from ..hub.portable import STEP_COUNTS, Portable, fold
 from ..hub.repository import LORA, MAX_STEPS, TwinFlowRepositoryConfig, check_not_quantized, stock_lora
 from ..hub.stock_copy import scheduler_of, stock_copy
+from ..hub.stock_pipelines import HUB_OPTIONS
 from ..hub.stock_use import StockUse, plain_ratio, stock_use
 from ..models import TwinFlowTransformerMixin
 from ..models.target_folding import FoldedLayer
@@ -182,7 +183,7 @@ def _lora_writer(source: _Source) -> Write:
     weights, config = source.lora()
 
     def write(directory: Path) -> None:
-        source.family.save_lora(directory, LORA_NAME, weights, config)
+        save_lora(source.family, directory, LORA_NAME, weights, config)
         source.save_scheduler(directory)
 
     return write

@@ -9,7 +9,6 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
 from ..families import FAMILIES
-from ..families.base import HUB_OPTIONS
 from ..families.guiders import turn_guiders_off
 from ..hub.base_loading import load_base
 from ..hub.base_loras import merge_base_loras, parse_base_loras
@@ -21,6 +20,7 @@ from ..hub.pipeline_classes import as_pipeline, as_stock_pipeline, stock_class_o
 from ..hub.published_folders import find_published
 from ..hub.published_pipeline import load_published_pipeline
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
+from ..hub.stock_pipelines import HUB_OPTIONS
 from ..schedulers import TwinFlowScheduler
 from .execution_device import QuickExecutionDevice
 

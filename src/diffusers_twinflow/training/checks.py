@@ -6,6 +6,7 @@ from typing import Any
 
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..families import Family, family_of
+from ..families.video import check_draws_videos
 from ..hub.base_loras import parse_base_loras
 from . import deepspeed
 from .arguments import TrainingArguments
@@ -70,7 +71,7 @@ def check_family(args: TrainingArguments, config: TwinFlowConfig, family: Family
             "for it. Train it with prompts only: set `twinflow_enabled`, `twinflow_image_free` and `prompts_file`."
         )
     check_reference(args, family)
-    family.check_draws_videos(args.num_frames)
+    check_draws_videos(family, args.num_frames)
 
 
 def check_reference(args: TrainingArguments, family: Family) -> None:

@@ -24,6 +24,7 @@ from ..hub.model_card import is_generated_card, save_model_card
 from ..hub.push import push_twinflow_model
 from ..hub.repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
 from ..hub.samples import write_samples
+from ..hub.stock_pipelines import assemble
 from ..methods.base import AveragedWeights
 from ..models.target_folding import parts_to_fold
 from ..schedulers import TwinFlowScheduler
@@ -158,7 +159,7 @@ def save_result(
     directory = Path(directory or args.output_dir)
     saved = repository_config(args, options, config, family, step, directory)
     with components_to_save(family, pipeline, average, args.save_ema) as components:
-        result = family.assemble(pipeline, components)
+        result = assemble(family, pipeline, components)
         model = family.denoiser(result)
         was_training = model.training
         model.eval()

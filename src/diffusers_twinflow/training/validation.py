@@ -14,6 +14,7 @@ from PIL import Image
 from ..families import Family
 from ..hub.repository import TwinFlowRepositoryConfig
 from ..hub.samples import count_of_steps, draw_row
+from ..hub.stock_pipelines import assemble
 from ..image_files import load_image
 from ..methods.base import AveragedWeights
 from ..methods.rng_snapshot import RNGSnapshot
@@ -157,7 +158,7 @@ class Validation:
             yield
 
     def _pipeline(self, components: dict[str, Any] | None = None) -> DiffusionPipeline:
-        pipeline = self.family.assemble(self.pipeline, components)
+        pipeline = assemble(self.family, self.pipeline, components)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

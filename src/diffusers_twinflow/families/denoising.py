@@ -1,0 +1,86 @@
+"""How the model of a family is called."""
+
+import fnmatch
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import nn
+
+from ..conditions import VelocityFunction
+from ..configuration import TwinFlowConfigError
+from ..models import TwinFlowTransformerMixin, uncompiled
+from .scheduler_kind import is_flow_matching
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Denoising:
+    """The half of a `Family` that calls its model: which component it is, its times, and its velocity.
+
+    Attributes:
+        name: the family's name.
+        component_name: name of the pipeline's component that is trained.
+        transformer_class: the TwinFlow class of that component.
+        lora_target_modules: name suffixes of the linear layers that a LoRA adapts by default. If a name contains `*`,
+            it is a pattern for whole names, such as `blocks.*.proj`.
+        timestep_argument: name of the timestep in the component's forward.
+    """
+
+    name: str
+    component_name: str = "transformer"
+    transformer_class: type[TwinFlowTransformerMixin]
+    lora_target_modules: list[str]
+    timestep_argument: str = "timestep"
+
+    def bind(self, pipeline: DiffusionPipeline) -> "Self":
+        """Return the family for this pipeline. Call it before `velocity`, which may depend on the scheduler.
+
+        Raises:
+            TwinFlowConfigError: if the family cannot call a model with this scheduler.
+        """
+        scheduler = type(pipeline.scheduler).__name__
+        if not is_flow_matching(scheduler, pipeline.scheduler.config):
+            raise TwinFlowConfigError(
+                f"The base's scheduler is a {scheduler}, which is for diffusion models, but {self.name} is a "
+                "flow-matching family: give the base its flow-matching scheduler."
+            )
+        return self
+
+    def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
+        """Return the component that is trained, without the wrapper of `torch.compile`."""
+        return uncompiled(getattr(pipeline, self.component_name))
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether this family trains models of this class, stock or TwinFlow."""
+        return isinstance(uncompiled(model), self.transformer_class.stock_class())
+
+    def lora_targets(self, model: ModelMixin) -> list[str]:
+        """Return the `target_modules` of a LoRA: `lora_target_modules` with patterns replaced by the matching names."""
+        names = [name for name, _ in model.named_modules()]
+        found = [fnmatch.filter(names, target) if "*" in target else [target] for target in self.lora_target_modules]
+        return [name for targets in found for name in targets]
+
+    def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        """Wrap the model in a function `(x_t, t, r, sign, condition) -> velocity`, where the velocity is noise - data.
+
+        `x_t` and the velocity have the shape of the latents of `encode_images`. `t` and `r` are in [0, 1] with 1 at
+        noise, shape [B]. With `r=None` and `sign=None` the stock model is called.
+        """
+        raise NotImplementedError
+
+    def timestep(self, t: torch.Tensor) -> torch.Tensor:
+        """Convert times in [0, 1], with 1 at noise, to the unit of the model's forward, by default 0 to 1000."""
+        return t * 1000.0
+
+    def times(self, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """Return the time arguments of the forward. If `r` and `sign` are `None`, the stock forward accepts them."""
+        times: dict[str, torch.Tensor] = {self.timestep_argument: self.timestep(t)}
+        if r is not None:
+            times["target_timestep"] = self.timestep(r)
+        if sign is not None:
+            times["timestep_sign"] = sign
+        return times
