@@ -21,6 +21,25 @@ import sys
 from huggingface_hub import HfApi
 HfApi().create_repo(sys.argv[2]); HfApi().upload_folder(repo_id=sys.argv[2], folder_path=sys.argv[1])
 """
+FROM_PYTHON = """
+import sys
+from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError
+from diffusers_twinflow.methods import TwinFlow
+from diffusers_twinflow.training import Trainer, TrainingArguments
+base, images, output, repository = sys.argv[1:]
+arguments = TrainingArguments(
+    base, instance_data_dir=images, output_dir=output, resolution=16, max_sequence_length=2, rank=2,
+    train_batch_size=4, max_train_steps=1, hub_base_model="me/tiny-base",
+)
+trainer = Trainer(None, arguments, TwinFlow(TwinFlowConfig(twinflow_enabled=True, twinflow_target_step_count=2)))
+try:
+    trainer.push_to_hub(repository)
+except TwinFlowConfigError as error:
+    print("before:", error)
+trainer.train()
+trainer.push_to_hub(repository)
+print("arguments:", trainer.arguments.hub_model_id)
+"""
 TOKEN = "hf_writer"
 
 
@@ -111,3 +130,13 @@ def test_a_refused_push_keeps_the_result_and_says_how_to_go_on(hub_with_base, ba
     again = "import sys; from diffusers_twinflow.cli import main; sys.exit(main(sys.argv[1:]))"
     hub.run(again, "push", output_dir, "me/later", "--base_model", "me/tiny-base").check()
     assert "twinflow_config.json" in hub.tree("me/later")
+
+
+def test_the_trainer_pushes_when_it_is_called(hub_with_base, base_dir, image_dir, tmp_path):
+    hub, output_dir = hub_with_base, tmp_path / "run"
+    done = hub.run(FROM_PYTHON, base_dir, image_dir, output_dir, "from-python").check()
+    assert "before:" in done.stdout and str(output_dir) in done.stdout
+    assert "arguments: None" in done.stdout
+    assert {"README.md", "pytorch_lora_weights.safetensors", "twinflow_config.json"} <= hub.tree("me/from-python")
+    pulled = hub.run(DRAW, "me/from-python", home=tmp_path / "another machine").check().stdout
+    assert pulled == hub.run(DRAW, output_dir).check().stdout

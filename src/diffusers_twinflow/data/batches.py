@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -15,6 +15,7 @@ from .sampler import RunSampler
 Batch = dict[str, Any]
 
 
+@runtime_checkable
 class Batches(Protocol):
     """The micro-batches of a run. Each has the positions of its samples in the run under "position"."""
 
@@ -142,7 +143,7 @@ class LatentBatches:
         if self.empty_condition is None:
             raise TwinFlowConfigError(
                 "twinflow_enhanced_ratio is above 0, which needs the condition of the empty prompt. Pass "
-                "empty_condition=, or set twinflow_enhanced_ratio=0."
+                "LatentBatches(..., empty_condition=...) as the data, or set twinflow_enhanced_ratio=0."
             )
         return self._sent_condition(self.empty_condition)
 

@@ -20,7 +20,7 @@ from peft import LoraConfig
 from ..conditions import VelocityFunction
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..data import DataConfig, TrainingData, open_source
-from ..data.batches import Batch, Batches
+from ..data.batches import Batch, Batches, LatentBatches
 from ..families import FAMILIES, Family, family_of
 from ..hub.base_loras import merge_base_loras, parse_base_loras
 from ..hub.push import whole_repo_id
@@ -71,7 +71,8 @@ class Trainer:
             or a loaded transformer, if `data` already has latents and conditions. Defaults to the base in `arguments`.
         arguments: options of the run.
         method: training method. Defaults to flow matching.
-        data: micro-batches such as `LatentBatches`. Defaults to the data in `arguments`.
+        data: latents and conditions, as `LatentBatches` or as the samples or batches that it takes. Defaults to the data
+            in `arguments`.
         callbacks: callbacks of the run. Defaults to `default_callbacks(arguments)`.
         family: name of the model family, needed only if a transformer fits several.
 
@@ -99,7 +100,7 @@ class Trainer:
         model: str | Path | DiffusionPipeline | ModelMixin | None,
         arguments: TrainingArguments,
         method: Method | None = None,
-        data: Batches | None = None,
+        data: Batches | Iterable[Batch] | None = None,
         *,
         callbacks: Sequence[TrainerCallback] | None = None,
         family: str | None = None,
@@ -241,7 +242,10 @@ class Trainer:
         self.transformer = self.family.denoiser(self.pipeline)
         self.data: Batches
         if self.given_data is not None:
-            self.data = self.given_data
+            if isinstance(self.given_data, Batches):
+                self.data = self.given_data
+            else:
+                self.data = LatentBatches(self.given_data, seed=args.seed, batch_size=args.train_batch_size)
             self.transformer.to(accelerator.device)
         elif source is not None:
             self.data = TrainingData(
@@ -523,7 +527,9 @@ class Trainer:
 
         Raises:
             DiskError: if it cannot be written. The earlier contents are then unchanged.
+            TwinFlowConfigError: if nothing was trained or prepared yet.
         """
+        self._check_prepared()
         step = self.step if step is None else step
         save_result(
             self.arguments,
@@ -543,8 +549,9 @@ class Trainer:
             The scores by name.
 
         Raises:
-            TwinFlowConfigError: if no callback measures scores.
+            TwinFlowConfigError: if no callback measures scores, or if nothing was trained or prepared yet.
         """
+        self._check_prepared()
         values: dict[str, float] = {}
         for callback in self.callbacks:
             values |= callback.score(self, self.step)
@@ -563,6 +570,10 @@ class Trainer:
         """
         args = self.arguments
         push_result(args if repo_id is None else replace(args, hub_model_id=whole_repo_id(repo_id, args.hub_token)))
+
+    def _check_prepared(self) -> None:
+        if not hasattr(self, "networks"):
+            raise TwinFlowConfigError("The trainer has no model yet. Call `train()` or `prepare()` first.")
 
     def _call(self, name: str, *values: Any) -> None:
         for callback in self.callbacks:
