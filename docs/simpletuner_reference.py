@@ -3,12 +3,9 @@
 Run it to update the page: `python docs/simpletuner_reference.py`.
 """
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from marked_parts import fill, table
 

@@ -1,5 +1,6 @@
 """The trainer takes exactly the steps of a straight-line loop, bit for bit."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,8 @@ from diffusers_twinflow import TwinFlowConfig, enable_twinflow
 from diffusers_twinflow.data.batches import LatentBatches
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.methods import FlowMatching, Method, Networks, TwinFlow
+from diffusers_twinflow.methods.merged_passes import MergedPasses
+from diffusers_twinflow.models.merged_lora import MergedLora
 from diffusers_twinflow.training import Trainer, TrainingArguments
 from diffusers_twinflow.training.callbacks import CheckpointCallback
 from tests.tiny import sd3_condition, sd3_transformer
@@ -22,7 +25,7 @@ EMPTY = sd3_condition(1, seed=9)
 FULL = TwinFlowConfig(twinflow_enabled=True, twinflow_adversarial_enabled=True)
 
 
-def straight_line(method: Method, train_type: str) -> tuple[dict[str, torch.Tensor], dict]:
+def straight_line(method: Method, train_type: str, is_merged: bool) -> tuple[dict[str, torch.Tensor], dict]:
     """Train with nothing but torch and the method. Returns the parameters of the model, and the teacher's state."""
     transformer = sd3_transformer().requires_grad_(False)
     set_seed(SEED)
@@ -49,6 +52,9 @@ def straight_line(method: Method, train_type: str) -> tuple[dict[str, torch.Tens
     velocity = FAMILY.velocity(transformer)
     teacher = method.build_teacher(transformer, FAMILY.velocity, copy)
     networks = Networks(velocity, velocity, teacher, unconditional=EMPTY if method.needs_unconditional else None)
+    merged = MergedLora(transformer) if is_merged else None
+    if merged is not None:
+        networks = MergedPasses(transformer, merged, networks).networks
     batches = list(InOrder())
     for step in range(STEPS):
         if teacher is not None:
@@ -56,14 +62,17 @@ def straight_line(method: Method, train_type: str) -> tuple[dict[str, torch.Tens
         batch = batches[step % len(batches)]
         positions = range(step * BATCH, (step + 1) * BATCH)
         draw = method.draw(positions, LATENT_SHAPE, seed=SEED, device="cpu")
-        method.loss(batch["latents"], batch["condition"], draw, networks).loss.backward()
+        with merged.used() if merged is not None else nullcontext():
+            method.loss(batch["latents"], batch["condition"], draw, networks).loss.backward()
         torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimizer.step()
         optimizer.zero_grad()
     return dict(transformer.named_parameters()), {} if teacher is None else teacher.state_dict()
 
 
-def by_trainer(method: Method, train_type: str, base: str, out: str, stops) -> tuple[dict[str, torch.Tensor], dict]:
+def by_trainer(
+    method: Method, train_type: str, is_merged: bool, base: str, out: str, stops
+) -> tuple[dict[str, torch.Tensor], dict]:
     """Train with the trainer, in one run that ends and is resumed at each of `stops` but the last."""
     arguments = TrainingArguments(
         base,
@@ -74,6 +83,7 @@ def by_trainer(method: Method, train_type: str, base: str, out: str, stops) -> t
         rank=RANK,
         seed=SEED,
         checkpointing_steps=1,
+        merged_lora_gigabytes=None if is_merged else 0.0,
     )
     for steps in stops:
         data = LatentBatches(InOrder(), seed=SEED, batch_size=BATCH, empty_condition=EMPTY)
@@ -86,20 +96,21 @@ def by_trainer(method: Method, train_type: str, base: str, out: str, stops) -> t
 
 
 CASES = {
-    "lora": (TwinFlow(FULL), "lora"),
-    "full": (TwinFlow(FULL), "full"),
-    "image-free": (TwinFlow(replace(FULL, twinflow_image_free=True)), "lora"),
-    "flow-matching": (FlowMatching(), "lora"),
-    "flow-matching-full": (FlowMatching(), "full"),
+    "lora": (TwinFlow(FULL), "lora", False),
+    "lora-on-merged-weights": (TwinFlow(FULL), "lora", True),
+    "full": (TwinFlow(FULL), "full", False),
+    "image-free": (TwinFlow(replace(FULL, twinflow_image_free=True)), "lora", False),
+    "flow-matching": (FlowMatching(), "lora", False),
+    "flow-matching-full": (FlowMatching(), "full", False),
 }
 
 
 @pytest.mark.parametrize("stops", [(STEPS,), (2, STEPS)], ids=["at-once", "resumed"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_weights_are_those_of_a_straight_line_loop(name, stops, base_dir, tmp_path):
-    method, train_type = CASES[name]
-    weights, teacher = straight_line(method, train_type)
-    found, found_teacher = by_trainer(method, train_type, str(base_dir), str(tmp_path / "out"), stops)
+    method, train_type, is_merged = CASES[name]
+    weights, teacher = straight_line(method, train_type, is_merged)
+    found, found_teacher = by_trainer(method, train_type, is_merged, str(base_dir), str(tmp_path / "out"), stops)
     assert found.keys() == weights.keys()
     assert [key for key in weights if not torch.equal(found[key], weights[key])] == []
     assert found_teacher.keys() == teacher.keys()
