@@ -17,6 +17,7 @@ from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipe
 from diffusers_twinflow.hub import BaseLora, TwinFlowRepositoryConfig, merge_base_loras
 from diffusers_twinflow.hub.model_card import build_model_card
 from diffusers_twinflow.hub.push import check_pushable
+from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
 from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.pipelines import export
 from diffusers_twinflow.schedulers import TwinFlowScheduler
@@ -28,7 +29,7 @@ CALL = {"num_inference_steps": 2, "output_type": "pt", "height": 16, "width": 16
 
 def style_lora(base_dir, directory, **more_targets):
     """A LoRA of rank 2 and alpha 4."""
-    pipeline = FAMILY.load(base_dir)
+    pipeline = load_stock_pipeline(FAMILY, base_dir)
     layers, metadata = {}, {}
     targets = {"transformer": ["to_q", "proj_out"]} | more_targets
     torch.manual_seed(0)
@@ -78,7 +79,7 @@ def image_of(pipeline, **options):
 
 def styled(base_dir, style, scale):
     """The base with a fused LoRA, by stock diffusers."""
-    pipeline = FAMILY.load(base_dir)
+    pipeline = load_stock_pipeline(FAMILY, base_dir)
     pipeline.load_lora_weights(style)
     pipeline.fuse_lora(lora_scale=scale)
     pipeline.unload_lora_weights()
@@ -86,7 +87,7 @@ def styled(base_dir, style, scale):
 
 
 def test_merging_is_what_stock_diffusers_fuses(base_dir, style):
-    pipeline = FAMILY.load(base_dir)
+    pipeline = load_stock_pipeline(FAMILY, base_dir)
     plain = image_of(pipeline)
     merge_base_loras(pipeline, [f"{style}:0.5", BaseLora(str(style / "pytorch_lora_weights.safetensors"), scale=-0.5)])
     torch.testing.assert_close(image_of(pipeline), plain)
@@ -99,7 +100,7 @@ def test_merging_is_what_stock_diffusers_fuses(base_dir, style):
 @pytest.mark.skipif(version.parse(peft.__version__) < version.parse("0.22"), reason="transformers needs PEFT 0.22")
 def test_text_encoders_are_merged_too(base_dir, tmp_path):
     style_lora(base_dir, tmp_path, text_encoder=["q_proj"])
-    pipeline = FAMILY.load(base_dir)
+    pipeline = load_stock_pipeline(FAMILY, base_dir)
     before = pipeline.text_encoder.text_model.encoder.layers[0].self_attn.q_proj.weight.clone()
     merge_base_loras(pipeline, [str(tmp_path)])
     assert not torch.equal(pipeline.text_encoder.text_model.encoder.layers[0].self_attn.q_proj.weight, before)
@@ -122,7 +123,7 @@ def test_images_of_the_loaded_lora_are_the_images_of_the_run(trained, base_dir):
 def test_unloading_gives_the_base_with_its_lora_back(trained, base_dir, style):
     pipeline = TwinFlowPipeline.from_pretrained(trained[1])
     pipeline.unload_lora_weights()
-    expected = FAMILY.load(base_dir)
+    expected = load_stock_pipeline(FAMILY, base_dir)
     merge_base_loras(expected, [f"{style}:0.5"])
     for name, weight in expected.transformer.state_dict().items():
         assert torch.equal(pipeline.transformer.state_dict()[name], weight), name
@@ -167,11 +168,11 @@ def test_a_relative_path_is_relative_to_the_result(trained, style, tmp_path, mon
 
 
 def test_a_pipeline_without_the_lora_is_warned_of(trained, base_dir, style, caplog):
-    pipeline = FAMILY.load(base_dir)
+    pipeline = load_stock_pipeline(FAMILY, base_dir)
     load_twinflow_lora(pipeline, trained[1])
     assert "was trained on its base with" in caplog.text and "merge_base_loras" in caplog.text
     caplog.clear()
-    pipeline = FAMILY.load(base_dir)
+    pipeline = load_stock_pipeline(FAMILY, base_dir)
     merge_base_loras(pipeline, [f"{style}:0.5"])
     load_twinflow_lora(pipeline, trained[1])
     assert "was trained on its base" not in caplog.text
@@ -190,7 +191,7 @@ def test_an_export_names_the_lora(trained, tmp_path, style):
     export(trained[1], tmp_path / "merged", "merged")
     assert "fuse them" not in (tmp_path / "merged" / "README.md").read_text()
     expected = image_of(TwinFlowPipeline.from_pretrained(trained[1]))
-    exported = FAMILY.load(tmp_path / "merged")
+    exported = load_stock_pipeline(FAMILY, tmp_path / "merged")
     assert image_of(exported, guidance_scale=0.0).shape == expected.shape
 
 
@@ -247,7 +248,7 @@ def test_a_lora_for_another_model_is_refused(base_dir, style, tmp_path):
         "transformer.no_such_layer.lora_B.weight": torch.ones(4, 2),
     }
     save_file(weights, tmp_path / "pytorch_lora_weights.safetensors")
-    pipeline = FAMILY.load(base_dir)
+    pipeline = load_stock_pipeline(FAMILY, base_dir)
     before = {name: weight.clone() for name, weight in pipeline.transformer.state_dict().items()}
     with pytest.raises(TwinFlowConfigError, match="Give a LoRA for this base"):
         merge_base_loras(pipeline, [str(tmp_path)])
