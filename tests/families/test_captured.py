@@ -39,13 +39,30 @@ def test_velocities_are_those_of_the_written_family(case):
     written, pipeline = case.family.bind(case.pipeline), case.pipeline
     family = derived(case, SAME_LENGTH)
     blank = torch.zeros(2, 3, case.resolution, case.resolution)
-    latents = torch.randn(written.encode_distribution(pipeline, blank).mean.shape)
+    latents = torch.randn(written.blank_latents(pipeline, blank).shape)
     denoiser, t = written.denoiser(pipeline), torch.tensor([0.3, 0.8])
     expected = written.velocity(denoiser)(latents, t, None, None, case.encode_prompts(SAME_LENGTH))
-    shape = (2, *family.encode_distribution(pipeline, blank).mean.shape[1:])
+    shape = family.blank_latents(pipeline, blank).shape
     condition = family.encode_prompts(pipeline, SAME_LENGTH)
     ours = family.velocity(denoiser)(as_passed(written, latents, shape), t, None, None, condition)
     torch.testing.assert_close(ours, as_passed(written, expected, shape), **kit.CLOSE)
+
+
+@pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case.id)
+@torch.no_grad()
+def test_images_are_encoded_as_by_the_written_family(case):
+    written, pipeline = case.family.bind(case.pipeline), case.pipeline
+    family = derived(case, SAME_LENGTH)
+    family.prepare_images(pipeline)
+    pixels = case.pixels()[..., : case.resolution]
+    expected, ours = (each.encode_distribution(pipeline, pixels) for each in (written, family))
+    torch.testing.assert_close(ours.mean, as_passed(written, expected.mean, ours.mean.shape), **kit.CLOSE)
+    if expected.std is not None:
+        torch.testing.assert_close(ours.std, as_passed(written, expected.std, ours.std.shape), **kit.CLOSE)
+    decoded = family.decode_latents(pipeline, ours.mean)
+    torch.testing.assert_close(
+        decoded.flatten(), written.decode_latents(pipeline, expected.mean).flatten(), **kit.CLOSE
+    )
 
 
 def as_passed(family: Family, latents: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -106,13 +123,7 @@ def arguments_for(tmp_path: Path, build, **options) -> TrainingArguments:
 def test_a_step_with_prompts_alone_to_an_image(build, cached, tmp_path):
     validation = {"validation_prompts": ["a"], "validation_base_steps": 2, "validation_step_counts": [1, 2]}
     arguments = arguments_for(tmp_path, build, cache_text_embeddings=cached, **validation)
-    config = TwinFlowConfig(twinflow_enabled=True, twinflow_image_free=True, twinflow_adversarial_enabled=True)
-    try:
-        trainer = Trainer(None, arguments, TwinFlow(config))
-        trainer.train()
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
-    assert not trainer.problems
+    trained(arguments, twinflow_image_free=True, twinflow_adversarial_enabled=True)
     assert (tmp_path / "out" / "samples" / "steps.png").is_file()
 
     pipeline = TwinFlowPipeline.from_pretrained(tmp_path / "out", merge=False)
@@ -129,13 +140,73 @@ def test_a_step_with_prompts_alone_to_an_image(build, cached, tmp_path):
     assert len(calls) == pipeline.twinflow_config.num_inference_steps  # the guiders of the base are off
 
 
-def test_images_are_refused(tmp_path, image_dir):
-    arguments = arguments_for(tmp_path, tiny_captured.cogview4, instance_data_dir=str(image_dir))
-    config = TwinFlowConfig(twinflow_enabled=True)
+@pytest.mark.parametrize(
+    ("build", "cached"),
+    [
+        (tiny_captured.cogview4, True),
+        pytest.param(tiny_captured.cogview4, False, marks=pytest.mark.slow),
+        pytest.param(tiny_captured.hunyuan_image, True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_on_images_to_an_image(build, cached, tmp_path, image_dir):
+    arguments = arguments_for(
+        tmp_path,
+        build,
+        instance_data_dir=str(image_dir),
+        cache_latents=cached,
+        center_crop=True,
+        cache_text_embeddings=cached,
+        validation_prompts=["a"],
+        validation_base_steps=2,
+        validation_step_counts=[1],
+    )
+    trained(arguments)
+    pipeline = TwinFlowPipeline.from_pretrained(tmp_path / "out", merge=False)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a", height=32, width=32, output_type="pt")[0]
+    assert image.shape == (1, 3, 32, 32) and image.isfinite().all()
+
+
+def trained(arguments: TrainingArguments, **options) -> Trainer:
+    try:
+        trainer = Trainer(None, arguments, TwinFlow(TwinFlowConfig(twinflow_enabled=True, **options)))
+        trainer.train()
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert not trainer.problems
+    return trainer
+
+
+@torch.no_grad()
+def test_an_autoencoder_in_half_precision_is_inverted_as_exactly():
+    pipeline = tiny_captured.cogview4()
+    pipeline.vae.register_to_config(scaling_factor=0.3611)
+    pipeline.vae.to(torch.bfloat16)
+    family = family_of(pipeline).for_samples(pipeline, resolution=32)
+    family.prepare_prompts(pipeline, ["a"])
+    family.prepare_images(pipeline)
+    assert pipeline.vae.dtype == torch.bfloat16
+    torch.testing.assert_close(family.codec.map.scale, torch.tensor(1 / 0.3611).expand(4 * 4 * 4), rtol=1e-6, atol=0)
+
+
+def test_a_pipeline_whose_output_has_another_range_is_refused():
+    pipeline = tiny_captured.cogview4()
+    family = family_of(pipeline).for_samples(pipeline, resolution=32)
+    family.prepare_prompts(pipeline, ["a"])
+    pipeline.image_processor.register_to_config(do_normalize=False)
     with pytest.raises(
-        TwinFlowConfigError, match="CogView4Pipeline cannot be trained on images.*`twinflow_image_free`"
+        TwinFlowConfigError, match="CogView4.*output is not what its autoencoder decodes, in the range"
     ):
-        Trainer(None, arguments, TwinFlow(config))
+        family.prepare_images(pipeline)
+
+
+def test_a_pipeline_without_an_autoencoder_is_refused():
+    pipeline = tiny_captured.cogview4()
+    family = family_of(pipeline).for_samples(pipeline, resolution=32)
+    family.prepare_prompts(pipeline, ["a"])
+    pipeline.vae = None
+    with pytest.raises(TwinFlowConfigError, match="no `vae`.*prompts only: set `twinflow_enabled`"):
+        family.prepare_images(pipeline)
 
 
 @pytest.mark.parametrize(

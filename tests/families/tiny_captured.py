@@ -9,6 +9,7 @@ from transformers import ByT5Tokenizer, GlmConfig, GlmModel, PreTrainedTokenizer
 
 from tests.families.tiny_images import kl_vae
 from tests.families.tiny_language_models import SIZES, qwen2_5_vl
+from tests.families.tiny_videos import WAN, wan_parts
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -49,7 +50,7 @@ def cogview4():
     )
 
 
-def hunyuan_image():
+def hunyuan_image(use_meanflow: bool = False):
     """Has two text encoders, masks, and guiders that evaluate the transformer twice per step."""
     torch.manual_seed(0)
     transformer = diffusers.HunyuanImageTransformer2DModel(
@@ -64,6 +65,7 @@ def hunyuan_image():
         text_embed_dim=16,
         text_embed_2_dim=8,
         rope_axes_dim=(4, 4),
+        use_meanflow=use_meanflow,
     )
     vae = diffusers.AutoencoderKLHunyuanImage(
         in_channels=3,
@@ -88,3 +90,22 @@ def hunyuan_image():
         ocr_guider=AdaptiveProjectedMixGuidance(),
         **qwen2_5_vl(),
     )
+
+
+def hunyuan_image_meanflow():
+    """Its transformer takes a target time."""
+    return hunyuan_image(use_meanflow=True)
+
+
+def any_flow():
+    """Its transformer takes a target time."""
+    torch.manual_seed(0)
+    transformer = diffusers.AnyFlowTransformer3DModel(**WAN, gate_value=0.25, deltatime_type="r")
+    return diffusers.AnyFlowPipeline(transformer=transformer.eval(), **wan_parts())
+
+
+def sky_reels():
+    """Generates videos."""
+    torch.manual_seed(0)
+    transformer = diffusers.SkyReelsV2Transformer3DModel(**WAN)
+    return diffusers.SkyReelsV2Pipeline(transformer=transformer.eval(), **wan_parts())

@@ -7,34 +7,36 @@ from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 from tests.families.tiny_text_encoders import t5
 
+WAN = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 16,
+    "freq_dim": 16,
+    "ffn_dim": 32,
+    "num_layers": 2,
+    "rope_max_seq_len": 32,
+}
+
 
 def wan_transformer():
-    return diffusers.WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=16,
-        out_channels=16,
-        text_dim=16,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-    ).eval()
+    return diffusers.WanTransformer3DModel(**WAN).eval()
+
+
+def wan_parts():
+    """The components of Wan besides the transformer, which other pipelines have too."""
+    vae = AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return {"vae": vae.eval(), "scheduler": scheduler, **t5(UMT5Config, UMT5EncoderModel)}
 
 
 def wan(**config):
     torch.manual_seed(0)
-    vae = AutoencoderKLWan(
-        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
-    )
-    return diffusers.WanPipeline(
-        transformer=wan_transformer(),
-        vae=vae.eval(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        **t5(UMT5Config, UMT5EncoderModel),
-        **config,
-    )
+    return diffusers.WanPipeline(**wan_parts(), transformer=wan_transformer(), **config)
 
 
 def ltx_video(timestep_conditioning=False):

@@ -11,7 +11,7 @@ from diffusers_twinflow.models import twinflow_class_of
 from diffusers_twinflow.models.published_layouts import SIMPLETUNER_SIGNS
 from diffusers_twinflow.models.second_embedder import SECOND_EMBEDDERS
 from diffusers_twinflow.models.target_folding import why_not_foldable
-from diffusers_twinflow.models.timestep_embedders import REFUSED, TIMESTEP_EMBEDDERS, TimestepEmbedders
+from diffusers_twinflow.models.timestep_embedders import REFUSED, TIMESTEP_EMBEDDERS, TimestepEmbedders, takes_target
 from docs.marked_parts import fill, table
 from tests.models.stock import STOCK, Stock
 from tests.models.stock.spec import stock_class
@@ -77,11 +77,13 @@ def portable(name: str, stock: Stock) -> str:
     cls = twinflow_class_of(stock_class(name))
     with torch.device("meta"):
         model = cls(**stock.config)
+    if takes_target(model):
+        return "if the stock pipeline passes the target time"
     reason = why_not_foldable(cls, model, cls.conditioning_of(model))
     if reason is not None:
         return f"no: {reason}"
     native = cls._timestep_embedders.native_target
-    return f"yes, without `{native.config_key}`" if native else "yes"
+    return f"yes, with `{native.config_key}` if the stock pipeline passes the target time" if native else "yes"
 
 
 def published(name: str) -> list[str]:

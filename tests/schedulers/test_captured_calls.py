@@ -1,149 +1,22 @@
 """What derived families make of the calls of stock pipelines, held against the pipelines' own first evaluation."""
 
-import inspect
-import re
-from copy import deepcopy
-from pathlib import Path
-
 import pytest
 import torch
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data.encoders import size_multiple
-from diffusers_twinflow.families.call_capture import capture_call
-from diffusers_twinflow.families.captured import CapturedFamily, denoiser_of
-from diffusers_twinflow.families.guiders import turn_guiders_off
-from diffusers_twinflow.families.registry import CLASSES
+from tests.schedulers import pipeline_matrix
+from tests.schedulers.captured_pipelines import CANNOT_BE_CAPTURED, TRAINED, WITHOUT_A_PROMPT, Captured
 from tests.schedulers.stock_pipelines import PIPELINES, VARIANTS
-from tests.schedulers.stock_pipelines.batches import RESIZES, repeat
+from tests.schedulers.stock_pipelines.batches import RESIZES
 from tests.smaller_pictures import resize_to
 
-ENCODED_IMAGE = "condition that changes with the noise"
-SEVERAL_TIMES = "has several times for one sample"
-NOISY = "changes with the noise too"
-CANNOT_BE_CAPTURED = {
-    "inpainting by channels": ENCODED_IMAGE,
-    "control by channels": ENCODED_IMAGE,
-    "control and image to image": ENCODED_IMAGE,
-    "FluxControlInpaintPipeline": ENCODED_IMAGE,
-    "HunyuanSkyreelsImageToVideoPipeline": ENCODED_IMAGE,
-    "HunyuanImageRefinerPipeline": ENCODED_IMAGE,
-    "CogView4ControlPipeline": ENCODED_IMAGE,
-    "Kandinsky5I2IPipeline": ENCODED_IMAGE,
-    "MotifVideoImage2VideoPipeline": ENCODED_IMAGE,
-    "a frame kept out of step": SEVERAL_TIMES,
-    "per_token_timesteps, prediction negated": SEVERAL_TIMES,
-    "LTX2ImageToVideoPipeline": SEVERAL_TIMES,
-    "LTX2InContextPipeline": SEVERAL_TIMES,
-    "LTX2ConditionPipeline": SEVERAL_TIMES,
-    "LTX2HDRPipeline": SEVERAL_TIMES,
-    "SanaWMPipeline": SEVERAL_TIMES,
-    "SanaImageToVideoPipeline": SEVERAL_TIMES,
-    "SkyReelsV2DiffusionForcingImageToVideoPipeline": SEVERAL_TIMES,
-    "SkyReelsV2DiffusionForcingVideoToVideoPipeline": SEVERAL_TIMES,
-    "a copy of the scheduler for the audio, velocity to picture and back": "`audio_hidden_states`.*" + NOISY,
-    "LTX2DFRPipeline": "`audio_hidden_states`.*" + NOISY,
-    "set_timesteps again for every section": NOISY,
-    "Cosmos2_5_TransferPipeline": NOISY,
-    "EasyAnimateInpaintPipeline": NOISY,
-    "GlmImagePipeline": "`kv_caches`.*may keep state between calls",
-    "ZImageOmniPipeline": "`x` is a list of 1",
-    "DreamLitePipeline": "`sample` is a tensor of shape .2, .* for one prompt",  # with and without the prompt
-    "OmniGenPipeline": "`hidden_states` is a tensor of shape .2, .* for one prompt",  # with and without the prompt
-    "Cosmos3OmniPipeline": "`vision_timesteps`.*not one time per sample",
-    "add_noise by value and no begin index": "`timestep` is 1 at noise level 1",  # its time is a part of the video's
-    "predicts the clean picture, in pixels": "predicts the image and not a velocity",
-    "AnyFlowFARPipeline": "generates a video in sections",
-    "HeliosPipeline": "generates a video in sections",
-}
-WITHOUT_A_PROMPT = ("VisualClozePipeline", "VisualClozeGenerationPipeline", "Kandinsky6SRPipeline")
-ONE_SAMPLE = ("JoyImageEditPlusPipeline",)  # takes several images for a sample, and not several samples
-PAGE = Path(__file__).parents[2] / "docs" / "base_models.md"
 USUAL = ("prediction negated, constant mu", "inverted sigmas", "channels last", "sigmas as the model's time")
-
-
-class Stepped(BaseException):
-    """Ends a call at the scheduler's first step."""
 
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch):
     resize_to(32 * 32, RESIZES, monkeypatch)
-
-
-class Captured:
-    """A tiny pipeline, its derived family, and its calls for several samples."""
-
-    def __init__(self, contract):
-        self.contract = contract
-        self.pipe, call = {**PIPELINES, **VARIANTS}[contract]()
-        cls = type(self.pipe)
-        self.family = CapturedFamily(cls, *denoiser_of(cls))
-        parameters = inspect.signature(cls.__call__).parameters
-        steps = {"num_inference_steps": 2} if "num_inference_steps" in parameters else {"sigmas": [1.0, 0.5]}
-        output = {"output_type": "latent"} if "output_type" in parameters else {}
-        self.call = {**call, **steps, **output, **self.family.capture_options, **self.family.guidance_off}
-
-    def call_of(self, count):
-        if count == 1:
-            return self.call
-        if self.contract in ONE_SAMPLE:
-            raise TwinFlowConfigError("one sample at a time")
-        prompts = {"prompt": [self.call["prompt"]] * count} if isinstance(self.call.get("prompt"), str) else {}
-        return {**repeat(self.contract, self.call, count), **prompts}
-
-    def most(self):
-        """The most samples of a call that are tried."""
-        return 2 if self.family.layout.takes_several else 1
-
-    def capture(self, count, seed):
-        return capture_call(self.pipe, self.family.component_name, seed, **self.call_of(count))
-
-    @torch.no_grad()
-    def first_evaluation(self, count):
-        """What the denoiser returns in the pipeline's own call, how often it is called, and what `step` is given."""
-        seen = {"calls": 0}
-
-        def record(module, args, output):
-            seen["calls"] += 1
-            seen["output"] = output if isinstance(output, torch.Tensor) else output[0]
-
-        def step(model_output, *args, **kwargs):
-            seen["velocity"] = model_output
-            raise Stepped
-
-        scheduler, self.pipe.scheduler = self.pipe.scheduler, deepcopy(self.pipe.scheduler)
-        self.pipe.scheduler.step = step
-        turn_guiders_off(self.pipe)
-        try:
-            with self.family.denoiser(self.pipe).register_forward_hook(record):
-                self.pipe(**self.call_of(count), generator=torch.Generator().manual_seed(0))
-        except Stepped:
-            return seen
-        finally:
-            self.pipe.scheduler = scheduler
-
-    @torch.no_grad()
-    def velocity(self, count):
-        """The family's, of the noise and at the time of the pipeline's own call."""
-        family, layout = self.family, self.family.layout
-        arguments = (call := self.capture(count, 0)).arguments
-        at_noise, at_data = layout.time_range
-
-        def time_of(name):
-            return ((arguments[name].float().flatten()[:1] - at_data) / (at_noise - at_data)).expand(count)
-
-        r = time_of(layout.native_target) if layout.native_target else None
-        x_t = arguments[layout.sample.argument]
-        x_t = layout.sample.of(torch.stack(list(x_t)) if layout.sample.kind else x_t)
-        denoiser = family.denoiser(self.pipe)
-
-        def model(target_timestep=None, **kwargs):  # the stock model has at most a target of its own
-            return denoiser(**kwargs)
-
-        condition = family.split_call(call, count)
-        assert all(len(tensor) == count for tensor in condition.values())
-        return family.velocity(model)(x_t, time_of(family.timestep_argument), r, None, condition)
 
 
 def each_pipeline():
@@ -178,18 +51,23 @@ def test_the_first_evaluation_is_the_pipelines_own(contract):
     torch.testing.assert_close(ours.float() / size, expected.float() / size, rtol=0, atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_model_that_returns_patches_while_it_trains_gives_the_same_velocity():
+    captured = Captured("prediction negated, constant mu")
+    captured.family.layout = captured.family.find_layout(captured.pipe, captured.capture)
+    expected = captured.velocity(1)
+    captured.family.denoiser(captured.pipe).train()
+    torch.testing.assert_close(captured.velocity(1), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
-def test_the_page_names_the_pipelines_that_train_with_prompts_only():
-    written = {classes.pipeline for classes in CLASSES.values()}
-    names = set()
-    for contract in {**PIPELINES, **VARIANTS}.keys() - {*CANNOT_BE_CAPTURED, *WITHOUT_A_PROMPT}:
-        captured = Captured(contract)
-        name = captured.family.name
-        others = [
-            key for key in captured.call if re.search("image(?!_guid|s_per)|video(?!s_per)|audio|mask_image", key)
-        ]
-        if not others and "height" in captured.family.parameters and "Edit" not in name:
-            names.add(name)
-            assert size_multiple(captured.pipe, captured.family.denoiser(captured.pipe)) >= 1
-    listed = re.search("<!-- prompts only -->\n(.*?)<!-- end -->", PAGE.read_text(), re.S).group(1)
-    assert set(re.findall(r"`(\w+)`", listed)) == names - written
+def test_the_page_tells_which_pipelines_train():
+    for path, text in pipeline_matrix.pages().items():
+        assert path.read_text(encoding="utf-8") == text, "run `python -m tests.schedulers.pipeline_matrix`"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("contract", TRAINED)
+def test_sides_have_a_multiple(contract):
+    captured = Captured(contract)
+    assert size_multiple(captured.pipe, captured.family.denoiser(captured.pipe)) >= 1

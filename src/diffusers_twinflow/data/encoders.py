@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 SAMPLED_VALUES = 8
@@ -31,7 +32,8 @@ def size_multiple(pipeline: DiffusionPipeline, denoiser: torch.nn.Module) -> int
     """Return the number that image sides must be multiples of, in pixels: the autoencoder's factor times the patch size."""
     patch = getattr(denoiser.config, "patch_size", None) or 1
     factor = next(getattr(pipeline, name) for name in VAE_FACTORS if hasattr(pipeline, name))
-    processor = next((getattr(pipeline, name) for name in PROCESSORS if hasattr(pipeline, name)), None)
+    processors = (getattr(pipeline, name, None) for name in PROCESSORS)
+    processor = next((each for each in processors if isinstance(each, VaeImageProcessor)), None)
     processed = processor.config.vae_scale_factor if processor else 1
     return max(factor * (patch if isinstance(patch, int) else patch[-1]), processed)
 

@@ -80,6 +80,8 @@ class TrainingData:
             if not self.is_offloaded:
                 pipeline.to(self.device)
             family.prepare_prompts(pipeline, self.samples.all_captions() if isinstance(self.samples, Samples) else [])
+            if source.config.used_image_column is not None:
+                family.prepare_images(pipeline)
             if tries_sizes:
                 self._check_sizes()
             self._encode_beforehand()
@@ -160,6 +162,13 @@ class TrainingData:
     def encode_images(self, pixels: torch.Tensor) -> LatentDistribution:
         return self.family.encode_distribution(self.pipeline, self._sent(pixels))
 
+    @torch.no_grad()
+    def _latents_of(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The latents that a run trains on for these pixels, without randomness."""
+        if self.source.config.used_image_column is None:
+            return self.family.blank_latents(self.pipeline, self._sent(pixels))
+        return self.encode_images(pixels).mean
+
     def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device, non_blocking=True)
 
@@ -197,7 +206,7 @@ class TrainingData:
         check_sizes(
             self.family,
             self.family.denoiser(self.pipeline),
-            self.encode_images,
+            self._latents_of,
             self.encode_prompts,
             list(self.framing.buckets),
             num_frames=self.source.config.num_frames,
@@ -212,7 +221,7 @@ class TrainingData:
         if config.used_image_column is None:
             frames = [config.num_frames] if config.num_frames else []
             pixels = torch.zeros(1, 3, *frames, config.resolution, config.resolution)
-            self.blank = torch.zeros_like(self.encode_images(pixels).mean)
+            self.blank = self._latents_of(pixels)
         elif config.cache_latents and isinstance(self.samples, Samples):
             cache = self._cache(partial(latent_identity, self.pipeline, self.framing, self.base_name, config.clip))
             cache_latents(self.samples, self.encode_images, cache, num_workers=config.dataloader_num_workers, **shared)

@@ -8,7 +8,6 @@ import torch
 from ..conditions import Condition
 from ..configuration import TwinFlowConfigError
 from ..families import Family
-from ..families.encoding import LatentDistribution
 from ..methods.rng_snapshot import RNGSnapshot
 from ..models import without_targets
 from .encoders import moved_to
@@ -18,7 +17,7 @@ from .encoders import moved_to
 def check_sizes(
     family: Family,
     model: torch.nn.Module,
-    encode_images: Callable[[torch.Tensor], LatentDistribution],
+    latents_of: Callable[[torch.Tensor], torch.Tensor],
     encode_prompts: Callable[..., Condition],
     sizes: list[tuple[int, int]],
     *,
@@ -29,7 +28,7 @@ def check_sizes(
     """Call the model once for the tallest and once for the widest of the sizes.
 
     Args:
-        encode_images, encode_prompts: functions of `TrainingData`.
+        latents_of, encode_prompts: latents of pixels, and the condition of prompts.
         sizes: (height, width) of the samples in pixels.
         num_frames: number of frames per video, or `None` for images.
         dtype: dtype of the frozen networks, which is also the dtype of the passes in training.
@@ -43,7 +42,7 @@ def check_sizes(
         pixels = torch.zeros(1, 3, *([num_frames] if num_frames else []), height, width, device=device)
         is_elsewhere = model.device.type != device.type
         with RNGSnapshot(device).replay(), autocast, moved_to([model] if is_elsewhere else [], device):
-            latents = encode_images(pixels).mean.float()
+            latents = latents_of(pixels).float()
             condition = encode_prompts([""], pixels if family.takes_reference_image else None)
             try:
                 with without_targets(model):

@@ -62,7 +62,7 @@ def capture_call(pipeline: DiffusionPipeline, component_name: str, seed: int = 0
         "generator": torch.Generator().manual_seed(seed),
     }
     call = {name: value for name, value in defaults.items() if name in parameters} | call
-    with _undisturbed(pipeline), denoiser.register_forward_pre_hook(stop, prepend=True, with_kwargs=True):
+    with undisturbed(pipeline), denoiser.register_forward_pre_hook(stop, prepend=True, with_kwargs=True):
         try:
             pipeline(**call)  # type: ignore[operator]  # each pipeline has a call of its own
         except _FirstEvaluation as reached:
@@ -82,7 +82,7 @@ def capture_call(pipeline: DiffusionPipeline, component_name: str, seed: int = 0
 
 
 @contextmanager
-def _undisturbed(pipeline: DiffusionPipeline) -> Iterator[None]:
+def undisturbed(pipeline: DiffusionPipeline) -> Iterator[None]:
     """Give the pipeline a copy of its scheduler and no progress bar inside the block, and guiders that are off."""
     scheduler = pipeline.scheduler
     shows_progress = vars(pipeline).get("_progress_bar_config")

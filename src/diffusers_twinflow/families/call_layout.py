@@ -87,11 +87,16 @@ def layout_of(one: Any, two: Any, name: str) -> Any:
 
 
 def layout_of_one(one: Any, name: str) -> Any:
-    """How a value is laid out in a pipeline that takes one prompt at a time: tensors with a batch of 1 are per sample."""
+    """How a value is laid out in a pipeline that takes one prompt at a time.
+
+    Tensors with a batch of 1 are per sample, and so are lists of one list.
+    """
     if isinstance(one, torch.Tensor):
         return PerSample(name, 0, 1) if one.shape[:1] == (1,) else Shared(one)
     if isinstance(one, dict):
         return Group(dict, {key: layout_of_one(value, f"{name}.{key}") for key, value in one.items()})
+    if isinstance(one, (list, tuple)) and len(one) == 1 and isinstance(one[0], (list, tuple)):
+        return PerSampleList(type(one), _item_layout(one[0], name))
     if isinstance(one, (list, tuple)):
         return Group(type(one), {i: layout_of_one(value, f"{name}.{i}") for i, value in enumerate(one)})
     return layout_of(one, one, name)

@@ -19,7 +19,9 @@ from ..models.timestep_embedders import TIMESTEP_EMBEDDERS
 from .base import Family, call_pipeline
 from .call_capture import DenoiserCall, capture_call
 from .call_layout import LayoutError, StateError, describe, join, layout_of, layout_of_one, size_of, split
-from .encoding import LatentDistribution
+from .decode_capture import DecodeError, Decoder
+from .encoding import LatentDistribution, to_unit_range
+from .latent_codec import LatentCodec, find_codec
 from .sample_place import CallLayout, SamplePlace
 from .video import strip
 
@@ -52,6 +54,7 @@ REFUSED = {
 """Pipelines whose calls can be captured, but cannot be trained that way, with the reason."""
 STATELESS = {"QwenImage21Pipeline": {"use_kv_cache": False}}
 """Arguments that keep a stock call from passing its denoiser a cache."""
+TAKE_SIGMAS = ("AnyFlowPipeline", "HunyuanImagePipeline")
 OUTPUT_NAMES = {"Kandinsky5T2IPipeline": "image"}
 TIME_TOLERANCE = 0.02
 CANDIDATES = 8
@@ -78,11 +81,11 @@ def denoiser_of(pipeline_class: type[DiffusionPipeline]) -> tuple[str, str] | No
 
 
 class CapturedFamily(Family):
-    """A stock flow pipeline without a family of its own, trained with prompts alone.
+    """A stock flow pipeline without a family of its own.
 
     Conditions are the arguments that the pipeline's own call passes to its denoiser, and samples have the shape that the
-    denoiser takes, so nothing is packed or encoded here. `for_samples` and `prepare_prompts` come before everything that
-    needs conditions.
+    denoiser takes. `for_samples` and `prepare_prompts` come before everything that needs conditions, and `prepare_images`
+    before everything that needs images.
 
     Args:
         pipeline_class: the stock pipeline.
@@ -90,12 +93,12 @@ class CapturedFamily(Family):
         denoiser_name: the stock class of that component.
     """
 
-    trains_on_images = False
     saves_lora_by_pipeline = False
-    takes_sigmas = False
     lora_target_modules: list[str] = []
     layout: CallLayout | None = None
+    codec: LatentCodec | None = None
     resolution: int | None = None
+    num_frames: int | None = None
     call_options: dict[str, Any] = {}
     longest_prompt: str | None = None
 
@@ -113,6 +116,7 @@ class CapturedFamily(Family):
         self.capture_options = STATELESS.get(self.name, {})
         off = GUIDANCE_OFF | ({"guidance_scale": 0.0} if denoiser_name in GUIDES_ABOVE_ZERO else {})
         self.guidance_off = {name: value for name, value in off.items() if name in parameters}
+        self.takes_sigmas = self.name in TAKE_SIGMAS
         self.draws_videos = "num_frames" in parameters
         self.task = "text-to-video" if self.draws_videos else "text-to-image"
         self.output_name = OUTPUT_NAMES.get(self.name, "frames" if self.draws_videos else "images")
@@ -144,7 +148,7 @@ class CapturedFamily(Family):
         max_sequence_length: int | None = None,
     ) -> "Self":
         sized = copy(self)
-        sized.resolution = resolution
+        sized.resolution, sized.num_frames = resolution, num_frames
         frames = {"num_frames": num_frames or 1} if self.draws_videos else {}
         length = (
             {"max_sequence_length": max_sequence_length} if max_sequence_length and self.max_sequence_length else {}
@@ -349,21 +353,75 @@ class CapturedFamily(Family):
     def condition_identity(self) -> dict[str, Any]:
         return {"call": self.call_options, "longest_prompt": self.longest_prompt}
 
-    def encode_distribution(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> LatentDistribution:
-        """Samples of zeros, of the shape that training with prompts alone needs.
+    # Latents.
 
+    def prepare_images(self, pipeline: DiffusionPipeline) -> None:
+        """Find how the pipeline decodes samples, and check that encoding is the inverse of it.
+
+        Raises:
+            TwinFlowConfigError: if it is not, with what was seen.
+        """
+        if self.layout is None or self.resolution is None:
+            raise _not_prepared(self.name)
+        call = self.call_options | {"prompt": self._as_argument([""])}
+        frames = [self.num_frames] if self.num_frames else []
+        shape = (1, 3, *frames, self.resolution, self.resolution)
+        pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        self.find_codec(Decoder(pipeline, self.component_name, self.layout.sample, call), pixels)
+
+    def find_codec(self, decoder: Decoder, pixels: torch.Tensor) -> None:
+        """Find how samples are decoded, and check it with an image.
+
+        Args:
+            decoder: the pipeline's call for one sample.
+            pixels: one image or video in [-1, 1], of the size of the samples.
+
+        Raises:
+            TwinFlowConfigError: if encoding is not the inverse of decoding, with what was seen.
+        """
+        vae = getattr(decoder.pipeline, "vae", None)
+        try:
+            if vae is None:
+                raise DecodeError("it has no `vae`")
+            self.codec = find_codec(decoder)
+            self.codec.check_round_trip(pixels.to(vae.device))
+        except DecodeError as error:
+            raise TwinFlowConfigError(
+                f"{self.name} cannot be trained on images: {error}. Train it with prompts only: set `twinflow_enabled`, "
+                "`twinflow_image_free` and `prompts_file`."
+            ) from error
+
+    def encode_distribution(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> LatentDistribution:
+        """
         Raises:
             TwinFlowConfigError: if the pixels are of another size than `for_samples` was given.
         """
+        if self.codec is None:
+            raise TwinFlowConfigError(
+                f"{self.name} has no family of its own, so how it decodes must be known before images are encoded: call "
+                "`prepare_images` on the family after `prepare_prompts`."
+            )
+        self._check_size(pixels)
+        return self.codec.encode(pixels)
+
+    def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
+        if self.codec is None:
+            raise _not_prepared(self.name)
+        return to_unit_range(self.codec.decode(latents))
+
+    def blank_latents(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> torch.Tensor:
         if self.layout is None:
             raise _not_prepared(self.name)
+        self._check_size(pixels)
+        return pixels.new_zeros(len(pixels), *self.layout.sample.shape)
+
+    def _check_size(self, pixels: torch.Tensor) -> None:
         height, width = pixels.shape[-2:]
         if {height, width} != {self.resolution}:
             raise TwinFlowConfigError(
-                f"{self.name} is trained with prompts alone at {self.resolution} x {self.resolution} pixels, and a "
-                f"sample of {height} x {width} pixels was asked for: leave out `aspect_ratio_buckets`."
+                f"{self.name} is trained at {self.resolution} x {self.resolution} pixels, because its conditions are for "
+                f"one size, and a sample of {height} x {width} pixels was asked for: leave out `aspect_ratio_buckets`."
             )
-        return LatentDistribution(pixels.new_zeros(len(pixels), *self.layout.sample.shape))
 
     def timestep(self, t: torch.Tensor) -> torch.Tensor:
         if self.layout is None:

@@ -33,12 +33,10 @@ class Encoding:
     Attributes:
         max_sequence_length: default length of an encoded prompt, in tokens. All prompts are encoded to one length, so
             that they can be stacked. Padding is masked as in the stock pipeline.
-        trains_on_images: whether images can be encoded. If not, training needs `twinflow_image_free`.
         takes_reference_image: whether the model edits an image. `encode_prompts` then needs reference images.
     """
 
     max_sequence_length: int
-    trains_on_images: bool = True
     takes_reference_image: bool = False
 
     def prepare_prompts(self, pipeline: DiffusionPipeline, prompts: list[str]) -> None:
@@ -47,6 +45,16 @@ class Encoding:
         Args:
             pipeline: the base, with its text encoders on the device.
             prompts: all prompts of the run. Empty if they are not known.
+        """
+
+    def prepare_images(self, pipeline: DiffusionPipeline) -> None:
+        """Learn how images are encoded before the first is. Most families know it.
+
+        Args:
+            pipeline: the base, with its autoencoder on the device.
+
+        Raises:
+            TwinFlowConfigError: if this base cannot be trained on images.
         """
 
     def condition_identity(self) -> dict[str, Any]:
@@ -84,6 +92,10 @@ class Encoding:
         encoded = vae.encode(pixels.to(vae.dtype)).latent_dist
         scale = vae.config.scaling_factor
         return LatentDistribution((encoded.mean - _shift(vae)) * scale, encoded.std * scale)
+
+    def blank_latents(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> torch.Tensor:
+        """Return zeros of the shape of the latents of these pixels, for training without images."""
+        return torch.zeros_like(self.encode_distribution(pipeline, pixels).mean)
 
     def encode_images(
         self, pipeline: DiffusionPipeline, pixels: torch.Tensor, generator: torch.Generator | None = None

@@ -149,6 +149,7 @@ def _families_of_components(pipeline: DiffusionPipeline) -> list[Family]:
     for family in FAMILIES.usable():
         parameters = signature(family.pipeline_class.__init__).parameters.values()
         needed = {parameter.name for parameter in parameters if parameter.default is Parameter.empty} - {"self"}
-        if needed <= components.keys() and family.is_of(components[family.component_name]):
+        has_all = needed | {family.component_name} <= components.keys()
+        if has_all and family.is_of(components[family.component_name]):
             used.setdefault(len(needed), []).append(family)
     return used[max(used)] if used else []

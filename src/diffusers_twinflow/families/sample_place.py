@@ -1,6 +1,7 @@
 """Where samples and times go in the call of a denoiser."""
 
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from ..configuration import TwinFlowConfigError
 from .call_layout import describe
 
 TOKENS_NDIM = 3
+PATCHES_NDIM = 4
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class SamplePlace:
     shape: tuple[int, ...]
     dtype: torch.dtype
 
+    @property
+    def is_among_tokens(self) -> bool:
+        """Whether the sample's tokens are beside others, which the denoiser returns too."""
+        return self.dim == 1 and len(self.shape) + 1 == TOKENS_NDIM
+
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sample's part of a tensor."""
         return tensor if self.dim is None else tensor.narrow(self.dim, self.start, self.stop - self.start)
@@ -57,6 +64,11 @@ class SamplePlace:
             )
         return x_t if self.kind is None else self.kind(x_t.unbind(0))
 
+    def _is_in_patches(self, output: torch.Tensor) -> bool:
+        """Whether a denoiser for images returns them in patches, as HiDream's does while it trains."""
+        is_image = len(self.shape) + 1 == PATCHES_NDIM and output.shape[1] == self.shape[0]
+        return is_image and output[0, 0].numel() == self.shape[1] * self.shape[2]
+
     def read(self, output: Any) -> torch.Tensor:
         """The samples' part of what the denoiser returns, which may be more than it was given.
 
@@ -67,6 +79,8 @@ class SamplePlace:
         """
         if isinstance(output, (list, tuple)):
             output = torch.stack(list(output))
+        if output.ndim == PATCHES_NDIM and output.shape[1:] != self.shape and self._is_in_patches(output):
+            output = _joined(output, *self.shape[1:])
         if output.ndim != len(self.shape) + 1 or any(size < own for size, own in zip(output.shape[1:], self.shape)):
             raise TwinFlowConfigError(
                 f"the denoiser returns {describe(output)} for samples of shape {self.shape}, so a part of its "
@@ -79,6 +93,13 @@ class SamplePlace:
                 start = self.start if dim == self.dim and size == self.whole else size - own if is_token else 0
                 output = output.narrow(dim, start, own)
         return output
+
+
+def _joined(patches: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Square patches [B, C, S, P * P] as images [B, C, height, width]."""
+    side = isqrt(patches.shape[-1])
+    grid = patches.unflatten(-1, (side, side)).unflatten(2, (height // side, width // side))
+    return grid.transpose(3, 4).flatten(4).flatten(2, 3)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,12 @@ from ..models.target_folding import (
     why_not_foldable,
 )
 from ..models.time_conditioning import TimeConditioning
+from ..models.timestep_embedders import takes_target
 from ..schedulers import TwinFlowScheduler
 
+OTHER_TARGETS = (
+    "its stock pipeline passes the next time of the grid as the target, so the scheduler needs sampling_style='any'"
+)
 STEP_COUNTS = (1, 2, 4, 3, 8)
 MAX_FOLDED_RANK = 64
 
@@ -109,6 +113,8 @@ def fold(
         raise TypeError(f"A {type(transformer).__name__} has no time conditioning: pass a TwinFlow transformer.")
     if not adds_target(type(transformer), transformer, conditioning):
         return None, complete
+    if takes_target(transformer):
+        return None, complete if style == "any" else Portable(style, reason=OTHER_TARGETS)
     reason = why_not_foldable(type(transformer), transformer, conditioning)
     if reason is not None or not isinstance(conditioning, TimeConditioning):
         return None, Portable(style, reason=reason)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from diffusers import SchedulerMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -12,6 +13,7 @@ from ..models import TwinFlowTransformerMixin
 from ..models.adapter_layers import has_adapters
 from ..models.merged_copy import merged_copy
 from ..models.target_folding import FoldedLayer
+from ..models.timestep_embedders import takes_target
 from ..schedulers import TwinFlowScheduler, stock_scheduler_name
 from .pipeline_classes import stock_class_of
 
@@ -55,7 +57,13 @@ def stock_copy(
 
 
 def scheduler_of(pipeline: DiffusionPipeline) -> TwinFlowScheduler:
-    """Return the pipeline's `TwinFlowScheduler`, or a new one with the options of its scheduler."""
+    """Return the pipeline's `TwinFlowScheduler`, or a new one with the options of its scheduler.
+
+    If the pipeline's model takes a target time itself, the new one jumps to the next time of its grid, because that is
+    the target that stock pipelines pass.
+    """
     if isinstance(pipeline.scheduler, TwinFlowScheduler):
         return pipeline.scheduler
-    return TwinFlowScheduler.from_config(pipeline.scheduler.config)
+    models = [each for each in pipeline.components.values() if isinstance(each, nn.Module)]
+    style: dict[str, Any] = {"sampling_style": "any"} if any(map(takes_target, models)) else {}
+    return TwinFlowScheduler.from_config(pipeline.scheduler.config, **style)

@@ -103,7 +103,7 @@ class MergedLora:
             kinds[weight.shape, weight.dtype, weight.device, tuple(layer.r.items())].append(layer)
         groups = []
         for (shape, *_), layers in kinds.items():
-            count = max(1, GROUP_WEIGHTS // shape.numel())
+            count = max(1, GROUP_WEIGHTS // max(1, shape.numel()))
             groups += [layers[start : start + count] for start in range(0, len(layers), count)]
         return groups
 

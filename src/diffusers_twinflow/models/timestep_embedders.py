@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
     from diffusers.models.modeling_utils import ModelMixin
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class NativeTarget:
     argument: str
     config_key: str | None = None
 
-    def is_in(self, transformer: ModelMixin) -> bool:
+    def is_in(self, transformer: Any) -> bool:
         """Whether a transformer takes this target time."""
         return self.config_key is None or bool(transformer.config[self.config_key])
 
@@ -66,6 +67,13 @@ class TimestepEmbedders:
     max_timestep_dim: int | None = None
     projection: str | Callable[[ModelMixin, torch.Tensor], torch.Tensor] | None = ".time_proj"
     projection_scale: float | str = 1.0
+
+
+def takes_target(model: nn.Module) -> bool:
+    """Whether a stock or TwinFlow transformer takes a target time that its stock class has."""
+    names = (cls.__name__ for cls in type(model).__mro__)
+    rule = next((TIMESTEP_EMBEDDERS[name] for name in names if name in TIMESTEP_EMBEDDERS), None)
+    return rule is not None and rule.native_target is not None and rule.native_target.is_in(model)
 
 
 def _at(*paths: str, **rule: Any) -> TimestepEmbedders:

@@ -20,8 +20,8 @@ from ..hub.pipeline_classes import as_pipeline, as_stock_pipeline, stock_class_o
 from ..hub.published_folders import find_published
 from ..hub.published_pipeline import load_published_pipeline
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
+from ..hub.stock_copy import scheduler_of
 from ..hub.stock_pipelines import HUB_OPTIONS
-from ..schedulers import TwinFlowScheduler
 from .execution_device import QuickExecutionDevice
 
 GUIDANCE_ARGUMENTS = ("guidance_scale", "true_cfg_scale")
@@ -162,7 +162,6 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
 def as_twinflow_pipeline(pipeline: DiffusionPipeline, config: TwinFlowRepositoryConfig) -> TwinFlowPipeline:
     """Turn a stock pipeline in place into a `TwinFlowPipeline` with a `TwinFlowScheduler`, and turn its guiders off."""
     ours = as_pipeline(pipeline, TwinFlowPipeline, twinflow_config=config)
-    if not isinstance(ours.scheduler, TwinFlowScheduler):
-        ours.scheduler = TwinFlowScheduler.from_config(ours.scheduler.config)
+    ours.scheduler = scheduler_of(ours)
     turn_guiders_off(ours)
     return ours

@@ -55,21 +55,16 @@ def check_base(args: TrainingArguments, config: TwinFlowConfig, use_ema: bool) -
     index = load_model_index(**base)
     config.check_training(flow_matching=has_flow_matching_scheduler(index=index, **base), use_ema=use_ema)
     family = family_of(index["_class_name"])
-    check_family(args, config, family)
+    check_family(args, family)
     return family
 
 
-def check_family(args: TrainingArguments, config: TwinFlowConfig, family: Family) -> None:
+def check_family(args: TrainingArguments, family: Family) -> None:
     """Check that the options fit the model family.
 
     Raises:
         TwinFlowConfigError: if they do not.
     """
-    if not (family.trains_on_images or (config.twinflow_enabled and config.twinflow_image_free)):
-        raise TwinFlowConfigError(
-            f"{family.pipeline_class.__name__} cannot be trained on images, because this package cannot encode images "
-            "for it. Train it with prompts only: set `twinflow_enabled`, `twinflow_image_free` and `prompts_file`."
-        )
     check_reference(args, family)
     check_draws_videos(family, args.num_frames)
 

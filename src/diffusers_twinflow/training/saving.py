@@ -24,10 +24,10 @@ from ..hub.model_card import is_generated_card, save_model_card
 from ..hub.push import push_twinflow_model
 from ..hub.repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
 from ..hub.samples import write_samples
+from ..hub.stock_copy import scheduler_of
 from ..hub.stock_pipelines import assemble
 from ..methods.base import AveragedWeights
 from ..models.target_folding import parts_to_fold
-from ..schedulers import TwinFlowScheduler
 from ..sharding import gathered
 from ..writing import disk_errors, finish_folder, merge_folder, start_folder, unfinished, write_folder
 from . import deepspeed
@@ -205,8 +205,7 @@ def write_lora(
     if not config.twinflow_enabled:
         save_stock_lora(directory, transformer, family, dtype=dtype)
         return
-    scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config)
-    save_twinflow_lora(directory, transformer, saved, scheduler, dtype=dtype, **saved_names)
+    save_twinflow_lora(directory, transformer, saved, scheduler_of(pipeline), dtype=dtype, **saved_names)
 
 
 def save_sample_grid(args: TrainingArguments, samples: Columns) -> None:

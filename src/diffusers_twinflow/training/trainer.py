@@ -74,7 +74,9 @@ class Trainer:
         data: latents and conditions, as `LatentBatches` or as the samples or batches that it takes. Defaults to the data
             in `arguments`.
         callbacks: callbacks of the run. Defaults to `default_callbacks(arguments)`.
-        family: name of the model family, needed only if a transformer fits several.
+        family: name of the model family, needed only if a transformer fits several; or the family that encoded `data`.
+            A family that is derived from its pipeline must be given, because it has learned how the pipeline calls its
+            model.
 
     Attributes:
         arguments: options with all defaults resolved. The options that you passed do not change.
@@ -103,7 +105,7 @@ class Trainer:
         data: Batches | Iterable[Batch] | None = None,
         *,
         callbacks: Sequence[TrainerCallback] | None = None,
-        family: str | None = None,
+        family: str | Family | None = None,
     ) -> None:
         self.method: Method = FlowMatching() if method is None else method
         self.config: TwinFlowConfig = self.method.config
@@ -144,9 +146,11 @@ class Trainer:
             )
         return replace(arguments, **resolved)
 
-    def _find_family(self, name: str | None) -> Family:
+    def _find_family(self, name: str | Family | None) -> Family:
         model = self.given_model
-        if isinstance(model, DiffusionPipeline):
+        if isinstance(name, Family):
+            family = name
+        elif isinstance(model, DiffusionPipeline):
             family = family_of(model, name)
         elif isinstance(model, ModelMixin):
             fitting = [each for each in FAMILIES.values() if each.is_of(model) and name in (None, each.name)]
@@ -160,7 +164,7 @@ class Trainer:
         else:
             return check_base(self.arguments, self.config, bool(self.arguments.use_ema))
         self.config.check_training(flow_matching=True, use_ema=bool(self.arguments.use_ema))
-        check_family(self.arguments, self.config, family)
+        check_family(self.arguments, family)
         return family
 
     @cached_property
@@ -233,12 +237,14 @@ class Trainer:
             )
         logger.info(f"loading {args.pretrained_model_name_or_path}")
         self.pipeline = self.load_pipeline()
-        self.family = self.family.bind(self.pipeline).for_samples(
-            self.pipeline,
-            resolution=args.resolution,
-            num_frames=args.num_frames,
-            max_sequence_length=args.max_sequence_length,
-        )
+        self.family = self.family.bind(self.pipeline)
+        if self.given_data is None:
+            self.family = self.family.for_samples(
+                self.pipeline,
+                resolution=args.resolution,
+                num_frames=args.num_frames,
+                max_sequence_length=args.max_sequence_length,
+            )
         self.transformer = self.family.denoiser(self.pipeline)
         self.data: Batches
         if self.given_data is not None:

@@ -36,7 +36,7 @@ def hunyuan_video(name, in_channels=4, vae=None, config=None, **call):
 
 @pipeline("linear sigmas without mu, video")
 def hunyuan_text_to_video():
-    return hunyuan_video("HunyuanVideoPipeline")
+    return hunyuan_video("HunyuanVideoPipeline", vae=hunyuan_vae())
 
 
 @variant("HunyuanSkyreelsImageToVideoPipeline")
@@ -129,7 +129,20 @@ def hunyuan_image():
         **HUNYUAN_IMAGE,
     )
     prompt = {**IMAGE_PROMPT, "prompt_embeds_2": noise(1, 3, 16), "prompt_embeds_mask_2": torch.ones(1, 3)}
-    pipe = build("HunyuanImagePipeline", transformer=transformer)
+    kl = make(
+        "AutoencoderKLHunyuanImage",
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=(32, 32, 32),
+        layers_per_block=1,
+        spatial_compression_ratio=4,
+        sample_size=32,
+        scaling_factor=0.5,
+        downsample_match_channel=False,
+        upsample_match_channel=False,
+    )
+    pipe = build("HunyuanImagePipeline", transformer=transformer, vae=kl)
     return pipe, {**prompt, "height": 64, "width": 64, "distilled_guidance_scale": 3.0}
 
 

@@ -3,7 +3,7 @@
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from .building import build, dc_vae, make, noise, picture, pipeline, qwen_vae, vae, variant
+from .building import build, dc_vae, flux_2_vae, make, noise, picture, pipeline, qwen_vae, vae, variant
 
 SANA = {
     "patch_size": 1,
@@ -30,7 +30,7 @@ def sana(name, components=None, **call):
 
 @pipeline("generator passed to step")
 def sana_text_to_image():
-    return sana("SanaPipeline")
+    return sana("SanaPipeline", {"vae": dc_vae()})
 
 
 @variant("SanaPAGPipeline")
@@ -168,8 +168,8 @@ def ernie_image():
         text_in_dim=16,
         rope_axes_dim=(4, 6, 6),
     )
-    pipe = build("ErnieImagePipeline", transformer=transformer)
-    return pipe, {"prompt_embeds": [noise(3, 16)], "height": 64, "width": 64, "guidance_scale": 1.0}
+    pipe = build("ErnieImagePipeline", transformer=transformer, vae=flux_2_vae(1))
+    return pipe, {"prompt_embeds": [noise(3, 16)], "height": 32, "width": 32, "guidance_scale": 1.0}
 
 
 @pipeline("time by the scheduler's own scale")

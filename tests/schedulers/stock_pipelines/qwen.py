@@ -93,6 +93,16 @@ def qwen_image_21(name):
         context_in_dim=16,
         axes_dims_rope=(8, 4, 4),
     )
-    pipe = build(name, transformer=transformer, processor=Processor())
+    kl = make(
+        "AutoencoderKLQwenImage21",
+        base_dim=4,
+        decoder_base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1, 1],
+        num_res_blocks=1,
+        latents_mean=[0.1] * 4,
+        latents_std=[0.5] * 4,
+    )
+    pipe = build(name, transformer=transformer, vae=kl, processor=Processor())
     call = {"prompt_embeds": noise(1, 3, 16), "prompt_embeds_mask": torch.ones(1, 3)}
     return pipe, {**call, "height": 64, "width": 64}

@@ -238,11 +238,12 @@ def ideogram_4(name):
         unconditional_transformer=make("Ideogram4Transformer2DModel", **transformer),
         text_encoder=Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision)).eval(),
         tokenizer=tokenizer,
+        vae=flux_2_vae(4),
     )
     return pipe, {
         "prompt": "a",
-        "height": 64,
-        "width": 64,
+        "height": 32,
+        "width": 32,
         "guidance_scale": 1.0,
         "guidance_schedule": None,
         "max_sequence_length": 64,

@@ -188,7 +188,13 @@ def mochi():
         max_sequence_length=16,
     )
     scheduler = FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
-    pipe = build("MochiPipeline", transformer=transformer, scheduler=scheduler)
+    kl = make(
+        "AutoencoderKLMochi",
+        encoder_block_out_channels=(32, 32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32, 32),
+        layers_per_block=(1, 1, 1, 1, 1),
+    )
+    pipe = build("MochiPipeline", transformer=transformer, vae=kl, scheduler=scheduler)
     prompt = {"prompt_embeds": noise(1, 16, 16), "prompt_attention_mask": torch.ones(1, 16, dtype=torch.bool)}
     return pipe, {**prompt, "height": 16, "width": 16, "num_frames": 7, "guidance_scale": 1.0}
 

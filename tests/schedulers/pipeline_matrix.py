@@ -1,0 +1,74 @@
+"""The table of pipelines without a written family in docs/base_models.md, from what the tests find.
+
+Run it to write the page anew: `python -m tests.schedulers.pipeline_matrix`.
+"""
+
+import re
+from pathlib import Path
+
+from diffusers_twinflow.families.registry import CLASSES
+from docs.marked_parts import fill, table
+from tests.schedulers import captured_pipelines as found
+from tests.schedulers.captured_pipelines import Captured
+from tests.schedulers.stock_pipelines import PIPELINES, VARIANTS
+
+PAGE = Path(__file__).parents[2] / "docs" / "base_models.md"
+COLUMNS = ("pipeline", "trains with")
+NEEDS_MORE = "no: its call needs a picture, a video or a sound"
+WHY = {
+    found.ENCODED_IMAGE: "it encodes a picture with random numbers",
+    found.SEVERAL_TIMES: "its model takes several times per sample",
+    found.NOISY: "another input of its model changes with the noise",
+    found.MIXED: "it starts from a noised picture",
+    found.PARTS: "its model, scheduler and autoencoder take different samples",
+    found.SOUND: "it generates sound",
+    "kv_caches": "it keeps a cache between calls",
+    "`x` is a list": "it mixes pictures and samples in one input",
+    "for one prompt": "it always evaluates the empty prompt too",
+    "vision_timesteps": "it packs the samples of a batch",
+    "at noise level 1": "it starts from the video that it edits",
+    "predicts the image": "its model predicts the image",
+    "in sections": "it generates a video in sections",
+    "do not depend": "it keeps a part of the picture",
+}
+
+
+def why_not(pattern: str) -> str:
+    return next(reason for key, reason in WHY.items() if key in pattern)
+
+
+def rows() -> list[tuple[str, str]]:
+    """One row a stock pipeline without a written family."""
+    written = {classes.pipeline for classes in CLASSES.values()}
+    answers: dict[str, str] = {}
+    for contract in {**PIPELINES, **VARIANTS}:
+        captured = Captured(contract)
+        name = captured.family.name
+        if name not in written:
+            answers[name] = answer_for(contract, captured)
+    return [(f"`{name}`", answers[name]) for name in sorted(answers)]
+
+
+def answer_for(contract: str, captured: Captured) -> str:
+    if contract in found.CANNOT_BE_CAPTURED:
+        return "no: " + why_not(found.CANNOT_BE_CAPTURED[contract])
+    if contract in found.WITHOUT_A_PROMPT or not draws_from_prompts(captured):
+        return NEEDS_MORE
+    if contract in found.CANNOT_BE_DECODED:
+        return "prompts: " + why_not(found.CANNOT_BE_DECODED[contract])
+    return "videos or prompts" if captured.family.draws_videos else "images or prompts"
+
+
+def draws_from_prompts(captured: Captured) -> bool:
+    others = [key for key in captured.call if re.search("image(?!_guid|s_per)|video(?!s_per)|audio|mask_image", key)]
+    return not others and "height" in captured.family.parameters and "Edit" not in captured.family.name
+
+
+def pages() -> dict[Path, str]:
+    """The page as it should be."""
+    return {PAGE: fill(PAGE.read_text(encoding="utf-8"), "pipelines", table(COLUMNS, rows()))}
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
