@@ -16,6 +16,7 @@ LAYERS = (
     {"methods"},
     {"data", "hub"},
     {"pipelines", "integrations"},
+    {"evaluation"},
     {"training"},
     {"cli"},
 )

@@ -27,10 +27,11 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from diffusers_twinflow import TwinFlowPipeline, enable_twinflow, save_twinflow_lora
 from diffusers_twinflow.cli import main
-from diffusers_twinflow.cli.comparison import Comparison, bare_base
+from diffusers_twinflow.cli.comparison import Comparison
 from diffusers_twinflow.cli.page_guard import GRACE_SECONDS, Listeners
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
+from diffusers_twinflow.pipelines.bare_base import bare_base
 from diffusers_twinflow.schedulers import TwinFlowScheduler
 from tests.cli.demo_server import DemoServer
 from tests.hub.repositories import FAMILY, repository_config, train_conditioning, write_model

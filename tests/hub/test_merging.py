@@ -14,11 +14,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
 from diffusers_twinflow import TwinFlowConfigError, TwinFlowPipeline, load_twinflow_lora, unload_twinflow_lora
-from diffusers_twinflow.cli.comparison import bare_base
 from diffusers_twinflow.hub import merging, save_twinflow_lora
 from diffusers_twinflow.hub.base_weights import fingerprint
 from diffusers_twinflow.hub.merging import merged_lora_of, separate_lora
 from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
+from diffusers_twinflow.pipelines.bare_base import bare_base
 from diffusers_twinflow.training.quantization import quantization_config
 from tests import tiny
 from tests.hub.repositories import FAMILY, repository_config

@@ -39,6 +39,10 @@ def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", required=True, help="TwinFlow LoRA or model: a folder or a Hub id.")
+    add_loading_arguments(parser)
+
+
+def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base_model", help="Folder or Hub id of the base, if it has moved since training.")
     add_hub_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="Seed of the noise. Default: 0.")

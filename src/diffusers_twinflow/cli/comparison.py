@@ -1,23 +1,17 @@
 """Generate images with a TwinFlow LoRA and with its base, from the same noise and one copy of the weights."""
 
-import inspect
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 
-from ..families import family_of
 from ..families.video import strip
-from ..hub.merging import separate_lora
 from ..hub.samples import count_of_steps, draw_frames
-from ..hub.stock_pipelines import assemble
-from ..hub.unloading import STATE_NAME
-from ..models import without_targets
 from ..pipelines import TwinFlowPipeline
+from ..pipelines.bare_base import bare_base, base_options
 from .loading import refusals
 
 
@@ -80,28 +74,3 @@ def timed_draw(pipeline: DiffusionPipeline, prompt: str, steps: int, seed: int, 
     with refusals():
         (frames,) = draw_frames(pipeline, [prompt], steps, seed, **call_options)
     return Drawn(frames, time.perf_counter() - started)
-
-
-def base_options(pipeline: TwinFlowPipeline, guidance: float | None) -> dict[str, Any]:
-    """Return arguments for the base's call: the guidance, if given, and the prompt length of the LoRA."""
-    options = {} if guidance is None else {"guidance_scale": guidance}
-    length = pipeline.twinflow_config.max_sequence_length
-    if length and "max_sequence_length" in inspect.signature(family_of(pipeline).pipeline_class.__call__).parameters:
-        options["max_sequence_length"] = length
-    return options
-
-
-@contextmanager
-def bare_base(pipeline: TwinFlowPipeline) -> Iterator[DiffusionPipeline]:
-    """Yield the stock pipeline without the LoRA. Do not call `pipeline` inside the `with` block."""
-    family = family_of(pipeline)
-    denoiser, scheduler = family.denoiser(pipeline), getattr(pipeline, STATE_NAME).scheduler
-    base = assemble(family, pipeline, pipeline.components | {"scheduler": scheduler})
-    base.set_progress_bar_config(disable=True)
-    with separate_lora(pipeline):
-        denoiser.disable_lora()
-        try:
-            with without_targets(denoiser):
-                yield base
-        finally:
-            denoiser.enable_lora()

@@ -12,15 +12,18 @@ from ..configuration import TwinFlowConfigError
 from ..data.encoders import size_multiple
 from ..families import FAMILIES, Family, family_of
 from ..families.video import check_draws_videos
-from ..hub.files import locate_repository
+from ..hub.files import LocatedRepository, locate_repository
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
 from ..image_files import load_image
 from ..pipelines import TwinFlowPipeline
 from .output import note
 
 
-def load_pipeline(args: argparse.Namespace) -> tuple[TwinFlowPipeline, dict[str, Any]]:
+def load_pipeline(args: argparse.Namespace, *, announce: bool = True) -> tuple[TwinFlowPipeline, dict[str, Any]]:
     """Load the pipeline of `--adapter` on `--device`.
+
+    Args:
+        announce: tell the user that it is loaded.
 
     Returns:
         The pipeline, and the arguments of its call for size, length and image.
@@ -32,7 +35,8 @@ def load_pipeline(args: argparse.Namespace) -> tuple[TwinFlowPipeline, dict[str,
     device = check_device(args.device or default_device())
     options = call_options(args, family)
     dtype = getattr(torch, args.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
-    note(f"Loading {args.adapter} on {device} ...")
+    if announce:
+        note(f"Loading {args.adapter} on {device} ...")
     pipeline = TwinFlowPipeline.from_pretrained(
         args.adapter,
         base_model=args.base_model,
@@ -50,8 +54,13 @@ def load_pipeline(args: argparse.Namespace) -> tuple[TwinFlowPipeline, dict[str,
 
 def read_config(args: argparse.Namespace) -> TwinFlowRepositoryConfig:
     """Read the configuration of `--adapter` without loading weights."""
+    return locate(args)[1]
+
+
+def locate(args: argparse.Namespace) -> tuple[LocatedRepository, TwinFlowRepositoryConfig]:
+    """Find the repository of `--adapter` and read its configuration."""
     repository = locate_repository(args.adapter, subfolder=args.subfolder, revision=args.revision, token=args.token)
-    return TwinFlowRepositoryConfig.load_located(repository)
+    return repository, TwinFlowRepositoryConfig.load_located(repository)
 
 
 def default_device() -> str:

@@ -10,19 +10,19 @@ from contextlib import nullcontext
 from .. import __version__
 from ..configuration import TwinFlowConfigError
 from ..writing import DiskError
-from . import compare, convert, demo, export, generate, info, push, train
+from . import compare, convert, demo, evaluate, export, generate, info, push, train
 from .flags import name_flags
 from .output import note
 from .quiet import only_our_messages
 
-COMMANDS = (train, generate, compare, demo, info, push, export, convert)
+COMMANDS = (train, generate, compare, evaluate, demo, info, push, export, convert)
 INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="diffusers-twinflow",
-        description="Train TwinFlow LoRAs and models, generate images with them, and inspect, export, convert and share "
+        description="Train TwinFlow LoRAs and models, generate images with them, score, inspect, export, convert and share "
         "them.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

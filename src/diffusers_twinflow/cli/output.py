@@ -1,5 +1,6 @@
 """Print the output of commands. Text from untrusted files cannot send control codes to the terminal."""
 
+import os
 import sys
 import unicodedata
 from typing import Any, TextIO
@@ -34,3 +35,12 @@ def note(message: Any) -> None:
 def _write(line: str, stream: TextIO) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+def speaks() -> bool:
+    """Return whether this process prints errors that occur in all processes."""
+    from accelerate import PartialState
+
+    if PartialState._shared_state:
+        return PartialState().is_main_process
+    return int(os.environ.get("RANK", 0)) == 0

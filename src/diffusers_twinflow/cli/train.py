@@ -5,7 +5,6 @@ To train on several GPUs: accelerate launch -m diffusers_twinflow.cli train --co
 
 import argparse
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
 from .flags import FlagNames, name_flags
 from .option_flags import OneLineParser, add_flags, given_values
-from .output import note, say
+from .output import note, say, speaks
 from .quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -157,12 +156,3 @@ def _without_main_rank(record: logging.LogRecord) -> bool:
     if isinstance(record.msg, str):
         record.msg = record.msg.removeprefix("[RANK 0] ")
     return True
-
-
-def speaks() -> bool:
-    """Return whether this process prints errors that occur in all processes."""
-    from accelerate import PartialState
-
-    if PartialState._shared_state:
-        return PartialState().is_main_process
-    return int(os.environ.get("RANK", 0)) == 0

@@ -7,10 +7,11 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
-from ..families import Family
+from ..families import FAMILIES, Family
 from .component_check import check_component
-from .files import download_error
+from .files import LocatedRepository, download_error
 from .model_check import read_base_index
+from .repository import TwinFlowRepositoryConfig
 from .stock_pipelines import HUB_OPTIONS, load_stock_pipeline
 
 
@@ -46,6 +47,27 @@ def load_base(family: Family, name_or_path: str, *, is_hub_id: bool = False, **o
             f"the base model '{name_or_path}' cannot be loaded ({type(error).__name__}: {str(error)[:400]}). If it has "
             "moved, pass its new path or Hub id as base_model=."
         ) from error
+
+
+def load_base_of(
+    config: TwinFlowRepositoryConfig, repository: LocatedRepository, base_model: str | None = None, **options: Any
+) -> DiffusionPipeline:
+    """Load the base that a TwinFlow repository was trained from, at the revision that the repository names.
+
+    Args:
+        config: configuration of the repository.
+        base_model: local directory or Hub repository of the base. Defaults to the base that the repository names.
+        options: as in `load_base`.
+
+    Raises:
+        TwinFlowConfigError: if the base cannot be found or loaded.
+    """
+    family = FAMILIES[config.family]
+    if base_model is not None:
+        return load_base(family, base_model, **options)
+    is_local = repository.is_local and (repository.directory / config.base_model).is_dir()
+    options = {"revision": config.base_model_revision} | options
+    return load_base(family, config.locate_base(repository), is_hub_id=not is_local, **options)
 
 
 def check_base_files(family: Family, directory: Path, name: str, options: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from ..configuration import TwinFlowConfigError
 from ..families import FAMILIES
 from ..families.guiders import turn_guiders_off
-from ..hub.base_loading import load_base
+from ..hub.base_loading import load_base_of
 from ..hub.base_loras import merge_base_loras, parse_base_loras
 from ..hub.files import locate_repository
 from ..hub.loaded_pipeline import TwinFlowMethods
@@ -85,15 +85,9 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
         if config.train_type == LORA:
             kwargs.setdefault("use_safetensors", True)
             base_options = {k: v for k, v in hub_options.items() if k not in ("revision", "subfolder")}
-            if base_model is None:
-                base_options["revision"] = config.base_model_revision
-            base = base_model or config.locate_base(repository)
-            is_local = repository.is_local and (repository.directory / config.base_model).is_dir()
-            pipeline = load_base(
-                family, base, is_hub_id=base_model is None and not is_local, **(base_options | kwargs)
-            )
+            pipeline = load_base_of(config, repository, base_model, **(base_options | kwargs))
             loras = config.locate_base_loras(repository) if base_loras is None else parse_base_loras(base_loras)
-            merge_base_loras(pipeline, loras, **{k: v for k, v in base_options.items() if k != "revision"})
+            merge_base_loras(pipeline, loras, **base_options)
             is_unchanged = family.component_name not in kwargs and not loras
             load_located_lora(pipeline, repository, merge=merge, is_base_unchanged=is_unchanged, base_loras=loras)
         else:

@@ -1,20 +1,17 @@
 """Build the accelerator of a run."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
+from ..evaluation.processes import LONGEST_WAIT
 from . import deepspeed
 from .arguments import TrainingArguments
 from .base_model import weight_dtype_of
 from .distributed import check_distributed, uses_deepspeed
 from .trackers import tracker_names
-
-LONGEST_WAIT = timedelta(hours=3)
-"""How long processes wait for each other while one checks the data, encodes its share or generates images."""
 
 
 def build_accelerator(args: TrainingArguments) -> Accelerator:

@@ -3,9 +3,7 @@
 import importlib.util
 import json
 import math
-import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,14 @@ from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..data import Samples
 from ..data.latents import MIDDLE
+from ..evaluation.metrics import FrechetDistance, Judge, JudgeScore, Metric, PromptScore
+from ..evaluation.models import ImageFeatures, PromptModel
+from ..evaluation.plugins import load_function
+from ..evaluation.prompts import EvaluationPrompt
 from ..families import Family
 from ..hub.repository import TwinFlowRepositoryConfig
 from ..methods.base import AveragedWeights
@@ -32,7 +33,6 @@ logger = get_logger(__name__)
 
 FRECHET, PROMPT, JUDGE = "frechet_distance", "prompt_score", "judge"
 FILE_NAME = "scores.json"
-Judge = Callable[[torch.Tensor, list[str]], float | dict[str, float]]
 
 
 def check_scores(args: TrainingArguments, config: TwinFlowConfig) -> None:
@@ -68,80 +68,7 @@ def check_scores(args: TrainingArguments, config: TwinFlowConfig) -> None:
                 "give a folder on this machine."
             )
     if args.judge:
-        load_judge(args.judge)
-
-
-def load_judge(name: str) -> Judge:
-    """Load the user's score function.
-
-    The function takes images of shape [N, 3, H, W] with values in [0, 1] and the N prompts. It returns a number, or
-    numbers by name.
-
-    Args:
-        name: the function as `module:function`. The module may be in the working directory.
-
-    Raises:
-        TwinFlowConfigError: if there is no such function.
-    """
-    module_name, _, function_name = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        judge = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise TwinFlowConfigError(
-            f"judge='{name}' cannot be loaded ({error}). Write it as module:function."
-        ) from error
-    if not callable(judge):
-        raise TwinFlowConfigError(f"judge='{name}' is a {type(judge).__name__}: it must be a function.")
-    return judge
-
-
-class ImageFeatures(torch.nn.Module):
-    """Computes one feature vector per image with a local image model of transformers.
-
-    Args:
-        directory: folder of the model and its image processor.
-    """
-
-    def __init__(self, directory: str) -> None:
-        super().__init__()
-        self.processor = AutoImageProcessor.from_pretrained(directory, local_files_only=True)
-        self.model = AutoModel.from_pretrained(directory, local_files_only=True).eval()
-
-    @torch.no_grad()
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return features of shape [N, D] for uint8 images of shape [N, 3, H, W]."""
-        inputs = self.processor(images=list(images.cpu()), return_tensors="pt")["pixel_values"].to(images.device)
-        encode = getattr(self.model, "get_image_features", self.model)
-        return as_tensor(encode(inputs))
-
-
-class PromptModel(torch.nn.Module):
-    """A CLIP model of transformers with the interface that torchmetrics needs."""
-
-    model: Any
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model, self.config = model.eval(), model.config
-
-    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return as_tensor(self.model.get_image_features(pixel_values))
-
-    def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return as_tensor(self.model.get_text_features(input_ids, attention_mask))
-
-    @classmethod
-    def load(cls, directory: str) -> tuple["PromptModel", Any]:
-        """Load the model and its processor."""
-        model = AutoModel.from_pretrained(directory, local_files_only=True)
-        return cls(model), AutoProcessor.from_pretrained(directory, local_files_only=True)
-
-
-def as_tensor(output: Any) -> torch.Tensor:
-    """Return the pooled features of a model's output, which for some models is the output itself."""
-    return output if isinstance(output, torch.Tensor) else output.pooler_output
+        load_function(args.judge, "judge")
 
 
 class Scores:
@@ -167,23 +94,21 @@ class Scores:
         count = -(-args.num_score_images // accelerator.num_processes) * accelerator.num_processes
         self.rows = spread(range(len(samples.checked.rows)), count)
         self.prompts = [samples.checked.facts[row]["captions"][0] for row in self.rows]
-        self.frechet: Any = None
-        self.prompt_score: Any = None
-        if accelerator.is_main_process and (args.frechet_model or args.prompt_score_model):
-            self._load_models()
+        self.metrics: list[Metric] = self._build_metrics() if accelerator.is_main_process else []
 
-    def _load_models(self) -> None:
-        from torchmetrics.image.fid import FrechetInceptionDistance
-        from torchmetrics.multimodal import CLIPScore
-
+    def _build_metrics(self) -> list[Metric]:
+        metrics: list[Metric] = []
         if self.args.frechet_model:
-            features = ImageFeatures(self.args.frechet_model)
-            self.frechet = FrechetInceptionDistance(features, reset_real_features=False, sync_on_compute=False)
+            frechet = FrechetDistance(ImageFeatures(self.args.frechet_model, local_files_only=True), name=FRECHET)
             for row in self.rows:
-                self.frechet.update(self._real_image(row), real=True)
+                frechet.add_reference(self._real_image(row))
+            metrics.append(frechet)
         if self.args.prompt_score_model:
-            load: Any = partial(PromptModel.load, self.args.prompt_score_model)
-            self.prompt_score = CLIPScore(load, sync_on_compute=False)
+            model = PromptModel.load(self.args.prompt_score_model, local_files_only=True)
+            metrics.append(PromptScore(model, name=PROMPT))
+        if self.judge is not None:
+            metrics.append(JudgeScore(self.judge, name=JUDGE))
+        return metrics
 
     def _real_image(self, row: int) -> torch.Tensor:
         image, framing = self.samples.image(row), self.samples.framing
@@ -220,21 +145,16 @@ class Scores:
         arrays = [np.asarray(image.convert("RGB")) for image in images]
         return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous().to(self.accelerator.device)
 
-    @torch.no_grad()
     def _judge(self, images: torch.Tensor) -> dict[str, float]:
         processes = self.accelerator.num_processes
-        prompts = [prompt for rank in range(processes) for prompt in self.prompts[rank::processes]]
+        prompts = [EvaluationPrompt(prompt) for rank in range(processes) for prompt in self.prompts[rank::processes]]
         scores: dict[str, float] = {}
-        for name, metric in ((FRECHET, self.frechet), (PROMPT, self.prompt_score)):
-            if metric is not None:
-                metric.to(images.device)
-                metric.update(images, real=False) if name == FRECHET else metric.update(images, prompts)
-                scores[name] = metric.compute().item()
-                metric.reset()
-                metric.to("cpu")
-        if self.judge is not None:
-            judged = self.judge(images.float() / 255, prompts)
-            scores |= judged if isinstance(judged, dict) else {JUDGE: float(judged)}
+        for metric in self.metrics:
+            metric.to(images.device)
+            metric.update(images, prompts)
+            scores |= metric.compute()
+            metric.reset()
+            metric.to("cpu")
         return scores
 
 

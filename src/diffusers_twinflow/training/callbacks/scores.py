@@ -9,7 +9,8 @@ from accelerate.logging import get_logger
 
 from ...configuration import TwinFlowConfigError
 from ...data import Samples
-from ..scores import ScoreBook, Scores, load_judge
+from ...evaluation.plugins import load_function
+from ..scores import ScoreBook, Scores
 from .base import TrainerCallback
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class ScoreCallback(TrainerCallback):
                 "`score_steps` needs the prompts and images of the data options, but `data` was passed to the trainer. "
                 "Leave `score_steps` out, or score in your own callback."
             )
-        judge = load_judge(args.judge) if args.judge else None
+        judge = load_function(args.judge, "judge") if args.judge else None
         self.book = ScoreBook(
             args.output_dir,
             args.score_metric,

@@ -1,0 +1,1 @@
+"""Evaluate a TwinFlow model and its base: metrics, the runner and the report. Needs the extra `evaluate`."""
