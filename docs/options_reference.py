@@ -1,6 +1,6 @@
-"""Write the tables of docs/options.md from the dataclasses that declare the options.
+"""Write the tables of docs/options.md and docs/evaluate.md from the dataclasses that declare the options.
 
-Run it to update the page: `python docs/options_reference.py`.
+Run it to update the pages: `python docs/options_reference.py`.
 """
 
 from collections.abc import Iterable
@@ -12,11 +12,13 @@ from marked_parts import fill, table
 
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.configuration import FlowMatchingConfig
+from diffusers_twinflow.evaluation.arguments import EvaluationArguments
 from diffusers_twinflow.options import default_of, groups_of, options_of, type_of
 from diffusers_twinflow.ranges import Range
 from diffusers_twinflow.training.arguments import RecipeOptions, TrainingArguments
 
 PAGE = Path(__file__).parent / "options.md"
+EVALUATION_PAGE = Path(__file__).parent / "evaluate.md"
 
 
 def sections() -> Iterable[tuple[str, Iterable[Field]]]:
@@ -62,9 +64,17 @@ def shown(value: Any) -> str:
 
 
 def filled(page: str) -> str:
-    """The page with its tables made anew."""
+    """The page of training options with its tables made anew."""
     return fill(page, "options", reference())
 
 
+def evaluation_filled(page: str) -> str:
+    """The page of the evaluation with its table of options made anew."""
+    rows = [row(declared) for declared in options_of(EvaluationArguments)]
+    flags = [(f"`--{names.strip('`')}`", default, meaning.replace("|", r"\|")) for names, default, meaning in rows]
+    return fill(page, "evaluation options", table(("option", "default", "meaning"), flags))
+
+
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, make in ((PAGE, filled), (EVALUATION_PAGE, evaluation_filled)):
+        path.write_text(make(path.read_text(encoding="utf-8")), encoding="utf-8")

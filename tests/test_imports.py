@@ -17,6 +17,8 @@ import diffusers_twinflow
 LAZY = (
     "",
     ".data",
+    ".evaluation",
+    ".evaluation.metrics",
     ".families",
     ".hub",
     ".methods",

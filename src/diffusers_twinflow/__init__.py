@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from . import cli as cli
     from . import configuration as configuration
     from . import data as data
+    from . import evaluation as evaluation
     from . import families as families
     from . import hub as hub
     from . import methods as methods
@@ -69,5 +70,15 @@ if not TYPE_CHECKING:  # to a type checker, a module with a `__getattr__` has ev
     __getattr__, __dir__ = lazy_names(
         globals(),
         MODULES,
-        submodules=("cli", "configuration", "data", "families", "hub", "methods", "pipelines", "training"),
+        submodules=(
+            "cli",
+            "configuration",
+            "data",
+            "evaluation",
+            "families",
+            "hub",
+            "methods",
+            "pipelines",
+            "training",
+        ),
     )

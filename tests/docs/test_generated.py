@@ -13,9 +13,11 @@ from diffusers_twinflow.cli.train import build_parser
 from tests.docs.pages import PAGES
 
 
-def test_the_page_of_options_is_up_to_date():
+def test_the_pages_of_options_are_up_to_date():
     page = options_reference.PAGE.read_text(encoding="utf-8")
     assert page == options_reference.filled(page), "run `python docs/options_reference.py`"
+    page = options_reference.EVALUATION_PAGE.read_text(encoding="utf-8")
+    assert page == options_reference.evaluation_filled(page), "run `python docs/options_reference.py`"
 
 
 def test_the_page_of_simpletuner_is_up_to_date():

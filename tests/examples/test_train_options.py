@@ -44,30 +44,11 @@ def corner(images, prompts):
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """A tiny image model and a tiny CLIP on disk."""
-    from transformers import (
-        CLIPConfig,
-        CLIPImageProcessor,
-        CLIPModel,
-        CLIPProcessor,
-        ViTConfig,
-        ViTImageProcessor,
-        ViTModel,
-    )
+    from tests import tiny_scorers
 
-    from tests import tiny
-
-    directory, tokenizer = tmp_path_factory.mktemp("models"), tiny.clip_tokenizer()
-    torch.manual_seed(0)
-    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    image = {"image_size": 16, "patch_size": 8}
-    ViTModel(ViTConfig(**size, **image)).save_pretrained(directory / "vit")
-    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(directory / "vit")
-    text = {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "eos_token_id": tokenizer.eos_token_id}
-    config = CLIPConfig(text_config={**size, **text}, vision_config={**size, **image}, projection_dim=8)
-    CLIPModel(config).save_pretrained(directory / "clip")
-    crop = {"height": 16, "width": 16}
-    processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=crop)
-    CLIPProcessor(image_processor=processor, tokenizer=tokenizer).save_pretrained(directory / "clip")
+    directory = tmp_path_factory.mktemp("models")
+    tiny_scorers.save_image_model(directory / "vit")
+    tiny_scorers.save_clip(directory / "clip")
     return directory
 
 

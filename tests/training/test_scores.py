@@ -1,12 +1,11 @@
 import json
 
 import pytest
-import torch
 from accelerate import PartialState
 
 from diffusers_twinflow.configuration import TwinFlowConfig, TwinFlowConfigError
 from diffusers_twinflow.training.arguments import TrainingArguments
-from diffusers_twinflow.training.scores import ScoreBook, check_scores, load_judge, spread
+from diffusers_twinflow.training.scores import ScoreBook, check_scores, spread
 
 
 def book_of(tmp_path, values, name="prompt_score", **options):
@@ -73,22 +72,6 @@ def test_a_run_that_was_over_is_over_when_it_is_resumed(tmp_path):
 def test_the_deciding_score_must_be_measured(tmp_path):
     with pytest.raises(TwinFlowConfigError, match="score_metric=taste.*Choose one of judge"):
         ScoreBook(tmp_path, metric="taste").add(1, {"judge": 1.0})
-
-
-def test_a_judge_is_found_in_the_working_directory(tmp_path, monkeypatch):
-    (tmp_path / "judge_of_this_test.py").write_text(
-        "number = 3\ndef mean(images, prompts):\n    return images.mean()\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", list(__import__("sys").path))
-    assert load_judge("judge_of_this_test:mean")(torch.ones(1, 3, 2, 2), ["a"]) == 1
-    for name, message in {
-        "judge_of_this_test:number": "must be a function",
-        "judge_of_this_test": "module:function",
-        ":mean": "module:function",
-    }.items():
-        with pytest.raises(TwinFlowConfigError, match=message):
-            load_judge(name)
 
 
 @pytest.mark.parametrize(

@@ -92,21 +92,16 @@ class Results:
             ) from error
 
 
-def start_results(
-    directory: str | Path, settings: dict[str, Any], versions: dict[str, str], *, restart: bool
-) -> Results:
+def start_results(directory: str | Path, settings: dict[str, Any], versions: dict[str, str]) -> Results:
     """Return the results that an evaluation continues from, or empty results if there are none.
 
     Args:
         directory: folder of the evaluation.
         settings: everything that the scores depend on.
-        restart: delete earlier results and images.
 
     Raises:
         TwinFlowConfigError: if the earlier results were measured with other settings.
     """
-    if restart:
-        delete_results(directory)
     earlier = Results.load(directory)
     if earlier is None:
         return Results(settings, versions)

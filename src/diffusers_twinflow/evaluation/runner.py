@@ -22,7 +22,7 @@ from .metrics import FrechetDistance, Metric
 from .plan import EvaluationPlan
 from .processes import gather, share_of
 from .report import write_report
-from .results import IMAGES_FOLDER, Results, RowResult, start_results
+from .results import IMAGES_FOLDER, Results, RowResult, delete_results, start_results
 from .rows import BASE, Row
 from .settings import library_versions
 from .stock_schedulers import stock_scheduler
@@ -61,16 +61,17 @@ class Evaluation:
     def __init__(self, plan: EvaluationPlan, accelerator: Accelerator) -> None:
         if accelerator.num_processes > len(plan.prompts):
             raise TwinFlowConfigError(
-                f"There are {accelerator.num_processes} processes for {len(plan.prompts)} prompts: start at most one "
-                "process per prompt."
+                f"The number of processes ({accelerator.num_processes}) is larger than the number of prompts "
+                f"({len(plan.prompts)}): start at most one process per prompt."
             )
         self.plan, self.args, self.accelerator = plan, plan.args, accelerator
         self.directory = Path(plan.args.output_dir)
-        with accelerator.main_process_first():
-            if accelerator.is_main_process:
-                recover(self.directory)
-            restart = plan.args.restart and accelerator.is_main_process
-            self.results = start_results(self.directory, dict(plan.settings), library_versions(), restart=restart)
+        if accelerator.is_main_process:
+            recover(self.directory)
+            if plan.args.restart:
+                delete_results(self.directory)
+        accelerator.wait_for_everyone()
+        self.results = start_results(self.directory, dict(plan.settings), library_versions())
         self.open_rows = [row for row in plan.rows if row not in self.results.rows]
         share = share_of(accelerator, len(plan.prompts))
         self.places = places(share, plan.args.images_per_prompt, plan.seed)

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.logging import get_logger
+from diffusers.utils import logging
 from PIL import Image
 
 from ...configuration import TwinFlowConfigError
 from ..prompts import EvaluationPrompt, ExpectedObject
 from .base import Gather, PerImageMetric
 
-logger = get_logger(__name__)
+logger = logging.get_logger(__name__)
 
 NO_TAG = "other"
 
