@@ -9,6 +9,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
 from ..hub.base_loading import load_base_of
+from ..hub.base_loras import merge_base_loras
 from ..hub.files import LocatedRepository
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
 from ..pipelines import TwinFlowPipeline
@@ -90,4 +91,10 @@ def subject_of(
     config = pipeline.twinflow_config
     if config.train_type == LORA:
         return LoraSubject(pipeline)
-    return ModelSubject(pipeline, lambda: load_base_of(config, repository, base_model, **options))
+
+    def load_base() -> DiffusionPipeline:
+        base = load_base_of(config, repository, base_model, **options)
+        merge_base_loras(base, config.locate_base_loras(repository))
+        return base
+
+    return ModelSubject(pipeline, load_base)
