@@ -189,6 +189,27 @@ def step_cost() -> str:
     return table([*header, "peak memory, flow matching = 1", "both compiled"], rows)
 
 
+def merged_cost() -> str:
+    """A LoRA step on merged weights and with PEFT's layers, beside a step of full weights."""
+    full, lora = (
+        {row["name"]: row for row in results(f"training_merged_{train_type}")["rows"]} for train_type in ("full", "lora")
+    )
+    kinds = (("full weights", full, ""), ("LoRA, rank 64", lora, ""), ("the same LoRA, not merged", lora, ", unmerged"))
+    rows = []
+    for label, found, ending in kinds:
+        row, compiled = found[f"engine{ending}"], found.get(f"engine{ending}, compiled")
+        times = [f"{row['seconds']:.3f}", f"{row['seconds'] / full['engine']['seconds']:.2f}"]
+        if compiled:
+            ratio = compiled["seconds"] / full["engine, compiled"]["seconds"]
+            times += [f"{compiled['seconds']:.3f}", f"{ratio:.2f}"]
+        else:
+            times += ["-", "-"]
+        flow = found[f"flow matching{ending}"]
+        rows.append([label, *times, f"{flow['seconds']:.3f}", f"{row['peak_gigabytes']:.1f}"])
+    header = ["", "seconds per step", "full weights = 1", "compiled, s", "full weights = 1", "flow matching, s", "peak GiB"]
+    return table(header, rows)
+
+
 def engine(train_type: str) -> str:
     found = {row["name"]: row for row in results(f"training_engine_{train_type}")["rows"]}
     base, plain = found["flow matching"], found["plain"]
@@ -399,6 +420,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recipe aims": partial(aims, "quality_ablations", "full-longer", "lora-all-linears-longer"),
     "continued base": continued_base,
     "step cost": step_cost,
+    "merged cost": merged_cost,
     "engine full": partial(engine, "full"),
     "engine lora": partial(engine, "lora"),
     "latency SD3": partial(latency, "latency", "SD3.5-medium"),
