@@ -192,9 +192,14 @@ def step_cost() -> str:
 def merged_cost() -> str:
     """A LoRA step on merged weights and with PEFT's layers, beside a step of full weights."""
     full, lora = (
-        {row["name"]: row for row in results(f"training_merged_{train_type}")["rows"]} for train_type in ("full", "lora")
+        {row["name"]: row for row in results(f"training_merged_{train_type}")["rows"]}
+        for train_type in ("full", "lora")
     )
-    kinds = (("full weights", full, ""), ("LoRA, rank 64", lora, ""), ("the same LoRA, not merged", lora, ", unmerged"))
+    kinds = (
+        ("full weights", full, ""),
+        ("LoRA, rank 64", lora, ""),
+        ("the same LoRA, not merged", lora, ", unmerged"),
+    )
     rows = []
     for label, found, ending in kinds:
         row, compiled = found[f"engine{ending}"], found.get(f"engine{ending}, compiled")
@@ -206,7 +211,15 @@ def merged_cost() -> str:
             times += ["-", "-"]
         flow = found[f"flow matching{ending}"]
         rows.append([label, *times, f"{flow['seconds']:.3f}", f"{row['peak_gigabytes']:.1f}"])
-    header = ["", "seconds per step", "full weights = 1", "compiled, s", "full weights = 1", "flow matching, s", "peak GiB"]
+    header = [
+        "",
+        "seconds per step",
+        "full weights = 1",
+        "compiled, s",
+        "full weights = 1",
+        "flow matching, s",
+        "peak GiB",
+    ]
     return table(header, rows)
 
 
