@@ -5,7 +5,7 @@ import os
 import pytest
 
 from diffusers_twinflow.cli import main
-from diffusers_twinflow.cli.arguments import check_output
+from diffusers_twinflow.cli.shared_arguments import check_output
 from diffusers_twinflow.configuration import TwinFlowConfigError
 
 

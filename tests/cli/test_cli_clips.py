@@ -15,7 +15,7 @@ from diffusers_twinflow.cli.demo_page import build_page
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig
 from diffusers_twinflow.hub.grids import GridLayout
-from diffusers_twinflow.hub.samples import draw_frames
+from diffusers_twinflow.hub.sample_images import draw_frames
 from diffusers_twinflow.schedulers import TwinFlowScheduler
 from tests.families import tiny_videos
 

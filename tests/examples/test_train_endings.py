@@ -36,7 +36,7 @@ def test_a_failed_picture_loses_no_result(script, arguments, tmp_path, monkeypat
     """Neither in the middle nor at the end; the exit code tells, and resuming draws what is missing."""
     out, options = tmp_path / "out", [*TWINFLOW, *PROMPTS, "--validation_steps=2"]
     with monkeypatch.context() as broken:
-        broken.setattr("diffusers_twinflow.training.validation.draw_row", fail)
+        broken.setattr("diffusers_twinflow.training.validation_images.draw_row", fail)
         with pytest.raises(SystemExit, match="the result is saved, but step 2: drawing .*no picture today.*; step 4"):
             script.main(arguments(*options))
     assert (out / "pytorch_lora_weights.safetensors").is_file() and (out / "README.md").is_file()
@@ -46,7 +46,7 @@ def test_a_failed_picture_loses_no_result(script, arguments, tmp_path, monkeypat
 
 
 def test_a_failed_score_loses_no_result(script, arguments, tmp_path, monkeypatch):
-    monkeypatch.setattr("diffusers_twinflow.training.scores.Scores.measure", fail)
+    monkeypatch.setattr("diffusers_twinflow.training.scoring.Scores.measure", fail)
     with pytest.raises(SystemExit, match="step 4: scoring failed"):
         script.main(arguments(*TWINFLOW, "--score_steps=4", "--judge=json:loads"))
     assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file()

@@ -8,7 +8,7 @@ from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.families.video import strip
 from diffusers_twinflow.hub.model_card import build_model_card
 from diffusers_twinflow.hub.repository import TwinFlowRepositoryConfig
-from diffusers_twinflow.hub.samples import draw_row
+from diffusers_twinflow.hub.sample_images import draw_row
 from diffusers_twinflow.models import enable_twinflow
 from diffusers_twinflow.pipelines import as_twinflow_pipeline
 from tests.families import kit, tiny_videos

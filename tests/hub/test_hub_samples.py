@@ -1,6 +1,6 @@
 from PIL import Image
 
-from diffusers_twinflow.hub.samples import read_prompts, write_samples
+from diffusers_twinflow.hub.sample_images import read_prompts, write_samples
 
 
 def column(*colours):

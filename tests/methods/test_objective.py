@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffusers_twinflow.configuration import TwinFlowConfig
 from diffusers_twinflow.methods import Networks, TwinFlow
 from diffusers_twinflow.methods.teachers import StudentTeacher
-from diffusers_twinflow.training.health import TrainingHealth
+from diffusers_twinflow.training.training_health import TrainingHealth
 from tests import tiny
 from tests.objective_runs import BATCH, FAMILY, FULL, lora_transformer, networks_of, run, student_transformer
 

@@ -2,8 +2,8 @@
 
 import argparse
 
-from .arguments import add_comparison_arguments, add_drawing_arguments, check_drawing, check_output
 from .output import say
+from .shared_arguments import add_comparison_arguments, add_drawing_arguments, check_drawing, check_output
 
 HELP = "Output image. Default: comparison.png. Videos are also saved as an animation, comparison-clip.webp."
 
@@ -18,9 +18,9 @@ def run(args: argparse.Namespace) -> None:
     check_drawing(args)
     (path,) = check_output(args.out)
     from ..hub.grids import GridLayout
-    from .clips import save_image
+    from .command_pipeline import check_comparable, load_pipeline
     from .comparison import Comparison
-    from .loading import check_comparable, load_pipeline
+    from .media_files import save_image
 
     check_comparable(args)
     pipeline, options = load_pipeline(args)

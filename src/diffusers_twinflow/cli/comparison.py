@@ -9,10 +9,10 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 
 from ..families.video import strip
-from ..hub.samples import count_of_steps, draw_frames
+from ..hub.sample_images import count_of_steps, draw_frames
 from ..pipelines import TwinFlowPipeline
 from ..pipelines.bare_base import bare_base, base_options
-from .loading import refusals
+from .command_pipeline import refusals
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ a LoRA repository. A published transformer is converted to a class of this packa
 
 import argparse
 
-from .arguments import add_hub_arguments
 from .output import note, say
+from .shared_arguments import add_hub_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,8 @@ import socket
 from pathlib import Path
 
 from ..configuration import TwinFlowConfigError
-from .arguments import add_comparison_arguments, add_pipeline_arguments, check_drawing, check_prompt
 from .output import note, say
+from .shared_arguments import add_comparison_arguments, add_pipeline_arguments, check_drawing, check_prompt
 
 LAST_PORT = 65535
 DEFAULT_PROMPT = "a red fox in the snow"
@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     check_arguments(args)
+    from .command_pipeline import load_pipeline
     from .comparison import Comparison
     from .demo_page import build_page
-    from .loading import load_pipeline
 
     pipeline, options = load_pipeline(args)
     comparison = Comparison(pipeline, args.steps, args.base_steps, base_guidance=args.base_guidance, **options)
@@ -63,14 +63,14 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.prompt:
         check_prompt(args.prompt)
     check_address(args.host, args.port)
-    from .loading import check_comparable
+    from .command_pipeline import check_comparable
 
     check_comparable(args)
 
 
 def default_prompt(adapter: str) -> str:
     """Return the first sample prompt of a local adapter, or a fixed prompt if there is none."""
-    from ..hub.samples import read_prompts
+    from ..hub.sample_images import read_prompts
 
     return next(iter(read_prompts(adapter)), DEFAULT_PROMPT)
 

@@ -12,10 +12,10 @@ from PIL import Image
 from starlette.middleware import Middleware
 
 from ..configuration import TwinFlowConfigError
-from .arguments import MAX_PROMPT_LENGTH, check_prompt, check_seed
-from .clips import save_clip
 from .comparison import Comparison, Drawn
+from .media_files import save_clip
 from .page_guard import ARRIVED, Listeners, PageGuard
+from .shared_arguments import MAX_PROMPT_LENGTH, check_prompt, check_seed
 
 HOUR = 3600
 MAX_WAITING = 100

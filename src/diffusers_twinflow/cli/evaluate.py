@@ -7,9 +7,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..configuration import TwinFlowConfigError
-from .arguments import add_loading_arguments, check_drawing
 from .option_flags import add_flags, given_values
 from .output import note, say, speaks
+from .shared_arguments import add_loading_arguments, check_drawing
 
 if TYPE_CHECKING:
     from ..evaluation.runner import Evaluation
@@ -52,7 +52,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from ..evaluation.plan import plan_evaluation
     from ..evaluation.processes import build_accelerator
     from ..evaluation.runner import Evaluation
-    from .loading import locate
+    from .command_pipeline import locate
 
     image_settings = {name: getattr(args, name) for name in ("height", "width", "image", "dtype")}
     repository, config = locate(args)
@@ -73,7 +73,7 @@ def draw_and_score(args: argparse.Namespace, evaluation: "Evaluation") -> None:
     from tqdm.auto import tqdm
 
     from ..evaluation.subjects import subject_of
-    from .loading import load_pipeline, locate, refusals
+    from .command_pipeline import load_pipeline, locate, refusals
 
     is_main = evaluation.accelerator.is_main_process
     metrics = evaluation.build_metrics()

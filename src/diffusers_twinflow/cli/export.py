@@ -2,8 +2,8 @@
 
 import argparse
 
-from .arguments import DTYPES, add_hub_arguments
 from .output import note, say
+from .shared_arguments import DTYPES, add_hub_arguments
 
 FORMATS = ("diffusers", "comfyui", "merged", "transformer")
 STYLES = ("few", "any", "multi")

@@ -2,8 +2,8 @@
 
 import argparse
 
-from .arguments import IMAGE_ENDINGS, add_drawing_arguments, check_drawing, check_output
 from .output import say
+from .shared_arguments import IMAGE_ENDINGS, add_drawing_arguments, check_drawing, check_output
 
 CLIP_ENDINGS = (".webp", ".gif")
 
@@ -23,9 +23,9 @@ def run(args: argparse.Namespace) -> None:
     has_clips = args.num_frames is not None and args.num_frames > 1
     name, endings = ("twinflow.webp", CLIP_ENDINGS) if has_clips else ("twinflow.png", IMAGE_ENDINGS)
     paths = check_output(args.out or name, endings, len(args.prompt))
-    from ..hub.samples import draw_frames
-    from .clips import save_image
-    from .loading import load_pipeline, refusals
+    from ..hub.sample_images import draw_frames
+    from .command_pipeline import load_pipeline, refusals
+    from .media_files import save_image
 
     pipeline, options = load_pipeline(args)
     for prompt, path in zip(args.prompt, paths, strict=True):

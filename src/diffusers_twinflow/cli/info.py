@@ -3,8 +3,8 @@
 import argparse
 import json
 
-from .arguments import add_hub_arguments
 from .output import say
+from .shared_arguments import add_hub_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,11 +18,11 @@ from ..families.encoding import LatentDistribution
 from ..families.video import check_draws_videos
 from ..methods.randomness import Purpose, draw_noise
 from .cache import DiskCache, MemoryCache, TensorCache
-from .conditions import Conditions, cache_conditions, text_identity
 from .encoders import encoder_modules, moved_to, size_multiple
 from .framing import Framing, parse_buckets
 from .latents import LATENT_NAMES, cache_latents, latent_identity
 from .loader import build_loader
+from .prompt_encoding import Conditions, cache_conditions, text_identity
 from .samples import Samples
 from .source import Source
 from .stream import StreamedSamples, StreamLoader

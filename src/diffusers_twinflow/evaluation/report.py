@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from ..hub.grids import labelled_grid
-from ..hub.samples import count_of_steps
+from ..hub.sample_images import count_of_steps
 from ..writing import write_file, write_text
 from .results import Results, RowResult
 from .rows import BASE, Row

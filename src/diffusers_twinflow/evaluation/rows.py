@@ -6,7 +6,7 @@ from typing import Any
 
 from ..configuration import TwinFlowConfigError
 from ..families import Family
-from ..hub.samples import count_of_steps
+from ..hub.sample_images import count_of_steps
 from .arguments import EvaluationArguments
 
 BASE, TWINFLOW = "base", "TwinFlow"

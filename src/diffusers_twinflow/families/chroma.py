@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .flux import FluxFamily
-from .latents import position_ids
+from .packing import position_ids
 
 
 class ChromaFamily(FluxFamily):

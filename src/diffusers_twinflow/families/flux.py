@@ -8,7 +8,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
-from .latents import PackedFamily, position_ids
+from .packing import PackedFamily, position_ids
 
 EMBEDDED_GUIDANCE = 1.0
 

@@ -8,7 +8,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .encoding import LatentDistribution, to_unit_range
-from .latents import PackedFamily, latent_statistics
+from .packing import PackedFamily, latent_statistics
 from .prompts import pad_tokens
 
 

@@ -11,7 +11,7 @@ from ..conditions import Condition, VelocityFunction
 from ..configuration import TwinFlowConfigError
 from ..models import twinflow_class_of
 from .encoding import LatentDistribution, to_unit_range
-from .latents import latent_statistics
+from .packing import latent_statistics
 from .video import VideoFamily, as_video
 
 logger = logging.get_logger(__name__)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .published import convert_published_transformer, load_published_transformer
     from .push import push_twinflow_lora, push_twinflow_model, whole_repo_id
     from .repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
-    from .samples import save_samples
+    from .sample_images import save_samples
     from .unloading import unload_twinflow_lora
 
 __all__ = [
@@ -48,7 +48,7 @@ if not TYPE_CHECKING:  # to a type checker, a module with a `__getattr__` has ev
             "push_twinflow_lora": ".push",
             "push_twinflow_model": ".push",
             "save_model_card": ".model_card",
-            "save_samples": ".samples",
+            "save_samples": ".sample_images",
             "save_stock_lora": ".repository",
             "save_twinflow_lora": ".repository",
             "save_twinflow_model": ".repository",

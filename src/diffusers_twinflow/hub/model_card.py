@@ -21,7 +21,7 @@ from .base_loras import BaseLora, parse_base_loras
 from .files import CARD_NAME, LORA_NAME, MAX_JSON_BYTES, SAMPLES_FOLDER, SCHEDULER_NAME, read_json
 from .portable import Portable
 from .repository import LORA, TwinFlowRepositoryConfig
-from .samples import read_columns, read_prompt, read_prompts, sample_names
+from .sample_images import read_columns, read_prompt, read_prompts, sample_names
 from .stock_use import STOCK_SCHEDULER, call_code, import_code, stock_use
 
 logger = logging.get_logger(__name__)

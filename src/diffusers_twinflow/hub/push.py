@@ -30,7 +30,7 @@ from .files import (
 )
 from .model_check import FILE_PATTERNS, check_model_files, read_index
 from .repository import LORA, TwinFlowRepositoryConfig
-from .samples import sample_names
+from .sample_images import sample_names
 
 NEEDED = (CONFIG_NAME, LORA_NAME, SCHEDULER_NAME)
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")

@@ -11,7 +11,7 @@ from . import deepspeed
 from .arguments import TrainingArguments
 from .base_model import weight_dtype_of
 from .distributed import check_distributed, uses_deepspeed
-from .trackers import tracker_names
+from .tracking import tracker_names
 
 
 def build_accelerator(args: TrainingArguments) -> Accelerator:

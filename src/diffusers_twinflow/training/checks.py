@@ -14,8 +14,8 @@ from .base_model import has_flow_matching_scheduler, load_model_index
 from .limits import check_memory, check_output_dir
 from .optimizer import check_optimizer
 from .quantization import check_quantization
-from .scores import check_scores
-from .trackers import check_trackers
+from .scoring import check_scores
+from .tracking import check_trackers
 
 
 def check_arguments(args: TrainingArguments, config: TwinFlowConfig) -> None:

@@ -16,7 +16,7 @@ from ..options import read_json_options
 from .arguments import FILE_NAME as ARGUMENTS_NAME
 from .arguments import TrainingArguments
 from .base_model import base_name_of, load_frozen_pipeline, load_model_index, lora_config, prepare_full, prepare_lora
-from .checkpoints import checkpoint_step
+from .checkpoint_files import checkpoint_step
 from .ema import EMAOfTrained
 from .recipe import build_options, option_names
 from .saving import save_result

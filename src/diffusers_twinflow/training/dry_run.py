@@ -14,7 +14,7 @@ import torch
 
 from ..data.batches import Batch
 from ..writing import write_text
-from .trackers import GIB, peak_memory
+from .tracking import GIB, peak_memory
 
 if TYPE_CHECKING:
     from .trainer import Trainer

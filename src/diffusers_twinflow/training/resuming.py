@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from ..configuration import TwinFlowConfigError
 from . import deepspeed
 from .arguments import FIXED
-from .checkpoints import Manifest
+from .checkpoint_files import Manifest
 from .distributed import checkpoint_state, uses_deepspeed
 from .schedule import PROCESSES, SAMPLES_PER_EPOCH, SAMPLES_PER_STEP
 

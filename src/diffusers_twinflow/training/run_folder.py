@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from ..configuration import TwinFlowConfigError
 from ..hub.files import CONFIG_NAME, INDEX_NAME, LORA_NAME
 from ..writing import disk_errors, recover, remove_folder, write_text
-from .checkpoints import Manifest, check_intact, checkpoint_step, damage_of, find_checkpoint, list_checkpoints
+from .checkpoint_files import Manifest, check_intact, checkpoint_step, damage_of, find_checkpoint, list_checkpoints
 
 logger = getLogger(__name__)
 

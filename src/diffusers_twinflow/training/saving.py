@@ -23,7 +23,7 @@ from ..hub.files import CARD_NAME
 from ..hub.model_card import is_generated_card, save_model_card
 from ..hub.push import push_twinflow_model
 from ..hub.repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
-from ..hub.samples import write_samples
+from ..hub.sample_images import write_samples
 from ..hub.stock_copy import scheduler_of
 from ..hub.stock_pipelines import assemble
 from ..methods.base import AveragedWeights
@@ -33,10 +33,10 @@ from ..writing import disk_errors, finish_folder, merge_folder, start_folder, un
 from . import deepspeed
 from .arguments import LOCAL, TrainingArguments, save_options
 from .base_model import base_name_of, weight_dtype_of
-from .checkpoints import PREFIX, Manifest
+from .checkpoint_files import PREFIX, Manifest
 from .distributed import checkpoint_state, uses_deepspeed
 from .run_folder import RunFolder
-from .validation import Columns, components_to_save
+from .validation_images import Columns, components_to_save
 
 logger = get_logger(__name__)
 

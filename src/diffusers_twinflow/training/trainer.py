@@ -40,12 +40,11 @@ from .base_model import (
     weight_dtype_of,
 )
 from .callbacks import TrainerCallback, default_callbacks
-from .checkpoints import checkpoint_step
+from .checkpoint_files import checkpoint_step
 from .checks import check_arguments, check_base, check_family
 from .compilation import compile_blocks
 from .distributed import autocast, clip_grad_norm, on_main_process, place_teacher, shards_parameters
 from .dry_run import DryRun, save_report
-from .health import check_finite
 from .merging import merged_lora
 from .optimizer import build_lr_scheduler, build_optimizer, learning_rates, parameter_groups
 from .resuming import check_options, check_sizes, load_checkpoint
@@ -53,7 +52,8 @@ from .run_folder import RunFolder
 from .saving import push_result, repository_config, save_result, write_card
 from .schedule import SAMPLES_PER_EPOCH, Schedule
 from .state import TrainedWeights
-from .validation import Validation
+from .training_health import check_finite
+from .validation_images import Validation
 
 logger = get_logger(__name__)
 Result = TypeVar("Result")

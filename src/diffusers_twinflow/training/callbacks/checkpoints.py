@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from accelerate.logging import get_logger
 
-from ..health import check_finite
 from ..saving import save_checkpoint
+from ..training_health import check_finite
 from .base import TrainerCallback
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...methods.base import LossOutput
-from ..health import TrainingHealth
+from ..training_health import TrainingHealth
 from .base import TrainerCallback
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from ...methods.base import LossOutput
 from ..distributed import TimeLimit
-from ..trackers import Throughput
+from ..tracking import Throughput
 from .base import TrainerCallback
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from accelerate.logging import get_logger
 from ...configuration import TwinFlowConfigError
 from ...data import Samples
 from ...evaluation.plugins import load_function
-from ..scores import ScoreBook, Scores
+from ..scoring import ScoreBook, Scores
 from .base import TrainerCallback
 
 if TYPE_CHECKING:

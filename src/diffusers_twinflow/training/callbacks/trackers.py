@@ -8,7 +8,7 @@ from ...configuration import TwinFlowConfigError
 from ...methods import TwinFlow
 from ...methods.twinflow.trajectory import COLUMNS, NAME, TITLE, trajectory_picture, trajectory_rows
 from ..saving import plain_arguments
-from ..trackers import log_picture, log_points, start_trackers
+from ..tracking import log_picture, log_points, start_trackers
 from .base import TrainerCallback
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from accelerate.logging import get_logger
 
 from ...hub.grids import labelled_grid
-from ...hub.samples import STEP_COUNTS
+from ...hub.sample_images import STEP_COUNTS
 from ..distributed import on_main_process
 from ..saving import save_sample_grid
-from ..trackers import log_picture
-from ..validation import grid_path, save_validation_grid
+from ..tracking import log_picture
+from ..validation_images import grid_path, save_validation_grid
 from .base import TrainerCallback
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@ import torch
 
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.methods import LossOutput, TwinFlow
-from diffusers_twinflow.training.health import ArrivedNumber, TrainingHealth
+from diffusers_twinflow.training.training_health import ArrivedNumber, TrainingHealth
 
 METHOD = TwinFlow(TwinFlowConfig(twinflow_enabled=True))
 

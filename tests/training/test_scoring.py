@@ -5,7 +5,7 @@ from accelerate import PartialState
 
 from diffusers_twinflow.configuration import TwinFlowConfig, TwinFlowConfigError
 from diffusers_twinflow.training.arguments import TrainingArguments
-from diffusers_twinflow.training.scores import ScoreBook, check_scores, spread
+from diffusers_twinflow.training.scoring import ScoreBook, check_scores, spread
 
 
 def book_of(tmp_path, values, name="prompt_score", **options):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..families import Family
 from ..hub.repository import TwinFlowRepositoryConfig
-from ..hub.samples import count_of_steps, draw_row
+from ..hub.sample_images import count_of_steps, draw_row
 from ..hub.stock_pipelines import assemble
 from ..image_files import load_image
 from ..methods.base import AveragedWeights

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
-from diffusers_twinflow.training.trackers import Throughput, check_trackers, peak_memory, tracker_names
+from diffusers_twinflow.training.tracking import Throughput, check_trackers, peak_memory, tracker_names
 
 
 @pytest.mark.parametrize(

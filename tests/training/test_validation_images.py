@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusers_twinflow.training.validation import aside_from_training
+from diffusers_twinflow.training.validation_images import aside_from_training
 
 
 def test_evaluating_leaves_mode_and_generators():

@@ -27,7 +27,7 @@ from ..hub.repository import TwinFlowRepositoryConfig
 from ..methods.base import AveragedWeights
 from ..writing import write_text
 from .arguments import TrainingArguments
-from .validation import Validation
+from .validation_images import Validation
 
 logger = get_logger(__name__)
 
