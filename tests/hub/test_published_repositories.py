@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
 from diffusers_twinflow import TwinFlowConfigError, TwinFlowPipeline, TwinFlowScheduler
 from diffusers_twinflow.cli.main import main
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, load_published_transformer
 from diffusers_twinflow.models import SecondEmbedder
+from diffusers_twinflow.pipelines.exporting import export
 from tests import tiny
 from tests.families import tiny_qwen, tiny_z_image
 from tests.hub.repositories import write_repository
@@ -129,7 +130,27 @@ def test_saved_and_loaded_again(folders, name, tmp_path):
     again = TwinFlowPipeline.from_pretrained(tmp_path)
     assert again.twinflow_config.num_inference_steps == 4
     torch.testing.assert_close(draw(again), draw(pipeline), **CLOSE)
-    assert type(DiffusionPipeline.from_pretrained(tmp_path).transformer).__name__.startswith(("Qwen", "ZImage"))
+
+
+@pytest.mark.parametrize("name", ["qwen", "z_image"])
+@pytest.mark.parametrize("exports", [False, True])
+def test_stock_diffusers_draws_the_same_from_what_we_save_and_export(folders, name, exports, tmp_path):
+    """The second embedder is in the weights of the first."""
+    pipeline = TwinFlowPipeline.from_pretrained(folders[name])
+    use = export(folders[name], tmp_path / "stock", "merged")
+    if not exports:
+        pipeline.save_pretrained(tmp_path / "saved")
+    stock = DiffusionPipeline.from_pretrained(tmp_path / ("stock" if exports else "saved"))
+    assert type(stock.transformer).__name__.startswith(("Qwen", "ZImage"))
+    options = use.call_options
+    for steps in (2, 4):
+        stock.scheduler = TwinFlowScheduler.from_config(pipeline.scheduler.config)
+        expected = draw(pipeline, num_inference_steps=steps)
+        bound = {"rtol": 0, "atol": 1e-4 * expected.abs().max().item()}
+        torch.testing.assert_close(draw(stock, num_inference_steps=steps, **options), expected, **bound)
+    stock.scheduler = FlowMatchEulerDiscreteScheduler(**use.scheduler_options)  # it draws other noise after a step
+    latents = draw(stock, num_inference_steps=1, sigmas=use.sigmas[1], **options)
+    torch.testing.assert_close(latents, draw(pipeline, num_inference_steps=1), **CLOSE)
 
 
 def test_from_the_hub_in_one_line(hub, on_the_hub, tmp_path):

@@ -14,6 +14,7 @@ from diffusers_twinflow.cli.main import main
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.hub import load_published_transformer
 from diffusers_twinflow.models import SecondEmbedder
+from diffusers_twinflow.models.target_folding import CannotFoldError, Grid, fold_target
 from tests.models.stock import STOCK
 from tests.models.stock.spec import flat, noise, stock_class
 from tests.models.trained import twinflow_class
@@ -135,6 +136,31 @@ def test_second_embedder_on_the_fly_and_converted(second, tmp_path):
     converted.save_pretrained(tmp_path / "again")
     again = twinflow_class(name).from_pretrained(tmp_path / "again", low_cpu_mem_usage=False)
     assert torch.equal(our_output(name, again, **targets), our_output(name, loaded, **targets))
+
+
+FEW = (0.999, 0.6)
+
+
+@torch.no_grad()
+def test_second_embedder_is_folded_into_a_stock_model_if_it_embeds_the_times_alone(second):
+    """The stock model with the low-rank weights gives what the loaded model gives with target 0, at two times."""
+    name, there = second
+    loaded, stock = load_published_transformer(there), STOCK[name]
+    grid = Grid(*(stock.in_unit(torch.tensor(times)) for times in (FEW, (0.0, 0.0))))
+    if name in (SD3, SANA):
+        with pytest.raises(CannotFoldError, match="only times can be folded"):
+            fold_target(loaded, loaded.time_conditioning, {2: grid})
+        return
+    folded = fold_target(loaded, loaded.time_conditioning, {2: grid})
+    assert folded.exact == (2,)
+    plain = stock_model(name)
+    before = flat(plain(**{**stock.inputs(), stock.timestep: grid.times, "return_dict": False}))
+    for path, layer in folded.layers.items():
+        plain.get_submodule(path).weight += layer.lora_B @ layer.lora_A
+    arguments = {**stock.inputs(), stock.timestep: grid.times, "return_dict": False}
+    expected = flat(loaded(**arguments, target_timestep=grid.targets))
+    assert not torch.allclose(before, expected, atol=1e-2)
+    torch.testing.assert_close(flat(plain(**arguments)), expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from peft.utils.other import get_pattern_key
 from torch import nn
 
 from ..configuration import TwinFlowConfigError
-from ..models import TwinFlowTransformerMixin
+from ..models import SecondEmbedder, TwinFlowTransformerMixin
 from ..models.target_folding import (
     CannotFoldError,
     FoldedLayer,
@@ -116,7 +116,7 @@ def fold(
     if takes_target(transformer):
         return None, complete if style == "any" else Portable(style, reason=OTHER_TARGETS)
     reason = why_not_foldable(type(transformer), transformer, conditioning)
-    if reason is not None or not isinstance(conditioning, TimeConditioning):
+    if reason is not None or not isinstance(conditioning, (TimeConditioning, SecondEmbedder)):
         return None, Portable(style, reason=reason)
     in_unit = {count: _in_unit(grid, conditioning) for count, (_, grid) in grids.items()}
     try:
@@ -143,7 +143,7 @@ def _grid(scheduler: TwinFlowScheduler, count: int) -> tuple[list[float], Grid]:
     )
 
 
-def _in_unit(grid: Grid, conditioning: TimeConditioning) -> Grid:
+def _in_unit(grid: Grid, conditioning: TimeConditioning | SecondEmbedder) -> Grid:
     at_data, at_noise = conditioning.at_data, conditioning.at_noise
     return Grid(*((at_data + time * (at_noise - at_data)).float() for time in (grid.times, grid.targets)))
 

@@ -85,7 +85,8 @@ class TwinFlowTransformerMixin(StockTransformer):
     ) -> TimeConditioning | SecondEmbedder:
         """Create an untrained time conditioning for a stock or TwinFlow transformer, on torch's default device."""
         if conditioning == SECOND_EMBEDDER:
-            return SecondEmbedder(transformer, SECOND_EMBEDDERS[cls._stock_class.__name__])
+            rule = SECOND_EMBEDDERS[cls._stock_class.__name__]
+            return SecondEmbedder(transformer, rule, *cls._timestep_range(transformer))
         widths = cls.timestep_embedding_dims(transformer)
         return TimeConditioning(
             sum(widths),

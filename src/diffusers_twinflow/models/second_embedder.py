@@ -1,5 +1,6 @@
 """The time conditioning of the TwinFlow authors' checkpoints: a second timestep embedder next to the model's."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,6 +23,8 @@ class SecondEmbedderRule:
         embeds_gap: whether the second embedder gets the gap instead of the target, and times are reversed.
         rows: as in `TimestepEmbedders`.
         call: as in `TimestepEmbedders`.
+        of_time: calls the second embedder with times alone. `None` if its output depends on the prompt too, or if it
+            is more than a timestep embedding.
     """
 
     path: str
@@ -30,13 +33,23 @@ class SecondEmbedderRule:
     embeds_gap: bool = False
     rows: str = "repeat"
     call: int | None = None
+    of_time: Callable[[nn.Module, torch.Tensor], torch.Tensor] | None = None
+
+
+def _with_dtype_of(embedder: nn.Module, times: torch.Tensor) -> torch.Tensor:
+    """Call an embedder that also takes hidden states, of which it only reads the dtype."""
+    return embedder(times, next(embedder.parameters()))
 
 
 SECOND_EMBEDDERS: dict[str, SecondEmbedderRule] = {
-    "QwenImageTransformer2DModel": SecondEmbedderRule("time_text_embed", "time_text_embed_2", rows="first"),
+    "QwenImageTransformer2DModel": SecondEmbedderRule(
+        "time_text_embed", "time_text_embed_2", rows="first", of_time=_with_dtype_of
+    ),
     "SD3Transformer2DModel": SecondEmbedderRule("time_text_embed", "time_text_embed_2", gap_unit=1000.0),
     "SanaTransformer2DModel": SecondEmbedderRule("time_embed", "time_embed_2", gap_unit=1000.0),
-    "ZImageTransformer2DModel": SecondEmbedderRule("t_embedder", "t_embedder_2", embeds_gap=True, call=0),
+    "ZImageTransformer2DModel": SecondEmbedderRule(
+        "t_embedder", "t_embedder_2", embeds_gap=True, call=0, of_time=nn.Module.__call__
+    ),
 }
 
 
@@ -52,11 +65,13 @@ class SecondEmbedder(nn.Module):
     Args:
         transformer: the model to create the conditioning for.
         rule: how this class combines the two embedders.
+        at_noise, at_data: the transformer's timesteps at noise and at data.
     """
 
-    def __init__(self, transformer: ModelMixin, rule: SecondEmbedderRule) -> None:
+    def __init__(self, transformer: ModelMixin, rule: SecondEmbedderRule, at_noise: float, at_data: float) -> None:
         super().__init__()
         self.rule = rule
+        self.at_noise, self.at_data = at_noise, at_data
         self.scale = transformer.t_scale if rule.embeds_gap else 1.0
         self.embedder = deepcopy(transformer.get_submodule(rule.path))
 
@@ -83,6 +98,20 @@ class SecondEmbedder(nn.Module):
         if self.rule.embeds_gap:
             return (r - t) * self.scale, (t - r).abs()
         return r, (t - r) / self.rule.gap_unit
+
+    def additions(self, timestep: torch.Tensor, target_timestep: torch.Tensor) -> torch.Tensor:
+        """Return what is added to the timestep embedding on the real trajectory, of shape [B, width].
+
+        Args:
+            timestep, target_timestep: shape [B], in the transformer's unit.
+
+        Raises:
+            ValueError: if it depends on more than the times, see `SecondEmbedderRule.of_time`.
+        """
+        if self.rule.of_time is None:
+            raise ValueError("The second embedder's output depends on more than the times, so it cannot be computed.")
+        inputs, gaps = self(timestep, target_timestep, None)
+        return self.rule.of_time(self.embedder, inputs) * gaps.unsqueeze(-1)
 
     def signed(self, timestep: torch.Tensor, timestep_sign: torch.Tensor | None) -> torch.Tensor:
         """Return timesteps in the authors' convention, negative for the twin."""

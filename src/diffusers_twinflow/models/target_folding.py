@@ -18,6 +18,7 @@ from torch import nn
 
 from .adapter_layers import base_layer, is_adapter_layer
 from .modeling_twinflow import TwinFlowTransformerMixin, find_submodule, submodule
+from .second_embedder import SecondEmbedder
 from .time_conditioning import TimeConditioning
 from .unsharded import Copied, shallow_copy
 
@@ -100,7 +101,7 @@ def fold_target(
             cannot be folded, or if not even the first grid fits.
     """
     reason = why_not_foldable(type(transformer), transformer, conditioning)
-    if reason is not None or not isinstance(conditioning, TimeConditioning):
+    if reason is not None or not isinstance(conditioning, (TimeConditioning, SecondEmbedder)):
         raise CannotFoldError(reason)
     conditioning = _plain_container(conditioning, ()).to(torch.float64)
     problems = _problems(transformer, conditioning, grids, adapter_names)
@@ -131,9 +132,12 @@ def why_not_foldable(
     cls: type[TwinFlowTransformerMixin], transformer: ModelMixin, conditioning: nn.Module
 ) -> str | None:
     """Return the reason why a model's target time cannot be folded into its stock layers, or `None` if it can."""
-    if not isinstance(conditioning, TimeConditioning):
+    if isinstance(conditioning, SecondEmbedder):
+        if conditioning.rule.of_time is None:
+            return "its second embedder also embeds the prompt or the modulation, and only times can be folded"
+    elif not isinstance(conditioning, TimeConditioning):
         return f"its conditioning is a {type(conditioning).__name__}, which is more than a sum"
-    if conditioning.target_timestep_embedder is None:
+    elif conditioning.target_timestep_embedder is None:
         return "the stock model takes a target time itself, so nothing is added to its timestep embedding"
     for path in _embedder_paths(cls, transformer):
         layer = _output_layer(cls, transformer, path)
@@ -258,7 +262,7 @@ def _rows(inputs: torch.Tensor, outputs: torch.Tensor) -> tuple[torch.Tensor, to
 
 def _problems(
     transformer: TwinFlowTransformerMixin,
-    conditioning: TimeConditioning,
+    conditioning: TimeConditioning | SecondEmbedder,
     grids: Mapping[Key, Grid],
     adapter_names: Sequence[str],
 ) -> list[_Problem]:
@@ -273,8 +277,8 @@ def _problems(
     has_one_target = bool((targets[1:] == targets[-1]).all())
     between = torch.linspace(conditioning.at_data, conditioning.at_noise, BETWEEN_POINTS)
     with torch.no_grad():
-        additions = conditioning(times, targets, None).double()
-        additions_between = conditioning(between, targets[-1].expand_as(between), None).double()
+        additions = conditioning.additions(times, targets).double()
+        additions_between = conditioning.additions(between, targets[-1].expand_as(between)).double()
 
     problems: list[_Problem] = []
     first = 0

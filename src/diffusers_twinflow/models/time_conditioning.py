@@ -81,6 +81,14 @@ class TimeConditioning(nn.Module):
         jump = gap.unsqueeze(-1).to(dtype) * self.target_timestep_embedder(frequencies)
         return jump if sign is None else sign + jump
 
+    def additions(self, timestep: torch.Tensor, target_timestep: torch.Tensor) -> torch.Tensor:
+        """Return what is added to the timestep embedding on the real trajectory, of shape [B, embedding_dim].
+
+        Args:
+            timestep, target_timestep: shape [B], in the transformer's unit.
+        """
+        return self(timestep, target_timestep, None)
+
     def stock_timestep(self, timestep: torch.Tensor, timestep_sign: torch.Tensor | None) -> torch.Tensor:
         """Return the input of the model's embedder, which is the timestep, whatever its sign."""
         return timestep
