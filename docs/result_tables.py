@@ -88,6 +88,18 @@ def emoji() -> str:
     return table(SCORES, rows)
 
 
+def emoji_summary() -> str:
+    """The base at its best and at two evaluations, and the LoRA: the table of the README."""
+    report, found = results("quality"), variants("quality")
+    two = min((row for row in report["base"] if row["evaluations"] == 2), key=lambda row: row["frechet_distance"])
+    rows = [
+        ("base, 50 steps with guidance", report["reference"]),
+        (f"base, best stock scheduler ({two['scheduler']})", two),
+        *((f"{LABELS[LORA]}, {steps} step{'s' * (steps > 1)}", of_few_steps(found[LORA])[steps]) for steps in (1, 2)),
+    ]
+    return table(SCORES[:5], [score(label, row)[:5] for label, row in rows])
+
+
 def emoji_scores() -> str:
     report, found = results("quality"), variants("quality")
     shown = [
@@ -425,6 +437,7 @@ def schedules() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "digits": digits,
     "emoji": emoji,
+    "emoji summary": emoji_summary,
     "emoji scores": emoji_scores,
     "emoji aims": partial(aims, "quality", FULL, LORA),
     "first variants": first_variants,

@@ -1,4 +1,4 @@
-"""What a stock pipeline passes to its denoiser: its own call, stopped at the first evaluation."""
+"""Capture the arguments that a stock pipeline passes to its denoiser, by stopping its call at the first evaluation."""
 
 import inspect
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from ..configuration import TwinFlowConfigError
 from .guiders import turn_guiders_off
 
 STEPS = 2
-"""Steps of a call that is captured: the fewest that every stock pipeline takes."""
+"""Number of steps of a captured call: the smallest number that every stock pipeline accepts."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class DenoiserCall:
 
 
 class _FirstEvaluation(BaseException):
-    """Ends a pipeline's call; no pipeline catches it, since it is no `Exception`."""
+    """Ends a pipeline's call. It is no `Exception`, so no pipeline catches it."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self.arguments = arguments
@@ -39,7 +39,7 @@ class _FirstEvaluation(BaseException):
 
 @torch.no_grad()
 def capture_call(pipeline: DiffusionPipeline, component_name: str, seed: int = 0, **call: Any) -> DenoiserCall:
-    """The first call of a pipeline's denoiser. The pipeline is left as it was, and the denoiser does not run.
+    """Return the first call of a pipeline's denoiser. The denoiser does not run, and the pipeline does not change.
 
     Args:
         component_name: the denoiser.
@@ -64,12 +64,12 @@ def capture_call(pipeline: DiffusionPipeline, component_name: str, seed: int = 0
     call = {name: value for name, value in defaults.items() if name in parameters} | call
     with undisturbed(pipeline), denoiser.register_forward_pre_hook(stop, prepend=True, with_kwargs=True):
         try:
-            pipeline(**call)  # type: ignore[operator]  # each pipeline has a call of its own
+            pipeline(**call)  # type: ignore[operator]  # the base class declares no call
         except _FirstEvaluation as reached:
             return DenoiserCall(reached.arguments, _noise_level(pipeline.scheduler))
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # each pipeline checks its arguments in its own way
+        except Exception as error:  # pipelines raise any error for their arguments
             raise TwinFlowConfigError(
                 f"{type(pipeline).__name__} cannot be trained with prompts alone: its call with "
                 f"{', '.join(sorted(call))} fails before it reaches its {component_name} ({type(error).__name__}: "

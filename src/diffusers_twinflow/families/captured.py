@@ -1,4 +1,4 @@
-"""A family for any stock flow pipeline: conditions are what the pipeline itself passes to its denoiser."""
+"""A family for any stock flow pipeline. Its conditions are the arguments that the pipeline passes to its denoiser."""
 
 import inspect
 from collections.abc import Callable
@@ -81,9 +81,9 @@ def denoiser_of(pipeline_class: type[DiffusionPipeline]) -> tuple[str, str] | No
 
 
 class CapturedFamily(Family):
-    """A stock flow pipeline without a family of its own.
+    """A family derived from a stock flow pipeline that has no family file.
 
-    Conditions are the arguments that the pipeline's own call passes to its denoiser, and samples have the shape that the
+    Conditions are the arguments that the pipeline's call passes to its denoiser, and samples have the shape that the
     denoiser takes. `for_samples` and `prepare_prompts` come before everything that needs conditions, and `prepare_images`
     before everything that needs images.
 
@@ -398,7 +398,7 @@ class CapturedFamily(Family):
         """
         if self.codec is None:
             raise TwinFlowConfigError(
-                f"{self.name} has no family of its own, so how it decodes must be known before images are encoded: call "
+                f"{self.name} has no family file, so how it decodes must be known before images are encoded: call "
                 "`prepare_images` on the family after `prepare_prompts`."
             )
         self._check_size(pixels)
@@ -472,6 +472,6 @@ class CapturedFamily(Family):
 
 def _not_prepared(name: str) -> TwinFlowConfigError:
     return TwinFlowConfigError(
-        f"{name} has no family of its own, so how it calls its denoiser must be known first: call `for_samples` and then "
+        f"{name} has no family file, so how it calls its denoiser must be known first: call `for_samples` and then "
         "`prepare_prompts` on the family."
     )

@@ -1,4 +1,4 @@
-"""How a stock pipeline decodes samples: found by its own call, with chosen latents in the place of denoised ones.
+"""Find how a stock pipeline decodes samples, by running its call with chosen latents instead of denoised ones.
 
 The denoiser does not run. The scheduler's `step` returns the chosen latents, so the pipeline passes them to its denoiser in
 the next step and to its autoencoder after the last one.
@@ -58,7 +58,7 @@ class _Output(tuple):
 
 @dataclass(frozen=True)
 class Decoder:
-    """A pipeline's own call, from the latents after its last step to its output.
+    """A pipeline's call, from the latents after its last step to its output.
 
     Attributes:
         pipeline: the base, with its autoencoder on the device.
@@ -128,7 +128,7 @@ class Decoder:
                     pass
                 except (torch.OutOfMemoryError, DecodeError):
                     raise
-                except Exception as error:  # each pipeline has a call of its own
+                except Exception as error:  # pipelines raise any error
                     raise DecodeError(
                         f"its call fails with chosen latents ({type(error).__name__}: {str(error)[:300]})"
                     ) from error

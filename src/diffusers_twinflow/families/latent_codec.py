@@ -24,7 +24,7 @@ RGB, RGBA = 3, 4
 
 @dataclass(frozen=True)
 class LatentCodec:
-    """Encodes pixels to the samples of a pipeline and decodes them, with the pipeline's own autoencoder.
+    """Encodes pixels to the samples of a pipeline and decodes them, with the pipeline's autoencoder.
 
     Attributes:
         decoder: the pipeline's call.
@@ -121,8 +121,8 @@ def in_float32(module: torch.nn.Module) -> Iterator[None]:
 def find_codec(decoder: Decoder) -> LatentCodec:
     """Find how a pipeline makes the autoencoder's latents of samples, and invert it.
 
-    Two calls give the scale and the shift of every number. The others give the places: the chosen latents hold the digits
-    of their own indices, one digit a call.
+    Two calls give the scale and the shift of every number. The others give the places: each chosen latent is one digit of
+    its index, one digit per call.
 
     Raises:
         DecodeError: if the latents are not the sample's numbers in another order, scaled and shifted.

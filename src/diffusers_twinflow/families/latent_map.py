@@ -7,7 +7,7 @@ import torch
 
 @dataclass(frozen=True)
 class LatentMap:
-    """Converts between samples, as a denoiser takes them, and the autoencoder's latents. Every number has its own scale.
+    """Converts between samples, as a denoiser takes them, and the autoencoder's latents. Each number has a scale.
 
     Attributes:
         places: for each number of a sample, its place in the autoencoder's latents, shape [N].

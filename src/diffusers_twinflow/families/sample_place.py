@@ -15,16 +15,16 @@ PATCHES_NDIM = 4
 
 @dataclass(frozen=True)
 class SamplePlace:
-    """Where the sample is in the denoiser's first argument; the rest of it is condition.
+    """Where the sample is in the denoiser's first argument. The rest of the argument is condition.
 
     Attributes:
         argument: name of the argument.
-        dim: the dimension that holds more than the sample, counted with the batch; `None` if there is none.
-        start, stop: the sample's part of it.
-        whole: its size.
+        dim: the dimension with more than the sample, counted with the batch; `None` if there is none.
+        start, stop: the sample's part of that dimension.
+        whole: size of that dimension.
         kind: `list` or `tuple` if the argument has an entry per sample; `None` for a tensor.
-        shape: of one sample, without batch dimension.
-        dtype: that the pipeline passes.
+        shape: shape of one sample, without batch dimension.
+        dtype: dtype that the pipeline passes.
     """
 
     argument: str
@@ -38,19 +38,19 @@ class SamplePlace:
 
     @property
     def is_among_tokens(self) -> bool:
-        """Whether the sample's tokens are beside others, which the denoiser returns too."""
+        """Whether the argument has other tokens beside the sample's, which the denoiser returns too."""
         return self.dim == 1 and len(self.shape) + 1 == TOKENS_NDIM
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sample's part of a tensor."""
+        """Return the sample's part of a tensor."""
         return tensor if self.dim is None else tensor.narrow(self.dim, self.start, self.stop - self.start)
 
     def fill(self, x_t: torch.Tensor, around: torch.Tensor | None) -> Any:
-        """The denoiser's argument with these samples in their place.
+        """Return the denoiser's argument with these samples in it.
 
         Args:
             x_t: shape [B, ...].
-            around: the argument as the pipeline passes it, for what is not the sample.
+            around: the argument as the pipeline passes it, for the parts that are not the sample.
         """
         x_t = x_t.to(self.dtype)
         if around is not None and self.dim is not None:
@@ -70,28 +70,30 @@ class SamplePlace:
         return is_image and output[0, 0].numel() == self.shape[1] * self.shape[2]
 
     def read(self, output: Any) -> torch.Tensor:
-        """The samples' part of what the denoiser returns, which may be more than it was given.
+        """Return the samples' part of the denoiser's output, which may have more than the sample.
 
         Tokens of the prompt come before those of the sample, and channels of a variance after those of the prediction.
 
         Raises:
-            TwinFlowConfigError: if it returns less.
+            TwinFlowConfigError: if the output has less than the sample.
         """
         if isinstance(output, (list, tuple)):
             output = torch.stack(list(output))
         if output.ndim == PATCHES_NDIM and output.shape[1:] != self.shape and self._is_in_patches(output):
             output = _joined(output, *self.shape[1:])
-        if output.ndim != len(self.shape) + 1 or any(size < own for size, own in zip(output.shape[1:], self.shape)):
+        if output.ndim != len(self.shape) + 1 or any(
+            size < wanted for size, wanted in zip(output.shape[1:], self.shape)
+        ):
             raise TwinFlowConfigError(
                 f"the denoiser returns {describe(output)} for samples of shape {self.shape}, so a part of its "
                 f"`{self.argument}` is condition that changes with the noise, as an encoded image does. Choose a base "
                 "that draws from a prompt."
             )
-        for dim, (size, own) in enumerate(zip(output.shape[1:], self.shape), 1):
-            if size != own:
+        for dim, (size, wanted) in enumerate(zip(output.shape[1:], self.shape), 1):
+            if size != wanted:
                 is_token = output.ndim == TOKENS_NDIM and dim == 1
-                start = self.start if dim == self.dim and size == self.whole else size - own if is_token else 0
-                output = output.narrow(dim, start, own)
+                start = self.start if dim == self.dim and size == self.whole else size - wanted if is_token else 0
+                output = output.narrow(dim, start, wanted)
         return output
 
 
@@ -109,9 +111,9 @@ class CallLayout:
     Attributes:
         arguments: the layout of each argument but the sample and the times.
         sample: where the sample is.
-        time_shape: of the timestep argument after the batch.
+        time_shape: shape of the timestep argument after the batch dimension.
         time_range: the timestep at pure noise and at data.
-        native_target: the denoiser's own target time, if the pipeline passes one.
+        native_target: name of the denoiser's built-in target time, if the pipeline passes one.
         takes_several: whether the pipeline's call takes several prompts.
     """
 
