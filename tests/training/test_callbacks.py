@@ -1,5 +1,7 @@
 """Which callbacks a run has, and in which order they are called."""
 
+import re
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ from diffusers_twinflow.training.callbacks import (
     default_callbacks,
 )
 from diffusers_twinflow.training.trainer import Trainer
-from tests.tiny import sd3_transformer
+from tests.tiny import sd3_condition, sd3_transformer
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,7 @@ def test_a_dry_run_shows_no_progress_and_writes_nothing():
 def trainer(tmp_path, method=None, callbacks=(), **options) -> Trainer:
     """A trainer of a transformer in memory, on latents and conditions in memory."""
     transformer = sd3_transformer()
-    condition = {"prompt_embeds": torch.zeros(4, 32), "pooled_prompt_embeds": torch.zeros(64)}
+    condition = {name: tensor[0] for name, tensor in sd3_condition(1).items()}
     data = LatentBatches([{"latents": torch.zeros(4, 8, 8), "condition": condition}] * 2, seed=0, batch_size=1)
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "out"), train_batch_size=1, max_train_steps=1, use_ema=False, **options
@@ -71,3 +73,14 @@ def test_the_plot_of_times_needs_twinflow(tmp_path):
     options = {"pretrained_model_name_or_path": "me/base", "log_trajectory": True}
     with pytest.raises(TwinFlowConfigError, match="`log_trajectory` works only with TwinFlow"):
         trainer(tmp_path, callbacks=[TrajectoryCallback()], **options).train()
+
+
+@pytest.mark.slow
+def test_compilation_is_announced_and_timed(tmp_path, caplog):
+    caplog.set_level("INFO")
+    run = trainer(tmp_path, callbacks=[ProgressCallback()], compile=True)
+    run.prepare()
+    run._loop()
+    said = [record.message for record in caplog.records if "step" in record.message and "compil" in record.message]
+    assert len(said) == 2 and "in the first step" in said[0]
+    assert re.search(r"took \d+ s with compilation", said[1])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+from accelerate.logging import get_logger
 from tqdm.auto import tqdm
 
 from ...methods.base import LossOutput
@@ -14,11 +16,12 @@ from .base import TrainerCallback
 if TYPE_CHECKING:
     from ..trainer import Trainer
 
+logger = get_logger(__name__)
 SHOWN = ("loss", "lr")
 
 
 class ProgressCallback(TrainerCallback):
-    """Shows a progress bar, and logs the samples per second and the memory in use."""
+    """Shows a progress bar, and logs the samples per second, the memory in use and the time of compilation."""
 
     def on_train_begin(self, trainer: Trainer) -> None:
         schedule = trainer.schedule
@@ -29,12 +32,19 @@ class ProgressCallback(TrainerCallback):
             disable=not trainer.accelerator.is_local_main_process,
         )
         self.throughput = Throughput(trainer.accelerator.device)
+        self.compiles_since: float | None = None
+        if trainer.arguments.compile:
+            self.compiles_since = time.monotonic()
+            logger.info("compiling the transformer's blocks in the first step, which can take minutes")
 
     def on_loss(self, trainer: Trainer, output: LossOutput, batch_size: int) -> None:
         self.throughput.samples += batch_size * trainer.accelerator.num_processes
 
     def on_step(self, trainer: Trainer, step: int) -> None:
         self.bar.update()
+        if self.compiles_since is not None:
+            logger.info(f"the first step took {time.monotonic() - self.compiles_since:.0f} s with compilation")
+            self.compiles_since = None
 
     def log_values(self, trainer: Trainer, step: int) -> dict[str, float]:
         return self.throughput.report()
