@@ -1,0 +1,5 @@
+"""A few-step model in the latents of a published autoencoder: the parts of `benchmarks/latent.py`."""
+
+from quality import ROOT
+
+__all__ = ["ROOT"]
