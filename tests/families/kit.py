@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 
 from diffusers_twinflow.diff2flow import Diff2Flow, flow_scale
 from diffusers_twinflow.families import FAMILIES, Family
-from diffusers_twinflow.families.qwen_image_edit import as_pictures
+from diffusers_twinflow.families.encoding import as_pictures
 from tests import tiny
 from tests.families import tiny_diffusion, tiny_flux, tiny_images, tiny_qwen, tiny_videos, tiny_z_image
 

@@ -1,10 +1,14 @@
 """Families that are derived from a stock pipeline: as good as the written ones, and trained with prompts alone."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from diffusers.pipelines.flux import pipeline_flux_kontext
+from diffusers.pipelines.wan import pipeline_wan_i2v
+from PIL import Image
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowPipeline
 from diffusers_twinflow.configuration import TwinFlowConfigError
@@ -103,7 +107,11 @@ def test_prompts_that_the_pipeline_does_not_pad_are_refused():
 def arguments_for(tmp_path: Path, build, **options) -> TrainingArguments:
     build().save_pretrained(tmp_path / "base")
     (tmp_path / "prompts.txt").write_text("\n".join(DIFFERENT))
-    data = {} if "instance_data_dir" in options else {"prompts_file": str(tmp_path / "prompts.txt")}
+    data = (
+        {}
+        if {"instance_data_dir", "dataset_name"} & options.keys()
+        else {"prompts_file": str(tmp_path / "prompts.txt")}
+    )
     return TrainingArguments(
         str(tmp_path / "base"),
         output_dir=str(tmp_path / "out"),
@@ -167,6 +175,74 @@ def test_a_step_on_images_to_an_image(build, cached, tmp_path, image_dir):
     assert image.shape == (1, 3, 32, 32) and image.isfinite().all()
 
 
+@pytest.fixture
+def small_references(monkeypatch):
+    """References of 32 x 32 pixels, where FLUX Kontext has a million, and prompts that are not cleaned.
+
+    Wan's image-to-video pipelines clean prompts with a package that is not installed.
+    """
+    monkeypatch.setattr(pipeline_wan_i2v, "prompt_clean", str.strip)
+    monkeypatch.setattr(pipeline_flux_kontext, "PREFERRED_KONTEXT_RESOLUTIONS", [(32, 32)])
+
+
+REFERENCES = [
+    tiny_captured.flux_kontext,
+    pytest.param(tiny_captured.wan_image_to_video, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("build", REFERENCES)
+def test_a_step_on_images_with_references(build, tmp_path, image_dir, small_references):
+    images = kit.add_references(Path(shutil.copytree(image_dir, tmp_path / "images")))
+    arguments = arguments_for(
+        tmp_path,
+        build,
+        dataset_name=str(images),
+        reference_image_column="reference",
+        validation_image=str(next(images.glob("*.png"))),
+        validation_prompts=["a"],
+        validation_base_steps=2,
+        validation_step_counts=[1],
+    )
+    trained(arguments, twinflow_enhanced_ratio=0.5)
+    pipeline = TwinFlowPipeline.from_pretrained(tmp_path / "out", merge=False)
+    pipeline.set_progress_bar_config(disable=True)
+    family = family_of(pipeline, pipeline.twinflow_config.family)
+    assert family.takes_reference_image and family.name == type(build()).__name__
+    red, blue = (
+        family.draw(
+            pipeline,
+            ["a"],
+            image=Image.new("RGB", (32, 32), colour),
+            generator=torch.Generator().manual_seed(0),
+            **family.size_options(32),
+        )[0]
+        for colour in ("red", "blue")
+    )
+    assert red.size == (32, 32) and red.tobytes() != blue.tobytes()
+
+
+@pytest.mark.parametrize("build", REFERENCES)
+@torch.no_grad()
+def test_samples_with_references_make_a_batch(build, small_references):
+    pipeline = build()
+    kit.fill_zeros(pipeline.transformer)
+    family = FAMILIES[type(pipeline).__name__].for_samples(pipeline, resolution=32)
+    family.prepare_prompts(pipeline, SAME_LENGTH)
+    references = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    x_t = torch.randn(family.blank_latents(pipeline, references).shape)
+    velocity, t = family.velocity(pipeline.transformer), torch.tensor([0.3, 0.8])
+    condition = family.encode_prompts(pipeline, SAME_LENGTH, reference_images=references)
+    together = velocity(x_t, t, None, None, condition)
+    for i, prompt in enumerate(SAME_LENGTH):
+        alone = family.encode_prompts(pipeline, [prompt], reference_images=references[i : i + 1])
+        torch.testing.assert_close(
+            velocity(x_t[i : i + 1], t[i : i + 1], None, None, alone)[0], together[i], **kit.CLOSE
+        )
+        other = family.encode_prompts(pipeline, [prompt], reference_images=-references[i : i + 1])
+        assert not torch.allclose(velocity(x_t[i : i + 1], t[i : i + 1], None, None, other)[0], together[i], atol=1e-3)
+
+
 def trained(arguments: TrainingArguments, **options) -> Trainer:
     try:
         trainer = Trainer(None, arguments, TwinFlow(TwinFlowConfig(twinflow_enabled=True, **options)))
@@ -211,7 +287,7 @@ def test_a_pipeline_without_an_autoencoder_is_refused():
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("SanaImageToVideoPipeline", "its call needs `image`"), ("VisualClozePipeline", "its call takes no `prompt`")],
+    [("LucyEditPipeline", "its call needs `video`"), ("VisualClozePipeline", "its call takes no `prompt`")],
 )
 def test_a_pipeline_that_needs_more_than_prompts_is_named(name, reason):
     with pytest.raises(TwinFlowConfigError, match=f"{name} cannot be trained with prompts alone: {reason}"):

@@ -14,7 +14,7 @@ from diffusers_twinflow.data.draws import SampleDraw
 from diffusers_twinflow.data.framing import Framing
 from diffusers_twinflow.data.sampler import Place
 from diffusers_twinflow.families import FAMILIES, family_of
-from diffusers_twinflow.families.qwen_image_edit import as_pictures
+from diffusers_twinflow.families.encoding import as_pictures
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_model_card, save_twinflow_lora
 from diffusers_twinflow.methods import Networks, TwinFlow
 from diffusers_twinflow.methods.teachers import StudentTeacher

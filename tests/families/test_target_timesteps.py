@@ -5,7 +5,7 @@ import torch
 from diffusers.modular_pipelines.flux.modular_blocks_flux import FluxAutoBlocks
 
 from diffusers_twinflow import TwinFlowScheduler
-from diffusers_twinflow.families.qwen_image_edit import as_pictures
+from diffusers_twinflow.families.encoding import as_pictures
 from diffusers_twinflow.models import enable_twinflow
 from tests.families.kit import CASES
 

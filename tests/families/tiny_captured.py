@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import ByT5Tokenizer, GlmConfig, GlmModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
+from tests.families import tiny_flux
 from tests.families.tiny_images import kl_vae
 from tests.families.tiny_language_models import SIZES, qwen2_5_vl
 from tests.families.tiny_videos import WAN, wan_parts
@@ -109,3 +110,16 @@ def sky_reels():
     torch.manual_seed(0)
     transformer = diffusers.SkyReelsV2Transformer3DModel(**WAN)
     return diffusers.SkyReelsV2Pipeline(transformer=transformer.eval(), **wan_parts())
+
+
+def flux_kontext():
+    """Edits an image, whose tokens follow those of the sample."""
+    parts = tiny_flux.dev().components
+    return diffusers.FluxKontextPipeline(**parts)
+
+
+def wan_image_to_video():
+    """Takes the first frame of its video in further channels."""
+    torch.manual_seed(0)
+    transformer = diffusers.WanTransformer3DModel(**{**WAN, "in_channels": 36})
+    return diffusers.WanImageToVideoPipeline(transformer=transformer.eval(), **wan_parts())

@@ -52,11 +52,14 @@ def rows() -> list[tuple[str, str]]:
 def answer_for(contract: str, captured: Captured) -> str:
     if contract in found.CANNOT_BE_CAPTURED:
         return "no: " + why_not(found.CANNOT_BE_CAPTURED[contract])
+    family = captured.family
+    if contract in found.TRAINED and family.takes_reference_image and "height" in family.parameters:
+        return f"{'videos' if family.draws_videos else 'images'} with a reference image"
     if contract in found.WITHOUT_A_PROMPT or not draws_from_prompts(captured):
         return NEEDS_MORE
     if contract in found.CANNOT_BE_DECODED:
         return "prompts: " + why_not(found.CANNOT_BE_DECODED[contract])
-    return "videos or prompts" if captured.family.draws_videos else "images or prompts"
+    return "videos or prompts" if family.draws_videos else "images or prompts"
 
 
 def draws_from_prompts(captured: Captured) -> bool:

@@ -179,6 +179,15 @@ def _stacked(rows: list[torch.Tensor], name: str) -> torch.Tensor:
     return torch.stack(rows)
 
 
+def concatenate(conditions: list[Condition]) -> Condition:
+    """The conditions of single samples as those of a batch.
+
+    Raises:
+        TwinFlowConfigError: if they are of different shapes, such as for prompts of different lengths.
+    """
+    return {name: _stacked([each[name][0] for each in conditions], name) for name in conditions[0]}
+
+
 def join(layout: Any, condition: Condition, count: int, device: torch.device) -> Any:
     """The value for `count` samples, from their tensors by name; the inverse of `split`."""
     if isinstance(layout, PerSample):

@@ -1,7 +1,7 @@
 """A family for any stock flow pipeline. Its conditions are the arguments that the pipeline passes to its denoiser."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,12 @@ from ..models import TWINFLOW_CLASSES
 from ..models.timestep_embedders import TIMESTEP_EMBEDDERS
 from .base import Family, call_pipeline
 from .call_capture import DenoiserCall, capture_call
-from .call_layout import LayoutError, StateError, describe, join, layout_of, layout_of_one, size_of, split
+from .call_layout import LayoutError, StateError, concatenate, describe, join, layout_of, layout_of_one, size_of, split
 from .decode_capture import DecodeError, Decoder
-from .encoding import LatentDistribution, to_unit_range
+from .encoding import LatentDistribution, as_pictures, to_unit_range
 from .latent_codec import LatentCodec, find_codec
 from .sample_place import CallLayout, SamplePlace
+from .second_denoiser import BOUNDARY, SECOND, check_first_alone, load_first_alone
 from .video import strip
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ REFUSED = {
 """Pipelines whose calls can be captured, but cannot be trained that way, with the reason."""
 STATELESS = {"QwenImage21Pipeline": {"use_kv_cache": False}}
 """Arguments that keep a stock call from passing its denoiser a cache."""
+EDITS = ("FluxKontextPipeline",)
+"""Pipelines that can draw from a prompt, but are made to edit an image."""
 TAKE_SIGMAS = ("AnyFlowPipeline", "HunyuanImagePipeline")
 OUTPUT_NAMES = {"Kandinsky5T2IPipeline": "image"}
 TIME_TOLERANCE = 0.02
@@ -117,11 +120,23 @@ class CapturedFamily(Family):
         off = GUIDANCE_OFF | ({"guidance_scale": 0.0} if denoiser_name in GUIDES_ABOVE_ZERO else {})
         self.guidance_off = {name: value for name, value in off.items() if name in parameters}
         self.takes_sigmas = self.name in TAKE_SIGMAS
+        image = parameters.get("image")
+        needs_image = image is not None and image.default is image.empty
+        self.takes_reference_image = needs_image or self.name in EDITS
         self.draws_videos = "num_frames" in parameters
-        self.task = "text-to-video" if self.draws_videos else "text-to-image"
+        start, end = "image" if self.takes_reference_image else "text", "video" if self.draws_videos else "image"
+        self.task = f"{start}-to-{end}"
         self.output_name = OUTPUT_NAMES.get(self.name, "frames" if self.draws_videos else "images")
         is_negated = self.rule.at_noise < self.rule.at_data or denoiser_name in DATA_MINUS_NOISE
         self.prediction_sign = -1.0 if is_negated else 1.0
+
+    def load_options(self, base: str, index: Mapping[str, Any]) -> dict[str, Any]:
+        has_second = {SECOND, BOUNDARY} <= inspect.signature(self.pipeline_class.__init__).parameters.keys()
+        return load_first_alone(base, index) if has_second else {}
+
+    def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
+        check_first_alone(pipeline)
+        return super().denoiser(pipeline)
 
     def lora_targets(self, model: ModelMixin) -> list[str]:
         """Every linear layer of the model's blocks."""
@@ -136,7 +151,7 @@ class CapturedFamily(Family):
     # What the pipeline is called with.
 
     def size_options(self, resolution: int) -> dict[str, Any]:
-        options = super().size_options(resolution) | {"use_resolution_binning": False}
+        options = super().size_options(resolution) | {"use_resolution_binning": False, "max_area": resolution**2}
         return {name: value for name, value in options.items() if name in self.parameters}
 
     def for_samples(
@@ -168,7 +183,7 @@ class CapturedFamily(Family):
             if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         ]
         missing = [name for name in ("prompt", "height", "width") if name not in self.parameters]
-        others = [name for name in needed if name != "prompt"]
+        others = [name for name in needed if name not in ("prompt", "image")]
         if missing or others:
             what = f"takes no `{missing[0]}`" if missing else f"needs `{others[0]}`"
             raise TwinFlowConfigError(
@@ -176,9 +191,19 @@ class CapturedFamily(Family):
                 "images or videos from a prompt."
             )
 
-    def _capture(self, pipeline: DiffusionPipeline, prompts: list[str], seed: int = 0) -> DenoiserCall:
-        prompt = self._as_argument(prompts)
-        return capture_call(pipeline, self.component_name, seed, prompt=prompt, **self.call_options)
+    def _capture(
+        self, pipeline: DiffusionPipeline, prompts: list[str], seed: int = 0, image: Image.Image | None = None
+    ) -> DenoiserCall:
+        return capture_call(
+            pipeline, self.component_name, seed, **self._conditions_call(prompts, image), **self.call_options
+        )
+
+    def _conditions_call(self, prompts: list[str], image: Image.Image | None = None) -> dict[str, Any]:
+        """The arguments of the pipeline's call that condition it. Without an image to edit, it is a blank one."""
+        call: dict[str, Any] = {"prompt": self._as_argument(prompts)}
+        if self.takes_reference_image:
+            call["image"] = image or Image.new("RGB", (self.resolution or 0, self.resolution or 0), "gray")
+        return call
 
     def _as_argument(self, prompts: list[str]) -> str | list[str]:
         """Prompts as the call takes them: some pipelines take one prompt, as a text."""
@@ -305,9 +330,18 @@ class CapturedFamily(Family):
     ) -> Condition:
         if self.layout is None:
             raise _not_prepared(self.name)
+        if self.takes_reference_image and reference_images is None:
+            raise TwinFlowConfigError(
+                f"{self.name} needs an image, so encode_prompts needs reference_images. Pass one per prompt."
+            )
         if not self.layout.takes_several:
-            conditions = [self.split_call(self._capture(pipeline, [prompt]), 1) for prompt in prompts]
-            return {name: torch.cat([each[name] for each in conditions]) for name in conditions[0]}
+            images = [None] * len(prompts) if reference_images is None else as_pictures(reference_images)
+            return concatenate(
+                [
+                    self.split_call(self._capture(pipeline, [prompt], image=image), 1)
+                    for prompt, image in zip(prompts, images)
+                ]
+            )
         asked = prompts if self.longest_prompt is None else [*prompts, self.longest_prompt]
         condition = self.split_call(self._capture(pipeline, asked), len(asked))
         return {name: tensor[: len(prompts)] for name, tensor in condition.items()}
@@ -344,7 +378,12 @@ class CapturedFamily(Family):
         self._find_layout(pipeline, self.longest_prompt)
 
     def _find_layout(self, pipeline: DiffusionPipeline, prompt: str) -> None:
-        self.layout = self.find_layout(pipeline, lambda count, seed: self._capture(pipeline, [prompt] * count, seed))
+        def capture(count: int, seed: int) -> DenoiserCall:
+            if count > 1 and self.takes_reference_image:
+                raise TwinFlowConfigError("every prompt has an image of its own")
+            return self._capture(pipeline, [prompt] * count, seed)
+
+        self.layout = self.find_layout(pipeline, capture)
 
     def _encoded_size(self, pipeline: DiffusionPipeline, prompt: str) -> int:
         """How many numbers the pipeline passes to its denoiser for a prompt."""
@@ -363,7 +402,7 @@ class CapturedFamily(Family):
         """
         if self.layout is None or self.resolution is None:
             raise _not_prepared(self.name)
-        call = self.call_options | {"prompt": self._as_argument([""])}
+        call = self.call_options | self._conditions_call([""])
         frames = [self.num_frames] if self.num_frames else []
         shape = (1, 3, *frames, self.resolution, self.resolution)
         pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -466,8 +505,13 @@ class CapturedFamily(Family):
             for name in ("num_images_per_prompt", "num_videos_per_prompt")
             if name in self.parameters
         }
-        drawn = call_pipeline(pipeline, prompt=self._as_argument(prompts), **per_prompt, **options)[0]
-        return list(drawn) if self.draws_videos else [[image] for image in drawn]
+        calls = [[prompt] for prompt in prompts] if self.takes_reference_image else [prompts]
+        drawn = [
+            each
+            for some in calls
+            for each in call_pipeline(pipeline, prompt=self._as_argument(some), **per_prompt, **options)[0]
+        ]
+        return drawn if self.draws_videos else [[image] for image in drawn]
 
 
 def _not_prepared(name: str) -> TwinFlowConfigError:

@@ -3,9 +3,11 @@
 from typing import Any, NamedTuple
 
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
 
 from ..conditions import Condition
 
@@ -118,6 +120,11 @@ class Encoding:
     def unpack(self, packed: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Undo `pack`. `height` and `width` are the size of the unpacked latents."""
         return packed
+
+
+def as_pictures(pixels: torch.Tensor) -> list[Image.Image]:
+    """Convert pixels in [-1, 1], shape [B, 3, H, W], to PIL images."""
+    return VaeImageProcessor().postprocess(pixels.float().cpu(), output_type="pil")
 
 
 def to_unit_range(pixels: torch.Tensor) -> torch.Tensor:

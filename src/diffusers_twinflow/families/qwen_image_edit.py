@@ -3,7 +3,6 @@ from typing import Any
 
 import torch
 from diffusers import QwenImageEditPipeline
-from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as stock
 from PIL import Image
@@ -11,6 +10,7 @@ from PIL import Image
 from ..conditions import Condition, VelocityFunction
 from ..configuration import TwinFlowConfigError
 from .base import call_pipeline
+from .encoding import as_pictures
 from .prompts import pad_tokens
 from .qwen_image import QwenImageFamily
 
@@ -105,11 +105,6 @@ class QwenImageEditFamily(QwenImageFamily):
         """Edit `image` with one call per result, because the stock call mixes up the images of several prompts."""
         each = [prompt for prompt in prompts for _ in range(images_per_prompt)]
         return [call_pipeline(pipeline, image=image, prompt=prompt, **call_options).images[0] for prompt in each]
-
-
-def as_pictures(pixels: torch.Tensor) -> list[Image.Image]:
-    """Convert pixels in [-1, 1], shape [B, 3, H, W], to PIL images."""
-    return VaeImageProcessor().postprocess(pixels.float().cpu(), output_type="pil")
 
 
 def image_tokens(pipeline: DiffusionPipeline, height: int, width: int) -> int:

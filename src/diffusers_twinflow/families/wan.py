@@ -5,18 +5,13 @@ import torch
 from diffusers import WanPipeline, WanTransformer3DModel
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils import logging
 
 from ..conditions import Condition, VelocityFunction
-from ..configuration import TwinFlowConfigError
 from ..models import twinflow_class_of
 from .encoding import LatentDistribution, to_unit_range
 from .packing import latent_statistics
+from .second_denoiser import check_first_alone, load_first_alone
 from .video import VideoFamily, as_video
-
-logger = logging.get_logger(__name__)
-
-FIRST_ALONE = {"transformer_2": None, "boundary_ratio": None}
 
 
 class WanFamily(VideoFamily):
@@ -45,23 +40,10 @@ class WanFamily(VideoFamily):
     max_sequence_length = 512
 
     def load_options(self, base: str, index: Mapping[str, Any]) -> dict[str, Any]:
-        if index.get("boundary_ratio") is not None:
-            logger.warning(
-                f"'{base}' is loaded without its transformer_2, because TwinFlow uses transformer at all times."
-            )
-        return FIRST_ALONE
+        return load_first_alone(base, index)
 
     def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
-        """Return the transformer that is trained.
-
-        Raises:
-            TwinFlowConfigError: if the pipeline would use a second transformer at low noise.
-        """
-        if pipeline.transformer_2 is not None or pipeline.config["boundary_ratio"] is not None:
-            raise TwinFlowConfigError(
-                f"boundary_ratio={pipeline.config['boundary_ratio']} uses transformer_2 for steps with low noise, but it "
-                "is not trained. Load the pipeline with transformer_2=None and boundary_ratio=None."
-            )
+        check_first_alone(pipeline)
         return super().denoiser(pipeline)
 
     def encode_prompts(
