@@ -45,8 +45,8 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=16)
 
 
-def sd3_pipeline(seed: int = 0) -> StableDiffusion3Pipeline:
-    transformer = sd3_transformer(seed=seed)
+def sd3_pipeline(seed: int = 0, channels: int = 4) -> StableDiffusion3Pipeline:
+    transformer = sd3_transformer(seed=seed, in_channels=channels, out_channels=channels)
     tokenizer = clip_tokenizer()
     text_config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -64,7 +64,7 @@ def sd3_pipeline(seed: int = 0) -> StableDiffusion3Pipeline:
         up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(4, 4),
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=channels,
         norm_num_groups=2,
         sample_size=16,
         shift_factor=0.1,

@@ -6,7 +6,7 @@ Run it to write the page anew: `python -m tests.schedulers.pipeline_matrix`.
 import re
 from pathlib import Path
 
-from diffusers_twinflow.families.registry import CLASSES
+from diffusers_twinflow.families.registry import CLASSES, family_of_pipeline_class
 from docs.marked_parts import fill, table
 from tests.schedulers import captured_pipelines as found
 from tests.schedulers.captured_pipelines import Captured
@@ -44,7 +44,12 @@ def rows() -> list[tuple[str, str]]:
     for contract in {**PIPELINES, **VARIANTS}:
         captured = Captured(contract)
         name = captured.family.name
-        if name not in written:
+        if name in written:
+            continue
+        family = family_of_pipeline_class(name)
+        if family is not None and family.name != name:
+            answers[name] = f"as `{family.name}`"
+        else:
             answers[name] = answer_for(contract, captured)
     return [(f"`{name}`", answers[name]) for name in sorted(answers)]
 

@@ -16,24 +16,64 @@ from .base import Family
 
 
 class FamilyClasses(NamedTuple):
-    """The class names of a family and of its stock classes. The module has the family's name."""
+    """The class names of a family and of its stock classes. The module has the family's name.
+
+    `from_picture` are pipelines with the same components that start from a noised picture. Their model is trained from
+    noise, as that of `pipeline`.
+    """
 
     family: str
     pipeline: str
     denoiser: str
+    from_picture: tuple[str, ...] = ()
+
+    @property
+    def needed(self) -> tuple[str, str]:
+        """The stock classes without which the family cannot be used."""
+        return self.pipeline, self.denoiser
+
+    @property
+    def pipelines(self) -> tuple[str, ...]:
+        """The pipeline and those that start from a picture."""
+        return (self.pipeline, *self.from_picture)
 
 
 CLASSES = {
-    "stable_diffusion_3": FamilyClasses("StableDiffusion3Family", "StableDiffusion3Pipeline", "SD3Transformer2DModel"),
-    "flux": FamilyClasses("FluxFamily", "FluxPipeline", "FluxTransformer2DModel"),
+    "stable_diffusion_3": FamilyClasses(
+        "StableDiffusion3Family",
+        "StableDiffusion3Pipeline",
+        "SD3Transformer2DModel",
+        ("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"),
+    ),
+    "flux": FamilyClasses(
+        "FluxFamily",
+        "FluxPipeline",
+        "FluxTransformer2DModel",
+        ("FluxImg2ImgPipeline", "FluxInpaintPipeline"),
+    ),
     "flux2": FamilyClasses("Flux2Family", "Flux2Pipeline", "Flux2Transformer2DModel"),
-    "qwen_image": FamilyClasses("QwenImageFamily", "QwenImagePipeline", "QwenImageTransformer2DModel"),
+    "qwen_image": FamilyClasses(
+        "QwenImageFamily",
+        "QwenImagePipeline",
+        "QwenImageTransformer2DModel",
+        ("QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
+    ),
     "qwen_image_edit": FamilyClasses("QwenImageEditFamily", "QwenImageEditPipeline", "QwenImageTransformer2DModel"),
     "qwen_image_edit_plus": FamilyClasses(
         "QwenImageEditPlusFamily", "QwenImageEditPlusPipeline", "QwenImageTransformer2DModel"
     ),
-    "z_image": FamilyClasses("ZImageFamily", "ZImagePipeline", "ZImageTransformer2DModel"),
-    "chroma": FamilyClasses("ChromaFamily", "ChromaPipeline", "ChromaTransformer2DModel"),
+    "z_image": FamilyClasses(
+        "ZImageFamily",
+        "ZImagePipeline",
+        "ZImageTransformer2DModel",
+        ("ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
+    ),
+    "chroma": FamilyClasses(
+        "ChromaFamily",
+        "ChromaPipeline",
+        "ChromaTransformer2DModel",
+        ("ChromaImg2ImgPipeline",),
+    ),
     "sana": FamilyClasses("SanaFamily", "SanaPipeline", "SanaTransformer2DModel"),
     "lumina2": FamilyClasses("Lumina2Family", "Lumina2Pipeline", "Lumina2Transformer2DModel"),
     "aura_flow": FamilyClasses("AuraFlowFamily", "AuraFlowPipeline", "AuraFlowTransformer2DModel"),
@@ -66,11 +106,10 @@ class Families(Mapping[str, Family]):
                 raise KeyError(name)
             self._families.setdefault(name, derived)
         elif name not in self._families:
-            family, *stock_names = CLASSES[name]
-            for stock_name in absent_from_diffusers(stock_names):
+            for stock_name in absent_from_diffusers(CLASSES[name].needed):
                 raise TwinFlowConfigError(f"The family {name} cannot be used: {absence(stock_name)}")
             module = importlib.import_module(f".{name}", __package__)
-            self._families.setdefault(name, getattr(module, family)())
+            self._families.setdefault(name, getattr(module, CLASSES[name].family)())
         return self._families[name]
 
     def __contains__(self, name: object) -> bool:
@@ -84,7 +123,7 @@ class Families(Mapping[str, Family]):
 
     def usable(self) -> list[Family]:
         """Return the families whose stock classes are in the installed diffusers."""
-        return [self[name] for name, (_, *stock_names) in CLASSES.items() if not absent_from_diffusers(stock_names)]
+        return [self[name] for name, classes in CLASSES.items() if not absent_from_diffusers(classes.needed)]
 
 
 FAMILIES = Families()
@@ -92,7 +131,7 @@ FAMILIES = Families()
 
 def derived_family(class_name: str) -> Family | None:
     """The family that is derived from a stock flow pipeline; `None` if there is no such pipeline, or it has one."""
-    if not class_name.endswith("Pipeline") or class_name in (classes.pipeline for classes in CLASSES.values()):
+    if not class_name.endswith("Pipeline") or any(class_name in classes.pipelines for classes in CLASSES.values()):
         return None
     from .captured import captured_family
 
@@ -101,7 +140,9 @@ def derived_family(class_name: str) -> Family | None:
 
 def family_of_pipeline_class(*class_names: str) -> Family | None:
     """Return the family whose pipeline class has one of these names, or a derived one; `None` if there is none."""
-    written = next((FAMILIES[name] for name, classes in CLASSES.items() if classes.pipeline in class_names), None)
+    written = next(
+        (FAMILIES[name] for name, classes in CLASSES.items() if not {*classes.pipelines}.isdisjoint(class_names)), None
+    )
     return written or next((FAMILIES[name] for name in class_names if name in FAMILIES and name not in CLASSES), None)
 
 
@@ -113,7 +154,7 @@ def families_of_denoiser(class_name: str) -> list[Family]:
 def family_of(pipeline: DiffusionPipeline | type | str, name: str | None = None) -> Family:
     """Return the family of a pipeline.
 
-    If no family has the pipeline's class, as for image-to-image and inpainting pipelines, this is the family with the
+    If no family has the pipeline's class, as for control pipelines, this is the family with the
     same model and the most components in common. If there is none, it is the family that is derived from the pipeline.
 
     Args:
