@@ -14,22 +14,22 @@ from tests.schedulers.stock_pipelines import PIPELINES, VARIANTS
 
 PAGE = Path(__file__).parents[2] / "docs" / "base_models.md"
 COLUMNS = ("pipeline", "trains with")
-NEEDS_MORE = "no: its call needs a picture, a video or a sound"
+NEEDS_MORE = "no: its call needs an image, a video or a sound"
 WHY = {
-    found.ENCODED_IMAGE: "it encodes a picture with random numbers",
+    found.ENCODED_IMAGE: "it encodes an image with random numbers",
     found.SEVERAL_TIMES: "its model takes several times per sample",
     found.NOISY: "another input of its model changes with the noise",
-    found.MIXED: "it starts from a noised picture",
+    found.MIXED: "it starts from a noised image",
     found.PARTS: "its model, scheduler and autoencoder take different samples",
     found.SOUND: "it generates sound",
     "kv_caches": "it keeps a cache between calls",
-    "`x` is a list": "it mixes pictures and samples in one input",
+    "`x` is a list": "it mixes images and samples in one input",
     "for one prompt": "it always evaluates the empty prompt too",
     "vision_timesteps": "it packs the samples of a batch",
     "at noise level 1": "it starts from the video that it edits",
     "predicts the image": "its model predicts the image",
     "in sections": "it generates a video in sections",
-    "do not depend": "it keeps a part of the picture",
+    "do not depend": "it keeps a part of the image",
 }
 
 
@@ -60,6 +60,8 @@ def answer_for(contract: str, captured: Captured) -> str:
     family = captured.family
     if contract in found.TRAINED and family.takes_reference_image and "height" in family.parameters:
         return f"{'videos' if family.draws_videos else 'images'} with a reference image"
+    if found.CANNOT_BE_DECODED.get(contract) == found.SOUND:
+        return "no: " + why_not(found.SOUND)
     if contract in found.WITHOUT_A_PROMPT or not draws_from_prompts(captured):
         return NEEDS_MORE
     if contract in found.CANNOT_BE_DECODED:
