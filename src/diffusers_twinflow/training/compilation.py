@@ -17,9 +17,9 @@ GRAPHS_A_BLOCK = 32
 def compile_blocks(transformer: ModelMixin, backend: str = "inductor") -> int:
     """Compile each block of the classes in the model's `_no_split_modules`, in place.
 
-    Equal blocks share three graphs: student and teacher without gradient, and student with gradient. The batch size may
-    change without a new compilation. Other sizes are fixed until they change. Copies of the transformer are compiled
-    too.
+    Equal blocks share up to three graphs: student and teacher without gradient (one graph if a LoRA is merged), and
+    student with gradient. The batch size may change without a new compilation. Other sizes are fixed until they change.
+    Copies of the transformer are compiled too.
 
     Returns:
         The number of compiled blocks.
