@@ -44,6 +44,7 @@ pages: $(VENV)/.installed
 	$(BIN)/python docs/simpletuner_reference.py
 	$(BIN)/python -m tests.models.matrix
 	$(BIN)/python -m tests.families.family_matrix
+	$(BIN)/python -m tests.modular.list_on_page
 	$(BIN)/python -m tests.schedulers.pipeline_matrix
 
 # The documentation as a web site, in outputs/site; a warning is an error.

@@ -176,6 +176,11 @@ def family_of(pipeline: DiffusionPipeline | type | str, name: str | None = None)
         return next((family for family in families if family.name == name), families[0])
     if family is not None:
         return family
+    if any(name == "ModularPipeline" for name in names):
+        raise TwinFlowConfigError(
+            f"{names[0]} is a modular pipeline, and this needs a stock pipeline. Load the weights into a stock pipeline, and "
+            "give its components to the modular pipeline with update_components."
+        )
     supported = ", ".join(classes.pipeline for classes in CLASSES.values())
     raise TwinFlowConfigError(
         f"{names[0]} is not supported, because its transformer has no timestep_sign support. "

@@ -28,10 +28,11 @@ CONFIG_NAME = "twinflow_config.json"
 LORA_NAME = "pytorch_lora_weights.safetensors"
 SCHEDULER_NAME = "scheduler/scheduler_config.json"
 INDEX_NAME = "model_index.json"
+MODULAR_INDEX_NAME = "modular_model_index.json"
 CARD_NAME = "README.md"
 SAMPLES_FOLDER = "samples"
 SAMPLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-LOADED_NAMES = (CONFIG_NAME, LORA_NAME, CONDITIONING_NAME, SCHEDULER_NAME, INDEX_NAME)
+LOADED_NAMES = (CONFIG_NAME, LORA_NAME, CONDITIONING_NAME, SCHEDULER_NAME, INDEX_NAME, MODULAR_INDEX_NAME)
 
 MAX_JSON_BYTES = 1_000_000
 MAX_HEADER_BYTES = 16_000_000
@@ -184,6 +185,14 @@ def _chain_of(error: BaseException) -> list[BaseException]:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
     return chain
+
+
+def modular_class_of(directory: Path) -> str | None:
+    """Return the class name of a saved modular pipeline; `None` if the directory has none."""
+    path = directory / MODULAR_INDEX_NAME
+    if not path.is_file():
+        return None
+    return str(read_json(path).get("_class_name") or "ModularPipeline")
 
 
 def read_json(path: Path, *, name: str | None = None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from ..configuration import TwinFlowConfigError
 from ..families import Family
 from ..schedulers import TwinFlowScheduler
 from .component_check import CONFIG, FILE_ENDINGS, LIBRARIES, check_component, component_class
-from .files import INDEX_NAME, LocatedRepository, check_inside, read_json
+from .files import INDEX_NAME, LocatedRepository, check_inside, modular_class_of, read_json
 
 FILE_PATTERNS = tuple(f"*{ending}" for ending in FILE_ENDINGS)
 
@@ -108,6 +108,11 @@ def read_base_index(directory: Path, name: str, family: Family, *, given: Collec
         TwinFlowConfigError: if the file is missing, or a class is not a component of diffusers or transformers.
     """
     path = directory / INDEX_NAME
+    if not path.is_file() and (modular := modular_class_of(directory)) is not None:
+        raise TwinFlowConfigError(
+            f"'{name}' is a modular pipeline ({modular}), and a base must be a stock pipeline. Load the modular pipeline "
+            "yourself, and give it a TwinFlowScheduler with update_components."
+        )
     if not path.is_file():
         raise TwinFlowConfigError(f"'{name}' has no {INDEX_NAME}, so it is not a diffusers pipeline.")
     components = {}

@@ -33,6 +33,7 @@ from .files import (
     LORA_NAME,
     LocatedRepository,
     locate_repository,
+    modular_class_of,
     read_json,
 )
 from .lora_files import save_lora
@@ -178,6 +179,12 @@ class TwinFlowRepositoryConfig:
             published = find_published(repository)
             if published is not None:
                 return cls.of_published(published)
+            modular = modular_class_of(repository.directory)
+            if modular is not None:
+                raise TwinFlowConfigError(
+                    f"'{repository.name}' is a modular pipeline ({modular}) and not a TwinFlow repository. Load it with "
+                    "ModularPipeline.from_pretrained, and give it a TwinFlowScheduler with update_components."
+                )
             found = f"only {LORA_NAME}, a plain LoRA" if repository.find(LORA_NAME) else "none of its files"
             raise TwinFlowConfigError(
                 f"'{repository.name}' has no {CONFIG_NAME} and {found}, so it is not a TwinFlow repository. Load a plain "

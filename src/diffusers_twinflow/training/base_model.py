@@ -16,7 +16,7 @@ from ..configuration import TwinFlowConfigError
 from ..families import Family, is_flow_matching
 from ..hub.base_loading import load_base
 from ..hub.base_loras import merge_base_loras, parse_base_loras
-from ..hub.files import INDEX_NAME, locate_repository, read_json
+from ..hub.files import INDEX_NAME, MODULAR_INDEX_NAME, locate_repository, modular_class_of, read_json
 from ..methods import Method
 from ..models import enable_twinflow
 from ..schedulers import TwinFlowScheduler
@@ -38,8 +38,13 @@ def load_model_index(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
     Raises:
         TwinFlowConfigError: if the file does not exist or cannot be downloaded. The message says why.
     """
-    repository = locate_repository(name_or_path, patterns=[INDEX_NAME], **hub_options)
+    repository = locate_repository(name_or_path, patterns=[INDEX_NAME, MODULAR_INDEX_NAME], **hub_options)
     path = repository.directory / INDEX_NAME
+    if not path.is_file() and (modular := modular_class_of(repository.directory)) is not None:
+        raise TwinFlowConfigError(
+            f"pretrained_model_name_or_path='{name_or_path}' is a modular pipeline ({modular}), which cannot be trained. "
+            f"Give a pipeline with a {INDEX_NAME}, if there is one for this model."
+        )
     if not path.is_file():
         raise TwinFlowConfigError(
             f"pretrained_model_name_or_path='{name_or_path}' is not a diffusers pipeline. Give a Hub id or a directory "

@@ -1,0 +1,200 @@
+"""Modular pipelines of diffusers with tiny real components.
+
+`TWINS` have a stock pipeline with the same model, whose tiny components they take. `ALONE` have none. `CANNOT` says of all
+others why they cannot take the scheduler.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import ModularPipeline
+
+from diffusers_twinflow.families.guiders import turn_guiders_off
+from tests.models.stock import STOCK
+from tests.schedulers.stock_pipelines import PIPELINES, VARIANTS
+from tests.schedulers.stock_pipelines.building import make, noise, pil_picture
+
+ENCODERS = ("text_encoder", "prompt_enhancer", "prompt_upsampler", "prompt_upsample", "decode")
+"""Blocks before and after the denoising loop that embeddings and latents make unnecessary."""
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A stock pipeline with the same model.
+
+    Attributes:
+        contract: its name in the tables of tiny stock pipelines.
+        inputs: inputs of the modular pipeline that replace the arguments of the stock call.
+        stock: arguments of the stock call that are replaced.
+        twice: whether the modular pipeline has two denoisers, which are then the same.
+        output: what the modular pipeline returns that is compared.
+        keeps: blocks that are kept, although they are in `ENCODERS`.
+        tolerance: largest difference of the latents.
+    """
+
+    contract: str
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    stock: Mapping[str, Any] = field(default_factory=dict)
+    twice: bool = False
+    output: str = "latents"
+    keeps: tuple[str, ...] = ()
+    tolerance: float = 0.0
+
+
+NO_IMAGES = {"image_pad_mask": torch.zeros(1, 3, dtype=torch.bool)}
+PICTURE = {"image": pil_picture()}
+TWINS = {
+    "ErnieImage": Twin("linear sigmas as a tensor, reads prev_sample", keeps=("decode",)),
+    "Flux": Twin("linear sigmas and mu"),
+    "Flux2": Twin("Flux2Pipeline"),
+    "Flux2Klein": Twin("use_flow_sigmas is looked at", tolerance=1e-3),
+    "Flux2KleinBase": Twin("use_flow_sigmas is looked at", tolerance=1e-3),
+    "FluxKontext": Twin("reference tokens", PICTURE, PICTURE),
+    "Helios": Twin("HeliosPipeline"),
+    "HunyuanVideo15": Twin("HunyuanVideo15Pipeline"),
+    "Krea2": Twin("time by the scheduler's own scale", keeps=("decode",)),
+    "Krea2Turbo": Twin("time by the scheduler's own scale", keeps=("decode",)),
+    "LTX": Twin("video in packed tokens"),
+    "QwenImage": Twin("video autoencoder for images"),
+    "QwenImageEdit": Twin("QwenImageEditPipeline"),
+    "QwenImageEditPlus": Twin("QwenImageEditPlusPipeline"),
+    "QwenImageLayered": Twin("QwenImageLayeredPipeline", {"output_type": "pt"}, keeps=("decode",), output="images"),
+    "QwenImage21": Twin("QwenImage21Pipeline", NO_IMAGES),
+    "QwenImage21Turbo": Twin("QwenImage21Pipeline", NO_IMAGES),
+    "Ideogram4": Twin("Ideogram4Pipeline", {"guidance_schedule": [1.0, 1.0]}, keeps=("text_encoder", "decode")),
+    "StableDiffusion3": Twin("steps only"),
+    "Wan": Twin("video, sigmas read as numbers"),
+    "Wan22Image2Video": Twin("image to video", PICTURE, PICTURE, twice=True),
+    "Wan22": Twin("two transformers, changed at a boundary of time"),
+    "ZImage": Twin("prediction negated, reversed time"),
+}
+
+
+def twin(name: str) -> tuple[ModularPipeline, dict[str, Any], diffusers.DiffusionPipeline, dict[str, Any]]:
+    """A modular pipeline and its inputs, and the stock pipeline with the same components and the arguments of its call."""
+    case = TWINS[name]
+    stock, call = {**PIPELINES, **VARIANTS}[case.contract]()
+    blocks = getattr(diffusers, f"{name}ModularPipeline")().blocks
+    for block in set(ENCODERS) & set(blocks.sub_blocks) - set(case.keeps):
+        blocks.sub_blocks.pop(block)
+    components = {n: each for n, each in stock.components.items() if each is not None and n != "scheduler"}
+    if case.twice:
+        components["transformer_2"] = stock.transformer
+    modular = prepared(blocks, components)
+    names = {each.name for each in blocks.inputs}
+    inputs = {n: value for n, value in call.items() if n in names} | dict(case.inputs)
+    negative = {n: f"negative_{n}" for n, value in inputs.items() if isinstance(value, torch.Tensor)}
+    inputs |= {other: torch.zeros_like(inputs[n]) for n, other in negative.items() if other in names}
+    return modular, inputs, stock, call | dict(case.stock)
+
+
+def prepared(blocks: Any, components: Mapping[str, Any]) -> ModularPipeline:
+    """A modular pipeline with these components, without guidance and without a scheduler."""
+    modular = blocks.init_pipeline()
+    wanted = {each.name for each in blocks.expected_components}
+    modular.update_components(**{name: each for name, each in components.items() if name in wanted})
+    modular.set_progress_bar_config(disable=True)
+    turn_guiders_off(modular)
+    return modular
+
+
+def core(name: str, components: Mapping[str, Any], **inputs: Any) -> tuple[ModularPipeline, dict[str, Any]]:
+    """The denoising block alone, which takes embeddings and returns latents, and its inputs."""
+    blocks = getattr(diffusers, f"{name}ModularPipeline")().blocks
+    for block in set(blocks.sub_blocks) - {"denoise"}:
+        blocks.sub_blocks.pop(block)
+    return prepared(blocks, components), inputs
+
+
+def flux_3():
+    transformer = STOCK["Flux3Transformer2DModel"].build(diffusers.Flux3Transformer2DModel)
+    return core("Flux3", {"transformer": transformer}, prompt_embeds=noise(1, 3, 8), height=32, width=32)
+
+
+def flux_3_distilled():
+    """Its flow map has a target time of its own, which the block takes from the next of the scheduler's times."""
+    config = STOCK["Flux3Transformer2DModel"].config | {"flow_map": True}
+    transformer = make("Flux3Transformer2DModel", **config)
+    return core("Flux3Distilled", {"transformer": transformer}, prompt_embeds=noise(1, 3, 8), height=32, width=32)
+
+
+def anima():
+    transformer = make(
+        "CosmosTransformer3DModel",
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=1,
+        mlp_ratio=1,
+        text_embed_dim=8,
+        adaln_lora_dim=4,
+        max_size=(4, 32, 32),
+        patch_size=(1, 2, 2),
+        concat_padding_mask=False,
+        extra_pos_embed_type=None,
+    )
+    conditioner = make(
+        "AnimaTextConditioner",
+        source_dim=8,
+        target_dim=8,
+        model_dim=8,
+        num_layers=1,
+        num_attention_heads=1,
+        target_vocab_size=16,
+    )
+    ids = torch.tensor([[1, 2, 3]])
+    return core(
+        "Anima",
+        {"transformer": transformer, "text_conditioner": conditioner},
+        qwen_prompt_embeds=noise(1, 4, 8),
+        qwen_attention_mask=torch.ones(1, 4, dtype=torch.long),
+        t5_input_ids=ids,
+        t5_attention_mask=torch.ones_like(ids),
+        height=32,
+        width=32,
+    )
+
+
+def minimax_music():
+    transformer = STOCK["MiniMaxMusic3Transformer1DModel"].build(diffusers.MiniMaxMusic3Transformer1DModel)
+    encoder = make("MiniMaxMusic3ConditionEncoder", condition_hidden_dim=4, num_condition_layers=2, out_dim=8)
+    components = {"transformer": transformer, "condition_encoder": encoder}
+    return core("MiniMaxMusic3", components, frame_hiddens=noise(1, 6, 8))
+
+
+RISING = {"invert_sigmas": True, "num_train_timesteps": 1}
+"""The published scheduler of MiniMax Music 3, whose times rise from noise to data."""
+ALONE: dict[str, Callable[[], tuple[ModularPipeline, dict[str, Any]]]] = {
+    "Anima": anima,
+    "Flux3": flux_3,
+    "Flux3Distilled": flux_3_distilled,
+    "MiniMaxMusic3": minimax_music,
+}
+SCHEDULER_OPTIONS: dict[str, dict[str, Any]] = {
+    "Flux3Distilled": {"sampling_style": "any"},
+    "MiniMaxMusic3": RISING,
+}
+
+STAGES = "it passes a stage to set_timesteps, of one grid over several resolutions"
+CANNOT = {
+    "Echo": "it has no scheduler component",
+    "HeliosPyramid": STAGES,
+    "HeliosPyramidDistilled": STAGES,
+}
+UNTESTED = {
+    "Cosmos3Distilled",
+    "Cosmos3Omni",
+    "LTX2",
+    "LTX25",
+    "MiniMaxH3",
+    "StableDiffusionXL",
+    "Wan22Vace",
+    "WanAnimate2",
+    "WanAnimate2Distilled",
+    "WanImage2Video",
+}
+"""Pipelines for which no tiny inputs are built."""
