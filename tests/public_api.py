@@ -4,12 +4,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 from torch import nn
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowPipeline, TwinFlowScheduler, load_twinflow_lora
 from diffusers_twinflow.conditions import Condition
 from diffusers_twinflow.data.batches import LatentBatches
+from diffusers_twinflow.evaluation import (
+    Evaluation,
+    EvaluationArguments,
+    EvaluationPrompt,
+    LoraSubject,
+    Metric,
+    plan_evaluation,
+)
+from diffusers_twinflow.hub import TwinFlowRepositoryConfig
+from diffusers_twinflow.hub.files import locate_repository
 from diffusers_twinflow.methods import FlowMatching, LossOutput, Method, Networks, TwinFlow
 from diffusers_twinflow.training import Trainer, TrainerCallback, TrainingArguments
 
@@ -86,3 +97,31 @@ for method in methods:
     trainer.save("elsewhere")
     scores: dict[str, float] = trainer.evaluate()
 trainer.push_to_hub("me/my-lora")
+
+evaluated = locate_repository("me/my-lora")
+plan = plan_evaluation(
+    EvaluationArguments(prompts="prompts.txt", metrics=["judge"], judge="my_judge:judge"),
+    evaluated,
+    TwinFlowRepositoryConfig.load_located(evaluated),
+)
+evaluation = Evaluation(plan, Accelerator())
+
+
+class Brightness:
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def update(self, images: torch.Tensor, prompts: Sequence[EvaluationPrompt]) -> None:
+        self.values += images.float().mean((1, 2, 3)).tolist()
+
+    def compute(self) -> dict[str, float]:
+        return {"brightness": sum(self.values) / len(self.values)}
+
+    def reset(self) -> None:
+        self.values = []
+
+    def to(self, device: torch.device | str) -> None: ...
+
+
+metrics: list[Metric] = [*evaluation.build_metrics(), Brightness()]
+evaluation.run(metrics, LoraSubject(pipe), {"height": 512, "width": 512})
