@@ -1,5 +1,6 @@
 """Families that are derived from a stock pipeline: as good as the written ones, and trained with prompts alone."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,12 +12,15 @@ from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowPipeline
+from diffusers_twinflow.cli.media_files import save_image
 from diffusers_twinflow.configuration import TwinFlowConfigError
+from diffusers_twinflow.data.sampler import Place
 from diffusers_twinflow.families import FAMILIES, Family, family_of
 from diffusers_twinflow.families.captured import CapturedFamily, denoiser_of
 from diffusers_twinflow.families.diffusion import DiffusionFamily
 from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.training import Trainer, TrainingArguments
+from tests import videos
 from tests.families import kit, tiny_captured
 
 SAME_LENGTH = ["a red fox", "two birds"]
@@ -173,6 +177,39 @@ def test_a_step_on_images_to_an_image(build, cached, tmp_path, image_dir):
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("a", height=32, width=32, output_type="pt")[0]
     assert image.shape == (1, 3, 32, 32) and image.isfinite().all()
+
+
+@pytest.mark.slow
+def test_a_step_on_clips_to_a_video(tmp_path):
+    folder = tmp_path / "clips"
+    for i in range(2):
+        videos.write_video(folder / f"{i}.mp4", videos.frames(9, (40, 32), first=i))
+    rows = [{"file_name": f"{i}.mp4", "text": f"{'ab'[i]} video"} for i in range(2)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = arguments_for(
+        tmp_path,
+        tiny_captured.any_flow,
+        dataset_name=str(folder),
+        image_column="video",
+        num_frames=5,
+        cache_latents=True,
+        center_crop=True,
+    )
+    assert trained(arguments).data.samples[Place(0, 0)]["latents"].shape == (2, 16, 4, 4)
+    pipeline = TwinFlowPipeline.from_pretrained(tmp_path / "out", merge=False)
+    pipeline.set_progress_bar_config(disable=True)
+    frames = pipeline("a", height=32, width=32, num_frames=5, output_type="pil").frames[0]
+    save_image(frames, tmp_path / "clip.webp", pipeline)
+    with Image.open(tmp_path / "clip.webp") as clip:
+        assert clip.n_frames == 5
+
+
+def test_clips_that_the_autoencoder_would_cut_are_refused():
+    pipeline = tiny_captured.any_flow()
+    family = family_of(pipeline).for_samples(pipeline, resolution=32, num_frames=6)
+    family.prepare_prompts(pipeline, ["a"])
+    with pytest.raises(TwinFlowConfigError, match="AnyFlowPipeline cannot be trained on images"):
+        family.prepare_images(pipeline)
 
 
 @pytest.fixture

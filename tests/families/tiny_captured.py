@@ -99,17 +99,10 @@ def hunyuan_image_meanflow():
 
 
 def any_flow():
-    """Its transformer takes a target time."""
+    """Generates videos, and its transformer takes a target time."""
     torch.manual_seed(0)
     transformer = diffusers.AnyFlowTransformer3DModel(**WAN, gate_value=0.25, deltatime_type="r")
     return diffusers.AnyFlowPipeline(transformer=transformer.eval(), **wan_parts())
-
-
-def sky_reels():
-    """Generates videos."""
-    torch.manual_seed(0)
-    transformer = diffusers.SkyReelsV2Transformer3DModel(**WAN)
-    return diffusers.SkyReelsV2Pipeline(transformer=transformer.eval(), **wan_parts())
 
 
 def flux_kontext():

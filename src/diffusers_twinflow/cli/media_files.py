@@ -8,7 +8,6 @@ from PIL import Image
 
 from ..configuration import TwinFlowConfigError
 from ..families import family_of
-from ..families.video import VideoFamily
 
 
 def save_image(frames: Sequence[Image.Image], path: str | Path, pipeline: DiffusionPipeline) -> None:
@@ -29,7 +28,7 @@ def save_image(frames: Sequence[Image.Image], path: str | Path, pipeline: Diffus
 def save_clip(frames: Sequence[Image.Image], path: str | Path, pipeline: DiffusionPipeline) -> None:
     """Save an animation that repeats forever, at the frame rate of the pipeline's base."""
     family = family_of(pipeline)
-    if not isinstance(family, VideoFamily):
+    if not family.draws_videos:
         raise TypeError(f"A {type(pipeline).__name__} generates images, not videos.")
     duration = round(1000 / family.frame_rate(pipeline))
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=duration, loop=0)

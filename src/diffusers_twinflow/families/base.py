@@ -73,6 +73,10 @@ class Family(Denoising, Encoding):
     def check_num_frames(self, pipeline: DiffusionPipeline, num_frames: int) -> None:
         """Raise a `TwinFlowConfigError` if videos with this number of frames cannot be encoded."""
 
+    def frame_rate(self, pipeline: DiffusionPipeline) -> float:
+        """Return the frame rate of the base's videos, in frames per second."""
+        raise NotImplementedError
+
     def size_options(self, resolution: int) -> dict[str, Any]:
         """Return the arguments of the stock call for images of `resolution` x `resolution` pixels."""
         return {"height": resolution, "width": resolution}

@@ -59,6 +59,7 @@ EDITS = ("FluxKontextPipeline",)
 """Pipelines that can draw from a prompt, but are made to edit an image."""
 TAKE_SIGMAS = ("AnyFlowPipeline", "HunyuanImagePipeline")
 OUTPUT_NAMES = {"Kandinsky5T2IPipeline": "image"}
+USUAL_FRAME_RATE = 24.0
 TIME_TOLERANCE = 0.02
 CANDIDATES = 8
 """How many of the prompts with most characters are encoded to find the one that is longest for the model."""
@@ -153,6 +154,11 @@ class CapturedFamily(Family):
     def size_options(self, resolution: int) -> dict[str, Any]:
         options = super().size_options(resolution) | {"use_resolution_binning": False, "max_area": resolution**2}
         return {name: value for name, value in options.items() if name in self.parameters}
+
+    def frame_rate(self, pipeline: DiffusionPipeline) -> float:
+        """Return the default of the pipeline's call, or 24 if it has none."""
+        defaults = (self.parameters[name].default for name in ("frame_rate", "fps") if name in self.parameters)
+        return next((float(value) for value in defaults if isinstance(value, (int, float))), USUAL_FRAME_RATE)
 
     def for_samples(
         self,

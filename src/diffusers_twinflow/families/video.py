@@ -67,10 +67,6 @@ class VideoFamily(Family):
         """Raise a `TwinFlowConfigError` if videos with this number of frames cannot be encoded."""
         check_frames(num_frames, self.temporal_compression(pipeline))
 
-    def frame_rate(self, pipeline: DiffusionPipeline) -> float:
-        """Return the frame rate of the base, in frames per second."""
-        raise NotImplementedError
-
     def draw(
         self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
     ) -> list[Image.Image]:
