@@ -434,6 +434,18 @@ def schedules() -> str:
     return table(["schedule", "seed", "training steps", "1 step", "2 steps"], rows)
 
 
+# Ways to train a few-step model on new images: docs/recipes.md
+
+
+def few_step_base() -> str:
+    rows = []
+    for row in results("few_step_base_digits")["rows"]:
+        scores = [row["scores"][steps] for steps in ("1", "2", "4")]
+        distances = (f"{each['frechet_distance']:.0f}" for each in scores)
+        rows.append([row["name"], row["start"], *distances, f"{scores[-1]['agreement']:.2f}"])
+    return table(["training", "starts from", "1 step", "2 steps", "4 steps", "agreement at 4 steps"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": digits,
     "emoji": emoji,
@@ -460,6 +472,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "two GPUs": two_gpus,
     "stability": stability,
     "schedules": schedules,
+    "few-step base": few_step_base,
     "convergence": convergence,
     "diffusion digits": diffusion_digits,
     "guidance in the plane": guidance_in_the_plane,
