@@ -6,8 +6,9 @@ from ..lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from . import twinflow as twinflow
-    from .base import AveragedWeights, LossOutput, Method, Networks, Teacher
+    from .base import AveragedWeights, LossOutput, Method, Networks, Teacher, TeacherPasses
     from .flow_matching import FlowMatching
+    from .merged_passes import MergedPasses
     from .twinflow import BRANCHES, Branch, BranchSamples, TwinFlow
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "BranchSamples",
     "FlowMatching",
     "LossOutput",
+    "MergedPasses",
     "Method",
     "Networks",
     "Teacher",
+    "TeacherPasses",
     "TwinFlow",
 ]
 MODULES = {
@@ -29,9 +32,11 @@ MODULES = {
     "BranchSamples": ".twinflow",
     "FlowMatching": ".flow_matching",
     "LossOutput": ".base",
+    "MergedPasses": ".merged_passes",
     "Method": ".base",
     "Networks": ".base",
     "Teacher": ".base",
+    "TeacherPasses": ".base",
     "TwinFlow": ".twinflow",
 }
 

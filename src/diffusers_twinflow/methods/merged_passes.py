@@ -26,6 +26,13 @@ class MergedPasses:
 
     Attributes:
         networks: the same networks, on merged weights. A teacher that is not an adapter is left unchanged.
+
+    Examples:
+
+        >>> merged = MergedLora(transformer)
+        >>> networks = MergedPasses(transformer, merged, networks).networks
+        >>> with merged.used():
+        ...     method.loss(latents, condition, draw, networks).loss.backward()
     """
 
     def __init__(self, transformer: Any, merged: MergedLora, networks: Networks) -> None:

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
         uncompiled,
         without_targets,
     )
+    from .merged_lora import MergedLora
     from .modeling_twinflow import TwinFlowTransformerMixin
     from .second_embedder import SecondEmbedder
     from .time_conditioning import TimeConditioning
 
 __all__ = [
     "TWINFLOW_CLASSES",
+    "MergedLora",
     "SecondEmbedder",
     "TimeConditioning",
     "TwinFlowTransformerMixin",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 MODULES = {
     "TWINFLOW_CLASSES": ".class_table",
+    "MergedLora": ".merged_lora",
     "SecondEmbedder": ".second_embedder",
     "TimeConditioning": ".time_conditioning",
     "TwinFlowTransformerMixin": ".modeling_twinflow",
