@@ -25,7 +25,7 @@ LEAVES_SHIFT_OUT = (
 )
 CHANNELS_LAST = ("Ideogram4Pipeline",)  # in its patches of 2 x 2
 REPRESENTATIVES = (
-    "own sigmas, embedded guidance",
+    "reference tokens",
     "time by the scheduler's own scale",
     "the pipeline reads the next sigma as its target time",
     "Flux2KleinPipeline",

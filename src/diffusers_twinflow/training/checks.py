@@ -59,23 +59,26 @@ def check_base(args: TrainingArguments, config: TwinFlowConfig, use_ema: bool) -
     return family
 
 
-def check_family(args: TrainingArguments, family: Family) -> None:
+def check_family(args: TrainingArguments, family: Family, *, is_encoded: bool = False) -> None:
     """Check that the options fit the model family.
+
+    Args:
+        is_encoded: whether the data already has conditions, which contain the reference images.
 
     Raises:
         TwinFlowConfigError: if they do not.
     """
-    check_reference(args, family)
+    check_reference(args, family, is_encoded=is_encoded)
     check_draws_videos(family, args.num_frames)
 
 
-def check_reference(args: TrainingArguments, family: Family) -> None:
+def check_reference(args: TrainingArguments, family: Family, *, is_encoded: bool = False) -> None:
     """Check that a reference image is given if, and only if, the model edits images.
 
     Raises:
         TwinFlowConfigError: if an image is missing or not allowed.
     """
-    given: Mapping[str, str | None] = {"reference_image_column": args.reference_image_column}
+    given: Mapping[str, str | None] = {} if is_encoded else {"reference_image_column": args.reference_image_column}
     if args.validation_prompts:
         given = {**given, "validation_image": args.validation_image}
     for name, value in given.items():

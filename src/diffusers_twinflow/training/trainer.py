@@ -164,7 +164,7 @@ class Trainer:
         else:
             return check_base(self.arguments, self.config, bool(self.arguments.use_ema))
         self.config.check_training(flow_matching=True, use_ema=bool(self.arguments.use_ema))
-        check_family(self.arguments, family)
+        check_family(self.arguments, family, is_encoded=self.given_data is not None)
         return family
 
     @cached_property
