@@ -34,6 +34,7 @@ from at_real_size.models import SD35_MEDIUM, RealModel
 from diffusers_twinflow import TwinFlowPipeline, unload_twinflow_lora
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_twinflow_lora
 from diffusers_twinflow.hub.repository import LORA
+from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
 from diffusers_twinflow.models import enable_twinflow
 from diffusers_twinflow.schedulers import TwinFlowScheduler
 
@@ -63,7 +64,7 @@ class Case:
 
     def load(self, way: str) -> DiffusionPipeline:
         if way == STOCK:
-            pipeline = self.model.family_object.load(self.base, dtype=self.dtype)
+            pipeline = load_stock_pipeline(self.model.family_object, self.base, dtype=self.dtype)
             pipeline.scheduler = FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
         else:
             pipeline = TwinFlowPipeline.from_pretrained(self.lora, dtype=self.dtype, merge=way == MERGED)
