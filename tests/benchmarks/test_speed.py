@@ -85,6 +85,7 @@ def test_the_examples_loss_is_zero_at_the_true_velocity_and_is_preconditioned():
 WAYS = [("stock", 4), ("TwinFlow", 4), ("TwinFlow", 2), ("TwinFlow", 1)]
 
 
+@pytest.mark.slow
 def test_latency_has_a_row_for_each_way_in_each_setting(tmp_path):
     result = run(speed, tmp_path, "--parts=sd3", "--runs=1", "--batches", "1", "2")
     rows = [row for row in result["rows"] if row["part"] == "latency"]
@@ -99,6 +100,7 @@ def test_latency_has_a_row_for_each_way_in_each_setting(tmp_path):
     assert result["tiny_rehearsal"] and result["device"] == "CPU"
 
 
+@pytest.mark.slow
 def test_where_a_call_goes_is_told_of_calls_as_they_are_and_compiled(tmp_path):
     result = run(speed, tmp_path, "--parts=flux", "--runs=1")
     rows = [row for row in result["rows"] if row["part"] == "where_a_call_goes"]

@@ -73,11 +73,13 @@ def test_in_bfloat16_losses_differ_by_its_rounding_only():
     assert max(abs(a - b) for a, b in zip(merged, exact)) < 2 * error
 
 
+@pytest.mark.slow
 def test_compiled_blocks_use_merged_weights_too():
     torch.compiler.reset()
     assert train(True, compiled=True)[0] == pytest.approx(train(True)[0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_student_and_teacher_share_the_graphs_of_passes_without_gradient():
     torch.compiler.reset()
     graphs = []
