@@ -3,6 +3,9 @@ import os
 import shutil
 import socket
 import struct
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -139,3 +142,22 @@ def test_an_image_of_an_option_is_in_rgb_or_the_option_is_named(tmp_path):
 def test_images_are_known_by_their_ending():
     assert {".png", ".jpg", ".jfif", ".avif", ".heic", ".jxl", ".tif"} < image_suffixes()
     assert not {".eps", ".ps", ".wmf", ".mp4", ".txt"} & image_suffixes()
+
+
+@pytest.fixture
+def address(tmp_path):
+    """A server of the files in `tmp_path`."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_an_image_at_a_url(address, tmp_path):
+    Image.new("RGB", (3, 2), "red").save(tmp_path / "red.png")
+    (tmp_path / "text.png").write_text("no image")
+    assert load_image(f"{address}/red.png", option="--image").size == (3, 2)
+    for name, reason in (("text.png", "none of the supported formats"), ("absent.png", "404")):
+        with pytest.raises(TwinFlowConfigError, match=f"--image {address}/{name} cannot be read .*{reason}"):
+            load_image(f"{address}/{name}", option="--image")

@@ -2,17 +2,19 @@
 
 import os
 import stat
+from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
+from urllib.request import urlopen
 
 import numpy as np
-from httpx import HTTPError
-from huggingface_hub import get_session
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .configuration import TwinFlowConfigError
 
+TIMEOUT = 60
+"""Seconds after which a server that does not answer is an error."""
 FORMATS = (
     "AVIF",
     "BMP",
@@ -112,7 +114,7 @@ def load_image(path_or_url: str, *, option: str) -> Image.Image:
         return as_rgb(decode_image(_content_at(path_or_url)))
     except UnidentifiedImageError as error:
         reason, cause = f"it has none of the supported formats {', '.join(FORMATS)}", error
-    except (OSError, ValueError, HTTPError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         reason, cause = str(error), error
     raise TwinFlowConfigError(
         f"{option} {path_or_url} cannot be read ({reason}): pass the path or the URL of an image."
@@ -122,9 +124,8 @@ def load_image(path_or_url: str, *, option: str) -> Image.Image:
 def _content_at(path_or_url: str) -> str | BinaryIO:
     if not path_or_url.startswith(("http://", "https://")):
         return path_or_url
-    response = get_session().get(path_or_url, follow_redirects=True)
-    response.raise_for_status()
-    return BytesIO(response.content)
+    with urlopen(path_or_url, timeout=TIMEOUT) as response:
+        return BytesIO(response.read())
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
