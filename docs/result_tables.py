@@ -218,9 +218,9 @@ def merged_cost() -> str:
         times = [f"{row['seconds']:.3f}", f"{row['seconds'] / full['engine']['seconds']:.2f}"]
         if compiled:
             ratio = compiled["seconds"] / full["engine, compiled"]["seconds"]
-            times += [f"{compiled['seconds']:.3f}", f"{ratio:.2f}"]
+            times += [f"{compiled['seconds']:.3f}", f"{ratio:.2f}", f"{compiled['compile_seconds']:.0f}"]
         else:
-            times += ["-", "-"]
+            times += ["-", "-", "-"]
         flow = found[f"flow matching{ending}"]
         rows.append([label, *times, f"{flow['seconds']:.3f}", f"{row['peak_gigabytes']:.1f}"])
     header = [
@@ -229,6 +229,7 @@ def merged_cost() -> str:
         "full weights = 1",
         "compiled, s",
         "full weights = 1",
+        "compile s",
         "flow matching, s",
         "peak GiB",
     ]

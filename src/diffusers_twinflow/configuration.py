@@ -13,6 +13,7 @@ __all__ = ["FlowMatchingConfig", "TwinFlowConfig", "TwinFlowConfigError"]
 LOSSES = ("barron", "l2")
 WEIGHTINGS = ("none", "logit_normal", "mode", "sigma_sqrt", "cosmap")
 MAX_STEPS = 1000
+STEP_COUNT = Range(least=1, most=MAX_STEPS)
 """The most steps that a model can be distilled for."""
 
 
@@ -34,7 +35,7 @@ class TwinFlowConfig:
     twinflow_target_step_count: int = option(
         1,
         "Number of inference steps to distil for (1-4 recommended); also the default for validation and inference.",
-        Range(least=1, most=MAX_STEPS),
+        STEP_COUNT,
     )
     twinflow_estimate_order: int = option(
         2,

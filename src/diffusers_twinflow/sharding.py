@@ -72,7 +72,7 @@ def gathered(module: nn.Module, keep: bool, wanted: Callable[[str], bool] | None
 
 @contextmanager
 def only_trained_state(module: nn.Module) -> Iterator[None]:
-    """Within the context, `state_dict` has only the trainable parameters, and `load_state_dict` accepts such a state.
+    """Limit `state_dict` to the trainable parameters inside the block. `load_state_dict` accepts such a state.
 
     Use it for checkpoints: frozen weights and buffers come from the base, so they need not be saved.
     """

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from diffusers_twinflow.models.merged_lora import MergedLora
+from diffusers_twinflow.models.merged_lora import MergedLora, merged_size
 
 
 class Layers(nn.Module):
@@ -80,7 +80,7 @@ def test_nothing_changes_outside_of_the_block():
     assert torch.equal(model(x), before)
     assert state.keys() == model.state_dict().keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
-    assert merged.size == 4 * (6 * 6 + 6 * 6 + 2 * 6)
+    assert merged_size(model) == 4 * (6 * 6 + 6 * 6 + 2 * 6)
 
 
 def test_an_absent_adapter_gives_the_base():

@@ -13,6 +13,7 @@ from .shared_arguments import add_loading_arguments, check_drawing
 
 if TYPE_CHECKING:
     from ..evaluation.runner import Evaluation
+    from ..hub.files import LocatedRepository
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,25 +62,25 @@ def evaluate(args: argparse.Namespace) -> None:
     )
     evaluation = Evaluation(plan, build_accelerator(args.device))
     if evaluation.open_rows:
-        draw_and_score(args, evaluation)
+        draw_and_score(args, evaluation, repository)
     elif evaluation.accelerator.is_main_process:
         note("All rows are finished already. Use --restart to draw them again.")
     for path in evaluation.write_report():
         say(path)
 
 
-def draw_and_score(args: argparse.Namespace, evaluation: "Evaluation") -> None:
+def draw_and_score(args: argparse.Namespace, evaluation: "Evaluation", repository: "LocatedRepository") -> None:
     """Load the metrics and the models, and run the evaluation with a progress bar."""
     from tqdm.auto import tqdm
 
     from ..evaluation.subjects import subject_of
-    from .command_pipeline import load_pipeline, locate, refusals
+    from .command_pipeline import load_pipeline, refusals
 
     is_main = evaluation.accelerator.is_main_process
     metrics = evaluation.build_metrics()
     device = args.device or str(evaluation.accelerator.device)
     loading = argparse.Namespace(**vars(args) | {"device": device})
     pipeline, call_options = load_pipeline(loading, announce=is_main)
-    subject = subject_of(pipeline, locate(args)[0], args.base_model, dtype=pipeline.dtype)
+    subject = subject_of(pipeline, repository, args.base_model, dtype=pipeline.dtype)
     with tqdm(total=evaluation.open_images, desc="Images", disable=not is_main) as bar, refusals():
         evaluation.run(metrics, subject, call_options, bar.update)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..configuration import MAX_STEPS
+from ..configuration import STEP_COUNT
 from ..options import check_values, option
 from ..ranges import AT_LEAST_1, SHARE, Range
 
@@ -11,7 +11,6 @@ METRICS = (FID, CLIP_SCORE, JUDGE, OBJECTS, TEXT, DIVERSITY)
 SCHEDULERS = EULER, UNIPC, LCM = ("euler", "unipc", "lcm")
 NO_SCHEDULER = "none"
 INCEPTION = "inception"
-STEP_COUNT = Range(least=1, most=MAX_STEPS)
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,6 @@ def sampled_with(pipeline: DiffusionPipeline, scheduler: SchedulerMixin | None) 
 
 
 def _wait(pipeline: DiffusionPipeline) -> None:
-    """Wait until the device is done, so that times are those of the work."""
+    """Wait until the device has finished, because calls return before their work is done."""
     if pipeline.device.type == "cuda":
         torch.cuda.synchronize(pipeline.device)

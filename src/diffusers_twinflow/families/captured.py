@@ -386,7 +386,7 @@ class CapturedFamily(Family):
     def _find_layout(self, pipeline: DiffusionPipeline, prompt: str) -> None:
         def capture(count: int, seed: int) -> DenoiserCall:
             if count > 1 and self.takes_reference_image:
-                raise TwinFlowConfigError("every prompt has an image of its own")
+                raise TwinFlowConfigError("each prompt has a different image")
             return self._capture(pipeline, [prompt] * count, seed)
 
         self.layout = self.find_layout(pipeline, capture)

@@ -18,12 +18,12 @@ from .sample_place import SamplePlace
 
 
 class DecodeError(ValueError):
-    """A pipeline whose decoding cannot be inverted, with what was seen."""
+    """Raised if the decoding of a pipeline cannot be inverted. The message says what was seen."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """What a pipeline makes of chosen latents.
+    """How a pipeline decodes chosen latents.
 
     Attributes:
         stepped: the latents that the scheduler returned.

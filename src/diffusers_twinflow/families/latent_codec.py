@@ -1,4 +1,4 @@
-"""How images become samples of a stock pipeline: the inverse of how the pipeline itself decodes samples."""
+"""Encode images to samples of a stock pipeline, by the inverse of how the pipeline decodes samples."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ from .encoding import LatentDistribution, to_unit_range
 from .latent_map import LatentMap
 
 LEVELS = 16
-"""How many values tell places apart in one call. All are exact in bfloat16."""
+"""Number of values that tell places apart in one call. All are exact in bfloat16."""
 LATENT_TOLERANCE = 1e-4
 PIXEL_TOLERANCE = 0.01
-"""Rounding of a pixel between 0 and 1 in half precision or to 8 bits."""
+"""Largest rounding error of a pixel between 0 and 1, in half precision or 8 bits."""
 IMAGE_NDIM = 4
 RGB, RGBA = 3, 4
 
@@ -28,10 +28,10 @@ class LatentCodec:
 
     Attributes:
         decoder: the pipeline's call.
-        map: between samples and the autoencoder's latents.
-        in_steps: for each number of a sample, its place in what the scheduler steps, shape [N].
+        map: converts between samples and the autoencoder's latents.
+        in_steps: for each number of a sample, its place in the scheduler's latents, shape [N].
         arguments: further arguments of the autoencoder's `decode`.
-        channels: of the autoencoder's pixels: 3, or 4 with an alpha channel.
+        channels: number of channels of the autoencoder's pixels: 3, or 4 with an alpha channel.
     """
 
     decoder: Decoder
@@ -41,13 +41,13 @@ class LatentCodec:
     channels: int
 
     def encode(self, pixels: torch.Tensor) -> LatentDistribution:
-        """The distribution of the samples of pixels in [-1, 1].
+        """Encode pixels in [-1, 1] to the distribution of their samples.
 
         Args:
             pixels: images of shape [B, 3, H, W] or videos of shape [B, 3, F, H, W].
 
         Raises:
-            DecodeError: if the autoencoder gives latents of another shape than those that the pipeline decodes.
+            DecodeError: if the pipeline decodes latents of another shape.
         """
         vae = self.decoder.pipeline.vae
         pixels = self._as_decoded(pixels)
@@ -63,20 +63,20 @@ class LatentCodec:
         return LatentDistribution(self.map.to_samples(mean), std)
 
     def _as_decoded(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels as the autoencoder takes them: an image may be a video of one frame, and may have an opaque alpha."""
+        """Return pixels as the autoencoder takes them: with one frame for a video, and with an opaque alpha channel."""
         if pixels.ndim == IMAGE_NDIM and len(self.map.latent_shape) == IMAGE_NDIM:
             pixels = pixels.unsqueeze(2)
         return torch.cat([pixels, torch.ones_like(pixels[:, :1])], 1) if self.channels == RGBA else pixels
 
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
-        """The autoencoder's pixels of samples, in [-1, 1]."""
+        """Decode samples to the autoencoder's pixels in [-1, 1]."""
         vae, (args, kwargs) = self.decoder.pipeline.vae, self.arguments
         latents = self.map.to_latents(samples).to(vae.dtype)
         return torch.cat([vae.decode(each, *args, **kwargs)[0][:, :RGB] for each in latents.split(1)])
 
     @torch.no_grad()
     def check_round_trip(self, pixels: torch.Tensor) -> None:
-        """Check that the pipeline makes of the samples of an image what the autoencoder makes of the image.
+        """Check that the pipeline decodes an encoded image as the autoencoder does.
 
         Args:
             pixels: one image or video in [-1, 1], of the size of a run.
@@ -106,7 +106,7 @@ class LatentCodec:
 
 @contextmanager
 def in_float32(module: torch.nn.Module) -> Iterator[None]:
-    """Have a network's weights in float32 inside the block, so that a pipeline converts latents to that."""
+    """Keep a network's weights in float32 inside the block. Pipelines then convert latents to float32 too."""
     tensors = [each for each in (*module.parameters(), *module.buffers()) if each.is_floating_point()]
     dtypes = [each.dtype for each in tensors]
     for tensor in tensors:
@@ -119,10 +119,10 @@ def in_float32(module: torch.nn.Module) -> Iterator[None]:
 
 
 def find_codec(decoder: Decoder) -> LatentCodec:
-    """Find how a pipeline makes the autoencoder's latents of samples, and invert it.
+    """Find how a pipeline converts samples to the autoencoder's latents, and invert it.
 
-    Two calls give the scale and the shift of every number. The others give the places: each chosen latent is one digit of
-    its index, one digit per call.
+    Two calls give the scale and the shift of each number. The other calls give its place: each call passes one digit of the
+    index of each number.
 
     Raises:
         DecodeError: if the latents are not the sample's numbers in another order, scaled and shifted.

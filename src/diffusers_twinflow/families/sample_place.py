@@ -15,7 +15,7 @@ PATCHES_NDIM = 4
 
 @dataclass(frozen=True)
 class SamplePlace:
-    """Where the sample is in the denoiser's first argument. The rest of the argument is condition.
+    """The place of the sample in the denoiser's first argument. The rest of the argument is condition.
 
     Attributes:
         argument: name of the argument.

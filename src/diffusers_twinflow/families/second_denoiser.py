@@ -27,7 +27,8 @@ def load_first_alone(base: str, index: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_first_alone(pipeline: DiffusionPipeline) -> None:
-    """
+    """Check that a pipeline has no second transformer.
+
     Raises:
         TwinFlowConfigError: if the pipeline would use a second transformer at low noise.
     """

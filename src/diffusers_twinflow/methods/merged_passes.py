@@ -1,7 +1,7 @@
 """Passes of a LoRA student and its teacher on merged weights."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from ..conditions import VelocityFunction
 from ..models.merged_lora import MergedLora
 from .base import Networks
-from .teachers import TEACHER_CONDITIONING, EMAAdapterTeacher, StudentTeacher
+from .teachers import TEACHER_ADAPTER, EMAAdapterTeacher, StudentTeacher, teacher_conditioning
 
 
 class MergedPasses:
@@ -43,18 +43,19 @@ class MergedPasses:
         )
         teacher = networks.teacher
         self.student_adapter = merged.layers[0].trained_adapter
-        self.teacher_names: dict[str, str] = {}
+        self.has_teacher_adapter = isinstance(teacher, EMAAdapterTeacher)
         if isinstance(teacher, (EMAAdapterTeacher, StudentTeacher)):
-            self.teacher_names = dict(teacher.saved_names)
             self.networks = replace(self.networks, teacher=self)
 
     @contextmanager
     def activated(self) -> Iterator[VelocityFunction]:
         """Return a context that yields the teacher's velocity function. Do not call the student inside it."""
-        self.merged.merge(self.teacher_names.get("adapter_name", self.student_adapter))
-        conditioning = self.teacher_names.get("conditioning_name", "")
-        has_conditioning = hasattr(self.transformer, TEACHER_CONDITIONING) and conditioning
-        with self.transformer.use_time_conditioning(conditioning) if has_conditioning else nullcontext():
+        if not self.has_teacher_adapter:
+            self.merged.merge(self.student_adapter)
+            yield self.velocity
+            return
+        self.merged.merge(TEACHER_ADAPTER)
+        with teacher_conditioning(self.transformer):
             yield self.velocity
 
     def _as_student(self, velocity: VelocityFunction) -> VelocityFunction:

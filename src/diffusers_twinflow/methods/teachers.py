@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from ..conditions import VelocityFunction
 from ..flow import ema_decay_warmup
-from ..models.adapter_layers import is_adapter_layer
+from ..models.adapter_layers import adapter_layers
 from ..sharding import copy_whole, local_part, reshard, whole
 from .base import VelocityOf
 
@@ -127,7 +127,7 @@ class EMAAdapterTeacher:
     ) -> None:
         self.transformer, self.velocity = transformer, velocity_of(transformer)
         self.student_adapter = student_adapter
-        self.layers = [module for module in transformer.modules() if is_adapter_layer(module)]
+        self.layers = adapter_layers(transformer)
         self.dropouts = [module for module in transformer.modules() if isinstance(module, nn.Dropout) and module.p]
         parameters = dict(transformer.named_parameters())
         self.names = [name for name in parameters if is_teacher_parameter(name)]
@@ -153,11 +153,7 @@ class EMAAdapterTeacher:
         for dropout in self.dropouts:
             dropout.training = False
         try:
-            transformer: Any = self.transformer
-            if hasattr(transformer, TEACHER_CONDITIONING):
-                with transformer.use_time_conditioning(TEACHER_CONDITIONING):
-                    yield self.velocity
-            else:
+            with teacher_conditioning(self.transformer):
                 yield self.velocity
         finally:
             for dropout, was_training in zip(self.dropouts, were_training):
@@ -202,6 +198,13 @@ def add_teacher_adapter(transformer: Any, lora_config: LoraConfig, student_adapt
         if is_teacher_parameter(name):
             parameter.data = parameters[_student_name(name, student_adapter)].data.clone()
             parameter.requires_grad_(False)
+
+
+def teacher_conditioning(transformer: Any) -> AbstractContextManager[None]:
+    """Return the context in which a model uses the teacher's time conditioning, if it has one."""
+    if hasattr(transformer, TEACHER_CONDITIONING):
+        return transformer.use_time_conditioning(TEACHER_CONDITIONING)
+    return nullcontext()
 
 
 def is_teacher_parameter(name: str) -> bool:

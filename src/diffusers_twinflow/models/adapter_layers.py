@@ -27,6 +27,11 @@ def base_layer(module: nn.Module) -> nn.Module:
     return module.get_base_layer() if is_adapter_layer(module) else module
 
 
+def adapter_layers(model: nn.Module) -> list[AdapterLayer]:
+    """Return the layers of a model that have adapters."""
+    return [module for module in model.modules() if is_adapter_layer(module)]
+
+
 def has_adapters(model: nn.Module) -> bool:
     """Whether any layer of a model has an adapter."""
     return any(is_adapter_layer(module) for module in model.modules())

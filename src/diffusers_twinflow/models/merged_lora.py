@@ -10,7 +10,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 from torch.nn import functional as F
 
-from .adapter_layers import bias_of, is_adapter_layer, weight_of
+from .adapter_layers import adapter_layers, bias_of, weight_of
 from .merged_copy import is_plain_lora
 
 GROUP_WEIGHTS = 2**26
@@ -42,7 +42,8 @@ class MergedLora:
         self.merged: str | None = None
         self.layers: list[MergedLoraLinear] = []
         self.groups: list[_Group] = []
-        for layer in lora_layers(model):
+        found: list[Any] = adapter_layers(model)
+        for layer in found:
             layer.__class__ = MergedLoraLinear
             vars(layer).update(switch=self, trained_adapter=trained, merged_weight=None)
             self.layers.append(layer)
@@ -50,18 +51,13 @@ class MergedLora:
     @staticmethod
     def can_merge(model: nn.Module) -> bool:
         """Whether the model has adapters, and all are plain LoRAs on linear layers without hooks and quantisation."""
-        layers = lora_layers(model)
+        layers = adapter_layers(model)
         return bool(layers) and all(
             is_plain_lora(layer, layer.lora_A)
             and not layer.base_layer._forward_hooks
             and not layer.base_layer._forward_pre_hooks
             for layer in layers
         )
-
-    @property
-    def size(self) -> int:
-        """Memory that the merged weights take, in bytes."""
-        return merged_size(self.layers)
 
     @torch.no_grad()
     def merge(self, adapter: str) -> None:
@@ -135,7 +131,7 @@ class MergedLoraLinear(LoraLinear):
 
 
 class _MergedLinear(torch.autograd.Function):
-    """A linear layer with a merged weight, whose gradients are those of the input and of the two low-rank factors."""
+    """A linear layer with a merged weight. It computes gradients for its input and for the two low-rank factors."""
 
     @staticmethod
     def forward(
@@ -198,12 +194,7 @@ class _Group:
         self.merged.copy_(total)
 
 
-def lora_layers(model: nn.Module) -> list[Any]:
-    """Return all layers with adapters."""
-    return [module for module in model.modules() if is_adapter_layer(module)]
-
-
-def merged_size(layers: list[Any]) -> int:
-    """Return the size of the merged weights of these layers in bytes."""
-    weights = [weight_of(layer.base_layer) for layer in layers]
+def merged_size(model: nn.Module) -> int:
+    """Return the memory that merged weights of a model take, in bytes."""
+    weights = [weight_of(layer.get_base_layer()) for layer in adapter_layers(model)]
     return sum(weight.numel() * weight.itemsize for weight in weights)

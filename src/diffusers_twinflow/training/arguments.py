@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..configuration import MAX_STEPS
+from ..configuration import MAX_STEPS, STEP_COUNT
 from ..data.config import DataOptions
 from ..options import check_values, option, options_of
 from ..ranges import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Range
@@ -16,7 +16,6 @@ from ..writing import write_text
 FILE_NAME = "training_arguments.json"
 FRACTION = Range(least=0, below=1)
 SEED = Range(least=0, most=2**32 - 1)
-STEP_COUNT = Range(least=1, most=MAX_STEPS)
 PRECISIONS = ("no", "fp16", "bf16")
 OPTIMIZERS = ADAMW, PRODIGY = ("adamw", "prodigy")
 QUANTIZATIONS = ("bnb_4bit", "torchao_int8")

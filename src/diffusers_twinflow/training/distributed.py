@@ -76,7 +76,7 @@ def shards_parameters(accelerator: Accelerator) -> bool:
 
 
 def checkpoint_state(accelerator: Accelerator, model: torch.nn.Module) -> AbstractContextManager:
-    """Return the context to save and load accelerate's state in, so that it has no frozen weights.
+    """Return the context in which accelerate saves and loads its state without frozen weights.
 
     With FSDP2, accelerate saves the whole model by itself. Otherwise `TrainedWeights` or DeepSpeed's options leave the
     frozen weights out.

@@ -5,7 +5,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.models.modeling_utils import ModelMixin
 
-from ..models.merged_lora import MergedLora, lora_layers, merged_size
+from ..models.merged_lora import MergedLora, merged_size
 from .arguments import TrainingArguments
 from .distributed import shards_parameters
 
@@ -28,7 +28,7 @@ def merged_lora(transformer: ModelMixin, args: TrainingArguments, accelerator: A
         return None
     limit = args.merged_lora_gigabytes
     most = DEFAULT_SHARE * memory_of(accelerator.device) if limit is None else limit * GIGABYTE
-    return MergedLora(transformer) if merged_size(lora_layers(transformer)) <= most else None
+    return MergedLora(transformer) if merged_size(transformer) <= most else None
 
 
 def memory_of(device: torch.device) -> int:

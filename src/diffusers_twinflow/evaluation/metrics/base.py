@@ -36,6 +36,27 @@ class Metric(Protocol):
         """Move the metric's models to a device."""
 
 
+class TorchMetric:
+    """A metric of torchmetrics with one score.
+
+    Args:
+        name: name of the score.
+        metric: the metric.
+    """
+
+    def __init__(self, name: str, metric: Any) -> None:
+        self.name, self.metric = name, metric
+
+    def compute(self) -> dict[str, float]:
+        return {self.name: self.metric.compute().item()}
+
+    def reset(self) -> None:
+        self.metric.reset()
+
+    def to(self, device: torch.device | str) -> None:
+        self.metric.to(device)
+
+
 class PerImageMetric:
     """A metric whose scores are computed from one record per image, or per call.
 

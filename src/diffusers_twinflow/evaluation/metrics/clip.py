@@ -8,10 +8,10 @@ import torch
 
 from ..models import PromptModel
 from ..prompts import EvaluationPrompt
-from .base import Gather, PerImageMetric
+from .base import Gather, PerImageMetric, TorchMetric
 
 
-class PromptScore:
+class PromptScore(TorchMetric):
     """CLIP score of torchmetrics: 100 times the mean cosine similarity of images and prompts, at least 0.
 
     Args:
@@ -23,21 +23,12 @@ class PromptScore:
     def __init__(self, model: PromptModel, *, name: str = "clip_score", is_shared: bool = False) -> None:
         from torchmetrics.multimodal import CLIPScore
 
-        self.name = name
-        self.metric = CLIPScore(lambda: (model, model.processor), sync_on_compute=is_shared)  # type: ignore[arg-type, return-value]
+        metric = CLIPScore(lambda: (model, model.processor), sync_on_compute=is_shared)  # type: ignore[arg-type, return-value]
+        super().__init__(name, metric)
 
     @torch.no_grad()
     def update(self, images: torch.Tensor, prompts: Sequence[EvaluationPrompt]) -> None:
         self.metric.update(images, [prompt.prompt for prompt in prompts])
-
-    def compute(self) -> dict[str, float]:
-        return {self.name: self.metric.compute().item()}
-
-    def reset(self) -> None:
-        self.metric.reset()
-
-    def to(self, device: torch.device | str) -> None:
-        self.metric.to(device)
 
 
 class Diversity(PerImageMetric):

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from ..prompts import EvaluationPrompt
+from .base import TorchMetric
 
 INCEPTION_FEATURES = 2048
 
 
-class FrechetDistance:
+class FrechetDistance(TorchMetric):
     """Fréchet distance of torchmetrics between the features of generated images and of reference images.
 
     Args:
@@ -22,12 +23,12 @@ class FrechetDistance:
     def __init__(self, features: torch.nn.Module | None = None, *, name: str = "fid", is_shared: bool = False) -> None:
         from torchmetrics.image.fid import FrechetInceptionDistance
 
-        self.name = name
-        self.metric = FrechetInceptionDistance(
+        metric = FrechetInceptionDistance(
             INCEPTION_FEATURES if features is None else features,
             reset_real_features=False,
             sync_on_compute=is_shared,
         )
+        super().__init__(name, metric)
 
     @torch.no_grad()
     def add_reference(self, images: torch.Tensor) -> None:
@@ -37,12 +38,3 @@ class FrechetDistance:
     @torch.no_grad()
     def update(self, images: torch.Tensor, prompts: Sequence[EvaluationPrompt]) -> None:
         self.metric.update(images, real=False)
-
-    def compute(self) -> dict[str, float]:
-        return {self.name: self.metric.compute().item()}
-
-    def reset(self) -> None:
-        self.metric.reset()
-
-    def to(self, device: torch.device | str) -> None:
-        self.metric.to(device)
