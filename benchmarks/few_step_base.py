@@ -12,13 +12,10 @@ import datetime
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from diffusers import StableDiffusion3Pipeline
-from tqdm.auto import tqdm
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "examples" / "digits"))
@@ -28,14 +25,11 @@ from report import environment  # noqa: E402
 from score import score_column, twinflow_column  # noqa: E402
 
 from diffusers_twinflow import TwinFlowPipeline, TwinFlowScheduler  # noqa: E402
-from diffusers_twinflow.data.batches import LatentBatches  # noqa: E402
 from diffusers_twinflow.families import FAMILIES  # noqa: E402
 from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline  # noqa: E402
 from diffusers_twinflow.pipelines import export  # noqa: E402
 from diffusers_twinflow.training.recipe import build_options  # noqa: E402
-from diffusers_twinflow.training.trainer import Trainer  # noqa: E402
-from schedules import BASE, OPTIONS, Scorer  # noqa: E402
-from stability import RandomDigits, encode_digits  # noqa: E402
+from schedules import BASE, OPTIONS, Scorer, train_on_digits  # noqa: E402
 
 STEP_COUNTS = (1, 2, 4)
 FLOW_MATCHING = {"twinflow_enabled": False}
@@ -55,26 +49,9 @@ def train(
     """Train a LoRA on digits and save it. Returns the seconds of the steps."""
     options = OPTIONS | {"pretrained_model_name_or_path": base, "output_dir": output, "seed": args.seed}
     options |= {"train_batch_size": args.batch_size, "max_train_steps": steps} | changes
-    given = build_options(options)
-    family = FAMILIES["stable_diffusion_3"]
-    pipeline = load_stock_pipeline(family, base)
-    torch.manual_seed(args.seed)
-    latents, labels, prompts = encode_digits(family.bind(pipeline), pipeline, data_dir)
-    data = LatentBatches(
-        RandomDigits(latents, labels, prompts, args.batch_size, args.seed),
-        seed=args.seed,
-        batch_size=args.batch_size,
-        empty_condition={key: tensor[10:] for key, tensor in prompts.items()},
-    )
-    start = time.perf_counter()
-    trainer = Trainer(pipeline, given.arguments, given.method(), data, callbacks=[])
-    trainer.prepare()
-    for batch in tqdm(trainer.loader, desc=name, total=steps, leave=False):
-        trainer.begin_step()
-        trainer.train_micro_batch(batch)
-        trainer.step += 1
+    trainer, seconds = train_on_digits(build_options(options), data_dir, name)
     trainer.save()
-    return time.perf_counter() - start
+    return seconds
 
 
 def make_few_step_model(directory: Path, args: argparse.Namespace) -> str:

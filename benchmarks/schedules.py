@@ -14,7 +14,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
 from tqdm.auto import tqdm
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -27,12 +26,9 @@ from report import environment  # noqa: E402
 from score import initial_noise, score_column, twinflow_column  # noqa: E402
 
 from diffusers_twinflow import TwinFlowPipeline  # noqa: E402
-from diffusers_twinflow.data.batches import LatentBatches  # noqa: E402
-from diffusers_twinflow.families import FAMILIES  # noqa: E402
-from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline  # noqa: E402
-from diffusers_twinflow.training.recipe import build_options  # noqa: E402
+from diffusers_twinflow.training.recipe import RunOptions, build_options  # noqa: E402
 from diffusers_twinflow.training.trainer import Trainer  # noqa: E402
-from stability import RandomDigits, encode_digits  # noqa: E402
+from stability import DigitsInMemory  # noqa: E402
 
 BASE = REPOSITORY / "examples" / "digits" / "base"
 SCHEDULES = {
@@ -69,6 +65,18 @@ class Scorer:
         return found
 
 
+def train_on_digits(given: RunOptions, data_dir: str, title: str) -> tuple[Trainer, float]:
+    """Take all steps of a run on encoded digits. Returns the trainer, which has saved nothing, and the seconds."""
+    digits, start = DigitsInMemory(given, data_dir), time.perf_counter()
+    trainer = Trainer(digits.pipeline, given.arguments, given.method(), digits.batches, callbacks=[])
+    trainer.prepare()
+    for batch in tqdm(trainer.loader, desc=title, total=given.arguments.max_train_steps, leave=False):
+        trainer.begin_step()
+        trainer.train_micro_batch(batch)
+        trainer.step += 1
+    return trainer, time.perf_counter() - start
+
+
 def train(name: str, seed: int, args: argparse.Namespace, scorer: Scorer) -> dict[str, object]:
     """One run and its scores."""
     options = OPTIONS | SCHEDULES[name]
@@ -77,24 +85,7 @@ def train(name: str, seed: int, args: argparse.Namespace, scorer: Scorer) -> dic
         given = build_options(
             options | {"pretrained_model_name_or_path": str(BASE), "output_dir": f"{directory}/lora"}
         )
-        family = FAMILIES["stable_diffusion_3"]
-        pipeline = load_stock_pipeline(family, str(BASE))
-        torch.manual_seed(seed)
-        latents, labels, prompts = encode_digits(family.bind(pipeline), pipeline, args.data_dir)
-        data = LatentBatches(
-            RandomDigits(latents, labels, prompts, args.batch_size, seed),
-            seed=seed,
-            batch_size=args.batch_size,
-            empty_condition={key: tensor[10:] for key, tensor in prompts.items()},
-        )
-        start = time.perf_counter()
-        trainer = Trainer(pipeline, given.arguments, given.method(), data, callbacks=[])
-        trainer.prepare()
-        for batch in tqdm(trainer.loader, desc=f"{name}, seed {seed}", total=args.steps, leave=False):
-            trainer.begin_step()
-            trainer.train_micro_batch(batch)
-            trainer.step += 1
-        seconds = time.perf_counter() - start
+        trainer, seconds = train_on_digits(given, args.data_dir, f"{name}, seed {seed}")
         trainer.save()
         scores = scorer.rows(f"{directory}/lora")
     return {"schedule": name, "seed": seed, "options": options, "seconds": seconds, "scores": scores}

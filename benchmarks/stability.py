@@ -28,6 +28,7 @@ from diffusers_twinflow.data.batches import LatentBatches  # noqa: E402
 from diffusers_twinflow.families import FAMILIES  # noqa: E402
 from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline  # noqa: E402
 from diffusers_twinflow.training.callbacks import TrainerCallback  # noqa: E402
+from diffusers_twinflow.training.recipe import RunOptions  # noqa: E402
 from diffusers_twinflow.training.trainer import Trainer  # noqa: E402
 
 CONFIG = str(REPOSITORY / "examples" / "digits" / "distill_lora.json")
@@ -94,29 +95,41 @@ def encode_digits(family, pipeline, data_dir: str) -> tuple[torch.Tensor, torch.
     return latents, labels, prompts
 
 
+class DigitsInMemory:
+    """The base of a run and batches of encoded digits, drawn with the run's seed.
+
+    Args:
+        given: options of the run.
+        data_dir: folder of the digits.
+    """
+
+    def __init__(self, given: RunOptions, data_dir: str):
+        arguments, family = given.arguments, FAMILIES["stable_diffusion_3"]
+        self.pipeline = load_stock_pipeline(family, arguments.pretrained_model_name_or_path)
+        torch.manual_seed(arguments.seed)
+        self.latents, labels, self.prompts = encode_digits(family.bind(self.pipeline), self.pipeline, data_dir)
+        self.batches = LatentBatches(
+            RandomDigits(self.latents, labels, self.prompts, arguments.train_batch_size, arguments.seed),
+            seed=arguments.seed,
+            batch_size=arguments.train_batch_size,
+            empty_condition={key: tensor[10:] for key, tensor in self.prompts.items()},
+        )
+
+
 def train(name: str, seed: int, args) -> dict:
     """One run: the largest mean loss of ten steps, and how large the one-step latents grew."""
     options = ["--config", CONFIG, "--twinflow_enhanced_ratio=0.5", "--twinflow_adversarial_enabled"]
     options += [f"--seed={seed}", *RUNS[name]]
     given = parse_args([*options, f"--train_batch_size={args.batch_size}", f"--max_train_steps={args.steps}"])
-    family = FAMILIES["stable_diffusion_3"]
-    pipeline = load_stock_pipeline(family, given.arguments.pretrained_model_name_or_path)
-    torch.manual_seed(seed)
-    latents, labels, prompts = encode_digits(family.bind(pipeline), pipeline, args.data_dir)
-    data = LatentBatches(
-        RandomDigits(latents, labels, prompts, args.batch_size, seed),
-        seed=seed,
-        batch_size=args.batch_size,
-        empty_condition={key: tensor[10:] for key, tensor in prompts.items()},
-    )
+    digits = DigitsInMemory(given, args.data_dir)
     losses, sizes, start = Losses(), [], time.perf_counter()
-    trainer = WarmedUp(pipeline, given.arguments, given.method(), data, callbacks=[losses])
+    trainer = WarmedUp(digits.pipeline, given.arguments, given.method(), digits.batches, callbacks=[losses])
     trainer.prepare()
     for batch in tqdm(trainer.loader, desc=f"{name}, seed {seed}", total=args.steps, leave=False):
         trainer.begin_step()
         trainer.train_micro_batch(batch)
         if len(losses.values) % WINDOW == 0:
-            sizes.append(size_of_one_step(trainer.networks.student, latents.shape[1:], prompts))
+            sizes.append(size_of_one_step(trainer.networks.student, digits.latents.shape[1:], digits.prompts))
             if statistics.mean(losses.values[-WINDOW:]) > RUNAWAY_LOSS:
                 break
     steps = len(losses.values)

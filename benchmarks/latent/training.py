@@ -5,15 +5,14 @@ from pathlib import Path
 
 import torch
 from build_base import zero_initialize
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-from text import build_text_encoder
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.data.batches import LatentBatches
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.methods import FlowMatching, TwinFlow
 from diffusers_twinflow.training import Trainer, TrainingArguments
-from quality.building import build_word_tokenizer
+from quality.building import with_text_encoders
 
 from .autoencoder import LATENT_CHANNELS
 from .data import Encoded
@@ -26,11 +25,6 @@ MAX_SEQUENCE_LENGTH = 1  # there is no T5 encoder
 
 def build_pipeline(captions: Sequence[str], settings: Settings) -> StableDiffusion3Pipeline:
     """Build the untrained base: real classes, frozen random text encoders, no autoencoder."""
-    tokenizers = [build_word_tokenizer(list(captions), settings.max_tokens) for _ in range(2)]
-    encoders = [
-        build_text_encoder(tokenizer, settings.seed + number, settings.text_width)
-        for number, tokenizer in enumerate(tokenizers)
-    ]
     side, width = settings.image_size // 8, settings.num_heads * HEAD_DIM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -49,17 +43,7 @@ def build_pipeline(captions: Sequence[str], settings: Settings) -> StableDiffusi
             qk_norm="rms_norm",
         )
     zero_initialize(transformer)
-    return StableDiffusion3Pipeline(
-        transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
-        vae=None,
-        text_encoder=encoders[0],
-        tokenizer=tokenizers[0],
-        text_encoder_2=encoders[1],
-        tokenizer_2=tokenizers[1],
-        text_encoder_3=None,
-        tokenizer_3=None,
-    )
+    return with_text_encoders(transformer, None, list(captions), settings)
 
 
 @torch.no_grad()

@@ -87,13 +87,24 @@ def psnr(autoencoder: AutoencoderKL, images: torch.Tensor) -> float:
 
 def assemble(autoencoder: AutoencoderKL, train: Split, settings: Settings) -> StableDiffusion3Pipeline:
     """The pipeline around a trained autoencoder; call it with `max_sequence_length=1`, for there is no T5 encoder."""
-    tokenizers = [build_word_tokenizer(train.texts + train.group_texts, settings.max_tokens) for _ in range(2)]
+    return with_text_encoders(build_transformer(settings), autoencoder, train.texts + train.group_texts, settings)
+
+
+def with_text_encoders(
+    transformer: SD3Transformer2DModel, autoencoder: AutoencoderKL | None, captions: list[str], settings
+) -> StableDiffusion3Pipeline:
+    """The pipeline of a transformer with two frozen random text encoders, which know the words of the captions.
+
+    Args:
+        settings: `max_tokens`, `text_width` and `seed` of this or another benchmark.
+    """
+    tokenizers = [build_word_tokenizer(captions, settings.max_tokens) for _ in range(2)]
     encoders = [
         build_text_encoder(tokenizer, settings.seed + number, settings.text_width)
         for number, tokenizer in enumerate(tokenizers)
     ]
     return StableDiffusion3Pipeline(
-        transformer=build_transformer(settings),
+        transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
         vae=autoencoder,
         text_encoder=encoders[0],

@@ -35,7 +35,7 @@ def add_own_samples(
     base: Path, data_dir: Path, output_dir: Path, train: Split, test: Split, settings: Settings, guidance_scale: float
 ) -> dict[str, int]:
     """Write the data and the base's images of as many captions, with its steps and guidance; gives their numbers."""
-    sources = list(enumerate_captions(train, new_captions(train, test)))
+    sources = [*((text, index) for index, text in enumerate(train.texts)), *new_captions(train, test).items()]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipeline, side = load_base(base, device), settings.image_size // 4
     generator = torch.Generator().manual_seed(settings.seed + 2)
@@ -55,12 +55,6 @@ def add_own_samples(
     concatenate_datasets([real, own]).to_parquet(output_dir / "train.parquet")
     shutil.copy(data_dir / "test.parquet", output_dir)
     return {"real": len(real), "own": len(own), "new_captions": len(own) - len(train)}
-
-
-def enumerate_captions(train: Split, new: dict[str, int]):
-    """Each caption with the train image whose group and style it has."""
-    yield from ((text, index) for index, text in enumerate(train.texts))
-    yield from new.items()
 
 
 def encoded(image: np.ndarray) -> bytes:

@@ -6,16 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from diffusers_twinflow.training.trainer import Trainer
-
-
-@pytest.fixture(autouse=True)
-def new_accelerator_state():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+from tests.fresh_accelerator import new_accelerator_state  # noqa: F401
 
 
 @pytest.fixture

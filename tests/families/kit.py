@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import DiffusionPipeline
 
 from diffusers_twinflow.diff2flow import Diff2Flow, flow_scale
@@ -20,6 +19,7 @@ from diffusers_twinflow.families import FAMILIES, Family
 from diffusers_twinflow.families.encoding import as_pictures
 from tests import tiny
 from tests.families import tiny_diffusion, tiny_flux, tiny_images, tiny_qwen, tiny_videos, tiny_z_image
+from tests.fresh_accelerator import fresh_accelerator
 
 PROMPTS = ["a picture", "b"]
 STEPS = 20
@@ -252,10 +252,8 @@ def train(script, case: Case, base: Path, images: Path, output: Path, train_type
         options |= {"reference_image_column": "reference", "validation_image": next(images.glob("*.png"))}
     switches = ["--twinflow_enabled", "--twinflow_adversarial_enabled", "--no-save_ema", *case.options]
     pictures = ["--validation_prompts", *PROMPTS, "--validation_step_counts", "1", "2"]
-    try:
+    with fresh_accelerator():
         script.main([f"--{k}={v}" for k, v in options.items()] + switches + pictures)
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @torch.no_grad()

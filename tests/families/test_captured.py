@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers.pipelines.flux import pipeline_flux_kontext
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
@@ -22,6 +21,7 @@ from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.training import Trainer, TrainingArguments
 from tests import videos
 from tests.families import kit, tiny_captured
+from tests.fresh_accelerator import fresh_accelerator
 
 SAME_LENGTH = ["a red fox", "two birds"]
 DIFFERENT = ["a", "a picture with many more words than the other one has"]
@@ -281,11 +281,9 @@ def test_samples_with_references_make_a_batch(build, small_references):
 
 
 def trained(arguments: TrainingArguments, **options) -> Trainer:
-    try:
+    with fresh_accelerator():
         trainer = Trainer(None, arguments, TwinFlow(TwinFlowConfig(twinflow_enabled=True, **options)))
         trainer.train()
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
     assert not trainer.problems
     return trainer
 

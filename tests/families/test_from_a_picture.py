@@ -3,7 +3,6 @@
 import diffusers
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 from diffusers_twinflow import TwinFlowConfig, load_twinflow_lora
@@ -12,6 +11,7 @@ from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.training import Trainer, TrainingArguments
 from tests import tiny
 from tests.families.kit import CASES
+from tests.fresh_accelerator import fresh_accelerator
 
 PIPELINES = [(name, pipeline) for name, classes in CLASSES.items() for pipeline in classes.from_picture]
 FIRST = "StableDiffusion3Img2ImgPipeline"
@@ -37,11 +37,9 @@ def test_a_step_on_images_to_an_image(name, class_name, tmp_path, image_dir):
         rank=2,
         save_ema=False,
     )
-    try:
+    with fresh_accelerator():
         trainer = Trainer(None, arguments, TwinFlow(TwinFlowConfig(twinflow_enabled=True)))
         trainer.train()
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
     assert not trainer.problems and trainer.family.name == name
 
     assert family_of(pipeline).name == name

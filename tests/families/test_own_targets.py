@@ -3,7 +3,6 @@
 import diffusers
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowPipeline
@@ -14,6 +13,7 @@ from diffusers_twinflow.hub.stock_use import StockUse, stock_use
 from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.training import Trainer, TrainingArguments
 from tests.families import tiny_captured
+from tests.fresh_accelerator import fresh_accelerator
 
 CASES = [
     pytest.param(tiny_captured.hunyuan_image_meanflow, {}, id="HunyuanImage"),
@@ -38,11 +38,9 @@ def test_a_trained_lora_draws_in_the_stock_pipeline(build, frames, tmp_path):
         save_ema=False,
         **frames,
     )
-    try:
+    with fresh_accelerator():
         trainer = Trainer(None, arguments, TwinFlow(TwinFlowConfig(twinflow_enabled=True, twinflow_image_free=True)))
         trainer.train()
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
     assert trainer.transformer.time_conditioning.target_timestep_embedder is None
 
     ours = TwinFlowPipeline.from_pretrained(tmp_path / "out", merge=False)

@@ -7,7 +7,6 @@ from dataclasses import replace
 import peft
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import StableDiffusion3Pipeline
 from packaging import version
 from peft import LoraConfig, get_peft_model_state_dict
@@ -22,6 +21,7 @@ from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.pipelines import export
 from diffusers_twinflow.schedulers import TwinFlowScheduler
 from diffusers_twinflow.training import Trainer, TrainingArguments
+from tests.fresh_accelerator import fresh_accelerator
 from tests.hub.repositories import FAMILY
 
 CALL = {"num_inference_steps": 2, "output_type": "pt", "height": 16, "width": 16}
@@ -64,11 +64,9 @@ def trained(base_dir, style, image_dir, tmp_path_factory):
         max_train_steps=2,
         save_ema=False,
     )
-    try:
+    with fresh_accelerator():
         trainer = Trainer(None, arguments, TwinFlow(TwinFlowConfig(twinflow_enabled=True)))
         trainer.train()
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
     return trainer, output
 
 

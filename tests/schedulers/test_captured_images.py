@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from diffusers_twinflow import TwinFlowConfig, load_twinflow_lora
 from diffusers_twinflow.configuration import TwinFlowConfigError
@@ -13,6 +12,7 @@ from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.families.decode_capture import Decoder
 from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.training import Trainer, TrainingArguments
+from tests.fresh_accelerator import fresh_accelerator
 from tests.schedulers.captured_pipelines import CANNOT_BE_DECODED, TRAINED, Captured
 from tests.schedulers.stock_pipelines.batches import RESIZES
 from tests.smaller_pictures import resize_to
@@ -127,12 +127,10 @@ def test_a_lora_step_on_data_to_a_sample(contract, tmp_path):
         use_ema=None,
     )
     data = LatentBatches([{"latents": latents, "condition": condition}], batch_size=1, seed=0)
-    try:
+    with fresh_accelerator():
         trainer = Trainer(found.pipe, arguments, TwinFlow(config), data, family=family)
         trainer.train()
         trainer.save()
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
     assert not trainer.problems
 
     fresh = Captured(contract)
