@@ -279,6 +279,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--base_minutes", type=float, default=7.0, help="For the base's transformer, all in all.")
     parser.add_argument("--minutes", type=float, default=10.0, help="For the variants, their scores included.")
     parser.add_argument("--steps", type=int, help="Optimizer steps of a variant.")
+    parser.add_argument("--guidance_scales", type=float, nargs="+", help="Tried for the base's best images.")
     parser.add_argument("--only", nargs="+", help="Names of variants; all by default.")
     parser.add_argument("--trained_steps", type=int, help=f"For --stage {SCORE}.")
     parser.add_argument("--keep_weights", action="store_true", help="Of the variants, once they are scored.")
@@ -308,6 +309,8 @@ def main(args: argparse.Namespace) -> None:
     settings = REHEARSAL if args.rehearsal else FULL
     if args.steps:
         settings = replace(settings, steps=args.steps)
+    if args.guidance_scales:
+        settings = replace(settings, guidance_scales=tuple(args.guidance_scales))
     if args.rehearsal:
         print("REHEARSAL: tiny models, a few steps, digits. It shows that everything runs; its figures mean nothing.")
     benchmark = Benchmark(args, settings)
