@@ -17,7 +17,7 @@ from diffusers_twinflow.integrations.simpletuner.option_table import treatment_o
 from diffusers_twinflow.training.recipe import load_recipe
 
 CHECKOUT = os.environ.get("SIMPLETUNER_CHECKOUT")
-TWINFLOW = {"twinflow_enabled": True, "use_ema": True}
+TWINFLOW = {"twinflow_enabled": True, "use_ema": True, "distillation_method": None}
 """What switches TwinFlow on in a recipe of SimpleTuner."""
 
 

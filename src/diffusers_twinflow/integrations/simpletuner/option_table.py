@@ -82,7 +82,8 @@ CONVERTED = {
 OWN_LOSS = "the loss is the loss of TwinFlow; leave it out"
 OTHER_WEIGHTS = "only the denoiser of the base is trained; leave it out"
 OTHER_BASE = "save a pipeline that includes this part, and set pretrained_model_name_or_path to its folder"
-OTHER_LORA = "merge it into the base, and set pretrained_model_name_or_path to its folder"
+OTHER_LORA = "set base_loras to its path, which merges it into the base"
+GIVEN_FRAMES = "samples have no reference images and no given frames; leave it out"
 SCHEDULED_SAMPLING = "scheduled sampling must be off"
 REFUSED = {
     "assistant_lora_path": Refused(OTHER_LORA),
@@ -96,9 +97,15 @@ REFUSED = {
     "input_perturbation": Refused("every noise belongs to the method; leave it out"),
     "internal_guidance_enabled": Refused(OWN_LOSS),
     "irepa_enabled": Refused(OWN_LOSS),
+    "krea2_reference_latents": Refused(GIVEN_FRAMES),
     "layer_freeze_strategy": Refused("all weights or a LoRA are trained; leave it out"),
     "layersync_enabled": Refused(OWN_LOSS),
     "lr_scale_sqrt": Refused("use lr_scale, or set the learning rate"),
+    "ltx2_first_frame_conditioning_probability": Refused(GIVEN_FRAMES),
+    "ltx2_intrinsic_conditioning": Refused(GIVEN_FRAMES),
+    "ltx2_mask_conditioning_probability": Refused(GIVEN_FRAMES),
+    "ltx2_prefix_conditioning_probability": Refused(GIVEN_FRAMES),
+    "ltx2_suffix_conditioning_probability": Refused(GIVEN_FRAMES),
     "mixflow_enabled": Refused(OWN_LOSS),
     "nextlat_enabled": Refused(OWN_LOSS),
     "offset_noise": Refused("every noise belongs to the method; leave it out"),
@@ -202,11 +209,9 @@ IGNORED_NAMES = {
     ),
     NO_LYCORIS: "init_lokr_norm lycoris_config",
     NO_REFERENCES: (
-        "krea2_reference_latents ltx2_first_frame_conditioning_probability ltx2_intrinsic_conditioning "
-        "ltx2_mask_conditioning_probability ltx2_prefix_conditioning_frames ltx2_prefix_conditioning_probability "
-        "ltx2_reference_spatial_scale_factor ltx2_reference_temporal_scale_factor ltx2_suffix_conditioning_frames "
-        "ltx2_suffix_conditioning_probability ltx_i2v_prob ltx_partial_noise_fraction ltx_protect_first_frame "
-        "ltx_train_mode validation_ltx2_video_conditioning"
+        "ltx2_prefix_conditioning_frames ltx2_reference_spatial_scale_factor ltx2_reference_temporal_scale_factor "
+        "ltx2_suffix_conditioning_frames ltx_i2v_prob ltx_partial_noise_fraction ltx_protect_first_frame ltx_train_mode "
+        "validation_ltx2_video_conditioning"
     ),
     NO_SAFETY_CHECK: (
         "enable_nsfw_check nsfw_check_backend_types nsfw_check_min_votes nsfw_check_models nsfw_check_sample_types "

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...configuration import TwinFlowConfigError
 from ...options import check_option_name, misspelled_option
-from .base_models import base_of, check_trainable, simpletuner_family
+from .base_models import base_of, simpletuner_family
 from .data_backends import TranslatedData, size_options, translate_data_backends
 from .defaults import DEFAULTS, EMA_DECAY, LORA_DEFAULTS, NUM_TRAIN_EPOCHS, OPTIMIZER_DEFAULTS
 from .option_table import RENAMED, TABLE, treatment_of
@@ -102,7 +102,8 @@ def ignored_options(
 def _translated(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
     translated: dict[str, Any] = {}
     has_twinflow = bool(given.get("twinflow_enabled"))
-    for name, value in given.items():
+    for name in sorted(given, key=lambda name: name != "model_family"):  # without a base, no other option matters
+        value = given[name]
         for target, new in _translate_option(name, value, known, has_twinflow).items():
             if translated.setdefault(target, new) != new:
                 raise TwinFlowConfigError(
@@ -199,7 +200,6 @@ def _choose_base(translated: dict[str, Any]) -> None:
     family, flavour = translated.pop("model_family", None), translated.pop("model_flavour", None)
     if not family:
         return
-    check_trainable(family)
     if not translated.get(BASE):
         translated[BASE] = base_of(family, flavour)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...configuration import TwinFlowConfigError
-from .base_models import FLUX_LORA_TARGETS
+from .base_models import FLUX_LORA_TARGETS, check_trainable
 from .defaults import DEFAULTS
 from .treatments import OFF, shown, switch
 
@@ -78,6 +78,8 @@ def number(name: str, value: Any) -> float:
 def model_family(value: Any) -> dict[str, Any]:
     if not isinstance(value, str):
         raise TwinFlowConfigError(f"model_family={shown(value)} must be a text, such as 'sd3'.")
+    if value:
+        check_trainable(value)
     return {"model_family": value}
 
 
