@@ -1,133 +1,279 @@
-"""A few-step model of captioned drawings at 256 pixels, in the latents of a published autoencoder.
+"""Compare ways to make a few-step model of captioned drawings at 256 pixels, in the latents of a published autoencoder.
 
-On a GPU, with the packages of `benchmarks/latent/data.py` and the autoencoder of `benchmarks/latent/autoencoder.py`:
+On a GPU, with the file that `benchmarks/latent/packing.py` writes, the autoencoder of `benchmarks/latent/autoencoder.py`, and
+checkouts of two other repositories (inclusionAI/TwinFlow and zhuyu-cs/MeanFlow):
 
-    python benchmarks/latent.py --fluent fluent/package --names google/package --autoencoder taesd --train_type lora
+    python benchmarks/latent.py --drawings fluent.zip --autoencoder taesd --authors TwinFlow --mean_flow MeanFlow
 
-The drawings are encoded once. A base is trained on them with flow matching, distilled with the recommended recipe, and
-scored with the code of `diffusers-twinflow evaluate`. Without these folders it is a rehearsal: tiny models on plain shapes
-with a random autoencoder, to see that everything runs. Its figures mean nothing. Results are in outputs/ alone.
+The drawings are encoded once. A judge is trained on them, and a base with flow matching. Then each way distils the base for
+the same minutes: this package with the recommended recipe, the TwinFlow authors' code, and MeanFlow. Their images are scored
+with the metrics of `diffusers-twinflow evaluate`. Everything is written to `latent.json` in the output folder as soon as it is
+measured. Another call with the same folder continues there. A part that fails is reported, and the others are run.
+
+Without `--drawings` it is a rehearsal: tiny models on plain shapes with a random autoencoder, to see that everything runs. Its
+figures mean nothing.
 """
 
 import argparse
+import gc
 import json
-from dataclasses import asdict
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from tqdm.auto import tqdm
 
-from diffusers_twinflow import TwinFlowPipeline
-from diffusers_twinflow.evaluation import (
-    Evaluation,
-    EvaluationArguments,
-    EvaluationPlan,
-    EvaluationPrompt,
-    subject_of,
-)
-from diffusers_twinflow.evaluation.metrics import FrechetDistance
-from diffusers_twinflow.evaluation.rows import rows_of
-from diffusers_twinflow.hub.files import locate_repository
-from latent.autoencoder import LatentStatistics, build_autoencoder, encode, normalize, psnr, set_statistics
-from latent.data import Drawing, Encoded, draw_shapes, pixels_of, read_emoji
+from diffusers_twinflow.evaluation.settings import library_versions
+from latent import report as figures
+from latent.autoencoder import build_autoencoder, encode, normalize, psnr, reconstruct, set_statistics
+from latent.data import Encoded, draw_shapes, pixels_of, unpack
+from latent.drawing import Artist, load_base
+from latent.judge import CaptionJudge, load_judge, save_judge, train_judge
+from latent.scoring import Prompts, Scorer
 from latent.settings import FULL, REHEARSAL, Settings
-from latent.training import FAMILY, build_pipeline, distil, encode_captions, train_base
+from latent.training import build_pipeline, encode_captions, train_base
+from latent.ways import WAYS, Place, drawn_by, train
+from quality.sampling import STOCK_SCHEDULERS
+from quality.timing import synchronize
 
-REFERENCE_IMAGES = 2_000
-GUIDANCE = 2.0
+FEW_STEP_SCHEDULERS = ("FlowMatchEuler", "UniPC")
+MINUTES_TO_START = 1.5
+"""For compilation and scores, beside the minutes of training."""
 
 
 class Benchmark:
     """Its stages. What an earlier call left in the folder is used again."""
 
     def __init__(self, args: argparse.Namespace, settings: Settings):
-        self.args, self.settings = args, settings
+        self.args, self.settings, self.start = args, settings, time.monotonic()
         self.directory = Path(args.output_dir)
+        self.directory.mkdir(parents=True, exist_ok=True)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.path = self.directory / "latent.json"
+        self.report: dict = {"rows": [], "ways": {}, "seconds": {}}
+        if self.path.is_file():
+            self.report = json.loads(self.path.read_text(encoding="utf-8"))
+        self.report |= {
+            "errors": {},
+            "skipped": {},
+            "command": " ".join(["python", *sys.argv]),
+            "settings": asdict(settings),
+            "minutes": {"base": args.base_minutes, "way": args.minutes, "total": args.total_minutes},
+            "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "versions": library_versions() | {"torch": torch.__version__},
+        }
 
     def run(self) -> dict:
-        drawings = self.read()
-        autoencoder = build_autoencoder(self.args.autoencoder)
-        pixels = pixels_of(drawings)
-        latents = encode(autoencoder, pixels, self.device)
-        set_statistics(autoencoder, latents)
-        pipeline = build_pipeline([drawing.caption for drawing in drawings], self.settings)
-        report = {
-            "settings": asdict(self.settings),
-            "drawings": len(drawings),
-            "psnr": psnr(autoencoder, pixels[: self.settings.prompts], self.device),
+        self.stage("data", self.read)
+        if "data" not in self.report["errors"]:
+            self.stage("judge", self.train_judge)
+            if not (self.base / "model_index.json").is_file():
+                self.stage("base", self.train_base, self.args.base_minutes + 1)
+            self.stage("reference", self.score_base)
+            for name in self.args.ways:
+                self.stage(name, lambda name=name: self.run_way(name), self.minutes_of(name))
+        self.write_figures()
+        return self.report
+
+    def stage(self, name: str, work: Callable[[], object], minutes: float = 0) -> None:
+        """Run a stage if enough time is left. A failure is recorded, because the other stages may still work."""
+        left = self.args.total_minutes - (time.monotonic() - self.start) / 60
+        if left < minutes:
+            self.report["skipped"][name] = f"needs {minutes:.1f} minutes, {left:.1f} are left"
+            print(f"[{name}] skipped: {self.report['skipped'][name]}", flush=True)
+            return self.save()
+        began = time.monotonic()
+        print(f"[{name}] starts, {left:.1f} minutes left", flush=True)
+        try:
+            work()
+        except Exception as error:
+            self.report["errors"][name] = f"{type(error).__name__}: {error}"
+            traceback.print_exc()
+        seconds = self.report["seconds"]
+        seconds[name] = seconds.get(name, 0) + time.monotonic() - began
+        print(f"[{name}] took {time.monotonic() - began:.0f} s", flush=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.save()
+
+    def save(self) -> None:
+        unfinished = self.path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(self.report, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(self.path)
+
+    @property
+    def base(self) -> Path:
+        return self.directory / "base"
+
+    def minutes_of(self, name: str) -> float:
+        """Return the minutes that a way needs."""
+        if all(self.row_of(name, steps) for steps in self.settings.few_steps):
+            return 0
+        return MINUTES_TO_START * (self.device.type == "cuda") + self.args.minutes * WAYS[name].share
+
+    # The parts.
+
+    def read(self) -> None:
+        """Read and encode the drawings, and choose the prompts."""
+        settings, args = self.settings, self.args
+        self.drawings = draw_shapes(settings.image_size) if args.drawings is None else unpack(args.drawings, settings.image_size)
+        captions = [drawing.caption for drawing in self.drawings]
+        self.pixels = pixels_of(self.drawings)
+        self.is_held_out = torch.tensor([drawing.is_held_out for drawing in self.drawings])
+        self.prompts = Prompts.choose(self.drawings, settings)
+        self.autoencoder = build_autoencoder(args.autoencoder)
+        latents = encode(self.autoencoder, self.pixels, self.device)
+        known = latents[~self.is_held_out]
+        set_statistics(self.autoencoder, known)
+        pipeline = build_pipeline(captions, settings)
+        condition = encode_captions(pipeline, [caption for caption, no in zip(captions, self.is_held_out) if not no])
+        self.samples = Encoded(
+            normalize(self.autoencoder, known).to(self.device),
+            {name: tensor.to(self.device) for name, tensor in condition.items()},
+            {name: tensor.to(self.device) for name, tensor in encode_captions(pipeline, [""]).items()},
+            settings.base_batch_size,
+            settings.seed,
+        )
+        self.untrained = pipeline
+        self.report |= {
+            "drawings": len(self.drawings),
+            "held_out": int(self.is_held_out.sum()),
             "parameters": sum(parameter.numel() for parameter in pipeline.transformer.parameters()),
         }
-        condition = encode_captions(pipeline, [drawing.caption for drawing in drawings])
-        samples = Encoded(normalize(autoencoder, latents), condition, encode_captions(pipeline, [""]))
-        untrained, base = self.directory / "untrained", self.directory / "base"
-        distilled = self.directory / self.args.train_type
-        if not (base / "model_index.json").is_file():
-            pipeline.save_pretrained(untrained)
-            train_base(untrained, samples, base, self.settings)
-        if not (distilled / "twinflow_config.json").is_file():
-            distil(base, samples, distilled, self.settings, self.args.train_type)
-        report["rows"] = self.score(distilled, base, drawings, autoencoder)
-        (self.directory / "latent.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        return report
 
-    def read(self) -> list[Drawing]:
-        if self.args.fluent is None:
-            return draw_shapes(self.settings.image_size)
-        return read_emoji(self.args.fluent, self.args.names, self.settings.image_size)
+    def train_judge(self) -> None:
+        """Train the judge or load it, and score the drawings and their reconstructions."""
+        captions = {drawing.caption: drawing.group for drawing in self.drawings}
+        torch.manual_seed(self.settings.seed)
+        judge, path = CaptionJudge(list(captions), list(captions.values()), self.settings), self.directory / "judge.safetensors"
+        if path.is_file():
+            load_judge(judge, path, self.device)
+        else:
+            texts = [drawing.caption for drawing in self.drawings]
+            self.report["judge"] = train_judge(judge, self.pixels, texts, self.settings, self.device)
+            save_judge(judge, path)
+        self.scorer = Scorer(judge, self.pixels, self.is_held_out, self.device)
+        numbers = {drawing.caption: number for number, drawing in enumerate(self.drawings)}
+        chosen = self.pixels[[numbers[prompt] for prompt in self.prompts.all]]
+        decoded = reconstruct(self.autoencoder, chosen, self.device)
+        self.report["psnr"] = psnr(chosen, decoded)
+        self.add_row(figures.REAL, None, chosen, 0)
+        self.add_row("autoencoder", None, decoded, 0)
 
-    def score(self, distilled: Path, base: Path, drawings: list[Drawing], autoencoder) -> list[dict]:
-        """Draw and score the base and the distilled model."""
-        reference = self.directory / "reference"
-        reference.mkdir(exist_ok=True)
-        for number, drawing in enumerate(drawings[:REFERENCE_IMAGES]):
-            drawing.image.save(reference / f"{number:05d}.png")
-        arguments = EvaluationArguments(
-            metrics=["fid"],
-            reference_images=str(reference),
-            output_dir=str(self.directory / f"scores-{self.args.train_type}"),
-            steps=list(self.settings.few_steps),
-            base_steps=self.settings.draw_steps,
-            base_guidance=GUIDANCE,
-            batch_size=min(32, self.settings.prompts),
-            restart=True,
-        )
-        chosen = [drawings[i * len(drawings) // self.settings.prompts] for i in range(self.settings.prompts)]
-        prompts = [EvaluationPrompt(drawing.caption) for drawing in chosen]
-        seed = self.settings.seed
-        plan = EvaluationPlan(arguments, prompts, rows_of(arguments, FAMILY), {"seed": seed}, seed)
-        evaluation = Evaluation(plan, Accelerator())
-        options = {"base_model": str(base)} if self.args.train_type == "lora" else {}
-        pipeline = TwinFlowPipeline.from_pretrained(distilled, vae=autoencoder, **options)
-        pipeline.set_progress_bar_config(disable=True)
-        subject = subject_of(pipeline.to(self.device), locate_repository(distilled), str(base), vae=autoencoder)
-        size = {"height": self.settings.image_size, "width": self.settings.image_size}
-        with tqdm(total=evaluation.open_images, desc="Images") as bar:
-            metrics = [FrechetDistance(LatentStatistics(autoencoder))]
-            results = evaluation.run(metrics, subject, size, bar.update)
-        evaluation.write_report()
-        return [results.rows[row].to_dict() for row in plan.rows]
+    def train_base(self) -> None:
+        untrained = self.directory / "untrained"
+        self.untrained.save_pretrained(untrained)
+        usage = train_base(untrained, self.samples, self.base, self.settings, self.args.base_minutes)
+        self.report["base"] = usage.to_dict()
+
+    def score_base(self) -> None:
+        """Choose the guidance scale of the base, and score the base in many and in few steps."""
+        pipeline = load_base(self.base, self.autoencoder, self.device)
+        steps, settings = self.settings.draw_steps, self.settings
+        if "guidance" not in self.report:
+            prompts = Prompts.choose(self.drawings, replace(settings, prompts=settings.scan_prompts)).known
+            artist = self.artist(pipeline, prompts)
+            scan = {}
+            for scale in settings.guidance_scales:
+                images, _ = artist.with_pipeline(pipeline, max(2, steps // 2), guidance_scale=scale)
+                scan[scale] = self.scorer.distance(images)
+            self.report["guidance_scan"] = scan
+            self.report["guidance"] = min(scan, key=scan.get)
+            self.save()
+        scale = self.report["guidance"]
+        factor = 1 if scale <= 1 else 2
+        self.draw_artist = self.artist(pipeline, self.prompts.all)
+        if not self.row_of(figures.BASE, steps):
+            images, seconds = self.draw_artist.with_pipeline(pipeline, steps, guidance_scale=scale)
+            self.add_row(figures.BASE, steps, images, seconds, factor * steps)
+        for name in FEW_STEP_SCHEDULERS:
+            for few in settings.few_steps:
+                if not self.row_of(f"{figures.BASE}-{name}", few):
+                    images, seconds = self.draw_artist.with_pipeline(
+                        pipeline, few, guidance_scale=scale, scheduler=STOCK_SCHEDULERS[name]()
+                    )
+                    self.add_row(f"{figures.BASE}-{name}", few, images, seconds, factor * few)
+
+    def artist(self, pipeline, prompts: list[str]) -> Artist:
+        shape = self.samples.latents.shape[1:]
+        return Artist(pipeline, prompts, shape, self.settings.seed, self.settings.draw_batch)
+
+    def run_way(self, name: str) -> None:
+        """Distil the base in one way, if that is not done, and score the result."""
+        way = WAYS[name]
+        place = Place(self.base, self.directory / name, self.args.authors, self.args.mean_flow, self.device)
+        if name not in self.report["ways"]:
+            torch._dynamo.reset()
+            self.report["ways"][name] = train(way, place, self.samples, self.settings, self.args.minutes * way.share)
+            self.save()
+        draw = drawn_by(way, place, self.draw_artist, self.autoencoder)
+        for steps in self.settings.few_steps:
+            if not self.row_of(name, steps):
+                self.add_row(name, steps, *draw(steps), steps)
+        self.write_figures()
+
+    # Results.
+
+    def row_of(self, way: str, steps: int | None) -> dict | None:
+        return next((row for row in self.report["rows"] if (row["way"], row["steps"]) == (way, steps)), None)
+
+    def add_row(
+        self, way: str, steps: int | None, images: torch.Tensor, seconds: float, evaluations: int | None = None
+    ) -> None:
+        """Score the images of all prompts, and save some of them for the grids."""
+        if self.row_of(way, steps):
+            return
+        row = {"way": way, "steps": steps, "evaluations": evaluations, "seconds_per_image": seconds}
+        row["scores"] = self.scorer.score(images, self.prompts)
+        self.report["rows"].append(row)
+        places = figures.grid_places(len(self.prompts.known))
+        figures.save_strip(images, figures.strip_path(self.directory, way, steps), places)
+        shown = {name: round(value, 4) for name, value in row["scores"].items()}
+        print(f"  {way}, {steps} steps: {shown}", flush=True)
+        self.save()
+
+    def write_figures(self) -> None:
+        try:
+            prompts = [self.prompts.known[place] for place in figures.grid_places(len(self.prompts.known))]
+            figures.write_grids(self.directory, self.settings.few_steps, self.settings.draw_steps, prompts)
+            figures.write_curve(self.directory / "curve.png", self.report)
+        except Exception as error:
+            self.report["errors"]["figures"] = f"{type(error).__name__}: {error}"
+            traceback.print_exc()
+        self.save()
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fluent", type=Path, help="Unpacked package @lobehub/fluent-emoji-3d.")
-    parser.add_argument("--names", type=Path, help="Unpacked package emoji-datasource-google.")
+    parser.add_argument("--drawings", type=Path, help="File that benchmarks/latent/packing.py wrote.")
     parser.add_argument("--autoencoder", type=Path, help="Folder with taef2_encoder.pth and taef2_decoder.pth.")
-    parser.add_argument("--train_type", choices=("lora", "full"), default="lora", help="What the distillation trains.")
+    parser.add_argument("--authors", type=Path, help="Checkout of the repository inclusionAI/TwinFlow.")
+    parser.add_argument("--mean_flow", type=Path, help="Checkout of the repository zhuyu-cs/MeanFlow.")
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), help="Ways to distil, in this order.")
+    parser.add_argument("--base_minutes", type=float, default=7.0, help="Minutes to train the base.")
+    parser.add_argument("--minutes", type=float, default=2.0, help="Minutes to distil in each way.")
+    parser.add_argument(
+        "--total_minutes", type=float, default=1e6, help="Start no stage that does not fit into these minutes."
+    )
     parser.add_argument("--output_dir", default="outputs/latent", help="Folder for models, images and scores.")
     args = parser.parse_args(input_args)
-    given = [args.fluent, args.names, args.autoencoder]
-    if any(given) and not all(given):
-        parser.error("give --fluent, --names and --autoencoder together, or none of them for a rehearsal.")
+    if (args.drawings is None) != (args.autoencoder is None):
+        parser.error("give --drawings and --autoencoder together, or neither of them for a rehearsal.")
     return args
 
 
 def main(args: argparse.Namespace) -> None:
-    report = Benchmark(args, FULL if args.fluent else REHEARSAL).run()
-    for row in report["rows"]:
-        print(row["label"], row["scores"], row["error"] or "")
+    report = Benchmark(args, FULL if args.drawings else REHEARSAL).run()
+    synchronize()
+    for kind in ("skipped", "errors"):
+        for name, reason in report[kind].items():
+            print(f"{kind}: {name}: {reason}", flush=True)
+    if report["errors"]:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ OPTIONS = {
 }
 
 
-def load_method_class(checkout: str | Path) -> type:
-    """Their class for a LoRA: `METHODES["TwinFlow_LoRA"]` of `src/methodes` in the checkout.
+def load_method_class(checkout: str | Path, name: str = "TwinFlow_LoRA") -> type:
+    """A class of `METHODES` of `src/methodes` in the checkout: "TwinFlow_LoRA", or "TwinFlow" for all weights.
 
     Raises:
         FileNotFoundError: where the folder is none of theirs.
@@ -45,7 +45,7 @@ def load_method_class(checkout: str | Path) -> type:
         )
     sys.path.insert(0, str(source))
     try:
-        return importlib.import_module("methodes").METHODES["TwinFlow_LoRA"]
+        return importlib.import_module("methodes").METHODES[name]
     finally:
         sys.path.remove(str(source))
 

@@ -16,7 +16,7 @@ CHANNELS = 64
 ENCODER_BLOCKS, DECODER_BLOCKS = (11, 12, 13), (2, 3, 4)
 """Blocks at the lowest resolution, by their place in `AutoencoderTiny`."""
 FILES = {"encoder": "taef2_encoder.pth", "decoder": "taef2_decoder.pth"}
-BATCH_SIZE = 16
+BATCH_SIZE = 64
 
 
 class NormalizedBlock(AutoencoderTinyBlock):
@@ -68,9 +68,15 @@ def named_as_in_diffusers(weights: dict[str, torch.Tensor], part: str) -> dict[s
 
 @torch.no_grad()
 def encode(autoencoder: AutoencoderTiny, pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Encode pixels in [-1, 1], shape [N, 3, H, W], to latents on the CPU, shape [N, 32, H / 8, W / 8]."""
+    """Encode uint8 pixels, shape [N, 3, H, W], to latents on the CPU, shape [N, 32, H / 8, W / 8]."""
     autoencoder.to(device)
-    return torch.cat([autoencoder.encode(part.to(device)).latents.cpu() for part in pixels.split(BATCH_SIZE)])
+    parts = [autoencoder.encode(centred(part.to(device))).latents.cpu() for part in pixels.split(BATCH_SIZE)]
+    return torch.cat(parts)
+
+
+def centred(pixels: torch.Tensor) -> torch.Tensor:
+    """Return uint8 pixels as the autoencoder takes them, in [-1, 1]."""
+    return pixels.float() / 127.5 - 1
 
 
 def set_statistics(autoencoder: AutoencoderTiny, latents: torch.Tensor) -> None:
@@ -84,30 +90,17 @@ def normalize(autoencoder: AutoencoderTiny, latents: torch.Tensor) -> torch.Tens
 
 
 @torch.no_grad()
-def psnr(autoencoder: AutoencoderTiny, pixels: torch.Tensor, device: torch.device) -> float:
-    """Return the mean peak signal-to-noise ratio of reconstructions in decibel."""
+def reconstruct(autoencoder: AutoencoderTiny, pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Encode and decode uint8 pixels. Returns uint8 pixels on the CPU."""
     autoencoder.to(device)
-    ratios = []
+    parts = []
     for part in pixels.split(BATCH_SIZE):
-        shown = part.to(device)
-        decoded = autoencoder.decode(autoencoder.encode(shown).latents, return_dict=False)[0].clamp(-1, 1)
-        errors = ((decoded - shown) / 2).square().flatten(1).mean(1)
-        ratios.append((-10 * errors.clamp(min=1e-10).log10()).cpu())
-    return torch.cat(ratios).mean().item()
+        decoded = autoencoder.decode(autoencoder.encode(centred(part.to(device))).latents, return_dict=False)[0]
+        parts.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu())
+    return torch.cat(parts)
 
 
-class LatentStatistics(nn.Module):
-    """Features for a Fréchet distance without a download: mean and deviation of each latent channel.
-
-    Values are comparable only within this benchmark.
-    """
-
-    num_features = 2 * LATENT_CHANNELS
-
-    def __init__(self, autoencoder: AutoencoderTiny):
-        super().__init__()
-        self.autoencoder = autoencoder
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        latents = self.autoencoder.encode(images.float() / 127.5 - 1).latents.flatten(2)
-        return torch.cat([latents.mean(2), latents.std(2)], dim=1)
+def psnr(pixels: torch.Tensor, reconstructed: torch.Tensor) -> float:
+    """Return the mean peak signal-to-noise ratio of uint8 reconstructions in decibel."""
+    errors = ((pixels.float() - reconstructed.float()) / 255).square().flatten(1).mean(1)
+    return (-10 * errors.clamp(min=1e-10).log10()).mean().item()

@@ -1,62 +1,85 @@
-"""Captioned drawings: Fluent Emoji in 3D from two npm packages, or plain shapes for a rehearsal.
+"""Captioned drawings: a file that `packing.py` writes, or plain shapes for a rehearsal."""
 
-    npm pack @lobehub/fluent-emoji-3d && npm pack emoji-datasource-google
-    mkdir fluent google
-    tar xzf lobehub-fluent-emoji-3d-*.tgz -C fluent && tar xzf emoji-datasource-google-*.tgz -C google
-
-Drawings: Fluent Emoji (c) Microsoft, MIT, packaged by LobeHub, MIT. Names: emoji-data (c) Cal Henderson, MIT. Nothing of it
-is in this repository.
-"""
-
+import io
+import json
+import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from diffusers_twinflow.image_files import as_rgb, decode_image
-from quality.prepare_data import read_items
-
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "pink")
 SHAPES = ("circle", "square", "triangle", "line")
+INDEX = "drawings.json"
+HELD_OUT_SHARE = 0.1
+EMPTY_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawing and its caption."""
+    """A drawing, its caption, the group of its subject, and whether training must not see it."""
 
     image: Image.Image
     caption: str
+    group: str
+    is_held_out: bool = False
 
 
-def read_emoji(fluent: Path, names: Path, size: int, limit: int | None = None) -> list[Drawing]:
-    """Read the drawings that have a name, on white.
+def pack(drawings: Sequence[Drawing], path: Path, quality: int = 95) -> None:
+    """Write drawings to one zip file of WebP images and an index."""
+    index = []
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for number, drawing in enumerate(drawings):
+            encoded, name = io.BytesIO(), f"{number:05d}.webp"
+            drawing.image.save(encoded, "WEBP", quality=quality, method=4)
+            archive.writestr(name, encoded.getvalue())
+            index.append({"file": name, **{k: v for k, v in asdict(drawing).items() if k != "image"}})
+        archive.writestr(INDEX, json.dumps(index))
+
+
+def unpack(path: Path, size: int) -> list[Drawing]:
+    """Read the file that `pack` wrote.
 
     Args:
-        fluent: unpacked package @lobehub/fluent-emoji-3d.
-        names: unpacked package emoji-datasource-google.
         size: side of the images in pixels.
-        limit: number of drawings to read; all by default.
     """
-    folder = fluent / "assets"
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no {folder}: unpack @lobehub/fluent-emoji-3d and give --fluent DIR/package.")
-    found = []
-    for name, item in read_items(names, "google").items():
-        path = (folder / name).with_suffix(".webp")
-        if path.is_file() and (limit is None or len(found) < limit):
-            image = as_rgb(decode_image(path)).resize((size, size), Image.Resampling.LANCZOS)
-            found.append(Drawing(image, item["name"]))
-    if not found:
-        raise ValueError(f"no drawing in {folder} has a name in {names}: give the packages' own folders.")
-    return found
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}: run `python benchmarks/latent/packing.py` first and give its output.")
+    drawings = []
+    with zipfile.ZipFile(path) as archive:
+        for entry in json.loads(archive.read(INDEX)):
+            image = Image.open(io.BytesIO(archive.read(entry.pop("file")))).convert("RGB")
+            if image.size != (size, size):
+                image = image.resize((size, size), Image.Resampling.LANCZOS)
+            drawings.append(Drawing(image, **entry))
+    return drawings
+
+
+def hold_out(captions: Sequence[str], seed: int, share: float = HELD_OUT_SHARE) -> set[str]:
+    """Choose captions to hold out. All their words are also in other captions, so that a model knows the words."""
+    generator, left = np.random.default_rng(seed), sorted(set(captions))
+    counts: dict[str, int] = {}
+    for caption in left:
+        for word in set(caption.split()):
+            counts[word] = counts.get(word, 0) + 1
+    chosen: set[str] = set()
+    for place in generator.permutation(len(left)):
+        words = set(left[place].split())
+        if len(chosen) < share * len(left) and all(counts[word] > 1 for word in words):
+            chosen.add(left[place])
+            for word in words:
+                counts[word] -= 1
+    return chosen
 
 
 def draw_shapes(size: int) -> list[Drawing]:
-    """Draw every shape in every colour."""
-    return [Drawing(_shape(shape, colour, size), f"{colour} {shape}") for shape in SHAPES for colour in COLOURS]
+    """Draw every shape in every colour. Some combinations are held out."""
+    captions = {(shape, colour): f"{colour} {shape}" for shape in SHAPES for colour in COLOURS}
+    held_out = hold_out(list(captions.values()), 0)
+    return [Drawing(_shape(*key, size), caption, key[0], caption in held_out) for key, caption in captions.items()]
 
 
 def _shape(shape: str, colour: str, size: int) -> Image.Image:
@@ -74,33 +97,56 @@ def _shape(shape: str, colour: str, size: int) -> Image.Image:
 
 
 def pixels_of(drawings: Sequence[Drawing]) -> torch.Tensor:
-    """Return the drawings as pixels in [-1, 1], shape [N, 3, H, W]."""
+    """Return the drawings as uint8 pixels, shape [N, 3, H, W]."""
     arrays = np.stack([np.asarray(drawing.image) for drawing in drawings])
-    return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous()
 
 
-class Encoded(Sequence):
-    """Encoded samples of a run. Every tenth sample has the empty prompt, which guidance needs.
+class Encoded:
+    """Endless random batches of encoded samples, collected on their device. A tenth has the empty prompt.
 
     Args:
         latents: normalized latents, shape [N, C, h, w].
         condition: encoded captions by name, each of shape [N, ...].
         empty: encoded empty prompt, each of shape [1, ...].
+        batch_size: samples per batch.
+        seed: seed of the order. Two iterations give the same batches.
     """
 
-    def __init__(self, latents: torch.Tensor, condition: dict[str, torch.Tensor], empty: dict[str, torch.Tensor]):
+    def __init__(
+        self,
+        latents: torch.Tensor,
+        condition: dict[str, torch.Tensor],
+        empty: dict[str, torch.Tensor],
+        batch_size: int,
+        seed: int = 0,
+    ):
         self.latents, self.condition, self.empty = latents, condition, empty
+        self.batch_size, self.seed = batch_size, seed
+        self.table = {name: torch.cat([tensor, empty[name]]) for name, tensor in condition.items()}
+        """Conditions by sample; the last one is that of the empty prompt."""
 
-    def __len__(self) -> int:
-        return 10 * len(self.latents)
+    def with_batches_of(self, batch_size: int) -> "Encoded":
+        return Encoded(self.latents, self.condition, self.empty, batch_size, self.seed)
 
-    def __getitem__(self, index: int) -> dict:
-        epoch, place = divmod(index, len(self.latents))
-        is_empty = place % 10 == epoch  # over ten rounds, each drawing is once without its caption
-        condition = {
-            name: (self.empty[name][0] if is_empty else tensor[place]) for name, tensor in self.condition.items()
-        }
-        return {"latents": self.latents[place].float(), "condition": condition}
+    @property
+    def empty_place(self) -> int:
+        """Place of the empty prompt in `table`."""
+        return len(self.latents)
+
+    def places(self) -> Iterator[torch.Tensor]:
+        """Yield the samples of each batch. Each sample comes once before any comes again."""
+        generator, open_places = torch.Generator().manual_seed(self.seed), torch.empty(0, dtype=torch.long)
+        while True:
+            while len(open_places) < self.batch_size:
+                open_places = torch.cat([open_places, torch.randperm(len(self.latents), generator=generator)])
+            chosen, open_places = open_places[: self.batch_size], open_places[self.batch_size :]
+            yield chosen
 
     def __iter__(self) -> Iterator[dict]:
-        return (self[index] for index in range(len(self)))
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        for chosen in self.places():
+            is_empty = torch.rand(len(chosen), generator=generator) < EMPTY_SHARE
+            captions = torch.where(is_empty, self.empty_place, chosen).to(self.latents.device)
+            condition = {name: tensor[captions] for name, tensor in self.table.items()}
+            yield {"latents": self.latents[chosen.to(self.latents.device)], "condition": condition}

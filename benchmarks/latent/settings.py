@@ -11,11 +11,19 @@ class Settings:
         text_width: width of each of the two frozen text encoders.
         max_tokens: length of an encoded prompt.
         num_layers, num_heads: size of the transformer; a head has 64 channels.
-        base_steps, base_batch_size: optimizer steps of the base, and samples per step.
-        steps, batch_size: optimizer steps of the distillation, and samples per step.
-        prompts: number of prompts to draw.
-        draw_steps: steps of the base's best images.
-        few_steps: steps of the distilled model, and of the base with stock schedulers.
+        warm_up_steps: optimizer steps over which the learning rate of the base rises.
+        base_batch_size, batch_size: samples per step of the base and of the distillations.
+        smaller_batch: batch size that is compared with `batch_size` for equal minutes.
+        judge_size: side of the images that the judge sees, 4 times 2 to the number of its blocks.
+        judge_channels: channels of the judge's blocks.
+        judge_seconds: time to train the judge.
+        prompts: number of images of known prompts, one each.
+        diversity_prompts, diversity_seeds: prompts that are drawn with several seeds, and the seeds.
+        scan_prompts: number of images per guidance scale that is tried.
+        guidance_scales: guidance scales that are tried for the base.
+        draw_steps: steps of the base's best images. Guidance doubles the evaluations.
+        draw_batch: images per call.
+        few_steps: steps of the distilled models, and of the base with stock schedulers.
     """
 
     image_size: int
@@ -23,12 +31,20 @@ class Settings:
     max_tokens: int
     num_layers: int
     num_heads: int
-    base_steps: int
+    warm_up_steps: int
     base_batch_size: int
-    steps: int
     batch_size: int
+    smaller_batch: int
+    judge_size: int
+    judge_channels: tuple[int, ...]
+    judge_seconds: float
     prompts: int
+    diversity_prompts: int
+    diversity_seeds: int
+    scan_prompts: int
+    guidance_scales: tuple[float, ...]
     draw_steps: int
+    draw_batch: int
     few_steps: tuple[int, ...] = (1, 2, 4, 8)
     seed: int = 0
 
@@ -39,12 +55,20 @@ FULL = Settings(
     max_tokens=24,
     num_layers=8,
     num_heads=10,
-    base_steps=20_000,
+    warm_up_steps=300,
     base_batch_size=256,
-    steps=4_000,
     batch_size=256,
+    smaller_batch=64,
+    judge_size=128,
+    judge_channels=(32, 64, 128, 192, 256),
+    judge_seconds=45,
     prompts=1_000,
+    diversity_prompts=64,
+    diversity_seeds=4,
+    scan_prompts=512,
+    guidance_scales=(1.0, 1.5, 2.0, 3.0),
     draw_steps=50,
+    draw_batch=256,
 )
 REHEARSAL = Settings(
     image_size=32,
@@ -52,11 +76,19 @@ REHEARSAL = Settings(
     max_tokens=8,
     num_layers=1,
     num_heads=1,
-    base_steps=2,
+    warm_up_steps=2,
     base_batch_size=4,
-    steps=2,
     batch_size=4,
-    prompts=3,
-    draw_steps=4,
+    smaller_batch=4,
+    judge_size=16,
+    judge_channels=(4, 4),
+    judge_seconds=0.2,
+    prompts=4,
+    diversity_prompts=2,
+    diversity_seeds=2,
+    scan_prompts=4,
+    guidance_scales=(1.0, 2.0),
+    draw_steps=2,
+    draw_batch=8,
     few_steps=(1, 2),
 )

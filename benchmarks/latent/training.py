@@ -11,16 +11,20 @@ from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.data.batches import LatentBatches
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.methods import FlowMatching, TwinFlow
-from diffusers_twinflow.training import Trainer, TrainingArguments
+from diffusers_twinflow.training import TrainingArguments
 from quality.building import with_text_encoders
 
 from .autoencoder import LATENT_CHANNELS
 from .data import Encoded
 from .settings import Settings
+from .timed import Clock, TimedTrainer, Usage
 
 FAMILY = FAMILIES["stable_diffusion_3"]
 HEAD_DIM = 64
 MAX_SEQUENCE_LENGTH = 1  # there is no T5 encoder
+BASE_LEARNING_RATE = 3e-4
+BASE_DECAY_SHARE = 0.2
+MOST_STEPS = 1_000_000  # the clock ends a run earlier
 
 
 def build_pipeline(captions: Sequence[str], settings: Settings) -> StableDiffusion3Pipeline:
@@ -52,47 +56,57 @@ def encode_captions(pipeline: StableDiffusion3Pipeline, captions: Sequence[str])
     return FAMILY.encode_prompts(pipeline, list(captions), MAX_SEQUENCE_LENGTH)
 
 
-def train_base(base: Path, samples: Encoded, output_dir: Path, settings: Settings) -> None:
+def train_base(base: Path, samples: Encoded, output_dir: Path, settings: Settings, minutes: float) -> Usage:
     """Train all weights of the base with flow matching, and save the averaged weights as a pipeline."""
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         train_type="full",
         use_ema=True,
         flow_matching_ema_decay=0.999,
-        learning_rate=3e-4,
-        lr_scheduler="warmup_stable_decay",
-        lr_decay_share=0.2,
-        lr_warmup_steps=min(500, settings.base_steps // 2),
-        max_train_steps=settings.base_steps,
+        learning_rate=BASE_LEARNING_RATE,
         train_batch_size=settings.base_batch_size,
-        checkpointing_steps=settings.base_steps + 1,
         **_shared(settings),
     )
+    clock = Clock(minutes, settings.warm_up_steps, BASE_DECAY_SHARE)
     data = LatentBatches(samples, seed=settings.seed, batch_size=settings.base_batch_size)
-    Trainer(str(base), arguments, FlowMatching(), data).train()
+    TimedTrainer(clock, str(base), arguments, FlowMatching(), data).train()
+    return clock.usage()
 
 
-def distil(base: Path, samples: Encoded, output_dir: Path, settings: Settings, train_type: str) -> None:
-    """Distil the base with the recommended recipe."""
-    config = TwinFlowConfig.recommended(train_type=train_type, twinflow_target_step_count=2)
-    options = {
-        "output_dir": str(output_dir),
-        "train_batch_size": settings.batch_size,
+def recommended_options(settings: Settings, train_type: str, batch_size: int) -> tuple[TwinFlowConfig, dict[str, object]]:
+    """Return the recommended recipe for short runs, and the options that this benchmark adds to it."""
+    config = TwinFlowConfig.recommended(train_type=train_type, length="short", twinflow_target_step_count=2)
+    return config, {
+        "train_batch_size": batch_size,
         "gradient_accumulation_steps": 1,
-        "max_train_steps": settings.steps,
         "caption_dropout_probability": 0.0,  # the samples have empty prompts already
-        "checkpointing_steps": settings.steps + 1,
-        "lr_warmup_steps": min(25, settings.steps // 2),
         **_shared(settings),
     }
-    arguments = TrainingArguments.recommended(train_type=train_type, **options)
-    data = LatentBatches(samples, seed=settings.seed, batch_size=settings.batch_size, empty_condition=samples.empty)
-    Trainer(str(base), arguments, TwinFlow(config), data).train()
+
+
+def distil(
+    base: Path, samples: Encoded, output_dir: Path, settings: Settings, train_type: str, minutes: float
+) -> tuple[Usage, dict[str, object]]:
+    """Distil the base with the recommended recipe. Returns what it used, and the options that are not defaults."""
+    config, options = recommended_options(settings, train_type, samples.batch_size)
+    options["output_dir"] = str(output_dir)
+    arguments = TrainingArguments.recommended(train_type=train_type, length="short", **options)
+    data = LatentBatches(
+        samples, seed=settings.seed, batch_size=samples.batch_size, empty_condition=samples.empty
+    )
+    clock = Clock(minutes, arguments.lr_warmup_steps, arguments.lr_decay_share)
+    trainer = TimedTrainer(clock, str(base), arguments, TwinFlow(config), data)
+    trainer.train()
+    defaults = TrainingArguments().to_dict() | TwinFlowConfig().to_dict()
+    given = {name: value for name, value in trainer.options.items() if value != defaults.get(name)}
+    return clock.usage(), given
 
 
 def _shared(settings: Settings) -> dict[str, object]:
     is_gpu = torch.cuda.is_available()
     return {
+        "max_train_steps": MOST_STEPS,
+        "checkpointing_steps": MOST_STEPS,
         "max_sequence_length": MAX_SEQUENCE_LENGTH,
         "mixed_precision": "bf16" if is_gpu else "no",
         "compile": is_gpu,

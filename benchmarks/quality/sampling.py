@@ -1,5 +1,6 @@
 """Draws the evaluation's pictures with a stock pipeline call, prompts encoded once."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -51,8 +52,15 @@ class Sampler:
     The transformer runs in bfloat16 on a GPU; latents, scheduler and decoder stay in float32.
     """
 
-    def __init__(self, base: StableDiffusion3Pipeline, prompts: list[str], noise: torch.Tensor, seed: int):
-        self.device, self.seed = base._execution_device, seed
+    def __init__(
+        self,
+        base: StableDiffusion3Pipeline,
+        prompts: list[str],
+        noise: torch.Tensor,
+        seed: int,
+        batch_size: int = BATCH_SIZE,
+    ):
+        self.device, self.seed, self.batch_size = base._execution_device, seed, batch_size
         self.noise = noise.to(self.device)
         family = family_of(base)
         parts = [prompts[start : start + BATCH_SIZE] for start in range(0, len(prompts), BATCH_SIZE)]
@@ -72,27 +80,41 @@ class Sampler:
             scheduler: in the place of the pipeline's own.
             sigmas: of the steps; by default the scheduler chooses them.
         """
-        family, own_scheduler = family_of(pipeline), pipeline.scheduler
+        own_scheduler = pipeline.scheduler
         generator = torch.Generator(self.device).manual_seed(self.seed)
-        images = []
+
+        def latents_of(noise: torch.Tensor, condition: dict[str, torch.Tensor]) -> torch.Tensor:
+            return pipeline(
+                **condition,
+                **self._guidance(pipeline, guidance_scale, len(noise)),
+                num_inference_steps=steps,
+                sigmas=sigmas,
+                latents=noise,
+                generator=generator,
+                max_sequence_length=1,
+                output_type="latent",
+            ).images
+
         try:
             pipeline.scheduler = scheduler or own_scheduler
-            for start in range(0, len(self.noise), BATCH_SIZE):
-                rows = slice(start, start + BATCH_SIZE)
-                with torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext():
-                    latents = pipeline(
-                        **{name: tensor[rows] for name, tensor in self.condition.items()},
-                        **self._guidance(pipeline, guidance_scale, len(self.noise[rows])),
-                        num_inference_steps=steps,
-                        sigmas=sigmas,
-                        latents=self.noise[rows].clone(),
-                        generator=generator,
-                        max_sequence_length=1,
-                        output_type="latent",
-                    ).images
-                images.append(family.decode_latents(pipeline, latents.float()).float())
+            return self.draw_with(pipeline, latents_of)
         finally:
             pipeline.scheduler = own_scheduler
+
+    @torch.no_grad()
+    def draw_with(self, pipeline, latents_of: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """Images `[N, 3, H, W]` in [0, 1] that a pipeline decodes.
+
+        Args:
+            latents_of: takes noise and its condition, and returns latents.
+        """
+        family, images = family_of(pipeline), []
+        for start in range(0, len(self.noise), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            condition = {name: tensor[rows] for name, tensor in self.condition.items()}
+            with torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext():
+                latents = latents_of(self.noise[rows].clone(), condition)
+            images.append(family.decode_latents(pipeline, latents.float()).float())
         return torch.cat(images)
 
     def _guidance(self, pipeline, scale: float, count: int) -> dict[str, object]:

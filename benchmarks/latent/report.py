@@ -1,0 +1,92 @@
+"""Image grids and curves of `benchmarks/latent.py`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+
+from .ways import COMPARED, CURVES, WAYS
+
+COLUMNS = 8
+"""Prompts in a grid."""
+LABEL_HEIGHT = 20
+LABEL_WIDTH = 260
+REAL, BASE = "drawings", "base"
+
+
+def strip_path(directory: Path, way: str, steps: int | None) -> Path:
+    return directory / "images" / (f"{way}.png" if steps is None else f"{way}-{steps}.png")
+
+
+def save_strip(images: torch.Tensor, path: Path, places: Sequence[int]) -> None:
+    """Save the images at some places side by side."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = [Image.fromarray(images[place].permute(1, 2, 0).numpy()) for place in places]
+    side = arrays[0].width
+    strip = Image.new("RGB", (side * len(arrays), side), "white")
+    for number, image in enumerate(arrays):
+        strip.paste(image, (number * side, 0))
+    strip.save(path)
+
+
+def grid_places(count: int) -> list[int]:
+    """Choose the prompts of a grid."""
+    columns = min(COLUMNS, count)
+    return [(2 * i + 1) * count // (2 * columns) for i in range(columns)]
+
+
+def write_grid(path: Path, rows: Sequence[tuple[str, Path]], prompts: Sequence[str]) -> None:
+    """Put strips below each other, with their labels, if they exist."""
+    found = [(label, Image.open(strip).convert("RGB")) for label, strip in rows if strip.is_file()]
+    if not found:
+        return
+    width, side = found[0][1].size
+    grid = Image.new("RGB", (LABEL_WIDTH + width, LABEL_HEIGHT + side * len(found)), "white")
+    pen = ImageDraw.Draw(grid)
+    for number, prompt in enumerate(prompts):
+        pen.text((LABEL_WIDTH + number * width // len(prompts) + 4, 4), prompt[: side // 7], fill="black")
+    for number, (label, strip) in enumerate(found):
+        top = LABEL_HEIGHT + number * side
+        pen.text((4, top + side // 2), label, fill="black")
+        grid.paste(strip, (LABEL_WIDTH, top))
+    grid.save(path, optimize=True)
+
+
+def write_grids(directory: Path, steps: Sequence[int], draw_steps: int, prompts: Sequence[str]) -> None:
+    """Write a grid for our full weights and our LoRA at all steps, and grids of all ways at one and two steps."""
+    top = [("drawings", strip_path(directory, REAL, None)), (f"base, {draw_steps} steps", strip_path(directory, BASE, draw_steps))]
+    ours = [(f"{WAYS[way].label}, {count} steps", strip_path(directory, way, count)) for way in ("full", "lora") for count in steps if count <= 4]
+    write_grid(directory / "grid_ours.png", top + ours, prompts)
+    for count in steps[:2]:
+        rows = [(f"base, Euler, {count} steps", strip_path(directory, f"{BASE}-FlowMatchEuler", count))]
+        rows += [(WAYS[way].label, strip_path(directory, way, count)) for way in COMPARED]
+        write_grid(directory / f"grid_{count}.png", top + rows, prompts)
+
+
+def write_curve(path: Path, report: dict) -> None:
+    """Plot the Fréchet distance over the minutes of training, for one and two steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    rows = {(row["way"], row["steps"]): row for row in report["rows"]}
+    for label, ways in CURVES.items():
+        for steps, style in ((1, "o-"), (2, "s--")):
+            points = sorted(
+                (report["ways"][way]["minutes"], rows[way, steps]["scores"]["fid"])
+                for way in ways
+                if way in report["ways"] and (way, steps) in rows
+            )
+            if points:
+                axes.plot(*zip(*points), style, label=f"{label}, {steps} step{'s' * (steps > 1)}")
+    for row in report["rows"]:
+        if row["way"] == BASE:
+            axes.axhline(row["scores"]["fid"], color="gray", label=f"base, {row['evaluations']} evaluations")
+    axes.set(xlabel="minutes of training on one GPU", ylabel="Fréchet distance (judge)", ylim=(0, None))
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)

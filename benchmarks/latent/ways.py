@@ -1,0 +1,123 @@
+"""The ways to distil the base that are compared, and how each is trained and drawn."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderTiny
+from safetensors.torch import load_file, save_file
+
+from .authors import AuthorsTraining
+from .data import Encoded
+from .drawing import Artist, load_distilled
+from .mean_flow import MeanFlowTraining
+from .settings import Settings
+from .timed import Clock
+from .training import distil, recommended_options
+
+OURS, AUTHORS, MEAN_FLOW = "ours", "authors", "mean_flow"
+WEIGHTS = "weights.safetensors"
+Draw = Callable[[int], tuple[torch.Tensor, float]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """
+    Attributes:
+        label: name in tables and figures.
+        code: whose code trains.
+        train_type: "full" or "lora".
+        share: share of `--minutes` that it trains.
+        is_small_batch: whether it trains with `smaller_batch`.
+        learning_rate: another learning rate than the usual one.
+    """
+
+    label: str
+    code: str
+    train_type: str = "full"
+    share: float = 1.0
+    is_small_batch: bool = False
+    learning_rate: float | None = None
+
+
+WAYS = {
+    "full": Way("TwinFlow, full weights", OURS),
+    "lora": Way("TwinFlow, LoRA", OURS, "lora"),
+    "authors": Way("authors' code, full weights", AUTHORS),
+    "mean_flow": Way("MeanFlow, full weights", MEAN_FLOW),
+    "full_double": Way("TwinFlow, full weights", OURS, share=2),
+    "full_half": Way("TwinFlow, full weights", OURS, share=0.5),
+    "lora_half": Way("TwinFlow, LoRA", OURS, "lora", share=0.5),
+    "full_small_batch": Way("TwinFlow, full weights, small batch", OURS, is_small_batch=True),
+    "authors_lora": Way("authors' code, LoRA", AUTHORS, "lora"),
+    "mean_flow_slow": Way("MeanFlow, full weights, their learning rate", MEAN_FLOW, learning_rate=1e-4),
+    "full_quarter": Way("TwinFlow, full weights", OURS, share=0.25),
+    "lora_double": Way("TwinFlow, LoRA", OURS, "lora", share=2),
+}
+"""In the order in which they are run. The first four are the comparison."""
+COMPARED = ("full", "lora", "authors", "authors_lora", "mean_flow", "mean_flow_slow")
+CURVES = {
+    "full weights": ("full_quarter", "full_half", "full", "full_double"),
+    "LoRA": ("lora_half", "lora", "lora_double"),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a way is trained.
+
+    Attributes:
+        base: folder of the base.
+        output: folder for the result.
+        authors, mean_flow: checkouts of the other repositories.
+    """
+
+    base: Path
+    output: Path
+    authors: Path | None
+    mean_flow: Path | None
+    device: torch.device
+
+
+def train(way: Way, place: Place, samples: Encoded, settings: Settings, minutes: float) -> dict[str, Any]:
+    """Train a way and save its result. Returns what it used and its settings."""
+    batch_size = settings.smaller_batch if way.is_small_batch else settings.batch_size
+    samples = samples.with_batches_of(batch_size)
+    if way.code == OURS:
+        config, options = recommended_options(settings, way.train_type, batch_size)
+        usage, given = distil(place.base, samples, place.output, settings, way.train_type, minutes)
+        lines = len(options) + 1  # and the train type
+    else:
+        training = other(way, place)
+        given = training.settings(samples)
+        # warm-up and decay of our recipe
+        usage = training.train(samples, Clock(minutes, warm_up=25, decay_share=0.6))
+        place.output.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in training.state().items()}, place.output / WEIGHTS)
+        lines = len([name for name in given if not name.startswith("their_") and name != "trained_parameters"])
+    return {"usage": usage.to_dict(), "settings": given, "lines_of_configuration": lines, "minutes": minutes}
+
+
+def other(way: Way, place: Place) -> AuthorsTraining | MeanFlowTraining:
+    """Load the base into the training of another repository."""
+    checkout = place.authors if way.code == AUTHORS else place.mean_flow
+    if checkout is None:
+        raise ValueError(f"'{way.label}' needs a checkout: give --{way.code} DIR.")
+    torch.manual_seed(0)
+    if way.code == AUTHORS:
+        return AuthorsTraining(checkout, place.base, way.train_type, place.device)
+    rate = {} if way.learning_rate is None else {"learning_rate": way.learning_rate}
+    return MeanFlowTraining(checkout, place.base, place.device, **rate)
+
+
+def drawn_by(way: Way, place: Place, artist: Artist, autoencoder: AutoencoderTiny) -> Draw:
+    """Load the result of a way, and return the function that draws with it in a number of steps."""
+    if way.code == OURS:
+        pipeline = load_distilled(place.output, place.base, autoencoder, place.device, way.train_type)
+        return lambda steps: artist.with_pipeline(pipeline, steps)
+    training = other(way, place)
+    training.load(load_file(place.output / WEIGHTS))
+    sample = training.sample()
+    return lambda steps: artist.with_function(sample, steps)
