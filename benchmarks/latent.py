@@ -17,7 +17,7 @@ figures mean nothing.
 import argparse
 import gc
 import json
-import sys
+import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -35,13 +35,14 @@ from latent.judge import CaptionJudge, load_judge, save_judge, train_judge
 from latent.scoring import Prompts, Scorer
 from latent.settings import FULL, REHEARSAL, Settings
 from latent.training import build_pipeline, encode_captions, train_base
-from latent.ways import WAYS, Place, drawn_by, train
+from latent.ways import OURS, WAYS, Place, drawn_by, train
 from quality.sampling import STOCK_SCHEDULERS
 from quality.timing import synchronize
 
 FEW_STEP_SCHEDULERS = ("FlowMatchEuler", "UniPC")
-MINUTES_TO_START = 1.5
-"""For compilation and scores, beside the minutes of training."""
+MINUTES_TO_START = {OURS: 1.7}
+OTHER_MINUTES_TO_START = 0.6
+"""For compilation and scores on a GPU, beside the minutes of training."""
 
 
 class Benchmark:
@@ -59,7 +60,7 @@ class Benchmark:
         self.report |= {
             "errors": {},
             "skipped": {},
-            "command": " ".join(["python", *sys.argv]),
+            "command": command_of(args),
             "settings": asdict(settings),
             "minutes": {"base": args.base_minutes, "way": args.minutes, "total": args.total_minutes},
             "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -113,14 +114,18 @@ class Benchmark:
         """Return the minutes that a way needs."""
         if all(self.row_of(name, steps) for steps in self.settings.few_steps):
             return 0
-        return MINUTES_TO_START * (self.device.type == "cuda") + self.args.minutes * WAYS[name].share
+        way = WAYS[name]
+        start = MINUTES_TO_START.get(way.code, OTHER_MINUTES_TO_START) if self.device.type == "cuda" else 0
+        return start + (0 if name in self.report["ways"] else self.args.minutes * way.share)
 
     # The parts.
 
     def read(self) -> None:
         """Read and encode the drawings, and choose the prompts."""
         settings, args = self.settings, self.args
-        self.drawings = draw_shapes(settings.image_size) if args.drawings is None else unpack(args.drawings, settings.image_size)
+        self.drawings = (
+            draw_shapes(settings.image_size) if args.drawings is None else unpack(args.drawings, settings.image_size)
+        )
         captions = [drawing.caption for drawing in self.drawings]
         self.pixels = pixels_of(self.drawings)
         self.is_held_out = torch.tensor([drawing.is_held_out for drawing in self.drawings])
@@ -149,7 +154,10 @@ class Benchmark:
         """Train the judge or load it, and score the drawings and their reconstructions."""
         captions = {drawing.caption: drawing.group for drawing in self.drawings}
         torch.manual_seed(self.settings.seed)
-        judge, path = CaptionJudge(list(captions), list(captions.values()), self.settings), self.directory / "judge.safetensors"
+        judge, path = (
+            CaptionJudge(list(captions), list(captions.values()), self.settings),
+            self.directory / "judge.safetensors",
+        )
         if path.is_file():
             load_judge(judge, path, self.device)
         else:
@@ -166,6 +174,7 @@ class Benchmark:
 
     def train_base(self) -> None:
         untrained = self.directory / "untrained"
+        shutil.rmtree(self.base, ignore_errors=True)  # of a call that was cut off
         self.untrained.save_pretrained(untrained)
         usage = train_base(untrained, self.samples, self.base, self.settings, self.args.base_minutes)
         self.report["base"] = usage.to_dict()
@@ -207,7 +216,8 @@ class Benchmark:
         way = WAYS[name]
         place = Place(self.base, self.directory / name, self.args.authors, self.args.mean_flow, self.device)
         if name not in self.report["ways"]:
-            torch._dynamo.reset()
+            torch._dynamo.reset()  # the ways must not share its limit of compilations
+            shutil.rmtree(place.output, ignore_errors=True)
             self.report["ways"][name] = train(way, place, self.samples, self.settings, self.args.minutes * way.share)
             self.save()
         draw = drawn_by(way, place, self.draw_artist, self.autoencoder)
@@ -254,7 +264,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--authors", type=Path, help="Checkout of the repository inclusionAI/TwinFlow.")
     parser.add_argument("--mean_flow", type=Path, help="Checkout of the repository zhuyu-cs/MeanFlow.")
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), help="Ways to distil, in this order.")
-    parser.add_argument("--base_minutes", type=float, default=7.0, help="Minutes to train the base.")
+    parser.add_argument("--base_minutes", type=float, default=6.0, help="Minutes to train the base.")
     parser.add_argument("--minutes", type=float, default=2.0, help="Minutes to distil in each way.")
     parser.add_argument(
         "--total_minutes", type=float, default=1e6, help="Start no stage that does not fit into these minutes."
@@ -264,6 +274,16 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     if (args.drawings is None) != (args.autoencoder is None):
         parser.error("give --drawings and --autoencoder together, or neither of them for a rehearsal.")
     return args
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """Return the command with these options, and with the names of files instead of their paths."""
+    words = ["python", "benchmarks/latent.py"]
+    for name, value in vars(args).items():
+        if value is not None and name != "output_dir":
+            values = value if isinstance(value, list) else [value.name if isinstance(value, Path) else f"{value}"]
+            words += [f"--{name}", *values]
+    return " ".join(words)
 
 
 def main(args: argparse.Namespace) -> None:

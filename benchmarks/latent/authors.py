@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 import yaml
-from at_real_size.reference import ReferenceModel, load_method_class, random_state_of
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from at_real_size.reference import ReferenceModel, load_method_class, random_state_of
 from diffusers_twinflow.recommended import LEARNING_RATES
 
 from .data import Encoded
@@ -142,7 +142,12 @@ class AuthorsTraining:
         def draw(noise: torch.Tensor, condition: Condition, steps: int) -> torch.Tensor:
             style = FEW if steps <= MOST_FEW_STEPS else ANY
             found = self.method.sampling_loop(
-                noise, network, sampling_steps=steps, time_dist_ctrl=[1.0, 1.0, 1.0], c=list(ordered(condition)), **style
+                noise,
+                network,
+                sampling_steps=steps,
+                time_dist_ctrl=[1.0, 1.0, 1.0],
+                c=list(ordered(condition)),
+                **style,
             )
             return found[-1].to(noise.device)
 

@@ -6,6 +6,7 @@ training begins without guidance. Changed for this base are the learning rate an
 """
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -109,6 +110,8 @@ class MeanFlowTraining:
         transformer = SD3Transformer2DModel.from_pretrained(base, subfolder="transformer")
         self.model = IntervalTransformer(transformer).to(device).train().requires_grad_(True)
         self.parameters = list(self.model.parameters())
+        self.micro_batches = 1
+        """More if a step does not fit into memory."""
 
     def settings(self, samples: Encoded) -> dict[str, object]:
         return {
@@ -121,6 +124,7 @@ class MeanFlowTraining:
             "max_grad_norm": MAX_GRAD_NORM,
             "train_batch_size": samples.batch_size,
             "their_batch_size": 256,
+            "micro_batches": self.micro_batches,
             "trained_parameters": sum(parameter.numel() for parameter in self.parameters),
         }
 
@@ -131,13 +135,16 @@ class MeanFlowTraining:
         optimizer = torch.optim.Adam(self.parameters, lr=self.learning_rate, **ADAM)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, clock.factor)
         for places in samples.places():
-            places = places.to(self.device)
             loss_of = self.unguided if clock.seconds < UNGUIDED_SHARE * clock.limit else self.guided
-            # the fused attention kernels have no forward-mode derivatives
-            with sdpa_kernel(SDPBackend.MATH), precision(self.device):
-                loss, _ = loss_of(self.model, samples.latents[places], {"y": places})
-                loss = loss.mean()
-            loss.backward()
+            try:
+                self.backward(loss_of, samples.latents, places.to(self.device))
+            except torch.OutOfMemoryError:
+                if self.micro_batches >= samples.batch_size:
+                    raise
+                self.micro_batches *= 2
+                optimizer.zero_grad(set_to_none=True)
+                torch.cuda.empty_cache()
+                continue
             nn.utils.clip_grad_norm_(self.parameters, MAX_GRAD_NORM)
             optimizer.step()
             schedule.step()
@@ -146,6 +153,14 @@ class MeanFlowTraining:
             if clock.is_over:
                 return clock.usage()
         raise RuntimeError("the samples ended before the clock.")
+
+    def backward(self, loss_of: Callable, latents: torch.Tensor, places: torch.Tensor) -> None:
+        """Accumulate the gradients of a batch. Their loss is a mean over samples, so micro-batches give the same."""
+        for part in places.chunk(self.micro_batches):
+            # the fused attention kernels have no forward-mode derivatives
+            with sdpa_kernel(SDPBackend.MATH), precision(self.device):
+                loss, _ = loss_of(self.model, latents[part], {"y": part})
+            (loss.sum() / len(places)).backward()
 
     def sample(self) -> Sample:
         """Their sampler. Guidance is in the weights."""

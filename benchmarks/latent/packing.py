@@ -17,9 +17,9 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from diffusers_twinflow.image_files import as_rgb, decode_image  # noqa: E402
-from latent.data import Drawing, hold_out, pack  # noqa: E402
-from quality.prepare_data import read_items  # noqa: E402
+from diffusers_twinflow.image_files import as_rgb, decode_image
+from latent.data import Drawing, hold_out, pack
+from quality.prepare_data import read_items
 
 
 def read_emoji(fluent: Path, names: Path, size: int, seed: int = 0) -> list[Drawing]:

@@ -55,8 +55,16 @@ def write_grid(path: Path, rows: Sequence[tuple[str, Path]], prompts: Sequence[s
 
 def write_grids(directory: Path, steps: Sequence[int], draw_steps: int, prompts: Sequence[str]) -> None:
     """Write a grid for our full weights and our LoRA at all steps, and grids of all ways at one and two steps."""
-    top = [("drawings", strip_path(directory, REAL, None)), (f"base, {draw_steps} steps", strip_path(directory, BASE, draw_steps))]
-    ours = [(f"{WAYS[way].label}, {count} steps", strip_path(directory, way, count)) for way in ("full", "lora") for count in steps if count <= 4]
+    top = [
+        ("drawings", strip_path(directory, REAL, None)),
+        (f"base, {draw_steps} steps", strip_path(directory, BASE, draw_steps)),
+    ]
+    ours = [
+        (f"{WAYS[way].label}, {count} steps", strip_path(directory, way, count))
+        for way in ("full", "lora")
+        for count in steps
+        if count <= 4
+    ]
     write_grid(directory / "grid_ours.png", top + ours, prompts)
     for count in steps[:2]:
         rows = [(f"base, Euler, {count} steps", strip_path(directory, f"{BASE}-FlowMatchEuler", count))]

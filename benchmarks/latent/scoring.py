@@ -97,6 +97,8 @@ class Scorer:
             for metric in metrics:
                 metric.update(batch, described)
         for metric in metrics:
+            metric.to("cpu")  # the eigenvalues of a Fréchet distance are not faster on a GPU
             scores |= metric.compute()
             metric.reset()
+            metric.to(self.device)
         return scores

@@ -73,7 +73,9 @@ def train_base(base: Path, samples: Encoded, output_dir: Path, settings: Setting
     return clock.usage()
 
 
-def recommended_options(settings: Settings, train_type: str, batch_size: int) -> tuple[TwinFlowConfig, dict[str, object]]:
+def recommended_options(
+    settings: Settings, train_type: str, batch_size: int
+) -> tuple[TwinFlowConfig, dict[str, object]]:
     """Return the recommended recipe for short runs, and the options that this benchmark adds to it."""
     config = TwinFlowConfig.recommended(train_type=train_type, length="short", twinflow_target_step_count=2)
     return config, {
@@ -91,14 +93,16 @@ def distil(
     config, options = recommended_options(settings, train_type, samples.batch_size)
     options["output_dir"] = str(output_dir)
     arguments = TrainingArguments.recommended(train_type=train_type, length="short", **options)
-    data = LatentBatches(
-        samples, seed=settings.seed, batch_size=samples.batch_size, empty_condition=samples.empty
-    )
+    data = LatentBatches(samples, seed=settings.seed, batch_size=samples.batch_size, empty_condition=samples.empty)
     clock = Clock(minutes, arguments.lr_warmup_steps, arguments.lr_decay_share)
     trainer = TimedTrainer(clock, str(base), arguments, TwinFlow(config), data)
     trainer.train()
     defaults = TrainingArguments().to_dict() | TwinFlowConfig().to_dict()
-    given = {name: value for name, value in trainer.options.items() if value != defaults.get(name)}
+    given = {
+        name: value
+        for name, value in trainer.options.items()
+        if value != defaults.get(name) and name not in ("output_dir", "pretrained_model_name_or_path")
+    }
     return clock.usage(), given
 
 

@@ -1,7 +1,7 @@
 """The ways to distil the base that are compared, and how each is trained and drawn."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from .training import distil, recommended_options
 
 OURS, AUTHORS, MEAN_FLOW = "ours", "authors", "mean_flow"
 WEIGHTS = "weights.safetensors"
+MEASURED = ("their_", "trained_parameters", "micro_batches")
+"""Beginnings of the names in the settings of other repositories that are no options."""
 Draw = Callable[[int], tuple[torch.Tensor, float]]
 
 
@@ -47,13 +49,13 @@ WAYS = {
     "lora": Way("TwinFlow, LoRA", OURS, "lora"),
     "authors": Way("authors' code, full weights", AUTHORS),
     "mean_flow": Way("MeanFlow, full weights", MEAN_FLOW),
-    "full_double": Way("TwinFlow, full weights", OURS, share=2),
     "full_half": Way("TwinFlow, full weights", OURS, share=0.5),
+    "full_quarter": Way("TwinFlow, full weights", OURS, share=0.25),
     "lora_half": Way("TwinFlow, LoRA", OURS, "lora", share=0.5),
     "full_small_batch": Way("TwinFlow, full weights, small batch", OURS, is_small_batch=True),
     "authors_lora": Way("authors' code, LoRA", AUTHORS, "lora"),
     "mean_flow_slow": Way("MeanFlow, full weights, their learning rate", MEAN_FLOW, learning_rate=1e-4),
-    "full_quarter": Way("TwinFlow, full weights", OURS, share=0.25),
+    "full_double": Way("TwinFlow, full weights", OURS, share=2),
     "lora_double": Way("TwinFlow, LoRA", OURS, "lora", share=2),
 }
 """In the order in which they are run. The first four are the comparison."""
@@ -85,18 +87,21 @@ def train(way: Way, place: Place, samples: Encoded, settings: Settings, minutes:
     """Train a way and save its result. Returns what it used and its settings."""
     batch_size = settings.smaller_batch if way.is_small_batch else settings.batch_size
     samples = samples.with_batches_of(batch_size)
+    resident = torch.cuda.memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
     if way.code == OURS:
         config, options = recommended_options(settings, way.train_type, batch_size)
         usage, given = distil(place.base, samples, place.output, settings, way.train_type, minutes)
         lines = len(options) + 1  # and the train type
     else:
         training = other(way, place)
-        given = training.settings(samples)
         # warm-up and decay of our recipe
         usage = training.train(samples, Clock(minutes, warm_up=25, decay_share=0.6))
+        given = training.settings(samples)
         place.output.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in training.state().items()}, place.output / WEIGHTS)
-        lines = len([name for name in given if not name.startswith("their_") and name != "trained_parameters"])
+        lines = len([name for name in given if not name.startswith(MEASURED)])
+    if usage.peak_gib is not None:
+        usage = replace(usage, peak_gib=usage.peak_gib - resident)
     return {"usage": usage.to_dict(), "settings": given, "lines_of_configuration": lines, "minutes": minutes}
 
 
