@@ -71,8 +71,9 @@ class Benchmark:
         self.stage("data", self.read)
         if "data" not in self.report["errors"]:
             self.stage("judge", self.train_judge)
-            if not (self.base / "model_index.json").is_file():
-                self.stage("base", self.train_base, self.args.base_minutes + 1)
+            if not self.has_base:
+                self.stage("base", self.train_base, self.args.base_minutes + (self.device.type == "cuda"))
+        if self.has_base and "data" not in self.report["errors"]:
             self.stage("reference", self.score_base)
             for name in self.args.ways:
                 self.stage(name, lambda name=name: self.run_way(name), self.minutes_of(name))
@@ -109,6 +110,10 @@ class Benchmark:
     @property
     def base(self) -> Path:
         return self.directory / "base"
+
+    @property
+    def has_base(self) -> bool:
+        return (self.base / "model_index.json").is_file()
 
     def minutes_of(self, name: str) -> float:
         """Return the minutes that a way needs."""

@@ -447,6 +447,125 @@ def few_step_base() -> str:
     return table(["training", "starts from", "1 step", "2 steps", "4 steps", "agreement at 4 steps"], rows)
 
 
+# Real latents: docs/latent.md
+
+
+LATENT_WAYS = {
+    "drawings": "real drawings",
+    "autoencoder": "real drawings through the autoencoder",
+    "base": "base with guidance",
+    "base-FlowMatchEuler": "base with guidance, `FlowMatchEulerDiscreteScheduler`",
+    "base-UniPC": "base with guidance, `UniPCMultistepScheduler`",
+    "full": "TwinFlow, full weights",
+    "lora": "TwinFlow, LoRA of rank 64",
+    "authors": "authors' code, full weights",
+    "authors_lora": "authors' code, LoRA of rank 64",
+    "mean_flow": "MeanFlow, full weights",
+    "mean_flow_slow": "MeanFlow, full weights, learning rate 1e-4",
+    "full_quarter": "full weights, a quarter of the time",
+    "full_half": "full weights, half of the time",
+    "full_double": "full weights, twice the time",
+    "full_small_batch": "full weights, batch of 64",
+    "lora_half": "LoRA, half of the time",
+    "lora_double": "LoRA, twice the time",
+}
+LATENT_COMPARED = ("full", "lora", "authors", "authors_lora", "mean_flow", "mean_flow_slow")
+LATENT_GROWTH = (
+    "full_quarter", "full_half", "full", "full_double", "full_small_batch", "lora_half", "lora", "lora_double",
+)  # fmt: skip
+LATENT_IMAGES = {
+    "latent_ours.png": "Drawings, the base in many steps, and TwinFlow in 1, 2 and 4 steps",
+    "latent_1.png": "All ways in 1 step",
+    "latent_2.png": "All ways in 2 steps",
+    "latent_curve.png": "Fréchet distance over the minutes of training",
+}
+NOT_MEASURED = "Not measured yet."
+
+
+def of_latent(content: Callable[[dict], str]) -> str:
+    """A part of docs/latent.md, once benchmarks/results/latent.json exists."""
+    if not (ROOT / "benchmarks" / "results" / "latent.json").is_file():
+        return NOT_MEASURED
+    return content(results("latent"))
+
+
+def latent_rows(report: dict) -> dict[tuple, dict]:
+    return {(row["way"], row["steps"]): row for row in report["rows"]}
+
+
+def latent_scores(report: dict) -> str:
+    """Scores of all ways; looks are ratios to the real drawings, diversity to the base."""
+    found = latent_rows(report)
+    real = found["drawings", None]["scores"]
+    base = next(row["scores"] for (way, _), row in found.items() if way == "base")
+    names = ["drawings", "autoencoder", "base", "base-FlowMatchEuler", "base-UniPC", *LATENT_COMPARED]
+    rows = []
+    for name in names:
+        for (way, steps), row in found.items():
+            if way == name and steps != 8:
+                scores = row["scores"]
+                cells = [f"{scores['fid']:.2f}", f"{scores['fid'] / base['fid']:.2f}"]
+                cells += [f"{scores[key]:.1%}" for key in ("caption_agreement", "held_out_group_agreement")]
+                cells += [f"{scores[key] / real[key]:.2f}" for key in ("sharpness", "saturation")]
+                cells.append(f"{scores['diversity'] / base['diversity']:.2f}" if way not in names[:2] else "-")
+                rows.append([LATENT_WAYS[way], str(row["evaluations"] or "-"), *cells])
+    header = [
+        "",
+        "evaluations",
+        "Fréchet distance",
+        "base = 1",
+        "matches the caption",
+        "held-out captions, right group",
+    ]
+    return table([*header, "sharpness, drawings = 1", "saturation, drawings = 1", "diversity, base = 1"], rows)
+
+
+def latent_training(report: dict) -> str:
+    rows = []
+    for name, way in report["ways"].items():
+        usage = way["usage"]
+        memory = "-" if usage["peak_gib"] is None else f"{usage['peak_gib']:.1f}"
+        minutes, batch = f"{way['minutes']:g}", str(way["batch_size"])
+        speed = f"{usage['steps']:,}", f"{usage['seconds_per_step']:.3f}", f"{usage['start_seconds']:.0f}"
+        rate = f"{way['learning_rate']:g}"
+        rows.append([LATENT_WAYS[name], minutes, batch, rate, *speed, memory, str(way["lines_of_configuration"])])
+    header = ["", "minutes", "batch size", "learning rate", "steps", "seconds per step", "start, s", "peak GiB"]
+    return table([*header, "options"], rows)
+
+
+def latent_growth(report: dict) -> str:
+    found, rows = latent_rows(report), []
+    for name in LATENT_GROWTH:
+        if all((name, steps) in found for steps in (1, 2, 4)):
+            way = report["ways"][name]
+            distances = (f"{found[name, steps]['scores']['fid']:.2f}" for steps in (1, 2, 4))
+            samples = way["usage"]["steps"] * way["batch_size"]
+            rows.append(
+                [LATENT_WAYS[name], f"{way['minutes']:g}", f"{way['usage']['steps']:,}", f"{samples:,}", *distances]
+            )
+    return table(["", "minutes", "steps", "samples", "1 step", "2 steps", "4 steps"], rows)
+
+
+def latent_setting(report: dict) -> str:
+    base, settings = report["base"], report["settings"]
+    scan = ", ".join(f"{scale} gives {distance:.2f}" for scale, distance in report["guidance_scan"].items())
+    parts = [
+        f"One {report['machine']}, torch {report['versions']['torch']}, bf16.",
+        f"{report['drawings']:,} drawings, of which {report['held_out']} are held out.",
+        f"The autoencoder reconstructs them with a peak signal-to-noise ratio of {report['psnr']:.1f} dB.",
+        f"The base has {report['parameters'] / 1e6:.0f} million parameters and was trained for "
+        f"{base['steps']:,} steps of {settings['base_batch_size']} samples in {base['seconds'] / 60:.1f} minutes.",
+        f"Its guidance scale is {report['guidance']:g}, by the Fréchet distance: {scan}.",
+    ]
+    return "\n".join(f"- {part}" for part in parts)
+
+
+def latent_images(report: dict) -> str:
+    folder = ROOT / "docs" / "images"
+    shown = [f"![{text}](images/{name})" for name, text in LATENT_IMAGES.items() if (folder / name).is_file()]
+    return "\n\n".join(shown) or NOT_MEASURED
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": digits,
     "emoji": emoji,
@@ -477,6 +596,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "convergence": convergence,
     "diffusion digits": diffusion_digits,
     "guidance in the plane": guidance_in_the_plane,
+    "latent setting": partial(of_latent, latent_setting),
+    "latent scores": partial(of_latent, latent_scores),
+    "latent images": partial(of_latent, latent_images),
+    "latent training": partial(of_latent, latent_training),
+    "latent growth": partial(of_latent, latent_growth),
 }
 
 

@@ -102,7 +102,14 @@ def train(way: Way, place: Place, samples: Encoded, settings: Settings, minutes:
         lines = len([name for name in given if not name.startswith(MEASURED)])
     if usage.peak_gib is not None:
         usage = replace(usage, peak_gib=usage.peak_gib - resident)
-    return {"usage": usage.to_dict(), "settings": given, "lines_of_configuration": lines, "minutes": minutes}
+    return {
+        "minutes": minutes,
+        "batch_size": batch_size,
+        "learning_rate": given["learning_rate"],
+        "lines_of_configuration": lines,
+        "usage": usage.to_dict(),
+        "settings": given,
+    }
 
 
 def other(way: Way, place: Place) -> AuthorsTraining | MeanFlowTraining:
