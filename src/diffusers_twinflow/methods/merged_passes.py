@@ -37,14 +37,16 @@ class MergedPasses:
 
     def __init__(self, transformer: Any, merged: MergedLora, networks: Networks) -> None:
         self.transformer, self.merged = transformer, merged
-        self.velocity = networks.student_without_grad
         self.networks = replace(
-            networks, student=self._as_student(networks.student), student_without_grad=self._as_student(self.velocity)
+            networks,
+            student=self._as_student(networks.student),
+            student_without_grad=self._as_student(networks.student_without_grad),
         )
         teacher = networks.teacher
         self.student_adapter = merged.layers[0].trained_adapter
         self.has_teacher_adapter = isinstance(teacher, EMAAdapterTeacher)
         if isinstance(teacher, (EMAAdapterTeacher, StudentTeacher)):
+            self.velocity = teacher.velocity
             self.networks = replace(self.networks, teacher=self)
 
     @contextmanager

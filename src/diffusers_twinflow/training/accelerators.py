@@ -10,6 +10,7 @@ from ..evaluation.processes import LONGEST_WAIT
 from . import deepspeed
 from .arguments import TrainingArguments
 from .base_model import weight_dtype_of
+from .cuda_graphs import check_cuda_graphs
 from .distributed import check_distributed, uses_deepspeed
 from .tracking import tracker_names
 
@@ -30,6 +31,7 @@ def build_accelerator(args: TrainingArguments) -> Accelerator:
         kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
     )
     check_distributed(accelerator, args.offload_ema)
+    check_cuda_graphs(args, accelerator)
     if uses_deepspeed(accelerator):
         deepspeed.configure(
             accelerator,

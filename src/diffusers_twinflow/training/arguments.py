@@ -121,6 +121,10 @@ class LoopArguments:
     )
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
     compile: bool = option(False, "Compile the transformer's blocks with torch.compile.")
+    cuda_graphs: bool = option(
+        False,
+        "Replay passes without gradient as CUDA graphs, which makes steps of few samples faster; each shape is recorded.",
+    )
     merged_lora_gigabytes: float | None = option(
         None,
         "Most memory for merged weights of the LoRA's layers, which make steps faster; the default is a sixteenth of the "

@@ -36,6 +36,19 @@ def compile_blocks(transformer: ModelMixin, backend: str = "inductor") -> int:
     return len(blocks)
 
 
+def share_graphs(student: nn.Module, copy: nn.Module) -> None:
+    """Let a copy of a compiled student use the student's graphs, although the copy is only run without gradient.
+
+    The compiler makes other graphs for weights that differ in `requires_grad`, even for passes without gradient, and for
+    dropout layers in evaluation mode, even if they drop nothing.
+    """
+    for weight, own in zip(student.parameters(), copy.parameters()):
+        own.requires_grad_(weight.requires_grad)
+    for module in copy.modules():
+        if isinstance(module, nn.Dropout) and module.p == 0:
+            module.train()
+
+
 def run_compiled(forward: Callable[..., Any], block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Call a block's compiled forward with a dynamic batch size, which is the first dimension of each tensor."""
     return forward(

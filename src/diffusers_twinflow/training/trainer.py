@@ -26,7 +26,7 @@ from ..hub.base_loras import merge_base_loras, parse_base_loras
 from ..hub.push import whole_repo_id
 from ..hub.repository import TwinFlowRepositoryConfig
 from ..methods import FlowMatching, LossOutput, Method, Networks
-from ..methods.base import AveragedWeights, Teacher
+from ..methods.base import AveragedWeights, Teacher, VelocityOf
 from ..methods.merged_passes import MergedPasses
 from .accelerators import build_accelerator
 from .arguments import TrainingArguments
@@ -42,7 +42,8 @@ from .base_model import (
 from .callbacks import TrainerCallback, default_callbacks
 from .checkpoint_files import checkpoint_step
 from .checks import check_arguments, check_base, check_family
-from .compilation import compile_blocks
+from .compilation import compile_blocks, share_graphs
+from .cuda_graphs import CudaGraphRecorder, ReplayedPasses
 from .distributed import autocast, clip_grad_norm, on_main_process, place_teacher, shards_parameters
 from .dry_run import DryRun, save_report
 from .merging import merged_lora
@@ -298,11 +299,16 @@ class Trainer:
         teacher_copy = self.method.copy_for_teacher(transformer)
         self.model, self.optimizer, self.lr_scheduler = accelerator.prepare(transformer, optimizer, lr_scheduler)
         if teacher_copy is not None:
+            if args.compile:
+                share_graphs(transformer, teacher_copy)
             teacher_copy = place_teacher(accelerator, teacher_copy, args.offload_ema)
-        self.teacher: Teacher | None = self.method.build_teacher(transformer, self.velocity_of, teacher_copy)
+        velocity_without_grad_of: VelocityOf = self.velocity_of
+        if args.cuda_graphs:
+            velocity_without_grad_of = ReplayedPasses(CudaGraphRecorder(), self.velocity_of).velocity
+        self.teacher: Teacher | None = self.method.build_teacher(transformer, velocity_without_grad_of, teacher_copy)
         self.networks = Networks(
             student=self.velocity_of(self.model),
-            student_without_grad=self.velocity_of(transformer),
+            student_without_grad=velocity_without_grad_of(transformer),
             teacher=self.teacher,
             unconditional=self.data.unconditional() if self.method.needs_unconditional else None,
         )

@@ -1,0 +1,151 @@
+#!/usr/bin/env python
+"""Training steps of small batches at SD3.5-medium size: seconds, memory, launches and compilation, in one run.
+
+Every row is the step of the package's `Trainer` on a base with random weights: TwinFlow on a LoRA of rank 64 and on all
+weights, with order 2, adversarial branch and rectification, and flow matching of the same LoRA. Each is measured as it is,
+compiled, and with CUDA graphs. Batches of 4 are also profiled: how long the GPU is busy, and what the CPU does. The first
+row of each way that is compiled starts with an empty cache of the compiler; later rows of that way find it filled. Without
+a GPU it is a tiny rehearsal without CUDA graphs.
+
+    python benchmarks/small_batches.py --minutes 5
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch._dynamo.utils import compilation_time_metrics, counters
+from torch._inductor.utils import fresh_cache
+
+from at_real_size.building import random_transformer
+from at_real_size.measuring import Report, add_common_arguments, announce, compiled_graphs, measure, timed
+from at_real_size.models import SD35_MEDIUM
+from at_real_size.ours import FULL_TWINFLOW, OurTraining, run_options
+from at_real_size.where_a_call_goes import device_busy, host_functions, synchronizations
+
+WAYS = {
+    "lora": ("LoRA, TwinFlow", FULL_TWINFLOW),
+    "full": ("full weights, TwinFlow", [*FULL_TWINFLOW, "--train_type=full"]),
+    "flow_matching": ("LoRA, flow matching", []),
+}
+PROFILED_BATCH = 4
+PROFILED_STEPS = 4
+"""The steps of a batch differ in the passes that they need."""
+TINY_RESOLUTION = 64
+SHORTEST_PHASE = 0.05
+"""Seconds below which a phase of compilation is not reported."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    way: str
+    batch: int = 4
+    resolution: int = 512
+    compiled: bool = False
+    cuda_graphs: bool = False
+
+    def options(self, args: argparse.Namespace, cuda_graphs: bool) -> list[str]:
+        """Arguments of the training command."""
+        options = [f"--rank={args.rank}", *WAYS[self.way][1]]
+        return options + ["--compile"] * self.compiled + ["--cuda_graphs"] * cuda_graphs
+
+
+def settings(part: str) -> list[Setting]:
+    """The rows of a part, in the order in which they are measured."""
+    way, _, kind = part.rpartition("_")
+    rows = {
+        "eager": [Setting(way), Setting(way, cuda_graphs=True)],
+        "compiled": [
+            Setting(way, compiled=True),
+            Setting(way, compiled=True, cuda_graphs=True),
+            Setting(way, compiled=True, batch=16),
+        ],
+        "16": [Setting(way, batch=16)],
+        "1024": [Setting(way, resolution=1024)],
+    }[kind]
+    return [row for row in rows if way != "flow_matching" or not row.cuda_graphs]  # it has no pass without gradient
+
+
+PARTS = ["lora_eager", "full_eager", "flow_matching_eager", "lora_compiled", "full_compiled", "flow_matching_compiled"]
+PARTS += [f"{way}_{kind}" for kind in ("16", "1024") for way in WAYS]
+
+
+@contextmanager
+def training_of(args: argparse.Namespace, setting: Setting) -> Iterator[OurTraining]:
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    model = SD35_MEDIUM.tiny() if args.tiny else SD35_MEDIUM
+    dtype = torch.float32 if setting.way == "full" else torch.bfloat16
+    transformer = random_transformer(model, device, dtype)
+    latents = model.latents(setting.batch, TINY_RESOLUTION if args.tiny else setting.resolution, device)
+    options = run_options(setting.batch, False, *setting.options(args, setting.cuda_graphs and device.type == "cuda"))
+    training = OurTraining(model, transformer, options, latents)
+    try:
+        yield training
+    finally:
+        training.close()
+
+
+def measure_setting(args: argparse.Namespace, setting: Setting, report: Report) -> dict:
+    """Seconds of a step and peak memory, what compilation took, and where the time of a step goes."""
+    torch.compiler.reset()
+    counters.clear()
+    compilation_time_metrics.clear()
+    device = torch.device(args.device)
+    with training_of(args, setting) as training:
+        warmup = [timed(training.step, device) for _ in range(args.warmup)]
+        graphs = compiled_graphs()
+        row = measure(training.step, device, warmup=0, runs=args.runs)
+        row |= {"profiled_steps": PROFILED_STEPS, "warmup_seconds": warmup, "merged": training.trainer.merged is not None}
+        row["graphs_in_timed_steps"] = compiled_graphs() - graphs
+        if setting.compiled:
+            row |= {"compile_seconds": sum(warmup) - len(warmup) * row["seconds"], "graphs": graphs}
+            row["compile_phases"] = phases_of_compilation()
+            row["cache"] = {name: count for name, count in counters["inductor"].items() if "cache" in name}
+        if setting.batch == PROFILED_BATCH:
+            for look in (device_busy, synchronizations, host_functions):
+                with report.noted(f"{setting}: {look.__name__}"):
+                    row |= look(partial(take_steps, training), device)
+    return row
+
+
+def take_steps(training: OurTraining) -> None:
+    for _ in range(PROFILED_STEPS):
+        training.step()
+
+
+def phases_of_compilation() -> dict[str, float]:
+    """Seconds of each phase of dynamo and inductor. Phases contain others."""
+    phases = {name: sum(seconds) for name, seconds in compilation_time_metrics.items()}
+    return {name: round(seconds, 2) for name, seconds in phases.items() if seconds >= SHORTEST_PHASE}
+
+
+def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_arguments(parser, PARTS, "small_batches")
+    parser.add_argument("--warmup", type=int, default=5, help="Steps before the timed ones.")
+    parser.add_argument("--runs", type=int, default=2 if parser.get_default("tiny") else 8, help="Timed steps per row.")
+    return parser.parse_args(input_args)
+
+
+def main(args: argparse.Namespace) -> int:
+    announce(args)
+    report = Report(args, args.output, args.minutes)
+    name = "tiny SD3.5-medium" if args.tiny else "SD3.5-medium"
+    for part in args.parts:
+        with fresh_cache():
+            for setting in settings(part):
+                row = {"model": name, **dataclasses.asdict(setting), "name": WAYS[setting.way][0], "rank": args.rank}
+                label = f"{part}: {row}"
+                if not report.is_over(label):
+                    with report.guarded(label):
+                        report.add(row | measure_setting(args, setting, report))
+    announce(args)
+    return report.exit_code()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(parse_args()))
