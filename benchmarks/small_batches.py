@@ -99,7 +99,11 @@ def measure_setting(args: argparse.Namespace, setting: Setting, report: Report) 
         warmup = [timed(training.step, device) for _ in range(args.warmup)]
         graphs = compiled_graphs()
         row = measure(training.step, device, warmup=0, runs=args.runs)
-        row |= {"profiled_steps": PROFILED_STEPS, "warmup_seconds": warmup, "merged": training.trainer.merged is not None}
+        row |= {
+            "profiled_steps": PROFILED_STEPS,
+            "warmup_seconds": warmup,
+            "merged": training.trainer.merged is not None,
+        }
         row["graphs_in_timed_steps"] = compiled_graphs() - graphs
         if setting.compiled:
             row |= {"compile_seconds": sum(warmup) - len(warmup) * row["seconds"], "graphs": graphs}
@@ -127,7 +131,9 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_arguments(parser, PARTS, "small_batches")
     parser.add_argument("--warmup", type=int, default=5, help="Steps before the timed ones.")
-    parser.add_argument("--runs", type=int, default=2 if parser.get_default("tiny") else 8, help="Timed steps per row.")
+    parser.add_argument(
+        "--runs", type=int, default=2 if parser.get_default("tiny") else 8, help="Timed steps per row."
+    )
     return parser.parse_args(input_args)
 
 

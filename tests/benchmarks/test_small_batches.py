@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 import small_batches
 
 
@@ -8,7 +9,9 @@ import small_batches
 def test_rows_have_seconds_launches_and_where_the_time_goes(tmp_path):
     output = tmp_path / "result.json"
     arguments = ["--tiny", "--device=cpu", "--rank=2", "--warmup=1", "--runs=1", f"--output={output}"]
-    assert small_batches.main(small_batches.parse_args([*arguments, "--parts", "lora_eager", "flow_matching_eager"])) == 0
+    assert (
+        small_batches.main(small_batches.parse_args([*arguments, "--parts", "lora_eager", "flow_matching_eager"])) == 0
+    )
     rows = json.loads(output.read_text())["rows"]
     assert [(row["way"], row["cuda_graphs"]) for row in rows] == [
         ("lora", False),

@@ -179,3 +179,15 @@ def test_layers_that_cannot_be_merged_are_found():
     assert not MergedLora.can_merge(convolution)
     with pytest.raises(ValueError, match="can_merge"):
         MergedLora(convolution)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_sums_are_the_same_weights(dtype):
+    weights = []
+    for compiled in (False, True):
+        merged = MergedLora(adapted(dtype), compiled=compiled)
+        merged.merge("default")
+        weights.append([layer.merged_weight for layer in merged.layers])
+    for eager, other in zip(*weights):
+        assert torch.equal(eager, other)

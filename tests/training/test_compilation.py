@@ -1,12 +1,15 @@
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from diffusers_twinflow import TwinFlowConfig
-from diffusers_twinflow.training.compilation import compile_blocks
+from diffusers_twinflow.methods import TwinFlow
+from diffusers_twinflow.methods.teachers import frozen_copy
+from diffusers_twinflow.training.compilation import compile_blocks, share_graphs
 from tests import tiny
-from tests.objective_runs import FULL, lora_transformer, run, student_transformer
+from tests.objective_runs import FAMILY, FULL, lora_transformer, networks_of, run, student_transformer
 
 
 @pytest.mark.parametrize("make", [pytest.param(student_transformer, marks=pytest.mark.slow), lora_transformer])
@@ -59,3 +62,27 @@ def test_a_copy_of_a_compiled_transformer_computes_with_its_own_weights():
             block.requires_grad_(False).ff.net[2].weight.mul_(3)
         assert not torch.allclose(transformer(**inputs)[0], before)
         torch.testing.assert_close(copy(**inputs)[0], before)
+
+
+@pytest.mark.slow
+def test_a_teacher_of_all_weights_uses_the_graphs_of_the_student():
+    torch.compiler.reset()
+    made = []
+
+    def backend(graph, example_inputs):
+        made.append(graph)
+        return graph
+
+    transformer = student_transformer(num_layers=3).train()
+    compile_blocks(transformer, backend=backend)
+    teacher = frozen_copy(transformer)
+    share_graphs(transformer, teacher)
+    method = TwinFlow(TwinFlowConfig(**FULL))
+    networks = replace(
+        networks_of(method, transformer),
+        teacher=method.build_teacher(transformer, FAMILY.velocity, teacher),
+    )
+    draw, latents = method.draw(range(16), (4, 8, 8), seed=3), torch.randn(16, 4, 8, 8)
+    method.loss(latents, tiny.sd3_condition(16), draw, networks).loss.backward()
+    assert len(made) == 4  # a middle block and the last, with and without gradient
+    assert all(parameter.grad is None for parameter in teacher.parameters())

@@ -115,6 +115,8 @@ def test_cuda_graphs_need_a_cuda_device(tmp_path):
 @pytest.mark.parametrize("make, merges", [(student_transformer, False), (lora_transformer, True)])
 def test_cuda_graphs_give_the_same_losses(make, merges):
     passes = ReplayedPasses(CudaGraphRecorder(), FAMILY.velocity)
-    replayed, wanted = (losses_of(make().cuda(), of, merges, device="cuda") for of in (passes.velocity, FAMILY.velocity))
+    replayed, wanted = (
+        losses_of(make().cuda(), of, merges, device="cuda") for of in (passes.velocity, FAMILY.velocity)
+    )
     assert passes.recordings
     assert replayed == pytest.approx(wanted, rel=1e-5)

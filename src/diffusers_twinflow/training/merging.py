@@ -28,7 +28,7 @@ def merged_lora(transformer: ModelMixin, args: TrainingArguments, accelerator: A
         return None
     limit = args.merged_lora_gigabytes
     most = DEFAULT_SHARE * memory_of(accelerator.device) if limit is None else limit * GIGABYTE
-    return MergedLora(transformer) if merged_size(transformer) <= most else None
+    return MergedLora(transformer, compiled=args.compile) if merged_size(transformer) <= most else None
 
 
 def memory_of(device: torch.device) -> int:
