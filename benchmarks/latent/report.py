@@ -53,6 +53,10 @@ def write_grid(path: Path, rows: Sequence[tuple[str, Path]], prompts: Sequence[s
     grid.save(path, optimize=True)
 
 
+def counted(steps: int) -> str:
+    return f"{steps} step{'s' * (steps > 1)}"
+
+
 def write_grids(directory: Path, steps: Sequence[int], draw_steps: int, prompts: Sequence[str]) -> None:
     """Write a grid for our full weights and our LoRA at all steps, and grids of all ways at one and two steps."""
     top = [
@@ -60,14 +64,14 @@ def write_grids(directory: Path, steps: Sequence[int], draw_steps: int, prompts:
         (f"base, {draw_steps} steps", strip_path(directory, BASE, draw_steps)),
     ]
     ours = [
-        (f"{WAYS[way].label}, {count} steps", strip_path(directory, way, count))
+        (f"{WAYS[way].label}, {counted(count)}", strip_path(directory, way, count))
         for way in ("full", "lora")
         for count in steps
         if count <= 4
     ]
     write_grid(directory / "grid_ours.png", top + ours, prompts)
     for count in steps[:2]:
-        rows = [(f"base, Euler, {count} steps", strip_path(directory, f"{BASE}-FlowMatchEuler", count))]
+        rows = [(f"base, Euler, {counted(count)}", strip_path(directory, f"{BASE}-FlowMatchEuler", count))]
         rows += [(WAYS[way].label, strip_path(directory, way, count)) for way in COMPARED]
         write_grid(directory / f"grid_{count}.png", top + rows, prompts)
 
@@ -89,7 +93,7 @@ def write_curve(path: Path, report: dict) -> None:
                 if way in report["ways"] and (way, steps) in rows
             )
             if points:
-                axes.plot(*zip(*points), style, label=f"{label}, {steps} step{'s' * (steps > 1)}")
+                axes.plot(*zip(*points), style, label=f"{label}, {counted(steps)}")
     for row in report["rows"]:
         if row["way"] == BASE:
             axes.axhline(row["scores"]["fid"], color="gray", label=f"base, {row['evaluations']} evaluations")
