@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,13 @@ from diffusers_twinflow.families.captured import CapturedFamily, denoiser_of
 from diffusers_twinflow.families.diffusion import DiffusionFamily
 from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.training import Trainer, TrainingArguments
-from tests import videos
+from tests import tiny, videos
 from tests.families import kit, tiny_captured
 from tests.fresh_accelerator import fresh_accelerator
 
 SAME_LENGTH = ["a red fox", "two birds"]
 DIFFERENT = ["a", "a picture with many more words than the other one has"]
+NOT_PADDED = ("z_image",)
 WRITTEN = [
     case
     for case in kit.CASES
@@ -44,16 +46,20 @@ def derived(case: kit.Case, prompts: list[str]) -> CapturedFamily:
 @pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case.id)
 @torch.no_grad()
 def test_velocities_are_those_of_the_written_family(case):
+    """Of prompts that are encoded together and alone, though some pipelines pass a mask only if a prompt is padded."""
+    prompts = SAME_LENGTH if case.family_name in NOT_PADDED else DIFFERENT
     written, pipeline = case.family.bind(case.pipeline), case.pipeline
-    family = derived(case, SAME_LENGTH)
+    family = derived(case, prompts)
     blank = torch.zeros(2, 3, case.resolution, case.resolution)
     latents = torch.randn(written.blank_latents(pipeline, blank).shape)
     denoiser, t = written.denoiser(pipeline), torch.tensor([0.3, 0.8])
-    expected = written.velocity(denoiser)(latents, t, None, None, case.encode_prompts(SAME_LENGTH))
+    expected = written.velocity(denoiser)(latents, t, None, None, case.encode_prompts(prompts))
     shape = family.blank_latents(pipeline, blank).shape
-    condition = family.encode_prompts(pipeline, SAME_LENGTH)
-    ours = family.velocity(denoiser)(as_passed(written, latents, shape), t, None, None, condition)
-    torch.testing.assert_close(ours, as_passed(written, expected, shape), **kit.CLOSE)
+    alone = [family.encode_prompts(pipeline, [prompt]) for prompt in prompts]
+    apart = {name: torch.cat([each[name] for each in alone]) for name in alone[0]}
+    for condition in (family.encode_prompts(pipeline, prompts), apart):
+        ours = family.velocity(denoiser)(as_passed(written, latents, shape), t, None, None, condition)
+        torch.testing.assert_close(ours, as_passed(written, expected, shape), **kit.CLOSE)
 
 
 @pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case.id)
@@ -71,6 +77,36 @@ def test_images_are_encoded_as_by_the_written_family(case):
     torch.testing.assert_close(
         decoded.flatten(), written.decode_latents(pipeline, expected.mean).flatten(), **kit.CLOSE
     )
+
+
+SIZED = [
+    pytest.param(case, id=case.id, marks=() if case.family_name in ("flux", "z_image") else pytest.mark.slow)
+    for case in WRITTEN
+]
+
+
+@pytest.mark.parametrize("case", SIZED)
+@torch.no_grad()
+def test_several_sizes_are_those_of_the_written_family(case):
+    """Tall and wide samples have the same number of tokens."""
+    written, pipeline, side = case.family.bind(case.pipeline), case.pipeline, case.resolution
+    family = derived(case, SAME_LENGTH)
+    sizes = [(side, 2 * side), (2 * side, side), (side, side)]
+    family.prepare_sizes(pipeline, sizes)
+    family.prepare_images(pipeline)
+    denoiser, t = written.denoiser(pipeline), torch.tensor([0.3, 0.8])
+    conditions = case.encode_prompts(SAME_LENGTH), family.encode_prompts(pipeline, SAME_LENGTH)
+    for height, width in sizes:
+        pixels = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        expected, ours = (each.encode_distribution(pipeline, pixels).mean for each in (written, family))
+        shape = (2, *family.at_sizes[height, width].layout.sample.shape)
+        torch.testing.assert_close(ours.reshape(shape), as_passed(written, expected, shape), **kit.CLOSE)
+        velocities = [
+            each.velocity(denoiser)(latents, t, None, None, condition)
+            for each, latents, condition in zip((written, family), (expected, ours), conditions)
+        ]
+        assert velocities[1].shape == ours.shape
+        torch.testing.assert_close(velocities[1].reshape(shape), as_passed(written, velocities[0], shape), **kit.CLOSE)
 
 
 def as_passed(family: Family, latents: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -177,6 +213,42 @@ def test_a_step_on_images_to_an_image(build, cached, tmp_path, image_dir):
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("a", height=32, width=32, output_type="pt")[0]
     assert image.shape == (1, 3, 32, 32) and image.isfinite().all()
+
+
+def images_of_several_shapes(folder: Path) -> Path:
+    tiny.image_folder(folder, count=4)
+    for i, size in enumerate([(32, 32), (64, 32), (32, 64), (64, 32)]):
+        Image.new("RGB", size, (60 * i, 0, 0)).save(folder / f"{i}.png")
+    return kit.add_references(folder)
+
+
+CACHED = {"cache_latents": True, "cache_text_embeddings": True, "center_crop": True}
+
+
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [
+        (tiny_captured.cogview4, CACHED),
+        pytest.param(tiny_captured.cogview4, {}, marks=pytest.mark.slow),
+        pytest.param(tiny_captured.flux_kontext, {"reference_image_column": "reference"}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_on_images_of_several_shapes(build, options, tmp_path, small_references):
+    """CogView4's transformer is told the size. FLUX's takes tokens, of which tall and wide samples have as many."""
+    arguments = arguments_for(
+        tmp_path,
+        build,
+        dataset_name=str(images_of_several_shapes(tmp_path / "images")),
+        aspect_ratio_buckets="32,32;32,64;64,32;96,32",
+        **options,
+    )
+    arguments = replace(arguments, max_train_steps=4)
+    trainer = trained(arguments, twinflow_adversarial_enabled=True)
+    assert sorted(trainer.family.at_sizes) == [(32, 32), (32, 64), (64, 32)]
+    assert len({family.sample_shape for family in trainer.family.at_sizes.values()}) == 3
+    if not trainer.family.takes_reference_image:
+        tall = trainer.family.at_sizes[64, 32].of_size["target_size"]
+        assert tall.put(None, 2, torch.device("cpu")).tolist() == [[[64.0, 32.0]]] * 2
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -80,10 +81,12 @@ class TrainingData:
             if not self.is_offloaded:
                 pipeline.to(self.device)
             family.prepare_prompts(pipeline, self.samples.all_captions() if isinstance(self.samples, Samples) else [])
+            sizes = self._used_sizes()
+            family.prepare_sizes(pipeline, sizes)
             if source.config.used_image_column is not None:
                 family.prepare_images(pipeline)
             if tries_sizes:
-                self._check_sizes()
+                self._check_sizes(sizes)
             self._encode_beforehand()
         family.denoiser(pipeline).to(self.device)
 
@@ -201,14 +204,23 @@ class TrainingData:
             num_processes=self.processes.num_processes,
         )
 
-    def _check_sizes(self) -> None:
+    def _used_sizes(self) -> list[tuple[int, int]]:
+        """Every (height, width) that samples of the run can have."""
+        config, buckets = self.source.config, self.framing.buckets
+        if config.used_image_column is None:
+            return [(config.resolution, config.resolution)]
+        if isinstance(self.samples, StreamedSamples):
+            return list(buckets)
+        return [buckets[bucket] for bucket in np.unique(self.samples.buckets())]
+
+    def _check_sizes(self, sizes: list[tuple[int, int]]) -> None:
         encoder: Any = next(iter(self.encoders.values()))
         check_sizes(
             self.family,
             self.family.denoiser(self.pipeline),
             self._latents_of,
             self.encode_prompts,
-            list(self.framing.buckets),
+            sizes,
             num_frames=self.source.config.num_frames,
             device=self.device,
             dtype=encoder.dtype,

@@ -59,12 +59,13 @@ class StateError(LayoutError):
     """An argument that may keep state between calls."""
 
 
-def layout_of(one: Any, two: Any, name: str) -> Any:
-    """How a value is laid out, from the call with one prompt and the call with the same prompt twice.
+def layout_of(one: Any, two: Any, name: str, count: int = 1) -> Any:
+    """How a value is laid out, from a call and the call with the same prompts twice.
 
     Args:
         one, two: the value in both calls.
         name: where the value is, such as `img_ids` or `attention_kwargs.ids`.
+        count: number of prompts of the first call.
 
     Raises:
         LayoutError: if the second value is not the first one for twice as many samples.
@@ -72,14 +73,14 @@ def layout_of(one: Any, two: Any, name: str) -> Any:
     if not isinstance(one, (*PLAIN, torch.Tensor, dict, list, tuple)):
         raise StateError(f"`{name}` is a {type(one).__name__}, which may keep state between calls")
     if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
-        return _tensor_layout(one, two, name)
+        return _tensor_layout(one, two, name, count)
     if isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():
-        return Group(dict, {key: layout_of(one[key], two[key], f"{name}.{key}") for key in one})
+        return Group(dict, {key: layout_of(one[key], two[key], f"{name}.{key}", count) for key in one})
     if isinstance(one, (list, tuple)) and type(one) is type(two):
         if len(one) == len(two):
             entries = enumerate(zip(one, two))
-            return Group(type(one), {i: layout_of(*pair, f"{name}.{i}") for i, pair in entries})
-        if (len(one), len(two)) == (1, 2):
+            return Group(type(one), {i: layout_of(*pair, f"{name}.{i}", count) for i, pair in entries})
+        if (len(one), len(two)) == (count, 2 * count):
             return PerSampleList(type(one), _item_layout(one[0], name))
     elif type(one) is type(two) and one == two:
         return Shared(one)
@@ -102,14 +103,14 @@ def layout_of_one(one: Any, name: str) -> Any:
     return layout_of(one, one, name)
 
 
-def _tensor_layout(one: torch.Tensor, two: torch.Tensor, name: str) -> Any:
+def _tensor_layout(one: torch.Tensor, two: torch.Tensor, name: str, count: int) -> Any:
     if one.shape == two.shape:
         if torch.equal(one, two):
             return Shared(one)
         raise LayoutError(f"`{name}`, {describe(one)}, has other values when the same prompt is given twice")
     grown = [dim for dim, sizes in enumerate(zip(one.shape, two.shape)) if sizes[0] != sizes[1]]
     if one.ndim == two.ndim and len(grown) == 1 and two.shape[grown[0]] == 2 * one.shape[grown[0]]:
-        return PerSample(name, grown[0], one.shape[grown[0]])
+        return PerSample(name, grown[0], one.shape[grown[0]] // count)
     raise LayoutError(f"`{name}` is {describe(one)} for one prompt and {describe(two)} for two")
 
 
@@ -123,12 +124,13 @@ def _item_layout(item: Any, name: str) -> Any:
     return Shared(item)
 
 
-def split(layout: Any, value: Any, count: int, name: str) -> Condition:
+def split(layout: Any, value: Any, count: int, name: str, kept: int | None = None) -> Condition:
     """The tensors per sample of a value, shape [B, ...] each, by name.
 
     Args:
-        count: B, the number of samples.
+        count: number of samples.
         name: where the value is.
+        kept: B, if only the first samples are wanted.
 
     Raises:
         TwinFlowConfigError: if the value does not have the layout, such as another length of the prompt.
@@ -139,11 +141,11 @@ def split(layout: Any, value: Any, count: int, name: str) -> Condition:
         ):
             raise _another(name, value)
         rows = value.unflatten(layout.dim, (count, layout.rows)).movedim(layout.dim, 0)
-        return {layout.name: rows.contiguous()}
+        return {layout.name: rows[:kept].contiguous()}
     if isinstance(layout, PerSampleList):
         if not isinstance(value, (list, tuple)) or type(value) is not layout.kind or len(value) != count:
             raise _another(name, value)
-        parts = [dict(_item_tensors(layout.item, item, name)) for item in value]
+        parts = [dict(_item_tensors(layout.item, item, name)) for item in value[:kept]]
         return {key: _stacked([part[key] for part in parts], key) for key in parts[0]}
     if isinstance(layout, Group):
         entries = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, Sequence) else {}
@@ -151,7 +153,7 @@ def split(layout: Any, value: Any, count: int, name: str) -> Condition:
             raise _another(name, value)
         found: Condition = {}
         for key, item in layout.items.items():
-            found |= split(item, entries[key], count, f"{name}.{key}")
+            found |= split(item, entries[key], count, f"{name}.{key}", kept)
         return found
     if not _same(layout.value, value):
         raise _another(name, value, layout.value)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from copy import copy
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import diffusers
@@ -22,8 +23,9 @@ from .call_layout import LayoutError, StateError, concatenate, describe, join, l
 from .decode_capture import DecodeError, Decoder
 from .encoding import LatentDistribution, as_pictures, to_unit_range
 from .latent_codec import LatentCodec, find_codec
-from .sample_place import CallLayout, SamplePlace
+from .sample_place import TOKENS_NDIM, CallLayout, SamplePlace
 from .second_denoiser import BOUNDARY, SECOND, check_first_alone, load_first_alone
+from .size_parts import PartOfSize, part_of_size
 from .video import strip
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ TAKE_SIGMAS = ("AnyFlowPipeline", "HunyuanImagePipeline")
 OUTPUT_NAMES = {"Kandinsky5T2IPipeline": "image"}
 USUAL_FRAME_RATE = 24.0
 TIME_TOLERANCE = 0.02
+SHORTEST_PROMPT = ""
 CANDIDATES = 8
 """How many of the prompts with most characters are encoded to find the one that is longest for the model."""
 
@@ -89,7 +92,8 @@ class CapturedFamily(Family):
 
     Conditions are the arguments that the pipeline's call passes to its denoiser, and samples have the shape that the
     denoiser takes. `for_samples` and `prepare_prompts` come before everything that needs conditions, and `prepare_images`
-    before everything that needs images.
+    before everything that needs images. A run with several sizes calls `prepare_sizes` before `prepare_images`. It has a
+    family for each size, whose conditions are those of the prompt and those of the size.
 
     Args:
         pipeline_class: the stock pipeline.
@@ -101,7 +105,10 @@ class CapturedFamily(Family):
     lora_target_modules: list[str] = []
     layout: CallLayout | None = None
     codec: LatentCodec | None = None
-    resolution: int | None = None
+    size: tuple[int, int] | None = None
+    rows: int | None = None
+    at_sizes: "Mapping[tuple[int, int], CapturedFamily]" = {}
+    of_size: dict[str, PartOfSize] = {}
     num_frames: int | None = None
     call_options: dict[str, Any] = {}
     longest_prompt: str | None = None
@@ -152,7 +159,12 @@ class CapturedFamily(Family):
     # What the pipeline is called with.
 
     def size_options(self, resolution: int) -> dict[str, Any]:
-        options = super().size_options(resolution) | {"use_resolution_binning": False, "max_area": resolution**2}
+        return self._options_of((resolution, resolution))
+
+    def _options_of(self, size: tuple[int, int]) -> dict[str, Any]:
+        """The arguments of the stock call for a height and a width."""
+        height, width = size
+        options = {"height": height, "width": width, "use_resolution_binning": False, "max_area": height * width}
         return {name: value for name, value in options.items() if name in self.parameters}
 
     def frame_rate(self, pipeline: DiffusionPipeline) -> float:
@@ -169,7 +181,7 @@ class CapturedFamily(Family):
         max_sequence_length: int | None = None,
     ) -> "Self":
         sized = copy(self)
-        sized.resolution, sized.num_frames = resolution, num_frames
+        sized.size, sized.num_frames = (resolution, resolution), num_frames
         frames = {"num_frames": num_frames or 1} if self.draws_videos else {}
         length = (
             {"max_sequence_length": max_sequence_length} if max_sequence_length and self.max_sequence_length else {}
@@ -208,7 +220,8 @@ class CapturedFamily(Family):
         """The arguments of the pipeline's call that condition it. Without an image to edit, it is a blank one."""
         call: dict[str, Any] = {"prompt": self._as_argument(prompts)}
         if self.takes_reference_image:
-            call["image"] = image or Image.new("RGB", (self.resolution or 0, self.resolution or 0), "gray")
+            height, width = self.size or (0, 0)
+            call["image"] = image or Image.new("RGB", (width, height), "gray")
         return call
 
     def _as_argument(self, prompts: list[str]) -> str | list[str]:
@@ -217,11 +230,18 @@ class CapturedFamily(Family):
 
     # How its denoiser is called.
 
-    def find_layout(self, pipeline: DiffusionPipeline, capture: Callable[[int, int], DenoiserCall]) -> CallLayout:
+    def find_layout(
+        self,
+        pipeline: DiffusionPipeline,
+        capture: Callable[[int, int], DenoiserCall],
+        padded: tuple[DenoiserCall, DenoiserCall] | None = None,
+    ) -> CallLayout:
         """How a pipeline calls its denoiser.
 
         Args:
             capture: the call for a number of samples that are conditioned alike, and a seed of their noise.
+            padded: the calls for two prompts of different lengths, and for both of them twice, if a run has prompts of
+                different lengths. Some pipelines pass a mask only then.
 
         Raises:
             TwinFlowConfigError: if the call cannot be split into samples, with what was seen.
@@ -235,12 +255,16 @@ class CapturedFamily(Family):
             place = self._find_sample(one.arguments, other.arguments)
             times = self._times_in(one.arguments)
             left_out = {place.argument, self.timestep_argument, *self._native_targets()}
-            layouts = {}
             for name in sorted(one.arguments.keys() - left_out):
-                value = one.arguments[name]
-                self._check_alike(name, value, other.arguments[name])
-                twice = None if two is None else two.arguments.get(name)
-                layouts[name] = layout_of_one(value, name) if two is None else layout_of(value, twice, name)
+                self._check_alike(name, one.arguments[name], other.arguments[name])
+            first, twice = (one, two) if padded is None or two is None else padded
+            layouts = {}
+            for name in sorted(first.arguments.keys() - left_out):
+                value = first.arguments[name]
+                if twice is None:
+                    layouts[name] = layout_of_one(value, name)
+                else:
+                    layouts[name] = layout_of(value, twice.arguments.get(name), name, 1 if first is one else 2)
         except LayoutError as error:
             raise TwinFlowConfigError(
                 f"{self.name} cannot be trained with prompts alone, because its {self.component_name} cannot be "
@@ -340,6 +364,8 @@ class CapturedFamily(Family):
             raise TwinFlowConfigError(
                 f"{self.name} needs an image, so encode_prompts needs reference_images. Pass one per prompt."
             )
+        if self.at_sizes and reference_images is not None:
+            return self._of_pixels(reference_images).encode_prompts(pipeline, prompts, None, reference_images)
         if not self.layout.takes_several:
             images = [None] * len(prompts) if reference_images is None else as_pictures(reference_images)
             return concatenate(
@@ -348,12 +374,11 @@ class CapturedFamily(Family):
                     for prompt, image in zip(prompts, images)
                 ]
             )
-        asked = prompts if self.longest_prompt is None else [*prompts, self.longest_prompt]
-        condition = self.split_call(self._capture(pipeline, asked), len(asked))
-        return {name: tensor[: len(prompts)] for name, tensor in condition.items()}
+        asked = prompts if self.longest_prompt is None else [*prompts, self.longest_prompt, SHORTEST_PROMPT]
+        return self.split_call(self._capture(pipeline, asked), len(asked), len(prompts))
 
-    def split_call(self, call: DenoiserCall, count: int) -> Condition:
-        """The tensors per sample of a call for `count` samples.
+    def split_call(self, call: DenoiserCall, count: int, kept: int | None = None) -> Condition:
+        """The tensors per sample of a call for `count` samples, or of the first `kept` of them.
 
         Raises:
             TwinFlowConfigError: if the call is not laid out as the one that `find_layout` saw.
@@ -362,17 +387,20 @@ class CapturedFamily(Family):
             raise _not_prepared(self.name)
         condition: Condition = {}
         for name, layout in self.layout.arguments.items():
-            condition |= split(layout, call.arguments[name], count, name)
+            condition |= split(layout, call.arguments[name], count, name, kept)
         place = self.layout.sample
         if place.dim is not None or not condition:
             around = call.arguments[place.argument]
-            condition[place.argument] = torch.stack(list(around)) if place.kind else around
+            condition[place.argument] = place.without_sample(torch.stack(list(around)) if place.kind else around)[
+                :kept
+            ]
         return condition
 
     def prepare_prompts(self, pipeline: DiffusionPipeline, prompts: list[str]) -> None:
         """Find how the pipeline calls its denoiser, and the longest prompt if it encodes prompts to different lengths.
 
-        The longest prompt is encoded beside every batch, so that the pipeline pads all prompts to one length.
+        The longest and the shortest prompt are then encoded beside every batch, so that the pipeline pads all prompts to
+        one length, and passes a mask if it has one.
         """
         self.longest_prompt = None
         self._find_layout(pipeline, "")
@@ -389,11 +417,68 @@ class CapturedFamily(Family):
                 raise TwinFlowConfigError("each prompt has a different image")
             return self._capture(pipeline, [prompt] * count, seed)
 
-        self.layout = self.find_layout(pipeline, capture)
+        padded = None
+        if self.longest_prompt is not None and self.layout is not None and self.layout.takes_several:
+            both = [prompt, SHORTEST_PROMPT]
+            padded = self._capture(pipeline, both), self._capture(pipeline, both * 2)
+        self.layout = self.find_layout(pipeline, capture, padded)
 
     def _encoded_size(self, pipeline: DiffusionPipeline, prompt: str) -> int:
         """How many numbers the pipeline passes to its denoiser for a prompt."""
         return size_of(self._capture(pipeline, [prompt]).arguments)
+
+    def prepare_sizes(self, pipeline: DiffusionPipeline, sizes: list[tuple[int, int]]) -> None:
+        self.at_sizes = {}
+        if set(sizes) <= {self.size}:
+            return
+        step = gcd(*(height for height, _ in sizes))
+        at_sizes = {size: self._for_size(pipeline, size, size[0] // step) for size in sizes}
+        if len({family.sample_shape for family in at_sizes.values()}) < len(at_sizes):
+            raise TwinFlowConfigError(
+                f"{self.name} cannot be trained at several sizes, because its samples have the same shape at some of "
+                "them: leave out `aspect_ratio_buckets`."
+            )
+        self.at_sizes = at_sizes
+
+    def _for_size(self, pipeline: DiffusionPipeline, size: tuple[int, int], rows: int) -> "Self":
+        """The family for one of several sizes.
+
+        Args:
+            rows: height of the samples, in a unit that all sizes share.
+        """
+        sized = copy(self)
+        sized.size, sized.rows, sized.call_options = size, rows, self.call_options | self._options_of(size)
+        sized._find_layout(pipeline, self.longest_prompt or "")
+        if not self.takes_reference_image:  # with one, prompts are encoded for each size
+            sized.of_size = sized._parts_of_size(pipeline, self)
+        return sized
+
+    def _parts_of_size(self, pipeline: DiffusionPipeline, other: "CapturedFamily") -> dict[str, PartOfSize]:
+        """The conditions, or parts of conditions, that depend on the size and not on the prompt.
+
+        Args:
+            other: the family for another size.
+
+        Raises:
+            TwinFlowConfigError: if some depend on both.
+        """
+        prompts = [SHORTEST_PROMPT, self.longest_prompt or "a"]
+        ours, theirs = ([each.encode_prompts(pipeline, [prompt]) for prompt in prompts] for each in (self, other))
+        parts = {
+            name: part_of_size([each[name] for each in ours], [each.get(name) for each in theirs], name)
+            for name in ours[0]
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample. With several sizes, tokens are in rows, so that each size has another shape."""
+        if self.layout is None:
+            raise _not_prepared(self.name)
+        shape = self.layout.sample.shape
+        if self.rows is None or len(shape) != TOKENS_NDIM - 1 or shape[0] % self.rows:
+            return shape
+        return self.rows, shape[0] // self.rows, shape[1]
 
     def condition_identity(self) -> dict[str, Any]:
         return {"call": self.call_options, "longest_prompt": self.longest_prompt}
@@ -406,11 +491,15 @@ class CapturedFamily(Family):
         Raises:
             TwinFlowConfigError: if it is not, with what was seen.
         """
-        if self.layout is None or self.resolution is None:
+        for family in self.at_sizes.values():
+            family.prepare_images(pipeline)
+        if self.at_sizes:
+            return
+        if self.layout is None or self.size is None:
             raise _not_prepared(self.name)
         call = self.call_options | self._conditions_call([""])
         frames = [self.num_frames] if self.num_frames else []
-        shape = (1, 3, *frames, self.resolution, self.resolution)
+        shape = (1, 3, *frames, *self.size)
         pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
         self.find_codec(Decoder(pipeline, self.component_name, self.layout.sample, call), pixels)
 
@@ -441,32 +530,40 @@ class CapturedFamily(Family):
         Raises:
             TwinFlowConfigError: if the pixels are of another size than `for_samples` was given.
         """
-        if self.codec is None:
+        family = self._of_pixels(pixels)
+        if family.codec is None:
             raise TwinFlowConfigError(
                 f"{self.name} has no family file, so how it decodes must be known before images are encoded: call "
                 "`prepare_images` on the family after `prepare_prompts`."
             )
-        self._check_size(pixels)
-        return self.codec.encode(pixels)
+        mean, std = family.codec.encode(pixels)
+        shape = (len(pixels), *family.sample_shape)
+        return LatentDistribution(mean.reshape(shape), None if std is None else std.reshape(shape))
 
     def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
-        if self.codec is None:
+        family = self._of_latents(latents)
+        if family.codec is None:
             raise _not_prepared(self.name)
-        return to_unit_range(self.codec.decode(latents))
+        return to_unit_range(family.codec.decode(latents))
 
     def blank_latents(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> torch.Tensor:
-        if self.layout is None:
-            raise _not_prepared(self.name)
-        self._check_size(pixels)
-        return pixels.new_zeros(len(pixels), *self.layout.sample.shape)
+        return pixels.new_zeros(len(pixels), *self._of_pixels(pixels).sample_shape)
 
-    def _check_size(self, pixels: torch.Tensor) -> None:
+    def _of_pixels(self, pixels: torch.Tensor) -> "CapturedFamily":
+        """The family for samples of this size."""
         height, width = pixels.shape[-2:]
-        if {height, width} != {self.resolution}:
+        family = self if not self.at_sizes and self.size == (height, width) else self.at_sizes.get((height, width))
+        if family is None:
             raise TwinFlowConfigError(
-                f"{self.name} is trained at {self.resolution} x {self.resolution} pixels, because its conditions are for "
-                f"one size, and a sample of {height} x {width} pixels was asked for: leave out `aspect_ratio_buckets`."
+                f"{self.name} has no family file, so its conditions are for known sizes, and {height} x {width} pixels is "
+                "none of them: call `prepare_sizes` on the family with all sizes."
             )
+        return family
+
+    def _of_latents(self, latents: torch.Tensor) -> "CapturedFamily":
+        """The family for samples of this shape."""
+        shape = tuple(latents.shape[1:])
+        return next((family for family in self.at_sizes.values() if family.sample_shape == shape), self)
 
     def timestep(self, t: torch.Tensor) -> torch.Tensor:
         if self.layout is None:
@@ -475,6 +572,19 @@ class CapturedFamily(Family):
         return at_data + t * (at_noise - at_data)
 
     def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        if not self.at_sizes:
+            return self._velocity(model)
+        by_shape = {family.sample_shape: family._velocity(model) for family in self.at_sizes.values()}
+
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
+            return by_shape[tuple(x_t.shape[1:])](x_t, t, r, sign, condition)
+
+        return velocity
+
+    def _velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        """The velocity of samples of one size."""
         if self.layout is None:
             raise _not_prepared(self.name)
         layout, place = self.layout, self.layout.sample
@@ -482,7 +592,12 @@ class CapturedFamily(Family):
         def velocity(
             x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
         ) -> torch.Tensor:
-            arguments = {name: join(each, condition, len(x_t), x_t.device) for name, each in layout.arguments.items()}
+            count, shape, device = len(x_t), x_t.shape, x_t.device
+            condition = condition | {
+                name: part.put(condition.get(name), count, device) for name, part in self.of_size.items()
+            }
+            arguments = {name: join(each, condition, count, device) for name, each in layout.arguments.items()}
+            x_t = x_t.reshape(count, *place.shape)
             arguments[place.argument] = place.fill(x_t, condition.get(place.argument))
             arguments |= self.times(t, r, sign)
             for name in filter(None, (self.timestep_argument, layout.native_target)):
@@ -490,7 +605,7 @@ class CapturedFamily(Family):
                 arguments[name] = time.reshape(-1, *[1] * len(layout.time_shape)).expand(-1, *layout.time_shape)
             output = model(**arguments)
             prediction = output if isinstance(output, torch.Tensor) else output[0]
-            return place.read(prediction) * self.prediction_sign
+            return place.read(prediction).reshape(shape) * self.prediction_sign
 
         return velocity
 

@@ -49,6 +49,17 @@ class Encoding:
             prompts: all prompts of the run. Empty if they are not known.
         """
 
+    def prepare_sizes(self, pipeline: DiffusionPipeline, sizes: list[tuple[int, int]]) -> None:
+        """Learn the sizes of a run's samples, after `prepare_prompts`. Most families need not know them.
+
+        Args:
+            pipeline: the base, with its text encoders on the device.
+            sizes: every (height, width) in pixels.
+
+        Raises:
+            TwinFlowConfigError: if this base cannot be trained at several sizes.
+        """
+
     def prepare_images(self, pipeline: DiffusionPipeline) -> None:
         """Learn how images are encoded before the first is. Most families know it.
 

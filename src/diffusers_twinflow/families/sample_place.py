@@ -45,6 +45,12 @@ class SamplePlace:
         """Return the sample's part of a tensor."""
         return tensor if self.dim is None else tensor.narrow(self.dim, self.start, self.stop - self.start)
 
+    def without_sample(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a copy of the argument with zeros instead of the sample."""
+        tensor = tensor.clone()
+        self.of(tensor).zero_()
+        return tensor
+
     def fill(self, x_t: torch.Tensor, around: torch.Tensor | None) -> Any:
         """Return the denoiser's argument with these samples in it.
 
