@@ -169,7 +169,8 @@ class _Group:
     """Layers of one shape and rank, which are merged together."""
 
     def __init__(self, layers: list[MergedLoraLinear], add_adapter: Callable[..., None]) -> None:
-        self.layers, self.add_adapter = layers, add_adapter
+        self.layers = layers
+        self.add_adapter = add_adapter if len(layers) > 1 else _add_adapter  # one layer would need another graph
         weight = weight_of(layers[0].base_layer)
         self.merged = weight.new_empty(len(layers), *weight.shape)
         for layer, merged in zip(layers, self.merged):
