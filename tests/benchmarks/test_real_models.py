@@ -39,7 +39,7 @@ def test_a_family_takes_the_random_latents_and_prompts(name):
 def test_a_quantised_base_has_the_layers_that_diffusers_loads_from_files(tmp_path):
     model = QWEN_IMAGE.tiny()
     random_transformer(model, CPU, torch.bfloat16).save_pretrained(tmp_path)
-    config = quantization_config("torchao_int8", "transformer", torch.bfloat16).quant_mapping["transformer"]
+    config = quantization_config("torchao_int8", ["transformer"], torch.bfloat16).quant_mapping["transformer"]
     loaded = model.transformer_class.from_pretrained(tmp_path, quantization_config=config, dtype=torch.bfloat16)
     built = quantized_transformer(model, CPU, torch.bfloat16, "torchao_int8")
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from diffusers_twinflow import TwinFlowConfigError
+from diffusers_twinflow import TwinFlowConfigError, load_twinflow_lora
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub.repository import TwinFlowRepositoryConfig
-from diffusers_twinflow.hub.stock_pipelines import assemble, load_stock_pipeline
+from diffusers_twinflow.hub.stock_pipelines import assemble
 from diffusers_twinflow.models import enable_twinflow
 from diffusers_twinflow.pipelines import TwinFlowPipeline, as_twinflow_pipeline
 from tests.families import kit, tiny_videos
@@ -103,26 +103,12 @@ def two_transformers():
     return tiny_videos.wan(transformer_2=tiny_videos.wan_transformer(), boundary_ratio=0.875)
 
 
-def test_of_two_transformers_the_first_is_loaded_alone(two_transformers, tmp_path, caplog):
-    two_transformers.save_pretrained(tmp_path)
-    pipeline = load_stock_pipeline(FAMILY, tmp_path)
-    assert "without its transformer_2" in caplog.text
-    assert pipeline.transformer_2 is None and pipeline.config.boundary_ratio is None
-    mine, theirs = FAMILY.denoiser(pipeline).state_dict(), two_transformers.transformer.state_dict()
-    assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
-    video = pipeline(
-        "a", height=16, width=16, num_frames=1, num_inference_steps=2, guidance_scale=0.0, max_sequence_length=8,
-        output_type="pt",
-    ).frames  # fmt: skip
-    assert video.shape == (1, 1, 3, 16, 16)
-
-
-def test_trained_on_a_base_of_two_transformers_the_first_draws_every_step(
-    script, two_transformers, image_dir, tmp_path, caplog
+def test_the_first_of_two_transformers_is_trained_alone_and_draws_every_step(
+    script, two_transformers, image_dir, tmp_path
 ):
     two_transformers.save_pretrained(tmp_path / "base")
-    kit.train(script, kit.Case("wan", tiny_videos.wan), tmp_path / "base", image_dir, tmp_path / "out", "lora")
-    assert "without its transformer_2, because TwinFlow uses transformer at all times" in caplog.text
+    case = kit.Case("wan", tiny_videos.wan, options=("--denoisers", "transformer"))
+    kit.train(script, case, tmp_path / "base", image_dir, tmp_path / "out", "lora")
     pipeline = TwinFlowPipeline.from_pretrained(tmp_path / "out")
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.transformer_2 is None and pipeline.config.boundary_ratio is None
@@ -132,8 +118,12 @@ def test_trained_on_a_base_of_two_transformers_the_first_draws_every_step(
     )
     pipeline("a", height=16, width=16, num_frames=1, num_inference_steps=4, max_sequence_length=8)
     assert len(times) == 4 and times[0] > 875 > times[-1]
+    with pytest.raises(
+        TwinFlowConfigError, match="trained on transformer, .* load the pipeline with transformer_2=None"
+    ):
+        load_twinflow_lora(two_transformers, tmp_path / "out")
 
 
-def test_a_second_transformer_is_refused(two_transformers):
-    with pytest.raises(TwinFlowConfigError, match="boundary_ratio=0.875.*transformer_2=None"):
-        FAMILY.denoiser(two_transformers)
+def test_the_second_transformer_cannot_be_trained_alone():
+    with pytest.raises(TwinFlowConfigError, match="denoisers=transformer_2 is not valid.*transformer transformer_2"):
+        FAMILY.load_options(["transformer_2"])

@@ -316,7 +316,7 @@ def plain(tensor):
 
 
 def test_a_quantized_base_is_not_saved_as_a_whole_model(shared_repository, base_dir, tmp_path):
-    quantization = quantization_config("torchao_int8", "transformer", torch.float32)
+    quantization = quantization_config("torchao_int8", ["transformer"], torch.float32)
     pipeline = load_stock_pipeline(FAMILY, base_dir, quantization_config=quantization)
     load_twinflow_lora(pipeline, shared_repository)
     with pytest.raises(TwinFlowConfigError, match="transformer is quantized.*save_twinflow_lora"):
@@ -326,7 +326,7 @@ def test_a_quantized_base_is_not_saved_as_a_whole_model(shared_repository, base_
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_lora_fused_on_a_torchao_base_unloads_exactly(shared_repository, base_dir, dtype):
-    quantization = quantization_config("torchao_int8", "transformer", dtype)
+    quantization = quantization_config("torchao_int8", ["transformer"], dtype)
     pipeline = load_stock_pipeline(FAMILY, base_dir, dtype=dtype, quantization_config=quantization)
     pipeline.set_progress_bar_config(disable=True)
     weight = pipeline.transformer.transformer_blocks[0].attn.to_q.weight

@@ -128,7 +128,7 @@ def test_whole_model_in_a_format_for_loras(shared_model, tmp_path, format):
 
 
 def test_quantized_base_in_a_format_with_all_weights(shared_repository, tmp_path):
-    quantization = quantization_config("torchao_int8", "transformer", torch.float32)
+    quantization = quantization_config("torchao_int8", ["transformer"], torch.float32)
     for format in ("merged", "transformer"):
         message = refused(shared_repository, tmp_path / "a" / "out", format, quantization_config=quantization)
         assert message.startswith("the transformer is quantized")

@@ -301,7 +301,7 @@ def test_beside_another_lora_it_stays_separate(shared_repository, pipeline, styl
 
 
 def test_on_a_quantized_base_it_stays_separate(shared_repository, caplog):
-    quantized = quantization_config("torchao_int8", "transformer", torch.float32)
+    quantized = quantization_config("torchao_int8", ["transformer"], torch.float32)
     with caplog.at_level("INFO", logger="diffusers_twinflow"):
         pipeline = load(shared_repository, quantization_config=quantized)
     assert adapted(pipeline) and merged_lora_of(pipeline.transformer) is None

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from ..families import FAMILIES
 from ..hub.component_check import WEIGHTS
 from ..hub.files import (
     CONDITIONING_NAME,
@@ -35,9 +34,13 @@ def describe(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
         "num_inference_steps": config.num_inference_steps,
         "steps_trained": config.trained.get("steps"),
     }
-    lora, scheduler = map(repository.find, (LORA_NAME, SCHEDULER_NAME))
-    if lora:
-        shapes = read_header(lora).shapes
+    scheduler = repository.find(SCHEDULER_NAME)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in config.trained_denoisers if config.train_type == LORA else ():
+        lora = repository.find(config.file_of(name, LORA_NAME))
+        if lora:
+            shapes |= {f"{name} {key}": shape for key, shape in read_header(lora).shapes.items()}
+    if shapes:
         values["lora_modules"] = sum(name.endswith("lora_A.weight") for name in shapes)
         values["lora_rank"] = sorted({shape[0] for name, shape in shapes.items() if name.endswith("lora_A.weight")})
         values["lora_parameters"] = count(shapes)
@@ -55,23 +58,32 @@ def describe(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
 
 
 def conditioning_shapes(repository: LocatedRepository, config: TwinFlowRepositoryConfig) -> dict[str, tuple[int, ...]]:
-    """Read the shapes of the time conditioning, by name, from file headers.
+    """Read the shapes of the time conditioning, by denoiser and name, from file headers.
 
     The time conditioning of a whole model is in its transformer's folder. Older versions saved it with the transformer's
     weights. These are searched if they are on this machine.
     """
-    folder = "" if config.train_type == LORA else f"{FAMILIES[config.family].component_name}/"
-    name = f"{folder}{CONDITIONING_NAME}"
-    if folder and not repository.is_local:
+    is_lora = config.train_type == LORA
+    found: dict[str, tuple[int, ...]] = {}
+    files = {
+        denoiser: config.file_of(denoiser, CONDITIONING_NAME) if is_lora else f"{denoiser}/{CONDITIONING_NAME}"
+        for denoiser in config.trained_denoisers
+    }
+    if not is_lora and not repository.is_local:
         options = {"subfolder": repository.subfolder, **repository.hub_options}
-        repository = locate_repository(repository.name, patterns=[name], **options)
-    path = repository.find(name)
-    if path is not None:
-        return split_unfolded(read_header(path).shapes)[0]
-    shapes: dict[str, tuple[int, ...]] = {}
-    for shard in (repository.directory / folder).glob(WEIGHTS) if folder else ():
-        shapes |= read_header(shard, float_only=False).shapes
-    return {name: shape for name, shape in shapes.items() if name.startswith("time_conditioning.")}
+        repository = locate_repository(repository.name, patterns=list(files.values()), **options)
+    for denoiser, name in files.items():
+        path = repository.find(name)
+        if path is not None:
+            shapes = split_unfolded(read_header(path).shapes)[0]
+        elif is_lora:
+            continue
+        else:
+            shards = (repository.directory / denoiser).glob(WEIGHTS)
+            saved = [read_header(shard, float_only=False).shapes.items() for shard in shards]
+            shapes = {k: shape for each in saved for k, shape in each if k.startswith("time_conditioning.")}
+        found |= {f"{denoiser}.{k}": shape for k, shape in shapes.items()}
+    return found
 
 
 def count(shapes: dict[str, tuple[int, ...]]) -> int:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -19,12 +19,12 @@ VAE_FACTORS = (
 PROCESSORS = ("image_processor", "video_processor")
 
 
-def encoder_modules(pipeline: DiffusionPipeline, denoiser: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """Return every network of a pipeline except the trained one, by component name."""
+def encoder_modules(pipeline: DiffusionPipeline, denoisers: Collection[str]) -> dict[str, torch.nn.Module]:
+    """Return every network of a pipeline except the denoisers, by component name."""
     return {
         name: component
         for name, component in pipeline.components.items()
-        if isinstance(component, torch.nn.Module) and component is not denoiser
+        if isinstance(component, torch.nn.Module) and name not in denoisers
     }
 
 

@@ -1,7 +1,7 @@
 """Encode the conditions of prompts during training, or once before it."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -78,15 +78,15 @@ def cache_conditions(
 
 
 def text_identity(
-    pipeline: DiffusionPipeline, denoiser: torch.nn.Module, name: str, max_sequence_length: int | None
+    pipeline: DiffusionPipeline, denoisers: Collection[str], name: str, max_sequence_length: int | None
 ) -> dict[str, Any]:
     """Return everything besides the prompt that conditions depend on.
 
     Args:
+        denoisers: names of the trained components.
         name: name of the base.
-        denoiser: the trained component.
     """
-    modules = encoder_modules(pipeline, denoiser)
+    modules = encoder_modules(pipeline, denoisers)
     return {
         "kind": "conditions",
         "model": name,

@@ -76,7 +76,7 @@ class TrainingData:
         self.framing = self._frame()
         self.samples = self._build_samples()
         self.conditions = Conditions(self.encode_prompts, self.device)
-        self.encoders = encoder_modules(pipeline, family.denoiser(pipeline))
+        self.encoders = encoder_modules(pipeline, family.denoiser_names)
         with moved_to(self.encoders.values(), self.device) if self.is_offloaded else nullcontext():
             if not self.is_offloaded:
                 pipeline.to(self.device)
@@ -88,7 +88,7 @@ class TrainingData:
             if tries_sizes:
                 self._check_sizes(sizes)
             self._encode_beforehand()
-        family.denoiser(pipeline).to(self.device)
+        family.network(pipeline).to(self.device)
 
     @property
     def is_offloaded(self) -> bool:
@@ -238,11 +238,11 @@ class TrainingData:
             cache = self._cache(partial(latent_identity, self.pipeline, self.framing, self.base_name, config.clip))
             cache_latents(self.samples, self.encode_images, cache, num_workers=config.dataloader_num_workers, **shared)
         if config.cache_text_embeddings:
-            denoiser = self.family.denoiser(self.pipeline)
+            denoisers = self.family.denoiser_names
             length = config.max_sequence_length or self.family.max_sequence_length
             self.conditions.cache = self._cache(
                 lambda: (
-                    text_identity(self.pipeline, denoiser, self.base_name, length) | self.family.condition_identity()
+                    text_identity(self.pipeline, denoisers, self.base_name, length) | self.family.condition_identity()
                 )
             )
             if isinstance(self.samples, Samples):

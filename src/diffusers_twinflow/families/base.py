@@ -1,6 +1,5 @@
 """The base class of families. A family adapts one kind of base model to the rest of the package."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -22,7 +21,6 @@ class Family(Denoising, Encoding):
 
     Attributes:
         name: the name in configs and model cards.
-        pipeline_class: the stock pipeline class.
         guidance_off: arguments that turn guidance off in the stock pipeline, so that it calls the model once per step.
             A model with embedded guidance gets the same value here and in `velocity`. The value is 1 for such a model,
             because it then predicts the velocity of the data. `twinflow_enhanced_ratio` builds guidance in.
@@ -34,7 +32,6 @@ class Family(Denoising, Encoding):
         output_name: attribute of the stock call's output with the images or videos.
     """
 
-    pipeline_class: type[DiffusionPipeline]
     guidance_off: dict[str, float] = {"guidance_scale": 0.0}
     takes_sigmas: bool = True
     saves_lora_by_pipeline: bool = True
@@ -42,15 +39,6 @@ class Family(Denoising, Encoding):
     task: str = "text-to-image"
     usual_base: str | None = None
     output_name: str = "images"
-
-    def load_options(self, base: str, index: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of `from_pretrained` that this family needs. Most families need none.
-
-        Args:
-            base: name of the base, for messages.
-            index: contents of the base's `model_index.json`.
-        """
-        return {}
 
     def for_samples(
         self,

@@ -1,7 +1,7 @@
 """A family for any stock flow pipeline. Its conditions are the arguments that the pipeline passes to its denoiser."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import copy
 from math import gcd
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,6 @@ from .decode_capture import DecodeError, Decoder
 from .encoding import LatentDistribution, as_pictures, to_unit_range
 from .latent_codec import LatentCodec, find_codec
 from .sample_place import TOKENS_NDIM, CallLayout, SamplePlace
-from .second_denoiser import BOUNDARY, SECOND, check_first_alone, load_first_alone
 from .size_parts import PartOfSize, part_of_size
 from .video import strip
 
@@ -137,14 +136,6 @@ class CapturedFamily(Family):
         self.output_name = OUTPUT_NAMES.get(self.name, "frames" if self.draws_videos else "images")
         is_negated = self.rule.at_noise < self.rule.at_data or denoiser_name in DATA_MINUS_NOISE
         self.prediction_sign = -1.0 if is_negated else 1.0
-
-    def load_options(self, base: str, index: Mapping[str, Any]) -> dict[str, Any]:
-        has_second = {SECOND, BOUNDARY} <= inspect.signature(self.pipeline_class.__init__).parameters.keys()
-        return load_first_alone(base, index) if has_second else {}
-
-    def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
-        check_first_alone(pipeline)
-        return super().denoiser(pipeline)
 
     def lora_targets(self, model: ModelMixin) -> list[str]:
         """Every linear layer of the model's blocks."""

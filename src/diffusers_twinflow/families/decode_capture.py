@@ -6,7 +6,7 @@ the next step and to its autoencoder after the last one.
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from .call_capture import STEPS, undisturbed
 from .sample_place import SamplePlace
+from .second_denoiser import second_of
 
 
 class DecodeError(ValueError):
@@ -62,7 +63,7 @@ class Decoder:
 
     Attributes:
         pipeline: the base, with its autoencoder on the device.
-        component_name: the denoiser.
+        component_name: the denoiser. A second one for low noise is treated alike.
         place: where samples are in the denoiser's call.
         call: arguments of the pipeline's call for one sample.
     """
@@ -121,7 +122,10 @@ class Decoder:
 
             run_decoder = vae.decode
             pipeline.scheduler.step = return_chosen
-            with _method(denoiser, "forward", forward), _method(vae, "decode", decode):
+            with ExitStack() as methods:
+                for each in filter(None, (denoiser, second_of(pipeline))):
+                    methods.enter_context(_method(each, "forward", forward))
+                methods.enter_context(_method(vae, "decode", decode))
                 try:
                     seen["output"] = pipeline(**call | {"output_type": "np"})[0]  # type: ignore[operator]
                 except _Decoded:

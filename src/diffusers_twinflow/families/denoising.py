@@ -1,7 +1,8 @@
 """How the model of a family is called."""
 
 import fnmatch
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,10 +10,12 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
-from ..conditions import VelocityFunction
+from ..conditions import Condition, VelocityFunction
 from ..configuration import TwinFlowConfigError
 from ..models import TwinFlowTransformerMixin, uncompiled
+from ..models.denoisers_by_time import DenoisersByTime, denoisers_in
 from .scheduler_kind import is_flow_matching
+from .second_denoiser import BOUNDARY, SECOND, options_without_second, second_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -23,7 +26,9 @@ class Denoising:
 
     Attributes:
         name: the family's name.
-        component_name: name of the pipeline's component that is trained.
+        pipeline_class: the stock pipeline class.
+        component_name: name of the pipeline's component that is trained. If there is a second one for low noise, this is
+            the one for high noise.
         transformer_class: the TwinFlow class of that component.
         lora_target_modules: name suffixes of the linear layers that a LoRA adapts by default. If a name contains `*`,
             it is a pattern for whole names, such as `blocks.*.proj`.
@@ -31,6 +36,7 @@ class Denoising:
     """
 
     name: str
+    pipeline_class: type[DiffusionPipeline]
     component_name: str = "transformer"
     transformer_class: type[TwinFlowTransformerMixin]
     lora_target_modules: list[str]
@@ -51,8 +57,45 @@ class Denoising:
         return self
 
     def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
-        """Return the component that is trained, without the wrapper of `torch.compile`."""
+        """Return the component `component_name`, without the wrapper of `torch.compile`."""
         return uncompiled(getattr(pipeline, self.component_name))
+
+    @property
+    def denoiser_names(self) -> tuple[str, ...]:
+        """The components that can denoise in the pipeline class: one, or one for high and one for low noise."""
+        has_second = {SECOND, BOUNDARY} <= inspect.signature(self.pipeline_class.__init__).parameters.keys()
+        return (self.component_name, SECOND) if has_second else (self.component_name,)
+
+    def denoisers(self, pipeline: DiffusionPipeline) -> dict[str, ModelMixin]:
+        """Return the components that are trained by name, without the wrapper of `torch.compile`.
+
+        Raises:
+            TwinFlowConfigError: if the pipeline lacks one.
+        """
+        second = second_of(pipeline)
+        return {self.component_name: self.denoiser(pipeline)} | ({} if second is None else {SECOND: second})
+
+    def network(self, pipeline: DiffusionPipeline) -> nn.Module:
+        """Return what is trained as one module: the denoiser, or a `DenoisersByTime` if there are two."""
+        denoisers = self.denoisers(pipeline)
+        if len(denoisers) == 1:
+            return denoisers[self.component_name]
+        return DenoisersByTime(denoisers, pipeline.config[BOUNDARY])
+
+    def components_of(self, network: nn.Module) -> dict[str, nn.Module]:
+        """Return the denoisers of a network that `network` built, or of a copy of it, by component name."""
+        return dict(zip((self.component_name, SECOND), denoisers_in(network)))
+
+    def load_options(self, denoisers: Sequence[str] | None) -> dict[str, Any]:
+        """Return the arguments of `from_pretrained` that load a base with some of its denoisers.
+
+        Args:
+            denoisers: names of the components; `None` for all that the base has.
+
+        Raises:
+            TwinFlowConfigError: if the pipeline cannot denoise with these alone.
+        """
+        return options_without_second(self.denoiser_names, denoisers)
 
     def is_of(self, model: nn.Module) -> bool:
         """Whether this family trains models of this class, stock or TwinFlow."""
@@ -75,6 +118,18 @@ class Denoising:
     def timestep(self, t: torch.Tensor) -> torch.Tensor:
         """Convert times in [0, 1], with 1 at noise, to the unit of the model's forward, by default 0 to 1000."""
         return t * 1000.0
+
+    def network_velocity(self, network: nn.Module) -> VelocityFunction:
+        """Wrap what `network` built, or a copy of it, in a velocity function. A wrapper of several processes is called."""
+        if not isinstance(getattr(network, "module", network), DenoisersByTime):
+            return self.velocity(network)
+
+        def velocity(
+            x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
+            return network(self.velocity, x_t, t, r, sign, condition)
+
+        return velocity
 
     def times(self, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """Return the time arguments of the forward. If `r` and `sign` are `None`, the stock forward accepts them."""

@@ -1,25 +1,19 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition, VelocityFunction
 from ..models import twinflow_class_of
 from .encoding import LatentDistribution, to_unit_range
 from .packing import latent_statistics
-from .second_denoiser import check_first_alone, load_first_alone
 from .video import VideoFamily, as_video
 
 
 class WanFamily(VideoFamily):
-    """Wan 2.1 and 2.2, text to video. Times are in 0..1000 and the same for every token.
-
-    If a base has two transformers (Wan 2.2 14B), `transformer` is trained and used at all times. `transformer_2`, which
-    the base uses at low noise, is not loaded.
-    """
+    """Wan 2.1 and 2.2, text to video. Times are in 0..1000 and the same for every token."""
 
     name = "wan"
     pipeline_class = WanPipeline
@@ -38,13 +32,6 @@ class WanFamily(VideoFamily):
         "condition_embedder.time_proj",
     ]
     max_sequence_length = 512
-
-    def load_options(self, base: str, index: Mapping[str, Any]) -> dict[str, Any]:
-        return load_first_alone(base, index)
-
-    def denoiser(self, pipeline: DiffusionPipeline) -> ModelMixin:
-        check_first_alone(pipeline)
-        return super().denoiser(pipeline)
 
     def encode_prompts(
         self,

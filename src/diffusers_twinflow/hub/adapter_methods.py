@@ -7,7 +7,7 @@ from typing import Any
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..families import family_of
-from .merging import MergedLora, merged_lora_of, unmerge_lora
+from .merging import merged_lora_of, unmerge_lora
 
 NEED_SEPARATE = (
     "load_lora_weights",
@@ -51,7 +51,7 @@ def _with_separate_lora(method: Callable) -> Callable:
 def _active_adapters(method: Callable[..., list[str]]) -> Callable[..., list[str]]:
     @wraps(method)
     def listed(self: DiffusionPipeline) -> list[str]:
-        merged = _merged(self)
+        merged = merged_lora_of(family_of(self).denoiser(self))
         return [*([merged.adapter_name] if merged is not None else []), *method(self)]
 
     return listed
@@ -60,14 +60,11 @@ def _active_adapters(method: Callable[..., list[str]]) -> Callable[..., list[str
 def _list_adapters(method: Callable[..., dict[str, list[str]]]) -> Callable[..., dict[str, list[str]]]:
     @wraps(method)
     def listed(self: DiffusionPipeline) -> dict[str, list[str]]:
-        found, merged = method(self), _merged(self)
-        if merged is not None:
-            component = family_of(self).component_name
-            found[component] = [merged.adapter_name, *found.get(component, [])]
+        found = method(self)
+        for component, transformer in family_of(self).denoisers(self).items():
+            merged = merged_lora_of(transformer)
+            if merged is not None:
+                found[component] = [merged.adapter_name, *found.get(component, [])]
         return found
 
     return listed
-
-
-def _merged(pipeline: DiffusionPipeline) -> MergedLora | None:
-    return merged_lora_of(family_of(pipeline).denoiser(pipeline))

@@ -64,9 +64,9 @@ def load_base_of(
     """
     family = FAMILIES[config.family]
     if base_model is not None:
-        return load_base(family, base_model, **options)
+        return load_base(family, base_model, **(family.load_options(config.trained_denoisers) | options))
     is_local = repository.is_local and (repository.directory / config.base_model).is_dir()
-    options = {"revision": config.base_model_revision} | options
+    options = {"revision": config.base_model_revision} | family.load_options(config.trained_denoisers) | options
     return load_base(family, config.locate_base(repository), is_hub_id=not is_local, **options)
 
 

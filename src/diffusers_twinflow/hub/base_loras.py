@@ -182,6 +182,11 @@ def _merge(pipeline: DiffusionPipeline, lora: BaseLora, path: Path) -> None:
     cls, family = type(pipeline).__name__, family_of(pipeline)
     if not hasattr(pipeline, "load_lora_weights"):
         raise TwinFlowConfigError(f"base_loras={lora} cannot be merged: diffusers cannot load LoRAs into a {cls}.")
+    if len(family.denoisers(pipeline)) > 1:
+        raise TwinFlowConfigError(
+            f"base_loras={lora} cannot be merged into a {cls} with two denoisers. Merge a LoRA into each with diffusers, "
+            "and save the pipeline as the base."
+        )
     denoiser = family.denoiser(pipeline)
     if getattr(denoiser, "hf_quantizer", None) is not None:
         raise TwinFlowConfigError(

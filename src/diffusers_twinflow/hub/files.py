@@ -32,7 +32,23 @@ MODULAR_INDEX_NAME = "modular_model_index.json"
 CARD_NAME = "README.md"
 SAMPLES_FOLDER = "samples"
 SAMPLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-LOADED_NAMES = (CONFIG_NAME, LORA_NAME, CONDITIONING_NAME, SCHEDULER_NAME, INDEX_NAME, MODULAR_INDEX_NAME)
+PART_NAMES = (LORA_NAME, CONDITIONING_NAME)
+"""Files of a LoRA. A second denoiser has the same with other names, see `second_name`."""
+
+
+def second_name(name: str) -> str:
+    """Return the name of the file of a second denoiser, such as pytorch_lora_weights_2.safetensors."""
+    return f"{PurePosixPath(name).stem}_2{PurePosixPath(name).suffix}"
+
+
+LOADED_NAMES = (
+    CONFIG_NAME,
+    *PART_NAMES,
+    *map(second_name, PART_NAMES),
+    SCHEDULER_NAME,
+    INDEX_NAME,
+    MODULAR_INDEX_NAME,
+)
 
 MAX_JSON_BYTES = 1_000_000
 MAX_HEADER_BYTES = 16_000_000

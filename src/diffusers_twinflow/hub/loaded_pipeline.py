@@ -73,11 +73,13 @@ class TwinFlowMethods(StockPipeline):
         """
         unmerge_lora(self)
         state = self._loaded_lora
-        fused = state is not None and is_fused(self._denoiser, state.adapter_name)
+        denoisers = self._denoisers
+        fused = state is not None and any(is_fused(each, state.adapter_name) for each in denoisers)
         if hasattr(self.stock_class, "unload_lora_weights"):
             super().unload_lora_weights(**options)
         else:
-            self._denoiser.unload_lora()
+            for denoiser in denoisers:
+                denoiser.unload_lora()
         if state is not None and fused:
             setattr(self, STATE_NAME, replace(state, is_baked=True))
         elif state is not None and not state.is_baked:
@@ -100,8 +102,8 @@ class TwinFlowMethods(StockPipeline):
         return vars(self).get(STATE_NAME)
 
     @property
-    def _denoiser(self) -> ModelMixin:
-        return family_of(self).denoiser(self)
+    def _denoisers(self) -> list[ModelMixin]:
+        return list(family_of(self).denoisers(self).values())
 
     def _check_call(self, arguments: Mapping[str, Any], guidance_off: Mapping[str, float]) -> None:
         """Warn if the arguments of a call damage the images, once per reason.
@@ -142,7 +144,7 @@ class TwinFlowMethods(StockPipeline):
             )
 
     def _is_on(self, adapter_name: str) -> bool:
-        return merged_lora_of(self._denoiser) is not None or is_active(self._denoiser, adapter_name)
+        return all(merged_lora_of(each) is not None or is_active(each, adapter_name) for each in self._denoisers)
 
     def _warn_once(self, reason: str, text: str) -> None:
         warned = vars(self).setdefault("_twinflow_warnings", set())

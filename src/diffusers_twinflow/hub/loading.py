@@ -1,6 +1,7 @@
 """Load a TwinFlow LoRA into a pipeline, next to other LoRAs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,8 @@ from .adapter_states import activate_beside, read_states
 from .base_loras import BaseLora, merged_base_loras
 from .config_types import check_types
 from .files import (
-    CONDITIONING_NAME,
     CONFIG_NAME,
-    LORA_NAME,
+    PART_NAMES,
     SCHEDULER_NAME,
     LocatedRepository,
     check_finite,
@@ -109,27 +109,20 @@ def load_located_lora(
             f"'{repository.name}' is a {config.train_type} model of {config.family}, and the pipeline is a "
             f"{family.name}: load it with TwinFlowPipeline.from_pretrained, or into a pipeline of its family."
         )
-    lora_path, conditioning_path = repository.find(LORA_NAME), repository.find(CONDITIONING_NAME)
-    if lora_path is None:
-        raise TwinFlowConfigError(f"'{repository.name}' has no {LORA_NAME}: save it again with save_twinflow_lora.")
-    if conditioning_path is None and config.needs_time_conditioning:
-        raise TwinFlowConfigError(
-            f"'{repository.name}' has no {CONDITIONING_NAME}, and the LoRA does not work without it: save it again with "
-            "save_twinflow_lora."
-        )
-    transformer = family.denoiser(pipeline)
-    check_lora(lora_path, transformer, family.component_name)
-    weights, metadata = _read_lora(lora_path, config, family, transformer)
-    conditioning = _read_conditioning(conditioning_path, pipeline, family) if conditioning_path else None
+    _check_denoisers(pipeline, family, config, repository)
+    denoisers = family.denoisers(pipeline)
+    parts = {name: _read_part(repository, config, family, name, model) for name, model in denoisers.items()}
     scheduler = read_scheduler(repository, config)
 
-    before = read_states(transformer)
+    before = {name: read_states(model) for name, model in denoisers.items()}
     try:
-        load_lora(family, pipeline, weights, metadata, adapter_name)
-        if conditioning is not None:
-            enable_twinflow(transformer, family.transformer_class)
-            transformer.time_conditioning.load_state_dict(conditioning)
-        activate_beside(transformer, adapter_name, before)
+        for name, transformer in denoisers.items():
+            part = parts[name]
+            load_lora(family, pipeline, transformer, part.weights, part.metadata, adapter_name)
+            if part.conditioning is not None:
+                enable_twinflow(transformer, family.transformer_class)
+                transformer.time_conditioning.load_state_dict(part.conditioning)
+            activate_beside(transformer, adapter_name, before[name])
         if merge:
             merge_lora(pipeline, adapter_name, is_base_unchanged=is_base_unchanged)
     except Exception:
@@ -141,25 +134,75 @@ def load_located_lora(
     return config
 
 
+@dataclass(frozen=True)
+class _Part:
+    """The files of one denoiser, read.
+
+    Attributes:
+        weights: the low-rank weights.
+        metadata: fields of their `LoraConfig`.
+        conditioning: the time conditioning; `None` if there is none.
+    """
+
+    weights: dict[str, torch.Tensor]
+    metadata: dict[str, Any]
+    conditioning: dict[str, torch.Tensor] | None
+
+
+def _read_part(
+    repository: LocatedRepository, config: TwinFlowRepositoryConfig, family: Family, name: str, transformer: ModelMixin
+) -> _Part:
+    """Read and check the files of one denoiser."""
+    lora_name, conditioning_name = (config.file_of(name, each) for each in PART_NAMES)
+    lora_path, conditioning_path = repository.find(lora_name), repository.find(conditioning_name)
+    if lora_path is None:
+        raise TwinFlowConfigError(f"'{repository.name}' has no {lora_name}: save it again with save_twinflow_lora.")
+    if conditioning_path is None and config.needs_time_conditioning:
+        raise TwinFlowConfigError(
+            f"'{repository.name}' has no {conditioning_name}, and the LoRA does not work without it: save it again with "
+            "save_twinflow_lora."
+        )
+    check_lora(lora_path, transformer, family.component_name)
+    weights, metadata = _read_lora(lora_path, config, family, name, transformer)
+    conditioning = _read_conditioning(conditioning_path, transformer, family) if conditioning_path else None
+    return _Part(weights, metadata, conditioning)
+
+
+def _check_denoisers(
+    pipeline: DiffusionPipeline, family: Family, config: TwinFlowRepositoryConfig, repository: LocatedRepository
+) -> None:
+    """Check that the pipeline denoises with the components that the LoRA adapts."""
+    trained, present = config.trained_denoisers, [*family.denoisers(pipeline)]
+    if trained == present:
+        return
+    options = ", ".join(f"{name}={value}" for name, value in family.load_options(trained).items())
+    remedy = f"with {options}" if options else f"with {' and '.join(trained)} and its boundary_ratio"
+    raise TwinFlowConfigError(
+        f"'{repository.name}' was trained on {' and '.join(trained)}, and the pipeline denoises with "
+        f"{' and '.join(present)}: load the pipeline {remedy}."
+    )
+
+
 def _check_pipeline(pipeline: DiffusionPipeline, family: Family, adapter_name: str) -> None:
-    transformer = family.denoiser(pipeline)
-    if getattr(pipeline, STATE_NAME, None) is not None or is_twinflow_transformer(transformer):
+    denoisers = family.denoisers(pipeline)
+    if getattr(pipeline, STATE_NAME, None) is not None or any(map(is_twinflow_transformer, denoisers.values())):
         raise TwinFlowConfigError(
             "the pipeline is a TwinFlow pipeline already: call unload_twinflow_lora on it first."
         )
     stock_class = family.transformer_class.stock_class()
-    transformer = getattr(pipeline, family.component_name)
-    if type(transformer) not in (stock_class, family.transformer_class):
-        raise TwinFlowConfigError(
-            f"the pipeline's {family.component_name} is a {type(transformer).__name__}: load the LoRA into a "
-            f"{stock_class.__name__}, before it is wrapped or compiled."
-        )
-    if adapter_name in getattr(transformer, "peft_config", {}):
-        raise TwinFlowConfigError(f"adapter_name={adapter_name!r} is on the pipeline already: choose another name.")
-    if any(parameter.is_meta for parameter in transformer.parameters()):
-        raise TwinFlowConfigError(
-            f"the {family.component_name} is offloaded to meta: load the LoRA before sequential offloading."
-        )
+    for name in denoisers:
+        transformer = getattr(pipeline, name)
+        if type(transformer) not in (stock_class, family.transformer_class):
+            raise TwinFlowConfigError(
+                f"the pipeline's {name} is a {type(transformer).__name__}: load the LoRA into a {stock_class.__name__}, "
+                "before it is wrapped or compiled."
+            )
+        if adapter_name in getattr(transformer, "peft_config", {}):
+            raise TwinFlowConfigError(
+                f"adapter_name={adapter_name!r} is on the pipeline already: choose another name."
+            )
+        if any(parameter.is_meta for parameter in transformer.parameters()):
+            raise TwinFlowConfigError(f"the {name} is offloaded to meta: load the LoRA before sequential offloading.")
 
 
 def _warn_of_base_loras(
@@ -207,14 +250,15 @@ def read_scheduler(repository: LocatedRepository, config: TwinFlowRepositoryConf
 
 
 def _read_lora(
-    path: Path, config: TwinFlowRepositoryConfig, family: Family, transformer: ModelMixin
+    path: Path, config: TwinFlowRepositoryConfig, family: Family, name: str, transformer: ModelMixin
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read the weights and metadata of a checked LoRA, without the part that carries the target time.
 
     Stock pipelines need that part. Here the time conditioning replaces it, on every sampling grid.
     """
     weights, metadata = read_lora(path, family.component_name)
-    folded = Portable.from_dict(config.portable).layers if config.portable is not None else {}
+    portable = Portable.from_dict(config.portable) if config.portable is not None else Portable()
+    folded = portable.layers_of(name, config.trained_denoisers)
     foreign = folded.keys() - foldable_layers(family.transformer_class, transformer).keys()
     if foreign:
         raise TwinFlowConfigError(
@@ -224,8 +268,7 @@ def _read_lora(
     return without_folded(weights, metadata, folded)
 
 
-def _read_conditioning(path: Path, pipeline: DiffusionPipeline, family: Family) -> dict[str, torch.Tensor]:
-    model = family.denoiser(pipeline)
+def _read_conditioning(path: Path, model: ModelMixin, family: Family) -> dict[str, torch.Tensor]:
     width = family.transformer_class.timestep_embedding_dim(model)
     with torch.device("meta"):
         conditioning = family.transformer_class.conditioning_of(model)

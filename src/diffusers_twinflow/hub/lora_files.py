@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.loaders.lora_base import LoraBaseMixin
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
@@ -42,6 +43,7 @@ def save_lora(
 def load_lora(
     family: Family,
     pipeline: DiffusionPipeline,
+    denoiser: ModelMixin,
     weights: dict[str, torch.Tensor],
     metadata: dict[str, Any],
     adapter_name: str,
@@ -51,11 +53,11 @@ def load_lora(
     Args:
         family: the family of the pipeline.
         pipeline: the pipeline.
+        denoiser: the model, one of the family's denoisers in the pipeline.
         weights: low-rank weights by their names in the model.
         metadata: fields of the adapter's `LoraConfig`.
         adapter_name: name of the adapter.
     """
-    denoiser = family.denoiser(pipeline)
     if not isinstance(denoiser, PeftAdapterMixin):
         enable_twinflow(denoiser, family.transformer_class)
     denoiser.load_lora_adapter(weights, prefix=None, metadata=metadata, adapter_name=adapter_name, _pipeline=pipeline)

@@ -83,11 +83,23 @@ def merge_lora(pipeline: DiffusionPipeline, adapter_name: str, *, is_base_unchan
     Returns:
         Whether the LoRA is merged.
     """
-    transformer = family_of(pipeline).denoiser(pipeline)
-    reason = why_not_mergeable(transformer)
-    if reason is not None:
-        logger.info(f"The TwinFlow LoRA is not merged into the weights, because {reason}. The images are the same.")
+    transformers = family_of(pipeline).denoisers(pipeline).values()
+    reasons = [reason for reason in map(why_not_mergeable, transformers) if reason is not None]
+    if reasons:
+        logger.info(
+            f"The TwinFlow LoRA is not merged into the weights, because {reasons[0]}. The images are the same."
+        )
         return False
+    try:
+        for transformer in transformers:
+            _merge(transformer, adapter_name, is_base_unchanged)
+    except Exception:
+        unmerge_lora(pipeline)
+        raise
+    return True
+
+
+def _merge(transformer: ModelMixin, adapter_name: str, is_base_unchanged: bool) -> None:
     layers = {name: layer.get_base_layer() for name, layer in adapted_layers(transformer)}
     weights, metadata = read_adapter(transformer, adapter_name)
     weights = {name: tensor.detach().cpu() for name, tensor in weights.items()}
@@ -105,7 +117,6 @@ def merge_lora(pipeline: DiffusionPipeline, adapter_name: str, *, is_base_unchan
         raise
     transformer.unload_lora()
     vars(transformer)[MERGED_NAME] = MergedLora(adapter_name, weights, metadata, base)
-    return True
 
 
 def unmerge_lora(pipeline: DiffusionPipeline) -> None:
@@ -118,26 +129,18 @@ def unmerge_lora(pipeline: DiffusionPipeline) -> None:
     Raises:
         TwinFlowConfigError: if group offloading keeps the merged weights on disk.
     """
-    family = family_of(pipeline)
-    transformer = family.denoiser(pipeline)
-    merged = merged_lora_of(transformer)
-    if merged is None:
-        return
-    if is_offloaded_to_disk(transformer):
-        raise TwinFlowConfigError(
-            f"the {family.component_name} is offloaded to disk with a merged LoRA, so its adapters cannot be changed or "
-            "unloaded. Load the pipeline with merge=False."
-        )
-    before = read_states(transformer)
-    if any(layer.merged_adapters for _, layer in adapted_layers(transformer)):
-        transformer.unfuse_lora()
-    inexact = restore_weights(transformer, merged.base)
-    load_lora(family, pipeline, dict(merged.weights), dict(merged.metadata), merged.adapter_name)
-    activate_beside(transformer, merged.adapter_name, before)
-    layers = dict(adapted_layers(transformer))
-    for name in inexact:
-        subtract_adapter(layers[name], merged.adapter_name)
-    delattr(transformer, MERGED_NAME)
+    merged = {
+        name: transformer
+        for name, transformer in family_of(pipeline).denoisers(pipeline).items()
+        if merged_lora_of(transformer) is not None
+    }
+    for name, transformer in merged.items():
+        if is_offloaded_to_disk(transformer):
+            raise TwinFlowConfigError(
+                f"the {name} is offloaded to disk with a merged LoRA, so its adapters cannot be changed or unloaded. Load "
+                "the pipeline with merge=False."
+            )
+    inexact = [layer for transformer in merged.values() for layer in _unmerge(pipeline, transformer)]
     if inexact:
         logger.warning(
             f"The TwinFlow LoRA was merged, and the base's files no longer contain the weights of '{inexact[0]}' and "
@@ -146,14 +149,31 @@ def unmerge_lora(pipeline: DiffusionPipeline) -> None:
         )
 
 
+def _unmerge(pipeline: DiffusionPipeline, transformer: ModelMixin) -> list[str]:
+    """Unmerge the LoRA of a transformer, and return the layers whose weights are restored only up to rounding."""
+    family, merged = family_of(pipeline), vars(transformer)[MERGED_NAME]
+    before = read_states(transformer)
+    if any(layer.merged_adapters for _, layer in adapted_layers(transformer)):
+        transformer.unfuse_lora()
+    inexact = restore_weights(transformer, merged.base)
+    load_lora(family, pipeline, transformer, dict(merged.weights), dict(merged.metadata), merged.adapter_name)
+    activate_beside(transformer, merged.adapter_name, before)
+    layers = dict(adapted_layers(transformer))
+    for name in inexact:
+        subtract_adapter(layers[name], merged.adapter_name)
+    delattr(transformer, MERGED_NAME)
+    return inexact
+
+
 @contextmanager
 def separate_lora(pipeline: DiffusionPipeline) -> Iterator[None]:
     """Unmerge a merged TwinFlow LoRA inside the `with` block, and merge it again afterwards."""
-    merged = merged_lora_of(family_of(pipeline).denoiser(pipeline))
+    found = map(merged_lora_of, family_of(pipeline).denoisers(pipeline).values())
+    merged = [each for each in found if each is not None]
     unmerge_lora(pipeline)
     try:
         yield
     finally:
-        if merged is not None:
-            was_in_files = all(weight.copy is None for weight in merged.base.values())
-            merge_lora(pipeline, merged.adapter_name, is_base_unchanged=was_in_files)
+        if merged:
+            were_in_files = all(weight.copy is None for each in merged for weight in each.base.values())
+            merge_lora(pipeline, merged[0].adapter_name, is_base_unchanged=were_in_files)

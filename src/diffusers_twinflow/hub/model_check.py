@@ -37,8 +37,10 @@ def read_index(repository: LocatedRepository, family: Family) -> dict[str, tuple
     if values.get("_class_name") != family.pipeline_class.__name__:
         refuse("_class_name", family.pipeline_class.__name__)
     stock = family.transformer_class.stock_class().__name__
-    if values.get(family.component_name) not in (["diffusers", stock], entry_of(family.transformer_class)):
-        refuse(family.component_name, f"['diffusers', '{stock}']")
+    for name in family.denoiser_names:
+        is_absent = name != family.component_name and values.get(name) in (None, [None, None])
+        if not is_absent and values.get(name) not in (["diffusers", stock], entry_of(family.transformer_class)):
+            refuse(name, f"['diffusers', '{stock}']")
     taken = inspect.signature(family.pipeline_class.__init__).parameters
     components = {}
     for name, entry in values.items():
@@ -71,17 +73,17 @@ def check_model_files(directory: Path, family: Family, components: dict[str, tup
     Raises:
         TwinFlowConfigError: if a check fails; the message names the file.
     """
-    component = family.component_name
-    config_path = directory / component / CONFIG
-    if config_path.is_file():
-        _check_component_config(f"{component}/{CONFIG}", read_json(config_path), family)
+    for component in family.denoiser_names:
+        config_path = directory / component / CONFIG
+        if config_path.is_file():
+            _check_component_config(f"{component}/{CONFIG}", read_json(config_path), family)
     for name, entry in components.items():
         folder = directory / name
         for path in folder.glob("*"):
             check_inside(path, directory)
         if (folder / CONFIG).is_file() and "quantization_config" in read_json(folder / CONFIG):
             raise TwinFlowConfigError(f"{name}/{CONFIG} asks for quantised weights. They must not be quantised.")
-        is_trained = name == component
+        is_trained = name in family.denoiser_names
         cls = family.transformer_class if is_trained else _class_of(list(entry), family)
         if cls is None:
             raise TwinFlowConfigError(f"{INDEX_NAME} has {name}={list(entry)}, but this class is not installed.")

@@ -41,8 +41,8 @@ def load_located_model(
         replaced["scheduler"] = read_scheduler(repository, config)
     options = options | {"use_safetensors": True}
     try:
-        model = _load_component(directory, family, component_options(options, family.component_name))
-        replaced[family.component_name] = model
+        for name in filter(components.__contains__, family.denoiser_names):
+            replaced[name] = _load_component(directory, family, name, component_options(options, name))
         pipeline = load_stock_pipeline(family, str(directory), **replaced, **options)
     except (TwinFlowConfigError, torch.OutOfMemoryError, MemoryError):
         raise
@@ -73,25 +73,25 @@ def component_options(options: dict[str, Any], component_name: str) -> dict[str,
     }
 
 
-def _load_component(directory: Path, family: Family, options: dict[str, Any]) -> torch.nn.Module:
+def _load_component(directory: Path, family: Family, name: str, options: dict[str, Any]) -> torch.nn.Module:
     loaded: Any = family.transformer_class.from_pretrained(
-        directory / family.component_name, use_safetensors=True, output_loading_info=True, **options
+        directory / name, use_safetensors=True, output_loading_info=True, **options
     )
     model, info = loaded
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[kind]:
             raise TwinFlowConfigError(
-                f"the weights of '{family.component_name}' do not fit its configuration: {kind.replace('_', ' ')} such "
+                f"the weights of '{name}' do not fit its configuration: {kind.replace('_', ' ')} such "
                 f"as '{sorted(map(str, info[kind]))[0]}'."
             )
-    if not model.twinflow_enabled and (directory / family.component_name / CONDITIONING_NAME).exists():
+    if not model.twinflow_enabled and (directory / name / CONDITIONING_NAME).exists():
         raise TwinFlowConfigError(
-            f"'{family.component_name}' has a {CONDITIONING_NAME}, but its config.json does not say which kind of time "
+            f"'{name}' has a {CONDITIONING_NAME}, but its config.json does not say which kind of time "
             "conditioning it is. Save the model again with save_twinflow_model."
         )
     trained_here = model.twinflow_enabled and model.twinflow_conditioning == TARGET_AND_SIGN
     if trained_here and model.time_conditioning.time_sign_embed.weight[0].any():
-        raise TwinFlowConfigError(f"'{family.component_name}' has a positive sign row that is not zero.")
+        raise TwinFlowConfigError(f"'{name}' has a positive sign row that is not zero.")
     return model
 
 

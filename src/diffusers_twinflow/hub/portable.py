@@ -39,7 +39,8 @@ class Portable:
     Attributes:
         style: sampling style that the weights support.
         sigmas: sigmas, without the final 0, of each step count for which the weights are exact.
-        layers: stock layers that carry the target time, with the rank that it uses in each.
+        layers: stock layers that carry the target time, with the rank that it uses in each. If there are two denoisers,
+            the layers of the second one start with the name of its component.
         error_between: largest error at other times, relative to the largest effect of the target time. `None` if the
             weights are valid only for the given sigmas.
         reason: why the weights do not carry the target time, or `None` if they do.
@@ -77,6 +78,33 @@ class Portable:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def of_all(cls, parts: Mapping[str, "Portable"]) -> "Portable":
+        """Join the descriptions of the denoisers of a pipeline, by component, the one for high noise first."""
+        first, *others = parts.values()
+        errors = [part.error_between for part in parts.values()]
+        layers = {
+            (layer if part is first else f"{name}.{layer}"): rank
+            for name, part in parts.items()
+            for layer, rank in part.layers.items()
+        }
+        return cls(
+            first.style,
+            {count: each for count, each in first.sigmas.items() if all(count in part.sigmas for part in others)},
+            layers,
+            None if None in errors else max(error for error in errors if error is not None),
+            next((part.reason for part in parts.values() if part.reason is not None), None),
+        )
+
+    def layers_of(self, name: str, denoisers: Sequence[str]) -> dict[str, int]:
+        """Return the layers of one of the denoisers that `of_all` joined, the inverse of it."""
+        first, *others = denoisers
+        prefixes = {other: f"{other}." for other in others}
+        if name == first:
+            return {k: rank for k, rank in self.layers.items() if not k.startswith(tuple(prefixes.values()))}
+        prefix = prefixes[name]
+        return {k.removeprefix(prefix): rank for k, rank in self.layers.items() if k.startswith(prefix)}
 
 
 def fold(

@@ -3,6 +3,7 @@
 import re
 import shlex
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from .base_loras import parse_base_loras
 from .component_check import WEIGHTS
 from .files import (
     CARD_NAME,
-    CONDITIONING_NAME,
     CONFIG_NAME,
     INDEX_NAME,
     LORA_NAME,
+    PART_NAMES,
     SAMPLES_FOLDER,
     SCHEDULER_NAME,
     LocatedRepository,
@@ -330,11 +331,13 @@ def _lora_files(repository: LocatedRepository, config: TwinFlowRepositoryConfig)
         raise TwinFlowConfigError(
             f"'{repository.name}' lacks {', '.join(missing)}: save it again with save_twinflow_lora."
         )
-    weights = [name for name in (LORA_NAME, CONDITIONING_NAME) if repository.find(name)]
-    if config.needs_time_conditioning and CONDITIONING_NAME not in weights:
-        raise TwinFlowConfigError(
-            f"'{repository.name}' lacks {CONDITIONING_NAME}: save it again with save_twinflow_lora."
-        )
+    weights = []
+    for part, denoiser in product(PART_NAMES, config.trained_denoisers):
+        name = config.file_of(denoiser, part)
+        if repository.find(name):
+            weights.append(name)
+        elif part == LORA_NAME or config.needs_time_conditioning:
+            raise TwinFlowConfigError(f"'{repository.name}' lacks {name}: save it again with save_twinflow_lora.")
     for name in weights:
         read_header(repository.directory / name)
         check_finite(repository.directory / name)
@@ -349,7 +352,7 @@ def _model_files(repository: LocatedRepository, config: TwinFlowRepositoryConfig
         raise TwinFlowConfigError(
             f"'{repository.name}' lacks {SCHEDULER_NAME}: save it again with save_twinflow_model."
         )
-    for path in (directory / family.component_name).glob(WEIGHTS):
+    for path in (path for name in family.denoiser_names for path in (directory / name).glob(WEIGHTS)):
         check_finite(path)
     found = {path for name in components for pattern in FILE_PATTERNS for path in (directory / name).glob(pattern)}
     return [CONFIG_NAME, INDEX_NAME, *sorted(path.relative_to(directory).as_posix() for path in found)]

@@ -28,6 +28,7 @@ from ..schedulers import TwinFlowScheduler
 from .adapter_states import active_adapters
 from .base_loras import BaseLora, parse_base_loras
 from .files import (
+    CONDITIONING_NAME,
     CONFIG_NAME,
     INDEX_NAME,
     LORA_NAME,
@@ -35,6 +36,7 @@ from .files import (
     locate_repository,
     modular_class_of,
     read_json,
+    second_name,
 )
 from .lora_files import save_lora
 from .merging import merged_lora_of, read_adapter
@@ -65,6 +67,8 @@ class TwinFlowRepositoryConfig:
         trained: details of the training: steps, batch size, learning rate, versions.
         has_time_conditioning: whether a LoRA has a time conditioning. `save_twinflow_lora` sets it.
         portable: how the stock weights carry the target time, see `Portable.from_dict`. Saving sets it.
+        denoisers: the components that a LoRA adapts, the one for high noise first; `None` if it is one.
+            `save_twinflow_lora` sets it.
         format_version: format of `options`. Files without it have version 1, see `old_formats`.
     """
 
@@ -80,7 +84,17 @@ class TwinFlowRepositoryConfig:
     has_time_conditioning: bool | None = None
     portable: dict[str, Any] | None = None
     base_loras: list[str] = field(default_factory=list)
+    denoisers: list[str] | None = None
     format_version: int = FORMAT_VERSION
+
+    @property
+    def trained_denoisers(self) -> list[str]:
+        """Return the components that a LoRA adapts, the one for high noise first."""
+        return self.denoisers or [FAMILIES[self.family].component_name]
+
+    def file_of(self, denoiser: str, name: str) -> str:
+        """Return the name of a denoiser's file in the repository of a LoRA, for the file `name` of one denoiser."""
+        return name if denoiser == self.trained_denoisers[0] else second_name(name)
 
     @property
     def needs_time_conditioning(self) -> bool:
@@ -261,6 +275,9 @@ def _check_types(config: TwinFlowRepositoryConfig, name: str) -> None:
     for field_name in ("options", "trained"):
         if not isinstance(getattr(config, field_name), dict):
             refuse(field_name, "a JSON object")
+    names = [*FAMILIES[config.family].denoiser_names]
+    if config.denoisers not in (None, names, names[:1]):
+        refuse("denoisers", f"null or {names}")
     if not isinstance(config.base_loras, list):
         refuse("base_loras", "a list of texts")
     parse_base_loras(config.base_loras)
@@ -270,7 +287,7 @@ def _check_types(config: TwinFlowRepositoryConfig, name: str) -> None:
 
 def save_twinflow_lora(
     directory: str | Path,
-    transformer: ModelMixin,
+    transformer: ModelMixin | Mapping[str, ModelMixin],
     config: TwinFlowRepositoryConfig,
     scheduler: TwinFlowScheduler,
     *,
@@ -286,7 +303,8 @@ def save_twinflow_lora(
 
     Args:
         directory: existing directory that the files are written to.
-        transformer: model with the adapter and, if it was trained, the time conditioning.
+        transformer: model with the adapter and, if it was trained, the time conditioning. If the pipeline has two
+            denoisers, both by component name, the one for high noise first.
         config: contents of `twinflow_config.json`.
         scheduler: scheduler that samples from the LoRA.
         adapter_name, conditioning_name: adapter and time conditioning of the transformer to save. Default to "default"
@@ -303,28 +321,31 @@ def save_twinflow_lora(
         )
         save_twinflow_lora("my-lora", pipe.transformer, config, TwinFlowScheduler())
     """
-    directory = Path(directory)
-    conditioning = getattr(transformer, conditioning_name, None)
-    names = [] if merged_lora_of(transformer) is not None else [adapter_name]
-    folded, portable = fold(transformer, conditioning, scheduler, config.num_inference_steps, adapter_names=names)
-    save_stock_lora(
-        directory,
-        transformer,
-        FAMILIES[config.family],
-        adapter_name=adapter_name,
-        dtype=dtype,
-        folded=folded.layers if folded else {},
-    )
-    if conditioning is not None:
-        save_conditioning(conditioning, directory)
+    directory, family = Path(directory), FAMILIES[config.family]
+    denoisers = transformer if isinstance(transformer, Mapping) else {family.component_name: transformer}
+    config = replace(config, denoisers=[*denoisers] if len(denoisers) > 1 else None)
+    conditionings = {name: getattr(model, conditioning_name, None) for name, model in denoisers.items()}
+    portables: dict[str, Portable] = {}
+    for name, model in denoisers.items():
+        conditioning, steps = conditionings[name], config.num_inference_steps
+        adapters = [] if merged_lora_of(model) is not None else [adapter_name]
+        folded, portables[name] = fold(model, conditioning, scheduler, steps, adapter_names=adapters)
+        layers = folded.layers if folded else {}
+        lora_name, conditioning_file = (config.file_of(name, each) for each in (LORA_NAME, CONDITIONING_NAME))
+        save_stock_lora(directory, model, family, lora_name, adapter_name=adapter_name, dtype=dtype, folded=layers)
+        if conditioning is not None:
+            save_conditioning(conditioning, directory, name=conditioning_file)
     scheduler.save_pretrained(directory / "scheduler")
-    replace(config, has_time_conditioning=conditioning is not None, portable=portable.to_dict()).save(directory)
+    has_conditioning = all(each is not None for each in conditionings.values())
+    portable = Portable.of_all(portables).to_dict()
+    replace(config, has_time_conditioning=has_conditioning, portable=portable).save(directory)
 
 
 def save_stock_lora(
     directory: str | Path,
     transformer: ModelMixin,
     family: Family,
+    weight_name: str = LORA_NAME,
     *,
     adapter_name: str = "default",
     dtype: torch.dtype | None = None,
@@ -332,7 +353,7 @@ def save_stock_lora(
 ) -> None:
     """Save a transformer's adapter as a plain diffusers LoRA file, see `stock_lora`."""
     lora = stock_lora(transformer, adapter_name=adapter_name, dtype=dtype, folded=folded)
-    save_lora(family, directory, LORA_NAME, *lora)
+    save_lora(family, directory, weight_name, *lora)
 
 
 def stock_lora(
@@ -370,17 +391,18 @@ def _scale(config: Mapping[str, Any], weight_name: str) -> float:
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
-def check_not_quantized(transformer: torch.nn.Module, family: Family) -> None:
-    """Check that a model can be saved whole.
+def check_not_quantized(denoisers: Mapping[str, torch.nn.Module]) -> None:
+    """Check that the models of a pipeline can be saved whole.
 
     Raises:
-        TwinFlowConfigError: if it is quantized.
+        TwinFlowConfigError: if one is quantized.
     """
-    if getattr(transformer, "hf_quantizer", None) is not None:
-        raise TwinFlowConfigError(
-            f"the {family.component_name} is quantized, and a whole model is saved in full precision. Load the base "
-            "without quantization to save a whole model, or save the LoRA alone with save_twinflow_lora."
-        )
+    for name, transformer in denoisers.items():
+        if getattr(transformer, "hf_quantizer", None) is not None:
+            raise TwinFlowConfigError(
+                f"the {name} is quantized, and a whole model is saved in full precision. Load the base without "
+                "quantization to save a whole model, or save the LoRA alone with save_twinflow_lora."
+            )
 
 
 def save_twinflow_model(
@@ -401,22 +423,20 @@ def save_twinflow_model(
         TwinFlowConfigError: if the base is quantized.
     """
     directory = Path(directory)
-    family = FAMILIES[config.family]
-    transformer = family.denoiser(pipeline)
-    check_not_quantized(transformer, family)
+    denoisers = FAMILIES[config.family].denoisers(pipeline)
+    check_not_quantized(denoisers)
     directory.mkdir(parents=True, exist_ok=True)
     base = config.base_model
     if Path(base).is_absolute() and Path(base).is_dir():
         base = os.path.relpath(base, directory)
-    folded, portable = fold(
-        transformer,
-        getattr(transformer, "time_conditioning", None),
-        scheduler_of(pipeline),
-        config.num_inference_steps,
-        adapter_names=active_adapters(transformer),
-    )
-    written = replace(
-        config, base_model=base, train_type=FULL, has_time_conditioning=None, portable=portable.to_dict()
-    )
-    written.save(directory)
-    stock_copy(pipeline, folded.layers if folded else {}).save_pretrained(str(directory), **options)
+    layers: dict[str, Mapping[str, FoldedLayer]] = {}
+    portables: dict[str, Portable] = {}
+    for name, model in denoisers.items():
+        conditioning, adapters = getattr(model, "time_conditioning", None), active_adapters(model)
+        scheduler, steps = scheduler_of(pipeline), config.num_inference_steps
+        folded, portables[name] = fold(model, conditioning, scheduler, steps, adapter_names=adapters)
+        layers[name] = folded.layers if folded else {}
+    portable = Portable.of_all(portables).to_dict()
+    written = replace(config, base_model=base, train_type=FULL, has_time_conditioning=None, portable=portable)
+    replace(written, denoisers=[*denoisers] if len(denoisers) > 1 else None).save(directory)
+    stock_copy(pipeline, layers).save_pretrained(str(directory), **options)

@@ -20,7 +20,7 @@ from .pipeline_classes import stock_class_of
 
 def stock_copy(
     pipeline: DiffusionPipeline,
-    folded: Mapping[str, FoldedLayer] = MappingProxyType({}),
+    folded: Mapping[str, Mapping[str, FoldedLayer]] = MappingProxyType({}),
     *,
     keep_conditioning: bool = True,
     scheduler: SchedulerMixin | None = None,
@@ -31,7 +31,7 @@ def stock_copy(
 
     Args:
         pipeline: pipeline to copy.
-        folded: low-rank weights, by layer, that are added to the saved weights of the TwinFlow transformer.
+        folded: low-rank weights, by component and layer, that are added to the saved weights of TwinFlow transformers.
         keep_conditioning: save the time conditioning next to the stock weights. Defaults to `True`.
         scheduler: scheduler to save. Defaults to the pipeline's scheduler.
     """
@@ -43,9 +43,9 @@ def stock_copy(
         if isinstance(model, TwinFlowTransformerMixin):
             copied.register_to_config(**{name: ("diffusers", model.stock_class().__name__)})
             if not keep_conditioning:
-                vars(copied)[name] = model.stock_copy(folded)
-            elif folded:
-                vars(copied)[name] = model.with_folded(folded)
+                vars(copied)[name] = model.stock_copy(folded.get(name, {}))
+            elif folded.get(name):
+                vars(copied)[name] = model.with_folded(folded[name])
         elif isinstance(model, nn.Module) and has_adapters(model):
             vars(copied)[name] = merged_copy(model)
     scheduler = scheduler or scheduler_of(pipeline)

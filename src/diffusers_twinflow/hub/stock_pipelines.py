@@ -25,7 +25,7 @@ def load_stock_pipeline(family: Family, name_or_path: str | Path, **options: Any
     index: Any = family.pipeline_class.load_config(name_or_path, **hub_options)
     absent = {name: None for name, component in index.items() if component == [None, None]}
     options.setdefault("dtype", options.pop("torch_dtype", torch.float32))
-    options = absent | family.load_options(str(name_or_path), index) | options
+    options = absent | options
     return family.pipeline_class.from_pretrained(name_or_path, **options)
 
 

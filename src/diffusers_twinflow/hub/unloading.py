@@ -1,5 +1,6 @@
 """Unload a TwinFlow LoRA from a pipeline."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +29,13 @@ class LoadedLora:
     Attributes:
         adapter_name: name of the adapter.
         scheduler: scheduler that the pipeline had before.
-        before: states of the other adapters before.
+        before: states of the other adapters before, by component.
         is_baked: whether the adapter was fused and then unloaded, so that it is part of the weights.
     """
 
     adapter_name: str
     scheduler: Any
-    before: AdapterStates
+    before: Mapping[str, AdapterStates]
     is_baked: bool = False
 
 
@@ -59,35 +60,40 @@ def unload_twinflow_lora(pipeline: DiffusionPipeline) -> None:
             "the TwinFlow LoRA was fused and then unloaded, so it is part of the weights now: load the base again."
         )
     unmerge_lora(pipeline)
-    transformer = _denoiser(pipeline)
-    inexact = unfuse_exactly(transformer) if is_fused(transformer, state.adapter_name) else []
+    denoisers = family_of(pipeline).denoisers(pipeline)
+    fused = [each for each in denoisers.values() if is_fused(each, state.adapter_name)]
+    inexact = [layer for each in fused for layer in unfuse_exactly(each)]
     if inexact:
         logger.warning(
             f"The TwinFlow LoRA was fused, and the base's files do not contain the weights of '{inexact[0]}' and "
             f"{len(inexact) - 1} other layers. These weights are restored up to rounding. Load the pipeline again to get "
             "the exact weights."
         )
-    remove_adapter(pipeline, state.adapter_name, states_without(transformer, state.adapter_name, state.before))
+    after = {
+        name: states_without(each, state.adapter_name, state.before.get(name, {})) for name, each in denoisers.items()
+    }
+    remove_adapter(pipeline, state.adapter_name, after)
     restore_pipeline(pipeline)
 
 
 def restore_pipeline(pipeline: DiffusionPipeline) -> None:
     """Remove a TwinFlow LoRA's time conditioning, scheduler and class from a pipeline, but not its low-rank weights."""
-    transformer, state = _denoiser(pipeline), getattr(pipeline, STATE_NAME)
-    if is_twinflow_transformer(transformer):
-        disable_twinflow(transformer)
+    state = getattr(pipeline, STATE_NAME)
+    for transformer in family_of(pipeline).denoisers(pipeline).values():
+        if is_twinflow_transformer(transformer):
+            disable_twinflow(transformer)
     pipeline.scheduler = state.scheduler
     delattr(pipeline, STATE_NAME)
     as_stock_pipeline(pipeline)
 
 
-def _denoiser(pipeline: DiffusionPipeline) -> ModelMixin:
-    return family_of(pipeline).denoiser(pipeline)
+def remove_adapter(pipeline: DiffusionPipeline, adapter_name: str, states: Mapping[str, AdapterStates]) -> None:
+    """Remove an adapter from the denoisers and put their other adapters into the given states, by component."""
+    for name, transformer in family_of(pipeline).denoisers(pipeline).items():
+        _remove(transformer, adapter_name, states.get(name, {}))
 
 
-def remove_adapter(pipeline: DiffusionPipeline, adapter_name: str, states: AdapterStates) -> None:
-    """Remove an adapter from the transformer and put its other adapters into the given states."""
-    transformer = _denoiser(pipeline)
+def _remove(transformer: ModelMixin, adapter_name: str, states: AdapterStates) -> None:
     adapters = set(getattr(transformer, "peft_config", None) or {})
     if adapters == {adapter_name}:
         transformer.unload_lora()

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -13,11 +13,12 @@ from torch import nn
 from ..conditions import VelocityFunction
 from ..flow import ema_decay_warmup
 from ..models.adapter_layers import adapter_layers
+from ..models.denoisers_by_time import denoisers_in
 from ..sharding import copy_whole, local_part, reshard, whole
 from .base import VelocityOf
 
 TEACHER_ADAPTER = "teacher"
-TEACHER_CONDITIONING = "teacher_time_conditioning"
+STUDENT_CONDITIONING, TEACHER_CONDITIONING = "time_conditioning", "teacher_time_conditioning"
 
 
 class EMAWeights:
@@ -200,19 +201,22 @@ def add_teacher_adapter(transformer: Any, lora_config: LoraConfig, student_adapt
             parameter.requires_grad_(False)
 
 
-def teacher_conditioning(transformer: Any) -> AbstractContextManager[None]:
-    """Return the context in which a model uses the teacher's time conditioning, if it has one."""
-    if hasattr(transformer, TEACHER_CONDITIONING):
-        return transformer.use_time_conditioning(TEACHER_CONDITIONING)
-    return nullcontext()
+@contextmanager
+def teacher_conditioning(transformer: nn.Module) -> Iterator[None]:
+    """Use the teacher's time conditioning of a model inside the block, if it has one."""
+    with ExitStack() as contexts:
+        for denoiser in denoisers_in(transformer):
+            if hasattr(denoiser, TEACHER_CONDITIONING):
+                contexts.enter_context(denoiser.use_time_conditioning(TEACHER_CONDITIONING))
+        yield
 
 
 def is_teacher_parameter(name: str) -> bool:
     """Whether a parameter of a student's transformer belongs to the teacher's adapter or time conditioning."""
-    return f".{TEACHER_ADAPTER}." in name or name.startswith(f"{TEACHER_CONDITIONING}.")
+    return f".{TEACHER_ADAPTER}." in name or f".{TEACHER_CONDITIONING}." in f".{name}"
 
 
 def _student_name(name: str, student_adapter: str) -> str:
-    if name.startswith(f"{TEACHER_CONDITIONING}."):
-        return name.removeprefix("teacher_")
+    if TEACHER_CONDITIONING in name:
+        return name.replace(TEACHER_CONDITIONING, STUDENT_CONDITIONING)
     return name.replace(f".{TEACHER_ADAPTER}.", f".{student_adapter}.")

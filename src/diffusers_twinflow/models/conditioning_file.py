@@ -23,6 +23,8 @@ def save_conditioning(
     conditioning: nn.Module,
     directory: str | os.PathLike[str],
     unfolded: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    *,
+    name: str = CONDITIONING_NAME,
 ) -> None:
     """Save a time conditioning in a directory, which is created if it does not exist.
 
@@ -31,12 +33,13 @@ def save_conditioning(
         directory: folder of the model.
         unfolded: original weights, by layer name, of the stock layers into whose saved weights the target time is
             folded.
+        name: name of the file.
     """
     Path(directory).mkdir(parents=True, exist_ok=True)
     tensors = dict(conditioning.state_dict())
-    tensors |= {f"{UNFOLDED}{name}.weight": weight for name, weight in unfolded.items()}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(tensors, Path(directory) / CONDITIONING_NAME, metadata={"format": "pt"})
+    tensors |= {f"{UNFOLDED}{layer}.weight": weight for layer, weight in unfolded.items()}
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    save_file(tensors, Path(directory) / name, metadata={"format": "pt"})
 
 
 def split_unfolded(

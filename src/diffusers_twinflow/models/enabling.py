@@ -47,17 +47,18 @@ def is_twinflow_transformer(model: torch.nn.Module) -> bool:
 
 
 @contextmanager
-def without_targets(model: torch.nn.Module) -> Iterator[None]:
-    """Call a transformer as an ordinary flow-matching model inside the block: no target time, and no warning of that."""
-    if not is_twinflow_transformer(model):
-        yield
-        return
-    transformer = cast(TwinFlowTransformerMixin, uncompiled(model))
-    transformer.set_target_timestep_source(lambda timestep: None)
+def without_targets(*models: torch.nn.Module) -> Iterator[None]:
+    """Call transformers as ordinary flow-matching models inside the block: no target time, and no warning of that."""
+    transformers = [
+        cast(TwinFlowTransformerMixin, uncompiled(each)) for each in models if is_twinflow_transformer(each)
+    ]
+    for transformer in transformers:
+        transformer.set_target_timestep_source(lambda timestep: None)
     try:
         yield
     finally:
-        transformer.set_target_timestep_source(None)
+        for transformer in transformers:
+            transformer.set_target_timestep_source(None)
 
 
 def enable_twinflow(

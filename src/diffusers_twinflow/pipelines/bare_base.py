@@ -28,13 +28,15 @@ def base_options(pipeline: TwinFlowPipeline, guidance: float | None) -> dict[str
 def bare_base(pipeline: TwinFlowPipeline) -> Iterator[DiffusionPipeline]:
     """Yield the stock pipeline without the LoRA. Do not call `pipeline` inside the `with` block."""
     family = family_of(pipeline)
-    denoiser, scheduler = family.denoiser(pipeline), getattr(pipeline, STATE_NAME).scheduler
+    denoisers, scheduler = family.denoisers(pipeline).values(), getattr(pipeline, STATE_NAME).scheduler
     base = assemble(family, pipeline, pipeline.components | {"scheduler": scheduler})
     base.set_progress_bar_config(disable=True)
     with separate_lora(pipeline):
-        denoiser.disable_lora()
+        for denoiser in denoisers:
+            denoiser.disable_lora()
         try:
-            with without_targets(denoiser):
+            with without_targets(*denoisers):
                 yield base
         finally:
-            denoiser.enable_lora()
+            for denoiser in denoisers:
+                denoiser.enable_lora()

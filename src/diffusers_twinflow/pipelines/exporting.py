@@ -100,6 +100,11 @@ def export(
     pipeline = TwinFlowPipeline.from_pretrained(name_or_path, base_model=base_model, **options)
 
     scheduler = _scheduler(pipeline, sampling_style)
+    if len(family.denoisers(pipeline)) > 1:
+        raise TwinFlowConfigError(
+            f"'{repository.name}' has two denoisers, and export supports one. Use its files in stock diffusers as "
+            "docs/base_models.md says."
+        )
     layers, portable = _fold(family.denoiser(pipeline), scheduler, config, step_counts, repository.name)
     source = _Source(
         pipeline=pipeline,
@@ -222,16 +227,18 @@ def _comfyui_writer(source: _Source) -> Write:
 
 
 def _merged_writer(source: _Source) -> Write:
-    check_not_quantized(source.transformer, source.family)
+    check_not_quantized({source.family.component_name: source.transformer})
     scheduler = source.scheduler
     if isinstance(source.use, StockUse):
         scheduler = FlowMatchEulerDiscreteScheduler(**source.use.scheduler_options)
-    copied = stock_copy(source.pipeline, source.layers, keep_conditioning=False, scheduler=scheduler)
+    copied = stock_copy(
+        source.pipeline, {source.family.component_name: source.layers}, keep_conditioning=False, scheduler=scheduler
+    )
     return lambda directory: copied.save_pretrained(str(directory))
 
 
 def _transformer_writer(source: _Source) -> Write:
-    check_not_quantized(source.transformer, source.family)
+    check_not_quantized({source.family.component_name: source.transformer})
     model = source.transformer.stock_copy(source.layers)
 
     def write(directory: Path) -> None:

@@ -88,7 +88,7 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
             pipeline = load_base_of(config, repository, base_model, **(base_options | kwargs))
             loras = config.locate_base_loras(repository) if base_loras is None else parse_base_loras(base_loras)
             merge_base_loras(pipeline, loras, **base_options)
-            is_unchanged = family.component_name not in kwargs and not loras
+            is_unchanged = kwargs.keys().isdisjoint(family.denoiser_names) and not loras
             load_located_lora(pipeline, repository, merge=merge, is_base_unchanged=is_unchanged, base_loras=loras)
         else:
             pipeline = load_located_model(repository, config, family, **kwargs)

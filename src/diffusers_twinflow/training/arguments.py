@@ -54,6 +54,12 @@ class ModelArguments:
         "Names of the layers to adapt, or 'all-linear' for every linear layer; the default depends on the model.",
         fixed=True,
     )
+    denoisers: list[str] | None = option(
+        None,
+        "Denoisers of the base to load and train, by component name: 'transformer' alone is used at all times; the default "
+        "is all that the base has.",
+        fixed=True,
+    )
     quantize_base: str | None = option(
         None, "Quantise the frozen base of a LoRA to save memory.", choices=QUANTIZATIONS, fixed=True
     )

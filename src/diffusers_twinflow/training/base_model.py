@@ -85,13 +85,16 @@ def load_frozen_pipeline(family: Family, args: TrainingArguments) -> DiffusionPi
 
     The LoRAs in `base_loras` are merged into it.
 
-    With `train_type` "full", the trained component is in float32. With a LoRA, it may be quantised.
+    With `train_type` "full", the trained components are in float32. With a LoRA, they may be quantised.
     """
-    weight_dtype = weight_dtype_of(args)
-    full_precision = {family.component_name: torch.float32} if args.train_type == "full" else {}
+    weight_dtype, wanted = weight_dtype_of(args), family.load_options(args.denoisers)
+    index = load_model_index(base_name_of(args), revision=args.revision, cache_dir=args.cache_dir) | wanted
+    denoisers = [name for name in family.denoiser_names if index.get(name) not in (None, [None, None])]
+    full_precision = dict.fromkeys(denoisers, torch.float32) if args.train_type == "full" else {}
     options: dict[str, Any] = {"revision": args.revision, "variant": args.variant, "cache_dir": args.cache_dir}
+    options |= wanted
     if args.quantize_base is not None:
-        config = quantization_config(args.quantize_base, family.component_name, weight_dtype)
+        config = quantization_config(args.quantize_base, denoisers, weight_dtype)
         options["quantization_config"] = config
     dtype = {"default": weight_dtype, **full_precision}
     pipeline = load_base(family, base_name_of(args), dtype=dtype, **options)

@@ -58,11 +58,12 @@ def convert_checkpoint(
     family = family_of(index["_class_name"])
     pipeline = load_frozen_pipeline(family, args)
     family = family.bind(pipeline)
-    transformer = family.denoiser(pipeline)
-    if args.train_type == "full":
-        prepare_full(transformer, method, family)
-    else:
-        prepare_lora(transformer, method, family, partial(lora_config, family=family, args=args))
+    for denoiser in family.denoisers(pipeline).values():
+        if args.train_type == "full":
+            prepare_full(denoiser, method, family)
+        else:
+            prepare_lora(denoiser, method, family, partial(lora_config, family=family, args=args))
+    transformer = family.network(pipeline)
     load_weights(transformer, checkpoint / WEIGHTS_NAME)
     average = load_average(transformer, family, method, args, checkpoint) if args.save_ema and args.use_ema else None
     all_options = args.to_dict() | method.options()
@@ -132,7 +133,7 @@ def load_average(
     Raises:
         TwinFlowConfigError: if the run saves EMA weights, but the checkpoint has none.
     """
-    teacher = method.build_teacher(transformer, family.velocity, method.copy_for_teacher(transformer))
+    teacher = method.build_teacher(transformer, family.network_velocity, method.copy_for_teacher(transformer))
     if teacher is not None and not teacher.is_average:
         return None
     average: AveragedWeights = (

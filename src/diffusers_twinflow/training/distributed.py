@@ -12,6 +12,7 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
 from ..configuration import TwinFlowConfigError
+from ..models.denoisers_by_time import denoisers_in
 from ..sharding import only_trained_state, whole
 from . import deepspeed
 
@@ -94,9 +95,10 @@ def place_teacher(accelerator: Accelerator, copy: Any, offload: bool) -> Any:
     if accelerator.is_fsdp2:
         return fsdp2_prepare_model(accelerator, copy)
     if offload:
-        copy.enable_group_offload(
-            onload_device=accelerator.device, offload_type="block_level", num_blocks_per_group=1, use_stream=True
-        )
+        for denoiser in denoisers_in(copy):
+            denoiser.enable_group_offload(
+                onload_device=accelerator.device, offload_type="block_level", num_blocks_per_group=1, use_stream=True
+            )
     return copy
 
 

@@ -3,7 +3,7 @@
 import psutil
 import torch
 from accelerate import Accelerator
-from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
 
 from ..models.merged_lora import MergedLora, merged_size
 from .arguments import TrainingArguments
@@ -14,7 +14,7 @@ DEFAULT_SHARE = 1 / 16
 GIGABYTE = 10**9
 
 
-def merged_lora(transformer: ModelMixin, args: TrainingArguments, accelerator: Accelerator) -> MergedLora | None:
+def merged_lora(transformer: nn.Module, args: TrainingArguments, accelerator: Accelerator) -> MergedLora | None:
     """Prepare a LoRA student for merged weights. Returns `None` if they cannot be used or need too much memory.
 
     Merged weights have no dropout, and sharded or quantised weights cannot be merged.

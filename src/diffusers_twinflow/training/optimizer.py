@@ -10,7 +10,7 @@ from transformers.optimization import get_wsd_schedule
 from ..configuration import TwinFlowConfigError
 from .arguments import ADAMW, PRODIGY, WARMUP_STABLE_DECAY, TrainingArguments
 
-CONDITIONING_PREFIX = "time_conditioning."
+CONDITIONING_NAME = "time_conditioning"
 SMALLEST_PRODIGY_RATE = 0.1
 
 
@@ -52,7 +52,7 @@ def parameter_groups(
     weights: list[torch.nn.Parameter] = []
     for name, parameter in transformer.named_parameters():
         if parameter.requires_grad:
-            (conditioning if name.startswith(CONDITIONING_PREFIX) else weights).append(parameter)
+            (conditioning if CONDITIONING_NAME in name.split(".") else weights).append(parameter)
     return [
         {"params": weights, "lr": learning_rate},
         {"params": conditioning, "lr": time_conditioning_learning_rate or learning_rate},

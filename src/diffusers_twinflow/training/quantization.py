@@ -1,7 +1,7 @@
 """Quantise the frozen base of a LoRA with the libraries that diffusers supports."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from diffusers import BitsAndBytesConfig, PipelineQuantizationConfig, TorchAoConfig
@@ -34,16 +34,16 @@ def check_quantization(name: str | None, train_type: str) -> None:
         raise TwinFlowConfigError("quantize_base=bnb_4bit needs a GPU: use quantize_base=torchao_int8 on a CPU.")
 
 
-def quantization_config(name: str, component_name: str, dtype: torch.dtype) -> PipelineQuantizationConfig:
-    """Build the configuration that quantises only the trained component while the pipeline is loaded.
+def quantization_config(name: str, components: Sequence[str], dtype: torch.dtype) -> PipelineQuantizationConfig:
+    """Build the configuration that quantises only the trained components while the pipeline is loaded.
 
     Args:
         name: "bnb_4bit" (NF4 with double quantisation) or "torchao_int8" (weights only).
-        component_name: name of the trained component in the pipeline.
+        components: names of the trained components in the pipeline.
         dtype: dtype in which the layers compute.
     """
     build: dict[str, Callable] = {"bnb_4bit": _bitsandbytes_nf4, "torchao_int8": _torchao_int8}
-    return PipelineQuantizationConfig(quant_mapping={component_name: build[name](dtype)})
+    return PipelineQuantizationConfig(quant_mapping={each: build[name](dtype) for each in components})
 
 
 def _bitsandbytes_nf4(dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import diffusers_twinflow
 from ..configuration import TwinFlowConfig
 from ..families import Family, family_of
 from ..hub.base_loras import parse_base_loras
-from ..hub.files import CARD_NAME
+from ..hub.files import CARD_NAME, LORA_NAME
 from ..hub.model_card import is_generated_card, save_model_card
 from ..hub.push import push_twinflow_model
 from ..hub.repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
@@ -160,7 +161,7 @@ def save_result(
     saved = repository_config(args, options, config, family, step, directory)
     with components_to_save(family, pipeline, average, args.save_ema) as components:
         result = assemble(family, pipeline, components)
-        model = family.denoiser(result)
+        model = family.network(result)
         was_training = model.training
         model.eval()
         write: Callable[[Path], Any]
@@ -177,17 +178,22 @@ def save_result(
             write(aside)
             save_options(options, aside)
 
-        to_fold = parts_to_fold(model)
-        wanted = (lambda name: is_lora_part(name) or name.startswith(to_fold)) if args.train_type == "lora" else None
-        with gathered(model, is_main_process, wanted):
+        with ExitStack() as whole:
+            for denoiser in family.denoisers(result).values():
+                wanted = partial(is_saved, parts_to_fold(denoiser)) if args.train_type == "lora" else None
+                whole.enter_context(gathered(denoiser, is_main_process, wanted))
             if is_main_process:
                 publish(directory, write_with_arguments)
         model.train(was_training)
 
 
-def is_lora_part(name: str) -> bool:
-    """Return whether a parameter belongs to the LoRA or the time conditioning, of the student or the teacher."""
-    return "lora_" in name or "time_conditioning" in name
+def is_saved(to_fold: tuple[str, ...], name: str) -> bool:
+    """Return whether a parameter is needed to save a LoRA.
+
+    It belongs to the LoRA or the time conditioning, of the student or the teacher, or it has one of the prefixes
+    `to_fold`.
+    """
+    return "lora_" in name or "time_conditioning" in name or name.startswith(to_fold)
 
 
 def write_lora(
@@ -200,12 +206,13 @@ def write_lora(
 ) -> None:
     """Save the LoRA and the time conditioning, or a stock LoRA if TwinFlow is off."""
     family = family_of(pipeline)
-    transformer = family.denoiser(pipeline)
+    denoisers = family.denoisers(pipeline)
     dtype = None if args.upcast_before_saving else weight_dtype_of(args)
     if not config.twinflow_enabled:
-        save_stock_lora(directory, transformer, family, dtype=dtype)
+        for name, denoiser in denoisers.items():
+            save_stock_lora(directory, denoiser, family, saved.file_of(name, LORA_NAME), dtype=dtype)
         return
-    save_twinflow_lora(directory, transformer, saved, scheduler_of(pipeline), dtype=dtype, **saved_names)
+    save_twinflow_lora(directory, denoisers, saved, scheduler_of(pipeline), dtype=dtype, **saved_names)
 
 
 def save_sample_grid(args: TrainingArguments, samples: Columns) -> None:

@@ -16,6 +16,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from peft import LoraConfig
+from torch import nn
 
 from ..conditions import VelocityFunction
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
@@ -28,6 +29,7 @@ from ..hub.repository import TwinFlowRepositoryConfig
 from ..methods import FlowMatching, LossOutput, Method, Networks
 from ..methods.base import AveragedWeights, Teacher, VelocityOf
 from ..methods.merged_passes import MergedPasses
+from ..models.denoisers_by_time import DenoisersByTime, denoisers_in
 from .accelerators import build_accelerator
 from .arguments import TrainingArguments
 from .base_model import (
@@ -82,7 +84,7 @@ class Trainer:
     Attributes:
         arguments: options with all defaults resolved. The options that you passed do not change.
         pipeline: the base with the trained model, available after `prepare`.
-        transformer: the trained model, unwrapped.
+        transformer: the trained model, unwrapped. For a base with two denoisers, a module that contains both.
         average: the averaged weights, or `None` if there are none.
         problems: messages about parts that failed without stopping the training.
         last_scores: scores of the result by name, if any were measured.
@@ -185,7 +187,7 @@ class Trainer:
         return lora_config(transformer, self.family, self.arguments)
 
     def build_parameter_groups(
-        self, transformer: ModelMixin, learning_rate: float, time_conditioning_learning_rate: float
+        self, transformer: nn.Module, learning_rate: float, time_conditioning_learning_rate: float
     ) -> list[dict[str, Any]]:
         """Build the optimizer's parameter groups: the weights first, then the time conditioning."""
         return parameter_groups(transformer, learning_rate, time_conditioning_learning_rate)
@@ -197,7 +199,7 @@ class Trainer:
 
     def velocity_of(self, transformer: torch.nn.Module) -> VelocityFunction:
         """Build the velocity function that training uses for the student and for the teacher."""
-        return self.family.velocity(transformer)
+        return self.family.network_velocity(transformer)
 
     # Setting up.
 
@@ -209,11 +211,12 @@ class Trainer:
             merge_base_loras(pipeline, parse_base_loras(self.arguments.base_loras))
         else:
             pipeline = load_frozen_pipeline(self.family, self.arguments)
-        self.prepare_transformer(self.family.denoiser(pipeline))
+        for transformer in self.family.denoisers(pipeline).values():
+            self.prepare_transformer(transformer)
         return pipeline
 
     def prepare_transformer(self, transformer: ModelMixin) -> None:
-        """Add the trained weights to the frozen transformer."""
+        """Add the trained weights to a frozen transformer."""
         if self.arguments.train_type == "full":
             prepare_full(transformer, self.method, self.family)
         else:
@@ -246,7 +249,7 @@ class Trainer:
                 num_frames=args.num_frames,
                 max_sequence_length=args.max_sequence_length,
             )
-        self.transformer = self.family.denoiser(self.pipeline)
+        self.transformer = self.family.network(self.pipeline)
         self.data: Batches
         if self.given_data is not None:
             if isinstance(self.given_data, Batches):
@@ -294,8 +297,11 @@ class Trainer:
         optimizer = build_optimizer(args, groups, args.learning_rate * factor)
         lr_scheduler = self.build_lr_scheduler(optimizer)
         self.merged = merged_lora(transformer, args, accelerator)
-        if args.compile:
-            compile_blocks(transformer)
+        for denoiser in denoisers_in(transformer):
+            if args.compile:
+                compile_blocks(denoiser)
+        if isinstance(transformer, DenoisersByTime):
+            transformer.runs_both = accelerator.num_processes > 1
         teacher_copy = self.method.copy_for_teacher(transformer)
         self.model, self.optimizer, self.lr_scheduler = accelerator.prepare(transformer, optimizer, lr_scheduler)
         if teacher_copy is not None:
@@ -352,8 +358,9 @@ class Trainer:
         what = f"LoRA of rank {args.rank}" if args.train_type == "lora" else "all weights"
         precision = str(weight_dtype_of(args)).removeprefix("torch.")
         processes = self.accelerator.num_processes
+        names = [type(each).__name__ for each in denoisers_in(self.transformer)]
         lines = [
-            f"model: {args.pretrained_model_name_or_path} ({type(self.transformer).__name__}, {precision})",
+            f"model: {args.pretrained_model_name_or_path} ({' and '.join(names)}, {precision})",
             f"data: {where or type(self.data).__name__}, {f'{samples:,} samples' if samples else 'a stream'} "
             f"at {args.resolution} pixels",
             f"trains: {what} with {self.method.name}, {trained:,} of {total:,} parameters",

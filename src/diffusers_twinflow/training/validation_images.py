@@ -55,7 +55,7 @@ def components_to_save(
         yield components
         return
     with average.activated():
-        yield components | {family.component_name: average.transformer}
+        yield components | family.components_of(average.transformer)
 
 
 class Validation:
@@ -99,7 +99,7 @@ class Validation:
         """Generate the column of the base. Call it before anything is trained or resumed."""
         steps = self.stock_steps if self.args.validation_base_steps is None else self.args.validation_base_steps
         if self.args.validation_prompts and steps:
-            with self.drawing(), without_targets(self.family.denoiser(self.pipeline)):
+            with self.drawing(), without_targets(*self.family.denoisers(self.pipeline).values()):
                 self.base = {f"base, {count_of_steps(steps)}": self._column(self._pipeline(), steps)}
 
     def draw(
@@ -153,7 +153,7 @@ class Validation:
     @contextmanager
     def drawing(self) -> Iterator[None]:
         """Set the model up to generate images inside the `with` block, and restore the training state afterwards."""
-        model = self.family.denoiser(self.pipeline)
+        model = self.family.network(self.pipeline)
         with self.with_encoders(), autocast(self.accelerator), aside_from_training(model, self.accelerator.device):
             yield
 

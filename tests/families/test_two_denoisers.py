@@ -1,0 +1,264 @@
+"""Wan 2.2: a transformer for high noise and one for low noise are trained, saved, loaded and drawn together."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
+
+from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipeline, load_twinflow_lora
+from diffusers_twinflow.families import FAMILIES
+from diffusers_twinflow.hub import TwinFlowRepositoryConfig, unload_twinflow_lora
+from diffusers_twinflow.methods import FlowMatching, TwinFlow
+from diffusers_twinflow.models.denoisers_by_time import DenoisersByTime
+from diffusers_twinflow.training import Trainer, TrainingArguments
+from tests.families import kit, tiny_videos
+from tests.fresh_accelerator import fresh_accelerator
+
+FAMILY = FAMILIES["wan"]
+BOUNDARY = 0.875
+NAMES = ["transformer", "transformer_2"]
+CALL = {"prompt": "a", "height": 16, "width": 16, "num_frames": 1, "max_sequence_length": 8, "output_type": "latent"}
+
+
+def build():
+    pipeline = tiny_videos.wan(transformer_2=tiny_videos.wan_transformer(), boundary_ratio=BOUNDARY)
+    for denoiser in FAMILY.denoisers(pipeline).values():
+        kit.fill_zeros(denoiser)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return build()
+
+
+@pytest.fixture(scope="module")
+def base(pipeline, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("base")
+    pipeline.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def prompts_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "prompts.txt"
+    path.write_text("a\na picture\nb\n")
+    return path
+
+
+def train(base: Path, output: Path, method=None, resume=None, **options) -> Trainer:
+    arguments = TrainingArguments(
+        str(base),
+        output_dir=str(output),
+        **{
+            "resolution": 16,
+            "max_sequence_length": 8,
+            "train_batch_size": 4,
+            "max_train_steps": 2,
+            "learning_rate": 1e-2,
+            "rank": 2,
+            "save_ema": False,
+            **options,
+        },
+    )
+    with fresh_accelerator():
+        trainer = Trainer(None, arguments, method or image_free())
+        trainer.train(resume)
+    return trainer
+
+
+def image_free() -> TwinFlow:
+    config = TwinFlowConfig(
+        twinflow_enabled=True,
+        twinflow_image_free=True,
+        twinflow_adversarial_enabled=True,
+        twinflow_target_step_count=2,
+    )
+    return TwinFlow(config)
+
+
+@pytest.fixture(scope="module")
+def lora(base, prompts_file, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("lora")
+    train(base, directory, prompts_file=str(prompts_file), checkpointing_steps=1)
+    return directory
+
+
+def times_of(pipeline, **call) -> dict[str, list[float]]:
+    """The times at which a call runs each denoiser, from 0 to 1000."""
+    seen: dict[str, list[float]] = {name: [] for name in NAMES}
+    hooks = [
+        getattr(pipeline, name).register_forward_pre_hook(
+            lambda _, args, kwargs, name=name: seen[name].append(kwargs["timestep"].flatten()[0].item()),
+            with_kwargs=True,
+        )
+        for name in NAMES
+    ]
+    pipeline(**CALL, **call)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def draw(pipeline, **call) -> torch.Tensor:
+    torch.manual_seed(0)
+    return pipeline(**CALL, generator=torch.Generator().manual_seed(0), **call).frames
+
+
+@torch.no_grad()
+def test_each_sample_gets_the_velocity_of_the_denoiser_of_its_time(pipeline):
+    network = FAMILY.network(pipeline)
+    x, t = torch.randn(3, 16, 1, 2, 2), torch.tensor([0.3, BOUNDARY, 0.8])
+    condition = FAMILY.encode_prompts(pipeline, ["a", "b", "c"], 8)
+    velocities = [FAMILY.velocity(each)(x, t, None, None, condition) for each in FAMILY.denoisers(pipeline).values()]
+    ours = FAMILY.network_velocity(network)(x, t, None, None, condition)
+    expected = torch.stack([velocities[1][0], velocities[0][1], velocities[1][2]])
+    torch.testing.assert_close(ours, expected)
+    assert not torch.allclose(velocities[0], velocities[1], atol=1e-2)
+    network.runs_both = True
+    torch.testing.assert_close(FAMILY.network_velocity(network)(x, t, None, None, condition), expected)
+
+
+@torch.no_grad()
+def test_a_denoiser_that_no_sample_needs_does_not_run(pipeline):
+    network, calls = FAMILY.network(pipeline), []
+    hook = pipeline.transformer_2.register_forward_hook(lambda *_: calls.append(1))
+    condition = FAMILY.encode_prompts(pipeline, ["a", "b"], 8)
+    FAMILY.network_velocity(network)(torch.randn(2, 16, 1, 2, 2), torch.ones(2), None, None, condition)
+    hook.remove()
+    assert not calls
+
+
+def test_both_denoisers_get_gradients_if_only_one_has_samples(pipeline):
+    network = copy.deepcopy(FAMILY.network(pipeline)).requires_grad_(True)
+    network.runs_both = True
+    condition = FAMILY.encode_prompts(pipeline, ["a"], 8)
+    FAMILY.network_velocity(network)(
+        torch.randn(1, 16, 1, 2, 2), torch.ones(1), None, None, condition
+    ).sum().backward()
+    high, low = ([p.grad for p in getattr(network, name).parameters()] for name in NAMES)
+    assert all(grad is not None and not grad.any() for grad in low) and any(grad.any() for grad in high)
+
+
+@torch.no_grad()
+def test_the_walk_from_one_part_of_time_into_the_other_equals_the_stock_call(pipeline):
+    """Euler steps through the network end where the stock pipeline ends."""
+    noise = torch.randn(1, 16, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    stock = pipeline(**CALL, latents=noise, num_inference_steps=10, guidance_scale=1.0).frames
+    condition, x = FAMILY.encode_prompts(pipeline, ["a"], 8), noise
+    velocity, sigmas = FAMILY.network_velocity(FAMILY.network(pipeline)), pipeline.scheduler.sigmas
+    assert sigmas[0] > BOUNDARY > sigmas[-2]
+    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:]):
+        x = x + (sigma_next - sigma) * velocity(x, sigma.expand(1), None, None, condition)
+    torch.testing.assert_close(x, stock, rtol=1e-4, atol=1e-4)
+
+
+def test_a_lora_is_trained_with_prompts_and_drawn_with_both_denoisers(base, lora):
+    assert {path.name for path in lora.glob("*.safetensors")} == {
+        "pytorch_lora_weights.safetensors",
+        "pytorch_lora_weights_2.safetensors",
+        "twinflow_time_conditioning.safetensors",
+        "twinflow_time_conditioning_2.safetensors",
+    }
+    config = TwinFlowRepositoryConfig.load(lora)
+    assert config.denoisers == NAMES
+    pipeline = TwinFlowPipeline.from_pretrained(lora)
+    pipeline.set_progress_bar_config(disable=True)
+    for count in (1, 2, 4):
+        times = times_of(pipeline, num_inference_steps=count)
+        assert len(times["transformer"]) + len(times["transformer_2"]) == count
+        assert all(time >= 1000 * BOUNDARY for time in times["transformer"])
+        assert all(time < 1000 * BOUNDARY for time in times["transformer_2"])
+        assert bool(times["transformer_2"]) == (count > 1)
+    separate = TwinFlowPipeline.from_pretrained(lora, merge=False)
+    separate.set_progress_bar_config(disable=True)
+    torch.testing.assert_close(draw(separate), draw(pipeline), rtol=1e-4, atol=1e-4)
+    for name in NAMES:
+        moved = [p for key, p in getattr(separate, name).named_parameters() if ".lora_B." in key]
+        assert moved and any(p.any() for p in moved)
+
+
+def test_a_resumed_run_equals_one_without_a_break(base, lora, prompts_file, tmp_path):
+    train(base, tmp_path, prompts_file=str(prompts_file), max_train_steps=1, checkpointing_steps=1)
+    train(base, tmp_path, prompts_file=str(prompts_file), resume="latest", checkpointing_steps=1)
+    for path in lora.glob("*.safetensors"):
+        expected, resumed = load_file(path), load_file(tmp_path / path.name)
+        assert expected.keys() == resumed.keys()
+        assert all(torch.equal(resumed[name], tensor) for name, tensor in expected.items()), path
+
+
+def test_stock_diffusers_loads_both_files(base, lora):
+    stock, ours = (DiffusionPipeline.from_pretrained(base) for _ in range(2))
+    load_twinflow_lora(ours, lora)
+    stock.load_lora_weights(str(lora), adapter_name="high")
+    stock.load_lora_weights(
+        str(lora), weight_name="pytorch_lora_weights_2.safetensors", adapter_name="low", load_into_transformer_2=True
+    )
+    stock.scheduler = ours.scheduler.from_config(ours.scheduler.config)
+    for pipeline in (stock, ours):
+        pipeline.set_progress_bar_config(disable=True)
+    for count in (1, 2, 4):
+        call = {"num_inference_steps": count, "guidance_scale": 0.0}
+        torch.testing.assert_close(draw(stock, **call), draw(ours, **call), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_unloading_restores_both_denoisers(base, lora, merge):
+    pipeline = DiffusionPipeline.from_pretrained(base)
+    pipeline.set_progress_bar_config(disable=True)
+    call = {"num_inference_steps": 2, "guidance_scale": 0.0}
+    before = draw(pipeline, **call)
+    load_twinflow_lora(pipeline, lora, merge=merge)
+    assert set(pipeline.get_list_adapters()) == set(NAMES)
+    assert not torch.allclose(draw(pipeline, **call), before, atol=1e-3)
+    unload_twinflow_lora(pipeline)
+    assert torch.equal(draw(pipeline, **call), before)
+    assert all(type(getattr(pipeline, name)).__name__ == "WanTransformer3DModel" for name in NAMES)
+
+
+def test_all_weights_are_trained_on_images_saved_and_loaded(base, image_dir, tmp_path):
+    method = TwinFlow(TwinFlowConfig(twinflow_enabled=True, twinflow_target_step_count=2))
+    train(base, tmp_path, method, instance_data_dir=str(image_dir), train_type="full", max_train_steps=1)
+    ours, stock = TwinFlowPipeline.from_pretrained(tmp_path), DiffusionPipeline.from_pretrained(tmp_path)
+    stock.scheduler = ours.scheduler.from_config(ours.scheduler.config)
+    was = DiffusionPipeline.from_pretrained(base)
+    for pipeline in (ours, stock):
+        pipeline.set_progress_bar_config(disable=True)
+        assert pipeline.config.boundary_ratio == BOUNDARY
+    for name in NAMES:
+        mine, before = (getattr(each, name).state_dict() for each in (stock, was))
+        assert any(not torch.equal(mine[key], before[key]) for key in before)
+    torch.testing.assert_close(
+        draw(stock, num_inference_steps=2, guidance_scale=0.0), draw(ours), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_lora_of_both_needs_both(base, lora):
+    alone = DiffusionPipeline.from_pretrained(base, transformer_2=None, boundary_ratio=None)
+    with pytest.raises(
+        TwinFlowConfigError, match="trained on transformer and transformer_2.*denoises with transformer"
+    ):
+        load_twinflow_lora(alone, lora)
+
+
+def test_a_pipeline_that_lacks_its_second_denoiser_is_refused(pipeline):
+    lacking = type(pipeline)(**{**pipeline.components, "transformer_2": None}, boundary_ratio=BOUNDARY)
+    with pytest.raises(TwinFlowConfigError, match="boundary_ratio=0.875.*has none"):
+        FAMILY.denoisers(lacking)
+
+
+def test_flow_matching_trains_both(base, image_dir, tmp_path):
+    trainer = train(base, tmp_path, FlowMatching(), instance_data_dir=str(image_dir), max_train_steps=1)
+    assert isinstance(trainer.transformer, DenoisersByTime)
+    stock = DiffusionPipeline.from_pretrained(base)
+    stock.load_lora_weights(str(tmp_path), adapter_name="high")
+    stock.load_lora_weights(
+        str(tmp_path),
+        weight_name="pytorch_lora_weights_2.safetensors",
+        adapter_name="low",
+        load_into_transformer_2=True,
+    )
