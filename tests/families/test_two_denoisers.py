@@ -1,6 +1,7 @@
 """Wan 2.2: a transformer for high noise and one for low noise are trained, saved, loaded and drawn together."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -191,14 +192,13 @@ def test_a_resumed_run_equals_one_without_a_break(base, lora, prompts_file, tmp_
         assert all(torch.equal(resumed[name], tensor) for name, tensor in expected.items()), path
 
 
-def test_stock_diffusers_loads_both_files(base, lora):
+def test_stock_diffusers_loads_both_files_as_the_model_card_says(base, lora):
     stock, ours = (DiffusionPipeline.from_pretrained(base) for _ in range(2))
     load_twinflow_lora(ours, lora)
-    stock.load_lora_weights(str(lora), adapter_name="high")
-    stock.load_lora_weights(
-        str(lora), weight_name="pytorch_lora_weights_2.safetensors", adapter_name="low", load_into_transformer_2=True
-    )
-    stock.scheduler = ours.scheduler.from_config(ours.scheduler.config)
+    card = (lora / "README.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "load_into" in block)
+    exec(code.replace(f'"{lora.name}"', repr(str(lora))), {"pipe": stock})
+    assert type(stock).__name__ == "WanPipeline" and type(stock.transformer_2).__name__ == "WanTransformer3DModel"
     for pipeline in (stock, ours):
         pipeline.set_progress_bar_config(disable=True)
     for count in (1, 2, 4):

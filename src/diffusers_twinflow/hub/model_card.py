@@ -352,11 +352,11 @@ def _stock(
     use = stock_use(family, scheduler, Portable.from_dict(config.portable), config.max_sequence_length)
     title = "## Without this package"
     if isinstance(use, str):
-        return f"{title}\n\n{use}"
+        return f"{title}\n\n{use}{_parts(config, repo_id)}"
     steps = config.num_inference_steps if config.num_inference_steps in use.sigmas else next(iter(use.sigmas))
     base = (base_model or "path/to/the/base") if is_lora else repo_id
     base_loras = "".join(map(_merge_code, parse_base_loras(config.base_loras))) if is_lora else ""
-    lora = f'{base_loras}pipe.load_lora_weights("{repo_id}")\n' if is_lora else ""
+    lora = base_loras + _load_code(config, repo_id) if is_lora else ""
     return f"""{title}
 
 Stock diffusers generates the same {_outputs(config)}. The target time of each step is part of the weights, so use one of the step counts below with exactly these sigmas.
@@ -371,6 +371,36 @@ pipe = DiffusionPipeline.from_pretrained("{base}", dtype=torch.bfloat16).to("cud
 ```
 
 {use.sigma_table()}"""
+
+
+def _parts(config: TwinFlowRepositoryConfig, repo_id: str) -> str:
+    """Return how stock diffusers loads the files of a LoRA for two denoisers; empty for other repositories."""
+    if config.train_type != LORA or len(config.trained_denoisers) == 1:
+        return ""
+    scheduler = f'pipe.scheduler = {TwinFlowScheduler.__name__}.from_pretrained("{repo_id}", subfolder="scheduler")'
+    return f"""
+
+Stock diffusers loads the files of both denoisers into a `{FAMILIES[config.family].pipeline_class.__name__}`:
+
+```python
+from diffusers_twinflow.schedulers import {TwinFlowScheduler.__name__}
+
+{_load_code(config, repo_id)}{scheduler}
+```"""
+
+
+def _load_code(config: TwinFlowRepositoryConfig, repo_id: str) -> str:
+    """Write the lines of Python that load a LoRA with stock diffusers."""
+    first, *others = config.trained_denoisers
+    if not others:
+        return f'pipe.load_lora_weights("{repo_id}")\n'
+    lines = [f'pipe.load_lora_weights("{repo_id}", weight_name="{LORA_NAME}", adapter_name="{first}")']
+    lines += [
+        f'pipe.load_lora_weights(\n    "{repo_id}", weight_name="{config.file_of(name, LORA_NAME)}", '
+        f'adapter_name="{name}", load_into_{name}=True\n)'
+        for name in others
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _merge_code(lora: BaseLora) -> str:

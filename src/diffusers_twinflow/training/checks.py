@@ -1,6 +1,6 @@
 """Check the options of a run before a model is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,25 @@ def check_family(args: TrainingArguments, family: Family, *, is_encoded: bool = 
     Raises:
         TwinFlowConfigError: if they do not.
     """
+    family.load_options(args.denoisers)
     check_reference(args, family, is_encoded=is_encoded)
     check_draws_videos(family, args.num_frames)
+
+
+def check_denoisers(args: TrainingArguments, denoisers: Collection[str]) -> None:
+    """Check that a loaded base denoises with the components that the options name.
+
+    Args:
+        denoisers: names of the components that the base denoises with.
+
+    Raises:
+        TwinFlowConfigError: if it does not.
+    """
+    if args.denoisers is not None and set(args.denoisers) != set(denoisers):
+        raise TwinFlowConfigError(
+            f"denoisers={' '.join(args.denoisers)} does not fit the base, which denoises with {' and '.join(denoisers)}. "
+            "Leave `denoisers` out, or load the base with other components."
+        )
 
 
 def check_reference(args: TrainingArguments, family: Family, *, is_encoded: bool = False) -> None:

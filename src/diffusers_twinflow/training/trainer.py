@@ -43,7 +43,7 @@ from .base_model import (
 )
 from .callbacks import TrainerCallback, default_callbacks
 from .checkpoint_files import checkpoint_step
-from .checks import check_arguments, check_base, check_family
+from .checks import check_arguments, check_base, check_denoisers, check_family
 from .compilation import compile_blocks, share_graphs
 from .cuda_graphs import CudaGraphRecorder, ReplayedPasses
 from .distributed import autocast, clip_grad_norm, on_main_process, place_teacher, shards_parameters
@@ -211,7 +211,9 @@ class Trainer:
             merge_base_loras(pipeline, parse_base_loras(self.arguments.base_loras))
         else:
             pipeline = load_frozen_pipeline(self.family, self.arguments)
-        for transformer in self.family.denoisers(pipeline).values():
+        denoisers = self.family.denoisers(pipeline)
+        check_denoisers(self.arguments, denoisers)
+        for transformer in denoisers.values():
             self.prepare_transformer(transformer)
         return pipeline
 
