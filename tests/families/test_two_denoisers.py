@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from safetensors.torch import load_file
 from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipeline, load_twinflow_lora
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, unload_twinflow_lora
+from diffusers_twinflow.hub.files import LOADED_NAMES
+from diffusers_twinflow.hub.push import check_pushable
 from diffusers_twinflow.methods import FlowMatching, TwinFlow
 from diffusers_twinflow.models.denoisers_by_time import DenoisersByTime
 from diffusers_twinflow.training import Trainer, TrainingArguments
@@ -204,6 +207,18 @@ def test_stock_diffusers_loads_both_files_as_the_model_card_says(base, lora):
     for count in (1, 2, 4):
         call = {"num_inference_steps": count, "guidance_scale": 0.0}
         torch.testing.assert_close(draw(stock, **call), draw(ours, **call), rtol=1e-4, atol=1e-4)
+
+
+def test_all_files_are_pushed_and_downloaded(lora, tmp_path):
+    _, files = check_pushable(lora, base_model="me/base")
+    weights = {path.name for path in lora.glob("*.safetensors")}
+    assert weights <= {*files} and weights <= {*LOADED_NAMES}
+    shutil.copytree(lora, tmp_path / "lora")
+    (tmp_path / "lora" / "pytorch_lora_weights_2.safetensors").unlink()
+    with pytest.raises(TwinFlowConfigError, match="lacks pytorch_lora_weights_2.safetensors"):
+        check_pushable(tmp_path / "lora", base_model="me/base")
+    with pytest.raises(TwinFlowConfigError, match="has no pytorch_lora_weights_2.safetensors"):
+        TwinFlowPipeline.from_pretrained(tmp_path / "lora")
 
 
 @pytest.mark.parametrize("merge", [False, True])

@@ -111,8 +111,14 @@ def flux_kontext():
     return diffusers.FluxKontextPipeline(**parts)
 
 
-def wan_image_to_video():
+def wan_image_to_video(**config):
     """Takes the first frame of its video in further channels."""
     torch.manual_seed(0)
     transformer = diffusers.WanTransformer3DModel(**{**WAN, "in_channels": 36})
-    return diffusers.WanImageToVideoPipeline(transformer=transformer.eval(), **wan_parts())
+    return diffusers.WanImageToVideoPipeline(transformer=transformer.eval(), **wan_parts(), **config)
+
+
+def wan_image_to_video_with_two():
+    """Has a second transformer for low noise."""
+    second = diffusers.WanTransformer3DModel(**{**WAN, "in_channels": 36})
+    return wan_image_to_video(transformer_2=second.eval(), boundary_ratio=0.9)

@@ -58,7 +58,6 @@ CANNOT_BE_CAPTURED = {
     "Cosmos3OmniPipeline": "`vision_timesteps`.*not one time per sample",
     "add_noise by value and no begin index": "`timestep` is 1 at noise level 1",  # its time is a part of the video's
     "predicts the clean picture, in pixels": "predicts the image and not a velocity",
-    "two transformers, changed at a boundary of time": "uses transformer_2 for steps with low noise",
     "AnyFlowFARPipeline": "generates a video in sections",
     "HeliosPipeline": "generates a video in sections",
 }
