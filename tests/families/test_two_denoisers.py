@@ -18,6 +18,7 @@ from diffusers_twinflow.hub.push import check_pushable
 from diffusers_twinflow.methods import FlowMatching, TwinFlow
 from diffusers_twinflow.models.denoisers_by_time import DenoisersByTime
 from diffusers_twinflow.training import Trainer, TrainingArguments
+from diffusers_twinflow.training.checks import check_denoisers, check_family
 from tests.families import kit, tiny_videos
 from tests.fresh_accelerator import fresh_accelerator
 
@@ -264,6 +265,19 @@ def test_a_pipeline_that_lacks_its_second_denoiser_is_refused(pipeline):
     lacking = type(pipeline)(**{**pipeline.components, "transformer_2": None}, boundary_ratio=BOUNDARY)
     with pytest.raises(TwinFlowConfigError, match="boundary_ratio=0.875.*has none"):
         FAMILY.denoisers(lacking)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"denoisers": ["transformer_2"]}, "denoisers=transformer_2 is not valid"),
+        ({"cuda_graphs": True}, "`cuda_graphs` cannot be used with transformer and transformer_2"),
+    ],
+)
+def test_options_that_do_not_fit_two_denoisers_are_refused(pipeline, options, message):
+    with pytest.raises(TwinFlowConfigError, match=message):
+        check_family(TrainingArguments(**options), FAMILY)
+        check_denoisers(TrainingArguments(**options), FAMILY.denoisers(pipeline))
 
 
 def test_flow_matching_trains_both(base, image_dir, tmp_path):

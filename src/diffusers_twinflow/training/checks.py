@@ -74,18 +74,23 @@ def check_family(args: TrainingArguments, family: Family, *, is_encoded: bool = 
 
 
 def check_denoisers(args: TrainingArguments, denoisers: Collection[str]) -> None:
-    """Check that a loaded base denoises with the components that the options name.
+    """Check that the options fit the components that a loaded base denoises with.
 
     Args:
         denoisers: names of the components that the base denoises with.
 
     Raises:
-        TwinFlowConfigError: if it does not.
+        TwinFlowConfigError: if they do not.
     """
     if args.denoisers is not None and set(args.denoisers) != set(denoisers):
         raise TwinFlowConfigError(
             f"denoisers={' '.join(args.denoisers)} does not fit the base, which denoises with {' and '.join(denoisers)}. "
             "Leave `denoisers` out, or load the base with other components."
+        )
+    if args.cuda_graphs and len(denoisers) > 1:
+        raise TwinFlowConfigError(
+            f"`cuda_graphs` cannot be used with {' and '.join(denoisers)}, because the samples of each pass are divided "
+            "between them. Leave it out."
         )
 
 
