@@ -1,7 +1,7 @@
 """A family for any stock flow pipeline. Its conditions are the arguments that the pipeline passes to its denoiser."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from math import gcd
 from typing import TYPE_CHECKING, Any
