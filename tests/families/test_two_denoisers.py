@@ -11,14 +11,17 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipeline, load_twinflow_lora
+from diffusers_twinflow.cli.description import describe
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, unload_twinflow_lora
 from diffusers_twinflow.hub.files import LOADED_NAMES
 from diffusers_twinflow.hub.push import check_pushable
 from diffusers_twinflow.methods import FlowMatching, TwinFlow
 from diffusers_twinflow.models.denoisers_by_time import DenoisersByTime
+from diffusers_twinflow.pipelines.bare_base import bare_base
 from diffusers_twinflow.training import Trainer, TrainingArguments
 from diffusers_twinflow.training.checks import check_denoisers, check_family
+from diffusers_twinflow.training.conversion import convert_checkpoint
 from tests.families import kit, tiny_videos
 from tests.fresh_accelerator import fresh_accelerator
 
@@ -89,8 +92,21 @@ def image_free() -> TwinFlow:
 @pytest.fixture(scope="module")
 def lora(base, prompts_file, tmp_path_factory):
     directory = tmp_path_factory.mktemp("lora")
-    train(base, directory, prompts_file=str(prompts_file), checkpointing_steps=1)
+    trainer = train(base, directory, **run_options(prompts_file))
+    assert not trainer.problems
     return directory
+
+
+def run_options(prompts_file: Path) -> dict:
+    return {
+        "prompts_file": str(prompts_file),
+        "checkpointing_steps": 1,
+        "save_ema": True,
+        "validation_prompts": ["a"],
+        "validation_base_steps": 2,
+        "validation_step_counts": [1, 2],
+        "num_validation_images": 1,
+    }
 
 
 def times_of(pipeline, **call) -> dict[str, list[float]]:
@@ -188,12 +204,37 @@ def test_a_lora_is_trained_with_prompts_and_drawn_with_both_denoisers(base, lora
 
 
 def test_a_resumed_run_equals_one_without_a_break(base, lora, prompts_file, tmp_path):
-    train(base, tmp_path, prompts_file=str(prompts_file), max_train_steps=1, checkpointing_steps=1)
-    train(base, tmp_path, prompts_file=str(prompts_file), resume="latest", checkpointing_steps=1)
-    for path in lora.glob("*.safetensors"):
-        expected, resumed = load_file(path), load_file(tmp_path / path.name)
-        assert expected.keys() == resumed.keys()
-        assert all(torch.equal(resumed[name], tensor) for name, tensor in expected.items()), path
+    train(base, tmp_path, max_train_steps=1, **run_options(prompts_file))
+    train(base, tmp_path, resume="latest", **run_options(prompts_file))
+    assert_same_files(tmp_path, lora)
+
+
+def test_a_checkpoint_is_converted_to_the_result(lora, tmp_path):
+    convert_checkpoint(lora / "checkpoint-2", tmp_path / "result")
+    assert_same_files(tmp_path / "result", lora)
+
+
+def assert_same_files(directory: Path, expected: Path) -> None:
+    for path in expected.glob("*.safetensors"):
+        wanted, found = load_file(path), load_file(directory / path.name)
+        assert wanted.keys() == found.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items()), path
+
+
+def test_the_base_and_a_whole_model_come_from_both_denoisers(base, lora, tmp_path):
+    ours, stock = TwinFlowPipeline.from_pretrained(lora), DiffusionPipeline.from_pretrained(base)
+    for pipeline in (ours, stock):
+        pipeline.set_progress_bar_config(disable=True)
+    call = {"num_inference_steps": 4, "guidance_scale": 0.0}
+    drawn = draw(ours, **call)
+    with bare_base(ours) as bare:
+        assert torch.equal(draw(bare, **call), draw(stock, **call))
+    assert torch.equal(draw(ours, **call), drawn)
+    ours.save_pretrained(tmp_path)
+    torch.testing.assert_close(draw(TwinFlowPipeline.from_pretrained(tmp_path), **call), drawn, rtol=1e-4, atol=1e-4)
+    assert (
+        describe(str(tmp_path))["time_conditioning_parameters"] == describe(str(lora))["time_conditioning_parameters"]
+    )
 
 
 def test_stock_diffusers_loads_both_files_as_the_model_card_says(base, lora):
@@ -238,7 +279,7 @@ def test_unloading_restores_both_denoisers(base, lora, merge):
 
 def test_all_weights_are_trained_on_images_saved_and_loaded(base, image_dir, tmp_path):
     method = TwinFlow(TwinFlowConfig(twinflow_enabled=True, twinflow_target_step_count=2))
-    train(base, tmp_path, method, instance_data_dir=str(image_dir), train_type="full", max_train_steps=1)
+    train(base, tmp_path, method, instance_data_dir=str(image_dir), train_type="full", save_ema=True)
     ours, stock = TwinFlowPipeline.from_pretrained(tmp_path), DiffusionPipeline.from_pretrained(tmp_path)
     stock.scheduler = ours.scheduler.from_config(ours.scheduler.config)
     was = DiffusionPipeline.from_pretrained(base)
