@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader
 
 from tests.examples.trained_weights import assert_close, assert_same_training, equal, trained
+from tests.families import kit, tiny_videos
 from tests.sharding_on_cpu import DEEPSPEED, FSDP
 
 WHOLE_STATE = {"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
@@ -41,6 +42,27 @@ def test_two_processes_are_one_with_the_same_batch(start, short, tmp_path, train
         ) in saved:  # holds the target time too, by a fit that amplifies rounding; its parts are compared above
             weights.pop("time_text_embed.timestep_embedder.linear_2.weight", None)
         assert_close(*saved)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train_type", ["lora", "full"])
+def test_two_processes_train_two_denoisers_as_one(start, short, tmp_path, train_type):
+    """Some batches of a process have samples for one of the denoisers only."""
+    wan = tiny_videos.wan(transformer_2=tiny_videos.wan_transformer(), boundary_ratio=0.5)
+    for denoiser in (wan.transformer, wan.transformer_2):
+        kit.fill_zeros(denoiser)
+    wan.save_pretrained(tmp_path / "base")
+    more = (f"--pretrained_model_name_or_path={tmp_path / 'base'}", f"--train_type={train_type}", "--learning_rate=1")
+    runs = [start(short("one", 1, *more))]
+    for name, environment in {"ddp": {}, "fsdp": FSDP, "deepspeed": DEEPSPEED}.items():
+        runs.append(start(short(name, 2, *more), 2, **environment))
+    for run in runs:
+        run.check()
+    one, first = (trained(tmp_path / "one", step) for step in (3, 1))
+    for part in ("transformer.", "transformer_2."):
+        assert max((one[name] - first[name]).abs().max() for name in one if name.startswith(part)) > 1e-3
+    for name in ("ddp", "fsdp", "deepspeed"):
+        assert_same_training(tmp_path / name, tmp_path / "one", 3)
 
 
 @pytest.mark.slow
