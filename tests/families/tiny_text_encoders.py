@@ -24,9 +24,13 @@ def gemma():
     return {"tokenizer": tokenizer, "text_encoder": Gemma2Model(config).eval()}
 
 
-def t5(config_class, model_class):
+def t5_tokenizer():
     pieces = ["<pad>", "</s>", "<unk>", "▁", *string.ascii_lowercase]
-    tokenizer = T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0, model_max_length=512)
+    return T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0, model_max_length=512)
+
+
+def t5(config_class, model_class):
+    tokenizer = t5_tokenizer()
     config = config_class(
         vocab_size=len(tokenizer), d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
     )

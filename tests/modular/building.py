@@ -4,7 +4,7 @@
 others why they cannot take the scheduler.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,12 +73,18 @@ TWINS = {
 }
 
 
-def twin(name: str) -> tuple[ModularPipeline, dict[str, Any], diffusers.DiffusionPipeline, dict[str, Any]]:
-    """A modular pipeline and its inputs, and the stock pipeline with the same components and the arguments of its call."""
+def twin(
+    name: str, keeps: Sequence[str] = ()
+) -> tuple[ModularPipeline, dict[str, Any], diffusers.DiffusionPipeline, dict[str, Any]]:
+    """A modular pipeline and its inputs, and the stock pipeline with the same components and the arguments of its call.
+
+    Args:
+        keeps: further blocks that are kept.
+    """
     case = TWINS[name]
     stock, call = {**PIPELINES, **VARIANTS}[case.contract]()
     blocks = getattr(diffusers, f"{name}ModularPipeline")().blocks
-    for block in set(ENCODERS) & set(blocks.sub_blocks) - set(case.keeps):
+    for block in set(ENCODERS) & set(blocks.sub_blocks) - {*case.keeps, *keeps}:
         blocks.sub_blocks.pop(block)
     components = {n: each for n, each in stock.components.items() if each is not None and n != "scheduler"}
     if case.twice:

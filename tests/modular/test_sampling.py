@@ -3,23 +3,12 @@
 import diffusers
 import pytest
 import torch
-from diffusers.modular_pipelines.qwenimage import encoders
-from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit import calculate_dimensions
 
 from diffusers_twinflow import TwinFlowScheduler
 from tests.modular import list_on_page
 from tests.modular.building import ALONE, CANNOT, SCHEDULER_OPTIONS, TWINS, UNTESTED, twin
-from tests.schedulers.stock_pipelines.batches import RESIZES
-from tests.smaller_pictures import resize_to
 
 STEPS = 2
-
-
-@pytest.fixture(autouse=True)
-def small_pictures(monkeypatch):
-    """Have the pipelines of Qwen-Image resize pictures to 32 x 32 pixels, and not to a million."""
-    resize_to(32 * 32, RESIZES, monkeypatch)
-    monkeypatch.setattr(encoders, "calculate_dimensions", lambda _, ratio: calculate_dimensions(32 * 32, ratio))
 
 
 def generator():
@@ -92,8 +81,8 @@ def test_a_flow_map_jumps_to_the_next_time_of_the_grid():
 
 
 def test_the_page_lists_what_is_tested():
-    page = list_on_page.PAGE.read_text(encoding="utf-8")
-    assert page == list_on_page.filled(page), "run `python -m tests.modular.list_on_page`"
+    for path, text in list_on_page.pages().items():
+        assert path.read_text(encoding="utf-8") == text, "run `python -m tests.modular.list_on_page`"
 
 
 def test_every_modular_pipeline_is_listed():

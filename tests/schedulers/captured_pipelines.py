@@ -110,7 +110,10 @@ class Captured:
 
     def __init__(self, contract):
         self.contract = contract
-        self.pipe, call = {**PIPELINES, **VARIANTS}[contract]()
+        self.set_up(*{**PIPELINES, **VARIANTS}[contract]())
+
+    def set_up(self, pipe, call):
+        self.pipe = pipe
         cls = type(self.pipe)
         if getattr(self.pipe, "controlnet", None) is not None:
             fill_zeros(self.pipe.controlnet)  # its output is zero before it is trained
@@ -175,8 +178,24 @@ class Captured:
         denoiser = family.denoiser(self.pipe)
 
         def model(target_timestep=None, **kwargs):  # the stock model has at most a target of its own
-            return denoiser(**kwargs)
+            own = {"target_timestep": target_timestep} if layout.native_target == "target_timestep" else {}
+            return denoiser(**kwargs, **own)
 
         condition = family.split_call(call, count)
         assert all(len(tensor) == count for tensor in condition.values())
         return family.velocity(model)(x_t, time_of(family.timestep_argument), r, None, condition)
+
+    def first_evaluation_is_the_pipelines(self):
+        """Hold the family's velocity against the one that the pipeline steps along, for as many samples as it takes."""
+        family = self.family
+        family.layout = family.find_layout(self.pipe, self.capture)
+        count = self.most()
+        own, ours = self.first_evaluation(count), self.velocity(count)
+        assert own["calls"] == 1
+        sign = -1 if self.pipe.scheduler.config.get("invert_sigmas") else 1
+        expected, size = own["velocity"] * sign, ours.abs().max().clamp_min(1)
+        if expected.numel() != ours.numel():  # some pipelines step along a part of the frames
+            expected = family.layout.sample.read(own["output"]) * family.prediction_sign
+        if expected.shape != ours.shape:  # others unpack what their denoiser returns
+            expected, ours = expected.flatten().sort()[0], ours.flatten().sort()[0]
+        torch.testing.assert_close(ours.float() / size, expected.float() / size, rtol=0, atol=1e-5)

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..hub.files import INDEX_NAME, LOADED_NAMES, LocatedRepository, read_json
+from ..hub.files import LOADED_NAMES, LocatedRepository, index_name, read_json
 from .arguments import (
     CLIP_SCORE,
     DIVERSITY,
@@ -105,7 +105,7 @@ def _loaded_files(directory: Path) -> Iterator[Path]:
     Other files of a training run, such as its checkpoints and scores, may change without changing the model.
     """
     yield from (path for name in LOADED_NAMES if (path := directory / name).is_file())
-    index = directory / INDEX_NAME
+    index = directory / index_name(directory)
     if index.is_file():
         components = [name for name, entry in read_json(index).items() if isinstance(entry, list)]
         for folder in (directory / name for name in components):

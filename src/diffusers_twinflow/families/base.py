@@ -30,6 +30,7 @@ class Family(Denoising, Encoding):
         task: the Hub's name of the pipeline's task.
         usual_base: Hub id of the default base for published transformers that name none; `None` if there is none.
         output_name: attribute of the stock call's output with the images or videos.
+        is_modular: whether diffusers has the pipeline as modular blocks.
     """
 
     guidance_off: dict[str, float] = {"guidance_scale": 0.0}
@@ -39,6 +40,7 @@ class Family(Denoising, Encoding):
     task: str = "text-to-image"
     usual_base: str | None = None
     output_name: str = "images"
+    is_modular: bool = False
 
     def for_samples(
         self,

@@ -1,4 +1,4 @@
-"""A family for any stock flow pipeline. Its conditions are the arguments that the pipeline passes to its denoiser."""
+"""A family for any stock or modular flow pipeline. Its conditions are the arguments that the pipeline passes to its denoiser."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -18,6 +18,7 @@ from ..configuration import TwinFlowConfigError
 from ..models import TWINFLOW_CLASSES
 from ..models.timestep_embedders import TIMESTEP_EMBEDDERS
 from .base import Family, call_pipeline
+from .blocks_pipeline import BlocksPipeline, blocks_pipeline_class
 from .call_capture import DenoiserCall, capture_call
 from .call_layout import LayoutError, StateError, concatenate, describe, join, layout_of, layout_of_one, size_of, split
 from .decode_capture import DecodeError, Decoder
@@ -51,12 +52,15 @@ IN_SECTIONS = "it generates a video in sections, and only the inputs of the firs
 REFUSED = {
     "AnyFlowFARPipeline": IN_SECTIONS,
     "HeliosPipeline": IN_SECTIONS,
+    "HeliosModularPipeline": IN_SECTIONS,
+    "HeliosPyramidDistilledModularPipeline": IN_SECTIONS,
+    "HeliosPyramidModularPipeline": IN_SECTIONS,
     "PRXPixelPipeline": "it predicts the image and not a velocity",
 }
 """Pipelines whose calls can be captured, but cannot be trained that way, with the reason."""
-STATELESS = {"QwenImage21Pipeline": {"use_kv_cache": False}}
+STATELESS = {"use_kv_cache": False}
 """Arguments that keep a stock call from passing its denoiser a cache."""
-EDITS = ("FluxKontextPipeline",)
+EDITS = ("FluxKontextPipeline", "FluxKontextModularPipeline")
 """Pipelines that can draw from a prompt, but are made to edit an image."""
 TAKE_SIGMAS = ("AnyFlowPipeline", "HunyuanImagePipeline")
 OUTPUT_NAMES = {"Kandinsky5T2IPipeline": "image"}
@@ -68,8 +72,8 @@ CANDIDATES = 8
 
 
 def captured_family(class_name: str) -> "CapturedFamily | None":
-    """The derived family of a pipeline class of diffusers; `None` if it has no flow-matching denoiser of the table."""
-    pipeline_class = getattr(diffusers, class_name, None)
+    """The derived family of a stock or modular class of diffusers; `None` if the table has no denoiser of it."""
+    pipeline_class = blocks_pipeline_class(class_name) or getattr(diffusers, class_name, None)
     if not (isinstance(pipeline_class, type) and issubclass(pipeline_class, DiffusionPipeline)):
         return None
     found = denoiser_of(pipeline_class)
@@ -123,7 +127,7 @@ class CapturedFamily(Family):
         self.parameters = parameters
         length = parameters.get("max_sequence_length")
         self.max_sequence_length = length.default if length is not None and isinstance(length.default, int) else 0
-        self.capture_options = STATELESS.get(self.name, {})
+        self.capture_options = {name: value for name, value in STATELESS.items() if name in parameters}
         off = GUIDANCE_OFF | ({"guidance_scale": 0.0} if denoiser_name in GUIDES_ABOVE_ZERO else {})
         self.guidance_off = {name: value for name, value in off.items() if name in parameters}
         self.takes_sigmas = self.name in TAKE_SIGMAS
@@ -133,7 +137,9 @@ class CapturedFamily(Family):
         self.draws_videos = "num_frames" in parameters
         start, end = "image" if self.takes_reference_image else "text", "video" if self.draws_videos else "image"
         self.task = f"{start}-to-{end}"
-        self.output_name = OUTPUT_NAMES.get(self.name, "frames" if self.draws_videos else "images")
+        self.is_modular = issubclass(pipeline_class, BlocksPipeline)
+        videos = "videos" if self.is_modular else "frames"
+        self.output_name = OUTPUT_NAMES.get(self.name, videos if self.draws_videos else "images")
         is_negated = self.rule.at_noise < self.rule.at_data or denoiser_name in DATA_MINUS_NOISE
         self.prediction_sign = -1.0 if is_negated else 1.0
 
@@ -244,6 +250,8 @@ class CapturedFamily(Family):
             two = self._two_of(capture)
             self._check_time(pipeline, one)
             place = self._find_sample(one.arguments, other.arguments)
+            if two is not None and len(two.arguments[place.argument]) == len(one.arguments[place.argument]):
+                two = None  # it takes several prompts, but generates one sample
             times = self._times_in(one.arguments)
             left_out = {place.argument, self.timestep_argument, *self._native_targets()}
             for name in sorted(one.arguments.keys() - left_out):

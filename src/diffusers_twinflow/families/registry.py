@@ -169,18 +169,23 @@ def family_of(pipeline: DiffusionPipeline | type | str, name: str | None = None)
     else:
         cls = pipeline if isinstance(pipeline, type) else type(pipeline)
         names = [base.__name__ for base in cls.__mro__]
+    if names == ["ModularPipeline"]:
+        raise TwinFlowConfigError(
+            "This modular pipeline has its own blocks and no class of diffusers, so how it calls its model is not known. "
+            "Use a pipeline of a class such as Flux3ModularPipeline."
+        )
+    if "ModularPipeline" in names:
+        raise TwinFlowConfigError(
+            f"This needs the interface of a stock pipeline, and {names[0]} has that of a modular one. Convert it with "
+            "diffusers_twinflow.families.blocks_pipeline(pipe), which shares its components."
+        )
     family = family_of_pipeline_class(*names)
-    if family is not None and (family.name in CLASSES or family.name == name):
+    if family is not None and (family.name in CLASSES or family.name == name or family.is_modular):
         return family
     if isinstance(pipeline, DiffusionPipeline) and (families := _families_of_components(pipeline)):
         return next((family for family in families if family.name == name), families[0])
     if family is not None:
         return family
-    if any(name == "ModularPipeline" for name in names):
-        raise TwinFlowConfigError(
-            f"{names[0]} is a modular pipeline, and this needs a stock pipeline. Load the weights into a stock pipeline, and "
-            "give its components to the modular pipeline with update_components."
-        )
     supported = ", ".join(classes.pipeline for classes in CLASSES.values())
     raise TwinFlowConfigError(
         f"{names[0]} is not supported, because its transformer has no timestep_sign support. "

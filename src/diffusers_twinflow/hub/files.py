@@ -29,6 +29,7 @@ LORA_NAME = "pytorch_lora_weights.safetensors"
 SCHEDULER_NAME = "scheduler/scheduler_config.json"
 INDEX_NAME = "model_index.json"
 MODULAR_INDEX_NAME = "modular_model_index.json"
+MODULAR_ENTRY, LOCATION = 3, "pretrained_model_name_or_path"
 CARD_NAME = "README.md"
 SAMPLES_FOLDER = "samples"
 SAMPLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -203,12 +204,50 @@ def _chain_of(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def modular_class_of(directory: Path) -> str | None:
-    """Return the class name of a saved modular pipeline; `None` if the directory has none."""
-    path = directory / MODULAR_INDEX_NAME
+def index_name(directory: Path) -> str:
+    """Return the name of a pipeline's index: that of a modular pipeline if it has no other."""
+    is_modular = (directory / MODULAR_INDEX_NAME).is_file() and not (directory / INDEX_NAME).is_file()
+    return MODULAR_INDEX_NAME if is_modular else INDEX_NAME
+
+
+def read_pipeline_index(directory: Path) -> dict[str, Any] | None:
+    """Read the index of a stock or modular pipeline, in the form of a `model_index.json`; `None` if there is none.
+
+    The places of a modular pipeline's components are added as `_specs`, by name.
+
+    Raises:
+        TwinFlowConfigError: if it is not valid.
+    """
+    path = directory / index_name(directory)
     if not path.is_file():
         return None
-    return str(read_json(path).get("_class_name") or "ModularPipeline")
+    values = read_json(path)
+    if path.name == INDEX_NAME:
+        return values
+    specs = {name: entry[2] for name, entry in values.items() if _is_modular(entry)}
+    components = {name: _stock_entry(*values[name]) for name in specs}
+    private = {name: value for name, value in values.items() if name.startswith("_")}
+    return private | components | {"_specs": specs}
+
+
+def _is_modular(entry: Any) -> bool:
+    """Whether an entry of a modular index is a component: its library, its class, and where it is."""
+    return isinstance(entry, list) and len(entry) == MODULAR_ENTRY and isinstance(entry[2], dict)
+
+
+def _stock_entry(library: Any, class_name: Any, spec: dict[str, Any]) -> list[Any]:
+    """Return the library and the class of a component, which a modular index may name only in its `spec`."""
+    is_elsewhere = library is None and spec.get(LOCATION) is not None
+    return spec.get("type_hint") or [None, None] if is_elsewhere else [library, class_name]
+
+
+def modular_index_at(directory: Path, repo_id: str) -> str:
+    """Return the text of a modular index for a repository on the Hub, which its components are loaded from."""
+    values = read_json(directory / MODULAR_INDEX_NAME)
+    for entry in filter(_is_modular, values.values()):
+        if entry[0] is not None:
+            entry[2][LOCATION] = repo_id
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
 def read_json(path: Path, *, name: str | None = None) -> dict[str, Any]:

@@ -9,13 +9,21 @@ from ..configuration import TwinFlowConfigError
 from ..families import Family
 from ..schedulers import TwinFlowScheduler
 from .component_check import CONFIG, FILE_ENDINGS, LIBRARIES, check_component, component_class
-from .files import INDEX_NAME, LocatedRepository, check_inside, modular_class_of, read_json
+from .files import (
+    INDEX_NAME,
+    MODULAR_INDEX_NAME,
+    LocatedRepository,
+    check_inside,
+    index_name,
+    read_json,
+    read_pipeline_index,
+)
 
 FILE_PATTERNS = tuple(f"*{ending}" for ending in FILE_ENDINGS)
 
 
 def read_index(repository: LocatedRepository, family: Family) -> dict[str, tuple[str, str]]:
-    """Read and check `model_index.json`. Components saved as `None` are left out.
+    """Read and check the index of a stock or modular pipeline. Components saved as `None` are left out.
 
     Returns:
         The library and the class name of each component.
@@ -24,10 +32,9 @@ def read_index(repository: LocatedRepository, family: Family) -> dict[str, tuple
         TwinFlowConfigError: if a class does not belong to the family's pipeline, or comes from a library other than
             diffusers and transformers.
     """
-    path = repository.find(INDEX_NAME)
-    if path is None:
+    values = read_pipeline_index(repository.directory)
+    if values is None:
         raise TwinFlowConfigError(f"'{repository.name}' has no {INDEX_NAME}: save it again with save_twinflow_model.")
-    values = read_json(path)
 
     def refuse(name: str, allowed: str) -> NoReturn:
         raise TwinFlowConfigError(
@@ -95,7 +102,7 @@ def _class_of(entry: Any, family: Family) -> type | None:
 
 
 def read_base_index(directory: Path, name: str, family: Family, *, given: Collection[str] = ()) -> dict[str, type]:
-    """Read a base's `model_index.json`. Components saved as `None` are left out.
+    """Read a base's index. Components saved as `None` are left out, and those that are elsewhere.
 
     Args:
         directory: directory of the base.
@@ -109,17 +116,14 @@ def read_base_index(directory: Path, name: str, family: Family, *, given: Collec
     Raises:
         TwinFlowConfigError: if the file is missing, or a class is not a component of diffusers or transformers.
     """
-    path = directory / INDEX_NAME
-    if not path.is_file() and (modular := modular_class_of(directory)) is not None:
-        raise TwinFlowConfigError(
-            f"'{name}' is a modular pipeline ({modular}), and a base must be a stock pipeline. Load the modular pipeline "
-            "yourself, and give it a TwinFlowScheduler with update_components."
-        )
-    if not path.is_file():
+    values = read_pipeline_index(directory)
+    if values is None:
         raise TwinFlowConfigError(f"'{name}' has no {INDEX_NAME}, so it is not a diffusers pipeline.")
     components = {}
-    for component, entry in read_json(path).items():
-        if component in given:
+    is_modular = index_name(directory) == MODULAR_INDEX_NAME
+    taken = inspect.signature(family.pipeline_class.__init__).parameters
+    for component, entry in values.items():
+        if component in given or is_modular and component not in taken:
             continue
         if isinstance(entry, list) and entry and entry != [None, None] and not component.startswith("_"):
             cls = _class_of(entry, family)
@@ -128,7 +132,8 @@ def read_base_index(directory: Path, name: str, family: Family, *, given: Collec
                     f"{INDEX_NAME} of '{name}' has {component}={str(entry)[:80]!r}: it must be a model, scheduler, "
                     f"tokenizer or processor of {' or '.join(LIBRARIES)}. Load it yourself and pass it as {component}=."
                 )
-            components[component] = cls
+            if not is_modular or (directory / component).is_dir():
+                components[component] = cls
     return components
 
 

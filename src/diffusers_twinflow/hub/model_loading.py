@@ -11,7 +11,15 @@ from ..configuration import TwinFlowConfigError
 from ..families import Family
 from ..models.modeling_twinflow import TARGET_AND_SIGN
 from .component_check import WEIGHTS
-from .files import CONDITIONING_NAME, CONFIG_NAME, INDEX_NAME, LocatedRepository, check_finite, locate_repository
+from .files import (
+    CONDITIONING_NAME,
+    CONFIG_NAME,
+    INDEX_NAME,
+    MODULAR_INDEX_NAME,
+    LocatedRepository,
+    check_finite,
+    locate_repository,
+)
 from .loading import read_scheduler
 from .model_check import FILE_PATTERNS, OUR_SCHEDULER, check_model_files, read_index
 from .repository import TwinFlowRepositoryConfig
@@ -58,7 +66,11 @@ def _fetch(repository: LocatedRepository, components: dict[str, tuple[str, str]]
     """Download all files of the components at the same commit."""
     if repository.is_local:
         return repository
-    patterns = [INDEX_NAME, *(f"{name}/{pattern}" for name in components for pattern in FILE_PATTERNS)]
+    patterns = [
+        INDEX_NAME,
+        MODULAR_INDEX_NAME,
+        *(f"{name}/{pattern}" for name in components for pattern in FILE_PATTERNS),
+    ]
     return locate_repository(
         repository.name, subfolder=repository.subfolder, patterns=patterns, **repository.hub_options
     )

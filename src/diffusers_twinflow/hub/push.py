@@ -19,14 +19,16 @@ from .component_check import WEIGHTS
 from .files import (
     CARD_NAME,
     CONFIG_NAME,
-    INDEX_NAME,
     LORA_NAME,
+    MODULAR_INDEX_NAME,
     PART_NAMES,
     SAMPLES_FOLDER,
     SCHEDULER_NAME,
     LocatedRepository,
     check_finite,
+    index_name,
     locate_repository,
+    modular_index_at,
     read_header,
 )
 from .model_check import FILE_PATTERNS, check_model_files, read_index
@@ -149,13 +151,16 @@ def _push(
 ) -> CommitInfo:
     check_repo_id(repo_id)
     kind = "LoRA" if config.train_type == LORA else "model"
-    operations = [
-        CommitOperationAdd(name, config.to_json().encode() if name == CONFIG_NAME else str(directory / name))
-        for name in files
-    ]
     api = HfApi(token=token)
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        written = {CONFIG_NAME: config.to_json()}
+        if MODULAR_INDEX_NAME in files:
+            written[MODULAR_INDEX_NAME] = modular_index_at(directory, repo_id)
+        operations = [
+            CommitOperationAdd(name, written[name].encode() if name in written else str(directory / name))
+            for name in files
+        ]
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         return api.create_commit(
@@ -355,7 +360,7 @@ def _model_files(repository: LocatedRepository, config: TwinFlowRepositoryConfig
     for path in (path for name in family.denoiser_names for path in (directory / name).glob(WEIGHTS)):
         check_finite(path)
     found = {path for name in components for pattern in FILE_PATTERNS for path in (directory / name).glob(pattern)}
-    return [CONFIG_NAME, INDEX_NAME, *sorted(path.relative_to(directory).as_posix() for path in found)]
+    return [CONFIG_NAME, index_name(directory), *sorted(path.relative_to(directory).as_posix() for path in found)]
 
 
 def _without_local_paths(config: TwinFlowRepositoryConfig) -> TwinFlowRepositoryConfig:

@@ -30,11 +30,11 @@ from .base_loras import BaseLora, parse_base_loras
 from .files import (
     CONDITIONING_NAME,
     CONFIG_NAME,
-    INDEX_NAME,
     LORA_NAME,
+    MODULAR_INDEX_NAME,
     LocatedRepository,
+    index_name,
     locate_repository,
-    modular_class_of,
     read_json,
     second_name,
 )
@@ -193,10 +193,9 @@ class TwinFlowRepositoryConfig:
             published = find_published(repository)
             if published is not None:
                 return cls.of_published(published)
-            modular = modular_class_of(repository.directory)
-            if modular is not None:
+            if repository.find(MODULAR_INDEX_NAME):
                 raise TwinFlowConfigError(
-                    f"'{repository.name}' is a modular pipeline ({modular}) and not a TwinFlow repository. Load it with "
+                    f"'{repository.name}' is a modular pipeline and not a TwinFlow repository. Load it with "
                     "ModularPipeline.from_pretrained, and give it a TwinFlowScheduler with update_components."
                 )
             found = f"only {LORA_NAME}, a plain LoRA" if repository.find(LORA_NAME) else "none of its files"
@@ -233,7 +232,7 @@ class TwinFlowRepositoryConfig:
 
 def _config_of_pipeline(repository: LocatedRepository) -> TwinFlowRepositoryConfig | None:
     """Build the configuration of a saved pipeline, or return `None` if its transformer has no time conditioning."""
-    index = repository.find(INDEX_NAME)
+    index = repository.find(index_name(repository.directory))
     class_name = read_json(index).get("_class_name") if index else None
     family = family_of_pipeline_class(class_name) if class_name else None
     if family is None:

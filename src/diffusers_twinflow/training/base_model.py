@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -16,7 +17,7 @@ from ..configuration import TwinFlowConfigError
 from ..families import Family, is_flow_matching
 from ..hub.base_loading import load_base
 from ..hub.base_loras import merge_base_loras, parse_base_loras
-from ..hub.files import INDEX_NAME, MODULAR_INDEX_NAME, locate_repository, modular_class_of, read_json
+from ..hub.files import INDEX_NAME, LOCATION, MODULAR_INDEX_NAME, locate_repository, read_pipeline_index
 from ..methods import Method
 from ..models import enable_twinflow
 from ..schedulers import TwinFlowScheduler
@@ -29,7 +30,7 @@ ALL_LINEAR = "all-linear"
 
 
 def load_model_index(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
-    """Read the `model_index.json` of a pipeline.
+    """Read the index of a stock or modular pipeline, in the form of a `model_index.json`.
 
     Args:
         name_or_path: Hub id or local directory.
@@ -39,24 +40,24 @@ def load_model_index(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
         TwinFlowConfigError: if the file does not exist or cannot be downloaded. The message says why.
     """
     repository = locate_repository(name_or_path, patterns=[INDEX_NAME, MODULAR_INDEX_NAME], **hub_options)
-    path = repository.directory / INDEX_NAME
-    if not path.is_file() and (modular := modular_class_of(repository.directory)) is not None:
-        raise TwinFlowConfigError(
-            f"pretrained_model_name_or_path='{name_or_path}' is a modular pipeline ({modular}), which cannot be trained. "
-            f"Give a pipeline with a {INDEX_NAME}, if there is one for this model."
-        )
-    if not path.is_file():
+    index = read_pipeline_index(repository.directory)
+    if index is None:
         raise TwinFlowConfigError(
             f"pretrained_model_name_or_path='{name_or_path}' is not a diffusers pipeline. Give a Hub id or a directory "
-            f"with a {INDEX_NAME}."
+            f"with a {INDEX_NAME} or a {MODULAR_INDEX_NAME}."
         )
-    return read_json(path)
+    return index
 
 
 def has_flow_matching_scheduler(name_or_path: str, index: dict[str, Any], **hub_options: Any) -> bool:
     """Return whether the pipeline's scheduler shows that the model predicts a flow-matching velocity."""
-    class_name = index["scheduler"][1]
+    class_name = (index.get("scheduler") or [None, None])[1]
+    if class_name is None:
+        raise TwinFlowConfigError(f"'{name_or_path}' has no scheduler. Give a base with one.")
     scheduler_class = getattr(diffusers, class_name, TwinFlowScheduler)
+    spec = index.get("_specs", {}).get("scheduler", {})
+    if spec.get(LOCATION) is not None and not Path(name_or_path, "scheduler").is_dir():
+        name_or_path, hub_options["revision"] = spec[LOCATION], spec.get("revision")
     config: Any = scheduler_class.load_config(name_or_path, subfolder="scheduler", **hub_options)
     return is_flow_matching(class_name, config)
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from ..configuration import TwinFlowConfigError
-from ..hub.files import CONFIG_NAME, INDEX_NAME, LORA_NAME
+from ..hub.files import CONFIG_NAME, INDEX_NAME, LORA_NAME, MODULAR_INDEX_NAME
 from ..writing import disk_errors, recover, remove_folder, write_text
 from .checkpoint_files import Manifest, check_intact, checkpoint_step, damage_of, find_checkpoint, list_checkpoints
 
@@ -18,7 +18,7 @@ RECORD = "training_run.json"
 LOCK = ".twinflow.lock"
 LATEST = "latest"
 VALIDATION = "validation"
-RESULTS = (CONFIG_NAME, LORA_NAME, INDEX_NAME)
+RESULTS = (CONFIG_NAME, LORA_NAME, INDEX_NAME, MODULAR_INDEX_NAME)
 
 
 class RunFolder:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, ModularPipeline
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from peft import LoraConfig
@@ -22,7 +22,7 @@ from ..conditions import VelocityFunction
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..data import DataConfig, TrainingData, open_source
 from ..data.batches import Batch, Batches, LatentBatches
-from ..families import FAMILIES, Family, family_of
+from ..families import FAMILIES, Family, blocks_pipeline, family_of
 from ..hub.base_loras import merge_base_loras, parse_base_loras
 from ..hub.push import whole_repo_id
 from ..hub.repository import TwinFlowRepositoryConfig
@@ -70,8 +70,8 @@ class Trainer:
     `build_parameter_groups`, `build_lr_scheduler` or `velocity_of`.
 
     Args:
-        model: the base, as one of: a Hub id or folder; a loaded stock pipeline, whose transformer is trained in place;
-            or a loaded transformer, if `data` already has latents and conditions. Defaults to the base in `arguments`.
+        model: the base, as one of: a Hub id or folder; a loaded stock or modular pipeline, whose transformer is trained in
+            place; or a loaded transformer, if `data` already has latents and conditions. Defaults to the base in `arguments`.
         arguments: options of the run.
         method: training method. Defaults to flow matching.
         data: latents and conditions, as `LatentBatches` or as the samples or batches that it takes. Defaults to the data
@@ -102,7 +102,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: str | Path | DiffusionPipeline | ModelMixin | None,
+        model: str | Path | DiffusionPipeline | ModularPipeline | ModelMixin | None,
         arguments: TrainingArguments,
         method: Method | None = None,
         data: Batches | Iterable[Batch] | None = None,
@@ -112,7 +112,8 @@ class Trainer:
     ) -> None:
         self.method: Method = FlowMatching() if method is None else method
         self.config: TwinFlowConfig = self.method.config
-        self.given_model, self.given_data = model, data
+        self.given_model = blocks_pipeline(model) if isinstance(model, ModularPipeline) else model
+        self.given_data = data
         self.arguments = self._resolve(arguments)
         check_arguments(self.arguments, self.config)
         self.family = self._find_family(family)

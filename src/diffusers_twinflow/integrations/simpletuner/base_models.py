@@ -34,7 +34,12 @@ SINGLE_FILE = (
 )
 REFINER = "a refiner only finishes the images of another model"
 OWN_MODEL = "diffusers has no such model; SimpleTuner brings the code of the model"
-BLOCKS_ONLY = "diffusers has this model only as modular blocks, and training needs a pipeline"
+BLOCKS_ONLY = (
+    "diffusers has this model only as modular blocks; leave model_family out and set pretrained_model_name_or_path to a "
+    "modular pipeline of it"
+)
+PACKED = "its model takes all samples of a batch as one sequence with shared times"
+SOUND = "it generates sound from lyrics, and training needs images, videos or prompts"
 DIFFUSION = "it is a diffusion model, and the diff2flow bridge has no family for it"
 UNTRAINABLE = {
     "anima": BLOCKS_ONLY,
@@ -45,8 +50,8 @@ UNTRAINABLE = {
     "kolors": DIFFUSION,
     "longcat_video": OWN_MODEL,
     "mageflow": OWN_MODEL,
-    "minimaxh3": BLOCKS_ONLY,
-    "minimaxmusic": BLOCKS_ONLY,
+    "minimaxh3": PACKED,
+    "minimaxmusic": SOUND,
     "stable_cascade": DIFFUSION,
     "wan_s2v": OWN_MODEL,
     "zlab_i1": OWN_MODEL,

@@ -1,0 +1,40 @@
+"""Tiny modular pipelines behind the interface of stock pipelines, with the families that are derived from them."""
+
+import diffusers
+
+from diffusers_twinflow.families.blocks_pipeline import class_of
+from diffusers_twinflow.families.captured import IN_SECTIONS
+from tests.modular.building import ALONE, RISING, TWINS, twin
+from tests.schedulers.captured_pipelines import PARTS, Captured
+
+
+class CapturedBlocks(Captured):
+    """A tiny modular pipeline, its derived family, and its calls for several samples.
+
+    Args:
+        name: name of its class, without what all names end with.
+        keeps: blocks that are kept, although embeddings and latents make them unnecessary.
+    """
+
+    def __init__(self, name, keeps=()):
+        if name in TWINS:
+            modular, inputs, stock, _ = twin(name, keeps)
+            self.contract, scheduler = TWINS[name].contract, stock.scheduler
+        else:
+            modular, inputs = ALONE[name]()
+            rises = name == "MiniMaxMusic3"
+            self.contract, scheduler = name, diffusers.FlowMatchEulerDiscreteScheduler(**RISING if rises else {})
+        specs = getattr(diffusers, f"{name}ModularPipeline")(modular.blocks)
+        pipe = class_of(specs).from_modular(modular)
+        pipe.scheduler = scheduler
+        pipe.set_progress_bar_config(disable=True)
+        self.set_up(pipe, inputs)
+        if "decode" in keeps:
+            self.call["output_type"] = "np"
+
+
+TWO = "uses transformer_2 for steps with low noise"
+CANNOT_BE_CAPTURED = {"Wan22": TWO, "Wan22Image2Video": TWO, "Helios": IN_SECTIONS}
+CANNOT_BE_DECODED = {"QwenImageLayered": PARTS}
+TRAINED = [name for name in TWINS if name not in {**CANNOT_BE_CAPTURED, **CANNOT_BE_DECODED}]
+"""Modular pipelines that are trained on images or videos in the tests."""

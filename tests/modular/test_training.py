@@ -1,0 +1,115 @@
+"""Training modular pipelines, whose blocks run behind the interface of a stock pipeline."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import ModularPipeline
+
+from diffusers_twinflow import TwinFlowConfig, TwinFlowPipeline, load_twinflow_lora
+from diffusers_twinflow.families import blocks_pipeline
+from diffusers_twinflow.hub.push import check_pushable
+from diffusers_twinflow.methods import TwinFlow
+from diffusers_twinflow.training import Trainer, TrainingArguments
+from tests.fresh_accelerator import fresh_accelerator
+from tests.modular import tiny
+
+PROMPTS = ["a", "a picture with many more words than the other one has"]
+IMAGE_FREE = {"twinflow_image_free": True, "twinflow_adversarial_enabled": True}
+CLOSE = {"rtol": 0, "atol": 1e-5}
+CALL = {"prompt": "a fox", "height": 32, "width": 32, "output_type": "pt"}
+
+
+def arguments_for(folder: Path, **options) -> TrainingArguments:
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS))
+    data = {} if "instance_data_dir" in options else {"prompts_file": str(folder / "prompts.txt")}
+    return TrainingArguments(
+        **{"pretrained_model_name_or_path": str(folder / "base")} | options,
+        output_dir=str(folder / "out"),
+        resolution=32,
+        train_batch_size=2,
+        max_train_steps=2,
+        learning_rate=3e-2,
+        rank=2,
+        save_ema=False,
+        validation_prompts=["a"],
+        validation_base_steps=2,
+        validation_step_counts=[1],
+        **data,
+    )
+
+
+def trained(model, arguments: TrainingArguments, **options) -> None:
+    with fresh_accelerator():
+        trainer = Trainer(model, arguments, TwinFlow(TwinFlowConfig(twinflow_enabled=True, **options)))
+        trainer.train()
+    assert not trainer.problems
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A base and a LoRA of it that was trained with prompts alone."""
+    folder = tmp_path_factory.mktemp("modular")
+    tiny.anima().save_pretrained(str(folder / "base"), overwrite_modular_index=True)
+    assert not (folder / "base" / "model_index.json").exists()
+    trained(None, arguments_for(folder), **IMAGE_FREE)
+    return folder
+
+
+@torch.no_grad()
+def latents_of(modular, **options):
+    """The samples of a modular pipeline for one step."""
+    drawn = modular(**CALL, **options, num_inference_steps=1, generator=torch.Generator().manual_seed(0))
+    assert drawn.get("images").shape == (1, 3, 32, 32)
+    return drawn.get("latents")
+
+
+def test_a_lora_draws_without_guidance(folder):
+    pipeline = TwinFlowPipeline.from_pretrained(folder / "out", merge=False)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.twinflow_config.family == "AnimaModularPipeline"
+    calls = []
+    pipeline.transformer.register_forward_pre_hook(lambda *args: calls.append(args))
+    image = pipeline(**CALL).images
+    assert image.shape == (1, 3, 32, 32) and image.isfinite().all()
+    assert len(calls) == pipeline.twinflow_config.num_inference_steps
+
+
+def test_a_modular_pipeline_draws_with_the_lora(folder):
+    ours = TwinFlowPipeline.from_pretrained(folder / "out")
+    pipeline = blocks_pipeline(tiny.anima())
+    before = latents_of(pipeline.to_modular())
+    load_twinflow_lora(pipeline, folder / "out")
+    pipeline.guider.disable()
+    after = latents_of(pipeline.to_modular())
+    assert (before - after).abs().max() > 0.1
+    torch.testing.assert_close(after, latents_of(ours.to_modular()), **CLOSE)
+    assert torch.equal(ours(**CALL, generator=torch.Generator().manual_seed(0)).images, drawn_by(ours.to_modular()))
+
+
+def drawn_by(modular):
+    return modular(**CALL, num_inference_steps=1, generator=torch.Generator().manual_seed(0)).get("images")
+
+
+def test_a_stock_modular_pipeline_loads_the_lora(folder):
+    stock = tiny.anima()
+    before = latents_of(stock)
+    stock.load_lora_weights(str(folder / "out"))
+    assert (before - latents_of(stock)).abs().max() > 0.1
+
+
+@pytest.mark.slow
+def test_a_whole_model_of_images(folder, tmp_path, image_dir):
+    arguments = arguments_for(tmp_path, instance_data_dir=str(image_dir), train_type="full", center_crop=True)
+    trained(tiny.anima(), arguments)
+    index = json.loads((tmp_path / "out" / "modular_model_index.json").read_text())
+    assert index["transformer"][:2] == ["diffusers", "CosmosTransformer3DModel"]
+    assert str(tmp_path) not in (tmp_path / "out" / "modular_model_index.json").read_text()
+    assert latents_of(TwinFlowPipeline.from_pretrained(tmp_path / "out").to_modular()).isfinite().all()
+    stock = ModularPipeline.from_pretrained(str(tmp_path / "out"))
+    stock.load_components()
+    assert type(stock.transformer).__name__ == "CosmosTransformer3DModel"
+    assert latents_of(stock).isfinite().all()
+    _, files = check_pushable(tmp_path / "out", base_model="someone/base")
+    assert {"modular_model_index.json", "t5_tokenizer/tokenizer.json"} <= {*files}
