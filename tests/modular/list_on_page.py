@@ -15,13 +15,11 @@ from marked_parts import fill, table  # noqa: E402
 
 from diffusers_twinflow.configuration import TwinFlowConfigError  # noqa: E402
 from diffusers_twinflow.families import FAMILIES  # noqa: E402
-from diffusers_twinflow.families.captured import IN_SECTIONS  # noqa: E402
 from tests.modular.building import ALONE, CANNOT, TWINS, UNTESTED  # noqa: E402
-from tests.modular.captured_blocks import CANNOT_BE_CAPTURED, TWO  # noqa: E402
+from tests.modular.captured_blocks import CANNOT_BE_CAPTURED  # noqa: E402
 from tests.schedulers.captured_pipelines import SOUND  # noqa: E402
-from tests.schedulers.pipeline_matrix import NEEDS_MORE, WHY  # noqa: E402
+from tests.schedulers.pipeline_matrix import NEEDS_MORE, WHY, why_not  # noqa: E402
 
-REASONS = {IN_SECTIONS: "it generates a video in sections", TWO: "it has a second transformer for low noise"}
 SCHEDULER_PAGE, BASES_PAGE = ROOT / "docs" / "scheduler.md", ROOT / "docs" / "base_models.md"
 
 
@@ -48,7 +46,7 @@ def rows() -> list[tuple[str, str]]:
 def answer_for(name: str) -> str:
     """What a modular pipeline trains with."""
     if name in CANNOT_BE_CAPTURED:
-        return f"no: {REASONS[CANNOT_BE_CAPTURED[name]]}"
+        return f"no: {why_not(CANNOT_BE_CAPTURED[name])}"
     family = FAMILIES[f"{name}ModularPipeline"]
     try:
         family.check_prompt_only()
