@@ -21,10 +21,11 @@ from torch._dynamo.utils import compilation_time_metrics, counters
 from torch._inductor.utils import fresh_cache
 
 from at_real_size.building import random_transformer
-from at_real_size.measuring import Report, add_common_arguments, announce, compiled_graphs, measure, timed
+from at_real_size.measuring import Report, add_common_arguments, announce, measure, timed
 from at_real_size.models import SD35_MEDIUM
 from at_real_size.ours import FULL_TWINFLOW, OurTraining, run_options
 from at_real_size.where_a_call_goes import device_busy, host_functions, synchronizations
+from diffusers_twinflow.training.compilation import compiled_graphs
 
 WAYS = {
     "lora": ("LoRA, TwinFlow", FULL_TWINFLOW),

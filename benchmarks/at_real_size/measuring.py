@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo.utils
+
+from diffusers_twinflow.training.compilation import compiled_graphs
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "torchao", "bitsandbytes")
 GIB = 2**30
@@ -80,11 +81,6 @@ def measure_in_turns(works: dict, warmups: dict, device: torch.device, runs: int
         }
         for key in works
     }
-
-
-def compiled_graphs() -> int:
-    """How many graphs dynamo has made so far."""
-    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 def peak_gib(device: torch.device) -> float | None:

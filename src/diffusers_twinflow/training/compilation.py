@@ -1,14 +1,16 @@
 """Compile the repeated blocks of a transformer. This takes seconds; compiling the whole model takes minutes."""
 
-from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
+import torch._dynamo.utils
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from ..methods.rng_snapshot import RNGSnapshot
 from ..models import TwinFlowTransformerMixin
 
 GRAPHS_A_BLOCK = 32
@@ -18,8 +20,8 @@ def compile_blocks(transformer: ModelMixin, backend: str = "inductor") -> int:
     """Compile each block of the classes in the model's `_no_split_modules`, in place.
 
     Equal blocks share up to three graphs: student and teacher without gradient (one graph if a LoRA is merged), and
-    student with gradient. The batch size may change without a new compilation. Other sizes are fixed until they change.
-    Copies of the transformer are compiled too.
+    student with gradient. The batch size may change without a new compilation, except that a single sample has its own
+    graphs. Other sizes are fixed until they change. Copies of the transformer are compiled too.
 
     Returns:
         The number of compiled blocks.
@@ -29,11 +31,16 @@ def compile_blocks(transformer: ModelMixin, backend: str = "inductor") -> int:
     block_names: set[str] = set(stock._no_split_modules or ())
     blocks = [module for module in transformer.modules() if type(module).__name__ in block_names]
     kinds: set[Any] = {type(block) for block in blocks}
-    compiled = {kind: torch.compile(kind.forward, fullgraph=True, backend=backend) for kind in kinds}
+    compiled = {kind: CompiledForward(kind, backend) for kind in kinds}
     for block in blocks:
         # Unlike the result of `block.compile`, a partial is copied with its block, and the copy calls the copied block.
-        block.forward = partial(run_compiled, compiled[type(block)], block)
+        block.forward = partial(compiled[type(block)], block)
     return len(blocks)
+
+
+def compiled_graphs() -> int:
+    """Return the number of graphs that this process has compiled so far."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 def share_graphs(student: nn.Module, copy: nn.Module) -> None:
@@ -49,11 +56,51 @@ def share_graphs(student: nn.Module, copy: nn.Module) -> None:
             module.train()
 
 
-def run_compiled(forward: Callable[..., Any], block: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Call a block's compiled forward with a dynamic batch size, which is the first dimension of each tensor."""
-    return forward(
-        block, *map(_with_any_batch, args), **{name: _with_any_batch(value) for name, value in kwargs.items()}
-    )
+class CompiledForward:
+    """The compiled forward of a class of blocks, with a dynamic batch size, which is the first dimension of each tensor.
+
+    The tokens that enter the first block have no gradient if the layers before it are frozen. As the compiler would make
+    other graphs for this block, a gradient that nothing uses is computed for them.
+    """
+
+    def __init__(self, kind: type[nn.Module], backend: str) -> None:
+        self.eager = kind.forward
+        self.compiled = torch.compile(kind.forward, fullgraph=True, backend=backend)
+        self.parameters = list(signature(kind.forward).parameters)[1:]
+        self.streams: set[str] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledForward":
+        """Share the graphs with the copies of a block."""
+        return self
+
+    def __call__(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Run the compiled forward of a block."""
+        named = {**dict(zip(self.parameters, args)), **kwargs}
+        if torch.is_grad_enabled():
+            named |= self._gradients(block, named)
+        return self.compiled(block, **{name: _with_any_batch(value) for name, value in named.items()})
+
+    def _gradients(self, block: nn.Module, named: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the tokens among the arguments that have no gradient, with one, if the block's outputs have gradients."""
+        frozen = {
+            name: value
+            for name, value in named.items()
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and not value.requires_grad
+        }
+        if self.streams is not None:
+            frozen = {name: frozen[name] for name in self.streams & frozen.keys()}
+        if not frozen or not any(parameter.requires_grad for parameter in block.parameters()):
+            return {}
+        if self.streams is None:
+            self.streams = self._find_streams(block, named)
+        return {name: frozen[name].detach().requires_grad_() for name in self.streams & frozen.keys()}
+
+    def _find_streams(self, block: nn.Module, named: dict[str, Any]) -> set[str]:
+        """Return the names of the arguments that a block passes on to the next one: an output has their shape."""
+        with torch.no_grad(), RNGSnapshot(next(block.parameters()).device).replay():
+            outputs = tree_leaves(self.eager(block, **named))
+        shapes = {output.shape for output in outputs if isinstance(output, torch.Tensor)}
+        return {name for name, value in named.items() if isinstance(value, torch.Tensor) and value.shape in shapes}
 
 
 def _with_any_batch(value: Any) -> Any:

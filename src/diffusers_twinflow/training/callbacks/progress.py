@@ -9,6 +9,7 @@ from accelerate.logging import get_logger
 from tqdm.auto import tqdm
 
 from ...methods.base import LossOutput
+from ..compilation import compiled_graphs
 from ..distributed import TimeLimit
 from ..tracking import Throughput
 from .base import TrainerCallback
@@ -21,7 +22,7 @@ SHOWN = ("loss", "lr")
 
 
 class ProgressCallback(TrainerCallback):
-    """Shows a progress bar, and logs the samples per second, the memory in use and the time of compilation."""
+    """Shows a progress bar, and logs the samples per second, the memory in use and what was compiled."""
 
     def on_train_begin(self, trainer: Trainer) -> None:
         schedule = trainer.schedule
@@ -32,9 +33,8 @@ class ProgressCallback(TrainerCallback):
             disable=not trainer.accelerator.is_local_main_process,
         )
         self.throughput = Throughput(trainer.accelerator.device)
-        self.compiles_since: float | None = None
+        self.step_began, self.graphs = time.monotonic(), compiled_graphs()
         if trainer.arguments.compile:
-            self.compiles_since = time.monotonic()
             logger.info("compiling the transformer's blocks in the first step, which can take minutes")
 
     def on_loss(self, trainer: Trainer, output: LossOutput, batch_size: int) -> None:
@@ -42,9 +42,12 @@ class ProgressCallback(TrainerCallback):
 
     def on_step(self, trainer: Trainer, step: int) -> None:
         self.bar.update()
-        if self.compiles_since is not None:
-            logger.info(f"the first step took {time.monotonic() - self.compiles_since:.0f} s with compilation")
-            self.compiles_since = None
+        now, graphs = time.monotonic(), compiled_graphs()
+        if graphs > self.graphs:
+            logger.info(
+                f"step {step} took {now - self.step_began:.0f} s, because it compiled {graphs - self.graphs} graphs"
+            )
+        self.step_began, self.graphs = now, graphs
 
     def log_values(self, trainer: Trainer, step: int) -> dict[str, float]:
         return self.throughput.report()
