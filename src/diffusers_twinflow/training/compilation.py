@@ -17,7 +17,7 @@ GRAPHS_A_BLOCK = 32
 
 
 def compile_blocks(transformer: ModelMixin, backend: str = "inductor") -> int:
-    """Compile each block of the classes in the model's `_no_split_modules`, in place.
+    """Compile each block of the classes in the model's `_no_split_modules` or else `_repeated_blocks`, in place.
 
     Equal blocks share up to three graphs: student and teacher without gradient (one graph if a LoRA is merged), and
     student with gradient. The batch size may change without a new compilation, except that a single sample has its own
@@ -28,7 +28,7 @@ def compile_blocks(transformer: ModelMixin, backend: str = "inductor") -> int:
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS_A_BLOCK)
     stock = transformer.stock_class() if isinstance(transformer, TwinFlowTransformerMixin) else type(transformer)
-    block_names: set[str] = set(stock._no_split_modules or ())
+    block_names: set[str] = set(stock._no_split_modules or stock._repeated_blocks or ())
     blocks = [module for module in transformer.modules() if type(module).__name__ in block_names]
     kinds: set[Any] = {type(block) for block in blocks}
     compiled = {kind: CompiledForward(kind, backend) for kind in kinds}

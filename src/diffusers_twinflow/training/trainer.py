@@ -301,8 +301,10 @@ class Trainer:
         lr_scheduler = self.build_lr_scheduler(optimizer)
         self.merged = merged_lora(transformer, args, accelerator)
         for denoiser in denoisers_in(transformer):
-            if args.compile:
-                compile_blocks(denoiser)
+            if args.compile and not compile_blocks(denoiser):
+                logger.warning(
+                    f"`compile` has no effect: {type(denoiser).__name__} does not say which of its blocks repeat"
+                )
         if isinstance(transformer, DenoisersByTime):
             transformer.runs_both = accelerator.num_processes > 1
         teacher_copy = self.method.copy_for_teacher(transformer)
