@@ -296,6 +296,7 @@ def small_references(monkeypatch):
 
 REFERENCES = [
     tiny_captured.flux_kontext,
+    pytest.param(tiny_captured.flux_control, marks=pytest.mark.slow),
     pytest.param(tiny_captured.wan_image_to_video, marks=pytest.mark.slow),
     pytest.param(tiny_captured.wan_image_to_video_with_two, marks=pytest.mark.slow),
 ]
@@ -323,7 +324,7 @@ def test_a_step_on_images_with_references(build, tmp_path, image_dir, small_refe
         family.draw(
             pipeline,
             ["a"],
-            image=Image.new("RGB", (32, 32), colour),
+            **{family.image_argument: Image.new("RGB", (32, 32), colour)},
             num_inference_steps=2,
             generator=torch.Generator().manual_seed(0),
             **family.size_options(32),

@@ -111,6 +111,18 @@ def flux_kontext():
     return diffusers.FluxKontextPipeline(**parts)
 
 
+def flux_control():
+    """Takes a control image in further channels."""
+    torch.manual_seed(0)
+    parts = tiny_flux.dev().components
+    config = {**tiny_flux.SIZES, "in_channels": 16, "out_channels": 8, "guidance_embeds": True}
+    transformer = diffusers.FluxTransformer2DModel(pooled_projection_dim=8, axes_dims_rope=(4, 4, 8), **config)
+    names = diffusers.FluxControlPipeline._get_signature_types().keys() - {"transformer"}
+    return diffusers.FluxControlPipeline(
+        transformer=transformer.eval(), **{name: part for name, part in parts.items() if name in names}
+    )
+
+
 def wan_image_to_video(**config):
     """Takes the first frame of its video in further channels."""
     torch.manual_seed(0)

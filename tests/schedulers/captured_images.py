@@ -15,6 +15,8 @@ LEAVES_SHIFT_OUT = (
     "steps only, learned positions",
     "timesteps and sigmas at once",
     "channels last",
+    "CogView4ControlPipeline",
+    "Kandinsky5I2IPipeline",
     "LuminaPipeline",
 )
 CHANNELS_LAST = ("Ideogram4Pipeline",)  # in its patches of 2 x 2

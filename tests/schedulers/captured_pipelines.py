@@ -6,7 +6,7 @@ from copy import deepcopy
 import torch
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
-from diffusers_twinflow.families.call_capture import capture_call
+from diffusers_twinflow.families.call_capture import capture_call, encoding_means
 from diffusers_twinflow.families.captured import CapturedFamily, denoiser_of
 from diffusers_twinflow.families.guiders import turn_guiders_off
 from tests.families.kit import fill_zeros
@@ -17,15 +17,7 @@ ENCODED_IMAGE = "condition that changes with the noise"
 SEVERAL_TIMES = "has several times for one sample"
 NOISY = "changes with the noise too"
 CANNOT_BE_CAPTURED = {
-    "inpainting by channels": ENCODED_IMAGE,
-    "control by channels": ENCODED_IMAGE,
-    "control and image to image": ENCODED_IMAGE,
-    "FluxControlInpaintPipeline": ENCODED_IMAGE,
-    "HunyuanSkyreelsImageToVideoPipeline": ENCODED_IMAGE,
     "HunyuanImageRefinerPipeline": ENCODED_IMAGE,
-    "CogView4ControlPipeline": ENCODED_IMAGE,
-    "Kandinsky5I2IPipeline": ENCODED_IMAGE,
-    "MotifVideoImage2VideoPipeline": ENCODED_IMAGE,
     "a frame kept out of step": SEVERAL_TIMES,
     "per_token_timesteps, prediction negated": SEVERAL_TIMES,
     "LTX2ImageToVideoPipeline": SEVERAL_TIMES,
@@ -66,6 +58,8 @@ MIXED = "is not called after a step of the scheduler"  # of two steps it takes t
 PARTS = "for one sample"
 SOUND = "and not images or videos in colour"
 CANNOT_BE_DECODED = {
+    "control and image to image": MIXED,
+    "FluxControlInpaintPipeline": MIXED,
     "packed image to image": MIXED,
     "packed inpainting": MIXED,
     "reference tokens and inpainting": MIXED,
@@ -155,7 +149,8 @@ class Captured:
         self.pipe.scheduler.step = step
         turn_guiders_off(self.pipe)
         try:
-            with self.family.denoiser(self.pipe).register_forward_hook(record):
+            hook = self.family.denoiser(self.pipe).register_forward_hook(record)
+            with hook, encoding_means(getattr(self.pipe, "vae", None)):
                 self.pipe(**self.call_of(count), generator=torch.Generator().manual_seed(0))
         except Stepped:
             return seen

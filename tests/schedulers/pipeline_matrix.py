@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "base_models.md"
 COLUMNS = ("pipeline", "trains with")
 NEEDS_MORE = "no: its call needs an image, a video or a sound"
 WHY = {
-    found.ENCODED_IMAGE: "it encodes an image with random numbers",
+    found.ENCODED_IMAGE: "it mixes an image with noise",
     found.SEVERAL_TIMES: "its model takes several times per sample",
     found.NOISY: "another input of its model changes with the noise",
     found.MIXED: "it starts from a noised image",
@@ -58,10 +58,12 @@ def answer_for(contract: str, captured: Captured) -> str:
     if contract in found.CANNOT_BE_CAPTURED:
         return "no: " + why_not(found.CANNOT_BE_CAPTURED[contract])
     family = captured.family
-    if contract in found.TRAINED and family.takes_reference_image and "height" in family.parameters:
+    if contract in found.TRAINED and family.takes_reference_image:
         return f"{'videos' if family.draws_videos else 'images'} with a reference image"
     if found.CANNOT_BE_DECODED.get(contract) == found.SOUND:
         return "no: " + why_not(found.SOUND)
+    if contract in found.CANNOT_BE_DECODED and family.takes_reference_image:
+        return "no: " + why_not(found.CANNOT_BE_DECODED[contract])
     if contract in found.WITHOUT_A_PROMPT or not draws_from_prompts(captured):
         return NEEDS_MORE
     if contract in found.CANNOT_BE_DECODED:

@@ -54,6 +54,19 @@ def test_a_pipeline_whose_decoding_cannot_be_inverted_is_named(contract):
         found.family.find_codec(decoder, torch.zeros(1, 3, 32, 32))
 
 
+@torch.no_grad()
+def test_a_pipeline_that_chooses_the_size_itself_takes_no_other():
+    found = Captured("LongCatImageEditPipeline")
+    family = found.family.for_samples(found.pipe, resolution=48)
+    family.prepare_prompts(found.pipe, ["a"])
+    with pytest.raises(TwinFlowConfigError, match="call chooses the size itself: set `resolution`"):
+        family.prepare_images(found.pipe)
+    family = found.family.for_samples(found.pipe, resolution=32)
+    family.prepare_prompts(found.pipe, ["a"])
+    family.prepare_images(found.pipe)
+    assert family.codec.map.sample_shape == family.sample_shape
+
+
 @pytest.mark.parametrize("contract", each_pipeline(TRAINED))
 def test_a_lora_step_on_data_to_a_sample(contract, tmp_path):
     found, decoder = captured(contract)

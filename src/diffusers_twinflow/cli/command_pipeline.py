@@ -102,7 +102,7 @@ def call_options(args: argparse.Namespace, family: Family) -> dict[str, Any]:
         )
     names = ("height", "width", "num_frames")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return options | ({"image": load_image(args.image, option="--image")} if args.image else {})
+    return options | ({family.image_argument: load_image(args.image, option="--image")} if args.image else {})
 
 
 def check_size(pipeline: DiffusionPipeline, args: argparse.Namespace) -> None:

@@ -1,13 +1,14 @@
 """Capture the arguments that a stock pipeline passes to its denoiser, by stopping its call at the first evaluation."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
@@ -41,6 +42,8 @@ class _FirstEvaluation(BaseException):
 def capture_call(pipeline: DiffusionPipeline, component_name: str, seed: int = 0, **call: Any) -> DenoiserCall:
     """Return the first call of a pipeline's denoiser. The denoiser does not run, and the pipeline does not change.
 
+    If the call encodes an image, it encodes it to the mean of its distribution. Most pipelines draw from that distribution.
+
     Args:
         component_name: the denoiser.
         seed: seed of the noise.
@@ -62,7 +65,8 @@ def capture_call(pipeline: DiffusionPipeline, component_name: str, seed: int = 0
         "generator": torch.Generator().manual_seed(seed),
     }
     call = {name: value for name, value in defaults.items() if name in parameters} | call
-    with undisturbed(pipeline), denoiser.register_forward_pre_hook(stop, prepend=True, with_kwargs=True):
+    hook = denoiser.register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
+    with undisturbed(pipeline), encoding_means(getattr(pipeline, "vae", None)), hook:
         try:
             pipeline(**call)  # type: ignore[operator]  # the base class declares no call
         except _FirstEvaluation as reached:
@@ -79,6 +83,39 @@ def capture_call(pipeline: DiffusionPipeline, component_name: str, seed: int = 0
         f"{type(pipeline).__name__} cannot be trained with prompts alone: its call ends without calling its "
         f"{component_name}."
     )
+
+
+@contextmanager
+def encoding_means(vae: Any) -> Iterator[None]:
+    """Let an autoencoder encode images to the means of their distributions inside the block."""
+    if vae is None:
+        yield
+        return
+    encode_image = vae.encode
+
+    def encode(*args: Any, **kwargs: Any) -> Any:
+        encoded = encode_image(*args, **kwargs)
+        posterior = getattr(encoded, "latent_dist", encoded[0])
+        if isinstance(posterior, DiagonalGaussianDistribution):
+            posterior.var = posterior.std = torch.zeros_like(posterior.mean)
+        return encoded
+
+    with replaced_method(vae, "encode", encode):
+        yield
+
+
+@contextmanager
+def replaced_method(module: torch.nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Give a module another method inside the block."""
+    before = vars(module).get(name)
+    setattr(module, name, function)
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(module, name)
+        else:
+            setattr(module, name, before)
 
 
 @contextmanager

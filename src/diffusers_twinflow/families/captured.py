@@ -60,8 +60,14 @@ REFUSED = {
 """Pipelines whose calls can be captured, but cannot be trained that way, with the reason."""
 STATELESS = {"use_kv_cache": False}
 """Arguments that keep a stock call from passing its denoiser a cache."""
-EDITS = ("FluxKontextPipeline", "FluxKontextModularPipeline")
-"""Pipelines that can draw from a prompt, but are made to edit an image."""
+TAKE_IMAGES = {
+    "CogView4ControlPipeline": "control_image",
+    "FluxControlPipeline": "control_image",
+    "FluxKontextModularPipeline": "image",
+    "FluxKontextPipeline": "image",
+    "LongCatImageEditPipeline": "image",
+}
+"""Pipelines whose call takes an image without requiring it in its signature, and the argument."""
 TAKE_SIGMAS = ("AnyFlowPipeline", "HunyuanImagePipeline")
 OUTPUT_NAMES = {"Kandinsky5T2IPipeline": "image"}
 USUAL_FRAME_RATE = 24.0
@@ -133,7 +139,8 @@ class CapturedFamily(Family):
         self.takes_sigmas = self.name in TAKE_SIGMAS
         image = parameters.get("image")
         needs_image = image is not None and image.default is image.empty
-        self.takes_reference_image = needs_image or self.name in EDITS
+        self.takes_reference_image = needs_image or self.name in TAKE_IMAGES
+        self.image_argument = TAKE_IMAGES.get(self.name, "image")
         self.draws_videos = "num_frames" in parameters
         start, end = "image" if self.takes_reference_image else "text", "video" if self.draws_videos else "image"
         self.task = f"{start}-to-{end}"
@@ -197,7 +204,8 @@ class CapturedFamily(Family):
             for name, parameter in list(self.parameters.items())[1:]
             if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         ]
-        missing = [name for name in ("prompt", "height", "width") if name not in self.parameters]
+        sizes = () if self.takes_reference_image else ("height", "width")  # some have the size of their image
+        missing = [name for name in ("prompt", *sizes) if name not in self.parameters]
         others = [name for name in needed if name not in ("prompt", "image")]
         if missing or others:
             what = f"takes no `{missing[0]}`" if missing else f"needs `{others[0]}`"
@@ -218,7 +226,7 @@ class CapturedFamily(Family):
         call: dict[str, Any] = {"prompt": self._as_argument(prompts)}
         if self.takes_reference_image:
             height, width = self.size or (0, 0)
-            call["image"] = image or Image.new("RGB", (width, height), "gray")
+            call[self.image_argument] = image or Image.new("RGB", (width, height), "gray")
         return call
 
     def _as_argument(self, prompts: list[str]) -> str | list[str]:
@@ -519,10 +527,12 @@ class CapturedFamily(Family):
             self.codec = find_codec(decoder)
             self.codec.check_round_trip(pixels.to(vae.device))
         except DecodeError as error:
-            raise TwinFlowConfigError(
-                f"{self.name} cannot be trained on images: {error}. Train it with prompts only: set `twinflow_enabled`, "
-                "`twinflow_image_free` and `prompts_file`."
-            ) from error
+            remedy = (
+                "Train it with prompts only: set `twinflow_enabled`, `twinflow_image_free` and `prompts_file`."
+                if "height" in self.parameters
+                else "Its call chooses the size itself: set `resolution` to that size."
+            )
+            raise TwinFlowConfigError(f"{self.name} cannot be trained on images: {error}. {remedy}") from error
 
     def encode_distribution(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> LatentDistribution:
         """

@@ -5,15 +5,14 @@ the next step and to its autoencoder after the last one.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from .call_capture import STEPS, undisturbed
+from .call_capture import STEPS, replaced_method, undisturbed
 from .sample_place import SamplePlace
 from .second_denoiser import second_of
 
@@ -124,8 +123,8 @@ class Decoder:
             pipeline.scheduler.step = return_chosen
             with ExitStack() as methods:
                 for each in filter(None, (denoiser, second_of(pipeline))):
-                    methods.enter_context(_method(each, "forward", forward))
-                methods.enter_context(_method(vae, "decode", decode))
+                    methods.enter_context(replaced_method(each, "forward", forward))
+                methods.enter_context(replaced_method(vae, "decode", decode))
                 try:
                     seen["output"] = pipeline(**call | {"output_type": "np"})[0]  # type: ignore[operator]
                 except _Decoded:
@@ -141,17 +140,3 @@ class Decoder:
         if "sample" not in seen:
             raise DecodeError(f"its {self.component_name} is not called after a step of the scheduler")
         return Decoding(**seen)
-
-
-@contextmanager
-def _method(module: torch.nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Give a module another method inside the block."""
-    before = vars(module).get(name)
-    setattr(module, name, function)
-    try:
-        yield
-    finally:
-        if before is None:
-            delattr(module, name)
-        else:
-            setattr(module, name, before)

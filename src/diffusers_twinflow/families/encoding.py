@@ -36,10 +36,12 @@ class Encoding:
         max_sequence_length: default length of an encoded prompt, in tokens. All prompts are encoded to one length, so
             that they can be stacked. Padding is masked as in the stock pipeline.
         takes_reference_image: whether the model edits an image. `encode_prompts` then needs reference images.
+        image_argument: name of the stock call's argument for that image.
     """
 
     max_sequence_length: int
     takes_reference_image: bool = False
+    image_argument: str = "image"
 
     def prepare_prompts(self, pipeline: DiffusionPipeline, prompts: list[str]) -> None:
         """Learn the prompts of a run before the first is encoded. Most families need not know them.

@@ -308,7 +308,10 @@ def _use(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None)
     guidance_off = ", ".join(f"{name}={value}" for name, value in family.guidance_off.items())
     what, imports = 'prompt="your prompt"', ""
     if family.takes_reference_image:
-        what, imports = f'image=load_image("before.png"), {what}', "from diffusers.utils import load_image\n"
+        what, imports = (
+            f'{family.image_argument}=load_image("before.png"), {what}',
+            "from diffusers.utils import load_image\n",
+        )
     text = f"""## Use
 
 ```bash

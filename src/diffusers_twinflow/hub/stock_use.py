@@ -107,7 +107,7 @@ def call_code(family: Family, arguments: str) -> str:
         family: model family of the pipeline.
         arguments: arguments that follow the prompt, as Python code.
     """
-    image = 'image=load_image("before.png"), ' if family.takes_reference_image else ""
+    image = f'{family.image_argument}=load_image("before.png"), ' if family.takes_reference_image else ""
     result = family.task.split("-")[-1]
     return f'{result} = pipe({image}prompt="your prompt", {arguments}).{family.output_name}[0]'
 

@@ -88,7 +88,7 @@ class Validation:
         if args.max_sequence_length and "max_sequence_length" in parameters:
             self.options["max_sequence_length"] = args.max_sequence_length
         if args.validation_image:
-            self.options["image"] = load_image(args.validation_image, option="validation_image")
+            self.options[family.image_argument] = load_image(args.validation_image, option="validation_image")
         if args.num_frames:
             self.options["num_frames"] = args.num_frames
         self.base: Columns = {}
