@@ -33,8 +33,8 @@ WAYS = {
     "flow_matching": ("LoRA, flow matching", []),
 }
 PROFILED_BATCH = 4
-PROFILED_STEPS = 4
-"""The steps of a batch differ in the passes that they need."""
+PROFILED_STEPS = 2
+"""The steps differ in the samples of their passes. A profile of more steps takes longer to read than to record."""
 TINY_RESOLUTION = 64
 SHORTEST_PHASE = 0.05
 """Seconds below which a phase of compilation is not reported."""

@@ -236,6 +236,18 @@ def merged_cost() -> str:
     return table(header, rows)
 
 
+def small_batches() -> str:
+    """Steps of four samples, without and with CUDA graphs, beside the time in which the GPU is busy."""
+    rows = []
+    for row in results("small_batches")["rows"]:
+        how = " and ".join(["compiled"] * row["compiled"] + ["CUDA graphs"] * row["cuda_graphs"]) or "eager"
+        busy = row["device_busy_seconds"] / row["profiled_steps"]
+        seconds = f"{row['seconds']:.3f}", range_of(row["all_seconds"]), f"{busy:.3f}", f"{row['seconds'] / busy:.2f}"
+        rows.append([row["name"], how, *seconds, f"{row['peak_gib']:.1f}"])
+    header = ["", "how", "seconds per step", "fastest to slowest", "GPU busy, s", "GPU busy = 1", "peak GiB"]
+    return table(header, rows)
+
+
 def engine(train_type: str) -> str:
     found = {row["name"]: row for row in results(f"training_engine_{train_type}")["rows"]}
     base, plain = found["flow matching"], found["plain"]
@@ -587,6 +599,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "merged LoRA": merged_lora,
     "call overhead": call_overhead,
     "training 1024": partial(training, "speed", 1024),
+    "small batches": small_batches,
     "training 512": partial(training, "training_512", 512),
     "real size": real_size,
     "two GPUs": two_gpus,

@@ -104,7 +104,7 @@ def test_the_weights_are_merged_once_for_the_passes_of_one_network(monkeypatch):
     networks = MergedPasses(transformer, merged, networks_of(method, transformer)).networks
     with merged.used():
         merged.merge("default")
-        group = merged.groups[0]
+        merged.merged, group = None, merged.groups[0]
         monkeypatch.setattr(group, "merge", names.append)
         loss_of(method, networks).backward()
     assert names == ["teacher", "default"]

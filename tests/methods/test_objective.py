@@ -181,7 +181,7 @@ def test_passes_are_only_for_samples_that_need_them():
     )
     teacher_passes_too = {"twinflow_ema_decay": 0.0, "twinflow_allow_no_ema_teacher": True}
     _, draw, _ = run(TwinFlowConfig(**FULL, **teacher_passes_too), transformer, range(32), 32)
-    assert sizes == [8, 32, len(draw.walked), len(draw.walked), 32, 8, 8]
+    assert sizes == [32, len(draw.walked), len(draw.walked), 8, 32, 8, 8]
     long = ((draw.t - draw.r) >= 0.01) & (draw.sign > 0)
     assert len(draw.walked) == long.sum() < 24
 

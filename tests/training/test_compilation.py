@@ -3,10 +3,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from torch._dynamo.utils import counters
+from torch._inductor.utils import fresh_cache
 
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.methods.teachers import frozen_copy
+from diffusers_twinflow.models.merged_lora import MergedLora
 from diffusers_twinflow.training.compilation import compile_blocks, share_graphs
 from tests import tiny
 from tests.objective_runs import FAMILY, FULL, lora_transformer, networks_of, run, student_transformer
@@ -86,3 +90,21 @@ def test_a_teacher_of_all_weights_uses_the_graphs_of_the_student():
     method.loss(latents, tiny.sd3_condition(16), draw, networks).loss.backward()
     assert len(made) == 4  # a middle block and the last, with and without gradient
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+@pytest.mark.slow
+def test_graphs_of_merged_layers_are_read_from_the_cache():
+    """A second run, or another process, compiles nothing."""
+    compile_blocks(lora_transformer())
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    layer = get_peft_model(model, LoraConfig(r=2, target_modules=["0"])).base_model.model
+    merged, found = MergedLora(layer), []
+    with fresh_cache():
+        for _ in range(2):
+            torch.compiler.reset()
+            counters.clear()
+            with merged.used():
+                merged.merge("default")
+                torch.compile(layer)(torch.randn(3, 4)).sum().backward()
+            found.append([counters["aot_autograd"][f"autograd_cache_{kind}"] for kind in ("bypass", "miss", "hit")])
+    assert found == [[0, 1, 0], [0, 0, 1]]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch._dynamo.utils
+import torch._functorch.config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -27,6 +28,7 @@ def compile_blocks(transformer: ModelMixin, backend: str = "inductor") -> int:
         The number of compiled blocks.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS_A_BLOCK)
+    torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True  # such as a merged LoRA layer's
     stock = transformer.stock_class() if isinstance(transformer, TwinFlowTransformerMixin) else type(transformer)
     block_names: set[str] = set(stock._no_split_modules or stock._repeated_blocks or ())
     blocks = [module for module in transformer.modules() if type(module).__name__ in block_names]

@@ -41,6 +41,9 @@ class TwinFlowObjective:
         self.config, self.branches = config, branches
         self.guidance_passes = PairedPasses(config.twinflow_split_passes)
         self.rectify_passes = PairedPasses(config.twinflow_split_passes)
+        self.teaches_fakes = config.twinflow_image_free or any(
+            branch.trains_on_fakes and (branch.is_enhanced or branch.is_walked) for branch in branches
+        )
 
     def __call__(
         self, latents: torch.Tensor, condition: Condition, draw: TrainingDraw, networks: Networks
@@ -58,14 +61,16 @@ class TwinFlowObjective:
                 required if `twinflow_enhanced_ratio` is above 0.
         """
         student = networks.student_without_grad
-        x = self._with_fakes(latents, condition, draw, student)
-        x_t = interpolate(x, draw.noise, draw.t)
-        v = velocity(x, draw.noise)
-        del x  # frees memory for the student's pass
-
+        x_t, v = interpolate(latents, draw.noise, draw.t), velocity(latents, draw.noise)
         snapshot = RNGSnapshot(latents.device)
         with torch.no_grad():  # before the student's pass, because its activations fill the memory
+            if self.teaches_fakes:
+                x_t, v = self._with_fakes(x_t, v, condition, draw, student, snapshot)
             v, jumped = self._teach(x_t, v, condition, draw, networks, snapshot)
+            if (
+                not self.teaches_fakes
+            ):  # after the teacher, so that the weights of each network are merged once per step
+                x_t, v = self._with_fakes(x_t, v, condition, draw, student, snapshot)
         prediction = at_least_float32(networks.student(x_t, draw.t, draw.r, draw.sign, condition))
         target, weight = self._targets(x_t, prediction.detach(), v, jumped, draw)
 
@@ -86,19 +91,28 @@ class TwinFlowObjective:
         config = self.config
         return barron_loss(prediction, target, alpha=config.twinflow_barron_alpha, c=config.twinflow_barron_scale)
 
-    @torch.no_grad()
     def _with_fakes(
-        self, latents: torch.Tensor, condition: Condition, draw: TrainingDraw, student: VelocityFunction
-    ) -> torch.Tensor:
-        """Return the data, in which the student's one-step images replace the samples in `draw.faked`."""
+        self,
+        x_t: torch.Tensor,
+        v: torch.Tensor,
+        condition: Condition,
+        draw: TrainingDraw,
+        student: VelocityFunction,
+        snapshot: RNGSnapshot,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `x_t` and `v` with the student's one-step images as the data of the samples in `draw.faked`."""
         if not draw.passes.fake:
-            return latents
+            return x_t, v
         faked = at_least_one(draw.faked)
         noise = draw.fake_noise if len(draw.faked) else draw.noise[faked]
         ones = torch.ones_like(draw.t[faked])
-        prediction = at_least_float32(student(noise, ones, torch.zeros_like(ones), ones, take(condition, faked)))
+        with snapshot.replay():
+            torch.rand(1, device=noise.device)  # for other dropout masks than those of the student's pass
+            prediction = at_least_float32(student(noise, ones, torch.zeros_like(ones), ones, take(condition, faked)))
         fakes, _ = recover(noise, ones, prediction)
-        return latents.index_copy(0, draw.faked, fakes[: len(draw.faked)].to(latents.dtype))
+        fakes, noise, t = fakes[: len(draw.faked)].to(v.dtype), draw.noise[draw.faked], draw.t[draw.faked]
+        x_t = x_t.index_copy(0, draw.faked, interpolate(fakes, noise, t))
+        return x_t, v.index_copy(0, draw.faked, velocity(fakes, noise))
 
     def _teach(
         self,
