@@ -141,22 +141,33 @@ def rcgm_residual(
 
 
 def barron_loss(
-    prediction: torch.Tensor, target: torch.Tensor, *, alpha: float = 1.0, c: float = 1e-3
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    alpha: float = 1.0,
+    c: float = 1e-3,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the mean squared error per sample, shape [B], weighted as in Barron's robust loss and divided by `c`.
 
-    The weight has no gradient. With `alpha = 2` it is 1.
+    The weight has no gradient. With `alpha = 2` it is 1. `weights` are those of `squared_error`.
     """
-    error = squared_error(prediction, target)
+    error = squared_error(prediction, target, weights)
     if alpha == 2:
         return error / c
     weight = (error.detach() / (c**2 + 1e-8) / abs(alpha - 2) + 1) ** ((alpha - 2) / 2)
     return error * weight / c
 
 
-def squared_error(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the mean squared error per sample, shape [B]."""
-    return (prediction - target).square().flatten(1).mean(1)
+def squared_error(prediction: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the mean squared error per sample, shape [B].
+
+    Args:
+        prediction, target: shape [B, ...].
+        weights: weight of each number of a sample, of the shape of one sample and of mean 1. Defaults to equal weights.
+    """
+    errors = (prediction - target).square()
+    return (errors if weights is None else errors * weights).flatten(1).mean(1)
 
 
 def interval_weight(t: torch.Tensor, r: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from tests.schedulers.stock_pipelines.batches import repeat
 
 ENCODED_IMAGE = "condition that changes with the noise"
 SEVERAL_TIMES = "has several times for one sample"
+FURTHER_TIME = "is a time besides `timestep`"
 NOISY = "changes with the noise too"
 CANNOT_BE_CAPTURED = {
     "HunyuanImageRefinerPipeline": ENCODED_IMAGE,
@@ -28,8 +29,7 @@ CANNOT_BE_CAPTURED = {
     "SanaImageToVideoPipeline": SEVERAL_TIMES,
     "SkyReelsV2DiffusionForcingImageToVideoPipeline": SEVERAL_TIMES,
     "SkyReelsV2DiffusionForcingVideoToVideoPipeline": SEVERAL_TIMES,
-    "a copy of the scheduler for the audio, velocity to picture and back": "`audio_hidden_states`.*" + NOISY,
-    "LTX2DFRPipeline": "`audio_hidden_states`.*" + NOISY,
+    "LTX2DFRPipeline": FURTHER_TIME,
     "set_timesteps again for every section": NOISY,
     "Cosmos2_5_TransferPipeline": NOISY,
     "EasyAnimateInpaintPipeline": NOISY,
@@ -56,6 +56,7 @@ CANNOT_BE_CAPTURED = {
 WITHOUT_A_PROMPT = ("VisualClozePipeline", "VisualClozeGenerationPipeline", "Kandinsky6SRPipeline")
 MIXED = "is not called after a step of the scheduler"  # of two steps it takes the last, from a noised picture
 PARTS = "for one sample"
+TWO_LATENTS = "it generates 2 latents per sample"
 SOUND = "and not images or videos in colour"
 CANNOT_BE_DECODED = {
     "control and image to image": MIXED,
@@ -79,6 +80,7 @@ CANNOT_BE_DECODED = {
     "Kandinsky5I2VPipeline": PARTS,
     "QwenImageLayeredPipeline": PARTS,
     "WanAnimatePipeline": PARTS,
+    "a copy of the scheduler for the audio, velocity to picture and back": TWO_LATENTS,
     "audio, times from 0 to 1, generator passed to step": SOUND,
     "audio, inverted sigmas, scheduler replaced by the constructor": SOUND,
     "StableAudio3AudioToAudioPipeline": SOUND,
@@ -139,7 +141,7 @@ class Captured:
 
         def record(module, args, output):
             seen["calls"] += 1
-            seen["output"] = output if isinstance(output, torch.Tensor) else output[0]
+            seen["output"] = output
 
         def step(model_output, *args, **kwargs):
             seen["velocity"] = model_output
@@ -168,8 +170,9 @@ class Captured:
             return ((arguments[name].float().flatten()[:1] - at_data) / (at_noise - at_data)).expand(count)
 
         r = time_of(layout.native_target) if layout.native_target else None
-        x_t = arguments[layout.sample.argument]
-        x_t = layout.sample.of(torch.stack(list(x_t)) if layout.sample.kind else x_t)
+        parts = [(place, arguments[place.argument]) for place in layout.places]
+        parts = [place.of(torch.stack(list(part)) if place.kind else part) for place, part in parts]
+        x_t = torch.cat([part.flatten(1) for part in parts], 1) if layout.beside else parts[0]
         denoiser = family.denoiser(self.pipe)
 
         def model(target_timestep=None, **kwargs):  # the stock model has at most a target of its own
@@ -190,7 +193,7 @@ class Captured:
         sign = -1 if self.pipe.scheduler.config.get("invert_sigmas") else 1
         expected, size = own["velocity"] * sign, ours.abs().max().clamp_min(1)
         if expected.numel() != ours.numel():  # some pipelines step along a part of the frames
-            expected = family.layout.sample.read(own["output"]) * family.prediction_sign
+            expected = family.layout.read(own["output"]) * family.prediction_sign
         if expected.shape != ours.shape:  # others unpack what their denoiser returns
             expected, ours = expected.flatten().sort()[0], ours.flatten().sort()[0]
         torch.testing.assert_close(ours.float() / size, expected.float() / size, rtol=0, atol=1e-5)

@@ -18,6 +18,8 @@ NEEDS_MORE = "no: its call needs an image, a video or a sound"
 WHY = {
     found.ENCODED_IMAGE: "it mixes an image with noise",
     found.SEVERAL_TIMES: "its model takes several times per sample",
+    found.FURTHER_TIME: "its model takes several times per sample",
+    found.TWO_LATENTS: "it generates a video and its sound",
     found.NOISY: "another input of its model changes with the noise",
     found.MIXED: "it starts from a noised image",
     found.PARTS: "its model, scheduler and autoencoder take different samples",
@@ -72,7 +74,8 @@ def answer_for(contract: str, captured: Captured) -> str:
 
 
 def draws_from_prompts(captured: Captured) -> bool:
-    others = [key for key in captured.call if re.search("image(?!_guid|s_per)|video(?!s_per)|audio|mask_image", key)]
+    media = "image(?!_guid|s_per)|video(?!s_per)|audio(?!_guid|_stg|_mod)|mask_image"
+    others = [key for key in captured.call if re.search(media, key)]
     return not others and "height" in captured.family.parameters and "Edit" not in captured.family.name
 
 

@@ -1,7 +1,7 @@
 """A family for any stock or modular flow pipeline. Its conditions are the arguments that the pipeline passes to its denoiser."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from math import gcd
 from typing import TYPE_CHECKING, Any
@@ -43,8 +43,14 @@ GUIDANCE_OFF = {
     "image_guidance_scale": 1.0,
     "img_guidance_scale": 1.0,
     "pag_scale": 0.0,
+    "stg_scale": 0.0,
+    "audio_stg_scale": 0.0,
+    "modality_scale": 1.0,
+    "audio_modality_scale": 1.0,
 }
 """Values that make a stock call one evaluation per step. Embedded guidance is 1, as in the other families."""
+AUDIO_OF = "audio_{}"
+"""Name of the denoiser's argument for the sound of a video, from that of the video."""
 GUIDES_ABOVE_ZERO = ("ZImageTransformer2DModel", "Krea2Transformer2DModel")
 DATA_MINUS_NOISE = ("HiDreamImageTransformer2DModel", "NucleusMoEImageTransformer2DModel")
 """Denoisers whose time falls from noise to data and that predict data minus noise: their pipelines negate it."""
@@ -72,6 +78,7 @@ TAKE_SIGMAS = ("AnyFlowPipeline", "HunyuanImagePipeline")
 OUTPUT_NAMES = {"Kandinsky5T2IPipeline": "image"}
 USUAL_FRAME_RATE = 24.0
 TIME_TOLERANCE = 0.02
+TIME_NAMES = ("timestep", "sigma")
 SHORTEST_PROMPT = ""
 CANDIDATES = 8
 """How many of the prompts with most characters are encoded to find the one that is longest for the model."""
@@ -260,9 +267,14 @@ class CapturedFamily(Family):
             place = self._find_sample(one.arguments, other.arguments)
             if two is not None and len(two.arguments[place.argument]) == len(one.arguments[place.argument]):
                 two = None  # it takes several prompts, but generates one sample
+            beside = self._find_sound(place, one.arguments, other.arguments)
             times = self._times_in(one.arguments)
-            left_out = {place.argument, self.timestep_argument, *self._native_targets()}
+            time = one.arguments[self.timestep_argument]
+            repeated = tuple(k for k, value in one.arguments.items() if value is time and k != self.timestep_argument)
+            samples = {each.argument for each in (place, *beside)}
+            left_out = {*samples, self.timestep_argument, *repeated, *self._native_targets()}
             for name in sorted(one.arguments.keys() - left_out):
+                self._check_no_time(name, one.arguments[name])
                 self._check_alike(name, one.arguments[name], other.arguments[name])
             first, twice = (one, two) if padded is None or two is None else padded
             layouts = {}
@@ -278,7 +290,16 @@ class CapturedFamily(Family):
                 f"called for any samples and times: {error}."
             ) from error
         native = next((name for name in self._native_targets() if one.arguments.get(name) is not None), None)
-        return CallLayout(layouts, place, times, self._time_range(pipeline), native, takes_several=two is not None)
+        return CallLayout(
+            layouts,
+            place,
+            times,
+            self._time_range(pipeline),
+            native,
+            takes_several=two is not None,
+            beside=beside,
+            repeated_times=repeated,
+        )
 
     def _two_of(self, capture: Callable[[int, int], DenoiserCall]) -> DenoiserCall | None:
         """The call for two samples; `None` if the pipeline takes one prompt at a time."""
@@ -292,9 +313,17 @@ class CapturedFamily(Family):
         return [self.rule.native_target.argument] if self.rule.native_target else []
 
     def _find_sample(self, one: dict[str, Any], other: dict[str, Any]) -> SamplePlace:
-        """Where the sample is in the first argument: the part that another seed changes."""
+        """Where the sample is in the first argument."""
         forward = inspect.signature(self.transformer_class.stock_class().forward)
-        argument = next(name for name in forward.parameters if name in one)
+        return self._find_place(next(name for name in forward.parameters if name in one), one, other)
+
+    def _find_sound(self, place: SamplePlace, one: dict[str, Any], other: dict[str, Any]) -> tuple[SamplePlace, ...]:
+        """Where the sound of a video is, if the denoiser takes it."""
+        name = AUDIO_OF.format(place.argument)
+        return (self._find_place(name, one, other),) if one.get(name) is not None else ()
+
+    def _find_place(self, argument: str, one: dict[str, Any], other: dict[str, Any]) -> SamplePlace:
+        """Where the sample is in an argument: the part that another seed changes."""
         value, kind = one[argument], None
         if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], torch.Tensor):
             kind = type(value)
@@ -319,8 +348,13 @@ class CapturedFamily(Family):
             shape[dim - 1] = stop - start
         return SamplePlace(argument, dim, start, stop, whole, kind, tuple(shape), first.dtype)
 
+    def _check_no_time(self, name: str, value: Any) -> None:
+        """Refuse a time that is neither the timestep nor the same tensor."""
+        if isinstance(value, torch.Tensor) and any(part in name for part in TIME_NAMES):
+            raise LayoutError(f"`{name}`, {describe(value)}, is a time besides `{self.timestep_argument}`")
+
     def _check_alike(self, name: str, one: Any, other: Any) -> None:
-        """Refuse a second argument that holds noise, such as an audio track beside a video."""
+        """Refuse an argument besides those of the sample that holds noise, such as that of a ControlNet."""
         try:
             layout_of(one, other, name)
         except StateError:
@@ -479,10 +513,13 @@ class CapturedFamily(Family):
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one sample. With several sizes, tokens are in rows, so that each size has another shape."""
+        """The shape of one sample. With several sizes, tokens are in rows, so that each size has another shape.
+
+        A sample of several parts, such as a video with sound, is the row of all their numbers.
+        """
         if self.layout is None:
             raise _not_prepared(self.name)
-        shape = self.layout.sample.shape
+        shape = self.layout.sample_shape
         if self.rows is None or len(shape) != TOKENS_NDIM - 1 or shape[0] % self.rows:
             return shape
         return self.rows, shape[0] // self.rows, shape[1]
@@ -524,6 +561,8 @@ class CapturedFamily(Family):
         try:
             if vae is None:
                 raise DecodeError("it has no `vae`")
+            if self.layout is not None and self.layout.beside:
+                raise DecodeError(f"it generates {len(self.layout.places)} latents per sample, a video and its sound")
             self.codec = find_codec(decoder)
             self.codec.check_round_trip(pixels.to(vae.device))
         except DecodeError as error:
@@ -574,6 +613,10 @@ class CapturedFamily(Family):
         shape = tuple(latents.shape[1:])
         return next((family for family in self.at_sizes.values() if family.sample_shape == shape), self)
 
+    def number_weights(self, shape: Sequence[int]) -> torch.Tensor | None:
+        family = next((each for each in self.at_sizes.values() if each.sample_shape == tuple(shape)), self)
+        return None if family.layout is None else family.layout.number_weights()
+
     def timestep(self, t: torch.Tensor) -> torch.Tensor:
         if self.layout is None:
             raise _not_prepared(self.name)
@@ -596,7 +639,7 @@ class CapturedFamily(Family):
         """The velocity of samples of one size."""
         if self.layout is None:
             raise _not_prepared(self.name)
-        layout, place = self.layout, self.layout.sample
+        layout = self.layout
 
         def velocity(
             x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
@@ -606,15 +649,13 @@ class CapturedFamily(Family):
                 name: part.put(condition.get(name), count, device) for name, part in self.of_size.items()
             }
             arguments = {name: join(each, condition, count, device) for name, each in layout.arguments.items()}
-            x_t = x_t.reshape(count, *place.shape)
-            arguments[place.argument] = place.fill(x_t, condition.get(place.argument))
+            for place, part in zip(layout.places, layout.split_sample(x_t)):
+                arguments[place.argument] = place.fill(part, condition.get(place.argument))
             arguments |= self.times(t, r, sign)
-            for name in filter(None, (self.timestep_argument, layout.native_target)):
-                time = self.timestep(t if r is None or name == self.timestep_argument else r)
+            for name in filter(None, (self.timestep_argument, *layout.repeated_times, layout.native_target)):
+                time = self.timestep(r if r is not None and name == layout.native_target else t)
                 arguments[name] = time.reshape(-1, *[1] * len(layout.time_shape)).expand(-1, *layout.time_shape)
-            output = model(**arguments)
-            prediction = output if isinstance(output, torch.Tensor) else output[0]
-            return place.read(prediction).reshape(shape) * self.prediction_sign
+            return layout.read(model(**arguments)).reshape(shape) * self.prediction_sign
 
         return velocity
 

@@ -119,6 +119,14 @@ class Denoising:
         """Convert times in [0, 1], with 1 at noise, to the unit of the model's forward, by default 0 to 1000."""
         return t * 1000.0
 
+    def number_weights(self, shape: Sequence[int]) -> torch.Tensor | None:
+        """Return the weight of each number of a sample in the loss, of mean 1; `None` if all count alike.
+
+        Args:
+            shape: shape of one sample, without batch dimension.
+        """
+        return None
+
     def network_velocity(self, network: nn.Module) -> VelocityFunction:
         """Wrap what `network` built, or a copy of it, in a velocity function. A wrapper of several processes is called."""
         if not isinstance(getattr(network, "module", network), DenoisersByTime):

@@ -1,7 +1,7 @@
 """Where samples and times go in the call of a denoiser."""
 
 from dataclasses import dataclass
-from math import isqrt
+from math import isqrt, prod
 from typing import Any
 
 import torch
@@ -116,11 +116,14 @@ class CallLayout:
 
     Attributes:
         arguments: the layout of each argument but the sample and the times.
-        sample: where the sample is.
+        sample: where the sample is, or its first part.
         time_shape: shape of the timestep argument after the batch dimension.
         time_range: the timestep at pure noise and at data.
         native_target: name of the denoiser's built-in target time, if the pipeline passes one.
         takes_several: whether the pipeline's call takes several prompts.
+        beside: where further parts of the sample are, such as the sound of a video. The denoiser returns them in this
+            order, after the first.
+        repeated_times: names of arguments that are the timestep too.
     """
 
     arguments: dict[str, Any]
@@ -129,3 +132,37 @@ class CallLayout:
     time_range: tuple[float, float]
     native_target: str | None
     takes_several: bool
+    beside: tuple[SamplePlace, ...] = ()
+    repeated_times: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> tuple[SamplePlace, ...]:
+        """The places of all parts of the sample."""
+        return self.sample, *self.beside
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample. A sample of several parts is the row of all their numbers."""
+        return (sum(self._sizes),) if self.beside else self.sample.shape
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [prod(place.shape) for place in self.places]
+
+    def split_sample(self, samples: torch.Tensor) -> list[torch.Tensor]:
+        """Return the parts of samples of shape [B, ...], as the denoiser takes them."""
+        parts = samples.flatten(1).split(self._sizes, dim=1)
+        return [part.reshape(len(part), *place.shape) for part, place in zip(parts, self.places)]
+
+    def read(self, output: Any) -> torch.Tensor:
+        """Return samples of shape `sample_shape` from what the denoiser returns for them."""
+        outputs = [output] if isinstance(output, torch.Tensor) else [output[i] for i in range(len(self.places))]
+        parts = [place.read(each) for place, each in zip(self.places, outputs, strict=True)]
+        return torch.cat([part.flatten(1) for part in parts], dim=1) if self.beside else parts[0]
+
+    def number_weights(self) -> torch.Tensor | None:
+        """Return weights of mean 1 that let each part of a sample count alike, or `None` if there is one part."""
+        if not self.beside:
+            return None
+        each = sum(self._sizes) / len(self._sizes)
+        return torch.cat([torch.full((size,), each / size) for size in self._sizes])

@@ -54,15 +54,21 @@ saved and parts that a class leaves out stay below these limits."""
 
 
 def component_class(entry: Any) -> type | None:
-    """Return the class that an entry of `model_index.json` names, or `None` if it is not a component."""
+    """Return the class that an entry of `model_index.json` names, or `None` if it is not a component.
+
+    Its library is diffusers, transformers, this package, or a folder of diffusers' pipelines such as `ltx2`.
+    """
     if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
         return None
     library, name = entry
     module: ModuleType | None
     if library in LIBRARIES:
         module = importlib.import_module(library)
+    elif library.split(".")[0] == __package__.split(".")[0]:
+        module = sys.modules.get(library)
     else:
-        module = sys.modules.get(library) if library.split(".")[0] == __package__.split(".")[0] else None
+        found = getattr(diffusers.pipelines, library, None)
+        module = found if isinstance(found, ModuleType) else None
     try:
         found = getattr(module, name, None)
     except (ImportError, RuntimeError):  # a class whose own requirements are not installed

@@ -103,5 +103,7 @@ class FlowMatching:
         x_t = interpolate(latents, draw.noise, draw.t)
         prediction = networks.student(x_t, draw.t, None, None, condition).float()
         weight = compute_loss_weighting_for_sd3(self.weighting.weighting_scheme, sigmas=expand_time(draw.t, x_t))
+        if networks.weights is not None:
+            weight = weight * networks.weights
         per_sample = (weight * (prediction - velocity(latents, draw.noise)).square()).flatten(1).mean(1)
         return LossOutput(loss=per_sample.mean(), per_sample=per_sample.detach())

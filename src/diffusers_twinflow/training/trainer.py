@@ -483,6 +483,9 @@ class Trainer:
         if self.method.needs_unconditional and (own := self.data.read_unconditional(batch)) is not None:
             networks = replace(networks, unconditional=own)
         latents, condition = self.data.read(batch)
+        weights = self.family.number_weights(latents.shape[1:])
+        if weights is not None:
+            networks = replace(networks, weights=weights.to(latents.device))
         draw = self.method.draw(
             batch["position"],
             latents.shape[1:],

@@ -74,22 +74,24 @@ class TwinFlowObjective:
         prediction = at_least_float32(networks.student(x_t, draw.t, draw.r, draw.sign, condition))
         target, weight = self._targets(x_t, prediction.detach(), v, jumped, draw)
 
-        per_sample = self._sample_loss(prediction, target) * weight
+        per_sample = self._sample_loss(prediction, target, networks.weights) * weight
         loss = per_sample.mean()
         rectify = per_sample.new_zeros(0)
         if draw.passes.rectify:
             rectified = prediction[draw.rectified]
             with torch.no_grad():
                 rectify_target = self._rectify_target(prediction, x_t, condition, draw, student, snapshot)
-            rectify = self._sample_loss(rectified, rectify_target)
+            rectify = self._sample_loss(rectified, rectify_target, networks.weights)
             loss = loss + self.config.twinflow_rectify_weight * rectify.sum() / len(latents)
         return LossOutput(loss, per_sample.detach(), {"rectify": rectify.detach()}, draw.branch_indices)
 
-    def _sample_loss(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def _sample_loss(
+        self, prediction: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None
+    ) -> torch.Tensor:
         if self.config.twinflow_loss == "l2":
-            return squared_error(prediction, target)
-        config = self.config
-        return barron_loss(prediction, target, alpha=config.twinflow_barron_alpha, c=config.twinflow_barron_scale)
+            return squared_error(prediction, target, weights)
+        alpha, c = self.config.twinflow_barron_alpha, self.config.twinflow_barron_scale
+        return barron_loss(prediction, target, alpha=alpha, c=c, weights=weights)
 
     def _with_fakes(
         self,
