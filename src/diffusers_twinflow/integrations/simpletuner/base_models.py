@@ -34,15 +34,10 @@ SINGLE_FILE = (
 )
 REFINER = "a refiner only finishes the images of another model"
 OWN_MODEL = "diffusers has no such model; SimpleTuner brings the code of the model"
-BLOCKS_ONLY = (
-    "diffusers has this model only as modular blocks; leave model_family out and set pretrained_model_name_or_path to a "
-    "modular pipeline of it"
-)
 PACKED = "its model takes all samples of a batch as one sequence with shared times"
 SOUND = "it generates sound from lyrics, and training needs images, videos or prompts"
 DIFFUSION = "it is a diffusion model, and the diff2flow bridge has no family for it"
 UNTRAINABLE = {
-    "anima": BLOCKS_ONLY,
     "boogu_image": OWN_MODEL,
     "deepfloyd": "it generates pixels in several stages, and only latent models are supported",
     "heartmula": "it predicts one token after another, which is no flow",
@@ -144,6 +139,18 @@ FAMILIES = {
     ),
     "z_image_omni": SimpleTunerFamily(
         "ZImageOmniPipeline", "base", {"base": "TONGYI-Lab/Z-Image-Base", "edit": "TONGYI-Lab/Z-Image-Edit"}
+    ),
+    "anima": SimpleTunerFamily(
+        "AnimaModularPipeline",
+        "preview-3",
+        {
+            "release": "circlestone-labs/Anima-Base-v1.0-Diffusers",
+            "base-v1.0": "circlestone-labs/Anima-Base-v1.0-Diffusers",
+            "preview": "CalamitousFelicitousness/Anima-sdnext-diffusers",
+            "preview-2": "CalamitousFelicitousness/Anima-Preview-2-sdnext-diffusers",
+            "preview-3": "CalamitousFelicitousness/Anima-Preview-3-sdnext-diffusers",
+        },
+        refused={"gazingstars123-2.9b": SINGLE_FILE},
     ),
     "chroma": SimpleTunerFamily(
         "ChromaPipeline",
