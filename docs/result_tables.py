@@ -465,9 +465,9 @@ def few_step_base() -> str:
 LATENT_WAYS = {
     "drawings": "real drawings",
     "autoencoder": "real drawings through the autoencoder",
-    "base": "base with guidance",
-    "base-FlowMatchEuler": "base with guidance, `FlowMatchEulerDiscreteScheduler`",
-    "base-UniPC": "base with guidance, `UniPCMultistepScheduler`",
+    "base": "base",
+    "base-FlowMatchEuler": "base, `FlowMatchEulerDiscreteScheduler`",
+    "base-UniPC": "base, `UniPCMultistepScheduler`",
     "full": "TwinFlow, full weights",
     "lora": "TwinFlow, LoRA of rank 64",
     "authors": "authors' code, full weights",
@@ -486,19 +486,23 @@ LATENT_GROWTH = (
     "full_quarter", "full_half", "full", "full_double", "full_small_batch", "lora_half", "lora", "lora_double",
 )  # fmt: skip
 LATENT_IMAGES = {
-    "latent_ours.png": "Drawings, the base in many steps, and TwinFlow in 1, 2 and 4 steps",
-    "latent_1.png": "All ways in 1 step",
-    "latent_2.png": "All ways in 2 steps",
-    "latent_curve.png": "Fréchet distance over the minutes of training",
+    "ours.jpg": "Drawings, the base in many steps, and TwinFlow in 1, 2 and 4 steps",
+    "1.jpg": "All ways in 1 step",
+    "2.jpg": "All ways in 2 steps",
+    "curve.png": "Fréchet distance over the minutes of training",
 }
+LATENT_AIMS = (
+    ("full weights", "full", ((1, 1.0), (2, 0.9))),
+    ("LoRA", "lora", ((1, 1.15), (2, 1.0))),
+)
 NOT_MEASURED = "Not measured yet."
 
 
-def of_latent(content: Callable[[dict], str]) -> str:
-    """A part of docs/latent.md, once benchmarks/results/latent.json exists."""
-    if not (ROOT / "benchmarks" / "results" / "latent.json").is_file():
+def of_latent(name: str, content: Callable[[dict], str]) -> str:
+    """A part of docs/latent.md, once benchmarks/results has the file of this name."""
+    if not (ROOT / "benchmarks" / "results" / f"{name}.json").is_file():
         return NOT_MEASURED
-    return content(results("latent"))
+    return content(results(name))
 
 
 def latent_rows(report: dict) -> dict[tuple, dict]:
@@ -530,6 +534,19 @@ def latent_scores(report: dict) -> str:
         "held-out captions, right group",
     ]
     return table([*header, "sharpness, drawings = 1", "saturation, drawings = 1", "diversity, base = 1"], rows)
+
+
+def latent_aims(report: dict) -> str:
+    """Fréchet distances as ratios to the base in many steps, and the targets."""
+    found, rows = latent_rows(report), []
+    (base,) = (row for row in report["rows"] if row["way"] == "base")
+    for label, way, bounds in LATENT_AIMS:
+        for steps, bound in bounds:
+            if (way, steps) in found:
+                ratio = found[way, steps]["scores"]["fid"] / base["scores"]["fid"]
+                reached = "yes" if ratio <= bound else "no"
+                rows.append([label, str(steps), f"{bound:g}", f"{ratio:.2f}", reached])
+    return table(["", "steps", f"at most, base at {base['evaluations']} evaluations = 1", "measured", "reached"], rows)
 
 
 def latent_training(report: dict) -> str:
@@ -572,11 +589,21 @@ def latent_setting(report: dict) -> str:
     return "\n".join(f"- {part}" for part in parts)
 
 
-def latent_images(report: dict) -> str:
+def latent_images(name: str) -> str:
+    """The images of the result file of this name that exist."""
     folder = ROOT / "docs" / "images"
-    shown = [f"![{text}](images/{name})" for name, text in LATENT_IMAGES.items() if (folder / name).is_file()]
+    paths = {folder / f"{name}_{part}": text for part, text in LATENT_IMAGES.items()}
+    shown = [f"![{text}](images/{path.name})" for path, text in paths.items() if path.is_file()]
     return "\n\n".join(shown) or NOT_MEASURED
 
+
+LATENT_PARTS: dict[str, Callable[[dict], str]] = {
+    "setting": latent_setting,
+    "scores": latent_scores,
+    "aims": latent_aims,
+    "training": latent_training,
+    "growth": latent_growth,
+}
 
 TABLES: dict[str, Callable[[], str]] = {
     "digits": digits,
@@ -609,11 +636,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "convergence": convergence,
     "diffusion digits": diffusion_digits,
     "guidance in the plane": guidance_in_the_plane,
-    "latent setting": partial(of_latent, latent_setting),
-    "latent scores": partial(of_latent, latent_scores),
-    "latent images": partial(of_latent, latent_images),
-    "latent training": partial(of_latent, latent_training),
-    "latent growth": partial(of_latent, latent_growth),
+    **{
+        f"{name.replace('_', ' ')} {part}": partial(of_latent, name, content)
+        for name in ("latent", "latent_names")
+        for part, content in LATENT_PARTS.items()
+    },
+    "latent images": partial(latent_images, "latent"),
+    "latent names images": partial(latent_images, "latent_names"),
 }
 
 
