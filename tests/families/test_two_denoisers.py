@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
-from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipeline, load_twinflow_lora
+from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipeline, export, load_twinflow_lora
 from diffusers_twinflow.cli.description import describe
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, unload_twinflow_lora
@@ -261,6 +261,31 @@ def test_all_files_are_pushed_and_downloaded(lora, tmp_path):
         check_pushable(tmp_path / "lora", base_model="me/base")
     with pytest.raises(TwinFlowConfigError, match="has no pytorch_lora_weights_2.safetensors"):
         TwinFlowPipeline.from_pretrained(tmp_path / "lora")
+
+
+def test_a_lora_is_exported_for_stock_diffusers_and_comfyui(base, lora, tmp_path):
+    names = ["plain.safetensors", "plain_2.safetensors"]
+    ours = TwinFlowPipeline.from_pretrained(lora, merge=False)
+    drawn = draw(ours, num_inference_steps=4)
+    for format in ("diffusers", "merged"):
+        export(lora, tmp_path / format, format)
+        code = re.search(r"```python\n(.*?)```", (tmp_path / format / "README.md").read_text(), re.DOTALL).group(1)
+        lines = code.replace('"path/to/the/base"', repr(str(base))).replace(
+            f'"{format}"', repr(str(tmp_path / format))
+        )
+        lines = lines.replace('.to("cuda")', "").replace("bfloat16", "float32")
+        values = {}
+        exec("\n".join(line for line in lines.splitlines() if not line.startswith("video =")), values)
+        stock = values["pipe"]
+        assert type(stock.transformer_2).__name__ == "WanTransformer3DModel"
+        stock.set_progress_bar_config(disable=True)
+        torch.testing.assert_close(draw(stock, num_inference_steps=4, guidance_scale=0.0), drawn, rtol=1e-4, atol=1e-4)
+    export(lora, tmp_path / "plain", "comfyui")
+    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == ["README.md", *names]
+    page = (tmp_path / "plain" / "README.md").read_text()
+    assert all(name in page for name in names) and "sigmas of 0.875 and more" in page
+    with pytest.raises(TwinFlowConfigError, match="format='transformer' writes one file"):
+        export(lora, tmp_path / "one", "transformer")
 
 
 @pytest.mark.parametrize("merge", [False, True])

@@ -1,11 +1,12 @@
 """Write the README.md of an export, which says how to use it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from ..families import Family
-from .stock_use import STOCK_SCHEDULER, StockUse, arguments_code, call_code, call_options, import_code
+from .stock_use import STOCK_SCHEDULER, StockUse, arguments_code, call_code, call_options, import_code, load_lora_code
 
 LORA_FORMAT: Final = "diffusers"
 COMFYUI: Final = "comfyui"
@@ -25,6 +26,8 @@ def export_page(
     base: str = LOCAL_BASE,
     base_loras: Sequence[str] = (),
     max_sequence_length: int | None = None,
+    files: Mapping[str, str] = MappingProxyType({}),
+    sampling: str = "",
 ) -> str:
     """Write the README.md of an export in Markdown.
 
@@ -35,10 +38,20 @@ def export_page(
         base: path or Hub id of the base model.
         base_loras: LoRAs that must be loaded on the base first, for an export that is a LoRA.
         max_sequence_length: length of the encoded prompts in training, in tokens.
+        files: files of an exported LoRA by denoiser, the one for high noise first.
+        sampling: how ComfyUI samples with two denoisers, for which there is no workflow.
     """
     loras = ", ".join(base_loras) if format in (COMFYUI, LORA_FORMAT) else ""
     if format == COMFYUI:
         counts = ", ".join(map(str, sorted(step_counts)))
+        if len(files) > 1:
+            high, low = files.values()
+            return (
+                f"# {name}\n\nA TwinFlow LoRA for ComfyUI, for {counts} steps. It has a file for each of two models.\n\n"
+                "1. Copy the `.safetensors` files into ComfyUI's folder `models/loras`.\n"
+                f"2. Load `{high}` on the model for high noise and `{low}` on the model for low noise, both at strength 1.\n"
+                f"3. {sampling}\n"
+            )
         return (
             f"# {name}\n\nA TwinFlow LoRA for ComfyUI, for {counts} steps.\n\n"
             "1. Copy the `.safetensors` file into ComfyUI's folder `models/loras`.\n"
@@ -46,7 +59,7 @@ def export_page(
             "3. Choose your files in the loader nodes.\n"
             + (f"4. Add a LoRA loader for each LoRA that the base needs: {loras}.\n" if loras else "")
         )
-    imports, load = ["DiffusionPipeline"], _load_code(format, name, family, base)
+    imports, load = ["DiffusionPipeline"], _load_code(format, name, family, base, files)
     ours = ""
     if isinstance(use, StockUse):
         arguments, rest = use.call_code(step_counts[0]), use.sigma_table()
@@ -76,17 +89,17 @@ from diffusers import {", ".join(sorted(imports))}
 """
 
 
-def _load_code(format: str, export: str, family: Family, base: str) -> str:
-    export, base = json.dumps(export), json.dumps(base)
+def _load_code(format: str, name: str, family: Family, base: str, files: Mapping[str, str]) -> str:
+    export, base = json.dumps(name), json.dumps(base)
     if format == MERGED:
         return f'pipe = DiffusionPipeline.from_pretrained({export}, dtype=torch.bfloat16).to("cuda")'
     if format == LORA_FORMAT:
         pipe = f'pipe = DiffusionPipeline.from_pretrained({base}, dtype=torch.bfloat16).to("cuda")'
-        return f"{pipe}\npipe.load_lora_weights({export})"
-    name = family.component_name
+        return f"{pipe}\n{load_lora_code(name, files)}"
+    component = family.component_name
     return (
-        f"{name} = {_class_name(family)}.from_pretrained({export}, dtype=torch.bfloat16)\n"
-        f'pipe = DiffusionPipeline.from_pretrained({base}, {name}={name}, dtype=torch.bfloat16).to("cuda")'
+        f"{component} = {_class_name(family)}.from_pretrained({export}, dtype=torch.bfloat16)\n"
+        f'pipe = DiffusionPipeline.from_pretrained({base}, {component}={component}, dtype=torch.bfloat16).to("cuda")'
     )
 
 

@@ -22,7 +22,7 @@ from .files import CARD_NAME, LORA_NAME, MAX_JSON_BYTES, SAMPLES_FOLDER, SCHEDUL
 from .portable import Portable
 from .repository import LORA, TwinFlowRepositoryConfig
 from .sample_images import read_columns, read_prompt, read_prompts, sample_names
-from .stock_use import STOCK_SCHEDULER, call_code, import_code, stock_use
+from .stock_use import STOCK_SCHEDULER, call_code, import_code, load_lora_code, stock_use
 
 logger = logging.get_logger(__name__)
 
@@ -394,16 +394,8 @@ from diffusers_twinflow.schedulers import {TwinFlowScheduler.__name__}
 
 def _load_code(config: TwinFlowRepositoryConfig, repo_id: str) -> str:
     """Write the lines of Python that load a LoRA with stock diffusers."""
-    first, *others = config.trained_denoisers
-    if not others:
-        return f'pipe.load_lora_weights("{repo_id}")\n'
-    lines = [f'pipe.load_lora_weights("{repo_id}", weight_name="{LORA_NAME}", adapter_name="{first}")']
-    lines += [
-        f'pipe.load_lora_weights(\n    "{repo_id}", weight_name="{config.file_of(name, LORA_NAME)}", '
-        f'adapter_name="{name}", load_into_{name}=True\n)'
-        for name in others
-    ]
-    return "\n".join(lines) + "\n"
+    files = {name: config.file_of(name, LORA_NAME) for name in config.trained_denoisers}
+    return f"{load_lora_code(repo_id, files)}\n"
 
 
 def _merge_code(lora: BaseLora) -> str:

@@ -1,6 +1,7 @@
 """Describe how to sample from a TwinFlow LoRA or model with stock diffusers."""
 
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,26 @@ def plain_ratio(scheduler: TwinFlowScheduler) -> float | None:
     if not is_plain or options.extrapolation_ratio or options.squeeze_target_time:
         return None
     return float(ratio)
+
+
+def load_lora_code(source: str, files: Mapping[str, str]) -> str:
+    """Write the lines of Python that load a LoRA into a stock pipeline.
+
+    Args:
+        source: folder or Hub id of the LoRA.
+        files: the LoRA's file by denoiser, the one for high noise first.
+    """
+    source = json.dumps(source)
+    first, *others = files
+    if not others:
+        return f"pipe.load_lora_weights({source})"
+    lines = [f'pipe.load_lora_weights({source}, weight_name="{files[first]}", adapter_name="{first}")']
+    lines += [
+        f'pipe.load_lora_weights(\n    {source}, weight_name="{files[name]}", adapter_name="{name}", '
+        f"load_into_{name}=True\n)"
+        for name in others
+    ]
+    return "\n".join(lines)
 
 
 def call_code(family: Family, arguments: str) -> str:

@@ -17,10 +17,20 @@ from safetensors.torch import save_file
 from ..configuration import TwinFlowConfigError
 from ..diff2flow import DIFFUSION_PREDICTION_TYPES
 from ..families import FAMILIES, Family
+from ..families.second_denoiser import BOUNDARY
 from ..hub.adapter_states import active_adapters
 from ..hub.comfyui import comfyui_lora, comfyui_workflow, layout_of
+from ..hub.comfyui.workflow import SAMPLERS
 from ..hub.export_page import COMFYUI, LOCAL_BASE, LORA_FORMAT, MERGED, TRANSFORMER, export_page
-from ..hub.files import CARD_NAME, LORA_NAME, LocatedRepository, check_new_folder, locate_repository, read_header
+from ..hub.files import (
+    CARD_NAME,
+    LORA_NAME,
+    LocatedRepository,
+    check_new_folder,
+    locate_repository,
+    read_header,
+    second_name,
+)
 from ..hub.lora_files import save_lora
 from ..hub.portable import STEP_COUNTS, Portable, fold
 from ..hub.repository import LORA, MAX_STEPS, TwinFlowRepositoryConfig, check_not_quantized, stock_lora
@@ -100,12 +110,15 @@ def export(
     pipeline = TwinFlowPipeline.from_pretrained(name_or_path, base_model=base_model, **options)
 
     scheduler = _scheduler(pipeline, sampling_style)
-    if len(family.denoisers(pipeline)) > 1:
+    denoisers = family.denoisers(pipeline)
+    if format == TRANSFORMER and len(denoisers) > 1:
         raise TwinFlowConfigError(
-            f"'{repository.name}' has two denoisers, and export supports one. Use its files in stock diffusers as "
-            "docs/base_models.md says."
+            f"format={format!r} writes one file, but '{repository.name}' denoises with {' and '.join(denoisers)}. Use "
+            f"{MERGED}."
         )
-    layers, portable = _fold(family.denoiser(pipeline), scheduler, config, step_counts, repository.name)
+    folded = {name: _fold(model, scheduler, config, step_counts, repository.name) for name, model in denoisers.items()}
+    layers = {name: each for name, (each, _) in folded.items()}
+    portable = Portable.of_all({name: each for name, (_, each) in folded.items()})
     source = _Source(
         pipeline=pipeline,
         family=family,
@@ -127,6 +140,8 @@ def export(
         base=_public_base(repository, config, base_model),
         base_loras=config.base_loras if config.train_type == LORA else (),
         max_sequence_length=config.max_sequence_length,
+        files=source.files(f"{source.name}.safetensors" if format == COMFYUI else LORA_NAME),
+        sampling=_sampling(source) if format == COMFYUI and len(denoisers) > 1 else "",
     )
 
     def write_all(directory: Path) -> None:
@@ -142,7 +157,7 @@ class _Source:
     """The inputs of an export.
 
     Attributes:
-        layers: the low-rank weights into which the target time is folded.
+        layers: the low-rank weights into which the target time is folded, by denoiser and layer.
         portable: the grids on which these weights are exact.
         use: how stock diffusers samples from the result, or why it cannot.
         dtype: dtype of the weights of an exported LoRA; `None` keeps it.
@@ -151,7 +166,7 @@ class _Source:
     pipeline: TwinFlowPipeline
     family: Family
     scheduler: TwinFlowScheduler
-    layers: Mapping[str, FoldedLayer]
+    layers: Mapping[str, Mapping[str, FoldedLayer]]
     portable: Portable
     use: StockUse | str
     output: Path
@@ -163,17 +178,25 @@ class _Source:
         return self.output.resolve().name
 
     @property
-    def transformer(self) -> TwinFlowTransformerMixin:
-        transformer = self.family.denoiser(self.pipeline)
-        if not isinstance(transformer, TwinFlowTransformerMixin):
-            raise TypeError(
-                f"A {type(transformer).__name__} is not a TwinFlow transformer, so it cannot be exported. Load a "
-                "TwinFlow LoRA or model."
-            )
-        return transformer
+    def transformers(self) -> dict[str, TwinFlowTransformerMixin]:
+        """The denoisers by component, the one for high noise first."""
+        found: dict[str, TwinFlowTransformerMixin] = {}
+        for name, transformer in self.family.denoisers(self.pipeline).items():
+            if not isinstance(transformer, TwinFlowTransformerMixin):
+                raise TypeError(
+                    f"A {type(transformer).__name__} is not a TwinFlow transformer, so it cannot be exported. Load a "
+                    "TwinFlow LoRA or model."
+                )
+            found[name] = transformer
+        return found
 
-    def lora(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        return stock_lora(self.transformer, adapter_name=ADAPTER, dtype=self.dtype, folded=self.layers)
+    def files(self, name: str) -> dict[str, str]:
+        """Return the file of each denoiser, for the file `name` of one denoiser."""
+        return dict(zip(self.layers, (name, second_name(name))))
+
+    def lora(self, denoiser: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        layers = self.layers[denoiser]
+        return stock_lora(self.transformers[denoiser], adapter_name=ADAPTER, dtype=self.dtype, folded=layers)
 
     def save_scheduler(self, directory: Path) -> None:
         """Save the `TwinFlowScheduler` if no stock scheduler can sample from the result."""
@@ -185,10 +208,11 @@ Write = Callable[[Path], None]
 
 
 def _lora_writer(source: _Source) -> Write:
-    weights, config = source.lora()
+    loras = {file_name: source.lora(denoiser) for denoiser, file_name in source.files(LORA_NAME).items()}
 
     def write(directory: Path) -> None:
-        save_lora(source.family, directory, LORA_NAME, weights, config)
+        for file_name, lora in loras.items():
+            save_lora(source.family, directory, file_name, *lora)
         source.save_scheduler(directory)
 
     return write
@@ -201,11 +225,11 @@ def _comfyui_writer(source: _Source) -> Write:
             "format='comfyui' is not possible, because the sampling options of this LoRA exist only in "
             "TwinFlowScheduler. Pass a sampling_style to use the default options of that style."
         )
-    weights, _ = source.lora()
-    prefix, stock_class = source.family.component_name, type(source.transformer).stock_class()
-    weights = {f"{prefix}.{name}": weight for name, weight in weights.items()}
-    converted = comfyui_lora(weights, stock_class.__name__, source.transformer.config)
-    file_name = f"{source.name}.safetensors"
+    prefix, stock_class = source.family.component_name, source.family.transformer_class.stock_class()
+    files, converted = source.files(f"{source.name}.safetensors"), {}
+    for denoiser, file_name in files.items():
+        weights = {f"{prefix}.{name}": weight for name, weight in source.lora(denoiser)[0].items()}
+        converted[file_name] = comfyui_lora(weights, stock_class.__name__, source.transformers[denoiser].config)
     workflows = {
         f"workflow_{count}_steps.json": comfyui_workflow(
             source.family.name,
@@ -215,11 +239,12 @@ def _comfyui_writer(source: _Source) -> Write:
             stochastic_ratio=ratio,
             flow_matching=source.scheduler.config.prediction_type not in DIFFUSION_PREDICTION_TYPES,
         )
-        for count, sigmas in source.portable.sigmas.items()
+        for count, sigmas in (source.portable.sigmas.items() if len(files) == 1 else ())
     }
 
     def write(directory: Path) -> None:
-        save_file(converted, directory / file_name, metadata={"format": "pt"})
+        for file_name, tensors in converted.items():
+            save_file(tensors, directory / file_name, metadata={"format": "pt"})
         for name, workflow in workflows.items():
             (directory / name).write_text(json.dumps(workflow, indent=2) + "\n", encoding="utf-8")
 
@@ -227,19 +252,18 @@ def _comfyui_writer(source: _Source) -> Write:
 
 
 def _merged_writer(source: _Source) -> Write:
-    check_not_quantized({source.family.component_name: source.transformer})
+    check_not_quantized(source.transformers)
     scheduler = source.scheduler
     if isinstance(source.use, StockUse):
         scheduler = FlowMatchEulerDiscreteScheduler(**source.use.scheduler_options)
-    copied = stock_copy(
-        source.pipeline, {source.family.component_name: source.layers}, keep_conditioning=False, scheduler=scheduler
-    )
+    copied = stock_copy(source.pipeline, source.layers, keep_conditioning=False, scheduler=scheduler)
     return lambda directory: copied.save_pretrained(str(directory))
 
 
 def _transformer_writer(source: _Source) -> Write:
-    check_not_quantized({source.family.component_name: source.transformer})
-    model = source.transformer.stock_copy(source.layers)
+    check_not_quantized(source.transformers)
+    name = source.family.component_name
+    model = source.transformers[name].stock_copy(source.layers[name])
 
     def write(directory: Path) -> None:
         model.save_pretrained(str(directory), max_shard_size=ONE_FILE)
@@ -254,6 +278,19 @@ WRITERS: dict[str, Callable[[_Source], Write]] = {
     MERGED: _merged_writer,
     TRANSFORMER: _transformer_writer,
 }
+
+
+def _sampling(source: _Source) -> str:
+    """Say how ComfyUI samples with two denoisers."""
+    sampler = SAMPLERS[plain_ratio(source.scheduler) or 0.0]
+    grids = "".join(
+        f"\n   - {count}: {', '.join(map(str, [*sigmas, 0]))}" for count, sigmas in source.portable.sigmas.items()
+    )
+    return (
+        f"Sample with `{sampler}`, CFG 1 and the sigmas below. Use the model for high noise at sigmas of "
+        f"{source.pipeline.config[BOUNDARY]} and more, and the model for low noise after that. We have not tested this in "
+        f"ComfyUI.{grids}"
+    )
 
 
 def _check_arguments(
