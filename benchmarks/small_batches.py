@@ -33,8 +33,8 @@ WAYS = {
     "flow_matching": ("LoRA, flow matching", []),
 }
 PROFILED_BATCH = 4
-PROFILED_STEPS = 2
-"""The steps differ in the samples of their passes. A profile of more steps takes longer to read than to record."""
+PROFILED_STEPS = 4
+"""The steps of a batch differ in the samples of their passes."""
 TINY_RESOLUTION = 64
 SHORTEST_PHASE = 0.05
 """Seconds below which a phase of compilation is not reported."""
@@ -70,8 +70,7 @@ def settings(part: str) -> list[Setting]:
     return [row for row in rows if way != "flow_matching" or not row.cuda_graphs]  # it has no pass without gradient
 
 
-PARTS = ["lora_eager", "full_eager", "flow_matching_eager", "lora_compiled", "full_compiled", "flow_matching_compiled"]
-PARTS += [f"{way}_{kind}" for kind in ("16", "1024") for way in WAYS]
+PARTS = [f"{way}_{kind}" for kind in ("compiled", "eager", "16", "1024") for way in WAYS]
 
 
 @contextmanager

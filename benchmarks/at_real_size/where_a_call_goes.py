@@ -65,13 +65,17 @@ def device_busy(call: Callable, device: torch.device) -> dict[str, Any]:
         call()
         synchronize(device)
     kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
-    events = [event for event in profiled.events() if event.device_type == kind and not event.is_user_annotation]
-    if not events:
+    found = profiled.profiler.kineto_results.events()  # `profiled.events()` takes 20 times as long
+    ranges = sorted(
+        (event.start_ns(), event.end_ns())
+        for event in found
+        if event.device_type() == kind and not event.is_user_annotation()
+    )
+    if not ranges:
         raise RuntimeError("the profiler saw nothing run on the device")
-    ranges = sorted((event.time_range.start, event.time_range.end) for event in events)
     return {
-        "device_busy_seconds": covered(ranges) / 1e6,
-        "device_span_seconds": (max(end for _, end in ranges) - ranges[0][0]) / 1e6,
+        "device_busy_seconds": covered(ranges) / 1e9,
+        "device_span_seconds": (max(end for _, end in ranges) - ranges[0][0]) / 1e9,
         "kernels": len(ranges),
     }
 
