@@ -24,6 +24,7 @@ from .call_layout import LayoutError, StateError, concatenate, describe, join, l
 from .decode_capture import DecodeError, Decoder
 from .encoding import LatentDistribution, as_pictures, to_unit_range
 from .latent_codec import LatentCodec, find_codec
+from .prompts import encode_empty_apart
 from .sample_place import TOKENS_NDIM, CallLayout, SamplePlace
 from .size_parts import PartOfSize, part_of_size
 from .video import strip
@@ -79,6 +80,8 @@ OUTPUT_NAMES = {"Kandinsky5T2IPipeline": "image"}
 USUAL_FRAME_RATE = 24.0
 TIME_TOLERANCE = 0.02
 TIME_NAMES = ("timestep", "sigma")
+NOT_FOR_EMPTY = {"complex_human_instruction": None}
+"""Arguments with which stock calls add nothing to the empty prompt, as for classifier-free guidance."""
 SHORTEST_PROMPT = ""
 CANDIDATES = 8
 """How many of the prompts with most characters are encoded to find the one that is longest for the model."""
@@ -234,6 +237,8 @@ class CapturedFamily(Family):
         if self.takes_reference_image:
             height, width = self.size or (0, 0)
             call[self.image_argument] = image or Image.new("RGB", (width, height), "gray")
+        if not any(prompts):
+            call |= {name: value for name, value in NOT_FOR_EMPTY.items() if name in self.parameters}
         return call
 
     def _as_argument(self, prompts: list[str]) -> str | list[str]:
@@ -415,6 +420,19 @@ class CapturedFamily(Family):
                     for prompt, image in zip(prompts, images)
                 ]
             )
+        if not NOT_FOR_EMPTY.keys() & self.parameters.keys():
+            return self._encode(pipeline, prompts)
+        names: list[str] = []
+
+        def encode(some: list[str]) -> tuple[torch.Tensor, ...]:
+            condition = self._encode(pipeline, some)
+            names[:] = condition
+            return tuple(condition.values())
+
+        return dict(zip(names, encode_empty_apart(prompts, encode, encode)))
+
+    def _encode(self, pipeline: DiffusionPipeline, prompts: list[str]) -> Condition:
+        """The condition of prompts that the pipeline takes in one call."""
         asked = prompts if self.longest_prompt is None else [*prompts, self.longest_prompt, SHORTEST_PROMPT]
         return self.split_call(self._capture(pipeline, asked), len(asked), len(prompts))
 
