@@ -130,6 +130,10 @@ FAULTS = {
     "steps as truth": (change_json(CONFIG_NAME, num_inference_steps=True), "num_inference_steps"),
     "guidance": (change_json(CONFIG_NAME, guidance_scale=4.5), "guidance_scale"),
     "a billion tokens": (change_json(CONFIG_NAME, max_sequence_length=10**9), "max_sequence_length"),
+    "a second denoiser that the family has not": (
+        change_json(CONFIG_NAME, denoisers=["transformer", "transformer_2"]),
+        "denoisers",
+    ),
     "base as number": (change_json(CONFIG_NAME, base_model=3), "base_model"),
     "base with a zero byte": (change_json(CONFIG_NAME, base_model="a\0b"), "base_model"),
     "options as list": (change_json(CONFIG_NAME, options=[1]), "options"),

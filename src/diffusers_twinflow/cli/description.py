@@ -34,6 +34,8 @@ def describe(name_or_path: str, **hub_options: Any) -> dict[str, Any]:
         "num_inference_steps": config.num_inference_steps,
         "steps_trained": config.trained.get("steps"),
     }
+    if len(config.trained_denoisers) > 1:
+        values["denoisers"] = config.trained_denoisers
     scheduler = repository.find(SCHEDULER_NAME)
     shapes: dict[str, tuple[int, ...]] = {}
     for name in config.trained_denoisers if config.train_type == LORA else ():
