@@ -22,6 +22,7 @@ DISTANCES = (2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 15, 20, 40, 80, 160, 320)
 EVALUATIONS, TRAINING_STEPS = (1, 2, 4, 8, 16, 32, 64), (400, 1000, 2000, 4000, 6000, 8000)
 GRID_ROWS = 8
 SHOWN = (
+    "recommended",
     "longest",
     "all-linears-half-longer",
     "all-linears-as-long",
@@ -43,7 +44,8 @@ STOCK = {"FlowMatchEuler": ":", "FlowMatchLCM": "--", "UniPC": "-.", "DPM++": (0
 def assemble(work_dir: Path, data_dir: Path, settings: dict) -> dict:
     """All that was measured, from what the stages left in `work_dir`."""
     counts = data_dir / COUNTS_NAME
-    base = _read(work_dir / "base_rows.json")
+    scored = (work_dir / name for name in ("base_rows.json", "base_reference.json"))
+    base = _read(next(path for path in scored if path.is_file()))
     paths = [work_dir / "results" / f"{variant.name}.json" for variant in VARIANTS]
     variants = [_read(path) for path in paths if path.is_file()]
     return {
