@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from statistics import fmean
 
 from marked_parts import fill, names_of, table
 from variant_changes import CHANGES
@@ -117,6 +118,43 @@ def emoji_scores() -> str:
                     label = f"{LABELS[name]}, {steps} step{'s' * (steps > 1)}"
                     rows.append(score(label + ", style any" * (style == "any"), row))
     return table(SCORES, rows)
+
+
+RECOMMENDED = {
+    "LoRA of rank 64": ("lora-recommended", "lora-recommended-seed-1", "lora-recommended-seed-2"),
+    "the same, with images that the base drew": ("lora-recommended-own-samples",),
+    "full weights": ("full-recommended",),
+}
+
+
+def recommended() -> str:
+    """The recommended recipe: means over seeds, with the least and the largest distance."""
+    report, found = results("quality_recommended"), variants("quality_recommended")
+    base = report["reference"]
+    rows = [["base, 100 evaluations", "-", "-", *score("", base)[2:], "1.00"]]
+    for label, names in RECOMMENDED.items():
+        trained = [found[name] for name in names if found.get(name, {}).get("state") == "done"]
+        for style in ("few", "stock pipeline"):
+            for steps in (1, 2, 4):
+                scored = [rows_of[steps] for each in trained if steps in (rows_of := of_few_steps(each, style))]
+                if scored:
+                    rows.append(recommended_row(label, style, steps, trained, scored, base))
+    headers = ["", "steps of training", "steps", *SCORES[2:], "base = 1"]
+    return table(headers, rows)
+
+
+def recommended_row(
+    label: str, style: str, steps: int, trained: list[dict], scored: list[dict], base: dict
+) -> list[str]:
+    names = ("frechet_distance", "agreement", "held_out_agreement", "diversity")
+    means = {name: fmean(row[name] for row in scored) for name in names}
+    cells = score("", means | {"evaluations": steps})[2:]
+    if len(scored) > 1:
+        label += f", {len(scored)} seeds"
+        cells[0] += f" ({range_of([row['frechet_distance'] for row in scored], 1)})"
+    label += ", in a stock pipeline" * (style == "stock pipeline")
+    of_training = f"{min(each['training']['steps'] for each in trained):,}"
+    return [label, of_training, str(steps), *cells, f"{means['frechet_distance'] / base['frechet_distance']:.2f}"]
 
 
 AIMS = (
@@ -611,6 +649,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "emoji summary": emoji_summary,
     "emoji scores": emoji_scores,
     "emoji aims": partial(aims, "quality", FULL, LORA),
+    "recommended recipe": recommended,
     "first variants": first_variants,
     "first aims": partial(aims, "quality_first", "full-longer", "lora-longer"),
     "recipe variants": recipe_variants,
