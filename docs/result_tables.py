@@ -134,7 +134,7 @@ def recommended() -> str:
     rows = [["base, 100 evaluations", "-", "-", *score("", base)[2:], "1.00"]]
     for label, names in RECOMMENDED.items():
         trained = [found[name] for name in names if found.get(name, {}).get("state") == "done"]
-        for style in ("few", "stock pipeline"):
+        for style in ("few", "stock pipeline") if len(names) > 1 else ("few",):
             for steps in (1, 2, 4):
                 scored = [rows_of[steps] for each in trained if steps in (rows_of := of_few_steps(each, style))]
                 if scored:
