@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diffusers_twinflow import TwinFlowConfigError
@@ -366,6 +366,7 @@ def test_only_the_instance_prompt():
     }
 
 
+@example({"ema_decay": False})
 @given(
     st.dictionaries(
         st.sampled_from(sorted({*TABLE, *RECIPE, "--x"})),

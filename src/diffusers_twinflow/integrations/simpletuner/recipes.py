@@ -116,7 +116,7 @@ def _translated(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
     if has_twinflow:
         if steps:
             translated.setdefault("twinflow_target_step_count", steps)
-    elif "ema_decay" in given and "twinflow_ema_decay" not in given:
+    elif "twinflow_ema_decay" in translated and "twinflow_ema_decay" not in given:
         translated["flow_matching_ema_decay"] = translated.pop("twinflow_ema_decay")
     if given.get("validation_disable"):
         translated.pop("validation_prompts", None)
