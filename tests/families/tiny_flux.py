@@ -86,17 +86,21 @@ def chroma():
     )
 
 
+def flux2_vae():
+    autoencoder = AutoencoderKLFlux2(latent_channels=2, sample_size=32, **BLOCKS)
+    autoencoder.bn.running_mean.normal_()
+    autoencoder.bn.running_var.uniform_(0.5, 2.0)
+    return autoencoder.eval()
+
+
 def flux2():
     torch.manual_seed(0)
     transformer = diffusers.Flux2Transformer2DModel(
         axes_dims_rope=(4, 4, 4, 4), **{**SIZES, "joint_attention_dim": 48}
     )
-    autoencoder = AutoencoderKLFlux2(latent_channels=2, sample_size=32, **BLOCKS)
-    autoencoder.bn.running_mean.normal_()
-    autoencoder.bn.running_var.uniform_(0.5, 2.0)
     return diffusers.Flux2Pipeline(
         transformer=transformer.eval(),
-        vae=autoencoder.eval(),
+        vae=flux2_vae(),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         **mistral3(),
     )

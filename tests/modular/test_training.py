@@ -25,10 +25,9 @@ def arguments_for(folder: Path, **options) -> TrainingArguments:
     (folder / "prompts.txt").write_text("\n".join(PROMPTS))
     data = {} if "instance_data_dir" in options else {"prompts_file": str(folder / "prompts.txt")}
     return TrainingArguments(
-        **{"pretrained_model_name_or_path": str(folder / "base")} | options,
+        **{"pretrained_model_name_or_path": str(folder / "base"), "train_batch_size": 2} | options,
         output_dir=str(folder / "out"),
         resolution=32,
-        train_batch_size=2,
         max_train_steps=2,
         learning_rate=3e-2,
         rank=2,
@@ -97,6 +96,45 @@ def test_a_stock_modular_pipeline_loads_the_lora(folder):
     before = latents_of(stock)
     stock.load_lora_weights(str(folder / "out"))
     assert (before - latents_of(stock)).abs().max() > 0.1
+
+
+@pytest.mark.slow
+def test_a_lora_carries_the_target_time_into_a_stock_modular_pipeline(tmp_path, image_dir):
+    (tmp_path / "base").mkdir()
+    options = {"instance_data_dir": str(image_dir), "center_crop": True, "pretrained_model_name_or_path": "base"}
+    trained(tiny.flux3(), arguments_for(tmp_path, **options), twinflow_enhanced_ratio=0)
+    ours, stock = blocks_pipeline(tiny.flux3()), popped(tiny.flux3())
+    load_twinflow_lora(ours, tmp_path / "out")
+    ours.guider.disable()
+    stock.guider.disable()
+    stock.scheduler = ours.scheduler
+    before = latents_of(stock)
+    stock.load_lora_weights(str(tmp_path / "out"))
+    after = latents_of(stock)
+    assert (before - after).abs().max() > 1e-3
+    torch.testing.assert_close(after, latents_of(ours.to_modular()), **CLOSE)
+
+
+def popped(modular):
+    """The pipeline without the block that rewrites prompts."""
+    blocks = modular.blocks
+    blocks.sub_blocks.pop("prompt_upsampler")
+    pipeline = type(modular)(blocks)
+    pipeline.register_components(**{name: modular.components[name] for name in pipeline.components})
+    return pipeline
+
+
+LONG = "a long prompt that has more tokens than fit into a window of eighty of them, since each letter is one"
+
+
+@pytest.mark.slow
+def test_prompts_of_different_lengths_one_at_a_time(tmp_path):
+    """FLUX.3 passes the places of a prompt's tokens without a batch dimension."""
+    (tmp_path / "base").mkdir()
+    arguments = arguments_for(tmp_path, pretrained_model_name_or_path="base", train_batch_size=1)
+    (tmp_path / "prompts.txt").write_text(f"{PROMPTS[0]}\n{LONG}")
+    trained(tiny.flux3(), arguments, **IMAGE_FREE, twinflow_enhanced_ratio=0)
+    assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file()
 
 
 @pytest.mark.slow

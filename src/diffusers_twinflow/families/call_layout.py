@@ -29,6 +29,16 @@ class PerSample:
 
 
 @dataclass(frozen=True)
+class OfPrompt:
+    """A tensor without a batch dimension that depends on the prompt, such as the places of its tokens.
+
+    The samples of a batch must have the same one.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
 class OfItem:
     """A tensor of one sample, in a list with an entry per sample."""
 
@@ -87,15 +97,23 @@ def layout_of(one: Any, two: Any, name: str, count: int = 1) -> Any:
     raise LayoutError(f"`{name}` is {describe(one)} for one prompt and {describe(two)} for two")
 
 
-def layout_of_one(one: Any, name: str) -> Any:
+def layout_of_one(one: Any, name: str, other: Any = None) -> Any:
     """How a value is laid out in a pipeline that takes one prompt at a time.
 
     Tensors with a batch of 1 are per sample, and so are lists of one list.
+
+    Args:
+        one: the value.
+        name: where it is.
+        other: the value for a prompt of another length, if a run has prompts of different lengths.
     """
     if isinstance(one, torch.Tensor):
-        return PerSample(name, 0, 1) if one.shape[:1] == (1,) else Shared(one)
+        if one.shape[:1] == (1,):
+            return PerSample(name, 0, 1)
+        return Shared(one) if other is None or _same(one, other) else OfPrompt(name)
     if isinstance(one, dict):
-        return Group(dict, {key: layout_of_one(value, f"{name}.{key}") for key, value in one.items()})
+        others = other if isinstance(other, dict) else {}
+        return Group(dict, {key: layout_of_one(each, f"{name}.{key}", others.get(key)) for key, each in one.items()})
     if isinstance(one, (list, tuple)) and len(one) == 1 and isinstance(one[0], (list, tuple)):
         return PerSampleList(type(one), _item_layout(one[0], name))
     if isinstance(one, (list, tuple)):
@@ -142,6 +160,8 @@ def split(layout: Any, value: Any, count: int, name: str, kept: int | None = Non
             raise _another(name, value)
         rows = value.unflatten(layout.dim, (count, layout.rows)).movedim(layout.dim, 0)
         return {layout.name: rows[:kept].contiguous()}
+    if isinstance(layout, OfPrompt):
+        return {layout.name: value.unsqueeze(0).repeat(count, *[1] * value.ndim)}
     if isinstance(layout, PerSampleList):
         if not isinstance(value, (list, tuple)) or type(value) is not layout.kind or len(value) != count:
             raise _another(name, value)
@@ -194,12 +214,27 @@ def join(layout: Any, condition: Condition, count: int, device: torch.device) ->
     """The value for `count` samples, from their tensors by name; the inverse of `split`."""
     if isinstance(layout, PerSample):
         return condition[layout.name].movedim(0, layout.dim).flatten(layout.dim, layout.dim + 1)
+    if isinstance(layout, OfPrompt):
+        return _one_of(condition[layout.name], layout.name)
     if isinstance(layout, PerSampleList):
         return layout.kind(_join_item(layout.item, condition, i) for i in range(count))
     if isinstance(layout, Group):
         values = {key: join(item, condition, count, device) for key, item in layout.items.items()}
         return values if layout.kind is dict else layout.kind(values.values())
     return layout.value.to(device) if isinstance(layout.value, torch.Tensor) else layout.value
+
+
+def _one_of(rows: torch.Tensor, name: str) -> torch.Tensor:
+    """Return the row that all samples of a batch share.
+
+    Raises:
+        TwinFlowConfigError: if they differ.
+    """
+    if not torch.equal(rows, rows[:1].expand_as(rows)):
+        raise TwinFlowConfigError(
+            f"the samples of a batch have different `{name}`, and the denoiser takes one for all: set train_batch_size=1."
+        )
+    return rows[0]
 
 
 def _join_item(layout: Any, condition: Condition, index: int) -> Any:

@@ -75,6 +75,8 @@ TAKE_IMAGES = {
     "LongCatImageEditPipeline": "image",
 }
 """Pipelines whose call takes an image without requiring it in its signature, and the argument."""
+ONE_PROMPT = ("Flux3ModularPipeline", "Flux3DistilledModularPipeline")
+"""Pipelines whose call takes one prompt."""
 TAKE_SIGMAS = ("AnyFlowPipeline", "HunyuanImagePipeline")
 OUTPUT_NAMES = {"Kandinsky5T2IPipeline": "image"}
 USUAL_FRAME_RATE = 24.0
@@ -252,6 +254,7 @@ class CapturedFamily(Family):
         pipeline: DiffusionPipeline,
         capture: Callable[[int, int], DenoiserCall],
         padded: tuple[DenoiserCall, DenoiserCall] | None = None,
+        short: DenoiserCall | None = None,
     ) -> CallLayout:
         """How a pipeline calls its denoiser.
 
@@ -259,6 +262,7 @@ class CapturedFamily(Family):
             capture: the call for a number of samples that are conditioned alike, and a seed of their noise.
             padded: the calls for two prompts of different lengths, and for both of them twice, if a run has prompts of
                 different lengths. Some pipelines pass a mask only then.
+            short: the call for a prompt of another length, if a run has prompts of different lengths.
 
         Raises:
             TwinFlowConfigError: if the call cannot be split into samples, with what was seen.
@@ -286,7 +290,7 @@ class CapturedFamily(Family):
             for name in sorted(first.arguments.keys() - left_out):
                 value = first.arguments[name]
                 if twice is None:
-                    layouts[name] = layout_of_one(value, name)
+                    layouts[name] = layout_of_one(value, name, None if short is None else short.arguments.get(name))
                 else:
                     layouts[name] = layout_of(value, twice.arguments.get(name), name, 1 if first is one else 2)
         except LayoutError as error:
@@ -476,11 +480,13 @@ class CapturedFamily(Family):
                 raise TwinFlowConfigError("each prompt has a different image")
             return self._capture(pipeline, [prompt] * count, seed)
 
-        padded = None
+        padded, short = None, None
+        if self.longest_prompt is not None:
+            short = self._capture(pipeline, [SHORTEST_PROMPT])
         if self.longest_prompt is not None and self.layout is not None and self.layout.takes_several:
             both = [prompt, SHORTEST_PROMPT]
             padded = self._capture(pipeline, both), self._capture(pipeline, both * 2)
-        self.layout = self.find_layout(pipeline, capture, padded)
+        self.layout = self.find_layout(pipeline, capture, padded, short)
 
     def _encoded_size(self, pipeline: DiffusionPipeline, prompt: str) -> int:
         """How many numbers the pipeline passes to its denoiser for a prompt."""
@@ -694,7 +700,8 @@ class CapturedFamily(Family):
             for name in ("num_images_per_prompt", "num_videos_per_prompt")
             if name in self.parameters
         }
-        calls = [[prompt] for prompt in prompts] if self.takes_reference_image else [prompts]
+        takes_one = self.takes_reference_image or self.name in ONE_PROMPT
+        calls = [[prompt] for prompt in prompts] if takes_one else [prompts]
         drawn = [
             each
             for some in calls
