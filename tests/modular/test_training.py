@@ -1,6 +1,7 @@
 """Training modular pipelines, whose blocks run behind the interface of a stock pipeline."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,20 @@ def test_a_stock_modular_pipeline_loads_the_lora(folder):
     before = latents_of(stock)
     stock.load_lora_weights(str(folder / "out"))
     assert (before - latents_of(stock)).abs().max() > 0.1
+
+
+def test_the_code_of_the_model_card_loads_the_lora(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    code = next(each for each in codes((folder / "out" / "README.md").read_text()) if "load_twinflow_lora" in each)
+    assert "AnimaModularPipeline" in (folder / "out" / "README.md").read_text()
+    small = code.replace(".images[0]", ", height=32, width=32).images[0]").replace("), height", ", height")
+    names = {"modular": tiny.anima()}
+    exec(small, names)
+    assert names["image"].size == (32, 32) and not names["pipe"].guider._enabled
+
+
+def codes(card: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -305,7 +306,7 @@ def _use(config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None)
     base = "" if base_model or not is_lora else ', base_model="path/to/the/base"'
     family = FAMILIES[config.family]
     pipeline, output, result = family.pipeline_class.__name__, family.output_name, family.task.split("-")[-1]
-    guidance_off = ", ".join(f"{name}={value}" for name, value in family.guidance_off.items())
+    guidance_off = "".join(f", {name}={value}" for name, value in family.guidance_off.items())
     what, imports = 'prompt="your prompt"', ""
     if family.takes_reference_image:
         what, imports = (
@@ -328,10 +329,15 @@ pipe = TwinFlowPipeline.from_pretrained({_quoted(repo_id)}, dtype=torch.bfloat16
     if not is_lora:
         return text
     merge_import, merge = "", ""
+    parts = signature(family.pipeline_class.__init__).parameters
+    guiders = "".join(f"pipe.{name}.disable()\n" for name in parts if "guider" in name)
+    if family.is_modular:
+        merge_import = "from diffusers_twinflow.families import blocks_pipeline\n"
+        merge = "pipe = blocks_pipeline(modular)  # your pipeline, behind the interface of a stock pipeline\n"
     if config.base_loras:
-        merge_import = "from diffusers_twinflow.hub import merge_base_loras\n"
+        merge_import += "from diffusers_twinflow.hub import merge_base_loras\n"
         loras = [str(each.public()) for each in parse_base_loras(config.base_loras)]
-        merge = f"merge_base_loras(pipe, {json.dumps(loras)})\n"
+        merge += f"merge_base_loras(pipe, {json.dumps(loras)})\n"
     return f"""{text}
 
 Load it into a `{pipeline}` that you already have, next to other LoRAs:
@@ -340,7 +346,7 @@ Load it into a `{pipeline}` that you already have, next to other LoRAs:
 from diffusers_twinflow import load_twinflow_lora, unload_twinflow_lora
 {merge_import}
 {merge}load_twinflow_lora(pipe, {_quoted(repo_id)})
-{result} = pipe({what}, num_inference_steps={config.num_inference_steps}, {guidance_off}).{output}[0]
+{guiders}{result} = pipe({what}, num_inference_steps={config.num_inference_steps}{guidance_off}).{output}[0]
 unload_twinflow_lora(pipe)
 ```"""
 
