@@ -11,11 +11,14 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import ModularPipeline
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from diffusers_twinflow.families.guiders import turn_guiders_off
+from tests import tiny
 from tests.models.stock import STOCK
 from tests.schedulers.stock_pipelines import PIPELINES, VARIANTS
 from tests.schedulers.stock_pipelines.building import make, noise, pil_picture
+from tests.schedulers.stock_pipelines.video import wan
 
 ENCODERS = ("text_encoder", "prompt_enhancer", "prompt_upsampler", "prompt_upsample", "decode")
 """Blocks before and after the denoising loop that embeddings and latents make unnecessary."""
@@ -32,6 +35,10 @@ class Twin:
         twice: whether the modular pipeline has two denoisers, which are then the same.
         output: what the modular pipeline returns that is compared.
         keeps: blocks that are kept, although they are in `ENCODERS`.
+        drops: further blocks that are removed, with the names of the blocks around them.
+        scheduler: options of the scheduler.
+        parts: components and options that the stock pipeline does not have.
+        build: what builds the stock pipeline and the arguments of its call, if not the contract.
         tolerance: largest difference of the latents.
     """
 
@@ -41,11 +48,40 @@ class Twin:
     twice: bool = False
     output: str = "latents"
     keeps: tuple[str, ...] = ()
+    drops: tuple[str, ...] = ()
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    build: Callable[[], tuple[diffusers.DiffusionPipeline, dict[str, Any]]] | None = None
     tolerance: float = 0.0
 
 
+def wan_with_image_encoder():
+    """Wan 2.1, whose transformer takes the image from an image encoder too."""
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    sizes = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+    encoder = {"image_encoder": CLIPVisionModel(vision).eval(), "image_processor": CLIPImageProcessor(**sizes)}
+    return wan(
+        "WanImageToVideoPipeline",
+        36,
+        config={"image_dim": 32},
+        components=encoder,
+        image=pil_picture(16),
+        num_frames=9,
+    )
+
+
+UNCHECKED = {"enable_safety_checker": False}
 NO_IMAGES = {"image_pad_mask": torch.zeros(1, 3, dtype=torch.bool)}
 PICTURE = {"image": pil_picture()}
+LTX_2 = Twin(
+    "a copy of the scheduler for the audio, velocity to picture and back",
+    keeps=("text_encoder",),
+    drops=("text_encoder.text_encoder",),
+    inputs={"batch_size": 1, "dtype": torch.float32},
+    parts={"tokenizer": tiny.clip_tokenizer()},
+)
 TWINS = {
     "ErnieImage": Twin("linear sigmas as a tensor, reads prev_sample", keeps=("decode",)),
     "Flux": Twin("linear sigmas and mu"),
@@ -70,6 +106,17 @@ TWINS = {
     "Wan22Image2Video": Twin("image to video", PICTURE, PICTURE, twice=True),
     "Wan22": Twin("two transformers, changed at a boundary of time"),
     "ZImage": Twin("prediction negated, reversed time"),
+    "Cosmos3Omni": Twin("Cosmos3OmniPipeline", keeps=("text_encoder",), parts=UNCHECKED),
+    "Cosmos3Distilled": Twin(
+        "Cosmos3OmniPipeline",
+        keeps=("text_encoder",),
+        scheduler={"stochastic_ratio": 0.0},  # only this one gives the scheduler the generator
+        parts=UNCHECKED | {"distilled_sigmas": [1.0, 0.5]},
+    ),
+    "LTX2": LTX_2,
+    "LTX25": LTX_2,
+    "Wan22Vace": Twin("WanVACEPipeline", twice=True),
+    "WanImage2Video": Twin("", build=wan_with_image_encoder),
 }
 
 
@@ -82,14 +129,18 @@ def twin(
         keeps: further blocks that are kept.
     """
     case = TWINS[name]
-    stock, call = {**PIPELINES, **VARIANTS}[case.contract]()
+    stock, call = (case.build or {**PIPELINES, **VARIANTS}[case.contract])()
     blocks = getattr(diffusers, f"{name}ModularPipeline")().blocks
     for block in set(ENCODERS) & set(blocks.sub_blocks) - {*case.keeps, *keeps}:
         blocks.sub_blocks.pop(block)
+    for place in case.drops:
+        around, _, block = place.rpartition(".")
+        (blocks.sub_blocks[around] if around else blocks).sub_blocks.pop(block)
     components = {n: each for n, each in stock.components.items() if each is not None and n != "scheduler"}
     if case.twice:
         components["transformer_2"] = stock.transformer
     modular = prepared(blocks, components)
+    modular.update_components(**case.parts)
     names = {each.name for each in blocks.inputs}
     inputs = {n: value for n, value in call.items() if n in names} | dict(case.inputs)
     negative = {n: f"negative_{n}" for n, value in inputs.items() if isinstance(value, torch.Tensor)}
@@ -187,20 +238,14 @@ SCHEDULER_OPTIONS: dict[str, dict[str, Any]] = {
 
 STAGES = "it passes a stage to set_timesteps, of one grid over several resolutions"
 CANNOT = {
+    "StableDiffusionXL": "its blocks fail if the guider is off, with the scheduler of the base too",
     "Echo": "it has no scheduler component",
     "HeliosPyramid": STAGES,
     "HeliosPyramidDistilled": STAGES,
 }
 UNTESTED = {
-    "Cosmos3Distilled",
-    "Cosmos3Omni",
-    "LTX2",
-    "LTX25",
     "MiniMaxH3",
-    "StableDiffusionXL",
-    "Wan22Vace",
     "WanAnimate2",
     "WanAnimate2Distilled",
-    "WanImage2Video",
 }
 """Pipelines for which no tiny inputs are built."""

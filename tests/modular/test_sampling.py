@@ -18,7 +18,7 @@ def generator():
 @pytest.mark.parametrize("name", TWINS)
 def test_a_modular_pipeline_draws_what_the_stock_pipeline_draws(name):
     modular, inputs, stock, call = twin(name)
-    config = stock.scheduler.config
+    config = stock.scheduler.config | dict(TWINS[name].scheduler)
     modular.update_components(scheduler=TwinFlowScheduler.from_config(config))
     drawn = modular(**inputs, num_inference_steps=STEPS, generator=generator()).get(TWINS[name].output)
     stock.scheduler = TwinFlowScheduler.from_config(config)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 COMPONENTS = ("transformer", "unet")
+DENOISERS = {"Wan22VaceModularPipeline": "WanVACETransformer3DModel"}
+"""Denoisers of pipelines whose blocks name another class than their checkpoints have."""
 NOT_FLOW = ("UNet2DConditionModel", "PixArtTransformer2DModel")
 GUIDANCE_OFF = {
     "guidance_scale": 1.0,
@@ -100,6 +102,8 @@ def captured_family(class_name: str) -> "CapturedFamily | None":
 
 def denoiser_of(pipeline_class: type[DiffusionPipeline]) -> tuple[str, str] | None:
     """The component of a pipeline class that denoises and its class name; `None` if the table has no such class."""
+    if pipeline_class.__name__ in DENOISERS:
+        return COMPONENTS[0], DENOISERS[pipeline_class.__name__]
     types = pipeline_class._get_signature_types()
     for component in COMPONENTS:
         for cls in types.get(component, ()):
