@@ -9,7 +9,7 @@ from diffusers_twinflow.families.blocks_pipeline import class_of
 from diffusers_twinflow.families.captured import IN_SECTIONS
 from diffusers_twinflow.families.second_denoiser import SECOND
 from tests.modular.building import ALONE, RISING, TWINS, twin
-from tests.schedulers.captured_pipelines import NOISY, PARTS, Captured
+from tests.schedulers.captured_pipelines import PARTS, TWO_LATENTS, Captured
 
 
 class CapturedBlocks(Captured):
@@ -51,11 +51,9 @@ ONE_PICTURE = ("WanImage2Video",)
 PACKED = "`vision_timesteps`.*not one time per sample"
 CANNOT_BE_CAPTURED = {
     "Helios": IN_SECTIONS,
-    "LTX2": NOISY,
-    "LTX25": NOISY,
     "Cosmos3Omni": PACKED,
     "Cosmos3Distilled": PACKED,
 }
-CANNOT_BE_DECODED = {"QwenImageLayered": PARTS}
+CANNOT_BE_DECODED = {"QwenImageLayered": PARTS, "LTX2": TWO_LATENTS, "LTX25": TWO_LATENTS}
 TRAINED = [name for name in TWINS if name not in {**CANNOT_BE_CAPTURED, **CANNOT_BE_DECODED}]
 """Modular pipelines that are trained on images or videos in the tests."""
