@@ -7,8 +7,16 @@ checkouts of two other repositories (inclusionAI/TwinFlow and zhuyu-cs/MeanFlow)
 
 The drawings are encoded once. A judge is trained on them, and a base with flow matching. Then each way distils the base for
 the same minutes: this package with the recommended recipe, the TwinFlow authors' code, and MeanFlow. Their images are scored
-with the metrics of `diffusers-twinflow evaluate`. Everything is written to `latent.json` in the output folder as soon as it is
-measured. Another call with the same folder continues there. A part that fails is reported, and the others are run.
+with the metrics of `diffusers-twinflow evaluate`.
+
+A drawing has two captions, its name and that of its group, and training uses either. Scored are images of the captions of
+groups, which many drawings share: the mean of these drawings is no drawing, so one step of the base is not enough.
+
+Everything is written to `latent.json` in the output folder as soon as it is measured. Another call with the same folder
+continues there. A part that fails is reported, and the others are run. Two GPUs share the work with two calls and one folder:
+
+    CUDA_VISIBLE_DEVICES=0 python benchmarks/latent.py ... --ways full lora
+    CUDA_VISIBLE_DEVICES=1 python benchmarks/latent.py ... --ways authors mean_flow --wait_for_base
 
 Without `--drawings` it is a rehearsal: tiny models on plain shapes with a random autoencoder, to see that everything runs. Its
 figures mean nothing.
@@ -16,12 +24,11 @@ figures mean nothing.
 
 import argparse
 import gc
-import json
 import shutil
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -32,6 +39,7 @@ from latent.autoencoder import build_autoencoder, encode, normalize, psnr, recon
 from latent.data import Encoded, draw_shapes, pixels_of, unpack
 from latent.drawing import Artist, load_base
 from latent.judge import CaptionJudge, load_judge, save_judge, train_judge
+from latent.record import Record
 from latent.scoring import Prompts, Scorer
 from latent.settings import FULL, REHEARSAL, Settings
 from latent.training import build_pipeline, encode_captions, train_base
@@ -40,9 +48,10 @@ from quality.sampling import STOCK_SCHEDULERS
 from quality.timing import synchronize
 
 FEW_STEP_SCHEDULERS = ("FlowMatchEuler", "UniPC")
-MINUTES_TO_START = {OURS: 1.7}
+MINUTES_TO_START = {"full": 0.7, "lora": 1.6}
 OTHER_MINUTES_TO_START = 0.6
-"""For compilation and scores on a GPU, beside the minutes of training."""
+"""For compilation and scores on a GPU, beside the minutes of training. Ours compiles once per train type."""
+SECONDS_TO_WAIT = 3.0
 
 
 class Benchmark:
@@ -53,40 +62,45 @@ class Benchmark:
         self.directory = Path(args.output_dir)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.path = self.directory / "latent.json"
-        self.report: dict = {"rows": [], "ways": {}, "seconds": {}}
-        if self.path.is_file():
-            self.report = json.loads(self.path.read_text(encoding="utf-8"))
-        self.report |= {
-            "errors": {},
-            "skipped": {},
-            "command": command_of(args),
+        self.stages = ["data", "wait" if args.wait_for_base else "base", "judge", "reference", *args.ways, "figures"]
+        self.record = Record(self.directory / "latent.json", self.stages)
+        self.record.report |= {
+            "commands": [command_of(args)],
             "settings": asdict(settings),
-            "minutes": {"base": args.base_minutes, "way": args.minutes, "total": args.total_minutes},
             "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "versions": library_versions() | {"torch": torch.__version__},
         }
 
-    def run(self) -> dict:
+    @property
+    def report(self) -> dict:
+        return self.record.report
+
+    def run(self) -> Record:
         self.stage("data", self.read)
-        if "data" not in self.report["errors"]:
+        if self.args.wait_for_base:
+            self.stage("wait", self.wait_for_base)
+        if not self.record.own("errors") and not self.record.own("skipped"):
             self.stage("judge", self.train_judge)
             if not self.has_base:
                 self.stage("base", self.train_base, self.args.base_minutes + (self.device.type == "cuda"))
-        if self.has_base and "data" not in self.report["errors"]:
+        if self.has_base and not self.record.own("errors"):
             self.stage("reference", self.score_base)
             for name in self.args.ways:
                 self.stage(name, lambda name=name: self.run_way(name), self.minutes_of(name))
-        self.write_figures()
-        return self.report
+            self.write_figures()
+        return self.record
+
+    @property
+    def minutes_left(self) -> float:
+        return self.args.total_minutes - (time.monotonic() - self.start) / 60
 
     def stage(self, name: str, work: Callable[[], object], minutes: float = 0) -> None:
         """Run a stage if enough time is left. A failure is recorded, because the other stages may still work."""
-        left = self.args.total_minutes - (time.monotonic() - self.start) / 60
+        left = self.minutes_left
         if left < minutes:
             self.report["skipped"][name] = f"needs {minutes:.1f} minutes, {left:.1f} are left"
             print(f"[{name}] skipped: {self.report['skipped'][name]}", flush=True)
-            return self.save()
+            return self.record.save()
         began = time.monotonic()
         print(f"[{name}] starts, {left:.1f} minutes left", flush=True)
         try:
@@ -94,18 +108,14 @@ class Benchmark:
         except Exception as error:
             self.report["errors"][name] = f"{type(error).__name__}: {error}"
             traceback.print_exc()
-        seconds = self.report["seconds"]
-        seconds[name] = seconds.get(name, 0) + time.monotonic() - began
+        if name in self.args.ways or not self.args.wait_for_base:
+            seconds = self.report["seconds"]
+            seconds[name] = seconds.get(name, 0) + time.monotonic() - began
         print(f"[{name}] took {time.monotonic() - began:.0f} s", flush=True)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self.save()
-
-    def save(self) -> None:
-        unfinished = self.path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(self.report, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(self.path)
+        self.record.save()
 
     @property
     def base(self) -> Path:
@@ -117,10 +127,15 @@ class Benchmark:
 
     def minutes_of(self, name: str) -> float:
         """Return the minutes that a way needs."""
-        if all(self.row_of(name, steps) for steps in self.settings.few_steps):
+        if all(self.record.row_of(name, steps) for steps in self.settings.few_steps):
             return 0
         way = WAYS[name]
-        start = MINUTES_TO_START.get(way.code, OTHER_MINUTES_TO_START) if self.device.type == "cuda" else 0
+        compiled = {WAYS[other].train_type for other in self.report["ways"] if WAYS[other].code == OURS}
+        start = OTHER_MINUTES_TO_START
+        if way.code == OURS and way.train_type not in compiled:
+            start = MINUTES_TO_START[way.train_type]
+        if self.device.type != "cuda":
+            start = 0
         return start + (0 if name in self.report["ways"] else self.args.minutes * way.share)
 
     # The parts.
@@ -131,47 +146,64 @@ class Benchmark:
         self.drawings = (
             draw_shapes(settings.image_size) if args.drawings is None else unpack(args.drawings, settings.image_size)
         )
-        captions = [drawing.caption for drawing in self.drawings]
         self.pixels = pixels_of(self.drawings)
-        self.is_held_out = torch.tensor([drawing.is_held_out for drawing in self.drawings])
-        self.prompts = Prompts.choose(self.drawings, settings)
+        self.prompts = Prompts.choose(self.drawings, settings.shared_prompts, settings.known_prompts)
         self.autoencoder = build_autoencoder(args.autoencoder)
         latents = encode(self.autoencoder, self.pixels, self.device)
-        known = latents[~self.is_held_out]
-        set_statistics(self.autoencoder, known)
+        set_statistics(self.autoencoder, latents)
+        described = [(drawing.caption, drawing.group_caption) for drawing in self.drawings]
+        captions = list(dict.fromkeys(caption for both in described for caption in both))
+        places = {caption: place for place, caption in enumerate(captions)}
         pipeline = build_pipeline(captions, settings)
-        condition = encode_captions(pipeline, [caption for caption, no in zip(captions, self.is_held_out) if not no])
         self.samples = Encoded(
-            normalize(self.autoencoder, known).to(self.device),
-            {name: tensor.to(self.device) for name, tensor in condition.items()},
-            {name: tensor.to(self.device) for name, tensor in encode_captions(pipeline, [""]).items()},
+            normalize(self.autoencoder, latents).to(self.device),
+            self.condition_of(pipeline, captions),
+            torch.tensor([[places[caption] for caption in both] for both in described]),
+            self.condition_of(pipeline, [""]),
             settings.base_batch_size,
             settings.seed,
         )
         self.untrained = pipeline
-        self.report |= {
+        self.record.report |= {
             "drawings": len(self.drawings),
-            "held_out": int(self.is_held_out.sum()),
+            "groups": len({drawing.group for drawing in self.drawings}),
             "parameters": sum(parameter.numel() for parameter in pipeline.transformer.parameters()),
         }
 
+    def condition_of(self, pipeline, captions: list[str]) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in encode_captions(pipeline, captions).items()}
+
+    def wait_for_base(self) -> None:
+        """Wait until another call has trained the judge and the base, and scored the base."""
+        while not (self.has_base and all(self.record.row_of(*row) for row in self.base_rows)):
+            if self.minutes_left < self.args.minutes:
+                raise TimeoutError(
+                    "no other call has trained and scored a base: start one with the same --output_dir and without "
+                    "--wait_for_base."
+                )
+            time.sleep(SECONDS_TO_WAIT)
+            self.record.save()
+
+    @property
+    def base_rows(self) -> list[tuple[str, int]]:
+        """The rows of the base, by way and steps."""
+        few = [(f"{figures.BASE}-{name}", steps) for name in FEW_STEP_SCHEDULERS for steps in self.settings.few_steps]
+        return [(figures.BASE, self.settings.draw_steps), *few]
+
     def train_judge(self) -> None:
         """Train the judge or load it, and score the drawings and their reconstructions."""
-        captions = {drawing.caption: drawing.group for drawing in self.drawings}
+        groups = {drawing.caption: drawing.group_caption for drawing in self.drawings}
         torch.manual_seed(self.settings.seed)
-        judge, path = (
-            CaptionJudge(list(captions), list(captions.values()), self.settings),
-            self.directory / "judge.safetensors",
-        )
+        judge = CaptionJudge(list(groups), list(groups.values()), self.settings)
+        path = self.directory / "judge.safetensors"
         if path.is_file():
             load_judge(judge, path, self.device)
         else:
             texts = [drawing.caption for drawing in self.drawings]
             self.report["judge"] = train_judge(judge, self.pixels, texts, self.settings, self.device)
             save_judge(judge, path)
-        self.scorer = Scorer(judge, self.pixels, self.is_held_out, self.device)
-        numbers = {drawing.caption: number for number, drawing in enumerate(self.drawings)}
-        chosen = self.pixels[[numbers[prompt] for prompt in self.prompts.all]]
+        self.scorer = Scorer(judge, self.pixels, self.device)
+        chosen = self.pixels[self.prompts.places]
         decoded = reconstruct(self.autoencoder, chosen, self.device)
         self.report["psnr"] = psnr(chosen, decoded)
         self.add_row(figures.REAL, None, chosen, 0)
@@ -189,24 +221,23 @@ class Benchmark:
         pipeline = load_base(self.base, self.autoencoder, self.device)
         steps, settings = self.settings.draw_steps, self.settings
         if "guidance" not in self.report:
-            prompts = Prompts.choose(self.drawings, replace(settings, prompts=settings.scan_prompts)).known
-            artist = self.artist(pipeline, prompts)
+            artist = self.artist(pipeline, Prompts.choose(self.drawings, settings.scan_prompts).shared)
             scan = {}
             for scale in settings.guidance_scales:
                 images, _ = artist.with_pipeline(pipeline, max(2, steps // 2), guidance_scale=scale)
                 scan[scale] = self.scorer.distance(images)
             self.report["guidance_scan"] = scan
             self.report["guidance"] = min(scan, key=scan.get)
-            self.save()
+            self.record.save()
         scale = self.report["guidance"]
         factor = 1 if scale <= 1 else 2
         self.draw_artist = self.artist(pipeline, self.prompts.all)
-        if not self.row_of(figures.BASE, steps):
+        if not self.record.row_of(figures.BASE, steps):
             images, seconds = self.draw_artist.with_pipeline(pipeline, steps, guidance_scale=scale)
             self.add_row(figures.BASE, steps, images, seconds, factor * steps)
         for name in FEW_STEP_SCHEDULERS:
             for few in settings.few_steps:
-                if not self.row_of(f"{figures.BASE}-{name}", few):
+                if not self.record.row_of(f"{figures.BASE}-{name}", few):
                     images, seconds = self.draw_artist.with_pipeline(
                         pipeline, few, guidance_scale=scale, scheduler=STOCK_SCHEDULERS[name]()
                     )
@@ -224,42 +255,39 @@ class Benchmark:
             torch._dynamo.reset()  # the ways must not share its limit of compilations
             shutil.rmtree(place.output, ignore_errors=True)
             self.report["ways"][name] = train(way, place, self.samples, self.settings, self.args.minutes * way.share)
-            self.save()
+            self.record.save()
         draw = drawn_by(way, place, self.draw_artist, self.autoencoder)
         for steps in self.settings.few_steps:
-            if not self.row_of(name, steps):
+            if not self.record.row_of(name, steps):
                 self.add_row(name, steps, *draw(steps), steps)
         self.write_figures()
 
     # Results.
 
-    def row_of(self, way: str, steps: int | None) -> dict | None:
-        return next((row for row in self.report["rows"] if (row["way"], row["steps"]) == (way, steps)), None)
-
     def add_row(
         self, way: str, steps: int | None, images: torch.Tensor, seconds: float, evaluations: int | None = None
     ) -> None:
         """Score the images of all prompts, and save some of them for the grids."""
-        if self.row_of(way, steps):
+        if self.record.row_of(way, steps):
             return
         row = {"way": way, "steps": steps, "evaluations": evaluations, "seconds_per_image": seconds}
         row["scores"] = self.scorer.score(images, self.prompts)
         self.report["rows"].append(row)
-        places = figures.grid_places(len(self.prompts.known))
+        places = figures.grid_places(self.prompts.shared)
         figures.save_strip(images, figures.strip_path(self.directory, way, steps), places)
         shown = {name: round(value, 4) for name, value in row["scores"].items()}
         print(f"  {way}, {steps} steps: {shown}", flush=True)
-        self.save()
+        self.record.save()
 
     def write_figures(self) -> None:
         try:
-            prompts = [self.prompts.known[place] for place in figures.grid_places(len(self.prompts.known))]
+            prompts = [self.prompts.shared[place] for place in figures.grid_places(self.prompts.shared)]
             figures.write_grids(self.directory, self.settings.few_steps, self.settings.draw_steps, prompts)
             figures.write_curve(self.directory / "curve.png", self.report)
         except Exception as error:
             self.report["errors"]["figures"] = f"{type(error).__name__}: {error}"
             traceback.print_exc()
-        self.save()
+        self.record.save()
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
@@ -268,6 +296,11 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--autoencoder", type=Path, help="Folder with taef2_encoder.pth and taef2_decoder.pth.")
     parser.add_argument("--authors", type=Path, help="Checkout of the repository inclusionAI/TwinFlow.")
     parser.add_argument("--mean_flow", type=Path, help="Checkout of the repository zhuyu-cs/MeanFlow.")
+    parser.add_argument(
+        "--wait_for_base",
+        action="store_true",
+        help="Use the judge and the base that another call trains in this folder.",
+    )
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), help="Ways to distil, in this order.")
     parser.add_argument("--base_minutes", type=float, default=6.0, help="Minutes to train the base.")
     parser.add_argument("--minutes", type=float, default=2.0, help="Minutes to distil in each way.")
@@ -285,19 +318,21 @@ def command_of(args: argparse.Namespace) -> str:
     """Return the command with these options, and with the names of files instead of their paths."""
     words = ["python", "benchmarks/latent.py"]
     for name, value in vars(args).items():
-        if value is not None and name != "output_dir":
+        if value is True:
+            words.append(f"--{name}")
+        elif value is not None and value is not False and name != "output_dir":
             values = value if isinstance(value, list) else [value.name if isinstance(value, Path) else f"{value}"]
             words += [f"--{name}", *values]
     return " ".join(words)
 
 
 def main(args: argparse.Namespace) -> None:
-    report = Benchmark(args, FULL if args.drawings else REHEARSAL).run()
+    record = Benchmark(args, FULL if args.drawings else REHEARSAL).run()
     synchronize()
     for kind in ("skipped", "errors"):
-        for name, reason in report[kind].items():
+        for name, reason in record.own(kind).items():
             print(f"{kind}: {name}: {reason}", flush=True)
-    if report["errors"]:
+    if record.own("errors"):
         raise SystemExit(1)
 
 

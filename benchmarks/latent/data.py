@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,18 +15,21 @@ from PIL import Image, ImageDraw
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "pink")
 SHAPES = ("circle", "square", "triangle", "line")
 INDEX = "drawings.json"
-HELD_OUT_SHARE = 0.1
 EMPTY_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawing, its caption, the group of its subject, and whether training must not see it."""
+    """A drawing, its name, which few other drawings have, and the group of its subject, which many have."""
 
     image: Image.Image
     caption: str
     group: str
-    is_held_out: bool = False
+
+    @property
+    def group_caption(self) -> str:
+        """The caption that all drawings of the group share. It is never a name: "face-smiling" is "any face smiling"."""
+        return " ".join(["any", *re.findall(r"[a-z0-9]+", self.group.lower())])
 
 
 def pack(drawings: Sequence[Drawing], path: Path, quality: int = 95) -> None:
@@ -51,35 +55,16 @@ def unpack(path: Path, size: int) -> list[Drawing]:
     drawings = []
     with zipfile.ZipFile(path) as archive:
         for entry in json.loads(archive.read(INDEX)):
-            image = Image.open(io.BytesIO(archive.read(entry.pop("file")))).convert("RGB")
+            image = Image.open(io.BytesIO(archive.read(entry["file"]))).convert("RGB")
             if image.size != (size, size):
                 image = image.resize((size, size), Image.Resampling.LANCZOS)
-            drawings.append(Drawing(image, **entry))
+            drawings.append(Drawing(image, entry["caption"], entry["group"]))
     return drawings
 
 
-def hold_out(captions: Sequence[str], seed: int, share: float = HELD_OUT_SHARE) -> set[str]:
-    """Choose captions to hold out. All their words are also in other captions, so that a model knows the words."""
-    generator, left = np.random.default_rng(seed), sorted(set(captions))
-    counts: dict[str, int] = {}
-    for caption in left:
-        for word in set(caption.split()):
-            counts[word] = counts.get(word, 0) + 1
-    chosen: set[str] = set()
-    for place in generator.permutation(len(left)):
-        words = set(left[place].split())
-        if len(chosen) < share * len(left) and all(counts[word] > 1 for word in words):
-            chosen.add(left[place])
-            for word in words:
-                counts[word] -= 1
-    return chosen
-
-
 def draw_shapes(size: int) -> list[Drawing]:
-    """Draw every shape in every colour. Some combinations are held out."""
-    captions = {(shape, colour): f"{colour} {shape}" for shape in SHAPES for colour in COLOURS}
-    held_out = hold_out(list(captions.values()), 0)
-    return [Drawing(_shape(*key, size), caption, key[0], caption in held_out) for key, caption in captions.items()]
+    """Draw every shape in every colour."""
+    return [Drawing(_shape(shape, colour, size), f"{colour} {shape}", shape) for shape in SHAPES for colour in COLOURS]
 
 
 def _shape(shape: str, colour: str, size: int) -> Image.Image:
@@ -103,50 +88,55 @@ def pixels_of(drawings: Sequence[Drawing]) -> torch.Tensor:
 
 
 class Encoded:
-    """Endless random batches of encoded samples, collected on their device. A tenth has the empty prompt.
+    """Endless random batches of encoded samples, collected on their device.
+
+    Each time, a sample has one of its captions at random. A tenth has the empty prompt.
 
     Args:
         latents: normalized latents, shape [N, C, h, w].
-        condition: encoded captions by name, each of shape [N, ...].
+        condition: encoded captions by name, each of shape [M, ...].
+        captions: the captions of each sample, as places in `condition`, shape [N, K].
         empty: encoded empty prompt, each of shape [1, ...].
         batch_size: samples per batch.
-        seed: seed of the order. Two iterations give the same batches.
+        seed: seed of the order and of the captions. Two iterations give the same batches.
     """
 
     def __init__(
         self,
         latents: torch.Tensor,
         condition: dict[str, torch.Tensor],
+        captions: torch.Tensor,
         empty: dict[str, torch.Tensor],
         batch_size: int,
         seed: int = 0,
     ):
-        self.latents, self.condition, self.empty = latents, condition, empty
+        self.latents, self.condition, self.captions, self.empty = latents, condition, captions, empty
         self.batch_size, self.seed = batch_size, seed
         self.table = {name: torch.cat([tensor, empty[name]]) for name, tensor in condition.items()}
-        """Conditions by sample; the last one is that of the empty prompt."""
+        """The encoded captions; the last one is the empty prompt."""
+        self.empty_place = len(next(iter(condition.values())))
 
     def with_batches_of(self, batch_size: int) -> "Encoded":
-        return Encoded(self.latents, self.condition, self.empty, batch_size, self.seed)
+        return Encoded(self.latents, self.condition, self.captions, self.empty, batch_size, self.seed)
 
-    @property
-    def empty_place(self) -> int:
-        """Place of the empty prompt in `table`."""
-        return len(self.latents)
+    def places(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the samples of each batch and their captions, as places in `latents` and in `table`.
 
-    def places(self) -> Iterator[torch.Tensor]:
-        """Yield the samples of each batch. Each sample comes once before any comes again."""
-        generator, open_places = torch.Generator().manual_seed(self.seed), torch.empty(0, dtype=torch.long)
+        Each sample comes once before any comes again. No caption is the empty prompt.
+        """
+        order, choice = (torch.Generator().manual_seed(self.seed + shift) for shift in (0, 2))
+        open_places = torch.empty(0, dtype=torch.long)
         while True:
             while len(open_places) < self.batch_size:
-                open_places = torch.cat([open_places, torch.randperm(len(self.latents), generator=generator)])
+                open_places = torch.cat([open_places, torch.randperm(len(self.latents), generator=order)])
             chosen, open_places = open_places[: self.batch_size], open_places[self.batch_size :]
-            yield chosen
+            which = torch.randint(self.captions.shape[1], chosen.shape, generator=choice)
+            yield chosen, self.captions[chosen, which]
 
     def __iter__(self) -> Iterator[dict]:
-        generator = torch.Generator().manual_seed(self.seed + 1)
-        for chosen in self.places():
+        generator, device = torch.Generator().manual_seed(self.seed + 1), self.latents.device
+        for chosen, captions in self.places():
             is_empty = torch.rand(len(chosen), generator=generator) < EMPTY_SHARE
-            captions = torch.where(is_empty, self.empty_place, chosen).to(self.latents.device)
-            condition = {name: tensor[captions] for name, tensor in self.table.items()}
-            yield {"latents": self.latents[chosen.to(self.latents.device)], "condition": condition}
+            rows = torch.where(is_empty, self.empty_place, captions).to(device)
+            condition = {name: tensor[rows] for name, tensor in self.table.items()}
+            yield {"latents": self.latents[chosen.to(device)], "condition": condition}

@@ -1,7 +1,6 @@
 """The judge: a convolutional network of drawings and captions, trained on the real drawings alone.
 
 The Fréchet distance and the diversity are taken in its last hidden features. It also says whether an image matches its caption.
-It has seen every drawing, also the held-out ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,8 +29,8 @@ class CaptionJudge(nn.Module):
     """Features of images, the group of their subject, and how well they match captions.
 
     Args:
-        captions: the captions it knows. A caption is seen as its set of words.
-        groups: the group of each caption.
+        captions: names of drawings. A name is seen as its set of words.
+        groups: the group of each of them, as its caption.
         settings: `judge_size` and `judge_channels`.
     """
 
@@ -41,14 +40,15 @@ class CaptionJudge(nn.Module):
         super().__init__()
         self.size, self.captions = settings.judge_size, list(captions)
         self.places = {caption: place for place, caption in enumerate(self.captions)}
-        names, words = sorted(set(groups)), sorted({word for caption in captions for word in caption.split()})
+        self.group_places = {group: place for place, group in enumerate(sorted(set(groups)))}
+        words = sorted({word for caption in captions for word in caption.split()})
         numbers = {word: number for number, word in enumerate(words)}
         shares = torch.zeros(len(self.captions), len(words))
         for place, caption in enumerate(self.captions):
             for word in caption.split():
                 shares[place, numbers[word]] = 1
         self.register_buffer("words", shares / shares.norm(dim=1, keepdim=True), persistent=False)
-        self.register_buffer("groups", torch.tensor([names.index(group) for group in groups]), persistent=False)
+        self.register_buffer("groups", torch.tensor([self.group_places[group] for group in groups]), persistent=False)
         blocks: list[nn.Module] = []
         for in_channels, out_channels in zip((3, *settings.judge_channels[:-1]), settings.judge_channels):
             blocks += [
@@ -63,7 +63,7 @@ class CaptionJudge(nn.Module):
         self.convolutions = nn.Sequential(*blocks, nn.Flatten())
         self.hidden = nn.Linear(settings.judge_channels[-1] * 4 * 4, FEATURES)
         self.dropout = nn.Dropout(0.2)
-        self.group = nn.Linear(FEATURES, len(names))
+        self.group = nn.Linear(FEATURES, len(self.group_places))
         self.of_image = nn.Linear(FEATURES, FEATURES)
         self.of_words = nn.Linear(len(words), FEATURES, bias=False)
         self.scale = nn.Parameter(torch.tensor(SHARPNESS))
@@ -85,16 +85,19 @@ class CaptionJudge(nn.Module):
         return self.features(images.float() / 255)
 
     @torch.no_grad()
-    def score(self, images: torch.Tensor, prompts: list[str]) -> dict[str, torch.Tensor]:
-        """Score images in [0, 1] one by one: whether they match their captions, and how they look."""
-        group, caption = self.logits(self.features(images))
+    def score_groups(self, images: torch.Tensor, prompts: list[str]) -> dict[str, torch.Tensor]:
+        """Score images in [0, 1] of captions of groups, one by one: whether it is the right group, and how they look."""
+        groups, _ = self.logits(self.features(images))
+        places = torch.tensor([self.group_places[prompt] for prompt in prompts], device=images.device)
+        return {"group_agreement": (groups.argmax(dim=1) == places).float(), **looks(images)}
+
+    @torch.no_grad()
+    def score_names(self, images: torch.Tensor, prompts: list[str]) -> dict[str, torch.Tensor]:
+        """Score images in [0, 1] of names, one by one: whether the name is among the best."""
+        _, names = self.logits(self.features(images))
         places = torch.tensor([self.places[prompt] for prompt in prompts], device=images.device)
-        best = caption.topk(min(BEST_CAPTIONS, caption.shape[1]), dim=1).indices
-        return {
-            "caption_agreement": (best == places[:, None]).any(dim=1).float(),
-            "group_agreement": (group.argmax(dim=1) == self.groups[places]).float(),
-            **looks(images),
-        }
+        best = names.topk(min(BEST_CAPTIONS, names.shape[1]), dim=1).indices
+        return {"caption_agreement": (best == places[:, None]).any(dim=1).float()}
 
 
 class UnitFeatures(nn.Module):

@@ -134,10 +134,11 @@ class MeanFlowTraining:
         self.model.set_table(samples.table)
         optimizer = torch.optim.Adam(self.parameters, lr=self.learning_rate, **ADAM)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, clock.factor)
-        for places in samples.places():
+        for places, captions in samples.places():
             loss_of = self.unguided if clock.seconds < UNGUIDED_SHARE * clock.limit else self.guided
             try:
-                self.backward(loss_of, samples.latents, places.to(self.device))
+                latents = samples.latents[places.to(self.device)]
+                self.backward(loss_of, latents, captions.to(self.device))
             except torch.OutOfMemoryError:
                 if self.micro_batches >= samples.batch_size:
                     raise
@@ -154,13 +155,13 @@ class MeanFlowTraining:
                 return clock.usage()
         raise RuntimeError("the samples ended before the clock.")
 
-    def backward(self, loss_of: Callable, latents: torch.Tensor, places: torch.Tensor) -> None:
+    def backward(self, loss_of: Callable, latents: torch.Tensor, captions: torch.Tensor) -> None:
         """Accumulate the gradients of a batch. Their loss is a mean over samples, so micro-batches give the same."""
-        for part in places.chunk(self.micro_batches):
+        for part, labels in zip(latents.chunk(self.micro_batches), captions.chunk(self.micro_batches)):
             # the fused attention kernels have no forward-mode derivatives
             with sdpa_kernel(SDPBackend.MATH), precision(self.device):
-                loss, _ = loss_of(self.model, latents[part], {"y": part})
-            (loss.sum() / len(places)).backward()
+                loss, _ = loss_of(self.model, part, {"y": labels})
+            (loss.sum() / len(latents)).backward()
 
     def sample(self) -> Sample:
         """Their sampler. Guidance is in the weights."""

@@ -18,18 +18,17 @@ from PIL import Image
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from diffusers_twinflow.image_files import as_rgb, decode_image
-from latent.data import Drawing, hold_out, pack
+from latent.data import Drawing, pack
 from quality.prepare_data import read_items
 
 
-def read_emoji(fluent: Path, names: Path, size: int, seed: int = 0) -> list[Drawing]:
-    """Read the drawings that have a name, on white. Some captions are held out.
+def read_emoji(fluent: Path, names: Path, size: int) -> list[Drawing]:
+    """Read the drawings that have a name, on white.
 
     Args:
         fluent: unpacked package @lobehub/fluent-emoji-3d.
         names: unpacked package emoji-datasource-google.
         size: side of the images in pixels.
-        seed: seed of the choice of held-out captions.
     """
     folder = fluent / "assets"
     if not folder.is_dir():
@@ -38,13 +37,12 @@ def read_emoji(fluent: Path, names: Path, size: int, seed: int = 0) -> list[Draw
     found = {path: item for path, item in paths.items() if path.is_file()}
     if not found:
         raise ValueError(f"no drawing in {folder} has a name in {names}: give the packages' own folders.")
-    held_out = hold_out([item["name"] for item in found.values()], seed)
     drawings = []
     for path, item in found.items():
         image = as_rgb(decode_image(path))
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.LANCZOS)
-        drawings.append(Drawing(image, item["name"], item["group"], item["name"] in held_out))
+        drawings.append(Drawing(image, item["name"], item["group"]))
     return drawings
 
 
@@ -60,8 +58,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     drawings = read_emoji(args.fluent, args.names, args.size)
     pack(drawings, args.output)
-    held_out = sum(drawing.is_held_out for drawing in drawings)
-    print(f"{args.output}: {len(drawings)} drawings, {held_out} held out, {args.output.stat().st_size:,} bytes")
+    print(f"{args.output}: {len(drawings)} drawings, {args.output.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from .ways import COMPARED, CURVES, WAYS
 
-COLUMNS = 8
-"""Prompts in a grid."""
-LABEL_HEIGHT = 20
-LABEL_WIDTH = 260
+GRID_PROMPTS, GRID_SEEDS = 4, 2
+LABEL_HEIGHT = 32
+LABEL_WIDTH = 420
+FONT_SIZE = 20
+QUALITY = 85
+"""Quality of the JPEG files, which stay below 700 KB."""
 REAL, BASE = "drawings", "base"
 
 
@@ -30,10 +32,14 @@ def save_strip(images: torch.Tensor, path: Path, places: Sequence[int]) -> None:
     strip.save(path)
 
 
-def grid_places(count: int) -> list[int]:
-    """Choose the prompts of a grid."""
-    columns = min(COLUMNS, count)
-    return [(2 * i + 1) * count // (2 * columns) for i in range(columns)]
+def grid_places(prompts: Sequence[str]) -> list[int]:
+    """Choose the images of a grid: for a few prompts, the images of several seeds."""
+    by_prompt: dict[str, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        by_prompt.setdefault(prompt, []).append(place)
+    found = [places[:GRID_SEEDS] for places in by_prompt.values() if len(places) >= GRID_SEEDS]
+    count = min(GRID_PROMPTS, len(found))
+    return [place for i in range(count) for place in found[(2 * i + 1) * len(found) // (2 * count)]]
 
 
 def write_grid(path: Path, rows: Sequence[tuple[str, Path]], prompts: Sequence[str]) -> None:
@@ -43,14 +49,14 @@ def write_grid(path: Path, rows: Sequence[tuple[str, Path]], prompts: Sequence[s
         return
     width, side = found[0][1].size
     grid = Image.new("RGB", (LABEL_WIDTH + width, LABEL_HEIGHT + side * len(found)), "white")
-    pen = ImageDraw.Draw(grid)
+    pen, font = ImageDraw.Draw(grid), ImageFont.load_default(FONT_SIZE)
     for number, prompt in enumerate(prompts):
-        pen.text((LABEL_WIDTH + number * width // len(prompts) + 4, 4), prompt[: side // 7], fill="black")
+        pen.text((LABEL_WIDTH + number * side + 4, 4), prompt[: side // 11], fill="black", font=font)
     for number, (label, strip) in enumerate(found):
         top = LABEL_HEIGHT + number * side
-        pen.text((4, top + side // 2), label, fill="black")
+        pen.text((4, top + side // 2), label, fill="black", font=font)
         grid.paste(strip, (LABEL_WIDTH, top))
-    grid.save(path, optimize=True)
+    grid.save(path, quality=QUALITY, optimize=True)
 
 
 def counted(steps: int) -> str:
@@ -69,11 +75,11 @@ def write_grids(directory: Path, steps: Sequence[int], draw_steps: int, prompts:
         for count in steps
         if count <= 4
     ]
-    write_grid(directory / "grid_ours.png", top + ours, prompts)
+    write_grid(directory / "grid_ours.jpg", top + ours, prompts)
     for count in steps[:2]:
         rows = [(f"base, Euler, {counted(count)}", strip_path(directory, f"{BASE}-FlowMatchEuler", count))]
         rows += [(WAYS[way].label, strip_path(directory, way, count)) for way in COMPARED]
-        write_grid(directory / f"grid_{count}.png", top + rows, prompts)
+        write_grid(directory / f"grid_{count}.jpg", top + rows, prompts)
 
 
 def write_curve(path: Path, report: dict) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
@@ -11,49 +10,42 @@ from diffusers_twinflow.evaluation.metrics import Diversity, FrechetDistance, Ju
 
 from .data import Drawing
 from .judge import CaptionJudge, UnitFeatures
-from .settings import Settings
 
 BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompts of all images of a row, in three parts that follow each other.
+    """The prompts of all images of a row, in two parts that follow each other.
 
     Attributes:
-        known: captions of training, one image each.
-        held_out: captions that training did not see, one image each.
-        repeated: captions of training, each as often as there are seeds.
+        shared: captions of groups, in proportion to the drawings. Each is drawn with many seeds.
+        known: names, each drawn once.
+        places: a real drawing for each prompt.
     """
 
+    shared: list[str]
     known: list[str]
-    held_out: list[str]
-    repeated: list[str]
+    places: list[int]
 
     @classmethod
-    def choose(cls, drawings: Sequence[Drawing], settings: Settings) -> "Prompts":
-        known = [drawing.caption for drawing in drawings if not drawing.is_held_out]
-        repeated = evenly(known, settings.diversity_prompts)
+    def choose(cls, drawings: Sequence[Drawing], shared: int, known: int = 0) -> "Prompts":
+        """Choose as many prompts of each part. A prompt of a group is never a name."""
+        first, second = evenly(len(drawings), shared), evenly(len(drawings), min(known, len(drawings)))
         return cls(
-            evenly(known, settings.prompts),
-            [drawing.caption for drawing in drawings if drawing.is_held_out],
-            [caption for caption in repeated for _ in range(settings.diversity_seeds)],
+            [drawings[place].group_caption for place in first],
+            [drawings[place].caption for place in second],
+            first + second,
         )
 
     @property
     def all(self) -> list[str]:
-        return self.known + self.held_out + self.repeated
-
-    @cached_property
-    def parts(self) -> dict[str, slice]:
-        first, second = len(self.known), len(self.known) + len(self.held_out)
-        return {"known": slice(0, first), "held_out": slice(first, second), "repeated": slice(second, None)}
+        return self.shared + self.known
 
 
-def evenly(items: Sequence[str], count: int) -> list[str]:
-    """Choose items at equal distances, each at most once."""
-    count = min(count, len(items))
-    return [items[i * len(items) // count] for i in range(count)]
+def evenly(length: int, count: int) -> list[int]:
+    """Choose places at equal distances. A place is chosen again if there are fewer places than `count`."""
+    return [i * length // count for i in range(count)]
 
 
 class Scorer:
@@ -61,33 +53,27 @@ class Scorer:
 
     Args:
         judge: trained judge.
-        images: real drawings, uint8 of shape [N, 3, H, W].
-        is_held_out: which of them are held out. The Fréchet distance of each part is taken to the drawings of that part.
+        images: the real drawings, uint8 of shape [N, 3, H, W].
     """
 
-    def __init__(self, judge: CaptionJudge, images: torch.Tensor, is_held_out: torch.Tensor, device: torch.device):
+    def __init__(self, judge: CaptionJudge, images: torch.Tensor, device: torch.device):
         self.judge, self.device = judge, device
-        self.frechet: dict[str, FrechetDistance] = {}
-        for part, reference in (("known", images[~is_held_out]), ("held_out", images[is_held_out])):
-            self.frechet[part] = FrechetDistance(judge)
-            self.frechet[part].to(device)
-            for batch in reference.split(BATCH_SIZE):
-                self.frechet[part].add_reference(batch.to(device))
+        self.frechet = FrechetDistance(judge)
+        self.frechet.to(device)
+        for batch in images.split(BATCH_SIZE):
+            self.frechet.add_reference(batch.to(device))
 
     def score(self, images: torch.Tensor, prompts: Prompts) -> dict[str, float]:
-        """Return the scores of uint8 images on the CPU, by name. Scores of the held-out prompts begin with `held_out_`."""
-        scores: dict[str, float] = {}
-        for part, prefix in (("known", ""), ("held_out", "held_out_")):
-            rows = prompts.parts[part]
-            metrics = [self.frechet[part], JudgeScore(self.judge.score)]
-            found = self._measure(metrics, images[rows], prompts.all[rows])
-            scores |= {prefix + name: value for name, value in found.items()}
-        rows = prompts.parts["repeated"]
-        return scores | self._measure([Diversity(UnitFeatures(self.judge))], images[rows], prompts.all[rows])
+        """Return the scores of uint8 images on the CPU, by name. Scores of names begin with `known_`."""
+        count = len(prompts.shared)
+        of_groups = [self.frechet, JudgeScore(self.judge.score_groups), Diversity(UnitFeatures(self.judge))]
+        scores = self._measure(of_groups, images[:count], prompts.shared)
+        known = self._measure([self.frechet, JudgeScore(self.judge.score_names)], images[count:], prompts.known)
+        return scores | {f"known_{name}": value for name, value in known.items()}
 
     def distance(self, images: torch.Tensor) -> float:
-        """Return the Fréchet distance of images of known prompts."""
-        return self._measure([self.frechet["known"]], images, [""] * len(images))["fid"]
+        """Return the Fréchet distance of images."""
+        return self._measure([self.frechet], images, [""] * len(images))["fid"]
 
     def _measure(self, metrics: list, images: torch.Tensor, prompts: Sequence[str]) -> dict[str, float]:
         scores: dict[str, float] = {}

@@ -17,8 +17,8 @@ class Settings:
         judge_size: side of the images that the judge sees, 4 times 2 to the number of its blocks.
         judge_channels: channels of the judge's blocks.
         judge_seconds: time to train the judge.
-        prompts: number of images of known prompts, one each.
-        diversity_prompts, diversity_seeds: prompts that are drawn with several seeds, and the seeds.
+        shared_prompts: number of images of captions of groups.
+        known_prompts: number of images of names, one each.
         scan_prompts: number of images per guidance scale that is tried.
         guidance_scales: guidance scales that are tried for the base.
         draw_steps: steps of the base's best images. Guidance doubles the evaluations.
@@ -38,9 +38,8 @@ class Settings:
     judge_size: int
     judge_channels: tuple[int, ...]
     judge_seconds: float
-    prompts: int
-    diversity_prompts: int
-    diversity_seeds: int
+    shared_prompts: int
+    known_prompts: int
     scan_prompts: int
     guidance_scales: tuple[float, ...]
     draw_steps: int
@@ -62,9 +61,8 @@ FULL = Settings(
     judge_size=128,
     judge_channels=(32, 64, 128, 192, 256),
     judge_seconds=35,
-    prompts=1_000,
-    diversity_prompts=64,
-    diversity_seeds=4,
+    shared_prompts=1_500,
+    known_prompts=250,
     scan_prompts=512,
     guidance_scales=(1.0, 1.5, 2.0, 3.0),
     draw_steps=50,
@@ -83,9 +81,8 @@ REHEARSAL = Settings(
     judge_size=16,
     judge_channels=(4, 4),
     judge_seconds=0.2,
-    prompts=4,
-    diversity_prompts=2,
-    diversity_seeds=2,
+    shared_prompts=16,
+    known_prompts=4,
     scan_prompts=4,
     guidance_scales=(1.0, 2.0),
     draw_steps=2,

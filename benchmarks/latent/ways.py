@@ -50,13 +50,13 @@ WAYS = {
     "authors": Way("authors' code, full weights", AUTHORS),
     "mean_flow": Way("MeanFlow, full weights", MEAN_FLOW),
     "full_half": Way("TwinFlow, full weights", OURS, share=0.5),
-    "full_quarter": Way("TwinFlow, full weights", OURS, share=0.25),
     "lora_half": Way("TwinFlow, LoRA", OURS, "lora", share=0.5),
+    "full_double": Way("TwinFlow, full weights", OURS, share=2),
+    "full_quarter": Way("TwinFlow, full weights", OURS, share=0.25),
+    "lora_double": Way("TwinFlow, LoRA", OURS, "lora", share=2),
     "full_small_batch": Way("TwinFlow, full weights, small batch", OURS, is_small_batch=True),
     "authors_lora": Way("authors' code, LoRA", AUTHORS, "lora"),
     "mean_flow_slow": Way("MeanFlow, full weights, their learning rate", MEAN_FLOW, learning_rate=1e-4),
-    "full_double": Way("TwinFlow, full weights", OURS, share=2),
-    "lora_double": Way("TwinFlow, LoRA", OURS, "lora", share=2),
 }
 """In the order in which they are run. The first four are the comparison."""
 COMPARED = ("full", "lora", "authors", "authors_lora", "mean_flow", "mean_flow_slow")

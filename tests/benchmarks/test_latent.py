@@ -15,9 +15,11 @@ from latent.autoencoder import (
     reconstruct,
     set_statistics,
 )
-from latent.data import Encoded, draw_shapes, hold_out, pack, pixels_of, unpack
+from latent.data import Encoded, draw_shapes, pack, pixels_of, unpack
 from latent.judge import looks
 from latent.packing import read_emoji
+from latent.record import Record
+from latent.report import grid_places
 from latent.scoring import Prompts
 from latent.settings import FULL, REHEARSAL
 from latent.timed import UNTIMED_STEPS, Clock
@@ -66,7 +68,7 @@ def test_drawings_have_the_names_of_their_emoji(tmp_path):
     Image.new("RGB", (8, 8)).save(fluent / "assets" / "3.webp")
     (drawing,) = read_emoji(fluent, names, 4)
     assert drawing.caption == "red apple" and drawing.image.getextrema() == ((255, 255),) * 3, "on white"
-    assert drawing.image.size == (4, 4) and not drawing.is_held_out, "its words are in no other caption"
+    assert drawing.image.size == (4, 4) and drawing.group_caption == "any some things"
     with pytest.raises(FileNotFoundError, match="unpack @lobehub/fluent-emoji-3d"):
         read_emoji(names, names, 4)
 
@@ -75,41 +77,70 @@ def test_packed_drawings_are_read_again(tmp_path):
     drawings = draw_shapes(32)
     pack(drawings, tmp_path / "drawings.zip")
     found = unpack(tmp_path / "drawings.zip", 32)
-    assert [(each.caption, each.group, each.is_held_out) for each in found] == [
-        (each.caption, each.group, each.is_held_out) for each in drawings
-    ]
+    assert [(each.caption, each.group) for each in found] == [(each.caption, each.group) for each in drawings]
     assert (pixels_of(found).float() - pixels_of(drawings).float()).abs().mean() < 8
     with pytest.raises(FileNotFoundError, match="packing.py"):
         unpack(tmp_path / "none.zip", 32)
 
 
-def test_all_words_of_held_out_captions_are_known():
-    captions = [drawing.caption for drawing in draw_shapes(8)] + ["a word of its own"]
-    held_out = hold_out(captions, seed=0)
-    known_words = {word for caption in captions if caption not in held_out for word in caption.split()}
-    assert len(held_out) == 4 and all(set(caption.split()) <= known_words for caption in held_out)
-
-
-def test_batches_have_every_sample_and_a_tenth_of_empty_prompts():
-    latents = torch.arange(20.0).view(20, 1)
-    samples = Encoded(latents, {"c": latents + 100}, {"c": torch.zeros(1, 1)}, batch_size=8)
+def test_batches_have_every_sample_with_any_caption_and_a_tenth_of_empty_prompts():
+    latents, captions = (
+        torch.arange(20.0).view(20, 1),
+        torch.stack([torch.arange(20), torch.arange(20) % 4 + 20], dim=1),
+    )
+    condition = {"c": torch.arange(100.0, 124).view(24, 1)}
+    samples = Encoded(latents, condition, captions, {"c": torch.zeros(1, 1)}, batch_size=8)
     batches = [batch for batch, _ in zip(samples, range(100))]
     seen = torch.cat([batch["latents"] for batch in batches]).flatten()
     assert seen.long().bincount().tolist() == [40] * 20
-    captions = torch.cat([batch["condition"]["c"] for batch in batches]).flatten()
-    is_empty = captions == 0
+    given = torch.cat([batch["condition"]["c"] for batch in batches]).flatten()
+    is_empty, is_name = given == 0, given == seen + 100
     assert 0.05 < is_empty.float().mean() < 0.15
-    assert torch.equal(captions[~is_empty], seen[~is_empty] + 100)
+    assert 0.4 < is_name.float().mean() < 0.5
+    is_group = ~is_empty & ~is_name
+    assert torch.equal(given[is_group], seen[is_group] % 4 + 120)
     again = next(iter(samples))
-    assert torch.equal(again["latents"], batches[0]["latents"]), "two iterations give the same batches"
+    assert torch.equal(again["condition"]["c"], batches[0]["condition"]["c"]), "two iterations give the same batches"
 
 
-def test_prompts_have_three_parts():
-    prompts = Prompts.choose(draw_shapes(32), REHEARSAL)
-    lengths = {name: len(prompts.all[part]) for name, part in prompts.parts.items()}
-    assert lengths == {"known": 4, "held_out": 4, "repeated": 4}
-    assert not set(prompts.known) & set(prompts.held_out)
-    assert prompts.all[prompts.parts["repeated"]][0] == prompts.all[prompts.parts["repeated"]][1]
+def test_prompts_of_groups_are_in_proportion_to_the_drawings():
+    drawings = draw_shapes(8)[:24]  # three shapes in eight colours
+    prompts = Prompts.choose(drawings[:20], shared=40, known=4)
+    counts = {caption: prompts.shared.count(caption) for caption in prompts.shared}
+    assert counts == {"any circle": 16, "any square": 16, "any triangle": 8}
+    assert len(set(prompts.known)) == 4 and not set(prompts.known) & set(prompts.shared)
+    real = [drawings[place] for place in prompts.places]
+    assert [drawing.group_caption for drawing in real[:40]] == prompts.shared
+    assert [drawing.caption for drawing in real[40:]] == prompts.known
+
+
+def test_grids_show_several_images_of_a_prompt():
+    prompts = ["b", "a", "b", "c", "a", "b"]
+    assert grid_places(prompts) == [0, 2, 1, 4]
+
+
+def test_results_of_two_calls_are_kept(tmp_path):
+    path = tmp_path / "latent.json"
+    first, second = (Record(path, [stage]) for stage in ("one", "two"))
+    for record, way in ((first, "one"), (second, "two")):
+        record.report["commands"] = [way]
+        record.report["rows"].append({"way": way, "steps": 1})
+        record.report["ways"][way] = {}
+        record.report["errors"][way] = "failed"
+    first.save()
+    second.save()
+    first.save()
+    assert first.row_of("two", 1) and first.report["ways"].keys() == {"one", "two"}
+    assert first.own("errors") == {"one": "failed"} and first.report["commands"] == ["one", "two"]
+    stored = Record(path, ["two"]).report
+    assert stored["errors"] == {"one": "failed"}, "a new call forgets its own errors only"
+    assert {row["way"] for row in stored["rows"]} == {"one", "two"}
+
+
+def test_results_of_the_first_design_are_not_continued(tmp_path):
+    (tmp_path / "latent.json").write_text(json.dumps({"rows": []}))
+    with pytest.raises(ValueError, match="--output_dir"):
+        Record(tmp_path / "latent.json", [])
 
 
 def test_a_blurred_grey_image_is_less_sharp_and_saturated():
@@ -172,7 +203,32 @@ def test_the_rehearsal_compares_ways_and_continues(tmp_path, script):
     assert second["rows"][: len(first["rows"])] == first["rows"], "what is measured is not measured again"
     assert [(row["way"], row["steps"]) for row in second["rows"][len(first["rows"]) :]] == [("lora", 1), ("lora", 2)]
     assert all(row["scores"]["fid"] > -1e-3 and "diversity" in row["scores"] for row in second["rows"])
-    assert Image.open(tmp_path / "grid_1.png").size[1] > 3 * 32 and (tmp_path / "curve.png").is_file()
+    assert Image.open(tmp_path / "grid_1.jpg").size[1] > 3 * 32 and (tmp_path / "curve.png").is_file()
+
+
+@pytest.mark.slow
+def test_two_calls_share_a_base(tmp_path, script, monkeypatch):
+    """The second call waits. Meanwhile the first one trains and scores the base and a way."""
+
+    def call(*options):
+        script.main(script.parse_args([f"--output_dir={tmp_path}", "--minutes=0.005", "--ways", *options]))
+
+    monkeypatch.setattr(script.time, "sleep", lambda seconds: call("full", "--base_minutes=0.005"))
+    call("lora", "--wait_for_base")
+    report = json.loads((tmp_path / "latent.json").read_text())
+    assert report["ways"].keys() == {"full", "lora"} and len(report["commands"]) == 2 and not report["errors"]
+    rows = [(row["way"], row["steps"]) for row in report["rows"]]
+    assert len(set(rows)) == len(rows) and {way for way, _ in rows} >= {"drawings", "base", "full", "lora"}
+    assert report["seconds"].keys() == {"data", "judge", "base", "reference", "full", "lora"}
+
+
+@pytest.mark.slow
+def test_waiting_for_a_base_ends_with_the_time(tmp_path, script):
+    args = [f"--output_dir={tmp_path}", "--total_minutes=1", "--minutes=2", "--ways", "full", "--wait_for_base"]
+    with pytest.raises(SystemExit):
+        script.main(script.parse_args(args))
+    report = json.loads((tmp_path / "latent.json").read_text())
+    assert "same --output_dir" in report["errors"]["wait"] and not report["rows"]
 
 
 @pytest.mark.slow
