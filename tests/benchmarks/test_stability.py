@@ -1,8 +1,11 @@
 import json
 
+import pytest
+
 import stability
 
 
+@pytest.mark.slow
 def test_a_run_tells_how_large_loss_and_latents_grew(tmp_path, monkeypatch):
     monkeypatch.setattr(stability, "WINDOW", 1)
     output = tmp_path / "stability.json"

@@ -232,6 +232,7 @@ def images_of(drawn) -> dict[str, bytes]:
     return {label: each.image.tobytes() for label, each in drawn.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="needs Chromium and its driver: apt-get install chromium chromium-driver"
 )

@@ -134,7 +134,8 @@ def assert_resumes(start, options, out) -> None:
     assert json.loads((out / "twinflow_config.json").read_text())["trained"]["steps"] == 2
 
 
-@pytest.mark.parametrize("size", [400, *(pytest.param(size, marks=pytest.mark.slow) for size in (9_000, 60_000))])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [400, 9_000, 60_000])
 def test_a_full_disk_is_named_and_the_run_goes_on_later(start, arguments, tmp_path, size):
     """Reports fail, then files of checkpoints."""
     options = arguments(*TWINFLOW, "--max_train_steps=2", "--checkpointing_steps=1")

@@ -18,7 +18,8 @@ from tests.sharding_on_cpu import DEEPSPEED, FSDP
 WHOLE_STATE = {"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
 
 
-@pytest.mark.parametrize("train_type", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("train_type", ["lora", "full"])
 def test_two_processes_are_one_with_the_same_batch(start, short, tmp_path, train_type):
     """Weights, teacher and result, with whole models in every process and with models spread over them."""
     pictures = ("--validation_prompts", "a picture", "--num_validation_images=1", "--validation_steps=2")

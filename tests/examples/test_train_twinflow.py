@@ -151,6 +151,7 @@ def test_a_diffusion_model_is_refused(script, arguments, base_dir, tmp_path):
         script.main(arguments(*TWINFLOW, f"--pretrained_model_name_or_path={directory}"))
 
 
+@pytest.mark.slow
 def test_interrupted_run_keeps_its_last_checkpoint(start, arguments, tmp_path):
     """Launched by accelerate, stopped by SIGTERM in the middle, resumed from where it was."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=1", str(SCRIPT)]

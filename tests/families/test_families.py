@@ -13,7 +13,14 @@ from tests import tiny
 from tests.families import kit
 
 pytestmark = pytest.mark.usefixtures("small_references")
-each_case = pytest.mark.parametrize("case", kit.CASES, ids=lambda case: case.id)
+REPRESENTATIVES = ("stable_diffusion_3", "flux2", "qwen_image_edit", "z_image", "wan", "stable_diffusion_xl")
+each_case = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.id, marks=() if case.id in REPRESENTATIVES else pytest.mark.slow)
+        for case in kit.CASES
+    ],
+)
 IN_SHORT = ("stable_diffusion_3-lora", "stable_diffusion_3-full", "qwen_image_edit-lora", "stable_diffusion_xl-lora")
 EACH_STEP = [
     pytest.param(case, kind, id=f"{case.id}-{kind}", marks=() if f"{case.id}-{kind}" in IN_SHORT else pytest.mark.slow)

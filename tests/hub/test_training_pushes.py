@@ -107,11 +107,15 @@ def test_what_is_trained_is_pushed_and_draws_the_same_elsewhere(
     ("changes", "token", "message"),
     [
         ({"hub_model_id": "me/new"}, None, "you are not logged in to push"),
-        ({"hub_model_id": "me/new"}, "hf_unknown", "you are not logged in to push"),
+        pytest.param(
+            {"hub_model_id": "me/new"}, "hf_unknown", "you are not logged in to push", marks=pytest.mark.slow
+        ),
         ({"hub_model_id": "me/new"}, "hf_my_reader", "can only read"),
         ({"hub_model_id": "a b"}, "hf_writer", "is not a Hub id"),
-        ({"hub_model_id": "me/new", "hub_base_model": ""}, "hf_writer", "--hub_base_model"),
-        ({"hub_model_id": ""}, "hf_writer", "needs --hub_model_id"),
+        pytest.param(
+            {"hub_model_id": "me/new", "hub_base_model": ""}, "hf_writer", "--hub_base_model", marks=pytest.mark.slow
+        ),
+        pytest.param({"hub_model_id": ""}, "hf_writer", "needs --hub_model_id", marks=pytest.mark.slow),
     ],
 )
 def test_refused_before_anything_is_loaded(hub, base_dir, image_dir, tmp_path, changes, token, message):

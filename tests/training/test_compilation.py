@@ -52,6 +52,7 @@ def test_equal_blocks_share_their_graphs(make):
     assert len(made) == 6
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_compiled_transformer_computes_with_its_own_weights():
     torch.compiler.reset()
     transformer = student_transformer()

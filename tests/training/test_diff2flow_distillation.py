@@ -1,5 +1,6 @@
 """The method on a network that predicts the noise: it learns to draw in one step."""
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -104,6 +105,7 @@ def distance(samples, others):
     return (first - second).abs().mean().item()
 
 
+@pytest.mark.slow
 def test_a_network_that_predicts_the_noise_is_distilled_into_one_step():
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -105,7 +105,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("stops", [(STEPS,), (2, STEPS)], ids=["at-once", "resumed"])
+@pytest.mark.parametrize(
+    "stops",
+    [pytest.param((STEPS,), id="at-once", marks=pytest.mark.slow), pytest.param((2, STEPS), id="resumed")],
+)
 @pytest.mark.parametrize("name", CASES)
 def test_the_weights_are_those_of_a_straight_line_loop(name, stops, base_dir, tmp_path):
     method, train_type, is_merged = CASES[name]
