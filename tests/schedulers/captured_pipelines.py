@@ -17,6 +17,7 @@ ENCODED_IMAGE = "condition that changes with the noise"
 SEVERAL_TIMES = "has several times for one sample"
 FURTHER_TIME = "is a time besides `timestep`"
 NOISY = "changes with the noise too"
+KEPT = "only a part of `hidden_states`.* is noise"
 CANNOT_BE_CAPTURED = {
     "HunyuanImageRefinerPipeline": ENCODED_IMAGE,
     "a frame kept out of step": SEVERAL_TIMES,
@@ -30,7 +31,8 @@ CANNOT_BE_CAPTURED = {
     "SkyReelsV2DiffusionForcingImageToVideoPipeline": SEVERAL_TIMES,
     "SkyReelsV2DiffusionForcingVideoToVideoPipeline": SEVERAL_TIMES,
     "LTX2DFRPipeline": FURTHER_TIME,
-    "set_timesteps again for every section": NOISY,
+    "set_timesteps again for every section": "generates a video in sections",
+    "Kandinsky5I2VPipeline": KEPT,
     "Cosmos2_5_TransferPipeline": NOISY,
     "EasyAnimateInpaintPipeline": NOISY,
     "controlnet": NOISY,
@@ -56,6 +58,7 @@ CANNOT_BE_CAPTURED = {
 WITHOUT_A_PROMPT = ("VisualClozePipeline", "VisualClozeGenerationPipeline", "Kandinsky6SRPipeline")
 MIXED = "is not called after a step of the scheduler"  # of two steps it takes the last, from a noised picture
 PARTS = "for one sample"
+WIDER = 32
 TWO_LATENTS = "it generates 2 latents per sample"
 SOUND = "and not images or videos in colour"
 CANNOT_BE_DECODED = {
@@ -77,7 +80,6 @@ CANNOT_BE_DECODED = {
     "prediction negated, inpainting": "do not depend on the sample",
     "copies of the scheduler, whole timesteps, one a frame": PARTS,
     "HunyuanVideoImageToVideoPipeline": PARTS,
-    "Kandinsky5I2VPipeline": PARTS,
     "QwenImageLayeredPipeline": PARTS,
     "WanAnimatePipeline": PARTS,
     "a copy of the scheduler for the audio, velocity to picture and back": TWO_LATENTS,
@@ -160,7 +162,7 @@ class Captured:
             self.pipe.scheduler = scheduler
 
     @torch.no_grad()
-    def velocity(self, count):
+    def velocity(self, count, condition=None):
         """The family's, of the noise and at the time of the pipeline's own call."""
         family, layout = self.family, self.family.layout
         arguments = (call := self.capture(count, 0)).arguments
@@ -179,7 +181,7 @@ class Captured:
             own = {"target_timestep": target_timestep} if layout.native_target == "target_timestep" else {}
             return denoiser(**kwargs, **own)
 
-        condition = family.split_call(call, count)
+        condition = condition or family.split_call(call, count)
         assert all(len(tensor) == count for tensor in condition.values())
         return family.velocity(model)(x_t, time_of(family.timestep_argument), r, None, condition)
 
@@ -188,7 +190,26 @@ class Captured:
         family = self.family
         family.layout = family.find_layout(self.pipe, self.capture)
         count = self.most()
-        own, ours = self.first_evaluation(count), self.velocity(count)
+        self.hold_against_the_pipelines(self.velocity(count), count)
+
+    def another_size_is_the_pipelines(self, monkeypatch):
+        """The same for a sample of another width, with the condition of the prompt at the size of the call."""
+        family, size = self.family, (self.call["height"], self.call["width"])
+
+        def capture(family, pipeline, prompts, seed=0, image=None):
+            sized = {name: value for name, value in family.call_options.items() if name in ("height", "width")}
+            return capture_call(self.pipe, family.component_name, seed, **self.call_of(len(prompts)) | sized)
+
+        monkeypatch.setattr(CapturedFamily, "_capture", capture)
+        family.size, wider = size, (size[0], size[1] + WIDER)
+        family._find_layout(self.pipe, "")
+        family.prepare_sizes(self.pipe, [size, wider])
+        condition = None if family.takes_reference_image else family.encode_prompts(self.pipe, [""])
+        self.family, self.call = family.at_sizes[wider], self.call | {"width": wider[1]}
+        self.hold_against_the_pipelines(self.velocity(1, condition), 1)
+
+    def hold_against_the_pipelines(self, ours, count):
+        family, own = self.family, self.first_evaluation(count)
         assert own["calls"] == 1
         sign = -1 if self.pipe.scheduler.config.get("invert_sigmas") else 1
         expected, size = own["velocity"] * sign, ours.abs().max().clamp_min(1)

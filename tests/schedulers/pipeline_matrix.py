@@ -20,6 +20,7 @@ WHY = {
     found.SEVERAL_TIMES: "its model takes several times per sample",
     found.FURTHER_TIME: "its model takes several times per sample",
     found.TWO_LATENTS: "it generates a video and its sound",
+    found.KEPT: "it keeps a part of its sample",
     found.NOISY: "another input of its model changes with the noise",
     found.MIXED: "it starts from a noised image",
     found.PARTS: "its model, scheduler and autoencoder take different samples",

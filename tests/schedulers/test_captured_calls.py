@@ -50,6 +50,29 @@ def test_a_model_that_returns_patches_while_it_trains_gives_the_same_velocity():
     torch.testing.assert_close(captured.velocity(1), expected, rtol=1e-4, atol=1e-4)
 
 
+ONE_SIZE = (
+    "control by channels",  # a tensor has the size of the call
+    "CogView4ControlPipeline",
+    "channels last",  # a list of sizes
+    "Kandinsky5I2IPipeline",
+    "steps only, learned positions",  # no more positions than the call needs
+    "HunyuanVideo15ImageToVideoPipeline",  # the size of the image
+    "LongCatImageEditPipeline",
+)
+
+
+@pytest.mark.parametrize(
+    "contract",
+    [
+        pytest.param(each, marks=() if each == "attention mask" else pytest.mark.slow)
+        for each in TRAINED
+        if each not in ONE_SIZE
+    ],
+)
+def test_another_size_is_the_pipelines_own(contract, monkeypatch):
+    Captured(contract).another_size_is_the_pipelines(monkeypatch)
+
+
 @pytest.mark.slow
 def test_the_page_tells_which_pipelines_train():
     for path, text in pipeline_matrix.pages().items():

@@ -59,7 +59,7 @@ def test_a_pipeline_that_chooses_the_size_itself_takes_no_other():
     found = Captured("LongCatImageEditPipeline")
     family = found.family.for_samples(found.pipe, resolution=48)
     family.prepare_prompts(found.pipe, ["a"])
-    with pytest.raises(TwinFlowConfigError, match="call chooses the size itself: set `resolution`"):
+    with pytest.raises(TwinFlowConfigError, match="call chooses or rounds the size: set `resolution`"):
         family.prepare_images(found.pipe)
     family = found.family.for_samples(found.pipe, resolution=32)
     family.prepare_prompts(found.pipe, ["a"])

@@ -21,7 +21,7 @@ from .base import Family, call_pipeline
 from .blocks_pipeline import BlocksPipeline, blocks_pipeline_class
 from .call_capture import DenoiserCall, capture_call
 from .call_layout import LayoutError, StateError, concatenate, describe, join, layout_of, layout_of_one, size_of, split
-from .decode_capture import DecodeError, Decoder
+from .decode_capture import DecodedSizeError, DecodeError, Decoder
 from .encoding import LatentDistribution, as_pictures, to_unit_range
 from .latent_codec import LatentCodec, find_codec
 from .prompts import encode_empty_apart
@@ -61,6 +61,7 @@ IN_SECTIONS = "it generates a video in sections, and only the inputs of the firs
 REFUSED = {
     "AnyFlowFARPipeline": IN_SECTIONS,
     "HeliosPipeline": IN_SECTIONS,
+    "HunyuanVideoFramepackPipeline": IN_SECTIONS,
     "HeliosModularPipeline": IN_SECTIONS,
     "HeliosPyramidDistilledModularPipeline": IN_SECTIONS,
     "HeliosPyramidModularPipeline": IN_SECTIONS,
@@ -504,8 +505,8 @@ class CapturedFamily(Family):
         at_sizes = {size: self._for_size(pipeline, size, size[0] // step) for size in sizes}
         if len({family.sample_shape for family in at_sizes.values()}) < len(at_sizes):
             raise TwinFlowConfigError(
-                f"{self.name} cannot be trained at several sizes, because its samples have the same shape at some of "
-                "them: leave out `aspect_ratio_buckets`."
+                f"{self.name} cannot be trained at these sizes, because its call rounds them, so that samples have the "
+                "same shape at some of them: set `aspect_ratio_buckets` to sizes that it keeps."
             )
         self.at_sizes = at_sizes
 
@@ -595,9 +596,9 @@ class CapturedFamily(Family):
             self.codec.check_round_trip(pixels.to(vae.device))
         except DecodeError as error:
             remedy = (
-                "Train it with prompts only: set `twinflow_enabled`, `twinflow_image_free` and `prompts_file`."
-                if "height" in self.parameters
-                else "Its call chooses the size itself: set `resolution` to that size."
+                "Its call chooses or rounds the size: set `resolution` or `aspect_ratio_buckets` to sizes that it keeps."
+                if isinstance(error, DecodedSizeError)
+                else "Train it with prompts only: set `twinflow_enabled`, `twinflow_image_free` and `prompts_file`."
             )
             raise TwinFlowConfigError(f"{self.name} cannot be trained on images: {error}. {remedy}") from error
 

@@ -21,6 +21,10 @@ class DecodeError(ValueError):
     """Raised if the decoding of a pipeline cannot be inverted. The message says what was seen."""
 
 
+class DecodedSizeError(DecodeError):
+    """Raised if a pipeline decodes samples of another size than it was asked for."""
+
+
 @dataclass(frozen=True)
 class Decoding:
     """How a pipeline decodes chosen latents.

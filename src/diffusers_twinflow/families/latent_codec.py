@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .call_layout import describe
-from .decode_capture import DecodeError, Decoder
+from .decode_capture import DecodedSizeError, DecodeError, Decoder
 from .encoding import LatentDistribution, to_unit_range
 from .latent_map import LatentMap
 
@@ -47,7 +47,7 @@ class LatentCodec:
             pixels: images of shape [B, 3, H, W] or videos of shape [B, 3, F, H, W].
 
         Raises:
-            DecodeError: if the pipeline decodes latents of another shape.
+            DecodedSizeError: if the pipeline decodes latents of another shape.
         """
         vae = self.decoder.pipeline.vae
         pixels = self._as_decoded(pixels)
@@ -55,7 +55,7 @@ class LatentCodec:
         posterior = getattr(encoded, "latent_dist", None)
         mean = encoded[0] if posterior is None else posterior.mode()
         if tuple(mean.shape[1:]) != self.map.latent_shape:
-            raise DecodeError(
+            raise DecodedSizeError(
                 f"its autoencoder encodes pixels of shape {tuple(pixels.shape)} to {describe(mean)}, but its call "
                 f"decodes latents of shape {(len(mean), *self.map.latent_shape)}"
             )
