@@ -69,9 +69,8 @@ def test_the_stock_code_it_shows_draws_what_ours_draws(directory, base_dir):
     code = text.split("## Without this package")[1].split("```python\n")[1].split("```")[0]
     assert "twinflow" not in code
     code = code.replace('"me/tiny"', repr(str(directory))).replace('"path/to/the/base"', repr(str(base_dir)))
-    code = code.replace('.to("cuda")', "").replace(
-        "torch.bfloat16", "torch.float32, text_encoder_3=None, tokenizer_3=None"
-    )
+    assert "torch.bfloat16, text_encoder_3=None, tokenizer_3=None)" in code, "the base was saved without them"
+    code = code.replace('.to("cuda")', "").replace("torch.bfloat16", "torch.float32")
     code = code.replace("sigmas=[0.999, 0.6], num_inference_steps=2", "sigmas=[0.999], num_inference_steps=1")
     small = 'height=16, width=16, output_type="np", generator=torch.Generator().manual_seed(0), '
     scope = {}
@@ -80,6 +79,13 @@ def test_the_stock_code_it_shows_draws_what_ours_draws(directory, base_dir):
     options = {"height": 16, "width": 16, "output_type": "np", "num_inference_steps": 1}
     expected = ours("your prompt", generator=torch.Generator().manual_seed(0), **options).images[0]
     assert abs(scope["image"] - expected).max() < 1e-4
+
+
+def test_the_stock_code_of_a_whole_model_leaves_out_what_it_was_saved_without(shared_model, tmp_path):
+    folder = shutil.copytree(shared_model, tmp_path / "model")
+    text = save_model_card(folder, "me/tiny").text
+    code = text.split("## Without this package")[1].split("```python\n")[1].split("```")[0]
+    assert 'from_pretrained("me/tiny", dtype=torch.bfloat16, text_encoder_3=None, tokenizer_3=None)' in code
 
 
 def test_the_code_it_shows_runs(directory, base_dir):

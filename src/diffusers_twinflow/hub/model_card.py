@@ -19,7 +19,7 @@ from ..families import FAMILIES
 from ..schedulers import TwinFlowScheduler
 from ..writing import write_file
 from .base_loras import BaseLora, parse_base_loras
-from .files import CARD_NAME, LORA_NAME, MAX_JSON_BYTES, SAMPLES_FOLDER, SCHEDULER_NAME, read_json
+from .files import CARD_NAME, INDEX_NAME, LORA_NAME, MAX_JSON_BYTES, SAMPLES_FOLDER, SCHEDULER_NAME, read_json
 from .portable import Portable
 from .repository import LORA, TwinFlowRepositoryConfig
 from .sample_images import read_columns, read_prompt, read_prompts, sample_names
@@ -85,6 +85,7 @@ def save_model_card(
         columns=read_columns(directory),
         scores=scores,
         scheduler=_scheduler(directory),
+        absent=absent_components(config, directory, base_model=base_model, cache_dir=cache_dir, token=token),
     )
     write_file(directory / CARD_NAME, card.save)
     return card
@@ -137,6 +138,7 @@ def build_model_card(
     prompts: Sequence[str] = (),
     scores: Mapping[str, float] | None = None,
     scheduler: TwinFlowScheduler | None = None,
+    absent: Sequence[str] = (),
 ) -> ModelCard:
     """Build the model card of a TwinFlow LoRA or of a whole TwinFlow model.
 
@@ -150,6 +152,7 @@ def build_model_card(
         columns: labels of the columns in the sample grid. Defaults to 1, 2 and 4 steps.
         prompts, scores: as in `save_model_card`.
         scheduler: the repository's scheduler, for the code with stock diffusers.
+        absent: components that the base was saved without, for the same code.
     """
     family, task = config.family.replace("_", "-"), FAMILIES[config.family].task
     is_lora = config.train_type == LORA
@@ -169,7 +172,7 @@ def build_model_card(
         _head(config, repo_id, base_model),
         _pictures(samples, prompts, columns),
         _use(config, repo_id, base_model),
-        _stock(config, repo_id, base_model, scheduler),
+        _stock(config, repo_id, base_model, scheduler, absent),
         _training(config),
         _scores(scores),
         _license(config, license_fields),
@@ -201,17 +204,50 @@ def base_license(
     The card is the README.md of a local base, or the base's card on the Hub. If the Hub cannot be reached, the cache is
     used. The result is empty if there is no card or its metadata cannot be read.
     """
+    path = _base_file(CARD_NAME, config, directory, base_model=base_model, cache_dir=cache_dir, token=token)
+    data = {} if path is None else _read_metadata(path)
+    return {name: data[name] for name in LICENSE_FIELDS if isinstance(data.get(name), str)}
+
+
+def absent_components(
+    config: TwinFlowRepositoryConfig,
+    directory: str | Path,
+    *,
+    base_model: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+) -> list[str]:
+    """Return the components that stock diffusers must be told to leave out, because the base was saved without them.
+
+    They are read from the index of the base, or from that of a whole model. The result is empty if there is no index.
+    """
+    if config.train_type == LORA:
+        path = _base_file(INDEX_NAME, config, directory, base_model=base_model, cache_dir=cache_dir, token=token)
+    else:
+        path = Path(directory, INDEX_NAME)
+    if path is None or not path.is_file():
+        return []
+    optional = FAMILIES[config.family].pipeline_class._optional_components
+    return [name for name, entry in read_json(path).items() if entry == [None, None] and name not in optional]
+
+
+def _base_file(
+    file_name: str,
+    config: TwinFlowRepositoryConfig,
+    directory: str | Path,
+    *,
+    base_model: str | None,
+    cache_dir: str | Path | None,
+    token: str | None,
+) -> Path | None:
+    """Find a file of a local base, or of the base on the Hub or in its cache; `None` if there is none."""
     local = Path(directory, config.base_model)
-    paths = [local / CARD_NAME]
+    paths = [local / file_name]
     for name in (base_model, None if local.is_dir() else config.base_model):
         if name and _hub_id(name):
             revision = config.base_model_revision if name == config.base_model else None
-            paths += _pulled_card(name, revision=revision, cache_dir=cache_dir, token=token)
-    for path in paths:
-        if path.is_file():
-            data = _read_metadata(path)
-            return {name: data[name] for name in LICENSE_FIELDS if isinstance(data.get(name), str)}
-    return {}
+            paths += _pulled(name, file_name, revision=revision, cache_dir=cache_dir, token=token)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
@@ -226,12 +262,14 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _pulled_card(name: str, *, revision: str | None, cache_dir: str | Path | None, token: str | None) -> list[Path]:
+def _pulled(
+    name: str, file_name: str, *, revision: str | None, cache_dir: str | Path | None, token: str | None
+) -> list[Path]:
     try:
-        return [Path(hf_hub_download(name, CARD_NAME, revision=revision, cache_dir=cache_dir, token=token))]
+        return [Path(hf_hub_download(name, file_name, revision=revision, cache_dir=cache_dir, token=token))]
     except Exception as error:  # network errors have no common class
-        logger.info(f"The card of '{name}' was not downloaded ({type(error).__name__}). Looking in the cache.")
-    cached = try_to_load_from_cache(name, CARD_NAME, cache_dir=cache_dir, revision=revision)
+        logger.info(f"{file_name} of '{name}' was not downloaded ({type(error).__name__}). Looking in the cache.")
+    cached = try_to_load_from_cache(name, file_name, cache_dir=cache_dir, revision=revision)
     return [Path(cached)] if isinstance(cached, str) else []
 
 
@@ -352,7 +390,11 @@ unload_twinflow_lora(pipe)
 
 
 def _stock(
-    config: TwinFlowRepositoryConfig, repo_id: str, base_model: str | None, scheduler: TwinFlowScheduler | None
+    config: TwinFlowRepositoryConfig,
+    repo_id: str,
+    base_model: str | None,
+    scheduler: TwinFlowScheduler | None,
+    absent: Sequence[str],
 ) -> str:
     """Return the section that says how stock diffusers generates the same images, or why it cannot."""
     if config.portable is None or scheduler is None:
@@ -364,6 +406,7 @@ def _stock(
         return f"{title}\n\n{use}{_parts(config, repo_id)}"
     steps = config.num_inference_steps if config.num_inference_steps in use.sigmas else next(iter(use.sigmas))
     base = (base_model or "path/to/the/base") if is_lora else repo_id
+    left_out = "".join(f", {name}=None" for name in absent)
     base_loras = "".join(map(_merge_code, parse_base_loras(config.base_loras))) if is_lora else ""
     lora = base_loras + _load_code(config, repo_id) if is_lora else ""
     return f"""{title}
@@ -374,7 +417,7 @@ Stock diffusers generates the same {_outputs(config)}. The target time of each s
 import torch
 from diffusers import DiffusionPipeline, {STOCK_SCHEDULER}
 {import_code(family)}
-pipe = DiffusionPipeline.from_pretrained("{base}", dtype=torch.bfloat16).to("cuda")
+pipe = DiffusionPipeline.from_pretrained("{base}", dtype=torch.bfloat16{left_out}).to("cuda")
 {lora}pipe.scheduler = {use.scheduler_code()}
 {call_code(family, use.call_code(steps))}
 ```
