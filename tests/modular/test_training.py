@@ -2,14 +2,17 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import ModularPipeline
 
-from diffusers_twinflow import TwinFlowConfig, TwinFlowPipeline, load_twinflow_lora
-from diffusers_twinflow.families import blocks_pipeline
+from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipeline, load_twinflow_lora
+from diffusers_twinflow.families import FAMILIES, blocks_pipeline
+from diffusers_twinflow.hub.base_loading import load_base
+from diffusers_twinflow.hub.files import modular_index_at
 from diffusers_twinflow.hub.push import check_pushable
 from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.training import Trainer, TrainingArguments
@@ -99,6 +102,26 @@ def test_a_stock_modular_pipeline_loads_the_lora(folder):
     assert (before - latents_of(stock)).abs().max() > 0.1
 
 
+def test_a_component_is_loaded_from_where_the_index_says(folder, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(folder / "base", base)
+    (base / "vae").rename(tmp_path / "vae")
+    index = json.loads((base / "modular_model_index.json").read_text())
+    index["vae"][2] |= {"pretrained_model_name_or_path": str(tmp_path), "subfolder": "vae"}
+    (base / "modular_model_index.json").write_text(json.dumps(index))
+    pipeline = load_base(FAMILIES["AnimaModularPipeline"], str(base), use_safetensors=True)
+    expected = tiny.anima().vae.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in pipeline.vae.state_dict().items())
+
+
+def test_a_component_of_another_library_is_refused(folder, tmp_path):
+    index = json.loads((folder / "base" / "modular_model_index.json").read_text())
+    index["vae"][:2], index["vae"][2]["type_hint"] = ["os", "system"], ["os", "system"]
+    (tmp_path / "modular_model_index.json").write_text(json.dumps(index))
+    with pytest.raises(TwinFlowConfigError, match="has vae=.*it must be a model, scheduler, tokenizer or processor"):
+        load_base(FAMILIES["AnimaModularPipeline"], str(tmp_path))
+
+
 def test_the_code_of_the_model_card_loads_the_lora(folder, monkeypatch):
     monkeypatch.chdir(folder)
     code = next(each for each in codes((folder / "out" / "README.md").read_text()) if "load_twinflow_lora" in each)
@@ -159,10 +182,18 @@ def test_a_whole_model_of_images(folder, tmp_path, image_dir):
     index = json.loads((tmp_path / "out" / "modular_model_index.json").read_text())
     assert index["transformer"][:2] == ["diffusers", "CosmosTransformer3DModel"]
     assert str(tmp_path) not in (tmp_path / "out" / "modular_model_index.json").read_text()
+    pushed = json.loads(modular_index_at(tmp_path / "out", "me/anima"))
+    assert {each[2]["pretrained_model_name_or_path"] for name, each in pushed.items() if name[0] != "_"} == {
+        "me/anima"
+    }
     assert latents_of(TwinFlowPipeline.from_pretrained(tmp_path / "out").to_modular()).isfinite().all()
     stock = ModularPipeline.from_pretrained(str(tmp_path / "out"))
     stock.load_components()
     assert type(stock.transformer).__name__ == "CosmosTransformer3DModel"
     assert latents_of(stock).isfinite().all()
+    shutil.copytree(tmp_path / "out", tmp_path / "without")
+    shutil.rmtree(tmp_path / "without" / "t5_tokenizer")
+    with pytest.raises(TwinFlowConfigError, match="'t5_tokenizer' is missing"):
+        TwinFlowPipeline.from_pretrained(tmp_path / "without")
     _, files = check_pushable(tmp_path / "out", base_model="someone/base")
     assert {"modular_model_index.json", "t5_tokenizer/tokenizer.json"} <= {*files}

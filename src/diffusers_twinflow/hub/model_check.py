@@ -86,6 +86,11 @@ def check_model_files(directory: Path, family: Family, components: dict[str, tup
             _check_component_config(f"{component}/{CONFIG}", read_json(config_path), family)
     for name, entry in components.items():
         folder = directory / name
+        if family.is_modular and not folder.is_dir():
+            raise TwinFlowConfigError(
+                f"'{name}' is missing, and the index may name another place for it, which a whole model is not loaded "
+                "from: save the model again with save_twinflow_model."
+            )
         for path in folder.glob("*"):
             check_inside(path, directory)
         if (folder / CONFIG).is_file() and "quantization_config" in read_json(folder / CONFIG):
