@@ -286,6 +286,17 @@ def small_batches() -> str:
     return table(header, rows)
 
 
+def compile_time() -> str:
+    """Seconds of compilation before the first step, with an empty and with a filled cache."""
+    rows = []
+    for row, cache in zip(results("small_batches_compiled")["rows"], ("empty", "filled")):
+        phases = row["compile_phases"]
+        traced = phases["bytecode_tracing"], phases["aot_trace_joint_graph"] + phases["aot_collect_metadata"]
+        seconds = [f"{value:.0f}" for value in (row["compile_seconds"], *traced, phases["compile_fx_inner"])]
+        rows.append([row["name"], str(row["batch"]), cache, *seconds])
+    return table(["", "samples", "cache", "compile s", "dynamo", "autograd graphs", "inductor"], rows)
+
+
 def engine(train_type: str) -> str:
     found = {row["name"]: row for row in results(f"training_engine_{train_type}")["rows"]}
     base, plain = found["flow matching"], found["plain"]
@@ -676,6 +687,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "call overhead": call_overhead,
     "training 1024": partial(training, "speed", 1024),
     "small batches": small_batches,
+    "compile time": compile_time,
     "training 512": partial(training, "training_512", 512),
     "real size": real_size,
     "two GPUs": two_gpus,

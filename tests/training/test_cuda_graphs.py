@@ -105,6 +105,7 @@ def test_no_more_shapes_than_allowed_are_recorded():
     assert (recorder.recorded, recorder.replayed) == (1, 1)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the run would be on a CUDA device")
 def test_cuda_graphs_need_a_cuda_device(tmp_path):
     arguments = TrainingArguments("base", output_dir=str(tmp_path), cuda_graphs=True)
     with pytest.raises(TwinFlowConfigError, match="`cuda_graphs` cannot be used.* CUDA device. Leave it out"):

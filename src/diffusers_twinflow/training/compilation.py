@@ -1,7 +1,9 @@
 """Compile the repeated blocks of a transformer. This takes seconds; compiling the whole model takes minutes."""
 
+from collections.abc import Callable
 from functools import partial
 from inspect import signature
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -21,8 +23,10 @@ def compile_blocks(transformer: ModelMixin, backend: str = "inductor") -> int:
     """Compile each block of the classes in the model's `_no_split_modules` or else `_repeated_blocks`, in place.
 
     Equal blocks share up to three graphs: student and teacher without gradient (one graph if a LoRA is merged), and
-    student with gradient. The batch size may change without a new compilation, except that a single sample has its own
-    graphs. Other sizes are fixed until they change. Copies of the transformer are compiled too.
+    student with gradient. Passes without gradient may change their batch size without a new compilation, except that a
+    single sample has its own graphs. Other sizes, and the batch size of passes with gradient, are fixed until they change:
+    compiling a pass with gradient takes several times as long if its batch size may change. Copies of the transformer
+    are compiled too.
 
     Returns:
         The number of compiled blocks.
@@ -59,7 +63,7 @@ def share_graphs(student: nn.Module, copy: nn.Module) -> None:
 
 
 class CompiledForward:
-    """The compiled forward of a class of blocks, with a dynamic batch size, which is the first dimension of each tensor.
+    """The compiled forward of a class of blocks. The batch size is the first dimension of each tensor.
 
     The tokens that enter the first block have no gradient if the layers before it are frozen. As the compiler would make
     other graphs for this block, a gradient that nothing uses is computed for them.
@@ -67,7 +71,10 @@ class CompiledForward:
 
     def __init__(self, kind: type[nn.Module], backend: str) -> None:
         self.eager = kind.forward
-        self.compiled = torch.compile(kind.forward, fullgraph=True, backend=backend)
+        with_gradient = _renamed(kind.forward, f"{kind.__name__}_with_gradient")
+        self.compiled, self.compiled_with_gradient = (
+            torch.compile(forward, fullgraph=True, backend=backend) for forward in (kind.forward, with_gradient)
+        )
         self.parameters = list(signature(kind.forward).parameters)[1:]
         self.streams: set[str] | None = None
 
@@ -78,9 +85,11 @@ class CompiledForward:
     def __call__(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Run the compiled forward of a block."""
         named = {**dict(zip(self.parameters, args)), **kwargs}
-        if torch.is_grad_enabled():
-            named |= self._gradients(block, named)
-        return self.compiled(block, **{name: _with_any_batch(value) for name, value in named.items()})
+        if not torch.is_grad_enabled():
+            return self.compiled(block, **{name: _with_tensors(_as_any_batch, value) for name, value in named.items()})
+        named |= self._gradients(block, named)
+        named = {name: _with_tensors(_without_view, value) for name, value in named.items()}
+        return self.compiled_with_gradient(block, **named)
 
     def _gradients(self, block: nn.Module, named: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return the tokens among the arguments that have no gradient, with one, if the block's outputs have gradients."""
@@ -105,16 +114,29 @@ class CompiledForward:
         return {name for name, value in named.items() if isinstance(value, torch.Tensor) and value.shape in shapes}
 
 
-def _with_any_batch(value: Any) -> Any:
-    """Mark the batch dimension of all tensors in an argument. Plain tensors skip `tree_map`, which is slow."""
+def _renamed(function: Any, name: str) -> FunctionType:
+    """Copy a function under another name, because the compiler remembers the changing sizes of functions by their name."""
+    code, closure = function.__code__.replace(co_name=name), function.__closure__
+    copied = FunctionType(code, function.__globals__, name, function.__defaults__, closure)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
+
+
+def _with_tensors(prepare: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
+    """Prepare all tensors in an argument. Plain tensors skip `tree_map`, which is slow."""
     if isinstance(value, torch.Tensor):
-        return _as_any_batch(value)
-    return value if value is None else tree_map_only(torch.Tensor, _as_any_batch, value)
+        return prepare(value)
+    return value if value is None else tree_map_only(torch.Tensor, prepare, value)
 
 
 def _as_any_batch(tensor: torch.Tensor) -> torch.Tensor:
-    """Mark a tensor's batch dimension as dynamic. Views are cloned, because the compiler makes another graph for them."""
-    tensor = tensor.clone() if tensor._is_view() else tensor
+    """Mark a tensor's batch dimension as dynamic."""
+    tensor = _without_view(tensor)
     if tensor.ndim > 1:
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
     return tensor
+
+
+def _without_view(tensor: torch.Tensor) -> torch.Tensor:
+    """Clone a tensor if it is a view, because the compiler makes another graph for views."""
+    return tensor.clone() if tensor._is_view() else tensor
