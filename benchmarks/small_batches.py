@@ -7,7 +7,7 @@ compiled, and with CUDA graphs. Batches of 4 are also profiled: how long the GPU
 row of each way that is compiled starts with an empty cache of the compiler; later rows of that way find it filled. Without
 a GPU it is a tiny rehearsal without CUDA graphs.
 
-    python benchmarks/small_batches.py --minutes 5
+    python benchmarks/small_batches.py --parts lora_compiled full_compiled --minutes 5
 """
 
 import argparse

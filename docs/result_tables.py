@@ -289,11 +289,11 @@ def small_batches() -> str:
 def compile_time() -> str:
     """Seconds of compilation before the first step, with an empty and with a filled cache."""
     rows = []
-    for row, cache in zip(results("small_batches_compiled")["rows"], ("empty", "filled")):
+    for row, filled in zip(results("small_batches_compiled")["rows"], ("empty", "filled")):
         phases = row["compile_phases"]
         traced = phases["bytecode_tracing"], phases["aot_trace_joint_graph"] + phases["aot_collect_metadata"]
         seconds = [f"{value:.0f}" for value in (row["compile_seconds"], *traced, phases["compile_fx_inner"])]
-        rows.append([row["name"], str(row["batch"]), cache, *seconds])
+        rows.append([row["name"], str(row["batch"]), filled, *seconds])
     return table(["", "samples", "cache", "compile s", "dynamo", "autograd graphs", "inductor"], rows)
 
 
