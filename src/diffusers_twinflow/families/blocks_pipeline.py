@@ -7,7 +7,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import diffusers
 import torch
@@ -15,9 +15,11 @@ from diffusers import ModularPipeline
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from huggingface_hub import snapshot_download
-from typing_extensions import Self
 
 from ..configuration import TwinFlowConfigError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FROM_PROMPT = "text2"
 REWRITE_PROMPTS = ("prompt_upsampler", "prompt_enhancer")
@@ -69,7 +71,7 @@ class BlocksPipeline(DiffusionPipeline):
         )
 
     @classmethod
-    def from_modular(cls, modular: ModularPipeline) -> Self:
+    def from_modular(cls, modular: ModularPipeline) -> "Self":
         """Convert a modular pipeline. The components are shared.
 
         Raises:
@@ -84,7 +86,7 @@ class BlocksPipeline(DiffusionPipeline):
         return cls(**{name: modular.components[name] for name in cls.specs.components}, **configs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> "Self":
         """Load all components. What is in the repository is loaded from there, and the rest from where its index says.
 
         Args:
