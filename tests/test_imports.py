@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 import time
@@ -133,3 +134,11 @@ main(["train", "--help"])
     assert done.returncode == 0, done.stderr
     assert "(torchdata)" in done.stdout and 'pip install "diffusers-twinflow[train]"' in done.stdout
     assert "--pretrained_model_name_or_path" in done.stdout
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_no_name_is_that_of_a_submodule(name):
+    """A package has its submodules as attributes once they are imported, in place of a lazy name."""
+    package = importlib.import_module(f"diffusers_twinflow{name}")
+    submodules = {found.name for found in pkgutil.iter_modules(getattr(package, "__path__", ()))}
+    assert not submodules & {*package.__all__}

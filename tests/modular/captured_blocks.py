@@ -5,8 +5,8 @@ from copy import deepcopy
 import diffusers
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
-from diffusers_twinflow.families.blocks_pipeline import class_of
 from diffusers_twinflow.families.captured import IN_SECTIONS
+from diffusers_twinflow.families.modular_blocks import class_of
 from diffusers_twinflow.families.second_denoiser import SECOND
 from tests.modular.building import ALONE, RISING, TWINS, twin
 from tests.schedulers.captured_pipelines import PARTS, TWO_LATENTS, Captured

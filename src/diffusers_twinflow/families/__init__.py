@@ -6,7 +6,7 @@ from ..lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .base import Family
-    from .blocks_pipeline import blocks_pipeline
+    from .modular_blocks import blocks_pipeline
     from .registry import FAMILIES, family_of, family_of_pipeline_class
     from .scheduler_kind import is_flow_matching
 
@@ -18,7 +18,7 @@ if not TYPE_CHECKING:  # to a type checker, a module with a `__getattr__` has ev
         {
             "FAMILIES": ".registry",
             "Family": ".base",
-            "blocks_pipeline": ".blocks_pipeline",
+            "blocks_pipeline": ".modular_blocks",
             "family_of": ".registry",
             "family_of_pipeline_class": ".registry",
             "is_flow_matching": ".scheduler_kind",

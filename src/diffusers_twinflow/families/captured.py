@@ -18,12 +18,12 @@ from ..configuration import TwinFlowConfigError
 from ..models import TWINFLOW_CLASSES
 from ..models.timestep_embedders import TIMESTEP_EMBEDDERS
 from .base import Family, call_pipeline
-from .blocks_pipeline import BlocksPipeline, blocks_pipeline_class
 from .call_capture import DenoiserCall, capture_call
 from .call_layout import LayoutError, StateError, concatenate, describe, join, layout_of, layout_of_one, size_of, split
 from .decode_capture import DecodedSizeError, DecodeError, Decoder
 from .encoding import LatentDistribution, as_pictures, to_unit_range
 from .latent_codec import LatentCodec, find_codec
+from .modular_blocks import BlocksPipeline, blocks_pipeline_class
 from .prompts import encode_empty_apart
 from .sample_place import TOKENS_NDIM, CallLayout, SamplePlace
 from .size_parts import PartOfSize, part_of_size
