@@ -16,8 +16,9 @@ from diffusers_twinflow.cli.media_files import save_image
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data.sampler import Place
 from diffusers_twinflow.families import FAMILIES, Family, family_of
-from diffusers_twinflow.families.captured import CapturedFamily, denoiser_of
+from diffusers_twinflow.families.captured import CapturedFamily
 from diffusers_twinflow.families.diffusion import DiffusionFamily
+from diffusers_twinflow.families.stock_calls import denoiser_of
 from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.training import Trainer, TrainingArguments
 from tests import tiny, videos

@@ -5,9 +5,9 @@ from copy import deepcopy
 import diffusers
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
-from diffusers_twinflow.families.captured import IN_SECTIONS
 from diffusers_twinflow.families.modular_blocks import class_of
 from diffusers_twinflow.families.second_denoiser import SECOND
+from diffusers_twinflow.families.stock_calls import IN_SECTIONS
 from tests.modular.building import ALONE, RISING, TWINS, twin
 from tests.schedulers.captured_pipelines import PARTS, TWO_LATENTS, Captured
 

@@ -7,8 +7,9 @@ import torch
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.families.call_capture import capture_call, encoding_means
-from diffusers_twinflow.families.captured import CapturedFamily, denoiser_of
+from diffusers_twinflow.families.captured import CapturedFamily
 from diffusers_twinflow.families.guiders import turn_guiders_off
+from diffusers_twinflow.families.stock_calls import denoiser_of
 from tests.families.kit import fill_zeros
 from tests.schedulers.stock_pipelines import PIPELINES, VARIANTS
 from tests.schedulers.stock_pipelines.batches import repeat

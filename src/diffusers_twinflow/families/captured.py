@@ -10,7 +10,6 @@ import diffusers
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils import logging
 from PIL import Image
 
 from ..conditions import Condition, VelocityFunction
@@ -19,74 +18,33 @@ from ..models import TWINFLOW_CLASSES
 from ..models.timestep_embedders import TIMESTEP_EMBEDDERS
 from .base import Family, call_pipeline
 from .call_capture import DenoiserCall, capture_call
-from .call_layout import LayoutError, StateError, concatenate, describe, join, layout_of, layout_of_one, size_of, split
+from .call_layout import concatenate, join, size_of, split
 from .decode_capture import DecodedSizeError, DecodeError, Decoder
 from .encoding import LatentDistribution, as_pictures, to_unit_range
 from .latent_codec import LatentCodec, find_codec
+from .layout_search import LayoutSearch
 from .modular_blocks import BlocksPipeline, blocks_pipeline_class
 from .prompts import encode_empty_apart
-from .sample_place import TOKENS_NDIM, CallLayout, SamplePlace
+from .sample_place import TOKENS_NDIM, CallLayout
 from .size_parts import PartOfSize, part_of_size
+from .stock_calls import (
+    DATA_MINUS_NOISE,
+    GUIDANCE_OFF,
+    GUIDES_ABOVE_ZERO,
+    NOT_FOR_EMPTY,
+    ONE_PROMPT,
+    OUTPUT_NAMES,
+    STATELESS,
+    TAKE_IMAGES,
+    TAKE_SIGMAS,
+    denoiser_of,
+)
 from .video import strip
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-logger = logging.get_logger(__name__)
-
-COMPONENTS = ("transformer", "unet")
-DENOISERS = {"Wan22VaceModularPipeline": "WanVACETransformer3DModel"}
-"""Denoisers of pipelines whose blocks name another class than their checkpoints have."""
-NOT_FLOW = ("UNet2DConditionModel", "PixArtTransformer2DModel")
-GUIDANCE_OFF = {
-    "guidance_scale": 1.0,
-    "true_cfg_scale": 1.0,
-    "distilled_guidance_scale": 1.0,
-    "audio_guidance_scale": 1.0,
-    "image_guidance_scale": 1.0,
-    "img_guidance_scale": 1.0,
-    "pag_scale": 0.0,
-    "stg_scale": 0.0,
-    "audio_stg_scale": 0.0,
-    "modality_scale": 1.0,
-    "audio_modality_scale": 1.0,
-}
-"""Values that make a stock call one evaluation per step. Embedded guidance is 1, as in the other families."""
-AUDIO_OF = "audio_{}"
-"""Name of the denoiser's argument for the sound of a video, from that of the video."""
-GUIDES_ABOVE_ZERO = ("ZImageTransformer2DModel", "Krea2Transformer2DModel")
-DATA_MINUS_NOISE = ("HiDreamImageTransformer2DModel", "NucleusMoEImageTransformer2DModel")
-"""Denoisers whose time falls from noise to data and that predict data minus noise: their pipelines negate it."""
-IN_SECTIONS = "it generates a video in sections, and only the inputs of the first section can be captured"
-REFUSED = {
-    "AnyFlowFARPipeline": IN_SECTIONS,
-    "HeliosPipeline": IN_SECTIONS,
-    "HunyuanVideoFramepackPipeline": IN_SECTIONS,
-    "HeliosModularPipeline": IN_SECTIONS,
-    "HeliosPyramidDistilledModularPipeline": IN_SECTIONS,
-    "HeliosPyramidModularPipeline": IN_SECTIONS,
-    "PRXPixelPipeline": "it predicts the image and not a velocity",
-}
-"""Pipelines whose calls can be captured, but cannot be trained that way, with the reason."""
-STATELESS = {"use_kv_cache": False}
-"""Arguments that keep a stock call from passing its denoiser a cache."""
-TAKE_IMAGES = {
-    "CogView4ControlPipeline": "control_image",
-    "FluxControlPipeline": "control_image",
-    "FluxKontextModularPipeline": "image",
-    "FluxKontextPipeline": "image",
-    "LongCatImageEditPipeline": "image",
-}
-"""Pipelines whose call takes an image without requiring it in its signature, and the argument."""
-ONE_PROMPT = ("Flux3ModularPipeline", "Flux3DistilledModularPipeline")
-"""Pipelines whose call takes one prompt."""
-TAKE_SIGMAS = ("AnyFlowPipeline", "HunyuanImagePipeline")
-OUTPUT_NAMES = {"Kandinsky5T2IPipeline": "image"}
 USUAL_FRAME_RATE = 24.0
-TIME_TOLERANCE = 0.02
-TIME_NAMES = ("timestep", "sigma")
-NOT_FOR_EMPTY = {"complex_human_instruction": None}
-"""Arguments with which stock calls add nothing to the empty prompt, as for classifier-free guidance."""
 SHORTEST_PROMPT = ""
 CANDIDATES = 8
 """How many of the prompts with most characters are encoded to find the one that is longest for the model."""
@@ -99,18 +57,6 @@ def captured_family(class_name: str) -> "CapturedFamily | None":
         return None
     found = denoiser_of(pipeline_class)
     return None if found is None else CapturedFamily(pipeline_class, *found)
-
-
-def denoiser_of(pipeline_class: type[DiffusionPipeline]) -> tuple[str, str] | None:
-    """The component of a pipeline class that denoises and its class name; `None` if the table has no such class."""
-    if pipeline_class.__name__ in DENOISERS:
-        return COMPONENTS[0], DENOISERS[pipeline_class.__name__]
-    types = pipeline_class._get_signature_types()
-    for component in COMPONENTS:
-        for cls in types.get(component, ()):
-            if cls.__name__ in TWINFLOW_CLASSES and cls.__name__ not in NOT_FLOW:
-                return component, cls.__name__
-    return None
 
 
 class CapturedFamily(Family):
@@ -252,8 +198,6 @@ class CapturedFamily(Family):
         """Prompts as the call takes them: some pipelines take one prompt, as a text."""
         return prompts[0] if len(prompts) == 1 else prompts
 
-    # How its denoiser is called.
-
     def find_layout(
         self,
         pipeline: DiffusionPipeline,
@@ -261,148 +205,16 @@ class CapturedFamily(Family):
         padded: tuple[DenoiserCall, DenoiserCall] | None = None,
         short: DenoiserCall | None = None,
     ) -> CallLayout:
-        """How a pipeline calls its denoiser.
-
-        Args:
-            capture: the call for a number of samples that are conditioned alike, and a seed of their noise.
-            padded: the calls for two prompts of different lengths, and for both of them twice, if a run has prompts of
-                different lengths. Some pipelines pass a mask only then.
-            short: the call for a prompt of another length, if a run has prompts of different lengths.
-
-        Raises:
-            TwinFlowConfigError: if the call cannot be split into samples, with what was seen.
-        """
-        try:
-            if self.name in REFUSED:
-                raise LayoutError(REFUSED[self.name])
-            one, other = capture(1, 0), capture(1, 1)
-            two = self._two_of(capture)
-            self._check_time(pipeline, one)
-            place = self._find_sample(one.arguments, other.arguments)
-            if two is not None and len(two.arguments[place.argument]) == len(one.arguments[place.argument]):
-                two = None  # it takes several prompts, but generates one sample
-            beside = self._find_sound(place, one.arguments, other.arguments)
-            times = self._times_in(one.arguments)
-            time = one.arguments[self.timestep_argument]
-            repeated = tuple(k for k, value in one.arguments.items() if value is time and k != self.timestep_argument)
-            samples = {each.argument for each in (place, *beside)}
-            left_out = {*samples, self.timestep_argument, *repeated, *self._native_targets()}
-            for name in sorted(one.arguments.keys() - left_out):
-                self._check_no_time(name, one.arguments[name])
-                self._check_alike(name, one.arguments[name], other.arguments[name])
-            first, twice = (one, two) if padded is None or two is None else padded
-            layouts = {}
-            for name in sorted(first.arguments.keys() - left_out):
-                value = first.arguments[name]
-                if twice is None:
-                    layouts[name] = layout_of_one(value, name, None if short is None else short.arguments.get(name))
-                else:
-                    layouts[name] = layout_of(value, twice.arguments.get(name), name, 1 if first is one else 2)
-        except LayoutError as error:
-            raise TwinFlowConfigError(
-                f"{self.name} cannot be trained with prompts alone, because its {self.component_name} cannot be "
-                f"called for any samples and times: {error}."
-            ) from error
-        native = next((name for name in self._native_targets() if one.arguments.get(name) is not None), None)
-        return CallLayout(
-            layouts,
-            place,
-            times,
-            self._time_range(pipeline),
-            native,
-            takes_several=two is not None,
-            beside=beside,
-            repeated_times=repeated,
+        """Find how a pipeline calls its denoiser, see `LayoutSearch.find`."""
+        search = LayoutSearch(
+            self.name,
+            self.component_name,
+            self.transformer_class,
+            self.rule,
+            self.transformer_class._timestep_range(self.denoiser(pipeline)),
+            type(pipeline.scheduler).__name__,
         )
-
-    def _two_of(self, capture: Callable[[int, int], DenoiserCall]) -> DenoiserCall | None:
-        """The call for two samples; `None` if the pipeline takes one prompt at a time."""
-        try:
-            return capture(2, 0)
-        except TwinFlowConfigError as error:
-            logger.info(f"prompts are encoded one at a time: {error}")
-            return None
-
-    def _native_targets(self) -> list[str]:
-        return [self.rule.native_target.argument] if self.rule.native_target else []
-
-    def _find_sample(self, one: dict[str, Any], other: dict[str, Any]) -> SamplePlace:
-        """Where the sample is in the first argument."""
-        forward = inspect.signature(self.transformer_class.stock_class().forward)
-        return self._find_place(next(name for name in forward.parameters if name in one), one, other)
-
-    def _find_sound(self, place: SamplePlace, one: dict[str, Any], other: dict[str, Any]) -> tuple[SamplePlace, ...]:
-        """Where the sound of a video is, if the denoiser takes it."""
-        name = AUDIO_OF.format(place.argument)
-        return (self._find_place(name, one, other),) if one.get(name) is not None else ()
-
-    def _find_place(self, argument: str, one: dict[str, Any], other: dict[str, Any]) -> SamplePlace:
-        """Where the sample is in an argument: the part that another seed changes."""
-        value, kind = one[argument], None
-        if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], torch.Tensor):
-            kind = type(value)
-            first, second = value[0].unsqueeze(0), other[argument][0].unsqueeze(0)
-        else:
-            first, second = value, other[argument]
-        if not isinstance(first, torch.Tensor) or first.shape[:1] != (1,) or first.shape != second.shape:
-            raise LayoutError(f"`{argument}` is {describe(value)} for one prompt")
-        differs = first != second
-        if not differs.any():
-            raise LayoutError(f"`{argument}` is the same for every noise")
-        dim, start, stop, whole = None, 0, 0, 0
-        for each in range(1, first.ndim):
-            changed = differs.movedim(each, 0).flatten(1).any(1).nonzero().flatten()
-            low, high = int(changed[0]), int(changed[-1]) + 1
-            if high - low < first.shape[each]:
-                if dim is not None:
-                    raise LayoutError(f"only a part of `{argument}`, {describe(first)}, is noise")
-                dim, start, stop, whole = each, low, high, first.shape[each]
-        shape = list(first.shape[1:])
-        if dim is not None:
-            shape[dim - 1] = stop - start
-        return SamplePlace(argument, dim, start, stop, whole, kind, tuple(shape), first.dtype)
-
-    def _check_no_time(self, name: str, value: Any) -> None:
-        """Refuse a time that is neither the timestep nor the same tensor."""
-        if isinstance(value, torch.Tensor) and any(part in name for part in TIME_NAMES):
-            raise LayoutError(f"`{name}`, {describe(value)}, is a time besides `{self.timestep_argument}`")
-
-    def _check_alike(self, name: str, one: Any, other: Any) -> None:
-        """Refuse an argument besides those of the sample that holds noise, such as that of a ControlNet."""
-        try:
-            layout_of(one, other, name)
-        except StateError:
-            raise
-        except LayoutError as error:
-            raise LayoutError(f"`{name}`, {describe(one)}, changes with the noise too, beside the sample") from error
-
-    def _check_time(self, pipeline: DiffusionPipeline, call: DenoiserCall) -> None:
-        """Refuse a pipeline whose times are not those that the table has for its denoiser."""
-        time = call.arguments.get(self.timestep_argument)
-        if self.rule.packed or not isinstance(time, torch.Tensor):
-            raise LayoutError(f"`{self.timestep_argument}` is {describe(time)}, and not one time per sample")
-        values = time.float().flatten()
-        if values.min() != values.max():
-            raise LayoutError(f"`{self.timestep_argument}`, {describe(time)}, has several times for one sample")
-        if call.noise_level is None:
-            raise LayoutError(f"its {type(pipeline.scheduler).__name__} has no sigmas")
-        at_noise, at_data = self._time_range(pipeline)
-        expected = at_data + call.noise_level * (at_noise - at_data)
-        if abs(float(values[0]) - expected) > TIME_TOLERANCE * abs(at_noise - at_data):
-            raise LayoutError(
-                f"`{self.timestep_argument}` is {float(values[0]):g} at noise level {call.noise_level:g}, where "
-                f"{expected:g} is expected"
-            )
-
-    def _times_in(self, one: dict[str, Any]) -> tuple[int, ...]:
-        """The shape of one sample's times, which are all the same."""
-        time = one[self.timestep_argument]
-        if time.ndim > 1 and time.shape[0] != 1:
-            raise LayoutError(f"`{self.timestep_argument}` is {describe(time)} for one prompt")
-        return tuple(time.shape[1:])
-
-    def _time_range(self, pipeline: DiffusionPipeline) -> tuple[float, float]:
-        return self.transformer_class._timestep_range(self.denoiser(pipeline))
+        return search.find(capture, padded, short)
 
     # Conditions and the velocity.
 
