@@ -107,6 +107,7 @@ def drawn_by_hand(pipeline) -> list[bytes]:
     return [image.tobytes() for image in images]
 
 
+@pytest.mark.slow
 def test_the_page_draws_what_the_pipelines_draw(client, pipeline):
     first, *_, last = ask(client)
     pictures = [pixels(path) for path in last[:4]]
@@ -116,11 +117,13 @@ def test_the_page_draws_what_the_pipelines_draw(client, pipeline):
     assert all(0 < each < 60 for each in seconds) and seconds[0] > seconds[1]
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_pictures_again(client):
     first, again, other = (list(map(pixels, ask(client, seed=seed)[-1][:4])) for seed in (7, 7, 8))
     assert first == again and not set(first) & set(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompt", "seed", "message"),
     [
@@ -139,6 +142,7 @@ def test_what_is_no_prompt_or_seed_is_told(client, prompt, seed, message):
         client.predict(prompt, seed, api_name="/draw")
 
 
+@pytest.mark.slow
 def test_a_long_prompt_is_refused_at_once(client):
     with pytest.raises(ValidationError, match="The prompt has 900000 characters. Shorten it to at most 10000"):
         client.predict("a" * 900_000, 0, api_name="/draw")
@@ -159,12 +163,14 @@ def call(server, **headers: str) -> tuple[int, str]:
     return post(server, "call/draw", data, **{"Content-Type": "application/json"} | headers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://localhost"])
 def test_requests_of_other_sites_are_refused(server, origin):
     assert call(server, Origin=origin) == (403, "Requests from other sites are not allowed.")
     assert post(server, "upload", Origin=origin)[0] == 403
 
 
+@pytest.mark.slow
 def test_requests_of_the_page_itself_are_served(server):
     status, answer = call(server, Origin=server.url.rstrip("/"))
     assert status == 200
@@ -173,6 +179,7 @@ def test_requests_of_the_page_itself_are_served(server):
         assert "event: complete" in stream.read().decode()
 
 
+@pytest.mark.slow
 def test_uploads_and_large_requests_are_refused(server):
     assert post(server, "upload") == (403, "Uploads are not allowed.")
     connection = http.client.HTTPConnection(server.url.removeprefix("http://").rstrip("/"), timeout=60)
@@ -182,6 +189,7 @@ def test_uploads_and_large_requests_are_refused(server):
     assert connection.getresponse().status == 413
 
 
+@pytest.mark.slow
 def test_a_job_that_nobody_waits_for_is_dropped(server):
     event = json.loads(call(server)[1])["event_id"]
     time.sleep(GRACE_SECONDS + 3)
@@ -209,6 +217,7 @@ def test_a_job_waits_for_its_listener():
     assert time.monotonic() - started > 0.2
 
 
+@pytest.mark.slow
 def test_it_listens_on_this_machine_alone(server):
     assert server.url.startswith("http://127.0.0.1:")
     port = int(server.url.rstrip("/").rsplit(":", 1)[1])

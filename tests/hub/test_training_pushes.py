@@ -111,7 +111,7 @@ def test_what_is_trained_is_pushed_and_draws_the_same_elsewhere(
             {"hub_model_id": "me/new"}, "hf_unknown", "you are not logged in to push", marks=pytest.mark.slow
         ),
         ({"hub_model_id": "me/new"}, "hf_my_reader", "can only read"),
-        ({"hub_model_id": "a b"}, "hf_writer", "is not a Hub id"),
+        pytest.param({"hub_model_id": "a b"}, "hf_writer", "is not a Hub id", marks=pytest.mark.slow),
         pytest.param(
             {"hub_model_id": "me/new", "hub_base_model": ""}, "hf_writer", "--hub_base_model", marks=pytest.mark.slow
         ),

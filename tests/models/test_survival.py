@@ -17,6 +17,8 @@ from tests.models.stock import STOCK
 from tests.models.stock.spec import call, run, stock_class
 from tests.models.trained import TIMES, both, conditioned, device_for_backward, randomise, trained, twinflow_class
 
+COMPILED_IN_SHORT = ("SD3Transformer2DModel", "QwenImageTransformer2DModel", "WanTransformer3DModel")
+
 
 def in_own_memory(model: torch.nn.Module) -> torch.nn.Module:
     """Tensors of a file lie at any address, by which some processors' kernels round, the stock model's as well."""
@@ -47,6 +49,9 @@ def test_stock_checkpoint_loads_off_and_is_switched_on(name, tmp_path):
     assert torch.equal(run(stock, in_own_memory(loaded), *TIMES), run(stock, plain, *TIMES))
 
 
+@pytest.mark.parametrize(
+    "name", [name if name in COMPILED_IN_SHORT else pytest.param(name, marks=pytest.mark.slow) for name in STOCK]
+)
 def test_compiles_as_one_graph(name):
     """After a first call, in which some stock classes fill tables that Dynamo cannot trace."""
     stock = STOCK[name]

@@ -16,7 +16,8 @@ from tests import tiny
 from tests.objective_runs import FAMILY, FULL, lora_transformer, networks_of, run, student_transformer
 
 
-@pytest.mark.parametrize("make", [pytest.param(student_transformer, marks=pytest.mark.slow), lora_transformer])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [student_transformer, lora_transformer])
 def test_compiled_blocks_give_the_same_loss_and_gradients(make):
     """Student and teacher, with and without gradient, in batches of other sizes."""
     torch.compiler.reset()
