@@ -127,10 +127,7 @@ class AuthorsTraining:
                 if parameter.grad is not None:
                     torch.nan_to_num_(parameter.grad, nan=0.0, posinf=0.0, neginf=0.0)
             nn.utils.clip_grad_norm_(self.parameters, found["max_grad_norm"])
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            clock.tick()
+            clock.finish_step(optimizer, schedule)
             if clock.is_over:
                 return clock.usage()
         raise RuntimeError("the samples ended before the clock.")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
+from quality.judge import convolutions
 from quality.timing import steps_within
 
 from .settings import Settings
@@ -49,18 +50,7 @@ class CaptionJudge(nn.Module):
                 shares[place, numbers[word]] = 1
         self.register_buffer("words", shares / shares.norm(dim=1, keepdim=True), persistent=False)
         self.register_buffer("groups", torch.tensor([self.group_places[group] for group in groups]), persistent=False)
-        blocks: list[nn.Module] = []
-        for in_channels, out_channels in zip((3, *settings.judge_channels[:-1]), settings.judge_channels):
-            blocks += [
-                nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-                nn.BatchNorm2d(out_channels),
-                nn.ReLU(),
-                nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-                nn.BatchNorm2d(out_channels),
-                nn.ReLU(),
-                nn.MaxPool2d(2),
-            ]
-        self.convolutions = nn.Sequential(*blocks, nn.Flatten())
+        self.convolutions = convolutions(settings.judge_channels)
         self.hidden = nn.Linear(settings.judge_channels[-1] * 4 * 4, FEATURES)
         self.dropout = nn.Dropout(0.2)
         self.group = nn.Linear(FEATURES, len(self.group_places))

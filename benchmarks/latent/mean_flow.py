@@ -147,10 +147,7 @@ class MeanFlowTraining:
                 torch.cuda.empty_cache()
                 continue
             nn.utils.clip_grad_norm_(self.parameters, MAX_GRAD_NORM)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            clock.tick()
+            clock.finish_step(optimizer, schedule)
             if clock.is_over:
                 return clock.usage()
         raise RuntimeError("the samples ended before the clock.")

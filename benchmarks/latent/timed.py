@@ -64,6 +64,13 @@ class Clock:
         elif self.steps > UNTIMED_STEPS:
             self.seconds = time.perf_counter() - self.since
 
+    def finish_step(self, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> None:
+        """Update the weights from their gradients, clear the gradients, and count the step."""
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.tick()
+
     @property
     def is_over(self) -> bool:
         return self.steps > UNTIMED_STEPS and self.seconds >= self.limit

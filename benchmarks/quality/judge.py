@@ -21,23 +21,28 @@ FEATURES = 128
 BATCH_SIZE = 64
 
 
+def convolutions(channels: tuple[int, ...]) -> nn.Sequential:
+    """Build the blocks of a judge, one for each number of channels. Each halves the side, and the last is flattened."""
+    blocks: list[nn.Module] = []
+    for in_channels, out_channels in zip((3, *channels[:-1]), channels):
+        blocks += [
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+    return nn.Sequential(*blocks, nn.Flatten())
+
+
 class Judge(nn.Module):
     """Of images `[N, 3, H, W]` in [0, 1]; H and W are 4 times 2 to the number of blocks."""
 
     def __init__(self, channels: tuple[int, ...], num_groups: int, num_styles: int):
         super().__init__()
-        blocks = []
-        for in_channels, out_channels in zip((3, *channels[:-1]), channels):
-            blocks += [
-                nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-                nn.BatchNorm2d(out_channels),
-                nn.ReLU(),
-                nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-                nn.BatchNorm2d(out_channels),
-                nn.ReLU(),
-                nn.MaxPool2d(2),
-            ]
-        self.convolutions = nn.Sequential(*blocks, nn.Flatten())
+        self.convolutions = convolutions(channels)
         self.hidden = nn.Linear(channels[-1] * 4 * 4, FEATURES)
         self.dropout = nn.Dropout(0.3)
         self.group = nn.Linear(FEATURES, num_groups)

@@ -150,7 +150,7 @@ def barron_loss(
 ) -> torch.Tensor:
     """Return the mean squared error per sample, shape [B], weighted as in Barron's robust loss and divided by `c`.
 
-    The weight has no gradient. With `alpha = 2` it is 1. `weights` are those of `squared_error`.
+    The weight has no gradient. With `alpha = 2` it is 1. `weights` mean the same as in `squared_error`.
     """
     error = squared_error(prediction, target, weights)
     if alpha == 2:

@@ -1,5 +1,7 @@
 """What scripts made for the pages is what they would make now."""
 
+import re
+
 import marked_parts
 import method
 import numpy as np
@@ -10,7 +12,7 @@ import simpletuner_reference
 from PIL import Image
 
 from diffusers_twinflow.cli.train import build_parser
-from tests.docs.pages import PAGES
+from tests.docs.pages import PAGES, ROOT
 
 
 def test_the_pages_of_options_are_up_to_date():
@@ -67,3 +69,9 @@ def test_the_drawn_paths_lead_to_the_mixture(mixture):
 def test_the_picture_is_drawn_at_the_size_that_is_there(tmp_path):
     method.draw(tmp_path / "method.png")
     assert Image.open(tmp_path / "method.png").size == Image.open(method.PICTURE).size
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_results_name_no_folder_of_a_machine(path):
+    """The commands in a result file can be run elsewhere."""
+    assert not re.findall(r"[ \"=]/[A-Za-z]\w*/[^ \"]*", path.read_text(encoding="utf-8"))

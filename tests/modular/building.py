@@ -178,22 +178,24 @@ def flux_3_distilled():
     return core("Flux3Distilled", {"transformer": transformer}, prompt_embeds=noise(1, 3, 8), height=32, width=32)
 
 
+ANIMA = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "mlp_ratio": 1,
+    "text_embed_dim": 8,
+    "adaln_lora_dim": 4,
+    "max_size": (4, 32, 32),
+    "patch_size": (1, 2, 2),
+    "concat_padding_mask": False,
+    "extra_pos_embed_type": None,
+}
+"""Sizes of its transformer."""
+
+
 def anima():
-    transformer = make(
-        "CosmosTransformer3DModel",
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=1,
-        mlp_ratio=1,
-        text_embed_dim=8,
-        adaln_lora_dim=4,
-        max_size=(4, 32, 32),
-        patch_size=(1, 2, 2),
-        concat_padding_mask=False,
-        extra_pos_embed_type=None,
-    )
+    transformer = make("CosmosTransformer3DModel", **ANIMA, num_layers=1)
     conditioner = make(
         "AnimaTextConditioner",
         source_dim=8,

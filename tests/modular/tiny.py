@@ -10,25 +10,13 @@ from tests.families.tiny_flux import flux2_vae
 from tests.families.tiny_language_models import SIZES, VISION_TOKENS, qwen3, qwen_tokenizer
 from tests.families.tiny_qwen import vae
 from tests.families.tiny_text_encoders import t5_tokenizer
+from tests.modular.building import ANIMA
 
 
 def anima():
     """Has a text conditioner between its text encoder and its transformer, and a guider."""
     torch.manual_seed(0)
-    transformer = diffusers.CosmosTransformer3DModel(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=2,
-        mlp_ratio=1,
-        text_embed_dim=8,
-        adaln_lora_dim=4,
-        max_size=(4, 32, 32),
-        patch_size=(1, 2, 2),
-        concat_padding_mask=False,
-        extra_pos_embed_type=None,
-    )
+    transformer = diffusers.CosmosTransformer3DModel(**ANIMA, num_layers=2)
     fill_zeros(transformer)
     tokenizer = t5_tokenizer()
     conditioner = diffusers.AnimaTextConditioner(

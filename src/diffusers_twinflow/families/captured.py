@@ -65,7 +65,7 @@ class CapturedFamily(Family):
     Conditions are the arguments that the pipeline's call passes to its denoiser, and samples have the shape that the
     denoiser takes. `for_samples` and `prepare_prompts` come before everything that needs conditions, and `prepare_images`
     before everything that needs images. A run with several sizes calls `prepare_sizes` before `prepare_images`. It has a
-    family for each size, whose conditions are those of the prompt and those of the size.
+    family for each size. The conditions of that family depend on the prompt and on the size.
 
     Args:
         pipeline_class: the stock pipeline.

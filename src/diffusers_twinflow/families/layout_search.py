@@ -116,17 +116,17 @@ class LayoutSearch:
         return [self.rule.native_target.argument] if self.rule.native_target else []
 
     def _find_sample(self, one: dict[str, Any], other: dict[str, Any]) -> SamplePlace:
-        """Where the sample is in the first argument."""
+        """Find the sample in the first argument."""
         forward = inspect.signature(self.transformer_class.stock_class().forward)
         return self._find_place(next(name for name in forward.parameters if name in one), one, other)
 
     def _find_sound(self, place: SamplePlace, one: dict[str, Any], other: dict[str, Any]) -> tuple[SamplePlace, ...]:
-        """Where the sound of a video is, if the denoiser takes it."""
+        """Find the sound of a video, if the denoiser takes sound."""
         name = AUDIO_OF.format(place.argument)
         return (self._find_place(name, one, other),) if one.get(name) is not None else ()
 
     def _find_place(self, argument: str, one: dict[str, Any], other: dict[str, Any]) -> SamplePlace:
-        """Where the sample is in an argument: the part that another seed changes."""
+        """Find the sample in an argument: it is the part that changes with the seed."""
         value, kind = one[argument], None
         if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], torch.Tensor):
             kind = type(value)

@@ -105,7 +105,7 @@ class BlocksPipeline(DiffusionPipeline):
         return pipeline
 
     def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> None:
-        """Save a modular pipeline that stock diffusers loads. The arguments are those of `DiffusionPipeline`.
+        """Save a modular pipeline that stock diffusers loads. It takes the arguments of `DiffusionPipeline`.
 
         Its index names no repository, so the components are loaded from the folder.
         """
@@ -256,7 +256,7 @@ def class_of(specs: ModularPipeline) -> type[BlocksPipeline]:
 
 
 def _shared(name: str) -> property:
-    """Return a property that is that of the modular pipeline, such as `vae_scale_factor`."""
+    """Return a property that reads the modular pipeline, such as `vae_scale_factor`."""
     return property(lambda pipeline: getattr(pipeline.to_modular(), name))
 
 
