@@ -3,12 +3,15 @@
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 Condition = dict[str, torch.Tensor]
 """Tensors by name, each with batch size B, such as prompt embeddings and their mask."""
 VelocityFunction = Callable[..., torch.Tensor]
 """`(x_t, t, r, sign, condition) -> velocity`. The velocity is `noise - data`. Time `t`, target time `r` and `sign` have
 shape [B], with times in [0, 1] and 1 at noise. For a model without a target time, `r` and `sign` may be `None`."""
+VelocityOf = Callable[[nn.Module], VelocityFunction]
+"""Turns a model into its velocity function."""
 
 
 def take(condition: Condition, indices: torch.Tensor) -> Condition:

@@ -3,7 +3,7 @@
 A method works with latents, conditions and velocity functions. It does not depend on model families, files or processes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -12,11 +12,10 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from ..conditions import Condition, VelocityFunction
+from ..conditions import Condition, VelocityFunction, VelocityOf
 from ..configuration import TwinFlowConfig
 
 Draw = TypeVar("Draw")
-VelocityOf = Callable[[nn.Module], VelocityFunction]
 
 
 @dataclass

@@ -10,10 +10,10 @@ from diffusers.training_utils import compute_density_for_timestep_sampling, comp
 from peft import LoraConfig
 from torch import nn
 
-from ..conditions import Condition
+from ..conditions import Condition, VelocityOf
 from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
 from ..flow import expand_time, interpolate, velocity
-from .base import LossOutput, Networks, Teacher, VelocityOf
+from .base import LossOutput, Networks, Teacher
 from .randomness import BLOCK, Purpose, draw_noise, draw_numbers
 
 

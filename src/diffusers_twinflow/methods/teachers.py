@@ -10,12 +10,11 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from ..conditions import VelocityFunction
+from ..conditions import VelocityFunction, VelocityOf
 from ..flow import ema_decay_warmup
 from ..models.adapter_layers import adapter_layers
 from ..models.denoisers_by_time import denoisers_in
 from ..sharding import copy_whole, local_part, reshard, whole
-from .base import VelocityOf
 
 TEACHER_ADAPTER = "teacher"
 STUDENT_CONDITIONING, TEACHER_CONDITIONING = "time_conditioning", "teacher_time_conditioning"

@@ -1,15 +1,13 @@
 """The two denoisers of a pipeline as one module. Each denoises the samples in its part of time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from ..conditions import Condition, VelocityFunction, take
-
-VelocityOf = Callable[[nn.Module], VelocityFunction]
+from ..conditions import Condition, VelocityOf, take
 
 
 class DenoisersByTime(nn.Module):

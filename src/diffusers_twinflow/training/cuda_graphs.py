@@ -8,9 +8,8 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..conditions import Condition, VelocityFunction
+from ..conditions import Condition, VelocityFunction, VelocityOf
 from ..configuration import TwinFlowConfigError
-from ..methods.base import VelocityOf
 from .arguments import TrainingArguments
 from .distributed import shards_parameters, uses_deepspeed
 

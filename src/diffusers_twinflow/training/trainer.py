@@ -18,7 +18,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from peft import LoraConfig
 from torch import nn
 
-from ..conditions import VelocityFunction
+from ..conditions import VelocityFunction, VelocityOf
 from ..configuration import TwinFlowConfig, TwinFlowConfigError
 from ..data import DataConfig, TrainingData, open_source
 from ..data.batches import Batch, Batches, LatentBatches
@@ -27,7 +27,7 @@ from ..hub.base_loras import merge_base_loras, parse_base_loras
 from ..hub.push import whole_repo_id
 from ..hub.repository import TwinFlowRepositoryConfig
 from ..methods import FlowMatching, LossOutput, Method, Networks
-from ..methods.base import AveragedWeights, Teacher, VelocityOf
+from ..methods.base import AveragedWeights, Teacher
 from ..methods.merged_passes import MergedPasses
 from ..models.denoisers_by_time import DenoisersByTime, denoisers_in
 from .accelerators import build_accelerator

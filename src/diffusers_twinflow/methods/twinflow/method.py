@@ -8,10 +8,10 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from ...conditions import Condition
+from ...conditions import Condition, VelocityOf
 from ...configuration import TwinFlowConfig, TwinFlowConfigError
 from ...models.adapter_layers import has_adapters
-from ..base import LossOutput, Networks, Teacher, VelocityOf
+from ..base import LossOutput, Networks, Teacher
 from ..teachers import (
     EMAAdapterTeacher,
     EMAModelTeacher,
