@@ -39,7 +39,7 @@ class Twin:
         scheduler: options of the scheduler.
         parts: components and options that the stock pipeline does not have.
         build: what builds the stock pipeline and the arguments of its call, if not the contract.
-        tolerance: largest difference of the latents.
+        tolerance: largest difference of the latents. The default allows for rounding alone.
     """
 
     contract: str
@@ -52,7 +52,7 @@ class Twin:
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Any] = field(default_factory=dict)
     build: Callable[[], tuple[diffusers.DiffusionPipeline, dict[str, Any]]] | None = None
-    tolerance: float = 0.0
+    tolerance: float = 1e-5
 
 
 def wan_with_image_encoder():
