@@ -105,16 +105,22 @@ def rcgm_jump(
     Takes the arguments of `rcgm_target`. The result does not depend on the student's prediction, so it can be computed
     before the prediction.
     """
-    start = torch.maximum(t - delta, r)
     x = x_t - delta * velocity
     jumped = torch.zeros_like(velocity)
-    for k in range(order):
-        tau = start + (r - start) * (k / order)
-        tau_next = start + (r - start) * ((k + 1) / order)
+    for tau, tau_next in jump_times(t, r, order=order, delta=delta):
         jump = expand_time(tau - tau_next, x) * teacher(x, tau, tau_next)
         x = x - jump
         jumped = jumped + jump
     return jumped
+
+
+def jump_times(
+    t: torch.Tensor, r: torch.Tensor, *, order: int, delta: float
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the time and the target time of each of the teacher's jumps in `rcgm_jump`, shape [B] each."""
+    start = torch.maximum(t - delta, r)
+    taus = [start + (r - start) * (k / order) for k in range(order + 1)]
+    return list(zip(taus, taus[1:]))
 
 
 @torch.no_grad()

@@ -3,8 +3,10 @@
 import copy
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -18,12 +20,14 @@ from diffusers_twinflow.hub.files import LOADED_NAMES
 from diffusers_twinflow.hub.push import check_pushable
 from diffusers_twinflow.methods import FlowMatching, TwinFlow
 from diffusers_twinflow.models.denoisers_by_time import DenoisersByTime
+from diffusers_twinflow.models.known_times import known_times
 from diffusers_twinflow.pipelines.bare_base import bare_base
 from diffusers_twinflow.training import Trainer, TrainingArguments
 from diffusers_twinflow.training.checks import check_denoisers, check_family
 from diffusers_twinflow.training.conversion import convert_checkpoint
 from tests.families import kit, tiny_videos
 from tests.fresh_accelerator import fresh_accelerator
+from tests.host_reads import no_host_reads, waiting_is_an_error
 
 FAMILY = FAMILIES["wan"]
 BOUNDARY = 0.875
@@ -152,6 +156,36 @@ def test_a_denoiser_that_no_sample_needs_does_not_run(pipeline):
     FAMILY.network_velocity(network)(torch.randn(2, 16, 1, 2, 2), torch.ones(2), None, None, condition)
     hook.remove()
     assert not calls
+
+
+@pytest.mark.parametrize("method", ["TwinFlow", "flow matching"])
+def test_a_step_reads_no_times_from_the_device(base, image_dir, tmp_path, method):
+    """Its loss is that of a draw whose times only the device has."""
+    methods = {
+        "TwinFlow": TwinFlow(TwinFlowConfig(twinflow_enabled=True, twinflow_adversarial_enabled=True)),
+        "flow matching": FlowMatching(),
+    }
+    options = {"instance_data_dir": str(image_dir), "max_train_steps": 1, "merged_lora_gigabytes": 0.0}
+    trainer = train(base, tmp_path, methods[method], **options)
+    device = next(trainer.transformer.parameters()).device
+    latents = torch.randn(32, 16, 1, 2, 2, device=device)
+    prompts = FAMILY.encode_prompts(trainer.pipeline, ["a"] * 32, 8)
+    condition = {name: tensor.to(device) for name, tensor in prompts.items()}
+    draw = trainer.method.draw(range(32), latents.shape[1:], seed=0, device=latents.device)
+    assert 0 < (draw.t >= BOUNDARY).sum() < 32
+    with no_host_reads(), waiting_is_an_error():
+        known = trainer.method.loss(latents, condition, draw, trainer.networks)
+    draw = replace(draw, **{"plan" if method == "TwinFlow" else "t_on_host": None})
+    with no_host_reads(), pytest.raises(AssertionError, match="cpu"):
+        trainer.method.loss(latents, condition, draw, trainer.networks)
+    unknown = trainer.method.loss(latents, condition, draw, trainer.networks)
+    assert torch.equal(known.per_sample, unknown.per_sample)
+
+
+def test_times_of_another_batch_are_refused(pipeline):
+    network, condition = FAMILY.network(pipeline), FAMILY.encode_prompts(pipeline, ["a", "b"], 8)
+    with known_times(np.ones(3, dtype=np.float32)), pytest.raises(ValueError, match="3 times, but the pass has 2"):
+        FAMILY.network_velocity(network)(torch.randn(2, 16, 1, 2, 2), torch.ones(2), None, None, condition)
 
 
 def test_both_denoisers_get_gradients_if_only_one_has_samples(pipeline):

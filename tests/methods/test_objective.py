@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_twinflow.configuration import TwinFlowConfig
 from diffusers_twinflow.methods import Networks, TwinFlow
 from diffusers_twinflow.methods.teachers import StudentTeacher
 from diffusers_twinflow.training.training_health import TrainingHealth
 from tests import tiny
+from tests.host_reads import no_host_reads, waiting_is_an_error
 from tests.objective_runs import BATCH, FAMILY, FULL, lora_transformer, networks_of, run, student_transformer
 
 
@@ -234,16 +234,6 @@ def test_processes_with_other_branches_can_make_the_same_passes():
     assert len(passes[0]) == 6
 
 
-class NoHostReads(TorchDispatchMode):
-    """Fails where an operation needs a tensor's numbers on the host: a scalar is read, or a mask's length."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), func
-        if func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default):
-            assert all(index is None or index.dtype is not torch.bool for index in args[1]), func
-        return func(*args, **(kwargs or {}))
-
-
 class Steps:
     """A small run on a device, up to what its health watches."""
 
@@ -281,7 +271,7 @@ class Steps:
 def test_losses_and_gradients_read_nothing_back(make):
     steps = Steps(make(), "cpu")
     draw = steps.draw(0)
-    with NoHostReads():
+    with no_host_reads():
         loss = steps.train(draw)
     steps.take()
     assert loss.isfinite() and steps.health.report()["skipped_steps"] == 0
@@ -293,10 +283,7 @@ def test_a_step_waits_for_no_host_on_cuda(make):
     steps = Steps(make(), "cuda")
     steps.train(steps.draw(0))
     steps.take()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         loss = steps.train(steps.draw(BATCH))
         steps.take()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert loss.isfinite()

@@ -13,16 +13,21 @@ from torch import nn
 from ..conditions import Condition, VelocityOf
 from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
 from ..flow import expand_time, interpolate, velocity
+from ..models.known_times import known_times
 from .base import LossOutput, Networks, Teacher
 from .randomness import BLOCK, Purpose, draw_noise, draw_numbers
 
 
 @dataclass
 class FlowMatchingDraw:
-    """The times `t` in [0, 1], shape [B], and the noise, shape [B, ...], of one micro-batch."""
+    """The times `t` in [0, 1], shape [B], and the noise, shape [B, ...], of one micro-batch.
+
+    `t_on_host` has the times too; it is `None` if the draw was made in another way.
+    """
 
     t: torch.Tensor
     noise: torch.Tensor
+    t_on_host: np.ndarray | None = None
 
 
 class FlowMatching:
@@ -80,9 +85,9 @@ class FlowMatching:
         passes_of: Sequence[int] | None = None,
     ) -> FlowMatchingDraw:
         """Draw times and noise for the samples at `positions` of the run. `passes_of` has no effect."""
-        t = torch.from_numpy(draw_numbers(positions, seed, self._block_of_times))
+        t = draw_numbers(positions, seed, self._block_of_times)
         noise = draw_noise(positions, latent_shape, seed=seed, purpose=Purpose.NOISE, device=device)
-        return FlowMatchingDraw(t=t.to(device, non_blocking=True), noise=noise)
+        return FlowMatchingDraw(torch.from_numpy(t).to(device, non_blocking=True), noise, t_on_host=t)
 
     def _block_of_times(self, block_seed: int) -> np.ndarray:
         generator = torch.Generator().manual_seed(block_seed)
@@ -101,7 +106,8 @@ class FlowMatching:
     ) -> LossOutput:
         """Compute the weighted squared error of the velocity, for latents of shape [B, ...]."""
         x_t = interpolate(latents, draw.noise, draw.t)
-        prediction = networks.student(x_t, draw.t, None, None, condition).float()
+        with known_times(draw.t_on_host):
+            prediction = networks.student(x_t, draw.t, None, None, condition).float()
         weight = compute_loss_weighting_for_sd3(self.weighting.weighting_scheme, sigmas=expand_time(draw.t, x_t))
         if networks.weights is not None:
             weight = weight * networks.weights

@@ -3,18 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from ..conditions import Condition, VelocityOf, take
+from .known_times import times_on_host
 
 
 class DenoisersByTime(nn.Module):
     """Holds a denoiser for high noise and one for low noise, as children with the names of the pipeline's components.
 
     A denoiser that no sample of a batch needs does not run. A jump belongs to the denoiser of the time where it starts,
-    whatever its target time is.
+    whatever its target time is. Inside `known_times`, the split of a batch does not wait for the device.
 
     Args:
         denoisers: the two denoisers by component name, the one for high noise first.
@@ -49,22 +51,21 @@ class DenoisersByTime(nn.Module):
             velocity_of: wraps a denoiser in a velocity function, as `Family.velocity` does.
             x_t, t, r, sign, condition: as in a velocity function.
         """
-        is_high = t >= self.boundary
-        parts = [
-            (denoiser, chosen.nonzero().flatten())
-            for denoiser, chosen in zip(self.children(), (is_high, ~is_high), strict=True)
-        ]
-        for denoiser, indices in parts:
-            if len(indices) == len(t) and not self.runs_both:
+        times = times_on_host(len(t))
+        is_high = (t.cpu().numpy() if times is None else times) >= self.boundary
+        counts = [int(is_high.sum()), int((~is_high).sum())]
+        for denoiser, count in zip(self.children(), counts, strict=True):
+            if count == len(t) and not self.runs_both:
                 return velocity_of(denoiser)(x_t, t, r, sign, condition)
+        order = np.argsort(~is_high, kind="stable")
+        sent = torch.from_numpy(np.stack([order, order.argsort()])).to(t.device, non_blocking=True)
         outputs = []
-        for denoiser, indices in parts:
+        for denoiser, indices in zip(self.children(), sent[0].split(counts)):
             some = indices if len(indices) else indices.new_zeros(1)
-            times = [None if each is None else each[some] for each in (t, r, sign)]
-            output = velocity_of(denoiser)(x_t[some], *times, take(condition, some))
+            own_times = [None if each is None else each[some] for each in (t, r, sign)]
+            output = velocity_of(denoiser)(x_t[some], *own_times, take(condition, some))
             outputs.append(output[: len(indices)])
-        order = torch.cat([indices for _, indices in parts])
-        return torch.cat(outputs)[order.argsort()]
+        return torch.cat(outputs)[sent[1]]
 
 
 def denoisers_in(network: nn.Module) -> list[Any]:

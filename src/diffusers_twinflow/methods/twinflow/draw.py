@@ -52,6 +52,7 @@ class TrainingDraw:
         rectify_noise: noise of the rectification, shape [len(rectified), ...].
         rectify_t: times of the rectification, shape [len(rectified)], in [0, 1].
         passes: the passes to run. They may be more than this micro-batch needs, if all processes must run the same.
+        plan: what was decided before the noise was drawn, on the host; `None` if the draw was made in another way.
     """
 
     branch_indices: torch.Tensor
@@ -68,6 +69,7 @@ class TrainingDraw:
     rectify_noise: torch.Tensor
     rectify_t: torch.Tensor
     passes: Passes
+    plan: "Plan | None" = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,10 @@ class Plan:
         """The passes that these samples need."""
         needed = (self.is_faked, self.is_enhanced, self.is_walked, self.is_rectified)
         return Passes(*(bool(samples.any()) for samples in needed))
+
+    def of(self, is_chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Return the values of the chosen samples, or that of the first sample if none is chosen."""
+        return values[is_chosen] if is_chosen.any() else values[:1]
 
 
 def draw_training_step(
@@ -143,6 +149,7 @@ def draw_training_step(
         fake_noise=noise_of(where[faked], purpose=Purpose.FAKE_NOISE),
         rectify_noise=noise_of(where[rectified], purpose=Purpose.RECTIFY_NOISE),
         passes=everyone.passes,
+        plan=plan,
         samples_of=sent.pop("by_branch").split(counts),
         **sent,
     )

@@ -1,9 +1,11 @@
 """The TwinFlow loss of one micro-batch, which depends only on the data, the draw and the networks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import repeat
 from typing import Any
 
+import numpy as np
 import torch
 
 from ...conditions import Condition, VelocityFunction, expand, take
@@ -14,11 +16,13 @@ from ...flow import (
     enhance_velocity,
     guided_velocity,
     interpolate,
+    jump_times,
     rcgm_jump,
     recover,
     squared_error,
     velocity,
 )
+from ...models.known_times import known_times
 from ..base import LossOutput, Networks, TeacherPasses
 from ..rng_snapshot import RNGSnapshot
 from .branches import Branch, BranchSamples
@@ -71,7 +75,8 @@ class TwinFlowObjective:
                 not self.teaches_fakes
             ):  # after the teacher, so that the weights of each network are merged once per step
                 x_t, v = self._with_fakes(x_t, v, condition, draw, student, snapshot)
-        prediction = at_least_float32(networks.student(x_t, draw.t, draw.r, draw.sign, condition))
+        with known_times(None if draw.plan is None else draw.plan.t):
+            prediction = at_least_float32(networks.student(x_t, draw.t, draw.r, draw.sign, condition))
         target, weight = self._targets(x_t, prediction.detach(), v, jumped, draw)
 
         per_sample = self._sample_loss(prediction, target, networks.weights) * weight
@@ -108,7 +113,7 @@ class TwinFlowObjective:
         faked = at_least_one(draw.faked)
         noise = draw.fake_noise if len(draw.faked) else draw.noise[faked]
         ones = torch.ones_like(draw.t[faked])
-        with snapshot.replay():
+        with snapshot.replay(), known_times(np.ones(len(faked), dtype=np.float32)):
             torch.rand(1, device=noise.device)  # for other dropout masks than those of the student's pass
             prediction = at_least_float32(student(noise, ones, torch.zeros_like(ones), ones, take(condition, faked)))
         fakes, _ = recover(noise, ones, prediction)
@@ -149,9 +154,14 @@ class TwinFlowObjective:
         """Return the sum of the jumps of each sample in `draw.walked`."""
         chosen = at_least_one(draw.walked)
         positive, prompts = draw.sign[chosen].abs(), take(condition, chosen)
+        order, delta = self.config.twinflow_estimate_order, self.config.twinflow_delta_t
+        on_host: Iterator[np.ndarray | None] = repeat(None)
+        if draw.plan is not None:
+            t, r = (torch.from_numpy(draw.plan.of(draw.plan.is_walked, each)) for each in (draw.plan.t, draw.plan.r))
+            on_host = (tau.numpy() for tau, _ in jump_times(t, r, order=order, delta=delta))
 
         def walk(x: torch.Tensor, tau: torch.Tensor, tau_next: torch.Tensor) -> torch.Tensor:
-            with snapshot.replay():
+            with snapshot.replay(), known_times(next(on_host)):
                 return at_least_float32(walker(x, tau, tau_next, positive, prompts))
 
         return rcgm_jump(
@@ -160,8 +170,8 @@ class TwinFlowObjective:
             x_t[chosen],
             draw.t[chosen],
             draw.r[chosen],
-            order=self.config.twinflow_estimate_order,
-            delta=self.config.twinflow_delta_t,
+            order=order,
+            delta=delta,
         )[: len(draw.walked)]
 
     @torch.no_grad()
@@ -198,7 +208,11 @@ class TwinFlowObjective:
         chosen = at_least_one(draw.enhanced)
         signs, prompts = draw.sign[chosen], take(condition, chosen)
         empty = take(expand(unconditional, len(x_t)), chosen)
-        pair = self.guidance_passes(teacher, x_t[chosen], draw.t[chosen], (signs, signs), (prompts, empty), snapshot)
+        times = None if draw.plan is None else draw.plan.of(draw.plan.is_enhanced, draw.plan.t)
+        with known_times(times):
+            pair = self.guidance_passes(
+                teacher, x_t[chosen], draw.t[chosen], (signs, signs), (prompts, empty), snapshot
+            )
         ratio = self.config.twinflow_enhanced_ratio
         if self.config.is_data_free:
             enhanced = guided_velocity(*pair, ratio)
@@ -224,7 +238,11 @@ class TwinFlowObjective:
         points = interpolate(x_hat, noise, t)
         split = len(x_t) > PAIR_AS_ONE  # decided by the batch, because `count` may differ between processes
         signs, conditions = (-positive, positive), (prompts, prompts)
-        twin, real = self.rectify_passes(student, points, t, signs, conditions, snapshot, split)
+        times = None
+        if draw.plan is not None:
+            times = draw.plan.of(draw.plan.is_rectified, draw.plan.rectify_t if count else draw.plan.t)
+        with known_times(times):
+            twin, real = self.rectify_passes(student, points, t, signs, conditions, snapshot, split)
         return clamped_target(prediction, twin - real, 1.0)[:count]
 
 
