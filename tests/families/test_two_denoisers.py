@@ -5,16 +5,17 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.pipelines.wan import pipeline_wan_vace
 from safetensors.torch import load_file
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipeline, export, load_twinflow_lora
 from diffusers_twinflow.cli.description import describe
-from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, unload_twinflow_lora
 from diffusers_twinflow.hub.files import LOADED_NAMES
 from diffusers_twinflow.hub.push import check_pushable
@@ -22,25 +23,12 @@ from diffusers_twinflow.methods import FlowMatching, TwinFlow
 from diffusers_twinflow.models.denoisers_by_time import DenoisersByTime
 from diffusers_twinflow.models.known_times import known_times
 from diffusers_twinflow.pipelines.bare_base import bare_base
-from diffusers_twinflow.training import Trainer, TrainingArguments
+from diffusers_twinflow.training import TrainingArguments
 from diffusers_twinflow.training.checks import check_denoisers, check_family
 from diffusers_twinflow.training.conversion import convert_checkpoint
-from tests.families import kit, tiny_videos
-from tests.fresh_accelerator import fresh_accelerator
+from tests.families import tiny_captured
+from tests.families.two_denoisers import BOUNDARY, CALL, FAMILY, NAMES, build, run_options, train
 from tests.host_reads import no_host_reads, waiting_is_an_error
-
-FAMILY = FAMILIES["wan"]
-BOUNDARY = 0.875
-NAMES = ["transformer", "transformer_2"]
-CALL = {"prompt": "a", "height": 16, "width": 16, "num_frames": 1, "max_sequence_length": 8, "output_type": "latent"}
-
-
-def build():
-    pipeline = tiny_videos.wan(transformer_2=tiny_videos.wan_transformer(), boundary_ratio=BOUNDARY)
-    for denoiser in FAMILY.denoisers(pipeline).values():
-        kit.fill_zeros(denoiser)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 @pytest.fixture(scope="module")
@@ -62,37 +50,6 @@ def prompts_file(tmp_path_factory):
     return path
 
 
-def train(base: Path, output: Path, method=None, resume=None, **options) -> Trainer:
-    arguments = TrainingArguments(
-        str(base),
-        output_dir=str(output),
-        **{
-            "resolution": 16,
-            "max_sequence_length": 8,
-            "train_batch_size": 4,
-            "max_train_steps": 2,
-            "learning_rate": 1e-2,
-            "rank": 2,
-            "save_ema": False,
-            **options,
-        },
-    )
-    with fresh_accelerator():
-        trainer = Trainer(None, arguments, method or image_free())
-        trainer.train(resume)
-    return trainer
-
-
-def image_free() -> TwinFlow:
-    config = TwinFlowConfig(
-        twinflow_enabled=True,
-        twinflow_image_free=True,
-        twinflow_adversarial_enabled=True,
-        twinflow_target_step_count=2,
-    )
-    return TwinFlow(config)
-
-
 @pytest.fixture(scope="module")
 def lora(base, prompts_file, tmp_path_factory):
     directory = tmp_path_factory.mktemp("lora")
@@ -101,19 +58,7 @@ def lora(base, prompts_file, tmp_path_factory):
     return directory
 
 
-def run_options(prompts_file: Path) -> dict:
-    return {
-        "prompts_file": str(prompts_file),
-        "checkpointing_steps": 1,
-        "save_ema": True,
-        "validation_prompts": ["a"],
-        "validation_base_steps": 2,
-        "validation_step_counts": [1, 2],
-        "num_validation_images": 1,
-    }
-
-
-def times_of(pipeline, **call) -> dict[str, list[float]]:
+def times_of(pipeline, call=CALL, **options) -> dict[str, list[float]]:
     """The times at which a call runs each denoiser, from 0 to 1000."""
     seen: dict[str, list[float]] = {name: [] for name in NAMES}
     hooks = [
@@ -123,7 +68,7 @@ def times_of(pipeline, **call) -> dict[str, list[float]]:
         )
         for name in NAMES
     ]
-    pipeline(**CALL, **call)
+    pipeline(**call, **options)
     for hook in hooks:
         hook.remove()
     return seen
@@ -391,3 +336,27 @@ def test_flow_matching_trains_both(base, image_dir, tmp_path):
         adapter_name="low",
         load_into_transformer_2=True,
     )
+
+
+def test_wan_vace_trains_both(prompts_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        pipeline_wan_vace, "ftfy", SimpleNamespace(fix_text=str), raising=False
+    )  # plain text needs none
+    tiny_captured.wan_vace_with_two().save_pretrained(tmp_path / "base")
+    trainer = train(tmp_path / "base", tmp_path / "out", num_frames=9, **run_options(prompts_file))
+    assert not trainer.problems
+    pipeline = TwinFlowPipeline.from_pretrained(tmp_path / "out", merge=False)
+    pipeline.set_progress_bar_config(disable=True)
+    for name in NAMES:
+        moved = [p for key, p in getattr(pipeline, name).named_parameters() if ".lora_B." in key]
+        assert moved and any(p.any() for p in moved)
+    call = CALL | {"num_frames": 9}
+    times = times_of(pipeline, call, num_inference_steps=4)
+    assert len(times["transformer"]) + len(times["transformer_2"]) == 4 and all(times.values())
+
+
+def test_a_pipeline_that_needs_a_library_says_which(prompts_file, tmp_path, monkeypatch):
+    monkeypatch.delattr(pipeline_wan_vace, "ftfy", raising=False)
+    tiny_captured.wan_vace_with_two().save_pretrained(tmp_path / "base")
+    with pytest.raises(TwinFlowConfigError, match="needs `ftfy`, which is not installed"):
+        train(tmp_path / "base", tmp_path / "out", num_frames=9, **run_options(prompts_file))

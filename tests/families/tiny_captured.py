@@ -134,3 +134,13 @@ def wan_image_to_video_with_two():
     """Has a second transformer for low noise."""
     second = diffusers.WanTransformer3DModel(**{**WAN, "in_channels": 36})
     return wan_image_to_video(transformer_2=second.eval(), boundary_ratio=0.9)
+
+
+def wan_vace_with_two():
+    """Follows a control video, which is blank here, and has a second transformer for low noise."""
+    torch.manual_seed(0)
+    config = {**WAN, "num_layers": 2, "vace_layers": [0, 1], "vace_in_channels": 96}
+    transformers = [diffusers.WanVACETransformer3DModel(**config).eval() for _ in range(2)]
+    return diffusers.WanVACEPipeline(
+        **wan_parts(), transformer=transformers[0], transformer_2=transformers[1], boundary_ratio=0.875
+    )

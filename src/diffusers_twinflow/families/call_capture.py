@@ -73,6 +73,11 @@ def capture_call(pipeline: DiffusionPipeline, component_name: str, seed: int = 0
             return DenoiserCall(reached.arguments, _noise_level(pipeline.scheduler))
         except torch.OutOfMemoryError:
             raise
+        except NameError as error:  # of a library that diffusers imports only if it is installed
+            raise TwinFlowConfigError(
+                f"{type(pipeline).__name__} cannot be used here: its call needs `{error.name}`, which is not installed. "
+                f"Run: pip install {error.name}"
+            ) from error
         except Exception as error:  # pipelines raise any error for their arguments
             raise TwinFlowConfigError(
                 f"{type(pipeline).__name__} cannot be trained with prompts alone: its call with "
