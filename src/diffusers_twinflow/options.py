@@ -17,6 +17,7 @@ from .ranges import Range
 
 SWITCHES = {"true": True, "false": False}
 """Texts that recipes may use instead of a JSON boolean."""
+MAX_SUGGESTIONS = 3
 EXPECTED = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -173,6 +174,8 @@ def _check_value(declared: Field, value: Any) -> None:
     kind = type_of(declared)
     if value is None and kind.is_optional:
         return
+    if declared.metadata["local"] and isinstance(value, str) and not value.strip():
+        raise TwinFlowConfigError(f"`{declared.name}` is empty: give a value, or leave it out.")
     accepted = (int, float) if kind.kind is float else kind.kind
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind.kind is not bool):
         raise TwinFlowConfigError(
@@ -188,11 +191,23 @@ def _check_value(declared: Field, value: Any) -> None:
 
 def check_option_name(name: str, known: list[str]) -> None:
     """Raise a `TwinFlowConfigError` if `name` is not a known option. The message suggests the closest option."""
-    if name in known:
-        return
+    if name not in known:
+        raise TwinFlowConfigError(f"unknown option '{name}'. {suggest_option(name, known)}")
+
+
+def suggest_option(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return a sentence that names the options that an unknown option may mean: a misspelled one, or longer names.
+
+    Args:
+        prefix: text before each name, such as the "--" of flags.
+    """
+    known = sorted(known)
     meant = misspelled_option(name, known)
-    suggestion = f" Did you mean '{meant}'?" if meant else " Remove it, or see --help for the options."
-    raise TwinFlowConfigError(f"unknown option '{name}'.{suggestion}")
+    longer = [option for option in known if {*name.split("_")} <= {*option.split("_")}]
+    close = [meant] if meant else longer if len(longer) <= MAX_SUGGESTIONS else []
+    if not close:
+        return "Remove it, or see --help for the options."
+    return f"Did you mean {' or '.join(repr(prefix + option) for option in close)}?"
 
 
 def misspelled_option(name: str, known: Iterable[str]) -> str | None:

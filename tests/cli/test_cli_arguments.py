@@ -69,3 +69,26 @@ def test_a_read_only_folder(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(TwinFlowConfigError, match="Permission denied"):
         check_output(str(tmp_path / "x.png"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--ranks", "3"], "unknown option '--ranks'. Did you mean '--rank'?"),
+        (["train", "--rank", "abc"], "--rank: 'abc' is not valid: it must be a whole number."),
+        (["train", "--lr_scheduler", "x"], "--lr_scheduler: 'x' must be one of linear"),
+        (["train", "recipe.json"], "unexpected argument 'recipe.json'"),
+        (["generate", "a", "--adapter", "x", "--seed", "x"], "--seed: 'x' is not valid: it must be a whole number."),
+        (
+            ["compare", "a", "--adapter", "x", "--base_guidance", "x"],
+            "--base_guidance: 'x' is not valid: it must be a ",
+        ),
+        (["evaluate", "x", "--promts", "y"], "unknown option '--promts'. Did you mean '--prompts'?"),
+        (["push"], "the following arguments are required: directory, repo_id."),
+        (["draw"], "command: invalid choice: 'draw'"),
+    ],
+)
+def test_what_cannot_be_parsed_is_one_line(arguments, message, capsys):
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}") and error.count("\n") == 1

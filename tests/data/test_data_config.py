@@ -22,7 +22,7 @@ def test_the_strategy_of_captions_follows_from_the_prompt():
     ("options", "message"),
     [
         ({}, "`dataset_name`.*`prompts_file`"),
-        ({"dataset_name": "a", "instance_data_dir": "b"}, "dataset_name, instance_data_dir"),
+        ({"dataset_name": "a", "instance_data_dir": "b"}, "`dataset_name`, `instance_data_dir`"),
         ({"prompts_file": "a.txt"}, "prompts_file='a.txt'.*`twinflow_image_free`"),
         ({"dataset_name": "a", "cache_directory": "c"}, "cache_directory='c'.*`cache_latents`"),
         ({"dataset_name": "a", "streaming": True, "repeats": 2}, "repeats=2.*`streaming`"),

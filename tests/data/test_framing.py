@@ -88,10 +88,10 @@ def test_buckets_as_given():
 @pytest.mark.parametrize(
     ("text", "resolution", "message"),
     [
-        ("32,60", 64, "aspect_ratio_buckets='32,60': 60 is not a multiple of 16"),
+        ("32,60", 64, "aspect_ratio_buckets='32,60' is not valid.*: 60 is not a multiple of 16.*such as 64"),
         ("wide", 64, "aspect_ratio_buckets='wide'.*height,width"),
         ("0,16", 64, "aspect_ratio_buckets='0,16'.*positive"),
-        (None, 50, "resolution=50: 50 is not a multiple of 16"),
+        (None, 50, "resolution=50 is not valid.*: 50 is not a multiple of 16.*such as 48"),
     ],
 )
 def test_bad_sizes_are_named(text, resolution, message):

@@ -99,3 +99,16 @@ def test_missing_columns_are_named_with_those_there_are(files, cache_dir, stream
         keep_encoded(rows, "image", CaptionSource(columns=("text", "words")))
     with pytest.raises(TwinFlowConfigError, match="image_column='picture'.*image, text"):
         keep_encoded(rows, "picture", CaptionSource())
+
+
+def test_the_advice_for_a_missing_column_fits_the_data(files, cache_dir):
+    folder = files.folder(2, metadata=None)
+    load = {"instance_data_dir": str(folder), "cache_dir": cache_dir}
+    with pytest.raises(TwinFlowConfigError, match="`instance_prompt`, or see `caption_strategy`"):
+        keep_encoded(load_rows(**load), "image", CaptionSource())
+    (folder / "0.txt").write_text("a fox")
+    with pytest.raises(TwinFlowConfigError, match="set caption_strategy=textfile"):
+        keep_encoded(load_rows(**load), "image", CaptionSource())
+    rows = load_rows(data_files=files.parquet(2, caption=["a", "b"]), cache_dir=cache_dir)
+    with pytest.raises(TwinFlowConfigError, match="Set `caption_column` to one of them"):
+        keep_encoded(rows, "image", CaptionSource())

@@ -1,7 +1,7 @@
 """Tables of captions and of paths: csv, json, text and parquet files."""
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, List
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data import DataConfig, open_source
@@ -51,6 +51,33 @@ def test_tables_of_several_folders_and_encodings_are_one_data_set(table, cache_d
     rows = load_rows(data_files=paths, cache_dir=cache_dir)
     rows = keep_encoded(rows, "image", CaptionSource())
     assert len(rows) == 9 and [decode(row["image"]).size for row in rows] == [(16, 16)] * 9
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_data_set_that_was_saved_to_disk_is_read(files, cache_dir, streaming):
+    rows = Dataset.from_dict({"image": [picture(i) for i in range(3)], "text": ["a", "b", "c"]})
+    folders = {"one": files.new("one"), "several": files.new("several")}
+    rows.save_to_disk(folders["one"])
+    DatasetDict({"train": rows, "test": rows.select([2])}).save_to_disk(folders["several"])
+    options = {"cache_dir": cache_dir, "streaming": streaming}
+    for name, split, texts in [("one", "train", "abc"), ("one", "train[:2]", "ab"), ("several", "test", "c")]:
+        loaded = load_rows(str(folders[name]), split=split, **options)
+        assert [row["text"] for row in keep_encoded(loaded, "image", CaptionSource())] == [*texts]
+    with pytest.raises(TwinFlowConfigError, match="dataset_name='.*Unknown split"):
+        load_rows(str(folders["one"]), split="test", **options)
+
+
+@pytest.mark.parametrize(
+    ("option", "advice"),
+    [
+        ({"prompts_file": "no.txt"}, "prompts_file='no.txt'.*one prompt per line"),
+        ({"data_files": ["no.csv", "no-*.csv"]}, "data_files='no.csv no-.*Use parquet"),
+        ({"instance_data_dir": "no"}, "instance_data_dir='no'.*a folder of images or videos"),
+    ],
+)
+def test_a_source_that_is_missing_says_what_the_option_reads(option, advice):
+    with pytest.raises(TwinFlowConfigError, match=advice):
+        load_rows(**option)
 
 
 def test_a_path_from_the_working_directory_still_counts(files, cache_dir, monkeypatch):

@@ -52,6 +52,25 @@ def test_unknown_options_are_refused_with_the_nearest(recipe):
         parse_args(["--rnak=7"])
 
 
+@pytest.mark.parametrize("name", ["output_dir", "cache_dir", "instance_data_dir", "resume_from_checkpoint"])
+def test_an_empty_path_is_refused(name):
+    with pytest.raises(TwinFlowConfigError, match=f"`{name}` is empty"):
+        build_options({name: " "})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("batch_size", "'--train_batch_size'"),
+        ("epochs", "'--num_train_epochs' or '--validation_epochs'"),
+        ("learning-rate", "'--learning_rate'"),
+    ],
+)
+def test_a_flag_of_another_trainer_names_ours(name, meant):
+    with pytest.raises(TwinFlowConfigError, match=f"unknown option '--{name}'. Did you mean {meant}"):
+        parse_args([f"--{name}", "1"])
+
+
 def test_options_without_effect_are_named(recipe):
     with pytest.warns(UserWarning, match="'disable_benchmark'"):
         load_recipe(recipe(disable_benchmark=True))

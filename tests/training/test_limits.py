@@ -1,8 +1,11 @@
+import os
+
 import pytest
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.training.arguments import TrainingArguments
 from diffusers_twinflow.training.limits import check_memory, check_output_dir
+from diffusers_twinflow.training.run_folder import RunFolder
 
 
 def arguments(**changes):
@@ -30,3 +33,11 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
     for path in (file, file / "out"):
         with pytest.raises(TwinFlowConfigError, match="output_dir=.*is a file"):
             check_output_dir(str(path))
+    with pytest.raises(TwinFlowConfigError, match="output_dir=.* is not a valid path"):
+        check_output_dir("x" * 300)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder in which nothing can be created")
+def test_a_folder_that_cannot_be_created_is_refused():
+    with pytest.raises(TwinFlowConfigError, match="output_dir='/proc/x/out' cannot be created .*another folder"):
+        RunFolder("/proc/x/out")

@@ -12,6 +12,7 @@ from ..configuration import TwinFlowConfigError
 from ..writing import DiskError
 from . import compare, convert, demo, evaluate, export, generate, info, push, train
 from .flags import name_flags
+from .option_flags import OneLineParser
 from .output import note
 from .quiet import only_our_messages
 
@@ -20,7 +21,7 @@ INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="diffusers-twinflow",
         description="Train TwinFlow LoRAs and models, generate images with them, score, inspect, export, convert and share "
         "them.",
@@ -48,7 +49,11 @@ def main(input_args: list[str] | None = None) -> int:
         The exit status: 0, or 1 with one line on standard error for errors that the user can fix.
     """
     parser = build_parser()
-    args = parser.parse_args(input_args)
+    try:
+        args = parser.parse_args(input_args)
+    except TwinFlowConfigError as error:
+        note(f"error: {error}")
+        return 1
     if args.command is None:
         parser.print_help()
         return 0

@@ -3,16 +3,43 @@
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field
+from functools import partial
 from typing import Any, NoReturn
 
-from ..options import TwinFlowConfigError, check_choice, groups_of, options_of, type_of
+from ..options import EXPECTED, TwinFlowConfigError, check_choice, groups_of, options_of, suggest_option, type_of
 
 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser that raises errors instead of printing the usage of all options."""
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.register("type", int, partial(_number, int))
+        self.register("type", float, partial(_number, float))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse the arguments. Unlike in `argparse`, an unknown one is an error, also for a parser of a command."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(self._describe(unknown))
+        return parsed, unknown
+
     def error(self, message: str) -> NoReturn:
-        raise TwinFlowConfigError(message)
+        raise TwinFlowConfigError(f"{message.removeprefix('argument ').rstrip('.')}.")
+
+    def _describe(self, unknown: list[str]) -> str:
+        flag = next((text.split("=")[0] for text in unknown if text.startswith("--")), None)
+        if flag is None:
+            return f"unexpected argument '{unknown[0]}'. Put a value with spaces in quotes, and see --help."
+        names = [text[2:] for action in self._actions for text in action.option_strings if text.startswith("--")]
+        return f"unknown option '{flag}'. {suggest_option(flag[2:].replace('-', '_'), names, prefix='--')}"
+
+
+def _number(kind: type, text: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid: it must be {EXPECTED[kind]}") from None
 
 
 def add_flags(parser: argparse.ArgumentParser, *classes: type, titles: Mapping[type, str] | None = None) -> None:
@@ -54,7 +81,7 @@ def _reader(declared: Field, kind: type) -> Callable[[str], Any]:
     """Return a function that parses one value of an option. The dataclass checks the range later and names the option."""
 
     def read(text: str) -> Any:
-        value = kind(text)
+        value = _number(kind, text) if kind in EXPECTED else text
         try:
             return check_choice(declared, value)
         except ValueError as error:

@@ -103,7 +103,7 @@ class DataConfig(DataOptions):
             raise TwinFlowConfigError(f"no data is given. Set one of {', '.join(f'`{name}`' for name in SOURCES)}.")
         if len(given) > 1 and given != ["dataset_name", "data_files"]:
             raise TwinFlowConfigError(
-                f"{', '.join(given)} are given, but only one source of data is allowed. Keep one."
+                f"{', '.join(f'`{name}`' for name in given)} are given, but only one source of data is allowed. Keep one."
             )
         if self.prompts_file and not self.twinflow_image_free:
             raise TwinFlowConfigError(

@@ -42,7 +42,11 @@ def parse_buckets(text: str | None, resolution: int, divisor: int) -> tuple[tupl
             raise TwinFlowConfigError(f"{option}: {reason}. Write 'auto' or 'height,width;height,width'.") from error
     for side in {side for size in sizes for side in size}:
         if side % divisor or side < 1:
-            raise TwinFlowConfigError(f"{option}: {side} is not a multiple of {divisor}. All sides must be.")
+            near = max(divisor, round(side / divisor) * divisor)
+            raise TwinFlowConfigError(
+                f"{option} is not valid for this model: {side} is not a multiple of {divisor}. Use a multiple, such as "
+                f"{near}."
+            )
     return tuple(sizes)
 
 

@@ -2,12 +2,18 @@
 
 import importlib.util
 
+from ..configuration import TwinFlowConfigError
+
 PACKAGES = ("datasets", "filelock", "PIL", "psutil", "torchdata", "tqdm")
+
+
+class MissingPackageError(TwinFlowConfigError, ModuleNotFoundError):
+    """Raised if a package of the extra `train` is not installed."""
+
 
 missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 if missing:
-    raise ModuleNotFoundError(
+    raise MissingPackageError(
         f"Training needs packages that are not installed ({', '.join(missing)}): "
-        'pip install "diffusers-twinflow[train]".',
-        name=missing[0],
+        'pip install "diffusers-twinflow[train]".'
     )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import pandas as pd
 from datasets import (
     Dataset,
+    DatasetDict,
     Features,
     Image,
     IterableDataset,
@@ -23,6 +24,7 @@ from datasets import (
     Video,
     concatenate_datasets,
     load_dataset,
+    load_from_disk,
 )
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from huggingface_hub import metadata_load
@@ -32,7 +34,7 @@ from ..image_files import image_suffixes
 from .captions import CaptionSource, text_file
 from .clips import Clip
 from .folders import read_folder
-from .images import files_of
+from .images import files_of, path_of
 from .listing import VIDEOS, Listing, list_folder
 from .text_files import encoding_of
 
@@ -49,6 +51,13 @@ BUILDERS = {
 }
 TEXT_BUILDERS = ("csv", "json", "text")
 """Builders for text files, whose encoding matters and whose image paths are relative to the file."""
+READABLE = {
+    "dataset_name": "a Hub dataset, or a folder of images or of parquet, webdataset, json, csv or arrow files",
+    "instance_data_dir": "a folder of images or videos",
+    "data_files": "parquet, webdataset, json, csv or arrow files",
+    "prompts_file": "a text file with one prompt per line, or a json, csv or parquet table",
+}
+"""What each option reads."""
 KEY_COLUMNS = ("__key__", "__url__")
 """Columns that a webdataset adds to each sample."""
 FOLDER_SHARDS = 64
@@ -125,16 +134,15 @@ def load_source(
             listing = list_folder(dataset_name)
             if _is_folder_of_media(listing):
                 return _load_folder(listing, columns, **options)
+            if _is_saved(dataset_name):
+                return Loaded(_load_saved(dataset_name, split=split, streaming=streaming))
             if glob.has_magic(dataset_name):
                 raise ValueError("a folder of tables whose path has one of *?[ ]; rename it, or use `data_files`")
         return Loaded(load_dataset(dataset_name, config_name, revision=revision, data_files=data_files, **options))
     except (OSError, ValueError, DatasetsError, DatasetGenerationError) as error:
-        source = sources.get(option) or data_files
+        source = sources.get(option) or " ".join(data_files or [])
         cause = (isinstance(error, DatasetGenerationError) and error.__cause__) or error
-        raise TwinFlowConfigError(
-            f"{option}='{source}' cannot be read ({cause}). Use a Hub dataset, a folder of images, or parquet, "
-            "webdataset, json or csv files."
-        ) from error
+        raise TwinFlowConfigError(f"{option}='{source}' cannot be read ({cause}). Use {READABLE[option]}.") from error
 
 
 def _is_folder_of_media(listing: Listing) -> bool:
@@ -163,6 +171,17 @@ def _load_folder(
     for part in parts.values():
         ignored |= part.ignored
     return Loaded(rows, [path for part in parts.values() for path in part.unlisted], ignored)
+
+
+def _is_saved(folder: str) -> bool:
+    """Return whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote a folder."""
+    return any(os.path.isfile(os.path.join(folder, name)) for name in ("dataset_dict.json", "state.json"))
+
+
+def _load_saved(folder: str, *, split: str, streaming: bool) -> Rows:
+    saved = load_from_disk(folder)
+    rows = _take(dict(saved) if isinstance(saved, DatasetDict) else {"train": saved}, split)
+    return rows.to_iterable_dataset(num_shards=max(1, min(FOLDER_SHARDS, len(rows)))) if streaming else rows
 
 
 def _names_of_splits(split: str) -> list[str]:
@@ -315,7 +334,8 @@ def keep_encoded(
     for option, column in wanted + [("caption_column", column) for column in captions.needed_columns]:
         if column not in names:
             raise TwinFlowConfigError(
-                f"{option}='{column}' is not a column of the data. The columns are: {', '.join(names) or 'none'}."
+                f"{option}='{column}' is not a column of the data. The columns are: {', '.join(names) or 'none'}. "
+                + _where_it_may_be(option, rows, [name for name in names if name not in images.values()], read_column)
             )
     for column in filter(None, images.values()):
         kind = (rows.features or {}).get(column)
@@ -326,6 +346,33 @@ def keep_encoded(
             rows = rows.cast_column(column, List(Image(decode=False)) if is_list else Image(decode=False))
     used = {*captions.needed_columns, *KEY_COLUMNS, *images.values()}
     return rows.select_columns([name for name in names if name in used])
+
+
+def _where_it_may_be(option: str, rows: Rows, others: list[str], image_column: str | None) -> str:
+    """Return the advice for a column that does not exist.
+
+    Args:
+        option: option that names the column.
+        others: columns that no option uses.
+        image_column: column of the images, which may have captions in text files beside them.
+    """
+    if option == "caption_column":
+        if _has_text_file(rows, image_column):
+            return "The captions are in text files beside the images: set caption_strategy=textfile."
+        if not others:
+            return "Give a caption for all images as `instance_prompt`, or see `caption_strategy`."
+    return f"Set `{option}` to one of them." if others else "Use data with such a column."
+
+
+def _has_text_file(rows: Rows, image_column: str | None) -> bool:
+    """Return whether a text file is beside the first image or video of a local folder."""
+    kind = (rows.features or {}).get(image_column) if image_column else None
+    if image_column is None or not isinstance(kind, (Image, Video)):
+        return False
+    encoded = rows.cast_column(image_column, type(kind)(decode=False))
+    first: dict[str, Any] = next(iter(encoded.take(1)), {})
+    path = path_of(first.get(image_column))
+    return path is not None and text_file(path).is_file()
 
 
 def _check_clip(column: str, clip: Clip | None, *, is_list: bool, is_video: bool) -> None:

@@ -61,9 +61,8 @@ def check_arguments(args: EvaluationArguments) -> None:
 
 
 def _check_packages(args: EvaluationArguments, names: list[str]) -> None:
-    needed = {"matplotlib": "The curves", "PIL": "The image grid"}
-    for package, user in needed.items():
-        _need(package, user, "evaluate")
+    for package in ("matplotlib", "PIL", "tqdm"):
+        _need(package, "evaluate", "evaluate")
     for name in names:
         if name in NEED_TORCHMETRICS:
             _need("torchmetrics", f"The metric {name}", "evaluate")

@@ -189,8 +189,8 @@ def download_error(name: str, error: BaseException, *, revision: str | None = No
     reason = f"{type(error).__name__}: {str(error)[:300]}"
     if has(OfflineModeIsEnabled, LocalEntryNotFoundError):
         return TwinFlowConfigError(
-            f"'{name}' could not be downloaded, and it is not in the cache: check the connection, HF_HUB_OFFLINE and "
-            f"local_files_only ({reason})."
+            f"'{name}' is not a folder on this machine or in the cache, and it could not be downloaded: check the name, "
+            f"the connection, HF_HUB_OFFLINE and local_files_only ({reason})."
         )
     advice = ": check the connection and try again" if has(OSError) else ""
     return TwinFlowConfigError(f"'{name}' could not be downloaded{advice} ({reason}).")

@@ -32,8 +32,13 @@ def check_output_dir(output_dir: str) -> None:
     Raises:
         TwinFlowConfigError: if it cannot.
     """
-    path = Path(output_dir)
-    existing = next(parent for parent in [path.absolute(), *path.absolute().parents] if parent.exists())
+    path = Path(output_dir).absolute()
+    try:
+        existing = next(parent for parent in [path, *path.parents] if parent.exists())
+    except OSError as error:
+        raise TwinFlowConfigError(
+            f"output_dir={output_dir!r} is not a valid path ({error.strerror}). Choose another."
+        ) from error
     if not existing.is_dir():
         raise TwinFlowConfigError(f"output_dir='{output_dir}': '{existing}' is a file. Choose a folder.")
     if not os.access(existing, os.W_OK | os.X_OK):

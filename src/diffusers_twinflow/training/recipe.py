@@ -90,10 +90,17 @@ def build_options(values: Mapping[str, Any]) -> RunOptions:
             name: value for name, value in recipe_options(recipe.recipe, values).items() if name not in values
         }
         if int(os.environ.get("RANK", 0)) == 0:
-            listed = ", ".join(f"{name}={value}" for name, value in from_recipe.items())
+            listed = ", ".join(f"{name}={_shown(value)}" for name, value in from_recipe.items())
             logger.info(f"recipe '{recipe.recipe}' sets {listed}")
         _, *options = typed({**values, **from_recipe})
     return RunOptions(*options)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it is written on the command line or in JSON, not as Python shows it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def recipe_options(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class RunFolder:
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         with disk_errors(self.directory):
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self._create()
             self.lock = FileLock(self.directory / LOCK)
             try:
                 self.lock.acquire(blocking=False)
@@ -56,6 +56,14 @@ class RunFolder:
         self.history: list[list] = []
         self.is_finished = False
         self._read()
+
+    def _create(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TwinFlowConfigError(
+                f"output_dir='{self.directory}' cannot be created ({error.strerror}). Choose another folder."
+            ) from error
 
     def _read(self) -> None:
         try:
