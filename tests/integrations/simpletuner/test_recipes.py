@@ -227,6 +227,14 @@ def test_an_adapter_and_a_loss_of_another_kind_are_replaced_with_a_reason():
     assert "LoRA of the rank in lora_rank" in read.ignored["lora_type"]
 
 
+@pytest.mark.parametrize("name", ["init_lora", "init_lora_from"])
+def test_a_lora_to_start_from_is_merged_into_the_base(name):
+    read = read_recipe(RECIPE | {name: "me/style"})
+    assert read.options["base_loras"] == ["me/style"] and "merged into the base" in read.ignored[name]
+    with pytest.raises(TwinFlowConfigError, match=f"{name}=3 must be a text"):
+        read_recipe(RECIPE | {name: 3})
+
+
 def test_what_is_left_out_is_named():
     assert ignored_options({"--optimizer": "adamw_bf16", "seed": 1}) == {"optimizer": "the optimizer is AdamW"}
     assert translate_recipe({"--optimizer": "adamw_bf16", "seed": 1}) == {"optimizer": "adamw", "seed": 1}

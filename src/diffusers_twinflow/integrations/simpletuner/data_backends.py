@@ -120,6 +120,7 @@ BLOCK_WITHOUT_EFFECT = {
     "min_frames",
     "max_frames",
     "bucket_strategy",
+    "file_extension",
 }
 
 

@@ -136,6 +136,21 @@ def lora_type_note(value: Any, given: Mapping[str, Any]) -> str | None:
     return "a LoRA of the rank in lora_rank is trained, because LyCORIS adapters are not supported"
 
 
+def start_lora(name: str) -> Convert:
+    """Convert a LoRA `name` from which training starts to a LoRA that is merged into the base."""
+
+    def convert(value: Any) -> dict[str, Any]:
+        if not isinstance(value, str):
+            raise TwinFlowConfigError(f"{name}={shown(value)} must be a text: the path or the Hub id of a LoRA.")
+        return {"base_loras": [value]}
+
+    return convert
+
+
+def start_lora_note(value: Any, given: Mapping[str, Any]) -> str | None:
+    return "this LoRA is merged into the base, and a new LoRA is trained on it; the result needs both"
+
+
 def quantization(value: Any) -> dict[str, Any]:
     known = isinstance(value, str) and value in QUANTIZATIONS
     return {"quantize_base": QUANTIZATIONS[value]} if known else {}
