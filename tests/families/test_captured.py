@@ -319,6 +319,8 @@ def small_references(monkeypatch):
 
 REFERENCES = [
     tiny_captured.flux_kontext,
+    tiny_captured.sd3_controlnet,
+    pytest.param(tiny_captured.flux_controlnet, marks=pytest.mark.slow),
     pytest.param(tiny_captured.flux_control, marks=pytest.mark.slow),
     pytest.param(tiny_captured.wan_image_to_video, marks=pytest.mark.slow),
     pytest.param(tiny_captured.wan_image_to_video_with_two, marks=pytest.mark.slow),
@@ -376,6 +378,24 @@ def test_samples_with_references_make_a_batch(build, small_references):
         )
         other = family.encode_prompts(pipeline, [prompt], reference_images=-references[i : i + 1])
         assert not torch.allclose(velocity(x_t[i : i + 1], t[i : i + 1], None, None, other)[0], together[i], atol=1e-3)
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_controlnet_is_frozen(asks, small_references):
+    """Gradients go through it only to a sample that asks for them."""
+    pipeline = tiny_captured.sd3_controlnet()
+    kit.fill_zeros(pipeline.transformer)
+    pipeline.controlnet.requires_grad_(False)
+    family = FAMILIES[type(pipeline).__name__].for_samples(pipeline, resolution=32)
+    family.prepare_prompts(pipeline, ["a"])
+    references = torch.rand(1, 3, 32, 32) * 2 - 1
+    condition = family.encode_prompts(pipeline, ["a"], reference_images=references)
+    x_t = torch.randn(family.blank_latents(pipeline, references).shape, requires_grad=asks)
+    runs_with_grad = []
+    pipeline.controlnet.register_forward_pre_hook(lambda *_: runs_with_grad.append(torch.is_grad_enabled()))
+    family.velocity(pipeline.transformer)(x_t, torch.tensor([0.5]), None, None, condition).sum().backward()
+    assert runs_with_grad == [asks] and all(p.grad is None for p in pipeline.controlnet.parameters())
+    assert any(p.grad is not None for p in pipeline.transformer.parameters())
 
 
 def trained(arguments: TrainingArguments, **options) -> Trainer:

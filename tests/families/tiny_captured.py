@@ -7,7 +7,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import ByT5Tokenizer, GlmConfig, GlmModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from tests.families import tiny_flux
+from tests import tiny
+from tests.families import kit, tiny_flux
 from tests.families.tiny_images import kl_vae
 from tests.families.tiny_language_models import SIZES, qwen2_5_vl
 from tests.families.tiny_videos import WAN, wan_parts
@@ -120,6 +121,28 @@ def flux_control():
     names = diffusers.FluxControlPipeline._get_signature_types().keys() - {"transformer"}
     return diffusers.FluxControlPipeline(
         transformer=transformer.eval(), **{name: part for name, part in parts.items() if name in names}
+    )
+
+
+def sd3_controlnet():
+    """Runs a ControlNet, which changes the image, before each evaluation."""
+    pipeline = tiny.sd3_pipeline()
+    controlnet = diffusers.SD3ControlNetModel.from_transformer(
+        tiny.sd3_transformer(), num_layers=1, num_extra_conditioning_channels=0, load_weights_from_transformer=False
+    ).eval()
+    kit.fill_zeros(controlnet)
+    return diffusers.StableDiffusion3ControlNetPipeline(**pipeline.components, controlnet=controlnet)
+
+
+def flux_controlnet():
+    """Has tokens, and a ControlNet for both kinds of blocks."""
+    parts = tiny_flux.dev().components
+    config = {**tiny_flux.SIZES, "num_layers": 1, "num_single_layers": 1, "guidance_embeds": True}
+    controlnet = diffusers.FluxControlNetModel(pooled_projection_dim=8, axes_dims_rope=(4, 4, 8), **config).eval()
+    kit.fill_zeros(controlnet)
+    names = diffusers.FluxControlNetPipeline._get_signature_types().keys() - {"controlnet"}
+    return diffusers.FluxControlNetPipeline(
+        controlnet=controlnet, **{name: part for name, part in parts.items() if name in names}
     )
 
 

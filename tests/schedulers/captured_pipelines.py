@@ -34,18 +34,7 @@ CANNOT_BE_CAPTURED = {
     "LTX2DFRPipeline": FURTHER_TIME,
     "set_timesteps again for every section": "generates a video in sections",
     "Kandinsky5I2VPipeline": KEPT,
-    "Cosmos2_5_TransferPipeline": NOISY,
     "EasyAnimateInpaintPipeline": NOISY,
-    "controlnet": NOISY,
-    "FluxControlNetPipeline": NOISY,
-    "FluxControlNetImg2ImgPipeline": NOISY,
-    "FluxControlNetInpaintPipeline": NOISY,
-    "SanaControlNetPipeline": NOISY,
-    "ZImageControlNetPipeline": NOISY,
-    "ZImageControlNetInpaintPipeline": NOISY,
-    "QwenImageControlNetPipeline": NOISY,
-    "QwenImageControlNetInpaintPipeline": NOISY,
-    "StableDiffusion3ControlNetInpaintingPipeline": NOISY,
     "GlmImagePipeline": "`kv_caches`.*may keep state between calls",
     "ZImageOmniPipeline": "`x` is a list of 1",
     "DreamLitePipeline": "`sample` is a tensor of shape .2, .* for one prompt",  # with and without the prompt
@@ -56,9 +45,24 @@ CANNOT_BE_CAPTURED = {
     "AnyFlowFARPipeline": "generates a video in sections",
     "HeliosPipeline": "generates a video in sections",
 }
+CONTROLLED = (
+    "controlnet",
+    "FluxControlNetPipeline",
+    "FluxControlNetImg2ImgPipeline",
+    "FluxControlNetInpaintPipeline",
+    "SanaControlNetPipeline",
+    "ZImageControlNetPipeline",
+    "ZImageControlNetInpaintPipeline",
+    "QwenImageControlNetPipeline",
+    "QwenImageControlNetInpaintPipeline",
+    "StableDiffusion3ControlNetInpaintingPipeline",
+    "Cosmos2_5_TransferPipeline",
+)
+"""Contracts whose pipelines run a ControlNet before each evaluation."""
 WITHOUT_A_PROMPT = ("VisualClozePipeline", "VisualClozeGenerationPipeline", "Kandinsky6SRPipeline")
 MIXED = "is not called after a step of the scheduler"  # of two steps it takes the last, from a noised picture
 PARTS = "for one sample"
+OTHER_FRAMES = "its call decodes latents of shape"
 WIDER = 32
 TWO_LATENTS = "it generates 2 latents per sample"
 SOUND = "and not images or videos in colour"
@@ -76,6 +80,8 @@ CANNOT_BE_DECODED = {
     "noise mixed in again after every step": MIXED,
     "Flux2KleinInpaintPipeline": MIXED,
     "ChromaInpaintPipeline": MIXED,
+    "FluxControlNetImg2ImgPipeline": MIXED,
+    "FluxControlNetInpaintPipeline": MIXED,
     "QwenImageEditInpaintPipeline": MIXED,
     "StableDiffusion3PAGImg2ImgPipeline": MIXED,
     "prediction negated, inpainting": "do not depend on the sample",
@@ -89,6 +95,7 @@ CANNOT_BE_DECODED = {
     "StableAudio3AudioToAudioPipeline": SOUND,
     "StableAudio3InpaintPipeline": SOUND,
     "AceStepPipeline": SOUND,
+    "Cosmos2_5_TransferPipeline": OTHER_FRAMES,
 }
 ONE_SAMPLE = ("JoyImageEditPlusPipeline",)  # takes several images for a sample, and not several samples
 
@@ -192,6 +199,31 @@ class Captured:
         family.layout = family.find_layout(self.pipe, self.capture)
         count = self.most()
         self.hold_against_the_pipelines(self.velocity(count), count)
+
+    @torch.no_grad()
+    def second_evaluation_is_the_pipelines(self):
+        """Hold the family's velocity against the pipeline's second evaluation, with the condition of the first one."""
+        family, seen = self.family, []
+        family.layout = layout = family.find_layout(self.pipe, self.capture)
+        denoiser = family.denoiser(self.pipe)
+
+        def record(module, args, kwargs, output):
+            names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
+            seen.append(({**dict(zip(names, args)), **kwargs}, output))
+
+        condition = family.split_call(self.capture(1, 0), 1)
+        hook = denoiser.register_forward_hook(record, with_kwargs=True)
+        with hook, encoding_means(getattr(self.pipe, "vae", None)):
+            self.pipe(**self.call | {"num_inference_steps": 3}, generator=torch.Generator().manual_seed(0))
+        arguments, output = seen[1]
+        x_t, time = (arguments[name] for name in (layout.sample.argument, family.timestep_argument))
+        x_t = layout.sample.of(torch.stack(list(x_t)) if layout.sample.kind else x_t)
+        at_noise, at_data = layout.time_range
+        t = (time.float().flatten()[:1] - at_data) / (at_noise - at_data)
+        assert 0.1 < t < 0.95
+        ours = family.velocity(denoiser)(x_t, t, None, None, condition)
+        expected = layout.read(output[0] if isinstance(output, tuple) else output)
+        torch.testing.assert_close(ours, expected * family.prediction_sign, rtol=1e-5, atol=1e-5)
 
     def another_size_is_the_pipelines(self, monkeypatch):
         """The same for a sample of another width, with the condition of the prompt at the size of the call."""

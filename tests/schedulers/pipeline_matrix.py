@@ -75,7 +75,7 @@ def answer_for(contract: str, captured: Captured) -> str:
 
 
 def draws_from_prompts(captured: Captured) -> bool:
-    media = "image(?!_guid|s_per)|video(?!s_per)|audio(?!_guid|_stg|_mod)|mask_image"
+    media = "image(?!_guid|s_per)|video(?!s_per)|audio(?!_guid|_stg|_mod)|mask_image|controls$"
     others = [key for key in captured.call if re.search(media, key)]
     return not others and "height" in captured.family.parameters and "Edit" not in captured.family.name
 

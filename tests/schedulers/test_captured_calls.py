@@ -6,7 +6,7 @@ import torch
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data.encoders import size_multiple
 from tests.schedulers import pipeline_matrix
-from tests.schedulers.captured_pipelines import CANNOT_BE_CAPTURED, TRAINED, WITHOUT_A_PROMPT, Captured
+from tests.schedulers.captured_pipelines import CANNOT_BE_CAPTURED, CONTROLLED, TRAINED, WITHOUT_A_PROMPT, Captured
 from tests.schedulers.stock_pipelines import PIPELINES, VARIANTS
 from tests.schedulers.stock_pipelines.batches import RESIZES
 from tests.smaller_pictures import resize_to
@@ -41,6 +41,14 @@ def test_the_first_evaluation_is_the_pipelines_own(contract):
     captured.first_evaluation_is_the_pipelines()
 
 
+@pytest.mark.parametrize(
+    "contract",
+    [pytest.param(each, marks=() if each == "controlnet" else pytest.mark.slow) for each in CONTROLLED],
+)
+def test_a_controlnet_runs_at_each_evaluation(contract):
+    Captured(contract).second_evaluation_is_the_pipelines()
+
+
 @torch.no_grad()
 def test_a_model_that_returns_patches_while_it_trains_gives_the_same_velocity():
     captured = Captured("prediction negated, constant mu")
@@ -53,6 +61,7 @@ def test_a_model_that_returns_patches_while_it_trains_gives_the_same_velocity():
 ONE_SIZE = (
     "control by channels",  # a tensor has the size of the call
     "CogView4ControlPipeline",
+    *CONTROLLED,
     "channels last",  # a list of sizes
     "Kandinsky5I2IPipeline",
     "steps only, learned positions",  # no more positions than the call needs

@@ -12,6 +12,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..configuration import TwinFlowConfigError
+from .controlnets import ControlNetCall, recorded
 from .guiders import turn_guiders_off
 
 STEPS = 2
@@ -25,10 +26,12 @@ class DenoiserCall:
     Attributes:
         arguments: without those that the pipeline leaves at their defaults.
         noise_level: 1 at pure noise and 0 at data; `None` if the scheduler has no sigmas.
+        controlnet: the call of the pipeline's ControlNet before it; `None` if there is none.
     """
 
     arguments: dict[str, Any]
     noise_level: float | None
+    controlnet: ControlNetCall | None = None
 
 
 class _FirstEvaluation(BaseException):
@@ -66,11 +69,12 @@ def capture_call(pipeline: DiffusionPipeline, component_name: str, seed: int = 0
     }
     call = {name: value for name, value in defaults.items() if name in parameters} | call
     hook = denoiser.register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
-    with undisturbed(pipeline), encoding_means(getattr(pipeline, "vae", None)), hook:
+    with undisturbed(pipeline), encoding_means(getattr(pipeline, "vae", None)), recorded(pipeline) as controls, hook:
         try:
             pipeline(**call)  # type: ignore[operator]  # the base class declares no call
         except _FirstEvaluation as reached:
-            return DenoiserCall(reached.arguments, _noise_level(pipeline.scheduler))
+            level = _noise_level(pipeline.scheduler)
+            return DenoiserCall(reached.arguments, level, controls[-1] if controls else None)
         except torch.OutOfMemoryError:
             raise
         except NameError as error:  # of a library that diffusers imports only if it is installed

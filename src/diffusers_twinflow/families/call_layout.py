@@ -110,7 +110,7 @@ def layout_of_one(one: Any, name: str, other: Any = None) -> Any:
     if isinstance(one, torch.Tensor):
         if one.shape[:1] == (1,):
             return PerSample(name, 0, 1)
-        return Shared(one) if other is None or _same(one, other) else OfPrompt(name)
+        return Shared(one) if other is None or same(one, other) else OfPrompt(name)
     if isinstance(one, dict):
         others = other if isinstance(other, dict) else {}
         return Group(dict, {key: layout_of_one(each, f"{name}.{key}", others.get(key)) for key, each in one.items()})
@@ -175,7 +175,7 @@ def split(layout: Any, value: Any, count: int, name: str, kept: int | None = Non
         for key, item in layout.items.items():
             found |= split(item, entries[key], count, f"{name}.{key}", kept)
         return found
-    if not _same(layout.value, value):
+    if not same(layout.value, value):
         raise _another(name, value, layout.value)
     return {}
 
@@ -186,7 +186,7 @@ def _item_tensors(layout: Any, item: Any, name: str) -> Iterator[tuple[str, torc
     elif isinstance(layout, Group):
         for key, each in layout.items.items():
             yield from _item_tensors(each, item[key], f"{name}.{key}")
-    elif not _same(layout.value, item):
+    elif not same(layout.value, item):
         raise _another(name, item, layout.value)
 
 
@@ -246,11 +246,18 @@ def _join_item(layout: Any, condition: Condition, index: int) -> Any:
     return layout.value
 
 
-def _same(first: Any, second: Any) -> bool:
-    if isinstance(first, torch.Tensor) or isinstance(second, torch.Tensor):
-        are_tensors = isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
-        return are_tensors and first.shape == second.shape and torch.equal(first.to(second.device), second)
-    return type(first) is type(second) and first == second
+def same(first: Any, second: Any) -> bool:
+    """Return whether two values are of one type and equal, down to the tensors in lists and dictionaries."""
+    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        alike = first.shape == second.shape and first.dtype == second.dtype
+        return alike and torch.equal(first.to(second.device), second)
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(value, second[key]) for key, value in first.items())
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == second)
 
 
 def _another(name: str, value: Any, before: Any = None) -> TwinFlowConfigError:

@@ -268,6 +268,8 @@ class CapturedFamily(Family):
         condition: Condition = {}
         for name, layout in self.layout.arguments.items():
             condition |= split(layout, call.arguments[name], count, name, kept)
+        if self.layout.controlnet is not None and call.controlnet is not None:
+            condition |= self.layout.controlnet.split(call.controlnet, count, kept)
         place = self.layout.sample
         if place.dim is not None or not condition:
             around = call.arguments[place.argument]
@@ -496,6 +498,8 @@ class CapturedFamily(Family):
             for name in filter(None, (self.timestep_argument, *layout.repeated_times, layout.native_target)):
                 time = self.timestep(r if r is not None and name == layout.native_target else t)
                 arguments[name] = time.reshape(-1, *[1] * len(layout.time_shape)).expand(-1, *layout.time_shape)
+            if layout.controlnet is not None:
+                arguments |= layout.controlnet.run(arguments, condition, count, device)
             return layout.read(model(**arguments)).reshape(shape) * self.prediction_sign
 
         return velocity

@@ -1,8 +1,8 @@
 """Find how a pipeline calls its denoiser: where the samples and times go, and which arguments belong to one sample."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from ..models import TwinFlowTransformerMixin
 from ..models.timestep_embedders import TimestepEmbedders
 from .call_capture import DenoiserCall
 from .call_layout import LayoutError, StateError, describe, layout_of, layout_of_one
+from .controlnets import PREFIX, ControlNetLayout, check_takes, outputs_in, taken_from
 from .sample_place import CallLayout, SamplePlace
 from .stock_calls import REFUSED
 
@@ -76,17 +77,19 @@ class LayoutSearch:
             repeated = tuple(k for k, value in one.arguments.items() if value is time and k != self.rule.argument)
             samples = {each.argument for each in (place, *beside)}
             left_out = {*samples, self.rule.argument, *repeated, *self._native_targets()}
-            for name in sorted(one.arguments.keys() - left_out):
-                self._check_no_time(name, one.arguments[name])
-                self._check_alike(name, one.arguments[name], other.arguments[name])
             first, twice = (one, two) if padded is None or two is None else padded
-            layouts = {}
-            for name in sorted(first.arguments.keys() - left_out):
-                value = first.arguments[name]
-                if twice is None:
-                    layouts[name] = layout_of_one(value, name, None if short is None else short.arguments.get(name))
-                else:
-                    layouts[name] = layout_of(value, twice.arguments.get(name), name, 1 if first is one else 2)
+            named = {"one": one, "other": other, "first": first, "twice": twice, "short": short}
+            calls = {name: call for name, call in named.items() if call is not None}
+            several = twice is not None
+            controlnet = self._find_controlnet(place.argument, list(calls.values()))
+            if controlnet is not None:
+                left_out |= controlnet.outputs.keys()
+            how = (several, 1 if first is one else 2)
+            layouts = self._layouts_of({n: c.arguments for n, c in calls.items()}, left_out, *how, "")
+            if controlnet is not None:
+                own = {n: c.controlnet.arguments for n, c in calls.items() if c.controlnet is not None}
+                own_layouts = self._layouts_of(own, controlnet.taken, *how, PREFIX)
+                controlnet = replace(controlnet, arguments=own_layouts)
         except LayoutError as error:
             raise TwinFlowConfigError(
                 f"{self.pipeline_name} cannot be trained with prompts alone, because its {self.component_name} cannot be "
@@ -102,6 +105,7 @@ class LayoutSearch:
             takes_several=two is not None,
             beside=beside,
             repeated_times=repeated,
+            controlnet=controlnet,
         )
 
     def _two_of(self, capture: Callable[[int, int], DenoiserCall]) -> DenoiserCall | None:
@@ -111,6 +115,52 @@ class LayoutSearch:
         except TwinFlowConfigError as error:
             logger.info(f"prompts are encoded one at a time: {error}")
             return None
+
+    def _find_controlnet(self, sample: str, calls: list[DenoiserCall]) -> ControlNetLayout | None:
+        """Find what the pipeline's ControlNet takes from the denoiser, and which of the denoiser's arguments it returns.
+
+        Args:
+            sample: name of the denoiser's argument with the sample.
+            calls: all captured calls.
+        """
+        found = [each.controlnet for each in calls if each.controlnet is not None]
+        if not found:
+            return None
+        taken = taken_from([(call.arguments, each.arguments) for call, each in zip(calls, found)])
+        check_takes(taken, found[0], (sample, self.rule.argument))
+        outputs = {name: outputs_in(value, found[0].outputs) for name, value in calls[0].arguments.items()}
+        returned = {name: each for name, each in outputs.items() if each is not None}
+        return ControlNetLayout(found[0].module, taken, returned)
+
+    def _layouts_of(
+        self,
+        calls: Mapping[str, dict[str, Any]],
+        left_out: Collection[str],
+        takes_several: bool,
+        count: int,
+        prefix: str,
+    ) -> dict[str, Any]:
+        """Find the layouts of the arguments of several calls of one model.
+
+        Args:
+            calls: arguments by kind of the call: "one" and "other" for two seeds of the noise, "first" and "twice" for
+                the same samples once and twice, and "short" for a short prompt.
+            left_out: names of arguments that are known already.
+            takes_several: whether "twice" is there. Else all calls are for one sample.
+            count: number of samples in "first".
+            prefix: start of the names of conditions.
+        """
+        for name in sorted(calls["one"].keys() - left_out):
+            self._check_no_time(prefix + name, calls["one"][name])
+            self._check_alike(prefix + name, calls["one"][name], calls["other"][name])
+        layouts = {}
+        for name in sorted(calls["first"].keys() - left_out):
+            value = calls["first"][name]
+            if takes_several:
+                layouts[name] = layout_of(value, calls["twice"].get(name), prefix + name, count)
+            else:
+                layouts[name] = layout_of_one(value, prefix + name, calls.get("short", {}).get(name))
+        return layouts
 
     def _native_targets(self) -> list[str]:
         return [self.rule.native_target.argument] if self.rule.native_target else []

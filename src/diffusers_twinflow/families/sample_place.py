@@ -8,6 +8,7 @@ import torch
 
 from ..configuration import TwinFlowConfigError
 from .call_layout import describe
+from .controlnets import ControlNetLayout
 
 TOKENS_NDIM = 3
 PATCHES_NDIM = 4
@@ -124,6 +125,7 @@ class CallLayout:
         beside: where further parts of the sample are, such as the sound of a video. The denoiser returns them in this
             order, after the first.
         repeated_times: names of arguments that are the timestep too.
+        controlnet: how the pipeline's ControlNet is called; `None` if there is none.
     """
 
     arguments: dict[str, Any]
@@ -134,6 +136,7 @@ class CallLayout:
     takes_several: bool
     beside: tuple[SamplePlace, ...] = ()
     repeated_times: tuple[str, ...] = ()
+    controlnet: ControlNetLayout | None = None
 
     @property
     def places(self) -> tuple[SamplePlace, ...]:

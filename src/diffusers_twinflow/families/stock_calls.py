@@ -40,10 +40,15 @@ STATELESS = {"use_kv_cache": False}
 """Arguments that keep a stock call from passing its denoiser a cache."""
 TAKE_IMAGES = {
     "CogView4ControlPipeline": "control_image",
+    "FluxControlNetPipeline": "control_image",
     "FluxControlPipeline": "control_image",
     "FluxKontextModularPipeline": "image",
     "FluxKontextPipeline": "image",
     "LongCatImageEditPipeline": "image",
+    "QwenImageControlNetPipeline": "control_image",
+    "SanaControlNetPipeline": "control_image",
+    "StableDiffusion3ControlNetPipeline": "control_image",
+    "ZImageControlNetPipeline": "control_image",
 }
 """Pipelines whose call takes an image without requiring it in its signature, and the argument."""
 ONE_PROMPT = ("Flux3ModularPipeline", "Flux3DistilledModularPipeline")

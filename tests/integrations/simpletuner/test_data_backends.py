@@ -69,7 +69,12 @@ def test_a_hub_data_set(place):
         "caption_strategy": "huggingface",
         "metadata_backend": "huggingface",
         "split": "test",
-        "huggingface": {"caption_column": ["short", "long"], "image_column": "picture", "width_column": "width", "file_extension": "jpg"},
+        "huggingface": {
+            "caption_column": ["short", "long"],
+            "image_column": "picture",
+            "width_column": "width",
+            "file_extension": "jpg",
+        },
         "resolution": 0.25,
         "resolution_type": "area",
     }

@@ -1,0 +1,187 @@
+"""Pipelines with a ControlNet: it runs before each evaluation of the denoiser, whose inputs include its outputs."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+from ..conditions import Condition
+from .call_layout import Group, LayoutError, Shared, describe, join, same, split
+
+COMPONENT = "controlnet"
+PREFIX = f"{COMPONENT}."
+"""Start of the names of conditions that only the ControlNet takes."""
+
+
+@dataclass(frozen=True)
+class ControlNetCall:
+    """The last call of a pipeline's ControlNet before the denoiser.
+
+    Attributes:
+        module: the ControlNet.
+        arguments: what it was called with, by name.
+        outputs: the tensors that it returned, in order.
+    """
+
+    module: torch.nn.Module
+    arguments: dict[str, Any]
+    outputs: list[torch.Tensor]
+
+
+@contextmanager
+def recorded(pipeline: DiffusionPipeline) -> Iterator[list[ControlNetCall]]:
+    """Collect the calls of a pipeline's ControlNet inside the block, if it has one."""
+    calls: list[ControlNetCall] = []
+    module = getattr(pipeline, COMPONENT, None)
+    if not isinstance(module, torch.nn.Module):
+        yield calls
+        return
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+
+    def record(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        calls.append(ControlNetCall(module, {**dict(zip(names, args)), **kwargs}, list(_tensors(output))))
+
+    with module.register_forward_hook(record, with_kwargs=True):
+        yield calls
+
+
+@dataclass(frozen=True)
+class OutputOf:
+    """A tensor that the ControlNet returns, at a place in its outputs, in the dtype that the denoiser takes."""
+
+    index: int
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class ControlNetLayout:
+    """How the frozen ControlNet of a pipeline is called, and where its outputs go.
+
+    Attributes:
+        module: the ControlNet.
+        taken: its arguments that are arguments of the denoiser too, such as sample, times and prompt, with their names.
+        outputs: the layouts of the denoiser's arguments that it returns.
+        arguments: the layouts of its other arguments.
+    """
+
+    module: torch.nn.Module
+    taken: Mapping[str, str]
+    outputs: Mapping[str, Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def split(self, call: ControlNetCall, count: int, kept: int | None) -> Condition:
+        """Return the tensors per sample that only the ControlNet takes, by name."""
+        condition: Condition = {}
+        for name, layout in self.arguments.items():
+            condition |= split(layout, call.arguments[name], count, PREFIX + name, kept)
+        return condition
+
+    def run(
+        self, arguments: Mapping[str, Any], condition: Condition, count: int, device: torch.device
+    ) -> dict[str, Any]:
+        """Return the denoiser's arguments that the ControlNet returns.
+
+        Args:
+            arguments: the denoiser's other arguments.
+            condition: conditions of the samples.
+            count: number of samples.
+            device: device of the samples. The ControlNet is moved there.
+        """
+        if next(self.module.parameters()).device != device:
+            self.module.to(device)
+        own = {name: join(layout, condition, count, device) for name, layout in self.arguments.items()}
+        taken = {name: arguments[other] for name, other in self.taken.items()}
+        wanted = any(tensor.requires_grad for tensor in _tensors([*taken.values(), *own.values()]))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and wanted):
+            found = list(_tensors(self.module(**taken, **own)))
+        return {name: _put(layout, found) for name, layout in self.outputs.items()}
+
+
+def taken_from(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, str]:
+    """Return the ControlNet's arguments with tensors that are an argument of the denoiser in every call, with its name.
+
+    They have the same name and equal values, or are the same object.
+
+    Args:
+        pairs: arguments of the denoiser and of the ControlNet in each call.
+    """
+    taken: dict[str, str] = {}
+    for name, value in pairs[0][1].items():
+        if next(_tensors(value), None) is None:
+            continue
+        for other in sorted(pairs[0][0], key=lambda each: each != name):
+            if all(
+                denoiser[other] is own[name] or (other == name and same(denoiser[other], own[name]))
+                for denoiser, own in pairs
+                if other in denoiser and name in own
+            ):
+                taken[name] = other
+                break
+    return taken
+
+
+def check_takes(taken: Mapping[str, str], call: ControlNetCall, needed: Sequence[str]) -> None:
+    """Refuse a ControlNet whose sample or times are not the denoiser's.
+
+    Args:
+        taken: the result of `taken_from`.
+        call: a call of the ControlNet.
+        needed: names of the denoiser's arguments with the sample and the times.
+
+    Raises:
+        LayoutError: if one is missing, with what was seen.
+    """
+    missing = [name for name in needed if name not in taken.values()]
+    if missing:
+        others = ", ".join(
+            f"`{name}`, {describe(value)}" for name, value in call.arguments.items() if name not in taken
+        )
+        raise LayoutError(
+            f"its ControlNet does not take the denoiser's `{missing[0]}`, but {others}. Load both in one dtype"
+        )
+
+
+def outputs_in(value: Any, outputs: list[torch.Tensor]) -> Any:
+    """Return where each tensor of a denoiser's argument is in a ControlNet's outputs; `None` if one is not there."""
+    tensors = list(_tensors(value))
+    if not tensors:
+        return None
+    places = [next((i for i, output in enumerate(outputs) if output is tensor), None) for tensor in tensors]
+    if None in places:
+        casts = [output.to(tensor.dtype) for output, tensor in zip(outputs, tensors)]
+        if len(tensors) != len(outputs) or not all(map(same, tensors, casts)):
+            return None
+        places = list(range(len(outputs)))
+    return _layout(value, iter(places))
+
+
+def _layout(value: Any, places: Iterator[Any]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return OutputOf(next(places), value.dtype)
+    if isinstance(value, (list, tuple)):
+        return Group(type(value), {i: _layout(each, places) for i, each in enumerate(value)})
+    if isinstance(value, dict):
+        return Group(dict, {key: _layout(each, places) for key, each in value.items()})
+    return Shared(value)
+
+
+def _put(layout: Any, outputs: list[torch.Tensor]) -> Any:
+    if isinstance(layout, OutputOf):
+        return outputs[layout.index].to(layout.dtype)
+    if isinstance(layout, Group):
+        values = {key: _put(each, outputs) for key, each in layout.items.items()}
+        return values if layout.kind is dict else layout.kind(values.values())
+    return layout.value
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors in lists, tuples and dictionaries."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(each)
