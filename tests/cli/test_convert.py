@@ -110,3 +110,17 @@ def test_what_does_not_fit_is_told(lora_run, tmp_path, capsys):
     (checkpoint / "trained_weights.safetensors").write_bytes(cut)
     assert "trained_weights.safetensors' is damaged" in error_of(checkpoint, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_is_told_to_be_converted_first(lora_run, tmp_path, capsys):
+    checkpoint = lora_run / "checkpoint-1"
+    unfinished = tmp_path / "run"
+    shutil.copytree(checkpoint, unfinished / "checkpoint-1")
+    for folder, message in [
+        (checkpoint, "is a checkpoint of a training run"),
+        (unfinished, "--resume_from_checkpoint"),
+    ]:
+        assert main(["generate", "a", "--adapter", str(folder)]) == 1
+        error = capsys.readouterr().err
+        source = checkpoint if folder == checkpoint else unfinished / "checkpoint-1"
+        assert message in error and f"diffusers-twinflow convert {source} NEW_FOLDER" in error

@@ -42,6 +42,12 @@ def test_only_our_messages_are_shown_and_all_is_as_before(capsys):
     ]
 
 
+def test_our_messages_are_rewritten(capsys):
+    with only_our_messages(rewrite=str.upper):
+        speak()
+    assert capsys.readouterr().err.splitlines()[-1] == "warning: OURS"
+
+
 def test_verbose_shows_the_libraries_too(caplog):
     with only_our_messages(verbose=True):
         logging.getLogger("torchao").warning("no library")

@@ -227,7 +227,7 @@ def test_a_call_with_stock_defaults_warns_once_with_the_right_call(shared_reposi
     pipeline("a", **options)
     [text] = warnings()
     assert "28 steps and guidance_scale=7.0" in text
-    assert "Call the pipeline with num_inference_steps=2, guidance_scale=0.0." in text
+    assert "Pass num_inference_steps=2, guidance_scale=0.0." in text
     pipeline("a", **options)
     assert warnings() == []
     pipeline.set_progress_bar_config(disable=True)
@@ -242,6 +242,8 @@ def test_a_call_with_stock_defaults_warns_once_with_the_right_call(shared_reposi
         ({}, None),
         ({"num_inference_steps": 8}, None),
         ({"guidance_scale": 1.0}, None),
+        ({"negative_prompt": ""}, None),
+        ({"negative_prompt": "blurry"}, "negative_prompt has no effect"),
         ({"guidance_scale": 3.0}, "2 steps and guidance_scale=3.0"),
         ({"num_inference_steps": 50}, "takes 50 steps, which"),
         ({"sigmas": [1.0 - i / 20 for i in range(20)]}, "takes 20 steps, which"),

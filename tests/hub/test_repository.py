@@ -122,6 +122,16 @@ def test_a_file_is_refused_with_the_folder_to_pass(repository):
             load(directory / LORA_NAME)
 
 
+def test_an_unknown_option_of_a_folder_is_refused(repository, base_dir):
+    with pytest.raises(TypeError, match="'adapter' is not a Hub option"):
+        load_twinflow_lora(load_stock_pipeline(FAMILY, base_dir), repository[0], adapter="x")
+
+
+def test_a_dtype_that_is_a_text_is_refused(repository):
+    with pytest.raises(TwinFlowConfigError, match="dtype='bfloat16' is a text"):
+        TwinFlowPipeline.from_pretrained(repository[0], dtype="bfloat16")
+
+
 def test_what_a_repository_holds(repository):
     directory, _ = repository
     names = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}

@@ -520,6 +520,7 @@ def test_bad_options_are_named(options, message):
         ({}, "no number of steps"),
         ({"num_inference_steps": 0}, "1 or more"),
         ({"num_inference_steps": -3}, "1 or more"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps=2.5 is not valid"),
         ({"sigmas": []}, "1 or more"),
         ({"num_inference_steps": 3, "sigmas": [1.0, 0.5]}, "agree"),
         ({"timesteps": [900], "sigmas": [1.0, 0.5]}, "agree"),

@@ -6,6 +6,7 @@ The command files import torch and diffusers only when a command runs, so that `
 import argparse
 import traceback
 from contextlib import nullcontext
+from functools import partial
 
 from .. import __version__
 from ..configuration import TwinFlowConfigError
@@ -64,7 +65,8 @@ def run_command(args: argparse.Namespace) -> int:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        with nullcontext() if args.has_own_output else only_our_messages(args.verbose):
+        rewrite = partial(name_flags, parser=args.parser)
+        with nullcontext() if args.has_own_output else only_our_messages(args.verbose, rewrite):
             args.run(args)
     except (TwinFlowConfigError, HfHubHTTPError, DiskError) as error:
         if args.verbose:

@@ -25,17 +25,18 @@ LIBRARIES = (
 
 
 @contextmanager
-def only_our_messages(verbose: bool = False) -> Iterator[None]:
+def only_our_messages(verbose: bool = False, rewrite: Callable[[str], str] = str) -> Iterator[None]:
     """Hide the messages, warnings and progress bars of other libraries inside the `with` block.
 
     Our own warnings are shown on one line each. Progress bars of downloads are shown if standard error is a terminal.
 
     Args:
         verbose: show the libraries' messages too.
+        rewrite: changes our messages, such as the names of arguments to flags.
     """
     with ExitStack() as stack:
-        stack.enter_context(_our_log())
-        stack.enter_context(_our_warnings(lambda text: note(f"warning: {text}"), hide_others=not verbose))
+        stack.enter_context(_our_log(rewrite))
+        stack.enter_context(_our_warnings(lambda text: note(f"warning: {rewrite(text)}"), hide_others=not verbose))
         if not verbose:
             stack.enter_context(_quiet_loggers())
             stack.enter_context(_no_bars())
@@ -54,8 +55,8 @@ def quiet_libraries(show_warning: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _our_log() -> Iterator[None]:
-    logger, handler = logging.getLogger(PACKAGE), _NoteHandler()
+def _our_log(rewrite: Callable[[str], str]) -> Iterator[None]:
+    logger, handler = logging.getLogger(PACKAGE), _NoteHandler(rewrite)
     logger.addHandler(handler)
     propagates, logger.propagate = logger.propagate, False
     try:
@@ -66,8 +67,12 @@ def _our_log() -> Iterator[None]:
 
 
 class _NoteHandler(logging.Handler):
+    def __init__(self, rewrite: Callable[[str], str]) -> None:
+        super().__init__()
+        self.rewrite = rewrite
+
     def emit(self, record: logging.LogRecord) -> None:
-        note(f"{record.levelname.lower()}: {record.getMessage()}")
+        note(f"{record.levelname.lower()}: {self.rewrite(record.getMessage())}")
 
 
 @contextmanager

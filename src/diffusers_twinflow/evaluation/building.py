@@ -66,7 +66,13 @@ def build_metrics(
 
 def _frechet(features: str, is_shared: bool) -> FrechetDistance:
     if features == INCEPTION:
-        return FrechetDistance(is_shared=is_shared)
+        try:
+            return FrechetDistance(is_shared=is_shared)
+        except OSError as error:
+            raise TwinFlowConfigError(
+                f"fid_features='{features}' could not be downloaded ({error}). Check the connection, or pass a folder or a "
+                "function as `fid_features`."
+            ) from error
     if not is_function(features):
         kind = "image model of transformers"
         return FrechetDistance(load_model(ImageFeatures, features, "fid_features", kind), is_shared=is_shared)

@@ -51,6 +51,8 @@ LOADED_NAMES = (
     MODULAR_INDEX_NAME,
 )
 
+CHECKPOINT_NAME = "checkpoint.json"
+"""File of a checkpoint of a training run, which is no repository."""
 MAX_JSON_BYTES = 1_000_000
 MAX_HEADER_BYTES = 16_000_000
 FLOAT_DTYPES = ("F32", "F16", "BF16")
@@ -138,6 +140,11 @@ def locate_repository(
         TwinFlowConfigError: if the repository or revision does not exist, or the Hub cannot be reached and the files
             are not cached.
     """
+    for option in hub_options:
+        if option not in SNAPSHOT_OPTIONS:
+            raise TypeError(
+                f"'{option}' is not a Hub option. The options are {', '.join(SNAPSHOT_OPTIONS)} and subfolder."
+            )
     name = str(name_or_path)
     folder = PurePosixPath(subfolder or "")
     if folder.is_absolute() or ".." in folder.parts:
@@ -149,11 +156,6 @@ def locate_repository(
         )
     if os.path.isdir(name_or_path):
         return LocatedRepository(name, Path(name_or_path) / folder, is_local=True)
-    for option in hub_options:
-        if option not in SNAPSHOT_OPTIONS:
-            raise TypeError(
-                f"'{option}' is not a Hub option. The options are {', '.join(SNAPSHOT_OPTIONS)} and subfolder."
-            )
     try:
         snapshot = snapshot_download(name, allow_patterns=[str(folder / file) for file in patterns], **hub_options)
     except Exception as error:  # network errors have no common class

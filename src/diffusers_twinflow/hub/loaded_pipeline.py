@@ -23,6 +23,8 @@ logger = logging.get_logger(__name__)
 
 FAR = 4
 MOST_STEPS = 8
+NEGATIVE = "negative_prompt"
+"""Start of the names of arguments that only guidance uses."""
 SAVE_OPTIONS = tuple(signature(DiffusionPipeline.save_pretrained).parameters)[2:]
 
 
@@ -133,14 +135,20 @@ class TwinFlowMethods(StockPipeline):
         trained = config.num_inference_steps
         is_far = steps is not None and (steps > max(MOST_STEPS, FAR * trained) or FAR * steps < trained)
         if is_far or guidance:
-            call = ", ".join(
-                f"{name}={value}" for name, value in {"num_inference_steps": trained, **guidance_off}.items()
-            )
+            right = {"num_inference_steps": trained, **(guidance_off if guidance else {})}
+            call = ", ".join(f"{name}={value}" for name, value in right.items())
             given = "".join(f" and {name}={value}" for name, value in guidance.items())
             self._warn_once(
                 "call",
-                f"These TwinFlow weights were distilled for {trained} steps without guidance, and this call takes "
-                f"{steps} steps{given}, which damages the images. Call the pipeline with {call}.",
+                f"These TwinFlow weights were distilled for {_steps(trained)} without guidance, and this call takes "
+                f"{_steps(steps)}{given}, which damages the images. Pass {call}.",
+            )
+        negative = [name for name, value in arguments.items() if name.startswith(NEGATIVE) and _is_given(value)]
+        if negative and not guidance:
+            self._warn_once(
+                "negative",
+                f"{negative[0]} has no effect, because guidance is built into the TwinFlow weights and turned off in the "
+                "call. Describe what you want in the prompt instead.",
             )
 
     def _is_on(self, adapter_name: str) -> bool:
@@ -161,6 +169,14 @@ class LoraPipeline(TwinFlowMethods):
         if self.twinflow_config is not None:
             self._check_call(dict(zip(self._call_defaults, args)) | kwargs, family_of(self).guidance_off)
         return super().__call__(*args, **kwargs)
+
+
+def _steps(number: int | None) -> str:
+    return f"{number} step" if number == 1 else f"{number} steps"
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and not (isinstance(value, str) and not value)
 
 
 def _step_count(arguments: Mapping[str, Any]) -> int | None:

@@ -123,7 +123,8 @@ def open_published(repository: LocatedRepository) -> PublishedTransformer:
     path = repository.find(MODEL_CONFIG_NAME)
     if path is None:
         raise TwinFlowConfigError(
-            f"'{repository.name}' has no {MODEL_CONFIG_NAME} of a transformer: pass the transformer's folder as subfolder."
+            f"'{repository.name}' has no {MODEL_CONFIG_NAME} of a transformer. Pass the transformer's folder as `subfolder`. "
+            "The result of a training run needs no conversion."
         )
     config = read_json(path)
     stock = _stock_class(str(config.get("_class_name")), repository.name)

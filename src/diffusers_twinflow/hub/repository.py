@@ -28,6 +28,7 @@ from ..schedulers import TwinFlowScheduler
 from .adapter_states import active_adapters
 from .base_loras import BaseLora, parse_base_loras
 from .files import (
+    CHECKPOINT_NAME,
     CONDITIONING_NAME,
     CONFIG_NAME,
     LORA_NAME,
@@ -198,6 +199,7 @@ class TwinFlowRepositoryConfig:
                     f"'{repository.name}' is a modular pipeline and not a TwinFlow repository. Load it with "
                     "ModularPipeline.from_pretrained, and give it a TwinFlowScheduler with update_components."
                 )
+            _refuse_checkpoints(repository)
             found = f"only {LORA_NAME}, a plain LoRA" if repository.find(LORA_NAME) else "none of its files"
             raise TwinFlowConfigError(
                 f"'{repository.name}' has no {CONFIG_NAME} and {found}, so it is not a TwinFlow repository. Load a plain "
@@ -228,6 +230,24 @@ class TwinFlowRepositoryConfig:
         base = None if own_components(published) else named_base(published)
         family = family_of_published(published)
         return cls(FULL, family.name, base or published.name, num_inference_steps=RECOMMENDED_STEPS)
+
+
+def _refuse_checkpoints(repository: LocatedRepository) -> None:
+    """Raise an error that tells how to convert a checkpoint, if the folder is one or contains only checkpoints."""
+    if not repository.is_local:
+        return
+    folder = repository.directory
+    convert = "diffusers-twinflow convert {} NEW_FOLDER"
+    if (folder / CHECKPOINT_NAME).is_file():
+        raise TwinFlowConfigError(
+            f"'{repository.name}' is a checkpoint of a training run. Convert it first: {convert.format(repository.name)}"
+        )
+    last = max(folder.glob(f"*/{CHECKPOINT_NAME}"), key=lambda path: path.stat().st_mtime, default=None)
+    if last is not None:
+        raise TwinFlowConfigError(
+            f"'{repository.name}' is a training run that has not saved its result yet. Continue it with "
+            f"--resume_from_checkpoint latest, or convert a checkpoint: {convert.format(last.parent)}"
+        )
 
 
 def _config_of_pipeline(repository: LocatedRepository) -> TwinFlowRepositoryConfig | None:

@@ -74,6 +74,10 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
         """
         if "torch_dtype" in kwargs:
             kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
+        if isinstance(kwargs.get("dtype"), str):  # diffusers would load float32
+            raise TwinFlowConfigError(
+                f"dtype={kwargs['dtype']!r} is a text: pass a torch.dtype, such as torch.bfloat16."
+            )
         hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         repository = locate_repository(os.fspath(pretrained_model_name_or_path), **hub_options)
         published = find_published(repository)

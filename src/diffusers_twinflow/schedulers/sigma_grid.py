@@ -156,6 +156,8 @@ def number_of_steps(num_inference_steps: int | None, sigmas: np.ndarray | None, 
         ValueError: if all are `None`, if the number is less than 1, or if the lengths differ.
     """
     counts = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
+    if num_inference_steps is not None and num_inference_steps != int(num_inference_steps):
+        raise ValueError(f"num_inference_steps={num_inference_steps} is not valid: pass a whole number of 1 or more.")
     counts |= {name: len(v) for name, v in {"sigmas": sigmas, "timesteps": timesteps}.items() if v is not None}
     if not counts or min(counts.values()) < 1:
         raise ValueError(
@@ -163,7 +165,7 @@ def number_of_steps(num_inference_steps: int | None, sigmas: np.ndarray | None, 
         )
     if len(set(counts.values())) > 1:
         raise ValueError(f"set_timesteps got {counts}, which do not agree: pass equal lengths, or only one of them.")
-    return next(iter(counts.values()))
+    return int(next(iter(counts.values())))
 
 
 def check_custom_sigmas(sigmas: np.ndarray, sampling_order: int) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration import TwinFlowConfigError
+from ..hub.files import CHECKPOINT_NAME
 
 PREFIX = "checkpoint-"
-MANIFEST = "checkpoint.json"
 CHUNK = 2**24
 
 
@@ -36,13 +36,13 @@ class Manifest:
         paths = [path for path in sorted(directory.rglob("*")) if path.is_file()]
         files = {path.relative_to(directory).as_posix(): (path.stat().st_size, checksum(path)) for path in paths}
         text = json.dumps(asdict(self) | {"files": files}, indent=2, sort_keys=True) + "\n"
-        (directory / MANIFEST).write_text(text, encoding="utf-8")
+        (directory / CHECKPOINT_NAME).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, checkpoint: Path) -> "Manifest | None":
         """Read the manifest of a checkpoint. Returns `None` if it is missing or cannot be read."""
         try:
-            return cls(**json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
+            return cls(**json.loads((checkpoint / CHECKPOINT_NAME).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -56,7 +56,7 @@ class Manifest:
         manifest = cls.load(checkpoint)
         if manifest is None:
             raise TwinFlowConfigError(
-                f"'{checkpoint}' cannot be resumed, because its {MANIFEST} is missing or cannot be read. Use another "
+                f"'{checkpoint}' cannot be resumed, because its {CHECKPOINT_NAME} is missing or cannot be read. Use another "
                 "checkpoint."
             )
         return manifest
@@ -75,7 +75,7 @@ def damage_of(checkpoint: Path) -> str | None:
     """Return in words what is wrong with the files of a checkpoint, or `None` if it is intact."""
     manifest = Manifest.load(checkpoint)
     if manifest is None:
-        return f"{MANIFEST} is missing or cannot be read"
+        return f"{CHECKPOINT_NAME} is missing or cannot be read"
     for name, (size, crc) in manifest.files.items():
         path = checkpoint / name
         if not path.is_file():

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from ..configuration import TwinFlowConfigError
 from ..families import Family, family_of
-from ..hub.files import check_new_folder
+from ..hub.files import CHECKPOINT_NAME, check_new_folder
 from ..methods.base import AveragedWeights, Method
 from ..options import read_json_options
 from .arguments import FILE_NAME as ARGUMENTS_NAME
@@ -22,7 +22,6 @@ from .recipe import build_options, option_names
 from .saving import save_result
 from .state import FILE_NAME as WEIGHTS_NAME
 
-MANIFEST_NAME = "checkpoint.json"
 STATES = "custom_checkpoint_*.pkl"
 NEEDED = ("pretrained_model_name_or_path", "train_type", "mixed_precision", "use_ema", "save_ema", "rank")
 
@@ -83,7 +82,7 @@ def read_arguments(checkpoint: Path, path: str | Path | None) -> dict[str, Any]:
     Raises:
         TwinFlowConfigError: if they are missing or incomplete.
     """
-    manifest, beside = checkpoint / MANIFEST_NAME, checkpoint.parent / ARGUMENTS_NAME
+    manifest, beside = checkpoint / CHECKPOINT_NAME, checkpoint.parent / ARGUMENTS_NAME
     values = read_json_options(manifest).get("arguments") if path is None and manifest.is_file() else None
     if values is None:
         if path is None and not beside.is_file():
