@@ -20,7 +20,7 @@ REPLACED = {
     "train_batch_size=4": "train_batch_size=1",
     "batch_size=4": "batch_size=1",
 }
-FROM_IMAGES, FROM_LATENTS = blocks((ROOT / "docs" / "training.md").read_text(encoding="utf-8"), "python")
+FROM_IMAGES, FROM_DATASET, FROM_LATENTS = blocks((ROOT / "docs" / "training.md").read_text(encoding="utf-8"), "python")
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +51,14 @@ def test_images_train(tmp_path):
         Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "my-images" / f"{name}.png")
         (tmp_path / "my-images" / f"{name}.txt").write_text("a handwritten seven")
     check_result(tmp_path, run(FROM_IMAGES)["trainer"])
+
+
+def test_a_dataset_trains(tmp_path):
+    (tmp_path / "my-images").mkdir()
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "my-images" / "a.png")
+    row = {"file_name": "a.png", "text": "a handwritten seven"}
+    (tmp_path / "my-images" / "metadata.jsonl").write_text(json.dumps(row))
+    check_result(tmp_path, run(FROM_DATASET)["trainer"])
 
 
 @pytest.mark.slow

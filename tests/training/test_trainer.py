@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from datasets import Dataset, Features, Image, Value
 from diffusers import StableDiffusion3Pipeline
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipeline
@@ -11,6 +12,7 @@ from diffusers_twinflow.data.batches import LatentBatches
 from diffusers_twinflow.methods import FlowMatching, TwinFlow
 from diffusers_twinflow.training import Trainer, TrainerCallback, TrainingArguments
 from diffusers_twinflow.training.callbacks import CheckpointCallback, default_callbacks
+from tests.data.data_files import picture
 from tests.tiny import sd3_condition, sd3_transformer
 from tests.training.encoded import BATCH, InOrder, samples
 
@@ -78,6 +80,84 @@ def test_plain_latents_and_conditions_are_batched(arguments, data):
     first, second = trained_weights(plain), trained_weights(ready)
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     assert any(tensor.any() for name, tensor in first.items() if "lora_B" in name)
+
+
+def picture_rows() -> Dataset:
+    """Eight captioned pictures in columns with names of their own."""
+    data = {"photo": [picture(i) for i in range(8)], "words": [f"picture {i}" for i in range(8)]}
+    return Dataset.from_dict(data, features=Features({"photo": Image(), "words": Value("string")}))
+
+
+def picture_options(arguments: TrainingArguments, **changes) -> TrainingArguments:
+    columns = {"image_column": "photo", "caption_column": ["words"]}
+    return replace(arguments, resolution=16, max_sequence_length=2, checkpointing_steps=9, **columns, **changes)
+
+
+def test_a_dataset_of_images_trains_as_its_files_do(arguments, tmp_path):
+    rows = picture_rows()
+    rows.to_parquet(tmp_path / "rows.parquet")
+    options = picture_options(arguments)
+    given = Trainer(None, options, TwinFlow(WITHOUT_GUIDANCE), rows.with_format("torch"))
+    files = {"data_files": [str(tmp_path / "rows.parquet")], "output_dir": str(tmp_path / "files")}
+    read = Trainer(None, replace(options, **files), TwinFlow(WITHOUT_GUIDANCE))
+    given.train()
+    read.train()
+    first, second = trained_weights(given), trained_weights(read)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_stream_of_images_is_trained_on(arguments, tmp_path):
+    trainer = Trainer(None, picture_options(arguments), FlowMatching(), picture_rows().to_iterable_dataset())
+    trainer.train()
+    assert trainer.arguments.streaming and (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file()
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Samples as other trainers take them."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return {"image": torch.zeros(3, 16, 16), "text": "a"}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            Pictures(),
+            "a dictionary with 'image', 'text', but it must have 'latents' and 'condition'.*datasets.Dataset",
+        ),
+        ([torch.zeros(1)], "a Tensor, but it must have"),
+        ({"train": [], "test": []}, "a dict with 'train', 'test': pass one split"),
+    ],
+)
+def test_samples_that_are_not_encoded_are_refused_at_once(arguments, data, message):
+    with pytest.raises(TwinFlowConfigError, match=message):
+        Trainer(None, arguments, FlowMatching(), data)
+
+
+def test_batches_that_are_not_encoded_are_refused_when_they_are_read(arguments):
+    loader = torch.utils.data.DataLoader(Pictures(), batch_size=BATCH)
+    with pytest.raises(TwinFlowConfigError, match="it must have 'latents' and 'condition'"):
+        Trainer(None, arguments, FlowMatching(), loader).train()
+
+
+def test_a_dataset_and_a_source_in_the_options_contradict_each_other(arguments):
+    with pytest.raises(TwinFlowConfigError, match="`instance_data_dir` is set, but the data is given"):
+        Trainer(None, picture_options(arguments, instance_data_dir="a"), FlowMatching(), picture_rows())
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [(TwinFlow, "method is TwinFlow: pass a method"), (TwinFlowConfig(), "method is TwinFlowConfig: pass a method")],
+)
+def test_a_method_of_another_kind_is_refused(arguments, method, message):
+    with pytest.raises(TypeError, match=message):
+        Trainer(None, arguments, method)
+    with pytest.raises(TypeError, match="arguments is a dict: pass TrainingArguments"):
+        Trainer(None, {"rank": 2})
 
 
 def test_guidance_on_plain_samples_says_how_to_give_the_empty_prompt(arguments):

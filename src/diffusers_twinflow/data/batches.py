@@ -1,6 +1,6 @@
 """Define the interface of training data, and use latents and conditions that are already encoded."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
@@ -13,6 +13,7 @@ from ..configuration import TwinFlowConfigError
 from .sampler import RunSampler
 
 Batch = dict[str, Any]
+LATENTS, CONDITION = "latents", "condition"
 
 
 @runtime_checkable
@@ -114,6 +115,7 @@ class LatentBatches:
         batches = self._endless(first_position // stride)
         for start in range(first_position + process_index * self.batch_size, last_position, stride):
             batch = next(batches)
+            _check_sample(batch)
             if len(batch["latents"]) != self.batch_size:
                 raise TwinFlowConfigError(
                     f"train_batch_size={self.batch_size}, but a batch of the data has {len(batch['latents'])} samples. "
@@ -159,6 +161,31 @@ class LatentBatches:
 
     def _sent_condition(self, condition: Condition) -> Condition:
         return {name: self._sent(tensor) for name, tensor in condition.items()}
+
+
+def check_samples(data: Any) -> None:
+    """Check the first sample of a sequence. Other iterables are checked when they are read.
+
+    Raises:
+        TwinFlowConfigError: if the data is a dictionary, or if the sample has no latents or no condition.
+    """
+    if isinstance(data, Mapping):
+        raise TwinFlowConfigError(
+            f"The data is a {type(data).__name__} with {', '.join(map(repr, data)) or 'no keys'}: pass one split, or the "
+            "samples."
+        )
+    if data is not None and not isinstance(data, Batches) and _is_sequence(data) and len(data):
+        _check_sample(data[0])
+
+
+def _check_sample(sample: Any) -> None:
+    keys = list(sample) if isinstance(sample, Mapping) else None
+    if keys is None or not {LATENTS, CONDITION} <= {*keys}:
+        found = f"a {type(sample).__name__}" if keys is None else f"a dictionary with {', '.join(map(repr, keys))}"
+        raise TwinFlowConfigError(
+            f"A sample of the data is {found}, but it must have '{LATENTS}' and '{CONDITION}'. To train on images, pass a "
+            "`datasets.Dataset` of images and captions as the data, or set an option such as `instance_data_dir`."
+        )
 
 
 def _is_sequence(samples: Sequence[Batch] | Iterable[Batch]) -> "TypeGuard[Sequence[Batch]]":

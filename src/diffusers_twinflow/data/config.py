@@ -82,24 +82,33 @@ class DataConfig(DataOptions):
 
     Args:
         twinflow_image_free: train without images. Only captions are read.
+        has_rows: whether the rows are given as a dataset, so that no option may name a source.
 
     Raises:
         TwinFlowConfigError: if options contradict each other.
     """
 
     twinflow_image_free: bool = False
+    has_rows: bool = False
 
     @classmethod
-    def from_options(cls, options: DataOptions, twinflow_image_free: bool = False) -> "DataConfig":
+    def from_options(
+        cls, options: DataOptions, twinflow_image_free: bool = False, *, has_rows: bool = False
+    ) -> "DataConfig":
         """Take the data options from the options of a run."""
         return cls(
             **{each.name: getattr(options, each.name) for each in fields(DataOptions)},
             twinflow_image_free=twinflow_image_free,
+            has_rows=has_rows,
         )
 
     def __post_init__(self) -> None:
         given = [name for name in SOURCES if getattr(self, name)]
-        if not given:
+        if given and self.has_rows:
+            raise TwinFlowConfigError(
+                f"`{given[0]}` is set, but the data is given as a dataset. Leave one of them out."
+            )
+        if not given and not self.has_rows:
             raise TwinFlowConfigError(f"no data is given. Set one of {', '.join(f'`{name}`' for name in SOURCES)}.")
         if len(given) > 1 and given != ["dataset_name", "data_files"]:
             raise TwinFlowConfigError(

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import pandas as pd
 from datasets import (
@@ -31,6 +31,7 @@ from huggingface_hub import metadata_load
 
 from ..configuration import TwinFlowConfigError
 from ..image_files import image_suffixes
+from .batches import LATENTS
 from .captions import CaptionSource, text_file
 from .clips import Clip
 from .folders import read_folder
@@ -76,6 +77,11 @@ class Loaded(NamedTuple):
     rows: Rows
     unlisted: list[str] | None = None
     ignored: dict[str, str] = {}
+
+
+def are_rows(data: Any) -> TypeGuard[Rows]:
+    """Return whether data is a dataset of `datasets` with images or captions, and not one with encoded latents."""
+    return isinstance(data, (Dataset, IterableDataset)) and LATENTS not in (data.column_names or ())
 
 
 def load_rows(dataset_name: str | None = None, **options: Any) -> Rows:
@@ -135,7 +141,7 @@ def load_source(
             if _is_folder_of_media(listing):
                 return _load_folder(listing, columns, **options)
             if _is_saved(dataset_name):
-                return Loaded(_load_saved(dataset_name, split=split, streaming=streaming))
+                return Loaded(_load_saved(dataset_name, split=split, streaming=streaming), unlisted=[])
             if glob.has_magic(dataset_name):
                 raise ValueError("a folder of tables whose path has one of *?[ ]; rename it, or use `data_files`")
         return Loaded(load_dataset(dataset_name, config_name, revision=revision, data_files=data_files, **options))

@@ -33,6 +33,7 @@ def open_source(
     resume: bool = False,
     processes: PartialState | None = None,
     batch_size: int = 1,
+    rows: Rows | None = None,
 ) -> Source:
     """Load the data, check its columns, and find the samples that cannot be used.
 
@@ -41,6 +42,7 @@ def open_source(
         output_dir: folder for the report `data_report.json`. For a stream, each process writes one.
         resume: whether the run continues from a checkpoint.
         batch_size: number of samples per micro-batch and process, for a warning if they do not fit into memory.
+        rows: the data. Defaults to the data that `config` names.
 
     Raises:
         TwinFlowConfigError: if the data cannot be read, lacks a column or has no sample that can be used.
@@ -50,25 +52,16 @@ def open_source(
         warn_about_memory(config, batch_size)
     captions, image_column = config.captions, config.used_image_column
     with processes.main_process_first():
-        loaded = load_source(
-            config.dataset_name,
-            config_name=config.dataset_config_name,
-            split=config.dataset_split,
-            instance_data_dir=config.instance_data_dir,
-            data_files=config.data_files,
-            prompts_file=config.prompts_file,
-            cache_dir=config.cache_dir,
-            streaming=config.streaming,
-            image_columns=(config.image_column, config.reference_image_column),
-        )
-        rows = keep_encoded(loaded.rows, image_column, captions, config.reference_image_column, config.clip)
+        loaded = _load(config) if rows is None else Loaded(rows.with_format(None), unlisted=[])
+        kept = keep_encoded(loaded.rows, image_column, captions, config.reference_image_column, config.clip)
         report = _report(config, Path(output_dir), processes, resume)
-        left_out = _left_out(config, loaded, rows)
+        left_out = _left_out(config, loaded, kept)
+        usable: CheckedRows | Rows = kept
         if config.streaming:
             report.add(left_out)
         else:
-            rows = check_rows(
-                rows,
+            usable = check_rows(
+                kept,
                 captions,
                 image_column,
                 report,
@@ -77,7 +70,21 @@ def open_source(
                 num_proc=config.dataloader_num_workers,
                 left_out=left_out,
             )
-    return Source(config, rows, report)
+    return Source(config, usable, report)
+
+
+def _load(config: DataConfig) -> Loaded:
+    return load_source(
+        config.dataset_name,
+        config_name=config.dataset_config_name,
+        split=config.dataset_split,
+        instance_data_dir=config.instance_data_dir,
+        data_files=config.data_files,
+        prompts_file=config.prompts_file,
+        cache_dir=config.cache_dir,
+        streaming=config.streaming,
+        image_columns=(config.image_column, config.reference_image_column),
+    )
 
 
 def _report(config: DataConfig, output_dir: Path, processes: PartialState, resume: bool) -> DataReport:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
+from datasets import IterableDataset
 from diffusers import FlowMatchEulerDiscreteScheduler, ModularPipeline
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -19,9 +20,10 @@ from peft import LoraConfig
 from torch import nn
 
 from ..conditions import VelocityFunction, VelocityOf
-from ..configuration import TwinFlowConfig, TwinFlowConfigError
+from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
 from ..data import DataConfig, TrainingData, open_source
-from ..data.batches import Batch, Batches, LatentBatches
+from ..data.batches import Batch, Batches, LatentBatches, check_samples
+from ..data.rows import Rows, are_rows
 from ..families import FAMILIES, Family, blocks_pipeline, family_of
 from ..hub.base_loras import merge_base_loras, parse_base_loras
 from ..hub.push import whole_repo_id
@@ -74,8 +76,9 @@ class Trainer:
             place; or a loaded transformer, if `data` already has latents and conditions. Defaults to the base in `arguments`.
         arguments: options of the run.
         method: training method. Defaults to flow matching.
-        data: latents and conditions, as `LatentBatches` or as the samples or batches that it takes. Defaults to the data
-            in `arguments`.
+        data: one of: a `datasets.Dataset` or `datasets.IterableDataset` with the columns `image_column` and
+            `caption_column`; latents and conditions, as `LatentBatches` or as the samples or batches that it takes.
+            Defaults to the data that `arguments` name.
         callbacks: callbacks of the run. Defaults to `default_callbacks(arguments)`.
         family: name of the model family, needed only if a transformer fits several; or the family that encoded `data`.
             A family that is derived from its pipeline must be given, because it has learned how the pipeline calls its
@@ -105,21 +108,27 @@ class Trainer:
         model: str | Path | DiffusionPipeline | ModularPipeline | ModelMixin | None,
         arguments: TrainingArguments,
         method: Method | None = None,
-        data: Batches | Iterable[Batch] | None = None,
+        data: Rows | Batches | Iterable[Batch] | None = None,
         *,
         callbacks: Sequence[TrainerCallback] | None = None,
         family: str | Family | None = None,
     ) -> None:
+        _check_types(arguments, method)
         self.method: Method = FlowMatching() if method is None else method
         self.config: TwinFlowConfig = self.method.config
         self.given_model = blocks_pipeline(model) if isinstance(model, ModularPipeline) else model
-        self.given_data = data
+        self.given_rows = data if are_rows(data) else None
+        self.given_data = None if are_rows(data) else data
+        check_samples(self.given_data)
         self.arguments = self._resolve(arguments)
         check_arguments(self.arguments, self.config)
         self.family = self._find_family(family)
         self.data_config: DataConfig | None = None
-        if data is None:
-            self.data_config = DataConfig.from_options(self.arguments, self.config.twinflow_image_free)
+        if self.given_data is None:
+            has_rows = self.given_rows is not None
+            self.data_config = DataConfig.from_options(
+                self.arguments, self.config.twinflow_image_free, has_rows=has_rows
+            )
         if self.arguments.push_to_hub and self.arguments.hub_model_id:
             repo_id = whole_repo_id(self.arguments.hub_model_id, self.arguments.hub_token)
             self.arguments = replace(self.arguments, hub_model_id=repo_id)
@@ -139,6 +148,8 @@ class Trainer:
             arguments.pretrained_model_name_or_path
         ):
             resolved["pretrained_model_name_or_path"] = self.given_model.config.get("_name_or_path") or None
+        if isinstance(self.given_rows, IterableDataset):
+            resolved["streaming"] = True
         if arguments.use_ema is None:
             resolved["use_ema"] = self.method.use_ema
         if arguments.mixed_precision is None:
@@ -240,7 +251,11 @@ class Trainer:
         source = None
         if self.data_config is not None:
             source = open_source(
-                self.data_config, args.output_dir, resume=checkpoint is not None, batch_size=args.train_batch_size
+                self.data_config,
+                args.output_dir,
+                resume=checkpoint is not None,
+                batch_size=args.train_batch_size,
+                rows=self.given_rows,
             )
         logger.info(f"loading {args.pretrained_model_name_or_path}")
         self.pipeline = self.load_pipeline()
@@ -366,7 +381,7 @@ class Trainer:
         names = [type(each).__name__ for each in denoisers_in(self.transformer)]
         lines = [
             f"model: {args.pretrained_model_name_or_path} ({' and '.join(names)}, {precision})",
-            f"data: {where or type(self.data).__name__}, {f'{samples:,} samples' if samples else 'a stream'} "
+            f"data: {where or type(self.data if self.given_rows is None else self.given_rows).__name__}, {f'{samples:,} samples' if samples else 'a stream'} "
             f"at {args.resolution} pixels",
             f"trains: {what} with {self.method.name}, {trained:,} of {total:,} parameters",
             f"steps: {schedule.first_step} to {schedule.total_steps}, {schedule.step_samples} samples each"
@@ -613,3 +628,14 @@ def pipeline_of(transformer: ModelMixin, family: Family) -> DiffusionPipeline:
     missing = {name: None for name, each in parameters.items() if each.default is Parameter.empty and name != "self"}
     scheduler = FlowMatchEulerDiscreteScheduler()
     return family.pipeline_class(**(missing | {family.component_name: transformer, "scheduler": scheduler}))
+
+
+def _check_types(arguments: Any, method: Any) -> None:
+    """Raise a `TypeError` if the options or the method are of another kind, such as a dictionary or a configuration."""
+    if not isinstance(arguments, TrainingArguments):
+        raise TypeError(
+            f"arguments is a {type(arguments).__name__}: pass TrainingArguments(...), or read a recipe with load_recipe."
+        )
+    if isinstance(method, (type, TwinFlowConfig, FlowMatchingConfig)):
+        name = method.__name__ if isinstance(method, type) else type(method).__name__
+        raise TypeError(f"method is {name}: pass a method, such as TwinFlow(TwinFlowConfig(twinflow_enabled=True)).")
