@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux import pipeline_flux_kontext
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
@@ -21,6 +22,7 @@ from diffusers_twinflow.families.diffusion import DiffusionFamily
 from diffusers_twinflow.families.stock_calls import denoiser_of
 from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.training import Trainer, TrainingArguments
+from diffusers_twinflow.training.checks import check_base
 from tests import tiny, videos
 from tests.families import kit, tiny_captured
 from tests.fresh_accelerator import fresh_accelerator
@@ -378,6 +380,25 @@ def test_samples_with_references_make_a_batch(build, small_references):
         )
         other = family.encode_prompts(pipeline, [prompt], reference_images=-references[i : i + 1])
         assert not torch.allclose(velocity(x_t[i : i + 1], t[i : i + 1], None, None, other)[0], together[i], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("FluxFillPipeline", "because it fills the part of an image that its `mask_image` shows"),
+        ("StableDiffusion3ControlNetInpaintingPipeline", "its `control_mask` shows, and samples have no masks"),
+        ("HeliosPipeline", "generates a video in sections"),
+        ("Cosmos2_5_TransferPipeline", "its call needs `controls`"),
+    ],
+)
+def test_a_pipeline_that_no_run_can_train_is_refused_before_it_is_loaded(name, message, tmp_path):
+    index = {"_class_name": name, "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "scheduler").mkdir()
+    FlowMatchEulerDiscreteScheduler().save_pretrained(tmp_path / "scheduler")
+    arguments = TrainingArguments(str(tmp_path), reference_image_column="image")
+    with pytest.raises(TwinFlowConfigError, match=message):
+        check_base(arguments, TwinFlowConfig(twinflow_enabled=True), use_ema=True)
 
 
 @pytest.mark.parametrize("asks", [False, True])

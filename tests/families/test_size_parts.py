@@ -14,9 +14,16 @@ def masks(tokens):
     return [torch.cat([prompt, torch.ones(1, tokens)], 1) for prompt in PROMPTS]
 
 
+def features(tokens):
+    """Features of the tokens of a prompt, then of those of a sample."""
+    return [torch.cat([torch.full((1, 3, 2), float(i)), torch.zeros(1, tokens, 2)], 1) for i in range(2)]
+
+
 @pytest.mark.parametrize(
     ("here", "there"),
     [
+        (features(4), features(2)),
+        (features(2), features(4)),
         (masks(4), masks(2)),
         (masks(2), masks(4)),
         ([torch.ones(1, 2, 3)] * 2, [torch.zeros(1, 2, 3)] * 2),

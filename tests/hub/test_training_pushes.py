@@ -142,5 +142,6 @@ def test_the_trainer_pushes_when_it_is_called(hub_with_base, base_dir, image_dir
     assert "before:" in done.stdout and str(output_dir) in done.stdout
     assert "arguments: None" in done.stdout
     assert {"README.md", "pytorch_lora_weights.safetensors", "twinflow_config.json"} <= hub.tree("me/from-python")
+    assert '"me/from-python"' in (output_dir / "README.md").read_text()
     pulled = hub.run(DRAW, "me/from-python", home=tmp_path / "another machine").check().stdout
     assert pulled == hub.run(DRAW, output_dir).check().stdout

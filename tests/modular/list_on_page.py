@@ -49,7 +49,7 @@ def answer_for(name: str) -> str:
         return f"no: {why_not(CANNOT_BE_CAPTURED[name])}"
     family = FAMILIES[f"{name}ModularPipeline"]
     try:
-        family.check_prompt_only()
+        family.check_trains()
     except TwinFlowConfigError:
         return f"no: {WHY[SOUND]}" if "lyrics" in family.parameters else NEEDS_MORE
     if name in CANNOT_BE_DECODED:

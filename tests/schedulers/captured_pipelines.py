@@ -97,6 +97,7 @@ CANNOT_BE_DECODED = {
     "AceStepPipeline": SOUND,
     "Cosmos2_5_TransferPipeline": OTHER_FRAMES,
 }
+NO_OTHER_PROMPT = ("BriaFiboPipeline", "BriaFiboEditPipeline")  # the tiny encoder of one has no token for the end
 ONE_SAMPLE = ("JoyImageEditPlusPipeline",)  # takes several images for a sample, and not several samples
 
 TRAINED = [
@@ -229,15 +230,20 @@ class Captured:
         """The same for a sample of another width, with the condition of the prompt at the size of the call."""
         family, size = self.family, (self.call["height"], self.call["width"])
 
+        has_encoder = isinstance(self.call.get("prompt"), str) and self.contract not in NO_OTHER_PROMPT
+        asked = self.call["prompt"] if has_encoder else ""
+
         def capture(family, pipeline, prompts, seed=0, image=None):
-            sized = {name: value for name, value in family.call_options.items() if name in ("height", "width")}
-            return capture_call(self.pipe, family.component_name, seed, **self.call_of(len(prompts)) | sized)
+            changed = {name: value for name, value in family.call_options.items() if name in ("height", "width")}
+            if has_encoder:
+                changed["prompt"] = prompts if len(prompts) > 1 else prompts[0]
+            return capture_call(self.pipe, family.component_name, seed, **self.call_of(len(prompts)) | changed)
 
         monkeypatch.setattr(CapturedFamily, "_capture", capture)
         family.size, wider = size, (size[0], size[1] + WIDER)
-        family._find_layout(self.pipe, "")
+        family._find_layout(self.pipe, asked)
         family.prepare_sizes(self.pipe, [size, wider])
-        condition = None if family.takes_reference_image else family.encode_prompts(self.pipe, [""])
+        condition = None if family.takes_reference_image else family.encode_prompts(self.pipe, [asked])
         self.family, self.call = family.at_sizes[wider], self.call | {"width": wider[1]}
         self.hold_against_the_pipelines(self.velocity(1, condition), 1)
 

@@ -60,6 +60,9 @@ class Family(Denoising, Encoding):
         """
         return self
 
+    def check_trains(self) -> None:
+        """Raise a `TwinFlowConfigError` if no run can train the pipeline, before it is loaded."""
+
     def check_num_frames(self, pipeline: DiffusionPipeline, num_frames: int) -> None:
         """Raise a `TwinFlowConfigError` if videos with this number of frames cannot be encoded."""
 

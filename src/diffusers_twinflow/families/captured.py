@@ -31,9 +31,11 @@ from .stock_calls import (
     DATA_MINUS_NOISE,
     GUIDANCE_OFF,
     GUIDES_ABOVE_ZERO,
+    MASKS,
     NOT_FOR_EMPTY,
     ONE_PROMPT,
     OUTPUT_NAMES,
+    REFUSED,
     STATELESS,
     TAKE_IMAGES,
     TAKE_SIGMAS,
@@ -154,14 +156,26 @@ class CapturedFamily(Family):
             {"max_sequence_length": max_sequence_length} if max_sequence_length and self.max_sequence_length else {}
         )
         sized.call_options = self.capture_options | self.guidance_off | self.size_options(resolution) | frames | length
-        self.check_prompt_only()
+        self.check_trains()
         return sized
 
-    def check_prompt_only(self) -> None:
+    def check_trains(self) -> None:
         """
         Raises:
-            TwinFlowConfigError: if the pipeline's call needs more than prompts, or its model predicts no velocity.
+            TwinFlowConfigError: if the pipeline's call needs more than prompts and an image, or cannot be captured.
         """
+        if self.name in REFUSED:
+            raise TwinFlowConfigError(
+                f"{self.name} cannot be trained: {REFUSED[self.name]}. Choose a base that draws images or videos from a "
+                "prompt."
+            )
+        masks = () if self.is_modular else MASKS  # blocks with a mask are left out without one
+        mask = next((name for name in masks if name in self.parameters), None)
+        if mask is not None:
+            raise TwinFlowConfigError(
+                f"{self.name} cannot be trained, because it fills the part of an image that its `{mask}` shows, and "
+                "samples have no masks. Choose a base that edits whole images or draws from a prompt."
+            )
         needed = [
             name
             for name, parameter in list(self.parameters.items())[1:]

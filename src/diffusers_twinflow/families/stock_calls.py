@@ -51,6 +51,8 @@ TAKE_IMAGES = {
     "ZImageControlNetPipeline": "control_image",
 }
 """Pipelines whose call takes an image without requiring it in its signature, and the argument."""
+MASKS = ("mask_image", "control_mask")
+"""Arguments for the part of an image that a stock call fills."""
 ONE_PROMPT = ("Flux3ModularPipeline", "Flux3DistilledModularPipeline")
 """Pipelines whose call takes one prompt."""
 TAKE_SIGMAS = ("AnyFlowPipeline", "HunyuanImagePipeline")

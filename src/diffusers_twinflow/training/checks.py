@@ -68,6 +68,8 @@ def check_family(args: TrainingArguments, family: Family, *, is_encoded: bool = 
     Raises:
         TwinFlowConfigError: if they do not.
     """
+    if not is_encoded:
+        family.check_trains()
     family.load_options(args.denoisers)
     check_reference(args, family, is_encoded=is_encoded)
     check_draws_videos(family, args.num_frames)

@@ -21,7 +21,7 @@ from ..configuration import TwinFlowConfig
 from ..families import Family, family_of
 from ..hub.base_loras import parse_base_loras
 from ..hub.files import CARD_NAME, LORA_NAME
-from ..hub.model_card import is_generated_card, save_model_card
+from ..hub.model_card import is_generated_card, rewrite_model_card, save_model_card
 from ..hub.push import push_twinflow_model
 from ..hub.repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
 from ..hub.sample_images import write_samples
@@ -240,6 +240,18 @@ def write_card(args: TrainingArguments, scores: Mapping[str, float] | None = Non
         cache_dir=args.cache_dir,
         token=args.hub_token,
     )
+
+
+def rewrite_card(args: TrainingArguments) -> None:
+    """Write the generated model card again for the repository of these arguments. An edited card stays as it is."""
+    if is_generated_card(Path(args.output_dir, CARD_NAME)):
+        rewrite_model_card(
+            args.output_dir,
+            repository_id_of(args),
+            base_model=args.hub_base_model,
+            cache_dir=args.cache_dir,
+            token=args.hub_token,
+        )
 
 
 def push_result(args: TrainingArguments) -> None:

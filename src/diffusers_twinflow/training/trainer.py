@@ -54,7 +54,7 @@ from .merging import merged_lora
 from .optimizer import build_lr_scheduler, build_optimizer, learning_rates, parameter_groups
 from .resuming import check_options, check_sizes, load_checkpoint
 from .run_folder import RunFolder
-from .saving import push_result, repository_config, save_result, write_card
+from .saving import push_result, repository_config, rewrite_card, save_result, write_card
 from .schedule import SAMPLES_PER_EPOCH, Schedule
 from .state import TrainedWeights
 from .training_health import check_finite
@@ -611,7 +611,10 @@ class Trainer:
             TwinFlowPushError: if the push fails. The result stays on disk.
         """
         args = self.arguments
-        push_result(args if repo_id is None else replace(args, hub_model_id=whole_repo_id(repo_id, args.hub_token)))
+        if repo_id is not None:
+            args = replace(args, hub_model_id=whole_repo_id(repo_id, args.hub_token))
+            rewrite_card(args)
+        push_result(args)
 
     def _check_prepared(self) -> None:
         if not hasattr(self, "networks"):
