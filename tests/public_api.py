@@ -83,6 +83,10 @@ class Plain:
         return LossOutput(error.mean(), error.detach())
 
 
+pipe.load_lora_weights("someone/style", adapter_name="style")
+pipe.set_adapters(["twinflow", "style"], [1.0, 0.7])
+
+
 class Shown(TrainerCallback):
     def on_log(self, trainer: Trainer, step: int, values: dict[str, float]) -> None:
         self.last: float = values["loss"]

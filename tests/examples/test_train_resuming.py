@@ -84,6 +84,13 @@ def test_what_a_checkpoint_cannot_follow_is_refused_by_name(again, more, message
         again(LATEST, *more)
 
 
+def test_a_run_that_ends_before_its_checkpoint_is_refused(again):
+    with pytest.raises(
+        SystemExit, match="checkpoint-2' has taken 2 steps, but the run ends after 1. Set --max_train_steps"
+    ):
+        again(LATEST, "--max_train_steps=1")
+
+
 def test_the_same_step_in_other_parts_and_the_same_alpha_go_on(again):
     again(LATEST, "--train_batch_size=2", "--gradient_accumulation_steps=2", "--lora_alpha=2")
 

@@ -14,6 +14,7 @@ from diffusers_twinflow.training.callbacks import (
     ProgressCallback,
     ScoreCallback,
     TimeLimitCallback,
+    TrainerCallback,
     TrajectoryCallback,
     default_callbacks,
 )
@@ -39,6 +40,13 @@ def test_progress_comes_last_so_that_other_work_after_a_step_is_not_timed(option
     assert kinds[-1] is ProgressCallback and kinds.count(ProgressCallback) == 1
     optional = {EMACallback, ScoreCallback, TrajectoryCallback, TimeLimitCallback}
     assert optional & set(kinds) == set(added)
+
+
+def test_a_method_that_is_no_event_is_refused():
+    with pytest.raises(
+        TypeError, match="Recorder.on_step_end is not an event of TrainerCallback. Events: .*on_step, "
+    ):
+        type("Recorder", (TrainerCallback,), {"on_step_end": lambda self, trainer, step: None})
 
 
 def test_a_dry_run_shows_no_progress_and_writes_nothing():

@@ -91,6 +91,8 @@ def launch(
     from ..writing import is_disk_error
 
     try:
+        from ..data import requirements  # noqa: F401  (raises an error if the extra is not installed)
+
         with shown_log(parser, verbose), stop_signals(), logging_redirect_tqdm():
             from ..training.trainer import Trainer  # here, because libraries print messages when they are imported
 

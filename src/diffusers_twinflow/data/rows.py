@@ -84,6 +84,11 @@ def are_rows(data: Any) -> TypeGuard[Rows]:
     return isinstance(data, (Dataset, IterableDataset)) and LATENTS not in (data.column_names or ())
 
 
+def is_stream(rows: Rows) -> bool:
+    """Return whether rows are read one after the other, so that their number is unknown."""
+    return isinstance(rows, IterableDataset)
+
+
 def load_rows(dataset_name: str | None = None, **options: Any) -> Rows:
     """Load data and return its rows. The arguments are those of `load_source`."""
     return load_source(dataset_name, **options).rows

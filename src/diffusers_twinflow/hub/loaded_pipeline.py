@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
+        def load_lora_weights(  # type: ignore[override]
+            self,
+            pretrained_model_name_or_path_or_dict: str | os.PathLike[str] | dict[str, Any],
+            adapter_name: str | None = None,
+            **kwargs: Any,
+        ) -> None: ...
+
 else:
     StockPipeline = object
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from ..configuration import TwinFlowConfigError
 from . import deepspeed
 from .arguments import FIXED
-from .checkpoint_files import Manifest
+from .checkpoint_files import Manifest, checkpoint_step
 from .distributed import checkpoint_state, uses_deepspeed
 from .schedule import PROCESSES, SAMPLES_PER_EPOCH, SAMPLES_PER_STEP
 
@@ -81,6 +81,23 @@ def check_sizes(checkpoint: Path, sizes: dict[str, int]) -> None:
                 f"'{checkpoint}' cannot be resumed with {sizes.get(name)} {name.replace('_', ' ')} (it was "
                 f"{old.get(name)}): {remedy}."
             )
+
+
+def check_steps(checkpoint: Path, total_steps: int | None) -> None:
+    """Check that a resumed run does not end before its checkpoint.
+
+    Args:
+        total_steps: number of steps at the end of the run; `None` if it is not known yet.
+
+    Raises:
+        TwinFlowConfigError: if it does.
+    """
+    taken = checkpoint_step(checkpoint)
+    if total_steps is not None and taken > total_steps:
+        raise TwinFlowConfigError(
+            f"'{checkpoint}' has taken {taken} steps, but the run ends after {total_steps}. Set `max_train_steps` to "
+            f"{taken} or more, or resume from an earlier checkpoint."
+        )
 
 
 def load_checkpoint(

@@ -10,6 +10,13 @@ SAMPLES_PER_STEP, SAMPLES_PER_EPOCH, PROCESSES = "samples_per_step", "samples_pe
 DEFAULT_STEPS = 1000
 
 
+def known_steps(arguments: TrainingArguments) -> int | None:
+    """Return the number of steps of a run, or `None` if it depends on the number of samples per epoch."""
+    if arguments.num_train_epochs and not arguments.max_train_steps:
+        return None
+    return arguments.max_train_steps or DEFAULT_STEPS
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The steps of a run.
@@ -53,11 +60,12 @@ class Schedule:
 
         step_samples = arguments.train_batch_size * num_processes * arguments.gradient_accumulation_steps
         sizes = {SAMPLES_PER_STEP: step_samples, PROCESSES: num_processes}
-        total_steps, validation_steps = arguments.max_train_steps or DEFAULT_STEPS, arguments.validation_steps
+        validation_steps = arguments.validation_steps
         if not arguments.streaming and (size := epoch_size()) is not None:
             sizes[SAMPLES_PER_EPOCH] = size
-        if arguments.num_train_epochs and not arguments.max_train_steps:
-            total_steps = steps_of(arguments.num_train_epochs, "num_train_epochs")
+        total_steps = known_steps(arguments)
+        if total_steps is None:
+            total_steps = steps_of(arguments.num_train_epochs or 1, "num_train_epochs")
         if arguments.validation_epochs:
             validation_steps = steps_of(arguments.validation_epochs, "validation_epochs")
         return cls(step_samples, first_step, total_steps, validation_steps, sizes)

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from datasets import IterableDataset
 from diffusers import FlowMatchEulerDiscreteScheduler, ModularPipeline
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -23,7 +22,7 @@ from ..conditions import VelocityFunction, VelocityOf
 from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
 from ..data import DataConfig, TrainingData, open_source
 from ..data.batches import Batch, Batches, LatentBatches, check_samples
-from ..data.rows import Rows, are_rows
+from ..data.rows import Rows, are_rows, is_stream
 from ..families import FAMILIES, Family, blocks_pipeline, family_of
 from ..hub.base_loras import merge_base_loras, parse_base_loras
 from ..hub.push import whole_repo_id
@@ -52,10 +51,10 @@ from .distributed import autocast, clip_grad_norm, on_main_process, place_teache
 from .dry_run import DryRun, save_report
 from .merging import merged_lora
 from .optimizer import build_lr_scheduler, build_optimizer, learning_rates, parameter_groups
-from .resuming import check_options, check_sizes, load_checkpoint
+from .resuming import check_options, check_sizes, check_steps, load_checkpoint
 from .run_folder import RunFolder
 from .saving import push_result, repository_config, rewrite_card, save_result, write_card
-from .schedule import SAMPLES_PER_EPOCH, Schedule
+from .schedule import SAMPLES_PER_EPOCH, Schedule, known_steps
 from .state import TrainedWeights
 from .training_health import check_finite
 from .validation_images import Validation
@@ -148,7 +147,7 @@ class Trainer:
             arguments.pretrained_model_name_or_path
         ):
             resolved["pretrained_model_name_or_path"] = self.given_model.config.get("_name_or_path") or None
-        if isinstance(self.given_rows, IterableDataset):
+        if self.given_rows is not None and is_stream(self.given_rows):
             resolved["streaming"] = True
         if arguments.use_ema is None:
             resolved["use_ema"] = self.method.use_ema
@@ -300,6 +299,7 @@ class Trainer:
         self.step = first_step
         if checkpoint:
             check_sizes(checkpoint, self.schedule.sizes)
+            check_steps(checkpoint, self.schedule.total_steps)
         samples = self.schedule.step_samples
         self.loader: Iterable[Batch] = self.data.loader(
             first_position=first_step * samples,
@@ -439,6 +439,7 @@ class Trainer:
         checkpoint = on_main_process(self.accelerator, claim)
         if checkpoint:
             check_options(self.options, checkpoint)
+            check_steps(checkpoint, known_steps(self.arguments))
         return checkpoint
 
     def _loop(self) -> None:

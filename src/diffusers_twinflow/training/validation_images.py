@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.logging import get_logger
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 
@@ -23,6 +24,8 @@ from ..pipelines import as_twinflow_pipeline
 from ..writing import write_file
 from .arguments import TrainingArguments
 from .distributed import autocast
+
+logger = get_logger(__name__)
 
 FOLDER = "validation"
 Columns = dict[str, list[Image.Image]]
@@ -99,6 +102,8 @@ class Validation:
         """Generate the column of the base. Call it before anything is trained or resumed."""
         steps = self.stock_steps if self.args.validation_base_steps is None else self.args.validation_base_steps
         if self.args.validation_prompts and steps:
+            count = len(self.args.validation_prompts) * self.args.num_validation_images
+            logger.info(f"generating {count} validation images with the base, {count_of_steps(steps)} each")
             with self.drawing(), without_targets(*self.family.denoisers(self.pipeline).values()):
                 self.base = {f"base, {count_of_steps(steps)}": self._column(self._pipeline(), steps)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,6 +10,10 @@ from ...methods.base import LossOutput
 
 if TYPE_CHECKING:
     from ..trainer import Trainer
+
+
+EVENT = "on_"
+"""Start of the names of the methods that are called at a point of the run."""
 
 
 class TrainerCallback:
@@ -21,6 +25,20 @@ class TrainerCallback:
         ...         print(step, values["loss"])
         >>> Trainer(..., callbacks=[*default_callbacks(arguments), PrintLoss()])
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Check the names of a subclass's events. A method with another name would never be called.
+
+        Raises:
+            TypeError: if a method's name starts with "on_" and is not an event.
+        """
+        super().__init_subclass__(**options)
+        events = [name for name in dir(TrainerCallback) if name.startswith(EVENT)]
+        for name in vars(cls):
+            if name.startswith(EVENT) and name not in events:
+                raise TypeError(
+                    f"{cls.__name__}.{name} is not an event of TrainerCallback. Events: {', '.join(events)}."
+                )
 
     def on_prepare(self, trainer: Trainer) -> None:
         """Called once when the model is ready, before a checkpoint is loaded and training starts."""
