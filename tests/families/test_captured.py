@@ -382,6 +382,35 @@ def test_samples_with_references_make_a_batch(build, small_references):
         assert not torch.allclose(velocity(x_t[i : i + 1], t[i : i + 1], None, None, other)[0], together[i], atol=1e-3)
 
 
+@torch.no_grad()
+def test_a_model_that_takes_one_sample_gets_each_sample_of_a_batch():
+    pipeline, prompts = tiny_captured.cosmos3(), ["a red fox", "a big cat"]
+    kit.fill_zeros(pipeline.transformer)
+    family = FAMILIES["Cosmos3OmniPipeline"].for_samples(pipeline, resolution=32)
+    family.prepare_prompts(pipeline, [*prompts, "a longer prompt"])
+    condition = family.encode_prompts(pipeline, prompts)
+    x_t = torch.randn(2, *family.sample_shape, generator=torch.Generator().manual_seed(0))
+    velocity, t = family.velocity(pipeline.transformer), torch.tensor([0.3, 0.8])
+    together = velocity(x_t, t, None, None, condition)
+    assert together.shape == x_t.shape and not torch.allclose(together[0], together[1])
+    for i, prompt in enumerate(prompts):
+        alone = velocity(x_t[i : i + 1], t[i : i + 1], None, None, family.encode_prompts(pipeline, [prompt]))
+        torch.testing.assert_close(alone[0], together[i], **kit.CLOSE)
+    longer = velocity(x_t[:1], t[:1], None, None, family.encode_prompts(pipeline, ["a longer prompt"]))
+    assert not torch.equal(longer[0], together[0])
+    with pytest.raises(
+        TwinFlowConfigError, match="prompts of a batch are encoded to different shapes.*train_batch_size=1"
+    ):
+        family.encode_prompts(pipeline, [prompts[0], "a longer prompt"])
+
+
+def test_a_model_that_takes_one_sample_trains_on_prompts_of_different_lengths(tmp_path):
+    arguments = replace(arguments_for(tmp_path, tiny_captured.cosmos3), train_batch_size=1, max_train_steps=3)
+    trained(arguments, twinflow_image_free=True, twinflow_enhanced_ratio=0.5, twinflow_split_passes=True)
+    pipeline = TwinFlowPipeline.from_pretrained(tmp_path / "out", merge=False)
+    assert any(p.any() for key, p in pipeline.transformer.named_parameters() if ".lora_B." in key)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

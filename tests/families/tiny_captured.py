@@ -12,6 +12,7 @@ from tests.families import kit, tiny_flux
 from tests.families.tiny_images import kl_vae
 from tests.families.tiny_language_models import SIZES, qwen2_5_vl
 from tests.families.tiny_videos import WAN, wan_parts
+from tests.schedulers.stock_pipelines import VARIANTS
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -167,3 +168,10 @@ def wan_vace_with_two():
     return diffusers.WanVACEPipeline(
         **wan_parts(), transformer=transformers[0], transformer_2=transformers[1], boundary_ratio=0.875
     )
+
+
+def cosmos3():
+    """Takes one sample per call, as one sequence with the tokens of the prompt."""
+    pipeline = VARIANTS["Cosmos3OmniPipeline"]()[0]
+    pipeline.text_tokenizer.chat_template = "{{ messages[-1]['content'] }}"  # after a message of the system
+    return pipeline

@@ -48,11 +48,8 @@ class CapturedBlocks(Captured):
 
 
 ONE_PICTURE = ("WanImage2Video",)
-PACKED = "`vision_timesteps`.*not one time per sample"
 CANNOT_BE_CAPTURED = {
     "Helios": IN_SECTIONS,
-    "Cosmos3Omni": PACKED,
-    "Cosmos3Distilled": PACKED,
 }
 CANNOT_BE_DECODED = {"QwenImageLayered": PARTS, "LTX2": TWO_LATENTS, "LTX25": TWO_LATENTS}
 TRAINED = [name for name in TWINS if name not in {**CANNOT_BE_CAPTURED, **CANNOT_BE_DECODED}]

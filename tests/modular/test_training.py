@@ -171,7 +171,7 @@ def test_prompts_of_different_lengths_one_at_a_time(tmp_path):
     (tmp_path / "base").mkdir()
     arguments = arguments_for(tmp_path, pretrained_model_name_or_path="base", train_batch_size=1)
     (tmp_path / "prompts.txt").write_text(f"{PROMPTS[0]}\n{LONG}")
-    trained(tiny.flux3(), arguments, **IMAGE_FREE, twinflow_enhanced_ratio=0)
+    trained(tiny.flux3(), arguments, **IMAGE_FREE, twinflow_enhanced_ratio=0.5, twinflow_split_passes=True)
     assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file()
 
 

@@ -6,7 +6,6 @@ import torch
 
 from diffusers_twinflow import TwinFlowConfig, load_twinflow_lora
 from diffusers_twinflow.data.batches import LatentBatches
-from diffusers_twinflow.families.decode_capture import Decoder
 from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.training import Trainer, TrainingArguments
 from tests.fresh_accelerator import fresh_accelerator
@@ -30,7 +29,7 @@ def decoder_of(found):
         found.pipe.vae.bn.running_var.uniform_(0.5, 2, generator=generator)
     found.family.layout = found.family.find_layout(found.pipe, found.capture)
     call = {name: value for name, value in found.call.items() if name != "output_type"}
-    return Decoder(found.pipe, found.family.component_name, found.family.layout.sample, call)
+    return found.family.decoder(found.pipe, call)
 
 
 def pixels_for(decoder):

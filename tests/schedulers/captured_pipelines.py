@@ -39,7 +39,6 @@ CANNOT_BE_CAPTURED = {
     "ZImageOmniPipeline": "`x` is a list of 1",
     "DreamLitePipeline": "`sample` is a tensor of shape .2, .* for one prompt",  # with and without the prompt
     "OmniGenPipeline": "`hidden_states` is a tensor of shape .2, .* for one prompt",  # with and without the prompt
-    "Cosmos3OmniPipeline": "`vision_timesteps`.*not one time per sample",
     "add_noise by value and no begin index": "`timestep` is 1 at noise level 1",  # its time is a part of the video's
     "predicts the clean picture, in pixels": "predicts the image and not a velocity",
     "AnyFlowFARPipeline": "generates a video in sections",

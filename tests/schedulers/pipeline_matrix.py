@@ -28,7 +28,6 @@ WHY = {
     "kv_caches": "it keeps a cache between calls",
     "`x` is a list": "it mixes images and samples in one input",
     "for one prompt": "it always evaluates the empty prompt too",
-    "vision_timesteps": "it packs the samples of a batch",
     "at noise level 1": "it starts from the video that it edits",
     "predicts the image": "its model predicts the image",
     "in sections": "it generates a video in sections",

@@ -62,6 +62,7 @@ ONE_SIZE = (
     "control by channels",  # a tensor has the size of the call
     "CogView4ControlPipeline",
     *CONTROLLED,
+    "Cosmos3OmniPipeline",  # the places of a sample's tokens follow the prompt
     "channels last",  # a list of sizes
     "Kandinsky5I2IPipeline",
     "steps only, learned positions",  # no more positions than the call needs

@@ -39,6 +39,13 @@ class OfPrompt:
 
 
 @dataclass(frozen=True)
+class NumberOf:
+    """A whole number that depends on the prompt, such as how many tokens it has."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class OfItem:
     """A tensor of one sample, in a list with an entry per sample."""
 
@@ -121,6 +128,31 @@ def layout_of_one(one: Any, name: str, other: Any = None) -> Any:
     return layout_of(one, one, name)
 
 
+def layout_of_packed(value: Any, name: str, other: Any = None) -> Any:
+    """How a value is laid out for a denoiser that takes one sample per call. Its tensors belong to the sample.
+
+    Args:
+        value: the value.
+        name: where it is.
+        other: the value for a prompt of another length, if a run has prompts of different lengths.
+    """
+    if isinstance(value, torch.Tensor):
+        return OfPrompt(name)
+    if type(value) is int and other is not None and value != other:
+        return NumberOf(name)
+    if isinstance(value, dict):
+        others = other if isinstance(other, dict) else {}
+        return Group(
+            dict, {key: layout_of_packed(each, f"{name}.{key}", others.get(key)) for key, each in value.items()}
+        )
+    if isinstance(value, (list, tuple)):
+        others = dict(enumerate(other)) if isinstance(other, (list, tuple)) else {}
+        return Group(
+            type(value), {i: layout_of_packed(each, f"{name}.{i}", others.get(i)) for i, each in enumerate(value)}
+        )
+    return layout_of(value, value, name)
+
+
 def _tensor_layout(one: torch.Tensor, two: torch.Tensor, name: str, count: int) -> Any:
     if one.shape == two.shape:
         if torch.equal(one, two):
@@ -162,6 +194,8 @@ def split(layout: Any, value: Any, count: int, name: str, kept: int | None = Non
         return {layout.name: rows[:kept].contiguous()}
     if isinstance(layout, OfPrompt):
         return {layout.name: value.unsqueeze(0).repeat(count, *[1] * value.ndim)}
+    if isinstance(layout, NumberOf):
+        return {layout.name: torch.full((count,), value)}
     if isinstance(layout, PerSampleList):
         if not isinstance(value, (list, tuple)) or type(value) is not layout.kind or len(value) != count:
             raise _another(name, value)
@@ -195,8 +229,7 @@ def _stacked(rows: list[torch.Tensor], name: str) -> torch.Tensor:
     if len(shapes) > 1:
         raise TwinFlowConfigError(
             f"the prompts of a batch are encoded to different shapes, `{name}` to {shapes[0]} and {shapes[-1]}, and the "
-            "pipeline does not pad them: set train_batch_size=1 and twinflow_enhanced_ratio=0, or use prompts of one "
-            "length."
+            "pipeline does not pad them: set train_batch_size=1 and twinflow_split_passes, or use prompts of one length."
         )
     return torch.stack(rows)
 
@@ -216,6 +249,8 @@ def join(layout: Any, condition: Condition, count: int, device: torch.device) ->
         return condition[layout.name].movedim(0, layout.dim).flatten(layout.dim, layout.dim + 1)
     if isinstance(layout, OfPrompt):
         return _one_of(condition[layout.name], layout.name)
+    if isinstance(layout, NumberOf):
+        return int(_one_of(condition[layout.name], layout.name))
     if isinstance(layout, PerSampleList):
         return layout.kind(_join_item(layout.item, condition, i) for i in range(count))
     if isinstance(layout, Group):
@@ -230,7 +265,7 @@ def _one_of(rows: torch.Tensor, name: str) -> torch.Tensor:
     Raises:
         TwinFlowConfigError: if they differ.
     """
-    if not torch.equal(rows, rows[:1].expand_as(rows)):
+    if len(rows) > 1 and not torch.equal(rows, rows[:1].expand_as(rows)):
         raise TwinFlowConfigError(
             f"the samples of a batch have different `{name}`, and the denoiser takes one for all: set train_batch_size=1."
         )

@@ -29,6 +29,7 @@ from .sample_place import TOKENS_NDIM, CallLayout
 from .size_parts import PartOfSize, part_of_size
 from .stock_calls import (
     DATA_MINUS_NOISE,
+    FURTHER_OUTPUTS,
     GUIDANCE_OFF,
     GUIDES_ABOVE_ZERO,
     MASKS,
@@ -402,7 +403,18 @@ class CapturedFamily(Family):
         frames = [self.num_frames] if self.num_frames else []
         shape = (1, 3, *frames, *self.size)
         pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        self.find_codec(Decoder(pipeline, self.component_name, self.layout.sample, call), pixels)
+        self.find_codec(self.decoder(pipeline, call), pixels)
+
+    def decoder(self, pipeline: DiffusionPipeline, call: dict[str, Any]) -> Decoder:
+        """Return the pipeline's call from its last step on.
+
+        Args:
+            call: arguments of the pipeline's call for one sample.
+        """
+        if self.layout is None:
+            raise _not_prepared(self.name)
+        further = FURTHER_OUTPUTS.get(self.transformer_class.stock_class().__name__, 0)
+        return Decoder(pipeline, self.component_name, self.layout.sample, call, further)
 
     def find_codec(self, decoder: Decoder, pixels: torch.Tensor) -> None:
         """Find how samples are decoded, and check it with an image.
@@ -494,6 +506,11 @@ class CapturedFamily(Family):
 
     def _velocity(self, model: Callable[..., Any]) -> VelocityFunction:
         """The velocity of samples of one size."""
+        velocity = self._call_velocity(model)
+        return one_at_a_time(velocity) if self.rule.packed else velocity
+
+    def _call_velocity(self, model: Callable[..., Any]) -> VelocityFunction:
+        """The velocity of as many samples as one call of the denoiser takes."""
         if self.layout is None:
             raise _not_prepared(self.name)
         layout = self.layout
@@ -511,7 +528,8 @@ class CapturedFamily(Family):
             arguments |= self.times(t, r, sign)
             for name in filter(None, (self.timestep_argument, *layout.repeated_times, layout.native_target)):
                 time = self.timestep(r if r is not None and name == layout.native_target else t)
-                arguments[name] = time.reshape(-1, *[1] * len(layout.time_shape)).expand(-1, *layout.time_shape)
+                time = time.reshape(-1, *[1] * len(layout.time_shape)).expand(-1, *layout.time_shape)
+                arguments[name] = time[0] if self.rule.packed else time
             if layout.controlnet is not None:
                 arguments |= layout.controlnet.run(arguments, condition, count, device)
             return layout.read(model(**arguments)).reshape(shape) * self.prediction_sign
@@ -543,6 +561,28 @@ class CapturedFamily(Family):
             for each in call_pipeline(pipeline, prompt=self._as_argument(some), **per_prompt, **options)[0]
         ]
         return drawn if self.draws_videos else [[image] for image in drawn]
+
+
+def one_at_a_time(velocity: VelocityFunction) -> VelocityFunction:
+    """Return a velocity function for any number of samples, from one that takes one sample."""
+
+    def for_each(
+        x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+    ) -> torch.Tensor:
+        samples = range(len(x_t))
+        parts = [
+            velocity(
+                x_t[i : i + 1],
+                t[i : i + 1],
+                None if r is None else r[i : i + 1],
+                None if sign is None else sign[i : i + 1],
+                {name: tensor[i : i + 1] for name, tensor in condition.items()},
+            )
+            for i in samples
+        ]
+        return torch.cat(parts)
+
+    return for_each
 
 
 def _not_prepared(name: str) -> TwinFlowConfigError:

@@ -7,6 +7,7 @@ the next step and to its autoencoder after the last one.
 import inspect
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -69,12 +70,14 @@ class Decoder:
         component_name: the denoiser. A second one for low noise is treated alike.
         place: where samples are in the denoiser's call.
         call: arguments of the pipeline's call for one sample.
+        further_outputs: how many outputs besides the sample the denoiser returns.
     """
 
     pipeline: DiffusionPipeline
     component_name: str
     place: SamplePlace
     call: dict[str, Any]
+    further_outputs: int = 0
 
     @torch.no_grad()
     def run(self, values: torch.Tensor | float, *, decodes: bool = False) -> Decoding:
@@ -99,7 +102,8 @@ class Decoder:
             if "stepped" in seen:
                 seen["sample"] = sample
             output = torch.zeros_like(whole if place.is_among_tokens else sample)
-            return _Output((place.kind(output.unbind(0)) if place.kind else output,))
+            first = place.kind(output.unbind(0)) if place.kind else output
+            return _Output((first, *[None] * self.further_outputs))
 
         def decode(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             if "latents" in seen:
@@ -127,7 +131,8 @@ class Decoder:
             pipeline.scheduler.step = return_chosen
             with ExitStack() as methods:
                 for each in filter(None, (denoiser, second_of(pipeline))):
-                    methods.enter_context(replaced_method(each, "forward", forward))
+                    own = wraps(each.forward)(forward)  # blocks pass only what the signature has
+                    methods.enter_context(replaced_method(each, "forward", own))
                 methods.enter_context(replaced_method(vae, "decode", decode))
                 try:
                     seen["output"] = pipeline(**call | {"output_type": "np"})[0]  # type: ignore[operator]

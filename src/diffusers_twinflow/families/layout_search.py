@@ -12,7 +12,7 @@ from ..configuration import TwinFlowConfigError
 from ..models import TwinFlowTransformerMixin
 from ..models.timestep_embedders import TimestepEmbedders
 from .call_capture import DenoiserCall
-from .call_layout import LayoutError, StateError, describe, layout_of, layout_of_one
+from .call_layout import LayoutError, StateError, describe, layout_of, layout_of_one, layout_of_packed, same
 from .controlnets import PREFIX, ControlNetLayout, check_takes, outputs_in, taken_from
 from .sample_place import CallLayout, SamplePlace
 from .stock_calls import REFUSED
@@ -110,6 +110,8 @@ class LayoutSearch:
 
     def _two_of(self, capture: Callable[[int, int], DenoiserCall]) -> DenoiserCall | None:
         """The call for two samples; `None` if the pipeline takes one prompt at a time."""
+        if self.rule.packed:
+            return None
         try:
             return capture(2, 0)
         except TwinFlowConfigError as error:
@@ -156,7 +158,9 @@ class LayoutSearch:
         layouts = {}
         for name in sorted(calls["first"].keys() - left_out):
             value = calls["first"][name]
-            if takes_several:
+            if self.rule.packed:
+                layouts[name] = layout_of_packed(value, prefix + name, calls.get("short", {}).get(name))
+            elif takes_several:
                 layouts[name] = layout_of(value, calls["twice"].get(name), prefix + name, count)
             else:
                 layouts[name] = layout_of_one(value, prefix + name, calls.get("short", {}).get(name))
@@ -166,9 +170,12 @@ class LayoutSearch:
         return [self.rule.native_target.argument] if self.rule.native_target else []
 
     def _find_sample(self, one: dict[str, Any], other: dict[str, Any]) -> SamplePlace:
-        """Find the sample in the first argument."""
+        """Find the sample in the first argument, or in the first one that changes with the noise if prompts come first."""
         forward = inspect.signature(self.transformer_class.stock_class().forward)
-        return self._find_place(next(name for name in forward.parameters if name in one), one, other)
+        names = [name for name in forward.parameters if name in one]
+        if self.rule.packed:
+            names = [name for name in names if not same(one[name], other[name])] or names
+        return self._find_place(names[0], one, other)
 
     def _find_sound(self, place: SamplePlace, one: dict[str, Any], other: dict[str, Any]) -> tuple[SamplePlace, ...]:
         """Find the sound of a video, if the denoiser takes sound."""
@@ -218,7 +225,7 @@ class LayoutSearch:
     def _check_time(self, call: DenoiserCall) -> None:
         """Refuse a pipeline whose times are not those that the table has for its denoiser."""
         time = call.arguments.get(self.rule.argument)
-        if self.rule.packed or not isinstance(time, torch.Tensor):
+        if not isinstance(time, torch.Tensor):
             raise LayoutError(f"`{self.rule.argument}` is {describe(time)}, and not one time per sample")
         values = time.float().flatten()
         if values.min() != values.max():
@@ -236,6 +243,8 @@ class LayoutSearch:
     def _times_in(self, one: dict[str, Any]) -> tuple[int, ...]:
         """The shape of one sample's times, which are all the same."""
         time = one[self.rule.argument]
+        if self.rule.packed:
+            return tuple(time.shape)
         if time.ndim > 1 and time.shape[0] != 1:
             raise LayoutError(f"`{self.rule.argument}` is {describe(time)} for one prompt")
         return tuple(time.shape[1:])

@@ -25,6 +25,8 @@ GUIDANCE_OFF = {
 GUIDES_ABOVE_ZERO = ("ZImageTransformer2DModel", "Krea2Transformer2DModel")
 DATA_MINUS_NOISE = ("HiDreamImageTransformer2DModel", "NucleusMoEImageTransformer2DModel")
 """Denoisers whose time falls from noise to data and that predict data minus noise: their pipelines negate it."""
+FURTHER_OUTPUTS = {"Cosmos3OmniTransformer": 2}
+"""How many outputs besides the sample denoisers return, which are `None` without sound and actions."""
 IN_SECTIONS = "it generates a video in sections, and only the inputs of the first section can be captured"
 REFUSED = {
     "AnyFlowFARPipeline": IN_SECTIONS,
