@@ -5,8 +5,9 @@ import torch
 from accelerate.utils import DistributedType
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
+from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.sharding import copy_whole, gathered, local_part, whole
-from diffusers_twinflow.training.distributed import check_distributed
+from diffusers_twinflow.training.distributed import check_distributed, check_sharding
 
 
 def accelerator(kind: DistributedType, is_fsdp2: bool = False, device: str = "cuda", zero_stage: int | None = None):
@@ -32,6 +33,14 @@ def accelerator(kind: DistributedType, is_fsdp2: bool = False, device: str = "cu
 def test_what_would_train_wrongly_is_refused(found, offload_ema, message):
     with pytest.raises(TwinFlowConfigError, match=message):
         check_distributed(found, offload_ema)
+
+
+def test_a_model_that_runs_once_per_sample_is_not_sharded():
+    sharded, whole_model = accelerator(DistributedType.FSDP, is_fsdp2=True), accelerator(DistributedType.MULTI_GPU)
+    with pytest.raises(TwinFlowConfigError, match="Cosmos3OmniPipeline cannot be trained with sharded weights"):
+        check_sharding(sharded, FAMILIES["Cosmos3OmniPipeline"])
+    check_sharding(whole_model, FAMILIES["Cosmos3OmniPipeline"])
+    check_sharding(sharded, FAMILIES["flux"])
 
 
 @pytest.mark.parametrize(

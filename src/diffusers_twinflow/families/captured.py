@@ -95,6 +95,7 @@ class CapturedFamily(Family):
         self.transformer_class = TWINFLOW_CLASSES[denoiser_name]
         self.rule = TIMESTEP_EMBEDDERS[denoiser_name]
         self.timestep_argument = self.rule.argument
+        self.takes_one_sample = self.rule.packed
         parameters = inspect.signature(pipeline_class.__call__).parameters
         self.parameters = parameters
         length = parameters.get("max_sequence_length")
@@ -507,7 +508,7 @@ class CapturedFamily(Family):
     def _velocity(self, model: Callable[..., Any]) -> VelocityFunction:
         """The velocity of samples of one size."""
         velocity = self._call_velocity(model)
-        return one_at_a_time(velocity) if self.rule.packed else velocity
+        return one_at_a_time(velocity) if self.takes_one_sample else velocity
 
     def _call_velocity(self, model: Callable[..., Any]) -> VelocityFunction:
         """The velocity of as many samples as one call of the denoiser takes."""
@@ -529,7 +530,7 @@ class CapturedFamily(Family):
             for name in filter(None, (self.timestep_argument, *layout.repeated_times, layout.native_target)):
                 time = self.timestep(r if r is not None and name == layout.native_target else t)
                 time = time.reshape(-1, *[1] * len(layout.time_shape)).expand(-1, *layout.time_shape)
-                arguments[name] = time[0] if self.rule.packed else time
+                arguments[name] = time[0] if self.takes_one_sample else time
             if layout.controlnet is not None:
                 arguments |= layout.controlnet.run(arguments, condition, count, device)
             return layout.read(model(**arguments)).reshape(shape) * self.prediction_sign

@@ -33,6 +33,7 @@ class Denoising:
         lora_target_modules: name suffixes of the linear layers that a LoRA adapts by default. If a name contains `*`,
             it is a pattern for whole names, such as `blocks.*.proj`.
         timestep_argument: name of the timestep in the component's forward.
+        takes_one_sample: whether a forward takes one sample. `velocity` then runs the model once per sample.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Denoising:
     transformer_class: type[TwinFlowTransformerMixin]
     lora_target_modules: list[str]
     timestep_argument: str = "timestep"
+    takes_one_sample: bool = False
 
     def bind(self, pipeline: DiffusionPipeline) -> "Self":
         """Return the family for this pipeline. Call it before `velocity`, which may depend on the scheduler.

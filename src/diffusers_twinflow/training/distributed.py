@@ -12,6 +12,7 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
 from ..configuration import TwinFlowConfigError
+from ..families import Family
 from ..models.denoisers_by_time import denoisers_in
 from ..sharding import only_trained_state, whole
 from . import deepspeed
@@ -48,6 +49,19 @@ def check_distributed(accelerator: Accelerator, offload_ema: bool = False) -> No
         raise TwinFlowConfigError(
             "fsdp_version=1 in the accelerate configuration is not supported. Set fsdp_version: 2 as in "
             "examples/accelerate/fsdp2.yaml."
+        )
+
+
+def check_sharding(accelerator: Accelerator, family: Family) -> None:
+    """Check that all processes would make the same passes if the weights are sharded.
+
+    Raises:
+        TwinFlowConfigError: if the number of passes depends on the number of samples, which differs between processes.
+    """
+    if family.takes_one_sample and shards_parameters(accelerator):
+        raise TwinFlowConfigError(
+            f"{family.pipeline_class.__name__} cannot be trained with sharded weights (FSDP2), because its model runs once "
+            "per sample, and processes have different numbers of samples in a pass. Use several processes without FSDP2."
         )
 
 

@@ -47,7 +47,14 @@ from .checkpoint_files import checkpoint_step
 from .checks import check_arguments, check_base, check_denoisers, check_family
 from .compilation import compile_blocks, share_graphs
 from .cuda_graphs import CudaGraphRecorder, ReplayedPasses
-from .distributed import autocast, clip_grad_norm, on_main_process, place_teacher, shards_parameters
+from .distributed import (
+    autocast,
+    check_sharding,
+    clip_grad_norm,
+    on_main_process,
+    place_teacher,
+    shards_parameters,
+)
 from .dry_run import DryRun, save_report
 from .merging import merged_lora
 from .optimizer import build_lr_scheduler, build_optimizer, learning_rates, parameter_groups
@@ -247,6 +254,7 @@ class Trainer:
             TwinFlowConfigError: if the data cannot be read, or the checkpoint does not fit the options.
         """
         args, accelerator = self.arguments, self.accelerator
+        check_sharding(accelerator, self.family)
         source = None
         if self.data_config is not None:
             source = open_source(

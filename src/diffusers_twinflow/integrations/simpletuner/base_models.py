@@ -34,7 +34,7 @@ SINGLE_FILE = (
 )
 REFINER = "a refiner only finishes the images of another model"
 OWN_MODEL = "diffusers has no such model; SimpleTuner brings the code of the model"
-PACKED = "its model takes all samples of a batch as one sequence with shared times"
+TWO_TIMES = "its video and its sound have different times in each step, but training draws one time per sample"
 SOUND = "it generates sound from lyrics, and training needs images, videos or prompts"
 DIFFUSION = "it is a diffusion model, and the diff2flow bridge has no family for it"
 UNTRAINABLE = {
@@ -45,7 +45,7 @@ UNTRAINABLE = {
     "kolors": DIFFUSION,
     "longcat_video": OWN_MODEL,
     "mageflow": OWN_MODEL,
-    "minimaxh3": PACKED,
+    "minimaxh3": TWO_TIMES,
     "minimaxmusic": SOUND,
     "stable_cascade": DIFFUSION,
     "wan_s2v": OWN_MODEL,
