@@ -170,7 +170,7 @@ def squared_error(prediction: torch.Tensor, target: torch.Tensor, weights: torch
 
     Args:
         prediction, target: shape [B, ...].
-        weights: weight of each number of a sample, of the shape of one sample and of mean 1. Defaults to equal weights.
+        weights: weight of each number of the samples, shape [1, ...] or [B, ...]. Defaults to 1.
     """
     errors = (prediction - target).square()
     return (errors if weights is None else errors * weights).flatten(1).mean(1)

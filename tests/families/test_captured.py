@@ -465,7 +465,9 @@ def test_an_autoencoder_in_half_precision_is_inverted_as_exactly():
     family.prepare_prompts(pipeline, ["a"])
     family.prepare_images(pipeline)
     assert pipeline.vae.dtype == torch.bfloat16
-    torch.testing.assert_close(family.codec.map.scale, torch.tensor(1 / 0.3611).expand(4 * 4 * 4), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        family.codec.pixels.map.scale, torch.tensor(1 / 0.3611).expand(4 * 4 * 4), rtol=1e-6, atol=0
+    )
 
 
 def test_a_pipeline_whose_output_has_another_range_is_refused():

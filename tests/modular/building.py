@@ -5,7 +5,7 @@ others why they cannot take the scheduler.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import diffusers
@@ -82,6 +82,22 @@ LTX_2 = Twin(
     inputs={"batch_size": 1, "dtype": torch.float32},
     parts={"tokenizer": tiny.clip_tokenizer()},
 )
+DIFFUSION_DECODER = make(
+    "LTX2VideoDiffusionDecoderModel",
+    latent_channels=4,
+    patch_size=1,
+    decoder_head_dim=8,
+    decoder_stage_channels=(16,) * 5,
+    decoder_stage_depths=(1,) * 5,
+    decoder_stage_kernels=((1, 1, 1),) * 4,
+    decoder_upsample_strides=((1, 1, 1), (1, 1, 1), (1, 1, 1), (2, 2, 2)),
+    decoder_upsample_channel_reductions=(1,) * 4,
+    decoder_stage5_kernel=(1, 1, 1),
+    decoder_t_emb_dim=16,
+    spatial_compression_ratio=2,
+    temporal_compression_ratio=2,
+)
+"""Decodes the latents of LTX-2's autoencoder from version 2.5 on."""
 TWINS = {
     "ErnieImage": Twin("linear sigmas as a tensor, reads prev_sample", keeps=("decode",)),
     "Flux": Twin("linear sigmas and mu"),
@@ -114,7 +130,7 @@ TWINS = {
         parts=UNCHECKED | {"distilled_sigmas": [1.0, 0.5]},
     ),
     "LTX2": LTX_2,
-    "LTX25": LTX_2,
+    "LTX25": replace(LTX_2, parts={**LTX_2.parts, "diffusion_decoder": DIFFUSION_DECODER}),
     "Wan22Vace": Twin("WanVACEPipeline", twice=True),
     "WanImage2Video": Twin("", build=wan_with_image_encoder),
 }
@@ -140,7 +156,9 @@ def twin(
     if case.twice:
         components["transformer_2"] = stock.transformer
     modular = prepared(blocks, components)
-    modular.update_components(**case.parts)
+    wanted = {each.name for each in blocks.expected_components}
+    parts = {n: part for n, part in case.parts.items() if not isinstance(part, torch.nn.Module) or n in wanted}
+    modular.update_components(**parts)
     names = {each.name for each in blocks.inputs}
     inputs = {n: value for n, value in call.items() if n in names} | dict(case.inputs)
     negative = {n: f"negative_{n}" for n, value in inputs.items() if isinstance(value, torch.Tensor)}

@@ -9,7 +9,7 @@ from diffusers_twinflow.families.modular_blocks import class_of
 from diffusers_twinflow.families.second_denoiser import SECOND
 from diffusers_twinflow.families.stock_calls import IN_SECTIONS
 from tests.modular.building import ALONE, RISING, TWINS, twin
-from tests.schedulers.captured_pipelines import PARTS, TWO_LATENTS, Captured
+from tests.schedulers.captured_pipelines import PARTS, Captured
 
 
 class CapturedBlocks(Captured):
@@ -51,6 +51,6 @@ ONE_PICTURE = ("WanImage2Video",)
 CANNOT_BE_CAPTURED = {
     "Helios": IN_SECTIONS,
 }
-CANNOT_BE_DECODED = {"QwenImageLayered": PARTS, "LTX2": TWO_LATENTS, "LTX25": TWO_LATENTS}
+CANNOT_BE_DECODED = {"QwenImageLayered": PARTS}
 TRAINED = [name for name in TWINS if name not in {**CANNOT_BE_CAPTURED, **CANNOT_BE_DECODED}]
 """Modular pipelines that are trained on images or videos in the tests."""

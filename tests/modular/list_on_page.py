@@ -18,7 +18,7 @@ from diffusers_twinflow.families import FAMILIES  # noqa: E402
 from tests.modular.building import ALONE, CANNOT, TWINS, UNTESTED  # noqa: E402
 from tests.modular.captured_blocks import CANNOT_BE_CAPTURED, CANNOT_BE_DECODED  # noqa: E402
 from tests.schedulers.captured_pipelines import SOUND  # noqa: E402
-from tests.schedulers.pipeline_matrix import NEEDS_MORE, WHY, why_not  # noqa: E402
+from tests.schedulers.pipeline_matrix import NEEDS_MORE, WHY, kind_of, why_not  # noqa: E402
 
 SCHEDULER_PAGE, BASES_PAGE = ROOT / "docs" / "scheduler.md", ROOT / "docs" / "base_models.md"
 
@@ -54,7 +54,7 @@ def answer_for(name: str) -> str:
         return f"no: {WHY[SOUND]}" if "lyrics" in family.parameters else NEEDS_MORE
     if name in CANNOT_BE_DECODED:
         return ("no: " if family.takes_reference_image else "prompts: ") + why_not(CANNOT_BE_DECODED[name])
-    kind = "videos" if family.draws_videos else "images"
+    kind = kind_of(family)
     return f"{kind} with a reference image" if family.takes_reference_image else f"{kind} or prompts"
 
 

@@ -33,24 +33,33 @@ def decoder_of(found):
 
 
 def pixels_for(decoder):
-    decoded = decoder.run(0.0, decodes=True).decoded
+    decoded = decoder.run(0.0, decodes=True)[0].decoded
     return torch.rand(1, 3, *decoded.shape[2:], generator=torch.Generator().manual_seed(8)) * 2 - 1
 
 
 def latents_are_normalised(found, decoder):
     """Hold the samples of images against the statistics of the autoencoder."""
     found.family.find_codec(decoder, pixels_for(decoder))
-    latents = found.family.codec.map
+    latents = found.family.codec.pixels.map
     scale, shift = (latents.to_latents(x.expand(1, *latents.sample_shape)) for x in (torch.ones(1), torch.zeros(1)))
     for ours, expected in zip((scale - shift, shift), statistics(found.contract, found.pipe.vae, scale.shape)):
-        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, expected.float(), rtol=1e-4, atol=1e-4)
+
+
+def in_half_precision(found):
+    """Convert the networks of a captured pipeline, and the tensors of its call."""
+    found.pipe.to(torch.bfloat16)
+    for name, value in found.call.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            found.call[name] = value.bfloat16()
+    return found
 
 
 def statistics(contract, vae, shape):
     """Scale and shift of a latent of every place, by the autoencoder's config."""
     config = vae.config
     if hasattr(vae, "bn"):
-        mean, std = vae.bn.running_mean, (vae.bn.running_var + config.get("batch_norm_eps", 1e-5)).sqrt()
+        mean, std = vae.bn.running_mean, (vae.bn.running_var.float() + config.get("batch_norm_eps", 1e-5)).sqrt()
         return [of_patches(each, shape, contract in CHANNELS_LAST) for each in (std, mean)]
     held = dict(vae.named_buffers())
     mean, std = (held.get(name, config.get(name)) for name in ("latents_mean", "latents_std"))

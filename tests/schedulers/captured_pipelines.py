@@ -63,7 +63,6 @@ MIXED = "is not called after a step of the scheduler"  # of two steps it takes t
 PARTS = "for one sample"
 OTHER_FRAMES = "its call decodes latents of shape"
 WIDER = 32
-TWO_LATENTS = "it generates 2 latents per sample"
 SOUND = "and not images or videos in colour"
 CANNOT_BE_DECODED = {
     "control and image to image": MIXED,
@@ -88,7 +87,6 @@ CANNOT_BE_DECODED = {
     "HunyuanVideoImageToVideoPipeline": PARTS,
     "QwenImageLayeredPipeline": PARTS,
     "WanAnimatePipeline": PARTS,
-    "a copy of the scheduler for the audio, velocity to picture and back": TWO_LATENTS,
     "audio, times from 0 to 1, generator passed to step": SOUND,
     "audio, inverted sigmas, scheduler replaced by the constructor": SOUND,
     "StableAudio3AudioToAudioPipeline": SOUND,

@@ -6,6 +6,7 @@ Run it to write the page anew: `python -m tests.schedulers.pipeline_matrix`.
 import re
 from pathlib import Path
 
+from diffusers_twinflow.families import Family
 from diffusers_twinflow.families.registry import CLASSES, family_of_pipeline_class
 from docs.marked_parts import fill, table
 from tests.schedulers import captured_pipelines as found
@@ -19,7 +20,6 @@ WHY = {
     found.ENCODED_IMAGE: "it mixes an image with noise",
     found.SEVERAL_TIMES: "its model takes several times per sample",
     found.FURTHER_TIME: "its model takes several times per sample",
-    found.TWO_LATENTS: "it generates a video and its sound",
     found.KEPT: "it keeps a part of its sample",
     found.NOISY: "another input of its model changes with the noise",
     found.MIXED: "it starts from a noised image",
@@ -61,7 +61,7 @@ def answer_for(contract: str, captured: Captured) -> str:
         return "no: " + why_not(found.CANNOT_BE_CAPTURED[contract])
     family = captured.family
     if contract in found.TRAINED and family.takes_reference_image:
-        return f"{'videos' if family.draws_videos else 'images'} with a reference image"
+        return f"{kind_of(family)} with a reference image"
     if found.CANNOT_BE_DECODED.get(contract) == found.SOUND:
         return "no: " + why_not(found.SOUND)
     if contract in found.CANNOT_BE_DECODED and family.takes_reference_image:
@@ -70,7 +70,14 @@ def answer_for(contract: str, captured: Captured) -> str:
         return NEEDS_MORE
     if contract in found.CANNOT_BE_DECODED:
         return "prompts: " + why_not(found.CANNOT_BE_DECODED[contract])
-    return "videos or prompts" if family.draws_videos else "images or prompts"
+    return f"{kind_of(family)} or prompts"
+
+
+def kind_of(family: Family) -> str:
+    """What samples of a family are."""
+    if family.sound_frame_rate is not None:
+        return "videos with sound,"
+    return "videos" if family.draws_videos else "images"
 
 
 def draws_from_prompts(captured: Captured) -> bool:

@@ -7,6 +7,7 @@ from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.families import FAMILIES
 from tests.schedulers.captured_images import (
     decoder_of,
+    in_half_precision,
     latents_are_normalised,
     loaded_lora_changes_samples,
     train_on_a_sample,
@@ -22,6 +23,7 @@ REPRESENTATIVES = (
     "Flux2KleinPipeline",
     "Kandinsky5T2VPipeline",
     "QwenImage21Pipeline",
+    "a copy of the scheduler for the audio, velocity to picture and back",
 )
 
 
@@ -45,6 +47,16 @@ def test_latents_are_normalised_as_the_autoencoder_says(contract):
     latents_are_normalised(*captured(contract))
 
 
+IMAGE_IN_FLOAT32 = ("LongCatImageEditPipeline", "LucyEditPipeline")  # their calls with an image fail in half precision
+
+
+@pytest.mark.parametrize("contract", each_pipeline([each for each in TRAINED if each not in IMAGE_IN_FLOAT32]))
+@torch.no_grad()
+def test_latents_of_a_base_in_half_precision_are_not_rounded(contract):
+    found = in_half_precision(Captured(contract))
+    latents_are_normalised(found, decoder_of(found))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("contract", CANNOT_BE_DECODED)
 @torch.no_grad()
@@ -64,7 +76,7 @@ def test_a_pipeline_that_chooses_the_size_itself_takes_no_other():
     family = found.family.for_samples(found.pipe, resolution=32)
     family.prepare_prompts(found.pipe, ["a"])
     family.prepare_images(found.pipe)
-    assert family.codec.map.sample_shape == family.sample_shape
+    assert family.codec.pixels.map.sample_shape == family.sample_shape
 
 
 @pytest.mark.parametrize("contract", each_pipeline(TRAINED))

@@ -15,10 +15,17 @@ from .sampler import RunSampler
 Batch = dict[str, Any]
 LATENTS, CONDITION = "latents", "condition"
 
+PART_WEIGHTS = "part_weights"
+"""Name of the weights in the loss of the parts of each sample of a batch, shape [B, parts], such as a video and its sound."""
+
 
 @runtime_checkable
 class Batches(Protocol):
-    """The micro-batches of a run. Each has the positions of its samples in the run under "position"."""
+    """The micro-batches of a run.
+
+    Each has the positions of its samples in the run under "position". It may have the weights of the parts of its samples in
+    the loss under "part_weights", shape [B, parts].
+    """
 
     def epoch_size(self) -> int | None:
         """Return the number of samples per epoch. Returns `None` or raises an error if it is unknown."""
@@ -49,7 +56,8 @@ class LatentBatches:
         samples: one of:
 
             - a sequence of samples `{"latents": [...], "condition": {name: [...]}}` without a batch dimension. It is
-              shuffled again for each epoch.
+              shuffled again for each epoch. Samples of several parts, such as a video and its sound, may also have
+              `"part_weights"`, the weight of each part in the loss.
             - an iterable of such batches with a batch dimension of `batch_size`. It is read in order, and again from
               the start when it ends. With several processes, the iterable must yield different batches per process.
         empty_condition: condition of the empty prompt with batch size 1. Needed if the method uses guidance.

@@ -11,6 +11,7 @@ from .clips import Clip, size_of
 from .images import content_hash, files_of, path_of, what_is_wrong
 from .report import CORRUPT_IMAGES, FAULTS, MISSING_CAPTIONS, DataReport, Fault
 from .rows import files_state
+from .sound import check_sound
 
 FEATURES = Features(
     {
@@ -135,6 +136,7 @@ def _describe_image(value: dict | list | None, clip: Clip | None = None) -> dict
         return {CORRUPT_IMAGES: "no image"}
     try:
         width, height = size_of(value, clip)
+        check_sound(value, clip)
         return {"content": content_hash(value), "width": width, "height": height}
     except Exception as error:  # decoders can raise any error on damaged files; the report contains it
         return {CORRUPT_IMAGES: what_is_wrong(error)}

@@ -1,13 +1,17 @@
 """Read clips from video files, animated images and lists of encoded frames."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from .images import decode, measure, source_of
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 ANIMATED = ("GIF", "PNG", "WEBP")
 """Formats whose frames Pillow reads. PyAV reads the others."""
@@ -23,10 +27,13 @@ class Clip:
     Attributes:
         num_frames: number of frames.
         fps: frames to read per second, based on the times in the file. `None` reads every frame.
+        sound_fps: frames per second of a model that generates videos with sound; `None` if sound is not used. Files are
+            then read at this rate, so that frames and sound belong together.
     """
 
     num_frames: int
     fps: float | None = None
+    sound_fps: float | None = None
 
     def decode(self, value: dict | list) -> list[Image.Image]:
         """Decode the frames. All have the same size and the rotation that the file specifies.
@@ -39,10 +46,11 @@ class Clip:
             Exception: if the file is damaged, any error of the decoder.
         """
         timed = timed_frames(value)
-        chosen = at_rate(timed, self.fps) if self.fps else (frame for _, frame in timed)
+        fps = self.fps or (None if isinstance(value, list) else self.sound_fps)
+        chosen = at_rate(timed, fps) if fps else (frame for _, frame in timed)
         frames = list(islice(chosen, self.num_frames))
         if len(frames) < self.num_frames:
-            rate = f" at {self.fps:g} a second" if self.fps else ""
+            rate = f" at {fps:g} a second" if fps else ""
             raise ValueError(f"{len(frames)} frames{rate}, and num_frames={self.num_frames}")
         sizes = {frame.size for frame in frames}
         if len(sizes) > 1:
@@ -56,7 +64,7 @@ def read(value: dict | list, clip: Clip | None) -> Image.Image | list[Image.Imag
 
 
 def size_of(value: dict | list, clip: Clip | None) -> tuple[int, int]:
-    """Return the width and height of an image or of a video's frames. This decodes everything that is trained on."""
+    """Return the width and height of an image or of a video's frames. This decodes all frames that are trained on."""
     return clip.decode(value)[0].size if clip else measure(_one_file(value))
 
 
@@ -72,12 +80,16 @@ def timed_frames(value: dict | list) -> Frames:
         for number, frame in enumerate(value):
             yield float(number), decode(frame)
         return
+    picture = animation_in(value)
+    yield from _video(source_of(value)) if picture is None else _animation(picture)
+
+
+def animation_in(value: dict) -> Image.Image | None:
+    """Open an image with several frames; `None` if the file is a video."""
     try:
-        picture = Image.open(source_of(value), formats=ANIMATED)
+        return Image.open(source_of(value), formats=ANIMATED)
     except UnidentifiedImageError:
-        yield from _video(source_of(value))
-    else:
-        yield from _animation(picture)
+        return None
 
 
 def _animation(picture: Image.Image) -> Frames:
@@ -89,15 +101,22 @@ def _animation(picture: Image.Image) -> Frames:
 
 
 def _video(source: BinaryIO | str) -> Frames:
+    with open_container(source) as container:
+        for frame in container.decode(video=0):
+            image = frame.to_image()
+            yield frame.time, image.rotate(frame.rotation, expand=True) if frame.rotation else image
+
+
+@contextmanager
+def open_container(source: BinaryIO | str) -> "Iterator[InputContainer]":
+    """Open a video file with PyAV inside the block."""
     import av
 
     with (
         open(source, "rb") if isinstance(source, str) else source as content,
         av.open(content, options={"format_whitelist": CONTAINERS}) as container,
     ):
-        for frame in container.decode(video=0):
-            image = frame.to_image()
-            yield frame.time, image.rotate(frame.rotation, expand=True) if frame.rotation else image
+        yield container
 
 
 def at_rate(timed: Iterable[tuple[float, Image.Image]], fps: float) -> Iterator[Image.Image]:

@@ -51,7 +51,9 @@ class DataOptions:
     resolution: int = option(512, "Side length of the training images in pixels.", AT_LEAST_1)
     num_frames: int | None = option(None, "Number of frames per clip; trains a video model on clips.", AT_LEAST_1)
     video_fps: float | None = option(
-        None, "Frames to read per second of video; every frame is read by default.", POSITIVE
+        None,
+        "Frames to read per second of video; the default is every frame, or the model's rate if it generates sound.",
+        POSITIVE,
     )
     center_crop: bool = option(True, "Crop images in the middle; turn it off to crop at a random place.")
     random_flip: bool = option(False, "Mirror half of the images.")
@@ -83,6 +85,7 @@ class DataConfig(DataOptions):
     Args:
         twinflow_image_free: train without images. Only captions are read.
         has_rows: whether the rows are given as a dataset, so that no option may name a source.
+        sound_fps: frames per second of a model that generates videos with sound; `None` for other models.
 
     Raises:
         TwinFlowConfigError: if options contradict each other.
@@ -90,16 +93,23 @@ class DataConfig(DataOptions):
 
     twinflow_image_free: bool = False
     has_rows: bool = False
+    sound_fps: float | None = None
 
     @classmethod
     def from_options(
-        cls, options: DataOptions, twinflow_image_free: bool = False, *, has_rows: bool = False
+        cls,
+        options: DataOptions,
+        twinflow_image_free: bool = False,
+        *,
+        has_rows: bool = False,
+        sound_fps: float | None = None,
     ) -> "DataConfig":
         """Take the data options from the options of a run."""
         return cls(
             **{each.name: getattr(options, each.name) for each in fields(DataOptions)},
             twinflow_image_free=twinflow_image_free,
             has_rows=has_rows,
+            sound_fps=sound_fps,
         )
 
     def __post_init__(self) -> None:
@@ -130,6 +140,11 @@ class DataConfig(DataOptions):
             )
         if self.video_fps is not None and self.video_fps <= 0:
             raise TwinFlowConfigError(f"video_fps={self.video_fps:g} must be more than 0.")
+        if self.video_fps and self.sound_fps and self.video_fps != self.sound_fps and not self.twinflow_image_free:
+            raise TwinFlowConfigError(
+                f"video_fps={self.video_fps:g} is not valid for this model, which generates {self.sound_fps:g} frames per "
+                "second with sound. Leave it out."
+            )
         if self.reference_image_column:
             self._check_reference()
         if self.streaming:
@@ -167,7 +182,7 @@ class DataConfig(DataOptions):
         """Return the part of each video to train on, or `None` for images."""
         from .clips import Clip
 
-        return Clip(self.num_frames, self.video_fps) if self.num_frames else None
+        return Clip(self.num_frames, self.video_fps, self.sound_fps) if self.num_frames else None
 
     @property
     def captions(self) -> "CaptionSource":

@@ -12,6 +12,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..configuration import TwinFlowConfigError
 from ..families.encoding import LatentDistribution
+from ..families.sound import SoundFormat
+from .batches import PART_WEIGHTS
 from .cache import Entry, TensorCache, batched, fill_cache
 from .clips import Clip
 from .draws import SampleDraw
@@ -36,7 +38,7 @@ class Variant(NamedTuple):
 
 def cache_latents(
     samples: Samples,
-    encode: Callable[[torch.Tensor], LatentDistribution],
+    encode: Callable[..., LatentDistribution],
     cache: TensorCache,
     *,
     batch_size: int,
@@ -50,8 +52,8 @@ def cache_latents(
 
     Args:
         samples: samples of the run, which are changed in place.
-        encode: takes pixels of shape [B, 3, height, width], or [B, 3, frames, height, width], and returns the
-            distribution of their latents.
+        encode: takes pixels of shape [B, 3, height, width], or [B, 3, frames, height, width], and their sound if there
+            is sound, and returns the distribution of their latents.
         cache: cache for the distributions.
         batch_size: number of images to encode at once.
         num_workers: number of processes that decode images. Defaults to 0, the main process.
@@ -73,8 +75,18 @@ def cache_latents(
     samples.latents = cache
 
 
-def latent_identity(pipeline: DiffusionPipeline, framing: Framing, name: str, clip: Clip | None = None) -> dict:
+def latent_identity(
+    pipeline: DiffusionPipeline,
+    framing: Framing,
+    name: str,
+    clip: Clip | None = None,
+    sound_format: SoundFormat | None = None,
+) -> dict:
     """Return everything besides the image's file, size and flip that latents depend on. `name` is the base's name."""
+    sound = (
+        {} if sound_format is None else {"format": asdict(sound_format), "vae": weights_identity(pipeline.audio_vae)}
+    )
+    used = {} if clip is None else {key: value for key, value in asdict(clip).items() if key != "sound_fps" or value}
     return {
         "kind": "distributions of latents",
         "model": name,
@@ -82,7 +94,8 @@ def latent_identity(pipeline: DiffusionPipeline, framing: Framing, name: str, cl
         "vae": weights_identity(pipeline.vae),
         "buckets": framing.buckets,
         "center_crop": framing.center_crop,
-        **({"clip": asdict(clip)} if clip else {}),
+        **({"clip": used} if used else {}),
+        **({"sound": sound} if sound else {}),
     }
 
 
@@ -123,22 +136,25 @@ class _Pixels(TorchDataset):
     def __init__(self, samples: Samples, framing: Framing) -> None:
         self.samples, self.framing = samples, framing
 
-    def __getitem__(self, variant: Variant) -> torch.Tensor:
+    def __getitem__(self, variant: Variant) -> dict[str, torch.Tensor]:
         draw = MIDDLE._replace(flip=0.0 if variant.flipped else 1.0)
-        return self.framing.pixels(self.samples.image(variant.row), variant.bucket, draw)
+        pixels = self.framing.pixels(self.samples.image(variant.row), variant.bucket, draw)
+        return {"pixels": pixels} | self.samples.sound(variant.row)
 
 
 @torch.no_grad()
 def _encode_batches(
     samples: Samples,
     framing: Framing,
-    encode: Callable[[torch.Tensor], LatentDistribution],
+    encode: Callable[..., LatentDistribution],
     batches: list[dict[str, Variant]],
     workers: int,
 ) -> Iterator[dict[str, Entry]]:
     loader = DataLoader(
         _Pixels(samples, framing), batch_sampler=[list(batch.values()) for batch in batches], num_workers=workers
     )
-    for keys, pixels in zip(batches, loader):
-        tensors = {name: tensor.cpu() for name, tensor in zip(LATENT_NAMES, encode(pixels)) if tensor is not None}
+    for keys, batch in zip(batches, loader):
+        weights = {name: batch.pop(name) for name in (PART_WEIGHTS,) if name in batch}
+        encoded = dict(zip(LATENT_NAMES, encode(**batch)))
+        tensors = {name: tensor.cpu() for name, tensor in encoded.items() if tensor is not None} | weights
         yield {key: {name: tensor[row].clone() for name, tensor in tensors.items()} for row, key in enumerate(keys)}

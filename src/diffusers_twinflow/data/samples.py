@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 
+from ..families.sound import SoundFormat
 from .cache import TensorCache
 from .captions import CaptionSource
 from .check import CheckedRows
@@ -12,6 +13,7 @@ from .clips import read
 from .draws import SampleDraw
 from .framing import Framing
 from .sampler import Place
+from .sound import sound_of
 
 
 class Samples(TorchDataset):
@@ -22,6 +24,8 @@ class Samples(TorchDataset):
     - `"position"` and `"caption"`.
     - `"pixels"` in [-1, 1] of shape [3, height, width], or [3, frames, height, width] for a video; or, if they are
       cached, `"latents"` and `"latents_std"`.
+    - `"sound"` and `"part_weights"`, if the model generates sound: the waveform, unless it is cached as a part of the
+      latents, and the weights of video and sound in the loss.
     - `"reference"`: pixels of the reference image, if there is one, cropped like the image.
 
     Args:
@@ -29,6 +33,10 @@ class Samples(TorchDataset):
         framing: how images are cropped, or `None` if images are not used.
         seed: seed of the run.
         repeats: number of times that an epoch uses each sample.
+
+    Attributes:
+        latents: cache of all latents, if they are encoded beforehand.
+        sound_format: the waveforms of the samples, if the model generates sound.
     """
 
     def __init__(
@@ -40,6 +48,7 @@ class Samples(TorchDataset):
         self.facts = checked.facts.select_columns(["captions", "content", "width", "height"])
         self.seed, self.repeats = seed, repeats
         self.latents: TensorCache | None = None
+        self.sound_format: SoundFormat | None = None
 
     def __len__(self) -> int:
         return len(self.checked.rows) * self.repeats
@@ -67,12 +76,19 @@ class Samples(TorchDataset):
         if self.latents is not None:
             key = latent_key(fact["content"], self.framing.buckets[bucket], self.framing.flips(draw))
             return sample | self.latents[key]
-        return sample | {"pixels": self.framing.pixels(self.image(row), bucket, draw)}
+        return sample | {"pixels": self.framing.pixels(self.image(row), bucket, draw)} | self.sound(row)
 
     def image(self, row: int, column: str | None = None) -> Image.Image | list[Image.Image]:
         """Decode the image of a row, or the frames of its video."""
         value = self.checked.rows[row][column or self.checked.image_column]
         return read(value, None if column else self.checked.clip)
+
+    def sound(self, row: int) -> dict[str, torch.Tensor]:
+        """Return the sound of the video of a row and its weight, or nothing if the model generates no sound."""
+        if self.sound_format is None:
+            return {}
+        value = self.checked.rows[row][self.checked.image_column]
+        return sound_of(value, self.checked.clip, self.sound_format)
 
     def buckets(self) -> np.ndarray:
         """Return the bucket of each sample, shape [size]."""

@@ -16,6 +16,7 @@ from torch.utils.data import get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from ..configuration import TwinFlowConfigError
+from ..families.sound import SoundFormat
 from .captions import CaptionSource
 from .check import read_captions
 from .clips import Clip, read
@@ -24,6 +25,7 @@ from .framing import Framing
 from .images import content_hash, files_of, path_of, what_is_wrong
 from .report import CORRUPT_IMAGES, MISSING_CAPTIONS, DataReport, Fault
 from .samples import collate
+from .sound import sound_of
 
 SHUFFLED_ROWS = 1000
 
@@ -31,7 +33,7 @@ SHUFFLED_ROWS = 1000
 class StreamedSamples(TorchIterableDataset):
     """Yields the samples of one process endlessly, epoch after epoch. Rows that cannot be used are skipped.
 
-    A sample is a dictionary with `"caption"`, `"faults"` and, with images, `"pixels"` as in `Samples`. Each epoch
+    A sample is a dictionary with `"caption"`, `"faults"` and, with images, `"pixels"` and sound as in `Samples`. Each epoch
     shuffles the files, and rows within a window. `state_dict` contains everything needed to continue exactly.
 
     Args:
@@ -40,6 +42,9 @@ class StreamedSamples(TorchIterableDataset):
         clip: part of each video to train on, if the images are videos.
         seed: seed of the run.
         shuffled_rows: number of rows that are shuffled together. As many encoded rows are in memory.
+
+    Attributes:
+        sound_format: the waveforms of the samples, if the model generates sound.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class StreamedSamples(TorchIterableDataset):
         self.captions = captions.named_by(rows.features)
         self.image_column, self.framing, self.clip = image_column, framing, clip
         self.seed, self.process_index, self.shuffled_rows = seed, process_index, shuffled_rows
+        self.sound_format: SoundFormat | None = None
         self.epoch = self.served = 0
         self._epoch_rows: datasets.IterableDataset | None = None
         self._resume_from: dict | None = None
@@ -116,6 +122,8 @@ class StreamedSamples(TorchIterableDataset):
                 image = read(value, self.clip)
                 width, height = image[0].size if isinstance(image, list) else image.size
                 sample["pixels"] = self.framing.pixels(image, self.framing.bucket_of(width, height), draw)
+                if self.sound_format is not None:
+                    sample |= sound_of(value, self.clip, self.sound_format)
             except Exception as error:  # decoders can raise any error on damaged files; the report contains it
                 image_fault = what_is_wrong(error)
         found = [(CORRUPT_IMAGES, image_fault), (MISSING_CAPTIONS, caption_fault)]

@@ -85,6 +85,7 @@ class TrainingData:
             family.prepare_sizes(pipeline, sizes)
             if source.config.used_image_column is not None:
                 family.prepare_images(pipeline)
+                self.samples.sound_format = family.sound_format
             if tries_sizes:
                 self._check_sizes(sizes)
             self._encode_beforehand()
@@ -138,7 +139,8 @@ class TrainingData:
             cached = LatentDistribution(*(self._sent(batch[name]) for name in LATENT_NAMES if name in batch))
             latents = self._draw_latents(cached, batch["position"])
         elif "pixels" in batch:
-            latents = self._draw_latents(self.encode_images(batch["pixels"]), batch["position"])
+            encoded = self.encode_images(batch["pixels"], batch.get("sound"))
+            latents = self._draw_latents(encoded, batch["position"])
         else:
             latents = self.blank.expand(len(batch["caption"]), *self.blank.shape[1:])
         if "reference" in batch:
@@ -162,8 +164,9 @@ class TrainingData:
         return self.family.encode_prompts(self.pipeline, prompts, length, **images)
 
     @torch.no_grad()
-    def encode_images(self, pixels: torch.Tensor) -> LatentDistribution:
-        return self.family.encode_distribution(self.pipeline, self._sent(pixels))
+    def encode_images(self, pixels: torch.Tensor, sound: torch.Tensor | None = None) -> LatentDistribution:
+        further = {} if sound is None else {"sound": self._sent(sound)}
+        return self.family.encode_distribution(self.pipeline, self._sent(pixels), **further)
 
     @torch.no_grad()
     def _latents_of(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -235,7 +238,8 @@ class TrainingData:
             pixels = torch.zeros(1, 3, *frames, config.resolution, config.resolution)
             self.blank = self._latents_of(pixels)
         elif config.cache_latents and isinstance(self.samples, Samples):
-            cache = self._cache(partial(latent_identity, self.pipeline, self.framing, self.base_name, config.clip))
+            depends_on = (self.pipeline, self.framing, self.base_name, config.clip, self.family.sound_format)
+            cache = self._cache(partial(latent_identity, *depends_on))
             cache_latents(self.samples, self.encode_images, cache, num_workers=config.dataloader_num_workers, **shared)
         if config.cache_text_embeddings:
             denoisers = self.family.denoiser_names

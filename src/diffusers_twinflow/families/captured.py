@@ -19,14 +19,15 @@ from ..models.timestep_embedders import TIMESTEP_EMBEDDERS
 from .base import Family, call_pipeline
 from .call_capture import DenoiserCall, capture_call
 from .call_layout import concatenate, join, size_of, split
-from .decode_capture import DecodedSizeError, DecodeError, Decoder
+from .decode_capture import AUTOENCODERS, DecodedSizeError, DecodeError, Decoder
 from .encoding import LatentDistribution, as_pictures, to_unit_range
-from .latent_codec import LatentCodec, find_codec
 from .layout_search import LayoutSearch
 from .modular_blocks import BlocksPipeline, blocks_pipeline_class
 from .prompts import encode_empty_apart
+from .sample_codec import SampleCodec, find_sample_codec
 from .sample_place import TOKENS_NDIM, CallLayout
 from .size_parts import PartOfSize, part_of_size
+from .sound import SoundFormat
 from .stock_calls import (
     DATA_MINUS_NOISE,
     FURTHER_OUTPUTS,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 USUAL_FRAME_RATE = 24.0
+SAMPLE_AUDIO = "sample_audio"
+"""Argument of calls that generate sound only if it is wanted."""
 SHORTEST_PROMPT = ""
 CANDIDATES = 8
 """How many of the prompts with most characters are encoded to find the one that is longest for the model."""
@@ -79,9 +82,10 @@ class CapturedFamily(Family):
     saves_lora_by_pipeline = False
     lora_target_modules: list[str] = []
     layout: CallLayout | None = None
-    codec: LatentCodec | None = None
+    codec: SampleCodec | None = None
     size: tuple[int, int] | None = None
     rows: int | None = None
+    tie: int = 0
     at_sizes: "Mapping[tuple[int, int], CapturedFamily]" = {}
     of_size: dict[str, PartOfSize] = {}
     num_frames: int | None = None
@@ -109,6 +113,8 @@ class CapturedFamily(Family):
         self.takes_reference_image = needs_image or self.name in TAKE_IMAGES
         self.image_argument = TAKE_IMAGES.get(self.name, "image")
         self.draws_videos = "num_frames" in parameters
+        draws_sound = self.draws_videos and AUTOENCODERS[1] in pipeline_class._get_signature_types()
+        self.sound_frame_rate = self._usual_frame_rate if draws_sound else None
         start, end = "image" if self.takes_reference_image else "text", "video" if self.draws_videos else "image"
         self.task = f"{start}-to-{end}"
         self.is_modular = issubclass(pipeline_class, BlocksPipeline)
@@ -140,8 +146,17 @@ class CapturedFamily(Family):
 
     def frame_rate(self, pipeline: DiffusionPipeline) -> float:
         """Return the default of the pipeline's call, or 24 if it has none."""
+        return self._usual_frame_rate
+
+    @property
+    def _usual_frame_rate(self) -> float:
         defaults = (self.parameters[name].default for name in ("frame_rate", "fps") if name in self.parameters)
         return next((float(value) for value in defaults if isinstance(value, (int, float))), USUAL_FRAME_RATE)
+
+    def _without_sound(self, pipeline: DiffusionPipeline) -> dict[str, Any]:
+        """Return the argument of a call without sound, if the pipeline has no autoencoder for it."""
+        has_none = SAMPLE_AUDIO in self.parameters and getattr(pipeline, AUTOENCODERS[1], None) is None
+        return {SAMPLE_AUDIO: False} if has_none else {}
 
     def for_samples(
         self,
@@ -157,7 +172,9 @@ class CapturedFamily(Family):
         length = (
             {"max_sequence_length": max_sequence_length} if max_sequence_length and self.max_sequence_length else {}
         )
-        sized.call_options = self.capture_options | self.guidance_off | self.size_options(resolution) | frames | length
+        without_sound = self._without_sound(pipeline)
+        options = self.capture_options | self.guidance_off | self.size_options(resolution) | without_sound
+        sized.call_options = options | frames | length
         self.check_trains()
         return sized
 
@@ -333,11 +350,16 @@ class CapturedFamily(Family):
             return
         step = gcd(*(height for height, _ in sizes))
         at_sizes = {size: self._for_size(pipeline, size, size[0] // step) for size in sizes}
-        if len({family.sample_shape for family in at_sizes.values()}) < len(at_sizes):
+        if len({family._shape_at_size for family in at_sizes.values()}) < len(at_sizes):
             raise TwinFlowConfigError(
                 f"{self.name} cannot be trained at these sizes, because its call rounds them, so that samples have the "
                 "same shape at some of them: set `aspect_ratio_buckets` to sizes that it keeps."
             )
+        shapes: list[tuple[int, ...]] = []
+        for family in at_sizes.values():
+            shape = family.sample_shape
+            family.tie = shapes.count(shape)
+            shapes.append(shape)
         self.at_sizes = at_sizes
 
     def _for_size(self, pipeline: DiffusionPipeline, size: tuple[int, int], rows: int) -> "Self":
@@ -372,13 +394,21 @@ class CapturedFamily(Family):
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one sample. With several sizes, tokens are in rows, so that each size has another shape.
+        """The shape of one sample. Each of several sizes has another shape.
 
-        A sample of several parts, such as a video with sound, is the row of all their numbers.
+        A sample of several parts, such as a video with sound, is the row of all their numbers. Sizes with as many numbers
+        have further dimensions of size 1.
         """
         if self.layout is None:
             raise _not_prepared(self.name)
-        shape = self.layout.sample_shape
+        return (*[1] * self.tie, *self.layout.sample_shape) if self.layout.beside else self._shape_at_size
+
+    @property
+    def _shape_at_size(self) -> tuple[int, ...]:
+        """The shape of one sample, or of its first part. With several sizes, tokens are in rows."""
+        if self.layout is None:
+            raise _not_prepared(self.name)
+        shape = self.layout.sample.shape
         if self.rows is None or len(shape) != TOKENS_NDIM - 1 or shape[0] % self.rows:
             return shape
         return self.rows, shape[0] // self.rows, shape[1]
@@ -415,10 +445,10 @@ class CapturedFamily(Family):
         if self.layout is None:
             raise _not_prepared(self.name)
         further = FURTHER_OUTPUTS.get(self.transformer_class.stock_class().__name__, 0)
-        return Decoder(pipeline, self.component_name, self.layout.sample, call, further)
+        return Decoder(pipeline, self.component_name, self.layout.places, call, further)
 
     def find_codec(self, decoder: Decoder, pixels: torch.Tensor) -> None:
-        """Find how samples are decoded, and check it with an image.
+        """Find how samples are decoded, and check it with an image and with a sound, if there is sound.
 
         Args:
             decoder: the pipeline's call for one sample.
@@ -427,14 +457,8 @@ class CapturedFamily(Family):
         Raises:
             TwinFlowConfigError: if encoding is not the inverse of decoding, with what was seen.
         """
-        vae = getattr(decoder.pipeline, "vae", None)
         try:
-            if vae is None:
-                raise DecodeError("it has no `vae`")
-            if self.layout is not None and self.layout.beside:
-                raise DecodeError(f"it generates {len(self.layout.places)} latents per sample, a video and its sound")
-            self.codec = find_codec(decoder)
-            self.codec.check_round_trip(pixels.to(vae.device))
+            self.codec = find_sample_codec(decoder, pixels)
         except DecodeError as error:
             remedy = (
                 "Its call chooses or rounds the size: set `resolution` or `aspect_ratio_buckets` to sizes that it keeps."
@@ -443,7 +467,14 @@ class CapturedFamily(Family):
             )
             raise TwinFlowConfigError(f"{self.name} cannot be trained on images: {error}. {remedy}") from error
 
-    def encode_distribution(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> LatentDistribution:
+    @property
+    def sound_format(self) -> SoundFormat | None:
+        codec = next((family.codec for family in self.at_sizes.values()), self.codec)
+        return None if codec is None else codec.sound_format
+
+    def encode_distribution(
+        self, pipeline: DiffusionPipeline, pixels: torch.Tensor, sound: torch.Tensor | None = None
+    ) -> LatentDistribution:
         """
         Raises:
             TwinFlowConfigError: if the pixels are of another size than `for_samples` was given.
@@ -454,15 +485,17 @@ class CapturedFamily(Family):
                 f"{self.name} has no family file, so how it decodes must be known before images are encoded: call "
                 "`prepare_images` on the family after `prepare_prompts`."
             )
-        mean, std = family.codec.encode(pixels)
+        mean, std = family.codec.encode(pixels, sound)
         shape = (len(pixels), *family.sample_shape)
         return LatentDistribution(mean.reshape(shape), None if std is None else std.reshape(shape))
 
     def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
+        """Decode latents to pixels in [0, 1]. Sound is not decoded."""
         family = self._of_latents(latents)
-        if family.codec is None:
+        if family.layout is None or family.codec is None:
             raise _not_prepared(self.name)
-        return to_unit_range(family.codec.decode(latents))
+        samples = family.layout.split_sample(latents)[0] if family.layout.beside else latents
+        return to_unit_range(family.codec.decode_pixels(samples))
 
     def blank_latents(self, pipeline: DiffusionPipeline, pixels: torch.Tensor) -> torch.Tensor:
         return pixels.new_zeros(len(pixels), *self._of_pixels(pixels).sample_shape)
@@ -483,9 +516,12 @@ class CapturedFamily(Family):
         shape = tuple(latents.shape[1:])
         return next((family for family in self.at_sizes.values() if family.sample_shape == shape), self)
 
-    def number_weights(self, shape: Sequence[int]) -> torch.Tensor | None:
+    def number_weights(
+        self, shape: Sequence[int], device: torch.device | str = "cpu", part_weights: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
         family = next((each for each in self.at_sizes.values() if each.sample_shape == tuple(shape)), self)
-        return None if family.layout is None else family.layout.number_weights()
+        weights = None if family.layout is None else family.layout.number_weights(device, part_weights)
+        return None if weights is None else weights.reshape(-1, *shape)
 
     def timestep(self, t: torch.Tensor) -> torch.Tensor:
         if self.layout is None:
@@ -548,7 +584,8 @@ class CapturedFamily(Family):
         self, pipeline: DiffusionPipeline, prompts: list[str], images_per_prompt: int = 1, **call_options: Any
     ) -> list[list[Image.Image]]:
         """`num_frames` of a video is 1 if the call does not say otherwise."""
-        options = ({"num_frames": 1} if self.draws_videos else {}) | {"output_type": "pil"} | call_options
+        options = self._without_sound(pipeline) | ({"num_frames": 1} if self.draws_videos else {})
+        options |= {"output_type": "pil"} | call_options
         per_prompt = {
             name: images_per_prompt
             for name in ("num_images_per_prompt", "num_videos_per_prompt")

@@ -121,11 +121,19 @@ class Denoising:
         """Convert times in [0, 1], with 1 at noise, to the unit of the model's forward, by default 0 to 1000."""
         return t * 1000.0
 
-    def number_weights(self, shape: Sequence[int]) -> torch.Tensor | None:
-        """Return the weight of each number of a sample in the loss, of mean 1; `None` if all count alike.
+    def number_weights(
+        self, shape: Sequence[int], device: torch.device | str = "cpu", part_weights: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        """Return the weight of each number of the samples in the loss; `None` if all count alike.
 
         Args:
             shape: shape of one sample, without batch dimension.
+            device: device of the weights.
+            part_weights: weight of each part of each sample, shape [B, parts], if samples have several parts, such as a
+                video and its sound. By default all are 1.
+
+        Returns:
+            Shape [1, ...] or [B, ...]. The weights of a sample have mean 1 if all of its parts have weight 1.
         """
         return None
 

@@ -1,6 +1,6 @@
 """How prompts and images of a family are encoded."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
@@ -10,6 +10,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from ..conditions import Condition
+
+if TYPE_CHECKING:
+    from .sound import SoundFormat
 
 
 class LatentDistribution(NamedTuple):
@@ -37,11 +40,19 @@ class Encoding:
             that they can be stacked. Padding is masked as in the stock pipeline.
         takes_reference_image: whether the model edits an image. `encode_prompts` then needs reference images.
         image_argument: name of the stock call's argument for that image.
+        sound_frame_rate: frames per second of videos that the model generates with sound; `None` if it generates none.
+            `encode_distribution` then takes `sound` too, waveforms in `sound_format`.
+        sound_format: the waveforms of a run, which are known after `prepare_images`.
     """
 
     max_sequence_length: int
     takes_reference_image: bool = False
     image_argument: str = "image"
+    sound_frame_rate: float | None = None
+
+    @property
+    def sound_format(self) -> "SoundFormat | None":
+        return None
 
     def prepare_prompts(self, pipeline: DiffusionPipeline, prompts: list[str]) -> None:
         """Learn the prompts of a run before the first is encoded. Most families need not know them.

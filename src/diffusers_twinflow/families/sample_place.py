@@ -163,9 +163,23 @@ class CallLayout:
         parts = [place.read(each) for place, each in zip(self.places, outputs, strict=True)]
         return torch.cat([part.flatten(1) for part in parts], dim=1) if self.beside else parts[0]
 
-    def number_weights(self) -> torch.Tensor | None:
-        """Return weights of mean 1 that let each part of a sample count alike, or `None` if there is one part."""
+    def number_weights(
+        self, device: torch.device | str = "cpu", part_weights: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        """Return weights that let each part of a sample count alike, or `None` if there is one part.
+
+        Args:
+            part_weights: weight of each part of each sample, shape [B, parts]. By default all are 1.
+
+        Returns:
+            Weight of each number, shape [B, N], or [1, N] if all samples have the same. The mean is 1 if all parts count.
+        """
         if not self.beside:
             return None
-        each = sum(self._sizes) / len(self._sizes)
-        return torch.cat([torch.full((size,), each / size) for size in self._sizes])
+        sizes = self._sizes
+        each = sum(sizes) / len(sizes)
+        weights = torch.cat([torch.full((1, size), each / size, device=device) for size in sizes], dim=1)
+        if part_weights is None:
+            return weights
+        of_parts = part_weights.to(device, non_blocking=True).split(1, dim=1)
+        return weights * torch.cat([part.expand(-1, size) for part, size in zip(of_parts, sizes)], dim=1)

@@ -91,8 +91,8 @@ class Networks:
         student_without_grad: the same model, unwrapped, for passes without gradient.
         teacher: the teacher's passes; `None` if the method has no teacher.
         unconditional: the condition of the empty prompt, of batch 1 or B; `None` if the method does not need it.
-        weights: the weight of each number of a sample in the loss, of the shape of one sample and of mean 1; `None` if
-            all count alike.
+        weights: the weight of each number of the samples in the loss, shape [1, ...] or [B, ...]; `None` if all count
+            alike.
     """
 
     student: VelocityFunction

@@ -21,7 +21,7 @@ from torch import nn
 from ..conditions import VelocityFunction, VelocityOf
 from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
 from ..data import DataConfig, TrainingData, open_source
-from ..data.batches import Batch, Batches, LatentBatches, check_samples
+from ..data.batches import PART_WEIGHTS, Batch, Batches, LatentBatches, check_samples
 from ..data.rows import Rows, are_rows, is_stream
 from ..families import FAMILIES, Family, blocks_pipeline, family_of
 from ..hub.base_loras import merge_base_loras, parse_base_loras
@@ -133,7 +133,10 @@ class Trainer:
         if self.given_data is None:
             has_rows = self.given_rows is not None
             self.data_config = DataConfig.from_options(
-                self.arguments, self.config.twinflow_image_free, has_rows=has_rows
+                self.arguments,
+                self.config.twinflow_image_free,
+                has_rows=has_rows,
+                sound_fps=self.family.sound_frame_rate,
             )
         if self.arguments.push_to_hub and self.arguments.hub_model_id:
             repo_id = whole_repo_id(self.arguments.hub_model_id, self.arguments.hub_token)
@@ -507,9 +510,9 @@ class Trainer:
         if self.method.needs_unconditional and (own := self.data.read_unconditional(batch)) is not None:
             networks = replace(networks, unconditional=own)
         latents, condition = self.data.read(batch)
-        weights = self.family.number_weights(latents.shape[1:])
+        weights = self.family.number_weights(latents.shape[1:], latents.device, batch.get(PART_WEIGHTS))
         if weights is not None:
-            networks = replace(networks, weights=weights.to(latents.device))
+            networks = replace(networks, weights=weights)
         draw = self.method.draw(
             batch["position"],
             latents.shape[1:],

@@ -189,6 +189,17 @@ def test_what_is_left_out_is_named(place):
     assert "every image is used" in reasons["data.json: minimum_image_size"]
 
 
+def test_the_sound_of_videos_is_their_sound_track(place):
+    sound = {"auto_split": True, "sample_rate": 16000, "channels": 1, "allow_zero_audio": False}
+    clips = {"dataset_type": "video", "video": {"num_frames": 9}}
+    assert translate(place, local(**clips, audio=sound)) == translate(place, local(**clips))
+    (place / "data.json").write_text(json.dumps([local(**clips, audio=sound)]))
+    assert (
+        "sound track of each video is used"
+        in ignored_options({"data_backend_config": "data.json"})["data.json: audio"]
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -198,6 +209,8 @@ def test_what_is_left_out_is_named(place):
         ({"dataset_type": "video", "video": {"num_frames": 8.5}}, r"video.num_frames=8\.5"),
         ({"dataset_type": "video", "video": {"num_frames": 9, "is_i2v": True}}, "video.is_i2v=True"),
         ({"video": {"num_frames": 9}}, "set dataset_type to video"),
+        ({"audio": {"auto_split": False}}, "audio.auto_split=False.*videos without a sound track train no sound"),
+        ({"audio": "all"}, "audio='all'.*must be a JSON object"),
         ({"dataset_type": "conditioning"}, "dataset_type='conditioning'"),
         ({"instance_data_dir": "nowhere"}, "instance_data_dir='nowhere', which does not exist"),
         ({"dataset_type": "image", "instance_data_dir": None}, "instance_data_dir=None"),

@@ -165,7 +165,7 @@ def ltx_2_vae():
         spatio_temporal_scaling=(True,),
         decoder_spatio_temporal_scaling=(True,),
         decoder_inject_noise=(False, False),
-        downsample_type=("spatial",),
+        downsample_type=("spatiotemporal",),
         upsample_residual=(False,),
         upsample_factor=(1,),
         timestep_conditioning=False,

@@ -97,7 +97,7 @@ def ltx_2(name, **call):
         "AutoencoderKLLTX2Audio",
         base_channels=4,
         output_channels=2,
-        ch_mult=(1,),
+        ch_mult=(1, 1, 1),
         num_res_blocks=1,
         attn_resolutions=None,
         in_channels=2,
@@ -108,7 +108,7 @@ def ltx_2(name, **call):
         mid_block_add_attention=False,
         mel_bins=8,
     )
-    vocoder = LTX2Vocoder(in_channels=16, hidden_channels=32, upsample_kernel_sizes=[4, 4], upsample_factors=[2, 2])
+    vocoder = LTX2Vocoder(in_channels=16, hidden_channels=32)  # 240 samples of 24 kHz per frame of 10 ms
     pipe = build(
         name,
         transformer=transformer,

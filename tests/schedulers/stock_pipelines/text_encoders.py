@@ -324,7 +324,15 @@ def kandinsky_6(name):
         in_audio_dim=4,
         out_audio_dim=4,
     )
-    pipe = build(name, transformer=transformer, vae=hunyuan_vae())
+    audio_vae = make(
+        "MMAudioVAE", mel_bins=8, latent_channels=4, hidden_channels=8, channel_multipliers=(1, 1, 1), layers_per_block=1,
+        sample_rate=1600, n_fft=64, hop_length=16,
+    )  # fmt: skip
+    vocoder = make(
+        "MMAudioVocoder", num_mels=8, upsample_initial_channel=8, upsample_rates=(4, 4), upsample_kernel_sizes=(8, 8),
+        resblock_kernel_sizes=(3,), resblock_dilation_sizes=((1, 3, 5),),
+    )  # fmt: skip
+    pipe = build(name, transformer=transformer, vae=hunyuan_vae(), audio_vae=audio_vae, vocoder=vocoder)
     prompt = {"prompt_embeds": noise(1, 3, 16), "pooled_prompt_embeds": noise(1, 16)}
-    call = {"guidance_scale": 1.0, "sample_audio": False, "height": 32, "width": 32, "num_frames": 5}
+    call = {"guidance_scale": 1.0, "height": 32, "width": 32, "num_frames": 5}
     return pipe, {**prompt, **call}

@@ -55,6 +55,7 @@ NOTHING_DELETED = "no image is deleted"
 OWN_CACHES = "use --cache_latents, --cache_text_embeddings and --cache_directory for caching"
 ALL_USED = "every image is used; filter the data set yourself"
 WITHOUT_EFFECT = {
+    "audio": "the sound track of each video is used if the model generates sound",
     "cache_dir": OWN_CACHES,
     "cache_dir_vae": OWN_CACHES,
     "cache_file_suffix": OWN_CACHES,
@@ -101,7 +102,6 @@ NOT_SUPPORTED = {
     "start_step": "start one run per stage",
     "streaming": "use --streaming",
     "timestep_sampling_offset": "set twinflow_time_alpha and twinflow_time_beta",
-    "audio": "sound is not trained; leave it out",
 }
 KINDS = ("image", "video")
 OFF: tuple[Any, ...] = (None, False, 0, "", [], {})
@@ -167,6 +167,7 @@ def translate_data_backends(
             raise _refusal(name, key, backend[key], remedy)
     options = _source(name, backend, directory) | _captions(name, backend) | size_options(name, backend)
     options |= _crop(name, backend) | {"repeats": _count(name, "repeats", backend.get("repeats", 0)) + 1}
+    _check_sound(name, backend)
     return TranslatedData(options | _clips(name, backend), ignored)
 
 
@@ -289,6 +290,15 @@ def _clips(name: str, backend: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(frames, bool) or not isinstance(frames, (int, float)) or frames < 1 or frames != int(frames):
         raise _refusal(name, "video.num_frames", frames, "give the number of frames per video, such as 81")
     return {"num_frames": int(frames)}
+
+
+def _check_sound(name: str, backend: Mapping[str, Any]) -> None:
+    """Check that sound comes from the videos."""
+    block = backend.get("audio") or {}
+    if not isinstance(block, dict):
+        raise _refusal(name, "audio", block, "it must be a JSON object")
+    if block.get("auto_split", True) is False:
+        raise _refusal(name, "audio.auto_split", False, "leave it out; videos without a sound track train no sound")
 
 
 def _block(name: str, backend: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class TwinFlowObjective:
             rectified = prediction[draw.rectified]
             with torch.no_grad():
                 rectify_target = self._rectify_target(prediction, x_t, condition, draw, student, snapshot)
-            rectify = self._sample_loss(rectified, rectify_target, networks.weights)
+            rectify = self._sample_loss(rectified, rectify_target, weights_of(networks.weights, draw.rectified))
             loss = loss + self.config.twinflow_rectify_weight * rectify.sum() / len(latents)
         return LossOutput(loss, per_sample.detach(), {"rectify": rectify.detach()}, draw.branch_indices)
 
@@ -253,6 +253,11 @@ def activated(teacher: TeacherPasses | None, is_needed: bool) -> AbstractContext
     if teacher is None:
         raise ValueError("TwinFlow needs a teacher: set `networks.teacher` to the result of `build_teacher`.")
     return teacher.activated()
+
+
+def weights_of(weights: torch.Tensor | None, indices: torch.Tensor) -> torch.Tensor | None:
+    """Return the loss weights of some samples of a batch. Weights of batch 1 are those of every sample."""
+    return weights if weights is None or len(weights) == 1 else weights[indices]
 
 
 def at_least_one(indices: torch.Tensor) -> torch.Tensor:
