@@ -11,7 +11,7 @@ from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipe
 from diffusers_twinflow.data.batches import LatentBatches
 from diffusers_twinflow.methods import FlowMatching, TwinFlow
 from diffusers_twinflow.training import Trainer, TrainerCallback, TrainingArguments
-from diffusers_twinflow.training.callbacks import CheckpointCallback, default_callbacks
+from diffusers_twinflow.training.callbacks import CheckpointCallback, ProgressCallback, default_callbacks
 from tests.data.data_files import picture
 from tests.tiny import sd3_condition, sd3_transformer
 from tests.training.encoded import BATCH, InOrder, samples
@@ -214,7 +214,7 @@ class Recorder(TrainerCallback):
         self.calls.append(f"on_log {step}")
 
 
-for name in ("on_prepare", "on_train_begin", "on_step_begin", "on_loss", "before_save", "on_train_end"):
+for name in ("on_prepare", "on_train_begin", "on_step_begin", "on_loss", "before_save", "on_train_end", "on_exit"):
     setattr(Recorder, name, lambda self, trainer, *_, name=name: self.calls.append(name))
 
 
@@ -226,13 +226,26 @@ def test_an_added_callback_is_called_at_every_point_and_can_refuse_a_step(argume
     trainer.train()
     step = ["on_step_begin", "on_loss", "takes_step"]
     expected = ["on_prepare", "on_train_begin", *step, "on_step 1", "on_due 1", *step, "on_step 2", "on_log 2"]
-    assert recorder.calls == [*expected, "on_due 2", "before_save", "on_train_end"]
+    assert recorder.calls == [*expected, "on_due 2", "before_save", "on_train_end", "on_exit"]
     first, second = recorder.weights
     assert not torch.equal(first, second)
     untouched = Trainer(sd3_transformer(), options, FlowMatching(), samples(), callbacks=[])
     untouched.prepare()
     assert torch.equal(first, torch.cat([tensor.flatten() for tensor in trained_weights(untouched).values()]))
     assert trainer.evaluate() == {"largest": float(second.max())}
+
+
+class Failure(TrainerCallback):
+    def on_step(self, trainer, step):
+        raise RuntimeError("no more")
+
+
+def test_an_error_ends_the_progress_bar(arguments):
+    callbacks = [*default_callbacks(arguments), Failure()]
+    [progress] = [callback for callback in callbacks if isinstance(callback, ProgressCallback)]
+    with pytest.raises(RuntimeError, match="no more"):
+        Trainer(sd3_transformer(), arguments, FlowMatching(), samples(), callbacks=callbacks).train()
+    assert progress.bar.disable  # as after `close`
 
 
 def test_evaluate_needs_a_score(arguments):

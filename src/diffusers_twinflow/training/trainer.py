@@ -421,6 +421,7 @@ class Trainer:
         base_name_of(self.arguments)
         with ExitStack() as exits:
             checkpoint = self._claim_folder(resume_from_checkpoint or self.arguments.resume_from_checkpoint, exits)
+            exits.callback(self._call, "on_exit")
             self.prepare(checkpoint)
             self._loop()
             self._finish()

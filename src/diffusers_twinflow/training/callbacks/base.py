@@ -86,3 +86,6 @@ class TrainerCallback:
 
     def on_train_end(self, trainer: Trainer, step: int) -> None:
         """Called after the result is written, before the model card."""
+
+    def on_exit(self, trainer: Trainer) -> None:
+        """Called when the run ends, also if it ends with an error. Other processes may not call it: do not wait for them."""

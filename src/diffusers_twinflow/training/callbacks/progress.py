@@ -24,6 +24,8 @@ SHOWN = ("loss", "lr")
 class ProgressCallback(TrainerCallback):
     """Shows a progress bar, and logs the samples per second, the memory in use and what was compiled."""
 
+    bar: tqdm | None = None
+
     def on_train_begin(self, trainer: Trainer) -> None:
         schedule = trainer.schedule
         self.bar = tqdm(
@@ -41,7 +43,8 @@ class ProgressCallback(TrainerCallback):
         self.throughput.samples += batch_size * trainer.accelerator.num_processes
 
     def on_step(self, trainer: Trainer, step: int) -> None:
-        self.bar.update()
+        if self.bar is not None:
+            self.bar.update()
         now, graphs = time.monotonic(), compiled_graphs()
         if graphs > self.graphs:
             logger.info(
@@ -53,13 +56,15 @@ class ProgressCallback(TrainerCallback):
         return self.throughput.report()
 
     def on_log(self, trainer: Trainer, step: int, values: dict[str, float]) -> None:
-        self.bar.set_postfix({name: values[name] for name in SHOWN if name in values})
+        if self.bar is not None:
+            self.bar.set_postfix({name: values[name] for name in SHOWN if name in values})
 
     def on_due(self, trainer: Trainer, step: int, is_resumed: bool) -> None:
         self.throughput.start()
 
-    def on_train_end(self, trainer: Trainer, step: int) -> None:
-        self.bar.close()
+    def on_exit(self, trainer: Trainer) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 class TimeLimitCallback(TrainerCallback):
