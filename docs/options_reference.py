@@ -13,7 +13,7 @@ from marked_parts import fill, table
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.configuration import FlowMatchingConfig
 from diffusers_twinflow.evaluation.arguments import EvaluationArguments
-from diffusers_twinflow.options import default_of, groups_of, options_of, type_of
+from diffusers_twinflow.options import default_of, groups_of, options_of, shown_value, type_of
 from diffusers_twinflow.ranges import Range
 from diffusers_twinflow.training.arguments import RecipeOptions, TrainingArguments
 
@@ -56,11 +56,7 @@ def range_of(allowed: Range | None) -> str:
 
 def shown(value: Any) -> str:
     """A default as it is written on the command line."""
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return f"`{' '.join(map(str, value))}`"
-    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    return "" if value is None else f"`{shown_value(value)}`"
 
 
 def filled(page: str) -> str:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from diffusers_twinflow.writing import (
     DiskError,
     finish_folder,
+    is_disk_error,
     merge_folder,
     recover,
     remove_folder,
@@ -175,3 +176,10 @@ def test_other_errors_of_writing_stay_what_they_are(tmp_path):
     with pytest.raises(OSError) as raised:
         write_file(tmp_path / "a", lambda path: (_ for _ in ()).throw(OSError(errno.ENOENT, "gone")))
     assert not isinstance(raised.value, DiskError)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder in which nothing can be created")
+def test_a_folder_that_cannot_be_created_is_one_error():
+    with pytest.raises(DiskError, match="'/proc/x' cannot be created .No such file or directory.. Choose another"):
+        write_text("/proc/x/file.txt", "a")
+    assert is_disk_error(DiskError("anything"))

@@ -93,6 +93,13 @@ def default_of(declared: Field) -> Any:
     return declared.default
 
 
+def shown_value(value: Any) -> str:
+    """Return a value as it is written on the command line or in JSON, not as Python shows it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def options_of(*classes: type) -> Iterator[Field]:
     """Return the options of dataclasses, in the order of their declaration."""
     for each in classes:

@@ -42,6 +42,18 @@ class DiskError(OSError):
     """Raised if a file could not be written. The previous content is still there."""
 
 
+def make_folder(folder: str | Path) -> None:
+    """Create a folder and those above it, if they do not exist.
+
+    Raises:
+        DiskError: if it cannot be created.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"'{folder}' cannot be created ({error.strerror}). Choose another folder.") from error
+
+
 def write_file(path: str | Path, write: Callable[[Path], object]) -> None:
     """Write a file atomically.
 
@@ -55,7 +67,7 @@ def write_file(path: str | Path, write: Callable[[Path], object]) -> None:
     path = Path(path)
     aside = path.with_name(UNFINISHED + path.name)
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             write(aside)
             flush(aside)
@@ -243,6 +255,8 @@ def disk_errors(path: str | Path) -> Iterator[None]:
 
 def is_disk_error(error: BaseException) -> bool:
     """Whether an exception says that the disk is full or does not let us write."""
+    if isinstance(error, DiskError):
+        return True
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in DISK_ERRNOS
     return any(text in str(error) for text in FOREIGN_DISK_ERRORS)

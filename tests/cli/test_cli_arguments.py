@@ -92,3 +92,20 @@ def test_what_cannot_be_parsed_is_one_line(arguments, message, capsys):
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("train", ["Rank of the LoRA. Default: 64.", "in Prodigy as AdamW does. Default: true."]),
+        (
+            "evaluate",
+            ["with stock schedulers. Default: 1 2 4 8.", "diversity. Default: openai/clip-vit-large-patch14."],
+        ),
+    ],
+)
+def test_the_help_tells_the_defaults(command, shown, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(part in text for part in shown) and "Default: None" not in text

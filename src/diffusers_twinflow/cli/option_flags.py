@@ -6,7 +6,17 @@ from dataclasses import Field
 from functools import partial
 from typing import Any, NoReturn
 
-from ..options import EXPECTED, TwinFlowConfigError, check_choice, groups_of, options_of, suggest_option, type_of
+from ..options import (
+    EXPECTED,
+    TwinFlowConfigError,
+    check_choice,
+    default_of,
+    groups_of,
+    options_of,
+    shown_value,
+    suggest_option,
+    type_of,
+)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -63,7 +73,7 @@ def given_values(parsed: argparse.Namespace, options: Iterable[Field]) -> dict[s
 
 def _add_flag(group: argparse._ArgumentGroup, declared: Field) -> None:
     kind, metadata = type_of(declared), declared.metadata
-    settings: dict[str, Any] = {"help": metadata["help"], "default": argparse.SUPPRESS, "dest": declared.name}
+    settings: dict[str, Any] = {"help": _help(declared), "default": argparse.SUPPRESS, "dest": declared.name}
     if kind.kind is bool:
         settings["action"] = argparse.BooleanOptionalAction
     else:
@@ -75,6 +85,14 @@ def _add_flag(group: argparse._ArgumentGroup, declared: Field) -> None:
         elif metadata["const"] is not None:
             settings |= {"nargs": "?", "const": metadata["const"]}
     group.add_argument(*(f"--{name}" for name in (declared.name, *metadata["aliases"])), **settings)
+
+
+def _help(declared: Field) -> str:
+    """Return the help text with the default, unless the text tells it or the option is off by default."""
+    default, text = default_of(declared), declared.metadata["help"]
+    if default in (None, False, []) or "default" in text:
+        return text
+    return f"{text} Default: {shown_value(default)}."
 
 
 def _reader(declared: Field, kind: type) -> Callable[[str], Any]:

@@ -61,7 +61,7 @@ class EvaluationArguments(MetricArguments):
         None,
         "File with one prompt per line, or a .jsonl file with a prompt and what its image must show per line (required).",
     )
-    output_dir: str = option("evaluation", "Folder for scores, curves and images.")
+    output_dir: str = option("evaluation", "Folder for scores, curves and images.", local=True)
     steps: list[int] = option(
         [1, 2, 4, 8], "Numbers of steps for the TwinFlow model and for the base with stock schedulers.", STEP_COUNT
     )

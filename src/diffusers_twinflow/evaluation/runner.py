@@ -14,7 +14,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from ..configuration import TwinFlowConfigError
 from ..image_files import as_rgb, decode_image
 from ..pipelines.bare_base import base_options
-from ..writing import recover, write_file
+from ..writing import make_folder, recover, write_file
 from .building import build_metrics
 from .checks import images_in
 from .drawing import Batch, Place, draw, pixels_of, places, sampled_with
@@ -67,6 +67,7 @@ class Evaluation:
         self.plan, self.args, self.accelerator = plan, plan.args, accelerator
         self.directory = Path(plan.args.output_dir)
         if accelerator.is_main_process:
+            make_folder(self.directory)
             recover(self.directory)
             if plan.args.restart:
                 delete_results(self.directory)

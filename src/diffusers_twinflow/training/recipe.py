@@ -13,7 +13,7 @@ from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigEr
 from ..integrations.simpletuner.defaults import VERSION as SIMPLETUNER_VERSION
 from ..integrations.simpletuner.recipes import read_recipe
 from ..methods import FlowMatching, Method, TwinFlow
-from ..options import check_option_name, from_json, options_of, read_json_options
+from ..options import check_option_name, from_json, options_of, read_json_options, shown_value
 from ..recommended import length_of, recommended_training, recommended_twinflow
 from .arguments import DATA_FREE, RecipeOptions, TrainingArguments
 
@@ -90,17 +90,10 @@ def build_options(values: Mapping[str, Any]) -> RunOptions:
             name: value for name, value in recipe_options(recipe.recipe, values).items() if name not in values
         }
         if int(os.environ.get("RANK", 0)) == 0:
-            listed = ", ".join(f"{name}={_shown(value)}" for name, value in from_recipe.items())
+            listed = ", ".join(f"{name}={shown_value(value)}" for name, value in from_recipe.items())
             logger.info(f"recipe '{recipe.recipe}' sets {listed}")
         _, *options = typed({**values, **from_recipe})
     return RunOptions(*options)
-
-
-def _shown(value: Any) -> str:
-    """Return a value as it is written on the command line or in JSON, not as Python shows it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def recipe_options(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 
 from ..configuration import TwinFlowConfigError
 from ..hub.files import CONFIG_NAME, INDEX_NAME, LORA_NAME, MODULAR_INDEX_NAME
-from ..writing import disk_errors, recover, remove_folder, write_text
+from ..writing import DiskError, disk_errors, make_folder, recover, remove_folder, write_text
 from .checkpoint_files import Manifest, check_intact, checkpoint_step, damage_of, find_checkpoint, list_checkpoints
 
 logger = getLogger(__name__)
@@ -38,8 +38,11 @@ class RunFolder:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
+        try:
+            make_folder(self.directory)
+        except DiskError as error:
+            raise TwinFlowConfigError(f"output_dir='{directory}' cannot be used: {error}") from error
         with disk_errors(self.directory):
-            self._create()
             self.lock = FileLock(self.directory / LOCK)
             try:
                 self.lock.acquire(blocking=False)
@@ -56,14 +59,6 @@ class RunFolder:
         self.history: list[list] = []
         self.is_finished = False
         self._read()
-
-    def _create(self) -> None:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TwinFlowConfigError(
-                f"output_dir='{self.directory}' cannot be created ({error.strerror}). Choose another folder."
-            ) from error
 
     def _read(self) -> None:
         try:

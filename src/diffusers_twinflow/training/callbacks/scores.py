@@ -64,5 +64,6 @@ class ScoreCallback(TrainerCallback):
             trainer.save(Path(trainer.arguments.output_dir, BEST), step)
         if trainer.accelerator.is_main_process:
             self.book.save()
-            logger.info(f"step {step}: {values} (best so far: step {self.book.best['step']})")
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            logger.info(f"step {step}: {shown} (best so far: step {self.book.best['step']})")
         return values
