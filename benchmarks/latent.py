@@ -43,7 +43,7 @@ from latent.record import Record
 from latent.scoring import Prompts, Scorer
 from latent.settings import FULL, REHEARSAL, Settings
 from latent.training import build_pipeline, encode_captions, train_base
-from latent.ways import OURS, WAYS, Place, drawn_by, train
+from latent.ways import ANY_STYLE, OURS, WAYS, Place, drawn_by, train
 from quality.sampling import STOCK_SCHEDULERS
 from quality.timing import synchronize
 
@@ -256,10 +256,11 @@ class Benchmark:
             shutil.rmtree(place.output, ignore_errors=True)
             self.report["ways"][name] = train(way, place, self.samples, self.settings, self.args.minutes * way.share)
             self.record.save()
-        draw = drawn_by(way, place, self.draw_artist, self.autoencoder)
-        for steps in self.settings.few_steps:
-            if not self.record.row_of(name, steps):
-                self.add_row(name, steps, *draw(steps), steps)
+        for style, draw in drawn_by(way, place, self.draw_artist, self.autoencoder).items():
+            for steps in self.settings.few_steps:
+                is_same = style == ANY_STYLE and steps == 1
+                if not is_same and not self.record.row_of(name + style, steps):
+                    self.add_row(name + style, steps, *draw(steps), steps)
         self.write_figures()
 
     # Results.

@@ -127,15 +127,18 @@ RECOMMENDED = {
 }
 
 
-def recommended() -> str:
+STYLES_TO_SHOW = {"few": "", "any": ", style any", "stock pipeline": ", in a stock pipeline"}
+
+
+def recommended(name: str) -> str:
     """The recommended recipe: means over seeds, with the least and the largest distance."""
-    report, found = results("quality_recommended"), variants("quality_recommended")
+    report, found = results(name), variants(name)
     base = report["reference"]
     rows = [["base, 100 evaluations", "-", "-", *score("", base)[2:], "1.00"]]
     for label, names in RECOMMENDED.items():
         trained = [found[name] for name in names if found.get(name, {}).get("state") == "done"]
-        for style in ("few", "stock pipeline") if len(names) > 1 else ("few",):
-            for steps in (1, 2, 4):
+        for style in STYLES_TO_SHOW if len(names) > 1 else ("few",):
+            for steps in (2, 4) if style == "any" else (1, 2, 4):
                 scored = [rows_of[steps] for each in trained if steps in (rows_of := of_few_steps(each, style))]
                 if scored:
                     rows.append(recommended_row(label, style, steps, trained, scored, base))
@@ -152,7 +155,7 @@ def recommended_row(
     if len(scored) > 1:
         label += f", {len(scored)} seeds"
         cells[0] += f" ({range_of([row['frechet_distance'] for row in scored], 1)})"
-    label += ", in a stock pipeline" * (style == "stock pipeline")
+    label += STYLES_TO_SHOW[style]
     of_training = f"{min(each['training']['steps'] for each in trained):,}"
     return [label, of_training, str(steps), *cells, f"{means['frechet_distance'] / base['frechet_distance']:.2f}"]
 
@@ -518,7 +521,9 @@ LATENT_WAYS = {
     "base-FlowMatchEuler": "base, `FlowMatchEulerDiscreteScheduler`",
     "base-UniPC": "base, `UniPCMultistepScheduler`",
     "full": "TwinFlow, full weights",
+    "full-any": "TwinFlow, full weights, style `any`",
     "lora": "TwinFlow, LoRA of rank 64",
+    "lora-any": "TwinFlow, LoRA of rank 64, style `any`",
     "authors": "authors' code, full weights",
     "authors_lora": "authors' code, LoRA of rank 64",
     "mean_flow": "MeanFlow, full weights",
@@ -530,7 +535,9 @@ LATENT_WAYS = {
     "lora_half": "LoRA, half of the time",
     "lora_double": "LoRA, twice the time",
 }
-LATENT_COMPARED = ("full", "lora", "authors", "authors_lora", "mean_flow", "mean_flow_slow")
+LATENT_COMPARED = (
+    "full", "full-any", "lora", "lora-any", "authors", "authors_lora", "mean_flow", "mean_flow_slow",
+)  # fmt: skip
 LATENT_GROWTH = (
     "full_quarter", "full_half", "full", "full_double", "full_small_batch", "lora_half", "lora", "lora_double",
 )  # fmt: skip
@@ -540,34 +547,20 @@ LATENT_IMAGES = {
     "2.jpg": "All ways in 2 steps",
     "curve.png": "Fréchet distance over the minutes of training",
 }
-LATENT_SHARES = {
-    "shared captions": {"group_agreement": "right group", "known_caption_agreement": "names, matches the name"},
-    "one drawing per caption": {
-        "caption_agreement": "matches the caption",
-        "held_out_group_agreement": "held-out captions, right group",
-    },
-}
-"""Scores that are shares of images, by the design of the benchmark. The first files do not name theirs."""
+LATENT_SHARES = {"group_agreement": "right group", "known_caption_agreement": "names, matches the name"}
 LATENT_AIMS = (
     ("full weights", "full", ((1, 1.0), (2, 0.9))),
     ("LoRA", "lora", ((1, 1.15), (2, 1.0))),
 )
-NOT_MEASURED = "Not measured yet."
 
 
-def of_latent(name: str, content: Callable[[dict], str]) -> str:
-    """A part of docs/latent.md, once benchmarks/results has the file of this name."""
-    if not (ROOT / "benchmarks" / "results" / f"{name}.json").is_file():
-        return NOT_MEASURED
-    return content(results(name))
+def of_latent(content: Callable[[dict], str]) -> str:
+    """A part of docs/latent.md."""
+    return content(results("latent"))
 
 
 def latent_rows(report: dict) -> dict[tuple, dict]:
     return {(row["way"], row["steps"]): row for row in report["rows"]}
-
-
-def latent_design(report: dict) -> str:
-    return report.get("design", "one drawing per caption")
 
 
 def latent_scores(report: dict) -> str:
@@ -575,7 +568,6 @@ def latent_scores(report: dict) -> str:
     found = latent_rows(report)
     real = found["drawings", None]["scores"]
     base = next(row["scores"] for (way, _), row in found.items() if way == "base")
-    shares = LATENT_SHARES[latent_design(report)]
     names = ["drawings", "autoencoder", "base", "base-FlowMatchEuler", "base-UniPC", *LATENT_COMPARED]
     rows = []
     for name in names:
@@ -583,12 +575,11 @@ def latent_scores(report: dict) -> str:
             if way == name and steps != 8:
                 scores = row["scores"]
                 cells = [f"{scores['fid']:.2f}", f"{scores['fid'] / base['fid']:.2f}"]
-                cells += [f"{scores[key]:.1%}" for key in shares]
+                cells += [f"{scores[key]:.1%}" for key in LATENT_SHARES]
                 cells += [f"{scores[key] / real[key]:.2f}" for key in ("sharpness", "saturation")]
-                is_shown = way not in names[:2] or "design" in report  # one drawing has no diversity
-                cells.append(f"{scores['diversity'] / base['diversity']:.2f}" if is_shown else "-")
+                cells.append(f"{scores['diversity'] / base['diversity']:.2f}")
                 rows.append([LATENT_WAYS[way], str(row["evaluations"] or "-"), *cells])
-    header = ["", "evaluations", "Fréchet distance", "base = 1", *shares.values()]
+    header = ["", "evaluations", "Fréchet distance", "base = 1", *LATENT_SHARES.values()]
     return table([*header, "sharpness, drawings = 1", "saturation, drawings = 1", "diversity, base = 1"], rows)
 
 
@@ -634,12 +625,10 @@ def latent_growth(report: dict) -> str:
 
 def latent_setting(report: dict) -> str:
     base, settings = report["base"], report["settings"]
-    drawings = f"in {report['groups']} groups" if "groups" in report else f"of which {report['held_out']} are held out"
     scan = ", ".join(f"{scale} gives {distance:.2f}" for scale, distance in report["guidance_scan"].items())
     parts = [
         f"One {report['machine']}, torch {report['versions']['torch']}, bf16.",
-        f"Scored: {latent_design(report)}.",
-        f"{report['drawings']:,} drawings, {drawings}.",
+        f"{report['drawings']:,} drawings in {report['groups']} groups.",
         f"The autoencoder reconstructs them with a peak signal-to-noise ratio of {report['psnr']:.1f} dB.",
         f"The base has {report['parameters'] / 1e6:.0f} million parameters and was trained for "
         f"{base['steps']:,} steps of {settings['base_batch_size']} samples in {base['seconds'] / 60:.1f} minutes.",
@@ -648,12 +637,8 @@ def latent_setting(report: dict) -> str:
     return "\n".join(f"- {part}" for part in parts)
 
 
-def latent_images(name: str) -> str:
-    """The images of the result file of this name that exist."""
-    folder = ROOT / "docs" / "images"
-    paths = {folder / f"{name}_{part}": text for part, text in LATENT_IMAGES.items()}
-    shown = [f"![{text}](images/{path.name})" for path, text in paths.items() if path.is_file()]
-    return "\n\n".join(shown) or NOT_MEASURED
+def latent_images() -> str:
+    return "\n\n".join(f"![{text}](images/latent_{part})" for part, text in LATENT_IMAGES.items())
 
 
 LATENT_PARTS: dict[str, Callable[[dict], str]] = {
@@ -670,7 +655,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "emoji summary": emoji_summary,
     "emoji scores": emoji_scores,
     "emoji aims": partial(aims, "quality", FULL, LORA),
-    "recommended recipe": recommended,
+    "recommended recipe": partial(recommended, "quality_recommended"),
+    "recommended recipe short": partial(recommended, "quality_recommended_short"),
     "first variants": first_variants,
     "first aims": partial(aims, "quality_first", "full-longer", "lora-longer"),
     "recipe variants": recipe_variants,
@@ -697,13 +683,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "convergence": convergence,
     "diffusion digits": diffusion_digits,
     "guidance in the plane": guidance_in_the_plane,
-    **{
-        f"{name.replace('_', ' ')} {part}": partial(of_latent, name, content)
-        for name in ("latent", "latent_names")
-        for part, content in LATENT_PARTS.items()
-    },
-    "latent images": partial(latent_images, "latent"),
-    "latent names images": partial(latent_images, "latent_names"),
+    **{f"latent {part}": partial(of_latent, content) for part, content in LATENT_PARTS.items()},
+    "latent images": latent_images,
 }
 
 

@@ -9,6 +9,8 @@ import torch
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 
+from quality.sampling import twinflow_scheduler
+
 from .authors import AuthorsTraining
 from .data import Encoded
 from .drawing import Artist, load_distilled
@@ -17,6 +19,7 @@ from .settings import Settings
 from .timed import Clock
 from .training import distil, recommended_options
 
+ANY_STYLE = "-any"
 OURS, AUTHORS, MEAN_FLOW = "ours", "authors", "mean_flow"
 WEIGHTS = "weights.safetensors"
 MEASURED = ("their_", "trained_parameters", "micro_batches")
@@ -124,12 +127,19 @@ def other(way: Way, place: Place) -> AuthorsTraining | MeanFlowTraining:
     return MeanFlowTraining(checkout, place.base, place.device, **rate)
 
 
-def drawn_by(way: Way, place: Place, artist: Artist, autoencoder: AutoencoderTiny) -> Draw:
-    """Load the result of a way, and return the function that draws with it in a number of steps."""
+def drawn_by(way: Way, place: Place, artist: Artist, autoencoder: AutoencoderTiny) -> dict[str, Draw]:
+    """Load the result of a way, and return the functions that draw with it in a number of steps, by the ends of their rows' names.
+
+    Ours draws with the default style, and with style "any" as well.
+    """
     if way.code == OURS:
         pipeline = load_distilled(place.output, place.base, autoencoder, place.device, way.train_type)
-        return lambda steps: artist.with_pipeline(pipeline, steps)
+        in_any_style = twinflow_scheduler(pipeline, "any")
+        return {
+            "": lambda steps: artist.with_pipeline(pipeline, steps),
+            ANY_STYLE: lambda steps: artist.with_pipeline(pipeline, steps, scheduler=in_any_style),
+        }
     training = other(way, place)
     training.load(load_file(place.output / WEIGHTS))
     sample = training.sample()
-    return lambda steps: artist.with_function(sample, steps)
+    return {"": lambda steps: artist.with_function(sample, steps)}

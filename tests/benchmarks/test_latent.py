@@ -201,7 +201,11 @@ def test_the_rehearsal_compares_ways_and_continues(tmp_path, script):
     assert first["ways"]["full"]["usage"]["steps"] > UNTIMED_STEPS and not first["errors"]
     second = run("--ways", "full", "lora")
     assert second["rows"][: len(first["rows"])] == first["rows"], "what is measured is not measured again"
-    assert [(row["way"], row["steps"]) for row in second["rows"][len(first["rows"]) :]] == [("lora", 1), ("lora", 2)]
+    assert [(row["way"], row["steps"]) for row in second["rows"][len(first["rows"]) :]] == [
+        ("lora", 1),
+        ("lora", 2),
+        ("lora-any", 2),
+    ]
     assert all(row["scores"]["fid"] > -1e-3 and "diversity" in row["scores"] for row in second["rows"])
     assert Image.open(tmp_path / "grid_1.jpg").size[1] > 3 * 32 and (tmp_path / "curve.png").is_file()
 
