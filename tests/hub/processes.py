@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 SERVER = Path(__file__).with_name("hub_server.py")
-PRELOADED = ["tests.hub.preloaded"]
+PRELOADED = ["tests.preloaded"]
 
 
 @dataclass(frozen=True)
