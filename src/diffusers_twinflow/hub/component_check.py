@@ -52,6 +52,9 @@ ELEMENTS_PER_ELEMENT, MODULES_PER_TENSOR = 4, 8
 """Limits on building a model, relative to the elements and tensors in its files. Tied weights, buffers that are not
 saved and parts that a class leaves out stay below these limits."""
 
+_PASSED: set[tuple[Any, ...]] = set()
+"""Models that passed the check in this process, each with the state of its files: see `_check_state`."""
+
 
 def component_class(entry: Any) -> type | None:
     """Return the class that an entry of `model_index.json` names, or `None` if it is not a component.
@@ -82,7 +85,8 @@ def check_component(
     """Check that loading a component is safe and complete.
 
     A component is refused if its configuration is larger than its weights, if it runs code or reads pickle files, or
-    if some weights would stay random.
+    if some weights would stay random. A model is built once per process, and again only if its files changed.
+    The random state stays as it was.
 
     Args:
         folder: folder of the component.
@@ -97,6 +101,9 @@ def check_component(
     _check_files(folder)
     _check_code(folder, cls)
     if not issubclass(cls, torch.nn.Module):
+        return
+    state = _check_state(folder, cls, variant, is_trained, needs_safetensors)
+    if state in _PASSED:
         return
     headers = {path.name: read_header(path, float_only=is_trained) for path in sorted(folder.glob(WEIGHTS))}
     conditioning = headers.pop(CONDITIONING_NAME, None)
@@ -116,7 +123,7 @@ def check_component(
     _check_sizes(f"{folder.name}/{CONFIG}", values, [*headers.values()], is_trained)
     if issubclass(cls, ModelMixin):
         check_whole_numbers(f"{folder.name}/{CONFIG}", values, cls.__init__)
-    with quiet():
+    with quiet(), torch.random.fork_rng(devices=[]):  # some classes draw numbers while they are built
         try:
             _build(folder, cls, [*headers.values()])
             if not is_trained and "quantization_config" not in values:
@@ -128,6 +135,16 @@ def check_component(
                 f"'{folder.name}' cannot be built from its {CONFIG} and its weights: {type(error).__name__}: "
                 f"{str(error)[:300]}"
             ) from error
+    _PASSED.add(state)
+
+
+def _check_state(folder: Path, *arguments: Any) -> tuple[Any, ...]:
+    """Return what the result of a check depends on: its arguments, and the identity, size and time of each file."""
+    files = []
+    for path in sorted(folder.glob("*")):
+        found = path.stat()
+        files.append((path.name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    return (folder.resolve(), *arguments, *files)
 
 
 def _check_files(folder: Path) -> None:
