@@ -22,9 +22,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
-# Also the tests marked as slow.
+# Also the tests marked as slow, and twice the examples of the property tests.
 test-all: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile thorough
 
 # The property tests alone, long and at random. `make test` draws the same examples every time; what this finds is
 # printed with a line that repeats it, and becomes a fixed example of its test.

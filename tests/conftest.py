@@ -8,7 +8,8 @@ from hypothesis import settings
 from tests.forking import fork_server, start  # noqa: F401
 from tests.training_script import load_script
 
-settings.register_profile("default", deadline=None, max_examples=50, derandomize=True, database=None)
+settings.register_profile("default", deadline=None, max_examples=25, derandomize=True, database=None)
+settings.register_profile("thorough", deadline=None, max_examples=50, derandomize=True, database=None)
 settings.register_profile("random", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("default")
 

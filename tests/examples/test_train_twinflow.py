@@ -43,8 +43,8 @@ def test_twinflow_trains_and_loads(script, arguments, tmp_path, train_type):
     "variant",
     [
         ["--gradient_checkpointing", "--train_type=full"],
-        ["--gradient_checkpointing"],
-        ["--mixed_precision=bf16"],
+        pytest.param(["--gradient_checkpointing"], marks=pytest.mark.slow),
+        pytest.param(["--mixed_precision=bf16"], marks=pytest.mark.slow),
         ["--mixed_precision=bf16", "--train_type=full"],
         ["--twinflow_image_free", "--twinflow_split_passes"],
         ["--lora_dropout=0.5", "--proportion_empty_prompts=0.5", "--random_flip"],
@@ -86,7 +86,7 @@ def test_flow_matching_gives_a_stock_model(script, arguments, base_dir, tmp_path
     assert not torch.equal(draw(trained, **options), draw(base, **options))
 
 
-@pytest.mark.parametrize("train_type", ["lora", "full"])
+@pytest.mark.parametrize("train_type", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_resume_is_never_having_stopped(script, arguments, tmp_path, train_type):
     options = [*TWINFLOW, f"--train_type={train_type}", "--cache_latents", "--cache_text_embeddings", "--no-save_ema"]
     options += ["--lr_scheduler=cosine", "--gradient_accumulation_steps=2", "--lora_dropout=0.5"]

@@ -191,7 +191,9 @@ def arguments_for(tmp_path: Path, build, **options) -> TrainingArguments:
     )
 
 
-@pytest.mark.parametrize("build", [tiny_captured.cogview4, tiny_captured.hunyuan_image])
+@pytest.mark.parametrize(
+    "build", [pytest.param(tiny_captured.cogview4, marks=pytest.mark.slow), tiny_captured.hunyuan_image]
+)
 @pytest.mark.parametrize("cached", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_step_with_prompts_alone_to_an_image(build, cached, tmp_path):
     validation = {"validation_prompts": ["a"], "validation_base_steps": 2, "validation_step_counts": [1, 2]}

@@ -1,3 +1,6 @@
+import copy
+import shutil
+
 import pytest
 from huggingface_hub import constants
 
@@ -12,18 +15,23 @@ def this_process_has_no_hub(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
-@pytest.fixture
-def repository(tmp_path, base_dir):
-    directory = tmp_path / "repository"
+@pytest.fixture(scope="session")
+def written_repository(tmp_path_factory, base_dir):
+    directory = tmp_path_factory.mktemp("shared") / "repository"
     return directory, write_repository(directory, str(base_dir))
 
 
+@pytest.fixture
+def repository(tmp_path, written_repository):
+    """A repository and the trained transformer, both the test's to change."""
+    directory, transformer = written_repository
+    return shutil.copytree(directory, tmp_path / "repository"), copy.deepcopy(transformer)
+
+
 @pytest.fixture(scope="session")
-def shared_repository(tmp_path_factory, base_dir):
+def shared_repository(written_repository):
     """As `repository`, for tests that only read it or copy it."""
-    directory = tmp_path_factory.mktemp("shared") / "repository"
-    write_repository(directory, str(base_dir))
-    return directory
+    return written_repository[0]
 
 
 @pytest.fixture(scope="session")

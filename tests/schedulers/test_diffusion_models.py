@@ -74,8 +74,16 @@ def ours(**options):
     return lambda config: TwinFlowScheduler.from_config(config, **options)
 
 
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize(
+    ("name", "style"),
+    [
+        pytest.param(
+            name, style, marks=() if style == "few" or name == "StableDiffusionPipeline" else pytest.mark.slow
+        )
+        for name in PIPELINES
+        for style in STYLES
+    ],
+)
 def test_unmodified_pipelines(name, style):
     """Few-step latents are finite, the seed's own, and of the scale that the stock scheduler's are."""
     first = draw(name, ours(sampling_style=style), 4)
@@ -85,7 +93,7 @@ def test_unmodified_pipelines(name, style):
     assert 0.5 < first.std() / stock.std() < 2
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize("guidance_scale", [pytest.param(1.0, marks=pytest.mark.slow), 3.0])
 @pytest.mark.parametrize("name", PIPELINES)
 def test_at_ddims_timesteps_it_is_ddim(name, guidance_scale):
     """An Euler step of the flow is a DDIM step, so the same timesteps give the same picture, up to rounding."""
@@ -112,7 +120,13 @@ def test_inpainting_networks_see_mask_and_picture_unscaled():
     assert relative_error(draw(name, scheduler, 20, nine_channels, timesteps=timesteps), reference) < 1e-4
 
 
-@pytest.mark.parametrize(("name", "guidance_scale"), [("StableDiffusionPipeline", 3.0), ("PixArtSigmaPipeline", 1.0)])
+@pytest.mark.parametrize(
+    ("name", "guidance_scale"),
+    [
+        pytest.param("StableDiffusionPipeline", 3.0, marks=pytest.mark.slow),
+        ("PixArtSigmaPipeline", 1.0),
+    ],
+)
 def test_many_steps_converge_to_ddim(name, guidance_scale):
     """From the same noise; four times the steps have less than 0.6 of the error."""
     reference = draw(name, DDIMScheduler.from_config, 250, guidance_scale=guidance_scale)
@@ -124,8 +138,15 @@ def test_many_steps_converge_to_ddim(name, guidance_scale):
     assert errors[-1] < 0.04
 
 
-@pytest.mark.parametrize("scheduler", [DPMSolverMultistepScheduler, EulerDiscreteScheduler])
-@pytest.mark.parametrize("build", [tiny_diffusion.stable_diffusion, tiny_diffusion.v_prediction])
+@pytest.mark.parametrize(
+    ("scheduler", "build"),
+    [
+        pytest.param(DPMSolverMultistepScheduler, tiny_diffusion.stable_diffusion, marks=pytest.mark.slow),
+        (EulerDiscreteScheduler, tiny_diffusion.stable_diffusion),
+        (DPMSolverMultistepScheduler, tiny_diffusion.v_prediction),
+        pytest.param(EulerDiscreteScheduler, tiny_diffusion.v_prediction, marks=pytest.mark.slow),
+    ],
+)
 def test_other_solvers_and_v_prediction(scheduler, build):
     reference = draw("StableDiffusionPipeline", scheduler.from_config, 100, build)
     assert relative_error(draw("StableDiffusionPipeline", ours(sampling_style="multi"), 100, build), reference) < 0.02

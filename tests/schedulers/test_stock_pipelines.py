@@ -41,6 +41,28 @@ SECTIONS = {
 }
 CACHE_PASSES = ("AnyFlowFARPipeline",)  # at time 0, after each section
 NOT_BY_SEED = {"CogView4ControlPipeline": "encodes its control image without the user's generator"}
+IN_BATCHES = {
+    "audio, times from 0 to 1, generator passed to step",
+    "linear sigmas and mu",
+    "packed image to image",
+    "packed inpainting",
+    "reference tokens",
+    "attention mask",
+    "generator passed to step",
+    "reads prev_sample of the output object",
+    "channels last",
+    "set_timesteps again for every section",
+    "prediction negated, reversed time",
+    "predicts the clean picture, in pixels",
+    "steps only",
+    "noise mixed in again after every step",
+    "video, time per token",
+    "image to video",
+    "two transformers, changed at a boundary of time",
+    "copies of the scheduler, whole timesteps, one a frame",
+    "inverted sigmas",
+}
+"""Contracts that are drawn in batches by default: one for each layout of samples and each way to draw their noise."""
 WHOLE_TIMESTEPS = "Euler takes whole timesteps for indices"
 NO_EULER = {
     "copies of the scheduler, whole timesteps, one a frame": WHOLE_TIMESTEPS,
@@ -155,7 +177,9 @@ def run_on_own_grid(contract, steps):
     return latents
 
 
-@pytest.mark.parametrize("contract", PIPELINES)
+@pytest.mark.parametrize(
+    "contract", [name if name in IN_BATCHES else pytest.param(name, marks=pytest.mark.slow) for name in PIPELINES]
+)
 def test_same_seed_same_sample_whatever_the_neighbours(contract):
     pipe, call = swap(contract)
     alone = draw(pipe, call, [1], steps=4)

@@ -10,12 +10,16 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def base_dir(data_dir, tmp_path_factory):
-    """A base whose autoencoder has seen two batches."""
+def base_dir(tmp_path_factory):
+    """A base whose autoencoder has seen two batches, and whose latents are those of a tenth of the digits."""
     from build_base import build_base, parse_args
+    from prepare_data import load_digits, to_dataset
 
-    output_dir = tmp_path_factory.mktemp("base")
-    arguments = ["--data_dir", str(data_dir), "--output_dir", str(output_dir), "--vae_steps", "2", "--device", "cpu"]
+    few_digits, output_dir = tmp_path_factory.mktemp("few"), tmp_path_factory.mktemp("base")
+    images, labels = load_digits()
+    for split, taken in (("train", slice(0, None, 10)), ("test", slice(1, None, 50))):
+        to_dataset(images[taken], labels[taken]).to_parquet(few_digits / f"{split}.parquet")
+    arguments = ["--data_dir", str(few_digits), "--output_dir", str(output_dir), "--vae_steps", "2", "--device", "cpu"]
     build_base(parse_args(arguments))
     return output_dir
 
