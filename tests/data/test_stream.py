@@ -88,8 +88,14 @@ def test_epochs_take_the_files_in_another_order(build):
     assert len(set(epochs)) > 1
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("stop", [1, 7, 12, 19])
+@pytest.mark.parametrize(
+    ("workers", "stop"),
+    [
+        *((0, stop) for stop in (1, 7, 12, 19)),
+        (2, 7),
+        *(pytest.param(2, stop, marks=pytest.mark.slow) for stop in (1, 12, 19)),
+    ],
+)
 def test_a_stream_goes_on_exactly_where_it_was_saved(build, tmp_path, workers, stop):
     whole = take(build(workers=workers, dropout=0.3), 25)
     before = build(workers=workers, dropout=0.3)

@@ -21,7 +21,7 @@ each_case = pytest.mark.parametrize(
         for case in kit.CASES
     ],
 )
-IN_SHORT = ("stable_diffusion_3-lora", "stable_diffusion_3-full", "qwen_image_edit-lora", "stable_diffusion_xl-lora")
+IN_SHORT = ("stable_diffusion_3-lora", "qwen_image_edit-lora")
 EACH_STEP = [
     pytest.param(case, kind, id=f"{case.id}-{kind}", marks=() if f"{case.id}-{kind}" in IN_SHORT else pytest.mark.slow)
     for case in kit.CASES

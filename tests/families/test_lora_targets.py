@@ -13,7 +13,7 @@ from diffusers_twinflow.families import FAMILIES
 RANK = 64
 
 
-IN_SHORT = ("stable_diffusion_3", "stable_diffusion_xl", "wan", "z_image")
+IN_SHORT = ("stable_diffusion_3", "stable_diffusion_xl")
 
 
 def full_size_model(name: str) -> nn.Module:

@@ -132,8 +132,15 @@ def test_saved_and_loaded_again(folders, name, tmp_path):
     torch.testing.assert_close(draw(again), draw(pipeline), **CLOSE)
 
 
-@pytest.mark.parametrize("name", ["qwen", "z_image"])
-@pytest.mark.parametrize("exports", [False, True])
+@pytest.mark.parametrize(
+    ("name", "exports"),
+    [
+        ("qwen", False),
+        ("z_image", True),
+        pytest.param("qwen", True, marks=pytest.mark.slow),
+        pytest.param("z_image", False, marks=pytest.mark.slow),
+    ],
+)
 def test_stock_diffusers_draws_the_same_from_what_we_save_and_export(folders, name, exports, tmp_path):
     """The second embedder is in the weights of the first."""
     pipeline = TwinFlowPipeline.from_pretrained(folders[name])

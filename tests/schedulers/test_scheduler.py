@@ -460,8 +460,18 @@ def test_a_second_loop_needs_only_set_timesteps():
     assert torch.equal(first, run(scheduler, x))
 
 
-@pytest.mark.parametrize("begin", [True, False])
-@pytest.mark.parametrize("options", [{}, {"sampling_order": 2, "extrapolation_ratio": 0.2, "stochastic_ratio": "sde"}])
+SECOND_ORDER = {"sampling_order": 2, "extrapolation_ratio": 0.2, "stochastic_ratio": "sde"}
+
+
+@pytest.mark.parametrize(
+    ("options", "begin"),
+    [
+        ({}, False),
+        (SECOND_ORDER, True),
+        pytest.param({}, True, marks=pytest.mark.slow),
+        pytest.param(SECOND_ORDER, False, marks=pytest.mark.slow),
+    ],
+)
 def test_the_loop_compiles_whole(options, begin):
     scheduler, x = make(4, **options), latents()
 
