@@ -129,7 +129,7 @@ class LoopArguments:
     compile: bool = option(False, "Compile the transformer's blocks with torch.compile.")
     cuda_graphs: bool = option(
         False,
-        "Replay passes without gradient as CUDA graphs, which makes steps of few samples faster; each shape is recorded.",
+        "Replay the model's passes as CUDA graphs, which makes steps of few samples faster; each shape is recorded.",
     )
     merged_lora_gigabytes: float | None = option(
         None,

@@ -1,28 +1,16 @@
-"""Replay passes without gradient as CUDA graphs. A replay launches all kernels of a pass at once."""
+"""Record passes as CUDA graphs."""
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..conditions import Condition, VelocityFunction, VelocityOf
 from ..configuration import TwinFlowConfigError
 from .arguments import TrainingArguments
 from .distributed import shards_parameters, uses_deepspeed
-
-Tensors = Sequence[torch.Tensor]
-
-
-class Recording(Protocol):
-    """A recorded pass. A replay overwrites the output of the one before."""
-
-    def __call__(self, inputs: Tensors) -> torch.Tensor: ...
-
-
-Recorder = Callable[[Callable[[Tensors], torch.Tensor], Tensors], Recording]
+from .replayed_passes import GradientRecording, Pass, Recording, Tensors, gradients_of
 
 
 def check_cuda_graphs(args: TrainingArguments, accelerator: Accelerator) -> None:
@@ -43,26 +31,36 @@ def check_cuda_graphs(args: TrainingArguments, accelerator: Accelerator) -> None
         raise TwinFlowConfigError(f"`cuda_graphs` cannot be used, because {found[0]}. Leave it out.")
 
 
+def reason_against_gradients(args: TrainingArguments, processes: int) -> str | None:
+    """Return why passes with gradient cannot be recorded in a run with `cuda_graphs`; `None` if they can."""
+    reasons = {
+        "the processes exchange gradients during the backward pass": processes > 1,
+        "`gradient_checkpointing` reads the state of the random generator in each pass": args.gradient_checkpointing,
+        "the base is quantized": args.quantize_base is not None,
+    }
+    return next((reason for reason, applies in reasons.items() if applies), None)
+
+
 class CudaGraphRecorder:
-    """Records passes as CUDA graphs. All graphs share one memory pool, so they must be replayed one after another."""
+    """Records passes as CUDA graphs.
+
+    The graphs without gradient share one memory pool, so they must be replayed one after another. The graphs with
+    gradient share another pool, because passes without gradient may be replayed between a forward and its backward.
+    """
 
     def __init__(self) -> None:
-        self.pool: Any = None
-        self.stream: Any = None
+        self.stream: torch.cuda.Stream | None = None
+        self.pools: dict[bool, Any] = {}
 
-    def __call__(self, run: Callable[[Tensors], torch.Tensor], inputs: Tensors) -> Recording:
+    def without_gradient(self, run: Pass, inputs: Tensors) -> Recording:
         """Record `run` at inputs like these, after one pass on the stream of the recording."""
-        if self.pool is None:
-            self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(inputs[0].device)
-        own = [tensor.detach().clone(memory_format=torch.contiguous_format) for tensor in inputs]
-        graph = torch.cuda.CUDAGraph()
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
+        own = self._own(inputs)
+        with self._on_stream():
             run(own)
-        torch.cuda.current_stream().wait_stream(self.stream)
+        graph = torch.cuda.CUDAGraph()
         # A graph must neither read weights that autocast has cast before, nor leave those that it casts to other passes.
         torch.clear_autocast_cache()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+        with self._captured(graph, has_gradient=False):
             output = run(own)
         torch.clear_autocast_cache()
 
@@ -73,56 +71,64 @@ class CudaGraphRecorder:
 
         return replay
 
+    def with_gradient(self, run: Pass, inputs: Tensors, weights: Tensors) -> GradientRecording:
+        """Record the forward and backward pass of `run`, after one of each on the stream of the recording."""
+        own = self._own(inputs)
+        torch.clear_autocast_cache()  # so that all work of the backward pass is on the stream of the recording
+        with self._on_stream():
+            output = run(own)
+            gradients_of(output, weights, torch.zeros_like(output))
+        del output
+        forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        torch.clear_autocast_cache()
+        with self._captured(forward, has_gradient=True):
+            output = run(own)
+        gradient = torch.zeros_like(output)
+        with self._captured(backward, has_gradient=True):
+            gradients = gradients_of(output, weights, gradient)
+        torch.clear_autocast_cache()
+        return _GradientGraphs(own, forward, output.detach(), backward, gradient, gradients)
 
-class ReplayedPasses:
-    """Records the passes without gradient of velocity functions, and replays them for inputs of the same shapes.
+    def _own(self, inputs: Tensors) -> list[torch.Tensor]:
+        """Copy the inputs to memory that stays where it is."""
+        return [tensor.detach().clone(memory_format=torch.contiguous_format) for tensor in inputs]
 
-    The first pass of each shape runs as usual, which also compiles what is compiled. The second one is recorded. Weights
-    may change in place. If they move, passes are recorded again.
+    @contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        if self.stream is None:
+            self.stream = torch.cuda.Stream()
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            yield
+        torch.cuda.current_stream().wait_stream(self.stream)
 
-    Args:
-        record: records a pass.
-        velocity_of: turns a model into the velocity function whose passes are recorded.
-        most: maximum number of recordings. Passes of further shapes run as usual.
-    """
+    def _captured(self, graph: torch.cuda.CUDAGraph, has_gradient: bool) -> AbstractContextManager[None]:
+        if has_gradient not in self.pools:
+            self.pools[has_gradient] = torch.cuda.graph_pool_handle()
+        pool = self.pools[has_gradient]
+        return torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local")
 
-    def __init__(self, record: Recorder, velocity_of: VelocityOf, most: int = 64) -> None:
-        self.record, self.velocity_of, self.most = record, velocity_of, most
-        self.seen: set[Hashable] = set()
-        self.recordings: dict[Hashable, Recording] = {}
 
-    def velocity(self, model: nn.Module) -> VelocityFunction:
-        """Return the velocity function of a model with replayed passes. Its passes with gradient run as usual."""
-        velocity, weights = self.velocity_of(model), list(model.parameters())
-        ends = [weights[0], weights[-1]]
+class _GradientGraphs:
+    """A forward and a backward pass as CUDA graphs."""
 
-        def replayed(
-            x: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
-        ) -> torch.Tensor:
-            if torch.is_grad_enabled():
-                return velocity(x, t, r, sign, condition)
-            leaves, structure = tree_flatten((x, t, r, sign, condition))
-            where = [index for index, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
-            inputs = [leaves[index] for index in where]
+    def __init__(
+        self,
+        inputs: list[torch.Tensor],
+        forward: torch.cuda.CUDAGraph,
+        output: torch.Tensor,
+        backward: torch.cuda.CUDAGraph,
+        gradient: torch.Tensor,
+        gradients: list[torch.Tensor | None],
+    ) -> None:
+        self.inputs, self.forward_graph, self.output = inputs, forward, output
+        self.backward_graph, self.gradient, self.gradients = backward, gradient, gradients
 
-            def run(tensors: Tensors) -> torch.Tensor:
-                filled = list(leaves)
-                for index, tensor in zip(where, tensors):
-                    filled[index] = tensor
-                return velocity(*tree_unflatten(filled, structure))
+    def forward(self, inputs: Tensors) -> torch.Tensor:
+        torch._foreach_copy_(self.inputs, list(inputs))
+        self.forward_graph.replay()
+        return self.output
 
-            addresses = tuple(weight.data_ptr() for weight in ends)
-            shapes = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
-            autocast = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
-            key = (velocity, structure, addresses, shapes, autocast)
-            return self._passed(key, run, inputs)
-
-        return replayed
-
-    def _passed(self, key: Hashable, run: Callable[[Tensors], torch.Tensor], inputs: Tensors) -> torch.Tensor:
-        if key not in self.recordings:
-            if key not in self.seen or len(self.recordings) == self.most:
-                self.seen.add(key)
-                return run(inputs)
-            self.recordings[key] = self.record(run, inputs)
-        return self.recordings[key](inputs).clone()
+    def backward(self, gradient: torch.Tensor) -> None:
+        self.gradient.copy_(gradient)
+        self.backward_graph.replay()

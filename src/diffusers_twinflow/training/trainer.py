@@ -46,7 +46,7 @@ from .callbacks import TrainerCallback, default_callbacks
 from .checkpoint_files import checkpoint_step
 from .checks import check_arguments, check_base, check_denoisers, check_family
 from .compilation import compile_blocks, share_graphs
-from .cuda_graphs import CudaGraphRecorder, ReplayedPasses
+from .cuda_graphs import CudaGraphRecorder, reason_against_gradients
 from .distributed import (
     autocast,
     check_sharding,
@@ -58,6 +58,7 @@ from .distributed import (
 from .dry_run import DryRun, save_report
 from .merging import merged_lora
 from .optimizer import build_lr_scheduler, build_optimizer, learning_rates, parameter_groups
+from .replayed_passes import ReplayedPasses
 from .resuming import check_options, check_sizes, check_steps, load_checkpoint
 from .run_folder import RunFolder
 from .saving import push_result, repository_config, rewrite_card, save_result, write_card
@@ -339,12 +340,10 @@ class Trainer:
             if args.compile:
                 share_graphs(transformer, teacher_copy)
             teacher_copy = place_teacher(accelerator, teacher_copy, args.offload_ema)
-        velocity_without_grad_of: VelocityOf = self.velocity_of
-        if args.cuda_graphs:
-            velocity_without_grad_of = ReplayedPasses(CudaGraphRecorder(), self.velocity_of).velocity
+        velocity_of, velocity_without_grad_of = self._replayed_velocities()
         self.teacher: Teacher | None = self.method.build_teacher(transformer, velocity_without_grad_of, teacher_copy)
         self.networks = Networks(
-            student=self.velocity_of(self.model),
+            student=velocity_of(self.model),
             student_without_grad=velocity_without_grad_of(transformer),
             teacher=self.teacher,
             unconditional=self.data.unconditional() if self.method.needs_unconditional else None,
@@ -352,6 +351,17 @@ class Trainer:
         if self.merged is not None:
             self.networks = MergedPasses(transformer, self.merged, self.networks).networks
         self.trainable = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+
+    def _replayed_velocities(self) -> tuple[VelocityOf, VelocityOf]:
+        """Return what builds velocity functions for passes with and without gradient, which `cuda_graphs` replays."""
+        if not self.arguments.cuda_graphs:
+            return self.velocity_of, self.velocity_of
+        passes = ReplayedPasses(CudaGraphRecorder(), self.velocity_of)
+        reason = reason_against_gradients(self.arguments, self.accelerator.num_processes)
+        if reason is None:
+            return passes.velocity_with_gradient, passes.velocity
+        logger.info(f"`cuda_graphs` replays only passes without gradient, because {reason}")
+        return self.velocity_of, passes.velocity
 
     def _register(self, checkpoint: Path | None) -> None:
         accelerator = self.accelerator

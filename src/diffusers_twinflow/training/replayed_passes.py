@@ -1,0 +1,185 @@
+"""Record passes of a model and replay them. A replay launches all kernels of a pass at once."""
+
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ..conditions import Condition, VelocityFunction, VelocityOf
+
+Tensors = Sequence[torch.Tensor]
+Pass = Callable[[Tensors], torch.Tensor]
+
+
+class Recording(Protocol):
+    """A recorded pass without gradient. A replay overwrites the output of the one before."""
+
+    def __call__(self, inputs: Tensors) -> torch.Tensor: ...
+
+
+class GradientRecording(Protocol):
+    """A recorded pass with gradient. A replay overwrites the results of the one before.
+
+    Attributes:
+        gradients: the gradient of each weight after `backward`; `None` for weights that the pass does not use.
+    """
+
+    gradients: Sequence[torch.Tensor | None]
+
+    def forward(self, inputs: Tensors) -> torch.Tensor: ...
+
+    def backward(self, gradient: torch.Tensor) -> None: ...
+
+
+class Recorder(Protocol):
+    """Records a pass at inputs like the given ones."""
+
+    def without_gradient(self, run: Pass, inputs: Tensors) -> Recording: ...
+
+    def with_gradient(self, run: Pass, inputs: Tensors, weights: Tensors) -> GradientRecording: ...
+
+
+class ReplayedPasses:
+    """Records the passes of velocity functions, and replays them for inputs of the same shapes.
+
+    The first pass of each shape runs as usual, which also compiles what is compiled. The second one is recorded. Weights
+    may change in place. If they move, passes are recorded again.
+
+    Args:
+        recorder: records a pass.
+        velocity_of: turns a model into the velocity function whose passes are recorded.
+        most: maximum number of recordings without gradient. Passes of further shapes run as usual.
+        most_with_gradient: the same for passes with gradient. Each recording has memory for all gradients.
+    """
+
+    def __init__(
+        self, recorder: Recorder, velocity_of: VelocityOf, most: int = 64, most_with_gradient: int = 4
+    ) -> None:
+        self.recorder, self.velocity_of = recorder, velocity_of
+        self.most, self.most_with_gradient = most, most_with_gradient
+        self.seen: set[Hashable] = set()
+        self.recordings: dict[Hashable, Recording] = {}
+        self.gradient_recordings: dict[Hashable, GradientRecording] = {}
+        self.awaited: Callable[[], _AwaitedBackward | None] = lambda: None
+
+    def velocity(self, model: nn.Module) -> VelocityFunction:
+        """Return the velocity function of a model with replayed passes. Its passes with gradient run as usual."""
+        return self._replayed(model, self.velocity_of(model))
+
+    def velocity_with_gradient(self, model: nn.Module) -> VelocityFunction:
+        """Return the velocity function of a model whose passes with gradient are replayed, forward and backward.
+
+        Only the weights get gradients. A pass runs as usual if an input needs a gradient, or if an earlier pass with
+        gradient waits for its backward pass.
+        """
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        return self._replayed(model, self.velocity_of(model), weights)
+
+    def _replayed(
+        self, model: nn.Module, velocity: VelocityFunction, trained: list[nn.Parameter] | None = None
+    ) -> VelocityFunction:
+        weights = list(model.parameters())
+        ends = [weights[0], weights[-1]]
+
+        def replayed(
+            x: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
+            has_gradient = torch.is_grad_enabled()
+            if has_gradient and trained is None:
+                return velocity(x, t, r, sign, condition)
+            leaves, structure = tree_flatten((x, t, r, sign, condition))
+            where = [index for index, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+            inputs = [leaves[index] for index in where]
+
+            def run(tensors: Tensors) -> torch.Tensor:
+                filled = list(leaves)
+                for index, tensor in zip(where, tensors):
+                    filled[index] = tensor
+                return velocity(*tree_unflatten(filled, structure))
+
+            addresses = tuple(weight.data_ptr() for weight in ends)
+            shapes = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+            autocast = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
+            key = (velocity, structure, addresses, shapes, autocast, has_gradient)
+            if has_gradient and trained is not None:
+                return self._passed_with_gradient(key, run, inputs, trained)
+            return self._passed(key, run, inputs)
+
+        return replayed
+
+    def _passed(self, key: Hashable, run: Pass, inputs: Tensors) -> torch.Tensor:
+        if key not in self.recordings:
+            if key not in self.seen or len(self.recordings) == self.most:
+                self.seen.add(key)
+                return run(inputs)
+            self.recordings[key] = self.recorder.without_gradient(run, inputs)
+        return self.recordings[key](inputs).clone()
+
+    def _passed_with_gradient(
+        self, key: Hashable, run: Pass, inputs: Tensors, weights: list[nn.Parameter]
+    ) -> torch.Tensor:
+        if self.awaited() is not None or any(tensor.requires_grad for tensor in inputs):
+            return run(inputs)
+        recordings = self.gradient_recordings
+        if key not in recordings:
+            if key not in self.seen or len(recordings) == self.most_with_gradient:
+                self.seen.add(key)
+                return run(inputs)
+            recordings[key] = self.recorder.with_gradient(run, inputs, weights)
+        backward = _AwaitedBackward(recordings[key], weights)
+        self.awaited = weakref.ref(backward)
+        return _ReplayedPass.apply(backward, inputs, *weights)
+
+
+class _AwaitedBackward:
+    """The backward pass of a replayed forward. It exists until it has run, or until nothing can run it any more."""
+
+    def __init__(self, recording: GradientRecording, weights: list[nn.Parameter]) -> None:
+        self.recording, self.weights = recording, weights
+
+    def run(self, gradient: torch.Tensor) -> list[torch.Tensor | None]:
+        """Return the gradients of the weights. They become the weights' `grad` without a copy."""
+        gradients = self.recording.gradients
+        for weight, own in zip(self.weights, gradients):
+            if weight.grad is not None and own is not None and weight.grad.data_ptr() == own.data_ptr():
+                weight.grad = weight.grad.clone()  # an earlier micro-batch's, which the replay would overwrite
+        self.recording.backward(gradient)
+        return [None if own is None else own.detach() for own in gradients]
+
+
+class _ReplayedPass(torch.autograd.Function):
+    """A replayed forward pass, whose backward pass is also replayed."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, backward: _AwaitedBackward, inputs: list[torch.Tensor], *weights: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.awaited = backward
+        return backward.recording.forward(inputs).clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        awaited, ctx.awaited = ctx.awaited, None
+        if awaited is None:
+            raise RuntimeError(
+                "The backward pass of a replayed pass can run only once. Leave out `cuda_graphs` to run it again."
+            )
+        return None, None, *awaited.run(gradient)
+
+
+def gradients_of(output: torch.Tensor, weights: Tensors, gradient: torch.Tensor) -> list[torch.Tensor | None]:
+    """Return the gradient of each weight, for the gradient of a pass's output. No two of them share memory."""
+    found = torch.autograd.grad(output, list(weights), gradient, allow_unused=True)
+    addresses: set[int] = {gradient.data_ptr()}
+    apart: list[torch.Tensor | None] = []
+    for each in found:
+        if each is not None:
+            each = each.clone() if each.data_ptr() in addresses else each
+            addresses.add(each.data_ptr())
+        apart.append(each)
+    return apart
