@@ -8,10 +8,11 @@ from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 
 from diffusers_twinflow import TwinFlowConfig
-from diffusers_twinflow.methods import TwinFlow
+from diffusers_twinflow.methods import Networks, TwinFlow
+from diffusers_twinflow.methods.merged_passes import MergedPasses
 from diffusers_twinflow.methods.teachers import frozen_copy
 from diffusers_twinflow.models.merged_lora import MergedLora
-from diffusers_twinflow.training.compilation import compile_blocks, share_graphs
+from diffusers_twinflow.training.compilation import compile_blocks, share_graphs, with_single_samples_twice
 from tests import tiny
 from tests.objective_runs import FAMILY, FULL, lora_transformer, networks_of, run, student_transformer
 
@@ -94,6 +95,59 @@ def test_a_teacher_of_all_weights_uses_the_graphs_of_the_student():
     method.loss(latents, tiny.sd3_condition(16), draw, networks).loss.backward()
     assert len(made) == 4  # a middle block and the last, with and without gradient
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+@pytest.mark.slow
+def test_a_merged_lora_compiles_two_graphs_for_each_kind_of_block():
+    """One with gradient and one without, for student and teacher and for any number of samples. Each step has other
+    branches and so other numbers of samples. The last block, which differs from all others, is not compiled."""
+    torch.compiler.reset()
+    made, counts = [], []
+
+    def backend(graph, example_inputs):
+        made.append(graph)
+        return graph
+
+    layers = {"num_layers": 13, "dual_attention_layers": (0, 1, 2, 3, 4, 5), "qk_norm": "rms_norm"}
+    eager, compiled = lora_transformer(**layers), lora_transformer(**layers)
+    velocity_of = with_single_samples_twice(FAMILY.velocity)
+    method, losses = TwinFlow(TwinFlowConfig(**FULL)), []
+    assert compile_blocks(compiled, backend=backend) == 12
+    for transformer, of in ((eager, FAMILY.velocity), (compiled, velocity_of)):
+        teacher, merged = method.build_teacher(transformer, of), MergedLora(transformer)
+        networks = Networks(of(transformer), of(transformer), teacher, tiny.sd3_condition(1, seed=9))
+        networks = MergedPasses(transformer, merged, networks).networks
+        latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+        for step in range(4):
+            teacher.update()
+            draw = method.draw(range(step * 4, step * 4 + 4), (4, 8, 8), seed=3)
+            with merged.used():
+                loss = method.loss(latents, tiny.sd3_condition(4), draw, networks).loss
+                loss.backward()
+            losses.append(loss.item())
+            counts.append(len(made))
+    assert counts == [0] * 4 + [4] * 4
+    assert losses[4:] == pytest.approx(losses[:4], rel=1e-4)
+
+
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_a_single_sample_without_gradient_runs_twice(with_gradient):
+    sizes = []
+
+    def velocity_of(model):
+        def velocity(x, t, r, sign, condition):
+            assert r is None and len(condition["prompt"]) == len(x) == len(t)
+            sizes.append(len(x))
+            return model(x)
+
+        return velocity
+
+    velocity = with_single_samples_twice(velocity_of)(torch.nn.Linear(4, 4))
+    with torch.set_grad_enabled(with_gradient):
+        for batch in (1, 3):
+            x, t, condition = torch.randn(batch, 4), torch.ones(batch), {"prompt": torch.ones(batch, 2)}
+            assert velocity(x, t, None, t, condition).shape == x.shape
+    assert sizes == [1 if with_gradient else 2, 3]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Compile the repeated blocks of a transformer. This takes seconds; compiling the whole model takes minutes."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from functools import partial
 from inspect import signature
 from types import FunctionType
@@ -13,18 +14,23 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from ..conditions import Condition, VelocityFunction, VelocityOf
 from ..methods.rng_snapshot import RNGSnapshot
 from ..models import TwinFlowTransformerMixin
 
 GRAPHS_A_BLOCK = 32
+UNIQUE_SHARE = 1 / 12
+"""Largest share of blocks that are not compiled, because no other block is like them. Compiling them gains little."""
 
 
 def compile_blocks(transformer: ModelMixin, backend: str = "inductor") -> int:
-    """Compile each block of the classes in the model's `_no_split_modules` or else `_repeated_blocks`, in place.
+    """Compile the blocks of the classes in the model's `_no_split_modules` or else `_repeated_blocks`, in place.
+
+    Blocks that differ from all others, such as the last one of Stable Diffusion 3, are not compiled if they are few.
 
     Equal blocks share up to three graphs: student and teacher without gradient (one graph if a LoRA is merged), and
     student with gradient. Passes without gradient may change their batch size without a new compilation, except that a
-    single sample has its own graphs. Other sizes, and the batch size of passes with gradient, are fixed until they change:
+    single sample has its own graphs, see `with_single_samples_twice`. Other sizes, and the batch size of passes with gradient, are fixed until they change:
     compiling a pass with gradient takes several times as long if its batch size may change. Copies of the transformer
     are compiled too.
 
@@ -35,13 +41,35 @@ def compile_blocks(transformer: ModelMixin, backend: str = "inductor") -> int:
     torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True  # such as a merged LoRA layer's
     stock = transformer.stock_class() if isinstance(transformer, TwinFlowTransformerMixin) else type(transformer)
     block_names: set[str] = set(stock._no_split_modules or stock._repeated_blocks or ())
-    blocks = [module for module in transformer.modules() if type(module).__name__ in block_names]
+    blocks = _without_unique([module for module in transformer.modules() if type(module).__name__ in block_names])
     kinds: set[Any] = {type(block) for block in blocks}
     compiled = {kind: CompiledForward(kind, backend) for kind in kinds}
     for block in blocks:
         # Unlike the result of `block.compile`, a partial is copied with its block, and the copy calls the copied block.
         block.forward = partial(compiled[type(block)], block)
     return len(blocks)
+
+
+def with_single_samples_twice(velocity_of: VelocityOf) -> VelocityOf:
+    """Let passes without gradient run a single sample twice, because the compiler makes other graphs for one sample.
+
+    These graphs would take much longer to compile than the second sample of a pass in some hundred steps.
+    """
+
+    def twice(model: nn.Module) -> VelocityFunction:
+        velocity = velocity_of(model)
+
+        def run(
+            x: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
+        ) -> torch.Tensor:
+            if torch.is_grad_enabled() or len(x) != 1:
+                return velocity(x, t, r, sign, condition)
+            doubled = tree_map_only(torch.Tensor, lambda tensor: torch.cat([tensor, tensor]), (x, t, r, sign, condition))
+            return velocity(*doubled)[:1]
+
+        return run
+
+    return twice
 
 
 def compiled_graphs() -> int:
@@ -112,6 +140,18 @@ class CompiledForward:
             outputs = tree_leaves(self.eager(block, **named))
         shapes = {output.shape for output in outputs if isinstance(output, torch.Tensor)}
         return {name for name, value in named.items() if isinstance(value, torch.Tensor) and value.shape in shapes}
+
+
+def _without_unique(blocks: list[nn.Module]) -> list[nn.Module]:
+    """Leave out the blocks that differ from all others, if they are few."""
+    counts = Counter(map(_layout, blocks))
+    repeated = [block for block in blocks if counts[_layout(block)] > 1]
+    return repeated if len(blocks) - len(repeated) <= UNIQUE_SHARE * len(blocks) else blocks
+
+
+def _layout(block: nn.Module) -> Hashable:
+    """Return the class of a block with the names and shapes of its weights."""
+    return type(block), tuple((name, weight.shape) for name, weight in block.named_parameters())
 
 
 def _renamed(function: Any, name: str) -> FunctionType:

@@ -45,7 +45,7 @@ from .base_model import (
 from .callbacks import TrainerCallback, default_callbacks
 from .checkpoint_files import checkpoint_step
 from .checks import check_arguments, check_base, check_denoisers, check_family
-from .compilation import compile_blocks, share_graphs
+from .compilation import compile_blocks, share_graphs, with_single_samples_twice
 from .cuda_graphs import CudaGraphRecorder, reason_against_gradients
 from .distributed import (
     autocast,
@@ -69,6 +69,9 @@ from .validation_images import Validation
 
 logger = get_logger(__name__)
 Result = TypeVar("Result")
+
+PADDED_BATCH = 4
+"""Smallest batch of a compiled run in which a single sample runs twice. In smaller batches, single samples are usual."""
 
 
 class Trainer:
@@ -340,7 +343,7 @@ class Trainer:
             if args.compile:
                 share_graphs(transformer, teacher_copy)
             teacher_copy = place_teacher(accelerator, teacher_copy, args.offload_ema)
-        velocity_of, velocity_without_grad_of = self._replayed_velocities()
+        velocity_of, velocity_without_grad_of = self._velocities()
         self.teacher: Teacher | None = self.method.build_teacher(transformer, velocity_without_grad_of, teacher_copy)
         self.networks = Networks(
             student=velocity_of(self.model),
@@ -352,16 +355,19 @@ class Trainer:
             self.networks = MergedPasses(transformer, self.merged, self.networks).networks
         self.trainable = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
 
-    def _replayed_velocities(self) -> tuple[VelocityOf, VelocityOf]:
-        """Return what builds velocity functions for passes with and without gradient, which `cuda_graphs` replays."""
-        if not self.arguments.cuda_graphs:
-            return self.velocity_of, self.velocity_of
-        passes = ReplayedPasses(CudaGraphRecorder(), self.velocity_of)
-        reason = reason_against_gradients(self.arguments, self.accelerator.num_processes)
+    def _velocities(self) -> tuple[VelocityOf, VelocityOf]:
+        """Return what builds the velocity functions of the passes with and without gradient."""
+        args, velocity_of = self.arguments, self.velocity_of
+        if args.compile and args.train_batch_size >= PADDED_BATCH:
+            velocity_of = with_single_samples_twice(velocity_of)
+        if not args.cuda_graphs:
+            return velocity_of, velocity_of
+        passes = ReplayedPasses(CudaGraphRecorder(), velocity_of)
+        reason = reason_against_gradients(args, self.accelerator.num_processes)
         if reason is None:
             return passes.velocity_with_gradient, passes.velocity
         logger.info(f"`cuda_graphs` replays only passes without gradient, because {reason}")
-        return self.velocity_of, passes.velocity
+        return velocity_of, passes.velocity
 
     def _register(self, checkpoint: Path | None) -> None:
         accelerator = self.accelerator
