@@ -4,26 +4,38 @@
 Every row is the step of the package's `Trainer` on a base with random weights: TwinFlow on a LoRA of rank 64 and on all
 weights, with order 2, adversarial branch and rectification, and flow matching of the same LoRA. Each is measured as it is,
 compiled, and with CUDA graphs. Batches of 4 are also profiled: how long the GPU is busy, and what the CPU does. The first
-row of each way that is compiled starts with an empty cache of the compiler; later rows of that way find it filled. Without
-a GPU it is a tiny rehearsal without CUDA graphs.
+row of each way that is compiled starts with an empty cache of the compiler; later rows of that way find it filled. The part
+"exact_bf16" compares gradients and losses with and without CUDA graphs on a model of four layers, and "exact_no" does so
+without mixed precision. Without a GPU it is a tiny rehearsal without CUDA graphs.
 
     python benchmarks/small_batches.py --parts lora_compiled full_compiled --minutes 5
+
+With `--limit`, each part is a process that ends after so many seconds, and the rows that it has are kept. The parts of
+`--together` run at the same time, before the others:
+
+    python benchmarks/small_batches.py --limit 60 --parts lora_eager lora_1024 --together exact_bf16 lora_compiled
 """
 
 import argparse
 import dataclasses
+import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch._dynamo.utils import compilation_time_metrics, counters
 from torch._inductor.utils import fresh_cache
 
+from at_real_size import exactness
 from at_real_size.building import random_transformer
-from at_real_size.measuring import Report, add_common_arguments, announce, measure, timed
+from at_real_size.measuring import Report, add_common_arguments, announce, graph_pools_gib, measure, timed
 from at_real_size.models import SD35_MEDIUM
 from at_real_size.ours import FULL_TWINFLOW, OurTraining, run_options
+from at_real_size.processes import run_apart
 from at_real_size.where_a_call_goes import device_busy, host_functions, synchronizations
 from diffusers_twinflow.training.compilation import compiled_graphs
 
@@ -35,7 +47,10 @@ WAYS = {
 PROFILED_BATCH = 4
 PROFILED_STEPS = 4
 """The steps of a batch differ in the samples of their passes."""
+STEPS_UNTIL_RECORDED = 8
+"""More steps before the timed ones with CUDA graphs, because a pass is recorded when its shape comes again."""
 TINY_RESOLUTION = 64
+EXACT = "exact_"
 SHORTEST_PHASE = 0.05
 """Seconds below which a phase of compilation is not reported."""
 
@@ -58,19 +73,22 @@ def settings(part: str) -> list[Setting]:
     """The rows of a part, in the order in which they are measured."""
     way, _, kind = part.rpartition("_")
     rows = {
-        "eager": [Setting(way), Setting(way, cuda_graphs=True)],
+        "eager": [Setting(way, cuda_graphs=True), Setting(way)],
         "compiled": [
             Setting(way, compiled=True),
             Setting(way, compiled=True, cuda_graphs=True),
             Setting(way, compiled=True, batch=16),
         ],
         "16": [Setting(way, batch=16)],
-        "1024": [Setting(way, resolution=1024)],
+        "1024": [Setting(way, resolution=1024, cuda_graphs=True), Setting(way, resolution=1024)],
     }[kind]
-    return [row for row in rows if way != "flow_matching" or not row.cuda_graphs]  # it has no pass without gradient
+    return rows
 
 
-PARTS = [f"{way}_{kind}" for kind in ("compiled", "eager", "16", "1024") for way in WAYS]
+PARTS = [
+    *(EXACT + precision for precision in exactness.WAYS),
+    *(f"{way}_{kind}" for kind in ("compiled", "eager", "16", "1024") for way in WAYS),
+]
 
 
 @contextmanager
@@ -95,8 +113,10 @@ def measure_setting(args: argparse.Namespace, setting: Setting, report: Report) 
     counters.clear()
     compilation_time_metrics.clear()
     device = torch.device(args.device)
+    steps = args.warmup + STEPS_UNTIL_RECORDED * (setting.cuda_graphs and not args.tiny)
     with training_of(args, setting) as training:
-        warmup = [timed(training.step, device) for _ in range(args.warmup)]
+        with watched_compilation(report, setting):
+            warmup = [timed(training.step, device) for _ in range(steps)]
         graphs = compiled_graphs()
         row = measure(training.step, device, warmup=0, runs=args.runs)
         row |= {
@@ -104,16 +124,41 @@ def measure_setting(args: argparse.Namespace, setting: Setting, report: Report) 
             "warmup_seconds": warmup,
             "merged": training.trainer.merged is not None,
         }
+        if setting.cuda_graphs and row["peak_gib"]:
+            row["graph_pools_gib"] = graph_pools_gib()
+            row["peak_gib"] += row["graph_pools_gib"]
         row["graphs_in_timed_steps"] = compiled_graphs() - graphs
         if setting.compiled:
             row |= {"compile_seconds": sum(warmup) - len(warmup) * row["seconds"], "graphs": graphs}
             row["compile_phases"] = phases_of_compilation()
             row["cache"] = {name: count for name, count in counters["inductor"].items() if "cache" in name}
         if setting.batch == PROFILED_BATCH:
-            for look in (device_busy, synchronizations, host_functions):
+            for look in (device_busy,) if args.only_busy else (device_busy, synchronizations, host_functions):
                 with report.noted(f"{setting}: {look.__name__}"):
                     row |= look(partial(take_steps, training), device)
     return row
+
+
+@contextmanager
+def watched_compilation(report: Report, setting: Setting) -> Iterator[None]:
+    """Note in the report when each graph was compiled, which remains if the process is ended meanwhile."""
+    begun, is_over, found = time.monotonic(), threading.Event(), [0]
+    if setting.compiled:
+        times: list[float] = []
+        report.result.setdefault("compiling", []).append({"setting": str(setting), "graph_seconds": times})
+
+        def watch() -> None:
+            while not is_over.wait(0.5):
+                if (graphs := compiled_graphs()) > found[0]:
+                    times.extend([round(time.monotonic() - begun, 1)] * (graphs - found[0]))
+                    found[0] = graphs
+                    report.save()
+
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
 
 
 def take_steps(training: OurTraining) -> None:
@@ -134,21 +179,59 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--runs", type=int, default=2 if parser.get_default("tiny") else 8, help="Timed steps per row."
     )
-    return parser.parse_args(input_args)
+    parser.add_argument("--only_busy", action="store_true", help="Of the profiles, make only that of the GPU.")
+    parser.add_argument("--limit", type=float, help="Run each part as a process of at most so many seconds.")
+    parser.add_argument("--together", nargs="+", choices=PARTS, default=[], help="Parts that run first, all at once.")
+    parser.add_argument("--together_limit", type=float, help="Seconds of the parts in --together, if not --limit.")
+    args = parser.parse_args(input_args)
+    if args.together and not args.limit:
+        parser.error("--together needs --limit, because its parts are processes.")
+    return args
+
+
+def run_part(args: argparse.Namespace, part: str, report: Report) -> None:
+    """Measure the rows of a part in this process."""
+    name = "tiny SD3.5-medium" if args.tiny else "SD3.5-medium"
+    if part.startswith(EXACT):
+        precision = part.removeprefix(EXACT)
+        for way in exactness.WAYS[precision]:
+            if not report.is_over(way):
+                with report.guarded(way):
+                    row = exactness.compare(args, precision, way)
+                    report.add({"model": f"{name}, {exactness.LAYERS} layers", **row})
+        return
+    with fresh_cache():
+        for setting in settings(part):
+            row = {"model": name, **dataclasses.asdict(setting), "name": WAYS[setting.way][0], "rank": args.rank}
+            label = f"{part}: {row}"
+            if not report.is_over(label):
+                with report.guarded(label):
+                    report.add(row | measure_setting(args, setting, report))
+
+
+def run_parts_apart(args: argparse.Namespace, report: Report) -> None:
+    """Run each part as a process with a limit."""
+    common = [f"--device={args.device}", "--tiny" if args.tiny else "--no-tiny", f"--rank={args.rank}"]
+    common += [f"--warmup={args.warmup}", f"--runs={args.runs}", *["--only_busy"] * args.only_busy]
+    apart = [part for part in args.parts if part not in args.together]
+    with tempfile.TemporaryDirectory() as folder:
+        for parts, limit in [
+            (args.together, args.together_limit or args.limit),
+            *(([part], args.limit) for part in apart),
+        ]:
+            if parts and not report.is_over(" ".join(parts)):
+                commands = {part: [__file__, *common, "--parts", part] for part in parts}
+                run_apart(report, commands, Path(folder), limit)
 
 
 def main(args: argparse.Namespace) -> int:
     announce(args)
     report = Report(args, args.output, args.minutes)
-    name = "tiny SD3.5-medium" if args.tiny else "SD3.5-medium"
-    for part in args.parts:
-        with fresh_cache():
-            for setting in settings(part):
-                row = {"model": name, **dataclasses.asdict(setting), "name": WAYS[setting.way][0], "rank": args.rank}
-                label = f"{part}: {row}"
-                if not report.is_over(label):
-                    with report.guarded(label):
-                        report.add(row | measure_setting(args, setting, report))
+    if args.limit:
+        run_parts_apart(args, report)
+    else:
+        for part in args.parts:
+            run_part(args, part, report)
     announce(args)
     return report.exit_code()
 

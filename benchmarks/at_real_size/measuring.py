@@ -87,6 +87,13 @@ def peak_gib(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
 
 
+def graph_pools_gib() -> float:
+    """Memory of CUDA graphs that torch does not count as allocated, because only replays use it."""
+    segments = torch.cuda.memory_snapshot() if torch.cuda.is_available() else []
+    in_pools = [segment for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0)]
+    return sum(segment["total_size"] - segment["allocated_size"] for segment in in_pools) / GIB
+
+
 def allocated_gib(device: torch.device) -> float | None:
     return torch.cuda.memory_allocated(device) / GIB if device.type == "cuda" else None
 
@@ -130,6 +137,20 @@ class Report:
         print(json.dumps(row), flush=True)
         self.save()
 
+    def fail(self, name: str, error: str) -> None:
+        """Note that a part failed."""
+        print(f"--- {name}: {error}", flush=True)
+        self.result["failures"].append({"name": name, "error": error})
+        self.save()
+
+    def extend(self, part: str, other: dict[str, Any]) -> None:
+        """Add the rows and failures of another report."""
+        self.result["rows"] += [{"part": part, **row} for row in other["rows"]]
+        self.result["failures"] += other["failures"]
+        if "compiling" in other:
+            self.result.setdefault("compiling", {})[part] = other["compiling"]
+        self.save()
+
     @contextmanager
     def noted(self, name: str) -> Iterator[None]:
         """Note an error in the block with its whole text, so that the next one still runs."""
@@ -156,9 +177,7 @@ class Report:
         """Whether the time is over; the part is then noted as not run."""
         if time.monotonic() < self.deadline:
             return False
-        print(f"--- {name}: not run, the time is over", flush=True)
-        self.result["failures"].append({"name": name, "error": "not run: the time given with --minutes was over"})
-        self.save()
+        self.fail(name, "not run: the time given with --minutes was over")
         return True
 
     def save(self) -> None:

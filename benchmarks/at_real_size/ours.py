@@ -19,7 +19,7 @@ MORE_STEPS_THAN_TIMED = 1_000_000
 
 
 def run_options(batch: int, gradient_checkpointing: bool, *more: str) -> RunOptions:
-    """Options of a run in bfloat16, from arguments of the training command."""
+    """Options of a run in bfloat16 unless `more` says otherwise, from arguments of the training command."""
     given = ["--mixed_precision=bf16", f"--train_batch_size={batch}", f"--max_train_steps={MORE_STEPS_THAN_TIMED}"]
     return parse_args([*given, *more, *["--gradient_checkpointing"] * gradient_checkpointing])
 
@@ -34,8 +34,10 @@ class OurTraining:
     """
 
     def __init__(self, model: RealModel, transformer: ModelMixin, options: RunOptions, latents: torch.Tensor):
+        dtype = torch.float32 if options.arguments.mixed_precision == "no" else torch.bfloat16
+
         def condition(batch: int) -> dict[str, torch.Tensor]:
-            return model.condition(batch, latents.device, torch.bfloat16)
+            return model.condition(batch, latents.device, dtype)
 
         data = LatentBatches(
             repeat({"latents": latents, "condition": condition(len(latents))}),

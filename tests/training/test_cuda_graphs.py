@@ -112,9 +112,7 @@ def test_replayed_passes_with_gradient_give_the_same_losses(make, merges, batche
     """Also if the gradients of two micro-batches are added up."""
     recorder = Recorder()
     passes = ReplayedPasses(recorder, FAMILY.velocity)
-    replayed = losses_of(
-        make(), passes.velocity, merges, student_of=passes.velocity_with_gradient, batches=batches
-    )
+    replayed = losses_of(make(), passes.velocity, merges, student_of=passes.velocity_with_gradient, batches=batches)
     assert replayed == losses_of(make(), FAMILY.velocity, merges, batches=batches)
     assert (recorder.recorded_with_gradient, recorder.replayed_with_gradient) == (1, 4 * batches - 1)
 

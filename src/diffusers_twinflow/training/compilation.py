@@ -64,7 +64,9 @@ def with_single_samples_twice(velocity_of: VelocityOf) -> VelocityOf:
         ) -> torch.Tensor:
             if torch.is_grad_enabled() or len(x) != 1:
                 return velocity(x, t, r, sign, condition)
-            doubled = tree_map_only(torch.Tensor, lambda tensor: torch.cat([tensor, tensor]), (x, t, r, sign, condition))
+            doubled = tree_map_only(
+                torch.Tensor, lambda tensor: torch.cat([tensor, tensor]), (x, t, r, sign, condition)
+            )
             return velocity(*doubled)[:1]
 
         return run
