@@ -214,14 +214,16 @@ def run_parts_apart(args: argparse.Namespace, report: Report) -> None:
     common = [f"--device={args.device}", "--tiny" if args.tiny else "--no-tiny", f"--rank={args.rank}"]
     common += [f"--warmup={args.warmup}", f"--runs={args.runs}", *["--only_busy"] * args.only_busy]
     apart = [part for part in args.parts if part not in args.together]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(f"{args.output}.parts" if args.output else temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for parts, limit in [
             (args.together, args.together_limit or args.limit),
             *(([part], args.limit) for part in apart),
         ]:
             if parts and not report.is_over(" ".join(parts)):
                 commands = {part: [__file__, *common, "--parts", part] for part in parts}
-                run_apart(report, commands, Path(folder), limit)
+                run_apart(report, commands, folder, limit)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -22,6 +22,8 @@ def run_apart(report: Report, commands: dict[str, list[str]], folder: Path, seco
     """
     deadline = time.monotonic() + seconds
     outputs = {part: folder / f"{part}.json" for part in commands}
+    for path in outputs.values():
+        path.unlink(missing_ok=True)
     processes = {
         part: subprocess.Popen([sys.executable, *command, f"--output={outputs[part]}"], start_new_session=True)
         for part, command in commands.items()
