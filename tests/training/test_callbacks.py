@@ -18,6 +18,7 @@ from diffusers_twinflow.training.callbacks import (
     TrajectoryCallback,
     default_callbacks,
 )
+from diffusers_twinflow.training.compilation import compiled_graphs
 from diffusers_twinflow.training.trainer import Trainer
 from tests.tiny import sd3_condition, sd3_transformer
 
@@ -54,13 +55,13 @@ def test_a_dry_run_shows_no_progress_and_writes_nothing():
     assert kinds == [HealthCallback]
 
 
-def trainer(tmp_path, method=None, callbacks=(), **options) -> Trainer:
+def trainer(tmp_path, method=None, callbacks=(), steps=1, **options) -> Trainer:
     """A trainer of a transformer in memory, on latents and conditions in memory."""
     transformer = sd3_transformer()
     condition = {name: tensor[0] for name, tensor in sd3_condition(1).items()}
     data = LatentBatches([{"latents": torch.zeros(4, 8, 8), "condition": condition}] * 2, seed=0, batch_size=1)
     arguments = TrainingArguments(
-        output_dir=str(tmp_path / "out"), train_batch_size=1, max_train_steps=1, use_ema=False, **options
+        output_dir=str(tmp_path / "out"), train_batch_size=1, max_train_steps=steps, use_ema=False, **options
     )
     return Trainer(transformer, arguments, method, data, callbacks=list(callbacks), family="stable_diffusion_3")
 
@@ -92,3 +93,23 @@ def test_compilation_is_announced_and_timed(tmp_path, caplog):
     said = [record.message for record in caplog.records if "step" in record.message and "compil" in record.message]
     assert len(said) == 2 and "in the first step" in said[0]
     assert re.search(r"step 1 took \d+ s, because it compiled [1-9]\d* graphs", said[1])
+
+
+class CompilesAfterSteps(TrainerCallback):
+    """Compiles something between the steps, as images for validation do."""
+
+    def is_due(self, trainer, step):
+        return True
+
+    def on_due(self, trainer, step, is_resumed):
+        torch.compile(lambda x: x + step, backend="eager")(torch.ones(2))
+
+
+def test_work_between_steps_is_not_counted_as_compilation_of_the_next_step(tmp_path, caplog):
+    caplog.set_level("INFO")
+    before = compiled_graphs()
+    run = trainer(tmp_path, callbacks=[CompilesAfterSteps(), ProgressCallback()], steps=2)
+    run.prepare()
+    run._loop()
+    assert compiled_graphs() > before
+    assert not [record.message for record in caplog.records if "it compiled" in record.message]

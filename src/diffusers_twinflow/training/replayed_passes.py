@@ -28,7 +28,7 @@ class GradientRecording(Protocol):
         gradients: the gradient of each weight after `backward`; `None` for weights that the pass does not use.
     """
 
-    gradients: Sequence[torch.Tensor | None]
+    gradients: list[torch.Tensor | None]
 
     def forward(self, inputs: Tensors) -> torch.Tensor: ...
 

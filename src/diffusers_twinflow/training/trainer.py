@@ -357,7 +357,8 @@ class Trainer:
 
     def _velocities(self) -> tuple[VelocityOf, VelocityOf]:
         """Return what builds the velocity functions of the passes with and without gradient."""
-        args, velocity_of = self.arguments, self.velocity_of
+        args = self.arguments
+        velocity_of: VelocityOf = self.velocity_of
         if args.compile and args.train_batch_size >= PADDED_BATCH:
             velocity_of = with_single_samples_twice(velocity_of)
         if not args.cuda_graphs:

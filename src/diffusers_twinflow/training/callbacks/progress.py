@@ -35,9 +35,11 @@ class ProgressCallback(TrainerCallback):
             disable=not trainer.accelerator.is_local_main_process,
         )
         self.throughput = Throughput(trainer.accelerator.device)
-        self.step_began, self.graphs = time.monotonic(), compiled_graphs()
         if trainer.arguments.compile:
             logger.info("compiling the transformer's blocks in the first step, which can take minutes")
+
+    def on_step_begin(self, trainer: Trainer) -> None:
+        self.step_began, self.graphs = time.monotonic(), compiled_graphs()
 
     def on_loss(self, trainer: Trainer, output: LossOutput, batch_size: int) -> None:
         self.throughput.samples += batch_size * trainer.accelerator.num_processes
@@ -45,12 +47,9 @@ class ProgressCallback(TrainerCallback):
     def on_step(self, trainer: Trainer, step: int) -> None:
         if self.bar is not None:
             self.bar.update()
-        now, graphs = time.monotonic(), compiled_graphs()
-        if graphs > self.graphs:
-            logger.info(
-                f"step {step} took {now - self.step_began:.0f} s, because it compiled {graphs - self.graphs} graphs"
-            )
-        self.step_began, self.graphs = now, graphs
+        if graphs := compiled_graphs() - self.graphs:
+            seconds = time.monotonic() - self.step_began
+            logger.info(f"step {step} took {seconds:.0f} s, because it compiled {graphs} graphs")
 
     def log_values(self, trainer: Trainer, step: int) -> dict[str, float]:
         return self.throughput.report()
