@@ -200,16 +200,16 @@ def test_gradients_of_a_sum_do_not_share_memory():
 
 
 @pytest.mark.parametrize(
-    "options, processes, reason",
+    "options, is_wrapped, reason",
     [
-        ({}, 1, None),
-        ({}, 2, "exchange gradients"),
-        ({"gradient_checkpointing": True}, 1, "`gradient_checkpointing`"),
-        ({"quantize_base": "torchao_int8"}, 1, "quantized"),
+        ({}, False, None),
+        ({}, True, "exchange gradients"),
+        ({"gradient_checkpointing": True}, False, "`gradient_checkpointing`"),
+        ({"quantize_base": "torchao_int8"}, False, "quantized"),
     ],
 )
-def test_why_passes_with_gradient_are_not_recorded(options, processes, reason):
-    found = reason_against_gradients(TrainingArguments("base", **options), processes)
+def test_why_passes_with_gradient_are_not_recorded(options, is_wrapped, reason):
+    found = reason_against_gradients(TrainingArguments("base", **options), is_wrapped)
     assert found is None if reason is None else reason in found
 
 

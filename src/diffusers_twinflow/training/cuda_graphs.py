@@ -31,10 +31,15 @@ def check_cuda_graphs(args: TrainingArguments, accelerator: Accelerator) -> None
         raise TwinFlowConfigError(f"`cuda_graphs` cannot be used, because {found[0]}. Leave it out.")
 
 
-def reason_against_gradients(args: TrainingArguments, processes: int) -> str | None:
-    """Return why passes with gradient cannot be recorded in a run with `cuda_graphs`; `None` if they can."""
+def reason_against_gradients(args: TrainingArguments, is_wrapped: bool) -> str | None:
+    """Return why passes with gradient cannot be recorded in a run with `cuda_graphs`; `None` if they can.
+
+    Args:
+        args: the arguments.
+        is_wrapped: whether the student is wrapped for several processes.
+    """
     reasons = {
-        "the processes exchange gradients during the backward pass": processes > 1,
+        "the processes exchange gradients during the backward pass": is_wrapped,
         "`gradient_checkpointing` reads the state of the random generator in each pass": args.gradient_checkpointing,
         "the base is quantized": args.quantize_base is not None,
     }

@@ -364,7 +364,7 @@ class Trainer:
         if not args.cuda_graphs:
             return velocity_of, velocity_of
         passes = ReplayedPasses(CudaGraphRecorder(), velocity_of)
-        reason = reason_against_gradients(args, self.accelerator.num_processes)
+        reason = reason_against_gradients(args, is_wrapped=self.model is not self.transformer)
         if reason is None:
             return passes.velocity_with_gradient, passes.velocity
         logger.info(f"`cuda_graphs` replays only passes without gradient, because {reason}")
