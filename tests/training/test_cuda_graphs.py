@@ -135,6 +135,23 @@ def passes_with_gradient(transformer, **limits):
     return recorder, loss
 
 
+def test_a_pass_without_merged_weights_is_not_replayed_with_them():
+    transformer, t = lora_transformer(), torch.full((2,), 0.5)
+    merged = MergedLora(transformer)
+    velocity = ReplayedPasses(Recorder(), FAMILY.velocity, lambda: merged.is_on).velocity(transformer)
+
+    def passed():
+        with torch.no_grad():
+            return velocity(torch.ones(2, 4, 8, 8), t, t, torch.ones_like(t), tiny.sd3_condition(2))
+
+    with merged.used():
+        merged.merge("default")
+        before = [passed() for _ in range(3)][-1]
+    for layer in merged.layers:
+        torch.nn.init.zeros_(layer.lora_B["default"].weight)
+    assert not torch.allclose(passed(), before)
+
+
 def test_a_pass_before_the_backward_of_another_is_not_replayed():
     transformer = lora_transformer()
     recorder, loss = passes_with_gradient(transformer)

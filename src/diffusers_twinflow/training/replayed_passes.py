@@ -52,14 +52,20 @@ class ReplayedPasses:
     Args:
         recorder: records a pass.
         velocity_of: turns a model into the velocity function whose passes are recorded.
+        state: returns what else decides how a pass runs, such as whether merged weights are used.
         most: maximum number of recordings without gradient. Passes of further shapes run as usual.
         most_with_gradient: the same for passes with gradient. Each recording has memory for all gradients.
     """
 
     def __init__(
-        self, recorder: Recorder, velocity_of: VelocityOf, most: int = 64, most_with_gradient: int = 4
+        self,
+        recorder: Recorder,
+        velocity_of: VelocityOf,
+        state: Callable[[], Hashable] = lambda: None,
+        most: int = 64,
+        most_with_gradient: int = 4,
     ) -> None:
-        self.recorder, self.velocity_of = recorder, velocity_of
+        self.recorder, self.velocity_of, self.state = recorder, velocity_of, state
         self.most, self.most_with_gradient = most, most_with_gradient
         self.seen: set[Hashable] = set()
         self.recordings: dict[Hashable, Recording] = {}
@@ -104,7 +110,7 @@ class ReplayedPasses:
             addresses = tuple(weight.data_ptr() for weight in ends)
             shapes = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
             autocast = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
-            key = (velocity, structure, addresses, shapes, autocast, has_gradient)
+            key = (velocity, structure, addresses, shapes, autocast, has_gradient, self.state())
             if has_gradient and trained is not None:
                 return self._passed_with_gradient(key, run, inputs, trained)
             return self._passed(key, run, inputs)

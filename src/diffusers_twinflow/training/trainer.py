@@ -363,7 +363,8 @@ class Trainer:
             velocity_of = with_single_samples_twice(velocity_of)
         if not args.cuda_graphs:
             return velocity_of, velocity_of
-        passes = ReplayedPasses(CudaGraphRecorder(), velocity_of)
+        merged = self.merged
+        passes = ReplayedPasses(CudaGraphRecorder(), velocity_of, lambda: merged is not None and merged.is_on)
         reason = reason_against_gradients(args, is_wrapped=self.model is not self.transformer)
         if reason is None:
             return passes.velocity_with_gradient, passes.velocity
