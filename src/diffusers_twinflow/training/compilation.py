@@ -7,6 +7,7 @@ from inspect import signature
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 import torch._dynamo.utils
 import torch._functorch.config
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ..conditions import Condition, VelocityFunction, VelocityOf
 from ..methods.rng_snapshot import RNGSnapshot
 from ..models import TwinFlowTransformerMixin
+from ..models.known_times import known_times, times_on_host
 
 GRAPHS_A_BLOCK = 32
 UNIQUE_SHARE = 1 / 12

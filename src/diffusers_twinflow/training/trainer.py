@@ -359,7 +359,7 @@ class Trainer:
         """Return what builds the velocity functions of the passes with and without gradient."""
         args = self.arguments
         velocity_of: VelocityOf = self.velocity_of
-        if args.compile and args.train_batch_size >= PADDED_BATCH:
+        if args.compile and args.train_batch_size >= PADDED_BATCH and not self.family.takes_one_sample:
             velocity_of = with_single_samples_twice(velocity_of)
         if not args.cuda_graphs:
             return velocity_of, velocity_of
