@@ -280,24 +280,39 @@ def merged_cost() -> str:
 def small_batches() -> str:
     """Steps of four samples, without and with CUDA graphs, beside the time in which the GPU is busy."""
     rows = []
-    for row in results("small_batches")["rows"]:
-        how = " and ".join(["compiled"] * row["compiled"] + ["CUDA graphs"] * row["cuda_graphs"]) or "eager"
+    steps = [row for row in results("small_batches")["rows"] if "way" in row and not row["compiled"]]
+    for row in sorted(steps, key=lambda row: (row["resolution"], row["way"] != "lora", row["cuda_graphs"])):
+        how = "CUDA graphs" if row["cuda_graphs"] else "eager"
         busy = row["device_busy_seconds"] / row["profiled_steps"]
         seconds = f"{row['seconds']:.3f}", range_of(row["all_seconds"]), f"{busy:.3f}", f"{row['seconds'] / busy:.2f}"
-        rows.append([row["name"], how, *seconds, f"{row['peak_gib']:.1f}"])
-    header = ["", "how", "seconds per step", "fastest to slowest", "GPU busy, s", "GPU busy = 1", "peak GiB"]
+        rows.append([row["name"], str(row["resolution"]), how, *seconds, f"{row['peak_gib']:.1f}"])
+    header = ["", "pixels", "how", "seconds per step", "fastest to slowest", "GPU busy, s", "GPU busy = 1", "peak GiB"]
     return table(header, rows)
 
 
-def compile_time() -> str:
-    """Seconds of compilation before the first step, with an empty and with a filled cache."""
+def replay_exactness() -> str:
+    """How far gradients and losses of replayed passes are from those of ordinary ones."""
     rows = []
-    for row, filled in zip(results("small_batches_compiled")["rows"], ("empty", "filled")):
-        phases = row["compile_phases"]
-        traced = phases["bytecode_tracing"], phases["aot_trace_joint_graph"] + phases["aot_collect_metadata"]
-        seconds = [f"{value:.0f}" for value in (row["compile_seconds"], *traced, phases["compile_fx_inner"])]
-        rows.append([row["name"], str(row["batch"]), filled, *seconds])
-    return table(["", "samples", "cache", "compile s", "dynamo", "autograd graphs", "inductor"], rows)
+    for row in results("small_batches")["rows"]:
+        if "gradient_difference" in row:
+            precision = "float32" if row["mixed_precision"] == "no" else row["mixed_precision"]
+            equal = f"{row['equal_parameters']} of {row['parameters']}"
+            rows.append(
+                [row["name"], precision, equal, f"{row['gradient_difference']:.1e}", f"{row['loss_difference']:.1e}"]
+            )
+    return table(["", "precision", "equal gradients", "largest difference", "of the losses"], rows)
+
+
+def compile_time() -> str:
+    """Seconds of compilation before the first step, with an empty cache."""
+    rows = []
+    for row in results("small_batches")["rows"]:
+        if row.get("compiled") and not row["cuda_graphs"] and row["batch"] == 4:
+            phases = row["compile_phases"]
+            traced = phases["bytecode_tracing"], phases["aot_trace_joint_graph"] + phases["aot_collect_metadata"]
+            seconds = [f"{value:.0f}" for value in (row["compile_seconds"], *traced, phases["compile_fx_inner"])]
+            rows.append([row["name"], str(row["graphs"]), *seconds])
+    return table(["", "graphs", "compile s", "dynamo", "autograd graphs", "inductor"], rows)
 
 
 def engine(train_type: str) -> str:
@@ -673,6 +688,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "call overhead": call_overhead,
     "training 1024": partial(training, "speed", 1024),
     "small batches": small_batches,
+    "replay exactness": replay_exactness,
     "compile time": compile_time,
     "training 512": partial(training, "training_512", 512),
     "real size": real_size,

@@ -24,6 +24,7 @@ class Recorder:
 
     def __init__(self):
         self.recorded = self.replayed = self.recorded_with_gradient = self.replayed_with_gradient = 0
+        self.with_gradients = []
 
     def without_gradient(self, run, inputs):
         self.recorded += 1
@@ -44,15 +45,22 @@ class Recorder:
 
 
 class GradientRecording:
+    """All recordings share their memory, as CUDA graphs with one pool do: each forward overwrites all gradients."""
+
     def __init__(self, recorder, run, inputs, weights):
         self.recorder, self.pass_, self.weights = recorder, run, weights
         self.own = [tensor.clone() for tensor in inputs]
         output = run(self.own)
         self.output = output.detach().clone()
         self.gradients = gradients_of(output, weights, torch.zeros_like(output))
+        recorder.with_gradients.append(self)
 
     def forward(self, inputs):
         self.recorder.replayed_with_gradient += 1
+        for recording in self.recorder.with_gradients:
+            for gradient in recording.gradients:
+                if gradient is not None:
+                    gradient.fill_(torch.nan)
         for mine, given in zip(self.own, inputs):
             mine.copy_(given)
         with torch.enable_grad():
@@ -168,16 +176,18 @@ def test_a_pass_before_the_backward_of_another_is_not_replayed():
     assert recorder.replayed_with_gradient == 4
 
 
-def test_gradients_stay_after_the_next_replay():
+def test_gradients_stay_after_further_replays():
+    """Also those of other shapes."""
     transformer = lora_transformer()
     recorder, loss = passes_with_gradient(transformer)
     for _ in range(2):
         loss(0.5).backward()
+        loss(0.5, batch=3).backward()
     transformer.zero_grad()
     eager = FAMILY.velocity(transformer)
     for velocity in ({}, {"of": eager}):
-        for time in (0.2, 0.6, 0.9):
-            loss(time, **velocity).backward()
+        for time, batch in ((0.2, 2), (0.6, 2), (0.9, 3), (0.7, 2)):
+            loss(time, batch, **velocity).backward()
         if not velocity:
             found = gradients(transformer)
     torch.testing.assert_close(found, gradients(transformer))
@@ -279,4 +289,4 @@ def test_cuda_graphs_give_the_same_losses(make, merges):
         )
     )
     assert passes.recordings and passes.gradient_recordings
-    assert replayed == pytest.approx(wanted, rel=1e-5)
+    assert replayed == pytest.approx(wanted, rel=1e-4)  # kernels may add in another order each time

@@ -69,7 +69,9 @@ def with_single_samples_twice(velocity_of: VelocityOf) -> VelocityOf:
             doubled = tree_map_only(
                 torch.Tensor, lambda tensor: torch.cat([tensor, tensor]), (x, t, r, sign, condition)
             )
-            return velocity(*doubled)[:1]
+            times = times_on_host(1)
+            with known_times(None if times is None else np.tile(times, 2)):
+                return velocity(*doubled)[:1]
 
         return run
 

@@ -22,7 +22,7 @@ class Recording(Protocol):
 
 
 class GradientRecording(Protocol):
-    """A recorded pass with gradient. A replay overwrites the results of the one before.
+    """A recorded pass with gradient. A replay, also only of the forward, overwrites the results of all replays before.
 
     Attributes:
         gradients: the gradient of each weight after `backward`; `None` for weights that the pass does not use.
@@ -69,7 +69,7 @@ class ReplayedPasses:
         self.most, self.most_with_gradient = most, most_with_gradient
         self.seen: set[Hashable] = set()
         self.recordings: dict[Hashable, Recording] = {}
-        self.gradient_recordings: dict[Hashable, GradientRecording] = {}
+        self.gradient_recordings: dict[Hashable, tuple[GradientRecording, list[nn.Parameter]]] = {}
         self.awaited: Callable[[], _AwaitedBackward | None] = lambda: None
 
     def velocity(self, model: nn.Module) -> VelocityFunction:
@@ -135,26 +135,31 @@ class ReplayedPasses:
             if key not in self.seen or len(recordings) == self.most_with_gradient:
                 self.seen.add(key)
                 return run(inputs)
-            recordings[key] = self.recorder.with_gradient(run, inputs, weights)
-        backward = _AwaitedBackward(recordings[key], weights)
+            recordings[key] = self.recorder.with_gradient(run, inputs, weights), weights
+        for recording, trained in recordings.values():
+            _move_gradients(recording, trained)
+        backward = _AwaitedBackward(recordings[key][0])
         self.awaited = weakref.ref(backward)
         return _ReplayedPass.apply(backward, inputs, *weights)
+
+
+def _move_gradients(recording: GradientRecording, weights: list[nn.Parameter]) -> None:
+    """Move gradients of earlier micro-batches out of the memory of a recording, which the next replay overwrites."""
+    for weight, own in zip(weights, recording.gradients):
+        if weight.grad is not None and own is not None and weight.grad.data_ptr() == own.data_ptr():
+            weight.grad = weight.grad.clone()
 
 
 class _AwaitedBackward:
     """The backward pass of a replayed forward. It exists until it has run, or until nothing can run it any more."""
 
-    def __init__(self, recording: GradientRecording, weights: list[nn.Parameter]) -> None:
-        self.recording, self.weights = recording, weights
+    def __init__(self, recording: GradientRecording) -> None:
+        self.recording = recording
 
     def run(self, gradient: torch.Tensor) -> list[torch.Tensor | None]:
         """Return the gradients of the weights. They become the weights' `grad` without a copy."""
-        gradients = self.recording.gradients
-        for weight, own in zip(self.weights, gradients):
-            if weight.grad is not None and own is not None and weight.grad.data_ptr() == own.data_ptr():
-                weight.grad = weight.grad.clone()  # an earlier micro-batch's, which the replay would overwrite
         self.recording.backward(gradient)
-        return [None if own is None else own.detach() for own in gradients]
+        return [None if own is None else own.detach() for own in self.recording.gradients]
 
 
 class _ReplayedPass(torch.autograd.Function):
