@@ -7,6 +7,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
+from diffusers_twinflow.data import DataConfig, open_source
 from diffusers_twinflow.data.captions import CaptionSource
 from diffusers_twinflow.data.check import check_rows
 from diffusers_twinflow.data.images import decode, measure
@@ -81,6 +82,17 @@ def test_stopping_instead(files, check):
 def test_nothing_left_is_an_error(files, check):
     with pytest.raises(TwinFlowConfigError, match="no sample.*0 corrupt images, 8 missing captions"):
         check(files.folder(captions=[""] * 8))
+
+
+def test_captions_in_files_of_another_name_are_told(files, cache_dir, tmp_path):
+    folder = files.folder(2, metadata=None)
+    (folder / "0.png.txt").write_text("a fox")
+    options = {"instance_data_dir": str(folder), "caption_strategy": "textfile", "cache_dir": cache_dir}
+    message = (
+        rf"2 missing captions, 1 ignored files \(such as row 0 .*: there is no file '{folder}/0.txt'; all are listed"
+    )
+    with pytest.raises(TwinFlowConfigError, match=message):
+        open_source(DataConfig(**options), tmp_path)
 
 
 def test_changed_files_are_checked_again(files, check):

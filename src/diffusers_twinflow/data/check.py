@@ -96,7 +96,10 @@ def check_rows(
     report.totals = {"samples": len(rows) + unlisted, "trained_on": len(good)}
     report.add(faults)
     if not good:
-        raise TwinFlowConfigError(f"no sample of the data can be used: {report.counts()}. Check the data.")
+        raise TwinFlowConfigError(
+            f"no sample of the data can be used: {report.found()}. Repair the data, or choose another source of images or "
+            "captions."
+        )
     return CheckedRows(rows.select(good), facts.select(good), image_column, reference_image_column, clip)
 
 
@@ -126,6 +129,8 @@ def read_captions(row: dict, captions: CaptionSource) -> tuple[list[str], str | 
     """Return the captions of a row, and the reason if there are none."""
     try:
         texts = captions.candidates(row)
+    except FileNotFoundError as error:
+        return [], f"there is no file '{error.filename}'"
     except (OSError, ValueError) as error:
         return [], str(error)
     return texts, None if texts else f"no text ({captions.strategy})"

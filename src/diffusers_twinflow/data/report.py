@@ -59,12 +59,16 @@ class DataReport:
         if self.path and (new or not self.is_written):
             self._log(new)
             self._write(self.path)
-        found = [f"{name}: {reason}" for kind in FAULTS for name, reason in self.faults[kind].items()]
-        if self.stop and found:
+        if self.stop and any(self.faults[kind] for kind in FAULTS):
             raise TwinFlowConfigError(
-                f"the data has {self.counts()}, listed in {FILE_NAME} ({found[0]}, ...). Repair or remove them, or "
-                "train without `stop_on_bad_samples` to skip them."
+                f"the data has {self.found()}. Repair or remove them, or train without `stop_on_bad_samples` to skip them."
             )
+
+    def found(self) -> str:
+        """Return the number of faults of each kind, where they are listed, and the first bad sample."""
+        faults = [f"{name}: {reason}" for kind in FAULTS for name, reason in self.faults[kind].items()]
+        listed = [f"such as {faults[0]}"] if faults else []
+        return f"{self.counts()} ({'; '.join([*listed, f'all are listed in {FILE_NAME}'])})"
 
     def counts(self) -> str:
         """Return the number of faults of each kind in words, and the number of ignored files if there are any."""
