@@ -6,12 +6,17 @@ import pytest
 import torch
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError
+from diffusers_twinflow.families import FAMILIES
 from diffusers_twinflow.methods import Networks, TwinFlow
 from diffusers_twinflow.methods.merged_passes import MergedPasses
 from diffusers_twinflow.models.merged_lora import MergedLora
 from diffusers_twinflow.training import TrainingArguments
 from diffusers_twinflow.training.accelerators import build_accelerator
-from diffusers_twinflow.training.cuda_graphs import CudaGraphRecorder, reason_against_gradients
+from diffusers_twinflow.training.cuda_graphs import (
+    CudaGraphRecorder,
+    check_recorded_family,
+    reason_against_gradients,
+)
 from diffusers_twinflow.training.replayed_passes import ReplayedPasses, gradients_of
 from tests import tiny
 from tests.objective_runs import FAMILY, FULL, lora_transformer, student_transformer
@@ -275,6 +280,16 @@ def test_cuda_graphs_need_a_cuda_device(tmp_path):
     arguments = TrainingArguments("base", output_dir=str(tmp_path), cuda_graphs=True)
     with pytest.raises(TwinFlowConfigError, match="`cuda_graphs` cannot be used.* CUDA device. Leave it out"):
         build_accelerator(arguments)
+
+
+def test_a_model_that_runs_once_per_sample_is_not_recorded():
+    recorded = TrainingArguments("base", cuda_graphs=True)
+    with pytest.raises(
+        TwinFlowConfigError, match="`cuda_graphs` cannot be used with Cosmos3OmniPipeline.* Leave it out"
+    ):
+        check_recorded_family(recorded, FAMILIES["Cosmos3OmniPipeline"])
+    check_recorded_family(recorded, FAMILY)
+    check_recorded_family(TrainingArguments("base"), FAMILIES["Cosmos3OmniPipeline"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from ..configuration import TwinFlowConfigError
+from ..families import Family
 from .arguments import TrainingArguments
 from .distributed import shards_parameters, uses_deepspeed
 from .replayed_passes import GradientRecording, Pass, Recording, Tensors, gradients_of
@@ -29,6 +30,19 @@ def check_cuda_graphs(args: TrainingArguments, accelerator: Accelerator) -> None
     found = [reason for reason, applies in reasons.items() if applies]
     if args.cuda_graphs and found:
         raise TwinFlowConfigError(f"`cuda_graphs` cannot be used, because {found[0]}. Leave it out.")
+
+
+def check_recorded_family(args: TrainingArguments, family: Family) -> None:
+    """Check that passes of a family's model can be recorded.
+
+    Raises:
+        TwinFlowConfigError: if `cuda_graphs` is on and a pass reads values on the CPU.
+    """
+    if args.cuda_graphs and family.takes_one_sample:
+        raise TwinFlowConfigError(
+            f"`cuda_graphs` cannot be used with {family.pipeline_class.__name__}, because its model runs once per sample and "
+            "reads the length of each prompt. Leave it out."
+        )
 
 
 def reason_against_gradients(args: TrainingArguments, is_wrapped: bool) -> str | None:

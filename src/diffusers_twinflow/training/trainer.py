@@ -46,7 +46,7 @@ from .callbacks import TrainerCallback, default_callbacks
 from .checkpoint_files import checkpoint_step
 from .checks import check_arguments, check_base, check_denoisers, check_family
 from .compilation import compile_blocks, share_graphs, with_single_samples_twice
-from .cuda_graphs import CudaGraphRecorder, reason_against_gradients
+from .cuda_graphs import CudaGraphRecorder, check_recorded_family, reason_against_gradients
 from .distributed import (
     autocast,
     check_sharding,
@@ -262,6 +262,7 @@ class Trainer:
         """
         args, accelerator = self.arguments, self.accelerator
         check_sharding(accelerator, self.family)
+        check_recorded_family(args, self.family)
         source = None
         if self.data_config is not None:
             source = open_source(
