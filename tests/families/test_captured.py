@@ -363,6 +363,29 @@ def test_a_step_on_images_with_references(build, tmp_path, image_dir, small_refe
     assert red.size == (32, 32) and red.tobytes() != blue.tobytes()
 
 
+@pytest.mark.parametrize(
+    ("build", "train_type"),
+    [
+        (tiny_captured.sd3_controlnet, "lora"),
+        pytest.param(tiny_captured.sd3_controlnet, "full", marks=pytest.mark.slow),
+        pytest.param(tiny_captured.flux_controlnet, "full", marks=pytest.mark.slow),
+        pytest.param(tiny_captured.flux_control, "lora", marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_on_images_in_bfloat16(build, train_type, tmp_path, image_dir):
+    """Parts of the pipeline then have other dtypes, and it does not convert what it passes between them."""
+    images = kit.add_references(Path(shutil.copytree(image_dir, tmp_path / "images")))
+    arguments = arguments_for(
+        tmp_path,
+        build,
+        dataset_name=str(images),
+        reference_image_column="reference",
+        mixed_precision="bf16",
+        train_type=train_type,
+    )
+    trained(arguments, twinflow_enhanced_ratio=0.5)
+
+
 @pytest.mark.parametrize("build", REFERENCES)
 @torch.no_grad()
 def test_samples_with_references_make_a_batch(build, small_references):

@@ -96,14 +96,14 @@ def capture_call(pipeline: DiffusionPipeline, component_name: str, seed: int = 0
 
 @contextmanager
 def encoding_means(vae: Any) -> Iterator[None]:
-    """Let an autoencoder encode images to the means of their distributions inside the block."""
+    """Let an autoencoder encode images of any dtype to the means of their distributions inside the block."""
     if vae is None:
         yield
         return
     encode_image = vae.encode
 
-    def encode(*args: Any, **kwargs: Any) -> Any:
-        encoded = encode_image(*args, **kwargs)
+    def encode(pixels: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        encoded = encode_image(pixels.to(next(vae.parameters()).dtype), *args, **kwargs)
         posterior = getattr(encoded, "latent_dist", encoded[0])
         if isinstance(posterior, DiagonalGaussianDistribution):
             posterior.var = posterior.std = torch.zeros_like(posterior.mean)

@@ -13,6 +13,7 @@ from ..conditions import Condition
 from .call_layout import Group, LayoutError, Shared, describe, join, same, split
 
 COMPONENT = "controlnet"
+TOKENS_NDIM = 3
 PREFIX = f"{COMPONENT}."
 """Start of the names of conditions that only the ControlNet takes."""
 
@@ -41,12 +42,42 @@ def recorded(pipeline: DiffusionPipeline) -> Iterator[list[ControlNetCall]]:
         yield calls
         return
     names = list(inspect.signature(type(module).forward).parameters)[1:]
+    given: list[dict[str, Any]] = []
 
-    def record(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        calls.append(ControlNetCall(module, {**dict(zip(names, args)), **kwargs}, list(_tensors(output))))
+    def record(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given.append({**dict(zip(names, args)), **kwargs})
 
-    with module.register_forward_hook(record, with_kwargs=True):
+    def complete(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        calls.append(ControlNetCall(module, given[-1], list(_tensors(output))))
+
+    hooks = module.register_forward_pre_hook(record, with_kwargs=True), module.register_forward_hook(complete)
+    with hooks[0], hooks[1], in_own_dtype(pipeline):
         yield calls
+
+
+@contextmanager
+def in_own_dtype(pipeline: DiffusionPipeline) -> Iterator[None]:
+    """Let the ControlNet of a pipeline, if it has one, take inputs of any dtype inside the block."""
+    module = getattr(pipeline, COMPONENT, None)
+    if not isinstance(module, torch.nn.Module):
+        yield
+        return
+
+    def cast(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        dtype = next(module.parameters()).dtype
+        return _cast(args, dtype), _cast(kwargs, dtype)
+
+    with module.register_forward_pre_hook(cast, with_kwargs=True):
+        yield
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """Samples, images and prompts in a dtype. Times and places of tokens keep theirs, because they need more digits."""
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype) if value.is_floating_point() and value.ndim >= TOKENS_NDIM else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_cast(each, dtype) for each in value)
+    return {key: _cast(each, dtype) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True)
@@ -97,7 +128,7 @@ class ControlNetLayout:
         taken = {name: arguments[other] for name, other in self.taken.items()}
         wanted = any(tensor.requires_grad for tensor in _tensors([*taken.values(), *own.values()]))
         with torch.set_grad_enabled(torch.is_grad_enabled() and wanted):
-            found = list(_tensors(self.module(**taken, **own)))
+            found = list(_tensors(self.module(**_cast(taken | own, next(self.module.parameters()).dtype))))
         return {name: _put(layout, found) for name, layout in self.outputs.items()}
 
 
