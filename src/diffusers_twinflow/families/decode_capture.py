@@ -83,7 +83,7 @@ class _Exact(torch.Tensor):
         if func is torch.Tensor.__setitem__ and args[0].dtype in HALVES:
             args[0].data = args[0].data.float()
         result = super().__torch_function__(func, types, args, kwargs or {})
-        if func in CONVERSIONS and isinstance(args[0], cls) and result.dtype in HALVES:
+        if func in CONVERSIONS and isinstance(args[0], cls) and getattr(result, "dtype", None) in HALVES:
             return _exact(_plain(args[0]).to(result.device))
         return result
 
