@@ -129,6 +129,7 @@ class Pictures(torch.utils.data.Dataset):
             Pictures(),
             "a dictionary with 'image', 'text', but it must have 'latents' and 'condition'.*datasets.Dataset",
         ),
+        ([], "The data has no samples"),
         ([torch.zeros(1)], "a Tensor, but it must have"),
         ({"train": [], "test": []}, "a dict with 'train', 'test': pass one split"),
     ],
@@ -158,6 +159,8 @@ def test_a_method_of_another_kind_is_refused(arguments, method, message):
         Trainer(None, arguments, method)
     with pytest.raises(TypeError, match="arguments is a dict: pass TrainingArguments"):
         Trainer(None, {"rank": 2})
+    with pytest.raises(TypeError, match="model is a Linear: pass a Hub id, a folder, a pipeline"):
+        Trainer(torch.nn.Linear(1, 1), arguments)
 
 
 def test_guidance_on_plain_samples_says_how_to_give_the_empty_prompt(arguments):

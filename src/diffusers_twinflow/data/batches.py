@@ -81,6 +81,7 @@ class LatentBatches:
         empty_condition: Condition | None = None,
         processes: PartialState | None = None,
     ) -> None:
+        check_samples(samples)
         self.samples, self.empty_condition = samples, empty_condition
         self.seed, self.batch_size, self.processes = seed, batch_size, processes or PartialState()
 
@@ -175,14 +176,16 @@ def check_samples(data: Any) -> None:
     """Check the first sample of a sequence. Other iterables are checked when they are read.
 
     Raises:
-        TwinFlowConfigError: if the data is a dictionary, or if the sample has no latents or no condition.
+        TwinFlowConfigError: if the data is a dictionary or empty, or if the sample has no latents or no condition.
     """
     if isinstance(data, Mapping):
         raise TwinFlowConfigError(
             f"The data is a {type(data).__name__} with {', '.join(map(repr, data)) or 'no keys'}: pass one split, or the "
             "samples."
         )
-    if data is not None and not isinstance(data, Batches) and _is_sequence(data) and len(data):
+    if data is not None and not isinstance(data, Batches) and _is_sequence(data):
+        if not len(data):
+            raise TwinFlowConfigError("The data has no samples. Pass at least one.")
         _check_sample(data[0])
 
 

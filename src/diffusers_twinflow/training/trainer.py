@@ -123,7 +123,7 @@ class Trainer:
         callbacks: Sequence[TrainerCallback] | None = None,
         family: str | Family | None = None,
     ) -> None:
-        _check_types(arguments, method)
+        _check_types(model, arguments, method)
         self.method: Method = FlowMatching() if method is None else method
         self.config: TwinFlowConfig = self.method.config
         self.given_model = blocks_pipeline(model) if isinstance(model, ModularPipeline) else model
@@ -665,8 +665,13 @@ def pipeline_of(transformer: ModelMixin, family: Family) -> DiffusionPipeline:
     return family.pipeline_class(**(missing | {family.component_name: transformer, "scheduler": scheduler}))
 
 
-def _check_types(arguments: Any, method: Any) -> None:
-    """Raise a `TypeError` if the options or the method are of another kind, such as a dictionary or a configuration."""
+def _check_types(model: Any, arguments: Any, method: Any) -> None:
+    """Raise a `TypeError` if the model, the options or the method are of another kind, such as a dictionary."""
+    if model is not None and not isinstance(model, (str, Path, DiffusionPipeline, ModularPipeline, ModelMixin)):
+        raise TypeError(
+            f"model is a {type(model).__name__}: pass a Hub id, a folder, a pipeline of diffusers or a transformer of "
+            "diffusers."
+        )
     if not isinstance(arguments, TrainingArguments):
         raise TypeError(
             f"arguments is a {type(arguments).__name__}: pass TrainingArguments(...), or read a recipe with load_recipe."
