@@ -9,8 +9,6 @@ import torch
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 
-from quality.sampling import twinflow_scheduler
-
 from .authors import AuthorsTraining
 from .data import Encoded
 from .drawing import Artist, load_distilled
@@ -134,7 +132,7 @@ def drawn_by(way: Way, place: Place, artist: Artist, autoencoder: AutoencoderTin
     """
     if way.code == OURS:
         pipeline = load_distilled(place.output, place.base, autoencoder, place.device, way.train_type)
-        in_any_style = twinflow_scheduler(pipeline, "any")
+        in_any_style = pipeline.scheduler.with_style("any")
         return {
             "": lambda steps: artist.with_pipeline(pipeline, steps),
             ANY_STYLE: lambda steps: artist.with_pipeline(pipeline, steps, scheduler=in_any_style),

@@ -58,6 +58,7 @@ def test_several_prompts_and_steps(adapter, tmp_path):
     two = draw("two.png")
     assert two == draw("again.png", "--steps", "2") != draw("four.png", "--steps", "4")
     assert two != draw("seed.png", "--seed", "1")
+    assert two != draw("style.png", "--sampling_style", "any") == draw("style-again.png", "--sampling_style", "any")
 
 
 def test_info(adapter, hub):

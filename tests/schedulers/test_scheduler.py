@@ -453,6 +453,21 @@ def test_a_copy_goes_its_own_way():
     assert torch.equal(a, twin.step(0.5 * x, twin.timesteps[1], x).prev_sample)
 
 
+def test_another_style_brings_its_own_grid_and_keeps_the_model():
+    few = TwinFlowScheduler(shift=3.0, stochastic_ratio=1.0, gap_end=0.7, kumaraswamy=[1.0, 1.0, 1.0], noise_seed=5)
+    multi = few.with_style("multi")
+    assert (multi.config.sampling_style, multi.config.shift, multi.config.noise_seed) == ("multi", 3.0, 5)
+    assert (multi.config.stochastic_ratio, multi.config.gap_end, multi.config.kumaraswamy) == (None, None, None)
+    usual = TwinFlowScheduler(shift=3.0, sampling_style="multi")
+    for scheduler in (multi, usual):
+        scheduler.set_timesteps(4)
+    assert torch.equal(multi.sigmas, usual.sigmas)
+    assert few.with_style("few").config.gap_end == 0.7, "the same style changes nothing"
+    assert few.config.sampling_style == "few"
+    with pytest.raises(ValueError, match="sampling_style='all'"):
+        few.with_style("all")
+
+
 def test_a_second_loop_needs_only_set_timesteps():
     scheduler, x = make(4, extrapolation_ratio=0.3), latents()
     first = run(scheduler, x)

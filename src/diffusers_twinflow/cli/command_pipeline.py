@@ -14,6 +14,7 @@ from ..families import FAMILIES, Family, family_of
 from ..families.video import check_draws_videos
 from ..hub.files import LocatedRepository, locate_repository
 from ..hub.repository import LORA, TwinFlowRepositoryConfig
+from ..hub.stock_copy import scheduler_of
 from ..image_files import load_image
 from ..pipelines import TwinFlowPipeline
 from .output import note
@@ -48,6 +49,8 @@ def load_pipeline(args: argparse.Namespace, *, announce: bool = True) -> tuple[T
     check_size(pipeline, args)
     if args.num_frames is not None:
         family.check_num_frames(pipeline, args.num_frames)
+    if args.sampling_style:
+        pipeline.scheduler = scheduler_of(pipeline).with_style(args.sampling_style)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device), options
 

@@ -56,6 +56,8 @@ def evaluate(args: argparse.Namespace) -> None:
     from .command_pipeline import locate
 
     image_settings = {name: getattr(args, name) for name in ("height", "width", "image", "dtype")}
+    if args.sampling_style:
+        image_settings["sampling_style"] = args.sampling_style
     repository, config = locate(args)
     plan = plan_evaluation(
         options, repository, config, base_model=args.base_model, seed=args.seed, image_settings=image_settings

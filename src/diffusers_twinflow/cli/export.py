@@ -3,10 +3,9 @@
 import argparse
 
 from .output import note, say
-from .shared_arguments import DTYPES, add_hub_arguments
+from .shared_arguments import DTYPES, STYLES, add_hub_arguments
 
 FORMATS = ("diffusers", "comfyui", "merged", "transformer")
-STYLES = ("few", "any", "multi")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..configuration import TwinFlowConfigError
 
+STYLES = ("few", "any", "multi")
 DTYPES = ("bfloat16", "float16", "float32")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 STEP_COUNTS = (1, 2, 4)
@@ -51,6 +52,12 @@ def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, help="Width in pixels. Default: the width that the base was made for.")
     parser.add_argument(
         "--num_frames", type=int, help="Number of frames, for bases that generate videos. Default: 1, a still image."
+    )
+    parser.add_argument(
+        "--sampling_style",
+        choices=STYLES,
+        help="What each evaluation jumps to. few: the image; any: the next step; multi: the plain ODE, for 30 steps and "
+        "more. Default: the style of the repository.",
     )
     parser.add_argument(
         "--dtype",

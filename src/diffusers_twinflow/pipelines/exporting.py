@@ -50,8 +50,6 @@ LORA_FORMATS = (LORA_FORMAT, COMFYUI)
 ADAPTER = "twinflow"
 ONE_FILE = "1000TB"
 FILE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-OF_A_STYLE = ("stochastic_ratio", "gap_end", "kumaraswamy")
-"""Scheduler options whose default depends on the sampling style."""
 
 
 def export(
@@ -348,10 +346,7 @@ def _other_components(family: Family) -> list[str]:
 def _scheduler(pipeline: TwinFlowPipeline, sampling_style: str | None) -> TwinFlowScheduler:
     """Return the scheduler of a pipeline, or one with the default grid of another style."""
     scheduler = scheduler_of(pipeline)
-    if sampling_style in (None, scheduler.config.sampling_style):
-        return scheduler
-    usual: dict[str, Any] = dict.fromkeys(OF_A_STYLE)
-    return TwinFlowScheduler.from_config(scheduler.config, sampling_style=sampling_style, **usual)
+    return scheduler if sampling_style is None else scheduler.with_style(sampling_style)
 
 
 def _fold(

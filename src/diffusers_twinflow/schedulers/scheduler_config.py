@@ -12,6 +12,8 @@ from ..diff2flow import DIFFUSION_PREDICTION_TYPES
 from .prediction import PREDICTION_TYPES, spell_out_schedule
 
 SAMPLING_STYLES = ("few", "any", "multi")
+OPTIONS_OF_A_STYLE = ("stochastic_ratio", "gap_end", "kumaraswamy")
+"""Options whose default depends on the sampling style."""
 WHOLE_NUMBERS = ("num_train_timesteps", "sampling_order", "noise_seed", "base_image_seq_len", "max_image_seq_len")
 NUMBERS = ("shift", "gap_start", "extrapolation_ratio", "beta_start", "beta_end")
 MOST_TIMESTEPS = 1_000_000

@@ -21,6 +21,7 @@ from .scheduler_config import (
     CARRIED,
     DIFFUSION_SCHEDULERS,
     FLOW_SCHEDULERS,
+    OPTIONS_OF_A_STYLE,
     check_options,
     exchange_entries,
     own_config,
@@ -250,6 +251,30 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
         scheduler, unused = made
         scheduler.register_to_config(_class_name=own.get("_class_name"))
         return (scheduler, unused) if return_unused_kwargs else scheduler
+
+    def with_style(self, sampling_style: str) -> "TwinFlowScheduler":
+        """
+        Return a scheduler of another style for the same model.
+
+        `stochastic_ratio`, `gap_end` and `kumaraswamy` get the defaults of the style. All other options stay the same.
+
+        Args:
+            sampling_style (`str`): `"few"`, `"any"` or `"multi"`.
+
+        Raises:
+            ValueError: if there is no such style.
+
+        Example:
+
+        ```py
+        >>> pipe.scheduler = pipe.scheduler.with_style("any")
+        >>> image = pipe("a red fox in the snow", num_inference_steps=4).images[0]
+        ```
+        """
+        options: dict[str, Any] = {"sampling_style": sampling_style}
+        if sampling_style != self.config.sampling_style:
+            options |= dict.fromkeys(OPTIONS_OF_A_STYLE)
+        return type(self).from_config(self.config, **options)
 
     def register_to_config(self, **kwargs: Any) -> None:
         """Add options to the config, and the entries with which other schedulers accept it without a warning."""
