@@ -94,7 +94,7 @@ def test_training_says_what_it_does(script, arguments, tmp_path, caplog):
     for text in (
         "trains: LoRA of rank 2 with TwinFlow",
         "8 samples at 16 pixels",
-        "steps: 0 to 2, 4 samples each",
+        "steps: 0 to 2, 4 samples each on 1 process",
         f"output: {out}",
         f"saved to {out}",
         f"validation images in {out / 'validation' / 'step-000002.png'}",

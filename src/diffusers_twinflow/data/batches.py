@@ -82,6 +82,8 @@ class LatentBatches:
         processes: PartialState | None = None,
     ) -> None:
         check_samples(samples)
+        if empty_condition is not None and _is_sequence(samples):
+            _check_names(empty_condition, samples[0][CONDITION], "empty_condition")
         self.samples, self.empty_condition = samples, empty_condition
         self.seed, self.batch_size, self.processes = seed, batch_size, processes or PartialState()
 
@@ -113,7 +115,7 @@ class LatentBatches:
         for place in sampler:
             places.append(place)
             if len(places) == self.batch_size:
-                batch = default_collate([samples[each.sample] for each in places])
+                batch = _collate([samples[each.sample] for each in places], [each.sample for each in places])
                 yield batch | {"position": [each.position for each in places]}
                 places = []
 
@@ -197,6 +199,40 @@ def _check_sample(sample: Any) -> None:
             f"A sample of the data is {found}, but it must have '{LATENTS}' and '{CONDITION}'. To train on images, pass a "
             "`datasets.Dataset` of images and captions as the data, or set an option such as `instance_data_dir`."
         )
+
+
+def _check_names(condition: Condition, first: Condition, what: str) -> None:
+    if condition.keys() != first.keys():
+        raise TwinFlowConfigError(
+            f"The condition of {what} has {', '.join(map(repr, condition)) or 'nothing'}, but that of the first sample has "
+            f"{', '.join(map(repr, first)) or 'nothing'}. Give both the same names."
+        )
+
+
+def _collate(samples: Sequence[Batch], numbers: Sequence[int]) -> Batch:
+    """Stack samples to a batch.
+
+    Args:
+        numbers: number of each sample in the data.
+
+    Raises:
+        TwinFlowConfigError: if a sample has other names or shapes than the first one.
+    """
+    first = samples[0]
+    for sample, number in zip(samples, numbers):
+        _check_sample(sample)
+        _check_names(sample[CONDITION], first[CONDITION], f"sample {number}")
+        tensors = {LATENTS: (sample[LATENTS], first[LATENTS])} | {
+            name: (tensor, first[CONDITION][name]) for name, tensor in sample[CONDITION].items()
+        }
+        for name, (tensor, other) in tensors.items():
+            if tensor.shape != other.shape:
+                raise TwinFlowConfigError(
+                    f"'{name}' of sample {number} has the shape {tuple(tensor.shape)}, but that of sample {numbers[0]} has "
+                    f"{tuple(other.shape)}. All samples of a batch must have one shape: change the data, or set "
+                    "train_batch_size=1."
+                )
+    return default_collate(list(samples))
 
 
 def _is_sequence(samples: Sequence[Batch] | Iterable[Batch]) -> "TypeGuard[Sequence[Batch]]":

@@ -29,6 +29,7 @@ from ..hub.push import whole_repo_id
 from ..hub.repository import TwinFlowRepositoryConfig
 from ..methods import FlowMatching, LossOutput, Method, Networks
 from ..methods.base import AveragedWeights, Teacher
+from ..methods.checks import check_method, check_output, named_conditions
 from ..methods.merged_passes import MergedPasses
 from ..models.denoisers_by_time import DenoisersByTime, denoisers_in
 from .accelerators import build_accelerator
@@ -125,6 +126,7 @@ class Trainer:
     ) -> None:
         _check_types(model, arguments, method)
         self.method: Method = FlowMatching() if method is None else method
+        check_method(self.method)
         self.config: TwinFlowConfig = self.method.config
         self.given_model = blocks_pipeline(model) if isinstance(model, ModularPipeline) else model
         self.given_rows = data if are_rows(data) else None
@@ -359,7 +361,11 @@ class Trainer:
     def _velocities(self) -> tuple[VelocityOf, VelocityOf]:
         """Return what builds the velocity functions of the passes with and without gradient."""
         args = self.arguments
-        velocity_of: VelocityOf = self.velocity_of
+
+        def named(transformer: nn.Module) -> VelocityFunction:
+            return named_conditions(self.velocity_of(transformer))
+
+        velocity_of: VelocityOf = named
         if args.compile and args.train_batch_size >= PADDED_BATCH and not self.family.takes_one_sample:
             velocity_of = with_single_samples_twice(velocity_of)
         if not args.cuda_graphs:
@@ -414,8 +420,8 @@ class Trainer:
             f"data: {where or type(self.data if self.given_rows is None else self.given_rows).__name__}, {f'{samples:,} samples' if samples else 'a stream'} "
             f"at {args.resolution} pixels",
             f"trains: {what} with {self.method.name}, {trained:,} of {total:,} parameters",
-            f"steps: {schedule.first_step} to {schedule.total_steps}, {schedule.step_samples} samples each"
-            + (f" on {processes} processes" if processes > 1 else ""),
+            f"steps: {schedule.first_step} to {schedule.total_steps}, {schedule.step_samples} samples each "
+            f"on {processes} process{'es' if processes > 1 else ''}",
             f"output: {Path(args.output_dir).resolve()}",
         ]
         for line in lines:
@@ -510,7 +516,7 @@ class Trainer:
         accelerator, grad_norm, takes_step = self.accelerator, None, True
         with accelerator.accumulate(self.model), autocast(accelerator):
             with nullcontext() if self.merged is None else self.merged.used():
-                output = self.loss(batch)
+                output = check_output(self.loss(batch), self.method, len(batch["position"]))
                 accelerator.backward(output.loss)
             self._call("on_loss", output, len(batch["position"]))
             if accelerator.sync_gradients:
