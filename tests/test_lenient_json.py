@@ -39,8 +39,30 @@ def test_what_is_no_json_is_refused(content, tmp_path):
 
 
 def test_the_line_of_a_mistake_is_that_of_the_file():
-    with pytest.raises(ValueError, match="line 4 column"):
+    with pytest.raises(ValueError, match="^line 4, column 2: found 'o', "):
         lenient_json.loads(b'{ // one\n/* two\nthree */ "a": 1,\n oops }')
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place", "advice"),
+    [
+        ("recipe.yaml", b"# mine\nrank: 4\n", "line 1, column 1: found '#'", "as JSON, not as YAML"),
+        ("recipe.yml", b"rank: 4\n", "line 1, column 1: found 'r'", "as JSON, not as YAML"),
+        ("recipe.toml", b"[training]\nrank = 4\n", "line 1, column 2: found 't'", "as JSON, not as TOML"),
+        ("recipe", b"rank = 4\n", "line 1, column 1: found 'r'", "must be JSON"),
+        ("recipe.json", b'{\n  "rank": 4\n  "seed": 1\n}', "line 3, column 3: found '\"'", "must be JSON"),
+        ("recipe.json", b'{"rank": 4', "line 1, column 11: the file ends", "must be JSON"),
+        ("recipe.json", b'\xef\xbb\xbf{"rank": four}', "line 1, column 10: found 'f'", "must be JSON"),
+        ("recipe.json", "{'rank': 4}".encode("utf-16"), 'line 1, column 2: found "\'"', "must be JSON"),
+    ],
+)
+def test_a_recipe_in_another_format_is_told_the_format_and_the_first_bad_character(
+    name, content, place, advice, tmp_path
+):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TwinFlowConfigError) as raised:
+        read_json_options(tmp_path / name)
+    assert place in str(raised.value) and advice in str(raised.value) and '{"rank": 64' in str(raised.value)
 
 
 @pytest.mark.parametrize(

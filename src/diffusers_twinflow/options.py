@@ -18,6 +18,10 @@ from .ranges import Range
 SWITCHES = {"true": True, "false": False}
 """Texts that recipes may use instead of a JSON boolean."""
 MAX_SUGGESTIONS = 3
+EXAMPLE = '{"rank": 64, "resolution": 1024}'
+OTHER_FORMATS = {".yaml": "YAML", ".yml": "YAML", ".toml": "TOML", ".ini": "INI", ".py": "Python"}
+"""Formats of options in other programs, by the suffix of the file."""
+JSON_NAMES = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
 EXPECTED = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -265,8 +269,13 @@ def read_json_options(path: str | Path) -> dict[str, Any]:
         raise TwinFlowConfigError(f"config '{path}' does not exist: pass the path of a JSON file.") from None
     except OSError as error:
         raise TwinFlowConfigError(f"config '{path}' cannot be read ({error.strerror}): pass a JSON file.") from None
-    except (ValueError, RecursionError) as error:
-        raise TwinFlowConfigError(f"config '{path}' is not valid JSON: {error}. Correct the file.") from None
+    except ValueError as error:
+        other = OTHER_FORMATS.get(path.suffix.lower())
+        advice = f"Write the options as JSON, not as {other}" if other else "Correct the file, which must be JSON"
+        raise TwinFlowConfigError(f"config '{path}' is not valid JSON ({error}). {advice}: {EXAMPLE}.") from None
     if not isinstance(options, dict):
-        raise TwinFlowConfigError(f"config '{path}' contains a {type(options).__name__}: it must be a JSON object.")
+        raise TwinFlowConfigError(
+            f"config '{path}' contains a JSON {JSON_NAMES.get(type(options), 'value')}: it must be a JSON object, such as "
+            f"{EXAMPLE}."
+        )
     return options

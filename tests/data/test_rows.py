@@ -6,7 +6,7 @@ from datasets import Dataset, IterableDataset
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data.captions import CaptionSource
 from diffusers_twinflow.data.images import decode
-from diffusers_twinflow.data.rows import keep_encoded, load_rows, unlisted_images
+from diffusers_twinflow.data.rows import keep_encoded, load_rows, reason_and_remedy, unlisted_images
 
 LAYOUTS = {
     "folder with metadata.jsonl": lambda files: {"instance_data_dir": str(files.folder())},
@@ -81,6 +81,38 @@ def test_images_without_a_row_are_found(files, cache_dir):
 def test_unreadable_sources_are_named(cache_dir, source, message, streaming):
     with pytest.raises(TwinFlowConfigError, match=f"(?s){message}"):
         load_rows(**source, cache_dir=cache_dir, streaming=streaming)
+
+
+def test_a_configuration_that_does_not_exist_has_one_remedy(files, cache_dir):
+    folder = files.new("configurations")
+    folder.mkdir(exist_ok=True)
+    (folder / "a.jsonl").write_text('{"text": "a"}')
+    head = "".join(f"- config_name: {name}\n  data_files: a.jsonl\n" for name in ("one", "two"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n{head}---\n")
+    for name in (None, "three"):
+        with pytest.raises(TwinFlowConfigError) as raised:
+            load_rows(str(folder), config_name=name, cache_dir=cache_dir)
+        assert "one" in str(raised.value) and "load_dataset" not in str(raised.value)
+        assert str(raised.value).endswith("). Set `dataset_config_name` to one of them.")
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "remedy"),
+    [
+        (
+            "'a/b' is a gated dataset on the Hub. Visit the dataset page at x to ask for access.",
+            "on the Hub",
+            "log in",
+        ),
+        ("'a/b' is a gated dataset on the Hub. You must be authenticated to access it.", "on the Hub", "log in"),
+        ("Dataset 'a/b' doesn't exist on the Hub or cannot be accessed.", "be accessed", "Correct the name"),
+        ("Couldn't reach 'a/b' on the Hub (Offline)", "(Offline)", "Check the connection"),
+        ("Couldn't find any data file at /a/b.", "/a/b", "Use a Hub dataset, or a folder"),
+    ],
+)
+def test_the_advice_of_datasets_is_replaced_by_one_remedy(message, reason, remedy):
+    found, advice = reason_and_remedy(message, "dataset_name")
+    assert found.endswith(reason) and remedy in advice
 
 
 def test_broken_metadata_and_unknown_splits_are_named(files, cache_dir):

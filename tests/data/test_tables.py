@@ -63,7 +63,9 @@ def test_a_data_set_that_was_saved_to_disk_is_read(files, cache_dir, streaming):
     for name, split, texts in [("one", "train", "abc"), ("one", "train[:2]", "ab"), ("several", "test", "c")]:
         loaded = load_rows(str(folders[name]), split=split, **options)
         assert [row["text"] for row in keep_encoded(loaded, "image", CaptionSource())] == [*texts]
-    with pytest.raises(TwinFlowConfigError, match="dataset_name='.*Unknown split"):
+    with pytest.raises(
+        TwinFlowConfigError, match=r"Unknown split \"test\".*\)\. Set `dataset_split` to a split of the data\.$"
+    ):
         load_rows(str(folders["one"]), split="test", **options)
 
 

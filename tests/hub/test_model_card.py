@@ -35,6 +35,12 @@ def test_a_local_base_is_not_named(directory, base_dir):
     assert "base_model=" in card.text
 
 
+def test_a_base_that_is_not_on_the_hub_is_no_message(directory, caplog):
+    with caplog.at_level("INFO"):
+        save_model_card(directory, "me/tiny", base_model="me/base")
+    assert not [record for record in caplog.records if record.name.startswith("diffusers_twinflow")]
+
+
 def test_license_of_the_base(directory, tmp_path):
     base = tmp_path / "base"
     base.mkdir()

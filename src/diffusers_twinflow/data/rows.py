@@ -4,6 +4,7 @@ import glob
 import hashlib
 import importlib.util
 import os
+import re
 from collections.abc import Iterable
 from functools import partial
 from itertools import groupby
@@ -59,6 +60,16 @@ READABLE = {
     "prompts_file": "a text file with one prompt per line, or a json, csv or parquet table",
 }
 """What each option reads."""
+REMEDIES = {
+    r"\b[Ss]plit\b": "Set `dataset_split` to a split of the data.",
+    r"BuilderConfig|Config name": "Set `dataset_config_name` to one of them.",
+    "gated dataset": "Ask for access on its page on the Hub, and log in with `hf auth login`.",
+    "on the Hub or cannot be accessed": "Correct the name, or log in with `hf auth login` if it is private.",
+    "Couldn't reach": "Check the connection to the Hub, or use a local folder.",
+}
+"""What to do about errors of `datasets`, by a pattern of their messages. Other errors get the kinds of data in `READABLE`."""
+ADVICE = re.compile(r"(?<=[.\]]) (You must be|Visit|Example of usage|Make sure|Check|Please (?!pick one among))")
+"""Start of a sentence of advice in a message of `datasets`."""
 KEY_COLUMNS = ("__key__", "__url__")
 """Columns that a webdataset adds to each sample."""
 FOLDER_SHARDS = 64
@@ -150,10 +161,20 @@ def load_source(
             if glob.has_magic(dataset_name):
                 raise ValueError("a folder of tables whose path has one of *?[ ]; rename it, or use `data_files`")
         return Loaded(load_dataset(dataset_name, config_name, revision=revision, data_files=data_files, **options))
-    except (OSError, ValueError, DatasetsError, DatasetGenerationError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError, DatasetGenerationError) as error:
         source = sources.get(option) or " ".join(data_files or [])
         cause = (isinstance(error, DatasetGenerationError) and error.__cause__) or error
-        raise TwinFlowConfigError(f"{option}='{source}' cannot be read ({cause}). Use {READABLE[option]}.") from error
+        reason, remedy = reason_and_remedy(str(cause), option)
+        raise TwinFlowConfigError(f"{option}='{source}' cannot be read ({reason}). {remedy}") from error
+
+
+def reason_and_remedy(message: str, option: str) -> tuple[str, str]:
+    """Return the reason in a library's message on one line, and one remedy. The library's own advice is left out."""
+    text = " ".join(message.split())
+    fitting = [remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, text)]
+    remedy = fitting[0] if fitting else f"Use {READABLE[option]}."
+    advice = ADVICE.search(text)
+    return text[: advice.start() if advice else None].rstrip(" .:;,"), remedy
 
 
 def _is_folder_of_media(listing: Listing) -> bool:

@@ -267,8 +267,8 @@ def _pulled(
 ) -> list[Path]:
     try:
         return [Path(hf_hub_download(name, file_name, revision=revision, cache_dir=cache_dir, token=token))]
-    except Exception as error:  # network errors have no common class
-        logger.info(f"{file_name} of '{name}' was not downloaded ({type(error).__name__}). Looking in the cache.")
+    except Exception as error:  # network errors have no common class, and the cache may have the file
+        logger.debug(f"{file_name} of '{name}' was not downloaded ({type(error).__name__}).")
     cached = try_to_load_from_cache(name, file_name, cache_dir=cache_dir, revision=revision)
     return [Path(cached)] if isinstance(cached, str) else []
 

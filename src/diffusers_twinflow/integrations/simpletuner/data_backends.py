@@ -204,8 +204,15 @@ def _refusal(name: str, key: str, value: Any, remedy: str) -> TwinFlowConfigErro
 def _one_backend(path: Path) -> dict[str, Any]:
     try:
         backends = lenient_json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise TwinFlowConfigError(f"data_backend_config='{path}' is not valid JSON ({error}).") from error
+    except OSError as error:
+        raise TwinFlowConfigError(
+            f"data_backend_config='{path}' cannot be read ({error.strerror}). Give the path of a JSON file."
+        ) from error
+    except ValueError as error:
+        raise TwinFlowConfigError(
+            f"data_backend_config='{path}' is not valid JSON ({error}). Correct the file, which must be a JSON list of "
+            "backends."
+        ) from error
     if not isinstance(backends, list) or not all(isinstance(backend, dict) for backend in backends):
         raise TwinFlowConfigError(f"data_backend_config='{path}' must be a list of JSON objects.")
     used = [
