@@ -379,9 +379,12 @@ def test_every_number_has_a_range(script):
         (["--lora_layers", "norm1"], "--lora_layers=norm1 is not valid: a LoRA cannot be added"),
         (["--resolution=64", "--cache_latents"], "does not support samples of 64 x 64 pixels .*pos_embed_max_size"),
         (["--aspect_ratio_buckets=32,64"], "does not support samples of 32 x 64 pixels"),
+        (["--resolution=1024"], "does not support samples of 1024 x 1024 pixels"),
+        (["--train_batch_size=1000000"], "--train_batch_size=1000000 is 125,000 times the 8 samples"),
     ],
 )
 def test_what_the_base_cannot_do_is_found_before_encoding(script, arguments, more, message, monkeypatch):
-    monkeypatch.setattr("diffusers_twinflow.data.training_data.cache_latents", None)
+    for name in ("cache_latents", "TrainingData._latents_of"):
+        monkeypatch.setattr(f"diffusers_twinflow.data.training_data.{name}", None)
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
         script.main(arguments(*TWINFLOW, *more))

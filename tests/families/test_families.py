@@ -5,6 +5,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
+from diffusers_twinflow.data.trial import blank_latents
 from diffusers_twinflow.families import family_of, is_flow_matching
 from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
 from diffusers_twinflow.models import TwinFlowTransformerMixin
@@ -38,6 +39,17 @@ def test_canonical_velocity_is_the_stock_pipelines(case):
 def test_latents_are_scaled_as_the_pipeline_scales_them(case):
     kit.check_decoding(case)
     kit.check_encoding(case)
+
+
+@each_case
+def test_the_shape_of_latents_is_known_without_encoding(case):
+    def encode(pixels):
+        raise AssertionError("the autoencoder was run")
+
+    config = dict(case.pipeline.config)
+    found = blank_latents(case.family, case.pipeline, case.pixels(1), encode)
+    assert found.shape == case.family.encode_distribution(case.pipeline, case.pixels(1)).mean.shape
+    assert dict(case.pipeline.config) == config and found.device.type == "cpu"
 
 
 @each_case

@@ -25,6 +25,11 @@ class Source:
     rows: CheckedRows | Rows
     report: DataReport
 
+    @property
+    def epoch_size(self) -> int | None:
+        """The number of samples per epoch; `None` for a stream."""
+        return len(self.rows.rows) * self.config.repeats if isinstance(self.rows, CheckedRows) else None
+
 
 def open_source(
     config: DataConfig,

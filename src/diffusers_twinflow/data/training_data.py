@@ -220,6 +220,7 @@ class TrainingData:
         encoder: Any = next(iter(self.encoders.values()))
         check_sizes(
             self.family,
+            self.pipeline,
             self.family.denoiser(self.pipeline),
             self._latents_of,
             self.encode_prompts,

@@ -1,9 +1,13 @@
 """Run the model once on a blank sample, to find unsupported sizes before anything is encoded."""
 
+import copy
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition
 from ..configuration import TwinFlowConfigError
@@ -12,10 +16,49 @@ from ..methods.rng_snapshot import RNGSnapshot
 from ..models import without_targets
 from .encoders import moved_to
 
+logger = logging.getLogger(__name__)
+AUTOENCODER = "vae"
+
+
+def blank_latents(
+    family: Family,
+    pipeline: DiffusionPipeline,
+    pixels: torch.Tensor,
+    latents_of: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Return zeros of the shape of the latents of pixels.
+
+    The autoencoder runs on tensors without values, which takes no time and no memory at any size. If it needs values,
+    `latents_of` encodes the pixels.
+
+    Args:
+        latents_of: encodes pixels to latents.
+    """
+    try:
+        shape = family.blank_latents(_without_values(pipeline), pixels.to("meta")).shape
+    except Exception as error:  # what an autoencoder does without values is not known
+        logger.debug(f"the shape of the latents is not known without encoding ({type(error).__name__}: {error})")
+        return latents_of(pixels).float()
+    return torch.zeros(shape, device=pixels.device)
+
+
+def _without_values(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """Return a copy of a pipeline whose autoencoder has no values. The pipeline and its other components are unchanged."""
+    autoencoder: Any = getattr(pipeline, AUTOENCODER, None)
+    if autoencoder is None:
+        return pipeline
+    with torch.device("meta"):
+        empty = type(autoencoder).from_config(autoencoder.config).eval()
+    torch.nn.Module.to(empty, autoencoder.dtype)  # the method of diffusers warns about some classes
+    copied = copy.copy(pipeline)
+    setattr(copied, AUTOENCODER, empty)
+    return copied
+
 
 @torch.no_grad()
 def check_sizes(
     family: Family,
+    pipeline: DiffusionPipeline,
     model: torch.nn.Module,
     latents_of: Callable[[torch.Tensor], torch.Tensor],
     encode_prompts: Callable[..., Condition],
@@ -28,6 +71,7 @@ def check_sizes(
     """Call the model once for the tallest and once for the widest of the sizes.
 
     Args:
+        pipeline: the base, with the model.
         latents_of, encode_prompts: latents of pixels, and the condition of prompts.
         sizes: (height, width) of the samples in pixels.
         num_frames: number of frames per video, or `None` for images.
@@ -42,7 +86,7 @@ def check_sizes(
         pixels = torch.zeros(1, 3, *([num_frames] if num_frames else []), height, width, device=device)
         is_elsewhere = model.device.type != device.type
         with RNGSnapshot(device).replay(), autocast, moved_to([model] if is_elsewhere else [], device):
-            latents = latents_of(pixels).float()
+            latents = blank_latents(family, pipeline, pixels, latents_of)
             condition = encode_prompts([""], pixels if family.takes_reference_image else None)
             try:
                 with without_targets(model):

@@ -1,5 +1,6 @@
-"""Check memory and the output folder before anything is loaded."""
+"""Check memory, batches and the output folder before anything is loaded."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import psutil
 from ..configuration import TwinFlowConfigError
 from ..data.memory import GIB, PIXEL_BYTES
 from .arguments import TrainingArguments
+
+logger = logging.getLogger(__name__)
+MOST_COPIES = 1000
+"""Most times that a micro-batch may contain each sample. One sample per run is a valid data set, also with large batches."""
 
 
 def check_memory(args: TrainingArguments) -> None:
@@ -23,6 +28,33 @@ def check_memory(args: TrainingArguments) -> None:
         raise TwinFlowConfigError(
             f"One sample at {size} needs {sample / GIB:.3g} GiB for its pixels, but this machine has {memory / GIB:.3g} "
             "GiB of memory. Use a smaller size."
+        )
+
+
+def check_batch(args: TrainingArguments, samples: int, processes: int) -> None:
+    """Compare the batch size with the number of samples per epoch, and warn if samples repeat in a pass of all processes.
+
+    Args:
+        samples: number of samples per epoch, at least 1.
+        processes: number of processes.
+
+    Raises:
+        TwinFlowConfigError: if a micro-batch would contain each sample more than `MOST_COPIES` times.
+    """
+    copies = args.train_batch_size / samples
+    remedy = "To keep the number of samples per step, raise `gradient_accumulation_steps`."
+    if copies > MOST_COPIES:
+        raise TwinFlowConfigError(
+            f"train_batch_size={args.train_batch_size} is {copies:,.0f} times the {samples} samples of the data. Use a "
+            f"smaller batch. {remedy}"
+        )
+    together = args.train_batch_size * processes
+    if together > samples:
+        shared = f"{processes} processes take" if processes > 1 else "a process takes"
+        logger.warning(
+            f"{shared} {together} samples at a time (`train_batch_size` {args.train_batch_size} per process), but the data "
+            f"has only {samples}, so each sample is used about {together / samples:.1f} times with other noise. If you do "
+            f"not want this, lower `train_batch_size`. {remedy}"
         )
 
 

@@ -23,6 +23,7 @@ from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigEr
 from ..data import DataConfig, TrainingData, open_source
 from ..data.batches import PART_WEIGHTS, Batch, Batches, LatentBatches, check_samples
 from ..data.rows import Rows, are_rows, is_stream
+from ..data.source import Source
 from ..families import FAMILIES, Family, blocks_pipeline, family_of
 from ..hub.base_loras import merge_base_loras, parse_base_loras
 from ..hub.push import whole_repo_id
@@ -57,6 +58,7 @@ from .distributed import (
     shards_parameters,
 )
 from .dry_run import DryRun, save_report
+from .limits import check_batch
 from .merging import merged_lora
 from .optimizer import build_lr_scheduler, build_optimizer, learning_rates, parameter_groups
 from .replayed_passes import ReplayedPasses
@@ -274,6 +276,9 @@ class Trainer:
                 batch_size=args.train_batch_size,
                 rows=self.given_rows,
             )
+        samples = self._count_samples(source)
+        if samples:
+            check_batch(args, samples, accelerator.num_processes)
         logger.info(f"loading {args.pretrained_model_name_or_path}")
         self.pipeline = self.load_pipeline()
         self.family = self.family.bind(self.pipeline)
@@ -309,6 +314,12 @@ class Trainer:
         self._register(checkpoint)
         self._log_summary()
         self._call("on_train_begin")
+
+    def _count_samples(self, source: Source | None) -> int | None:
+        """Return the number of samples per epoch before anything is loaded; `None` if it is not known yet."""
+        if source is not None:
+            return source.epoch_size
+        return len(self.given_data) if isinstance(self.given_data, Sequence) else None
 
     def _plan(self, checkpoint: Path | None) -> None:
         first_step = checkpoint_step(checkpoint) if checkpoint else 0
