@@ -10,7 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 @contextmanager
 def no_host_reads() -> Iterator[None]:
-    """Fail if a scalar, a mask's length or a copy on the host is asked for inside the block."""
+    """Fail if a scalar, a mask's length, a comparison or a copy on the host is asked for inside the block.
+
+    Code may use `Tensor.numpy`, which only tensors on the CPU have.
+    """
     with _NoCopies(), _NoReads():
         yield
 
@@ -30,8 +33,9 @@ def waiting_is_an_error() -> Iterator[None]:
 
 class _NoReads(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), func
-        if func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default):
+        aten = torch.ops.aten
+        assert func not in (aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default), func
+        if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
             assert all(index is None or index.dtype is not torch.bool for index in args[1]), func
         return func(*args, **(kwargs or {}))
 

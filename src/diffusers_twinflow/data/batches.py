@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch.utils.data import default_collate
 
-from ..conditions import Condition
+from ..conditions import Condition, send
 from ..configuration import TwinFlowConfigError
 from .sampler import RunSampler
 
@@ -34,7 +34,7 @@ class Batches(Protocol):
         """Return the micro-batches of this process between two positions of the run, multiples of `step_samples`."""
 
     def read(self, batch: Batch) -> tuple[torch.Tensor, Condition]:
-        """Return the latents of a batch, shape [B, ...], and its condition, on the device."""
+        """Return the latents of a batch, shape [B, ...], and its condition, on the device (see `conditions.send`)."""
 
     def read_unconditional(self, batch: Batch) -> Condition | None:
         """Return the condition of the empty prompt for each sample of a batch, or `None` if it is the same for all."""
@@ -147,7 +147,7 @@ class LatentBatches:
                 raise TwinFlowConfigError("The data ended before the run. Pass an iterable that can be read again.")
 
     def read(self, batch: Batch) -> tuple[torch.Tensor, Condition]:
-        return self._sent(batch["latents"]).float(), self._sent_condition(batch["condition"])
+        return self._sent(batch["latents"]).float(), send(batch["condition"], self.processes.device)
 
     def read_unconditional(self, batch: Batch) -> Condition | None:
         return None
@@ -158,7 +158,7 @@ class LatentBatches:
                 "twinflow_enhanced_ratio is above 0, which needs the condition of the empty prompt. Pass "
                 "LatentBatches(..., empty_condition=...) as the data, or set twinflow_enhanced_ratio=0."
             )
-        return self._sent_condition(self.empty_condition)
+        return send(self.empty_condition, self.processes.device)
 
     def with_encoders(self) -> AbstractContextManager[Any]:
         """Return an empty context, because this data needs no encoders."""
@@ -169,9 +169,6 @@ class LatentBatches:
 
     def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.processes.device, non_blocking=True)
-
-    def _sent_condition(self, condition: Condition) -> Condition:
-        return {name: self._sent(tensor) for name, tensor in condition.items()}
 
 
 def check_samples(data: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 from accelerate import PartialState
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from ..conditions import Condition
+from ..conditions import Condition, send
 from .cache import Entry, TensorCache, batched, fill_cache
 from .encoders import encoder_modules, seeded, weights_identity
 
@@ -40,13 +40,13 @@ class Conditions:
                 self.cache.add(encode_entries(self.encode, [prompt]))
                 self.cache.flush()
         entries = [self.cache[keys[prompt]] for prompt in prompts]
-        return {name: self._sent([entry[name] for entry in entries]) for name in entries[0]}
+        return send({name: self._stacked([entry[name] for entry in entries]) for name in entries[0]}, self.device)
 
-    def _sent(self, rows: list[torch.Tensor]) -> torch.Tensor:
-        """Stack rows on the device. Pinned memory is used so that the host does not wait for the GPU."""
+    def _stacked(self, rows: list[torch.Tensor]) -> torch.Tensor:
+        """Stack rows in memory that is sent to a GPU without a wait."""
         shape, pins = (len(rows), *rows[0].shape), torch.device(self.device).type == "cuda"
         host = torch.empty(shape, dtype=rows[0].dtype, pin_memory=pins)
-        return torch.stack(rows, out=host).to(self.device, non_blocking=True)
+        return torch.stack(rows, out=host)
 
 
 def cache_conditions(

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..conditions import Condition
+from ..conditions import ON_HOST, Condition, read
 from ..configuration import TwinFlowConfigError
 
 PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
@@ -32,7 +32,8 @@ class PerSample:
 class OfPrompt:
     """A tensor without a batch dimension that depends on the prompt, such as the places of its tokens.
 
-    The samples of a batch must have the same one.
+    The samples of a batch must have the same one. It is on the CPU if a batch can have several samples, which are compared
+    in each pass.
     """
 
     name: str
@@ -117,7 +118,7 @@ def layout_of_one(one: Any, name: str, other: Any = None) -> Any:
     if isinstance(one, torch.Tensor):
         if one.shape[:1] == (1,):
             return PerSample(name, 0, 1)
-        return Shared(one) if other is None or same(one, other) else OfPrompt(name)
+        return Shared(one) if other is None or same(one, other) else OfPrompt(ON_HOST + name)
     if isinstance(one, dict):
         others = other if isinstance(other, dict) else {}
         return Group(dict, {key: layout_of_one(each, f"{name}.{key}", others.get(key)) for key, each in one.items()})
@@ -139,7 +140,7 @@ def layout_of_packed(value: Any, name: str, other: Any = None) -> Any:
     if isinstance(value, torch.Tensor):
         return OfPrompt(name)
     if type(value) is int and other is not None and value != other:
-        return NumberOf(name)
+        return NumberOf(ON_HOST + name)
     if isinstance(value, dict):
         others = other if isinstance(other, dict) else {}
         return Group(
@@ -193,7 +194,8 @@ def split(layout: Any, value: Any, count: int, name: str, kept: int | None = Non
         rows = value.unflatten(layout.dim, (count, layout.rows)).movedim(layout.dim, 0)
         return {layout.name: rows[:kept].contiguous()}
     if isinstance(layout, OfPrompt):
-        return {layout.name: value.unsqueeze(0).repeat(count, *[1] * value.ndim)}
+        rows = value.unsqueeze(0).repeat(count, *[1] * value.ndim)
+        return {layout.name: rows.cpu() if layout.name.startswith(ON_HOST) else rows}
     if isinstance(layout, NumberOf):
         return {layout.name: torch.full((count,), value)}
     if isinstance(layout, PerSampleList):
@@ -248,9 +250,9 @@ def join(layout: Any, condition: Condition, count: int, device: torch.device) ->
     if isinstance(layout, PerSample):
         return condition[layout.name].movedim(0, layout.dim).flatten(layout.dim, layout.dim + 1)
     if isinstance(layout, OfPrompt):
-        return _one_of(condition[layout.name], layout.name)
+        return _one_of(condition[layout.name], layout.name).to(device, non_blocking=True)
     if isinstance(layout, NumberOf):
-        return int(_one_of(condition[layout.name], layout.name))
+        return int(read(_one_of(condition[layout.name], layout.name)))
     if isinstance(layout, PerSampleList):
         return layout.kind(_join_item(layout.item, condition, i) for i in range(count))
     if isinstance(layout, Group):
@@ -265,9 +267,9 @@ def _one_of(rows: torch.Tensor, name: str) -> torch.Tensor:
     Raises:
         TwinFlowConfigError: if they differ.
     """
-    if len(rows) > 1 and not torch.equal(rows, rows[:1].expand_as(rows)):
+    if len(rows) > 1 and not (read(rows) == read(rows[:1])).all():
         raise TwinFlowConfigError(
-            f"the samples of a batch have different `{name}`, and the denoiser takes one for all: set train_batch_size=1."
+            f"the samples of a batch have different `{name.removeprefix(ON_HOST)}`, and the denoiser takes one for all: set train_batch_size=1."
         )
     return rows[0]
 
@@ -279,6 +281,13 @@ def _join_item(layout: Any, condition: Condition, index: int) -> Any:
         values = {key: _join_item(item, condition, index) for key, item in layout.items.items()}
         return values if layout.kind is dict else layout.kind(values.values())
     return layout.value
+
+
+def reads_conditions(layout: Any) -> bool:
+    """Return whether a condition of this layout is read on the host in each pass."""
+    if isinstance(layout, Group):
+        return any(map(reads_conditions, layout.items.values()))
+    return isinstance(layout, (OfPrompt, NumberOf)) and layout.name.startswith(ON_HOST)
 
 
 def same(first: Any, second: Any) -> bool:

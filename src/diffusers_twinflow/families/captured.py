@@ -12,13 +12,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 
-from ..conditions import Condition, VelocityFunction
+from ..conditions import ON_HOST, Condition, VelocityFunction
 from ..configuration import TwinFlowConfigError
 from ..models import TWINFLOW_CLASSES
 from ..models.timestep_embedders import TIMESTEP_EMBEDDERS
 from .base import Family, call_pipeline
 from .call_capture import DenoiserCall, capture_call
-from .call_layout import concatenate, join, size_of, split
+from .call_layout import concatenate, join, reads_conditions, size_of, split
 from .decode_capture import AUTOENCODERS, DecodedSizeError, DecodeError, Decoder
 from .encoding import LatentDistribution, as_pictures, to_unit_range
 from .layout_search import LayoutSearch
@@ -37,6 +37,7 @@ from .stock_calls import (
     NOT_FOR_EMPTY,
     ONE_PROMPT,
     OUTPUT_NAMES,
+    READS_VALUES,
     REFUSED,
     STATELESS,
     TAKE_IMAGES,
@@ -393,6 +394,17 @@ class CapturedFamily(Family):
         return {name: part for name, part in parts.items() if part is not None}
 
     @property
+    def reads_conditions(self) -> bool:  # type: ignore[override]  # it depends on the layout
+        """Whether the model reads values, or prompts of different lengths give it tensors that a batch must share."""
+        if self.transformer_class.stock_class().__name__ in READS_VALUES or self.takes_one_sample:
+            return True
+        if self.layout is None:
+            return False
+        controlnet = self.layout.controlnet
+        layouts = [*self.layout.arguments.values(), *(() if controlnet is None else controlnet.arguments.values())]
+        return any(map(reads_conditions, layouts))
+
+    @property
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of one sample. Each of several sizes has another shape.
 
@@ -414,7 +426,8 @@ class CapturedFamily(Family):
         return self.rows, shape[0] // self.rows, shape[1]
 
     def condition_identity(self) -> dict[str, Any]:
-        return {"call": self.call_options, "longest_prompt": self.longest_prompt}
+        host = {"on_host": True} if self.reads_conditions else {}
+        return {"call": self.call_options, "longest_prompt": self.longest_prompt} | host
 
     # Latents.
 
@@ -557,7 +570,8 @@ class CapturedFamily(Family):
         ) -> torch.Tensor:
             count, shape, device = len(x_t), x_t.shape, x_t.device
             condition = condition | {
-                name: part.put(condition.get(name), count, device) for name, part in self.of_size.items()
+                name: part.put(condition.get(name), count, "cpu" if name.startswith(ON_HOST) else device)
+                for name, part in self.of_size.items()
             }
             arguments = {name: join(each, condition, count, device) for name, each in layout.arguments.items()}
             for place, part in zip(layout.places, layout.split_sample(x_t)):

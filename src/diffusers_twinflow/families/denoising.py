@@ -34,6 +34,8 @@ class Denoising:
             it is a pattern for whole names, such as `blocks.*.proj`.
         timestep_argument: name of the timestep in the component's forward.
         takes_one_sample: whether a forward takes one sample. `velocity` then runs the model once per sample.
+        reads_conditions: whether `velocity` or the model reads numbers of conditions on the host, such as the lengths of
+            prompts. A recorded pass would repeat those of the batch that it was recorded with.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Denoising:
     lora_target_modules: list[str]
     timestep_argument: str = "timestep"
     takes_one_sample: bool = False
+    reads_conditions: bool = False
 
     def bind(self, pipeline: DiffusionPipeline) -> "Self":
         """Return the family for this pipeline. Call it before `velocity`, which may depend on the scheduler.

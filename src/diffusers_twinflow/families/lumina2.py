@@ -51,6 +51,8 @@ class Lumina2Family(Family):
     def timestep(self, t: torch.Tensor) -> torch.Tensor:
         return 1 - t
 
+    reads_conditions = True
+
     def velocity(self, model: Callable[..., Any]) -> VelocityFunction:
         def velocity(
             x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition

@@ -21,7 +21,7 @@ class PartOfSize:
     tail: torch.Tensor
     dim: int = -1
 
-    def put(self, condition: torch.Tensor | None, count: int, device: torch.device) -> torch.Tensor:
+    def put(self, condition: torch.Tensor | None, count: int, device: torch.device | str) -> torch.Tensor:
         """Return the condition at this size, of batch `count`, from the condition at another size."""
         tail = self.tail.to(device).expand(count, *self.tail.shape[1:])
         if condition is None or not self.start:

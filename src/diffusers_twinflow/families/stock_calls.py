@@ -57,6 +57,13 @@ MASKS = ("mask_image", "control_mask")
 """Arguments for the part of an image that a stock call fills."""
 ONE_PROMPT = ("Flux3ModularPipeline", "Flux3DistilledModularPipeline")
 """Pipelines whose call takes one prompt."""
+READS_VALUES = (
+    "BriaFibo2Transformer2DModel",
+    "HiDreamImageTransformer2DModel",
+    "NucleusMoEImageTransformer2DModel",
+    "QwenImage21Transformer2DModel",
+)
+"""Denoisers that read numbers on the host in each forward, such as the lengths of prompts or the tokens per expert."""
 TAKE_SIGMAS = ("AnyFlowPipeline", "HunyuanImagePipeline")
 OUTPUT_NAMES = {"Kandinsky5T2IPipeline": "image"}
 NOT_FOR_EMPTY = {"complex_human_instruction": None}

@@ -6,10 +6,13 @@ from diffusers import ZImagePipeline, ZImageTransformer2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch.nn.utils.rnn import pad_sequence
 
-from ..conditions import Condition, VelocityFunction
+from ..conditions import ON_HOST, Condition, VelocityFunction, read
 from ..models import twinflow_class_of
 from .base import Family
 from .prompts import pad_tokens
+
+LENGTHS = f"{ON_HOST}lengths"
+"""Name of the condition with the number of tokens of each prompt."""
 
 
 class ZImageFamily(Family):
@@ -32,6 +35,7 @@ class ZImageFamily(Family):
     ]
     max_sequence_length = 512
     timestep_argument = "t"
+    reads_conditions = True
 
     def encode_prompts(
         self,
@@ -44,11 +48,11 @@ class ZImageFamily(Family):
         embeds, _ = pipeline.encode_prompt(
             list(prompts), do_classifier_free_guidance=False, max_sequence_length=length
         )
-        masks = [torch.ones(len(prompt), dtype=torch.bool, device=prompt.device) for prompt in embeds]
-        prompt_embeds, prompt_embeds_mask = pad_tokens(
-            pad_sequence(embeds, batch_first=True), pad_sequence(masks, batch_first=True), length
-        )
-        return {"prompt_embeds": prompt_embeds, "prompt_embeds_mask": prompt_embeds_mask}
+        prompt_embeds, _ = pad_tokens(pad_sequence(embeds, batch_first=True), None, length)
+        return {"prompt_embeds": prompt_embeds, LENGTHS: torch.tensor([min(len(each), length) for each in embeds])}
+
+    def condition_identity(self) -> dict[str, Any]:
+        return {"lengths": LENGTHS}
 
     def timestep(self, t: torch.Tensor) -> torch.Tensor:
         return 1 - t
@@ -58,7 +62,8 @@ class ZImageFamily(Family):
             x_t: torch.Tensor, t: torch.Tensor, r: torch.Tensor | None, sign: torch.Tensor | None, condition: Condition
         ) -> torch.Tensor:
             prompt_embeds = condition["prompt_embeds"]
-            lengths = condition["prompt_embeds_mask"].sum(1).tolist()
+            is_old = LENGTHS not in condition  # encoded by an earlier version
+            lengths = read(condition["prompt_embeds_mask"].sum(1) if is_old else condition[LENGTHS])
             samples = model(
                 x=list(x_t.to(prompt_embeds.dtype).unsqueeze(2)),
                 cap_feats=[embeds[:length] for embeds, length in zip(prompt_embeds, lengths)],

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -28,10 +29,10 @@ class RNGSnapshot:
     def is_current(self) -> bool:
         """Whether no random number was drawn since the snapshot."""
         now = RNGSnapshot(self.device)
-        is_same = torch.equal(now.cpu_state, self.cpu_state)
+        is_same = np.array_equal(now.cpu_state.numpy(), self.cpu_state.numpy())
         if self.device_state is None or now.device_state is None:
             return is_same
-        return is_same and torch.equal(now.device_state, self.device_state)
+        return is_same and np.array_equal(now.device_state.numpy(), self.device_state.numpy())
 
     @contextmanager
     def replay(self) -> Iterator[None]:

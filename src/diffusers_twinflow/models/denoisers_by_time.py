@@ -60,10 +60,12 @@ class DenoisersByTime(nn.Module):
         order = np.argsort(~is_high, kind="stable")
         sent = torch.from_numpy(np.stack([order, order.argsort()])).to(t.device, non_blocking=True)
         outputs = []
-        for denoiser, indices in zip(self.children(), sent[0].split(counts)):
+        on_host = np.split(order, counts[:1])
+        for denoiser, indices, known in zip(self.children(), sent[0].split(counts), on_host, strict=True):
             some = indices if len(indices) else indices.new_zeros(1)
+            known = known if len(known) else np.zeros(1, dtype=np.int64)
             own_times = [None if each is None else each[some] for each in (t, r, sign)]
-            output = velocity_of(denoiser)(x_t[some], *own_times, take(condition, some))
+            output = velocity_of(denoiser)(x_t[some], *own_times, take(condition, some, known))
             outputs.append(output[: len(indices)])
         return torch.cat(outputs)[sent[1]]
 

@@ -33,15 +33,15 @@ def check_cuda_graphs(args: TrainingArguments, accelerator: Accelerator) -> None
 
 
 def check_recorded_family(args: TrainingArguments, family: Family) -> None:
-    """Check that passes of a family's model can be recorded.
+    """Check that passes of a family's model can be recorded. Derived families know it when they know their prompts.
 
     Raises:
         TwinFlowConfigError: if `cuda_graphs` is on and a pass reads values on the CPU.
     """
-    if args.cuda_graphs and family.takes_one_sample:
+    if args.cuda_graphs and family.reads_conditions:
         raise TwinFlowConfigError(
-            f"`cuda_graphs` cannot be used with {family.pipeline_class.__name__}, because its model runs once per sample and "
-            "reads the length of each prompt. Leave it out."
+            f"`cuda_graphs` cannot be used with {family.pipeline_class.__name__}, because each pass needs numbers on the "
+            "CPU, such as the lengths of the prompts. Leave it out."
         )
 
 

@@ -309,6 +309,7 @@ class Trainer:
                 batch_size=args.train_batch_size,
                 tries_sizes=True,
             )
+        check_recorded_family(args, self.family)
         self._plan(checkpoint)
         self._wrap()
         self._register(checkpoint)

@@ -71,6 +71,14 @@ class TrainingDraw:
     passes: Passes
     plan: "Plan | None" = None
 
+    def on_host(self, name: str) -> np.ndarray | None:
+        """Return the indices `faked`, `enhanced`, `walked` or `rectified` on the host, or that of the first sample if there
+        are none. `None` if the draw has no plan.
+        """
+        return (
+            None if self.plan is None else self.plan.of(getattr(self.plan, f"is_{name}"), np.arange(len(self.plan.t)))
+        )
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -112,10 +112,10 @@ class TwinFlowObjective:
             return x_t, v
         faked = at_least_one(draw.faked)
         noise = draw.fake_noise if len(draw.faked) else draw.noise[faked]
-        ones = torch.ones_like(draw.t[faked])
+        ones, prompts = torch.ones_like(draw.t[faked]), take(condition, faked, draw.on_host("faked"))
         with snapshot.replay(), known_times(np.ones(len(faked), dtype=np.float32)):
             torch.rand(1, device=noise.device)  # for other dropout masks than those of the student's pass
-            prediction = at_least_float32(student(noise, ones, torch.zeros_like(ones), ones, take(condition, faked)))
+            prediction = at_least_float32(student(noise, ones, torch.zeros_like(ones), ones, prompts))
         fakes, _ = recover(noise, ones, prediction)
         fakes, noise, t = fakes[: len(draw.faked)].to(v.dtype), draw.noise[draw.faked], draw.t[draw.faked]
         x_t = x_t.index_copy(0, draw.faked, interpolate(fakes, noise, t))
@@ -153,7 +153,7 @@ class TwinFlowObjective:
     ) -> torch.Tensor:
         """Return the sum of the jumps of each sample in `draw.walked`."""
         chosen = at_least_one(draw.walked)
-        positive, prompts = draw.sign[chosen].abs(), take(condition, chosen)
+        positive, prompts = draw.sign[chosen].abs(), take(condition, chosen, draw.on_host("walked"))
         order, delta = self.config.twinflow_estimate_order, self.config.twinflow_delta_t
         on_host: Iterator[np.ndarray | None] = repeat(None)
         if draw.plan is not None:
@@ -206,8 +206,8 @@ class TwinFlowObjective:
                 "twinflow_enhanced_ratio above 0 needs the condition of the empty prompt: set `networks.unconditional`."
             )
         chosen = at_least_one(draw.enhanced)
-        signs, prompts = draw.sign[chosen], take(condition, chosen)
-        empty = take(expand(unconditional, len(x_t)), chosen)
+        signs, known = draw.sign[chosen], draw.on_host("enhanced")
+        prompts, empty = (take(each, chosen, known) for each in (condition, expand(unconditional, len(x_t))))
         times = None if draw.plan is None else draw.plan.of(draw.plan.is_enhanced, draw.plan.t)
         with known_times(times):
             pair = self.guidance_passes(
@@ -234,7 +234,7 @@ class TwinFlowObjective:
         prediction = prediction[rectified]
         x_hat, _ = recover(x_t[rectified], draw.t[rectified], prediction)
         noise, t = (draw.rectify_noise, draw.rectify_t) if count else (draw.noise[rectified], draw.t[rectified])
-        positive, prompts = torch.ones_like(t), take(condition, rectified)
+        positive, prompts = torch.ones_like(t), take(condition, rectified, draw.on_host("rectified"))
         points = interpolate(x_hat, noise, t)
         split = len(x_t) > PAIR_AS_ONE  # decided by the batch, because `count` may differ between processes
         signs, conditions = (-positive, positive), (prompts, prompts)
