@@ -124,4 +124,7 @@ def test_the_part_of_a_condition_on_the_host_follows_its_samples():
         assert torch.equal(found["embeds"].long(), found[f"{ON_HOST}lengths"])
     assert expand(take(condition, indices[:1]), 3)[f"{ON_HOST}lengths"].tolist() == [2, 2, 2]
     sent = send(condition, "meta")
-    assert {name: tensor.device.type for name, tensor in sent.items()} == {"embeds": "meta", f"{ON_HOST}lengths": "cpu"}
+    assert {name: tensor.device.type for name, tensor in sent.items()} == {
+        "embeds": "meta",
+        f"{ON_HOST}lengths": "cpu",
+    }
