@@ -1,12 +1,16 @@
 """Imports no more than it must: the process that hands tests to others reads this and runs none."""
 
 import gc
+import os
 
 import pytest
 from hypothesis import settings
 
-from tests.forking import fork_server, start  # noqa: F401
+from tests.forking import pytest_runtestloop, start  # noqa: F401
 from tests.training_script import load_script
+
+# torch then asks for GPUs in a way that leaves them usable in forked processes.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 settings.register_profile("default", deadline=None, max_examples=25, derandomize=True, database=None)
 settings.register_profile("thorough", deadline=None, max_examples=50, derandomize=True, database=None)

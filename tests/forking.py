@@ -1,17 +1,15 @@
 """Runs of the training script, or of other code, in processes of their own, forked from one that has everything imported."""
 
-import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.training_script import ENVIRONMENT, ROOT
+from tests.fork_server import ForkServer
+from tests.training_script import ENVIRONMENT
 
 
 @dataclass
@@ -34,29 +32,30 @@ class Run:
         return texts[0]
 
 
-@pytest.fixture(scope="session")
-def fork_server():
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.fork_server"],
-        cwd=ROOT,
-        env=os.environ | ENVIRONMENT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    yield server
-    server.stdin.close()
-    server.wait(timeout=20)
+_servers: list[ForkServer] = []
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session):
+    """Fork the server while no test has run, if a test may want it."""
+    if not {"start", "hub"} & {name for item in session.items for name in item.fixturenames}:
+        return (yield)
+    _servers.append(ForkServer())
+    try:
+        return (yield)
+    finally:
+        _servers.pop().close()
+
+
+def fork_server() -> ForkServer:
+    """The server that this pytest process forked."""
+    return _servers[-1]
 
 
 @pytest.fixture
-def start(fork_server, tmp_path):
+def start(tmp_path):
     """Start the script, or code, in processes of its own, which have everything imported; they work in `tmp_path`."""
-
-    def order(**values) -> int:
-        fork_server.stdin.write(json.dumps(values) + "\n")
-        fork_server.stdin.flush()
-        return int(fork_server.stdout.readline())
+    order = fork_server().order
 
     def start_run(arguments: list, processes: int = 1, code: str | None = None, **environment: str) -> Run:
         pids, outputs = [], []
@@ -66,15 +65,16 @@ def start(fork_server, tmp_path):
         for rank in range(processes):
             ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
             place = {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if processes > 1 else {}
+            place = {name: str(value) for name, value in place.items()}
             outputs.append(tmp_path / f"output-{len(list(tmp_path.glob('output-*')))}")
             outputs[-1].touch()
             pids.append(
                 order(
                     arguments=[*map(str, arguments)],
                     code=code,
-                    environment={name: str(value) for name, value in (environment | place).items()},
+                    environment={**os.environ, **ENVIRONMENT, **environment, **place},
                     directory=str(tmp_path),
-                    output=str(outputs[-1]),
+                    outputs=[str(outputs[-1])] * 2,
                 )
             )
         return Run(pids, outputs, lambda pid: order(wait=pid))

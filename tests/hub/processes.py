@@ -2,8 +2,6 @@
 
 import atexit
 import json
-import multiprocessing
-import multiprocessing.forkserver
 import os
 import shutil
 import subprocess
@@ -14,8 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from tests.forking import fork_server
+
 SERVER = Path(__file__).with_name("hub_server.py")
-PRELOADED = ["tests.preloaded"]
 
 
 @dataclass(frozen=True)
@@ -29,24 +28,6 @@ class Result:
         return self
 
 
-def run_code(code: str, arguments: list[str], environment: dict[str, str], outputs: tuple[str, str]) -> None:
-    """What a forked process does: run `code` as a program of these arguments in this environment."""
-    import importlib
-
-    from huggingface_hub import constants
-
-    for descriptor, path in zip((1, 2), outputs, strict=True):
-        with open(path, "wb") as file:
-            os.dup2(file.fileno(), descriptor)
-    os.environ.clear()
-    os.environ.update(environment)
-    importlib.reload(constants)
-    assert environment["HF_ENDPOINT"] == constants.ENDPOINT and environment["HF_HOME"] == constants.HF_HOME
-    assert PRELOADED[0] in sys.modules, "the fork server could not import its modules"
-    sys.argv = ["program", *arguments]
-    exec(compile(code, "program", "exec"), {"__name__": "__main__"})
-
-
 class Hub:
     """A running server, and the processes that talk to it."""
 
@@ -56,18 +37,6 @@ class Hub:
             [sys.executable, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.url = f"http://127.0.0.1:{int(self.server.stdout.readline())}"
-        self.context = multiprocessing.get_context("forkserver")
-        self._start_forkserver()
-
-    def _start_forkserver(self) -> None:
-        """Some of the client's defaults are read while it is imported, so the endpoint is set by then."""
-        before = dict(os.environ)
-        os.environ.clear()
-        os.environ.update(self.environment(self.home, None, PYTHONPATH=os.pathsep.join(sys.path)))
-        self.context.set_forkserver_preload(PRELOADED)
-        multiprocessing.forkserver.ensure_running()
-        os.environ.clear()
-        os.environ.update(before)
 
     def close(self) -> None:
         self.server.stdin.close()
@@ -113,13 +82,18 @@ class Hub:
         folder = Path(tempfile.mkdtemp(dir=self.home))
         outputs = (str(folder / "stdout"), str(folder / "stderr"))
         environment = self.environment(home or self.home, token, **variables)
-        process = self.context.Process(target=run_code, args=(code, [*map(str, arguments)], environment, outputs))
-        process.start()
+        order = fork_server().order
+        process = order(
+            arguments=[*map(str, arguments)],
+            code=code,
+            environment=environment,
+            directory=os.getcwd(),
+            outputs=outputs,
+        )
 
         def wait() -> Result:
-            process.join(timeout=300)
-            assert process.exitcode is not None, "the process hangs"
-            return Result(process.exitcode, *(Path(path).read_text() for path in outputs))
+            exit_code = order(wait=process)
+            return Result(exit_code, *(Path(path).read_text() for path in outputs))
 
         return wait
 
