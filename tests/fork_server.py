@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import traceback
 
 LONGEST_RUN = 600  # seconds; several runs may share two slow cores
@@ -25,22 +26,30 @@ class ForkServer:
     def __init__(self):
         orders, self._orders = os.pipe()
         self._answers, answers = os.pipe()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._orders)  # or its end would never be seen
             os.close(self._answers)
+            for descriptor in (1, 2):
+                os.dup2(self._output.fileno(), descriptor)
             serve(orders, answers)
         os.close(orders)
         os.close(answers)
-        self._answer_lines = open(self._answers)
+        self._answer_lines = open(self._answers)  # noqa: SIM115
 
     def order(self, **values) -> int:
         os.write(self._orders, f"{json.dumps(values)}\n".encode())
-        return int(self._answer_lines.readline())
+        answer = self._answer_lines.readline()
+        if not answer:
+            self._output.seek(0)
+            raise RuntimeError(f"The fork server ended: {self._output.read().decode()}")
+        return int(answer)
 
     def close(self) -> None:
         os.close(self._orders)
         self._answer_lines.close()
+        self._output.close()
         os.waitpid(self.pid, 0)
 
 
@@ -49,7 +58,7 @@ def serve(orders: int, answers: int) -> None:
     try:
         leave_pytest()
         places = None
-        for line in open(orders):
+        for line in open(orders):  # noqa: SIM115
             order = json.loads(line)
             if "wait" in order:
                 answer = os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1])
@@ -66,12 +75,13 @@ def serve(orders: int, answers: int) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stderr.flush()
         os._exit(0)
 
 
 def leave_pytest() -> None:
     """Undo what pytest did to the output, to logging and to hooks."""
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
     sys.excepthook, sys.unraisablehook = sys.__excepthook__, sys.__unraisablehook__
     faulthandler.disable()
     logging.root.handlers.clear()

@@ -8,6 +8,13 @@ import pytest
 from tests.training_script import SCRIPT
 
 RUN = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+LOUD_RUN = f"""
+import logging
+requests = logging.getLogger("huggingface_hub.utils._http")
+requests.setLevel(logging.DEBUG)
+requests.addHandler(logging.StreamHandler())
+{RUN}
+"""
 DRAW = """
 import sys, torch
 from diffusers_twinflow import TwinFlowPipeline
@@ -83,10 +90,8 @@ def test_what_is_trained_is_pushed_and_draws_the_same_elsewhere(
     hub, output_dir, home = hub_with_base, tmp_path / "run", tmp_path / "another machine"
     command = arguments(base_dir, image_dir, output_dir, train_type=train_type, hub_model_id=f"trained-{train_type}")
     command += ["--hub_token", TOKEN, "--hub_private_repo", "--report_to", "tensorboard"]
-    if train_type == "lora":
-        trained = hub.run_anew(SCRIPT, *command, token=None, HF_DEBUG="1").check()
-    else:
-        trained = hub.run(RUN, *command, token=None).check()
+    trained = hub.run(LOUD_RUN, *command, token=None, HF_DEBUG="1").check()
+    assert "curl -X POST" in trained.stderr and hub.url in trained.stderr, "the client logs its requests"
     name = f"me/trained-{train_type}"
     assert len(hub.history(name)) == 2
     assert not [path for path in hub.tree(name) if path.startswith(("checkpoint", "logs", "training_arguments"))]
