@@ -8,12 +8,16 @@ import torch
 from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError
 from diffusers_twinflow.conditions import ON_HOST, concatenate, expand, send, take
 from diffusers_twinflow.families import FAMILIES
+from diffusers_twinflow.families.stock_calls import READS_VALUES
 from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.training import Trainer, TrainingArguments
 from diffusers_twinflow.training.cuda_graphs import check_recorded_family
 from tests.families import kit, tiny_z_image
 from tests.fresh_accelerator import fresh_accelerator
 from tests.host_reads import no_host_reads
+from tests.models.representatives import by_weight
+from tests.models.stock import STOCK
+from tests.models.stock.spec import run, stock_class
 from tests.modular import tiny
 
 LONG = "a long prompt that has more tokens than fit into a window of eighty of them, since each letter is one"
@@ -108,6 +112,21 @@ def test_a_step_compares_what_a_batch_must_share_on_the_host(tmp_path):
     check_recorded_family(recorded, FAMILIES["Flux3ModularPipeline"])
     with pytest.raises(TwinFlowConfigError, match="`cuda_graphs` cannot be used with Flux3.*numbers on the CPU"):
         check_recorded_family(recorded, trainer.family)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *by_weight(each for each, stock in STOCK.items() if not stock.compiles_itself and each not in READS_VALUES),
+        pytest.param("MochiTransformer3DModel", marks=pytest.mark.xfail(raises=AssertionError, strict=True)),
+    ],
+)
+@torch.no_grad()
+def test_models_that_read_values_are_in_the_table(name):
+    stock = STOCK[name]
+    model = stock.build(stock_class(name))
+    with no_host_reads():
+        run(stock, model, 0.8, 0.3)
 
 
 @pytest.mark.parametrize("name", ["z_image", "lumina2", "HiDreamImagePipeline"])

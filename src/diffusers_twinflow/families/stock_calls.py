@@ -59,9 +59,16 @@ ONE_PROMPT = ("Flux3ModularPipeline", "Flux3DistilledModularPipeline")
 """Pipelines whose call takes one prompt."""
 READS_VALUES = (
     "BriaFibo2Transformer2DModel",
+    "GlmImageTransformer2DModel",
     "HiDreamImageTransformer2DModel",
+    "HunyuanVideo15Transformer3DModel",
+    "HunyuanVideoFramepackTransformer3DModel",
+    "Lumina2Transformer2DModel",
+    "MochiTransformer3DModel",
     "NucleusMoEImageTransformer2DModel",
+    "OmniGenTransformer2DModel",
     "QwenImage21Transformer2DModel",
+    "WanAnimate2Transformer3DModel",
 )
 """Denoisers that read numbers on the host in each forward, such as the lengths of prompts or the tokens per expert."""
 TAKE_SIGMAS = ("AnyFlowPipeline", "HunyuanImagePipeline")
