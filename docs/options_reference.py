@@ -13,7 +13,7 @@ from marked_parts import fill, table
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.configuration import FlowMatchingConfig
 from diffusers_twinflow.evaluation.arguments import EvaluationArguments
-from diffusers_twinflow.options import default_of, groups_of, options_of, shown_value, type_of
+from diffusers_twinflow.options import default_of, describe_need, groups_of, options_of, shown_value, type_of
 from diffusers_twinflow.ranges import Range
 from diffusers_twinflow.training.arguments import RecipeOptions, TrainingArguments
 
@@ -45,7 +45,8 @@ def row(declared: Field) -> tuple[str, str, str]:
     names = ", ".join(f"`{name}`" for name in (declared.name, *metadata["aliases"]))
     choices = f"One of {', '.join(f'`{choice}`' for choice in metadata['choices'])}." if metadata["choices"] else ""
     several = "Takes several values." if type_of(declared).is_list else ""
-    parts = (metadata["help"], choices, range_of(metadata["allowed"]), several)
+    needs = " ".join(f"{need[:1].upper()}{need[1:]}." for need in map(describe_need, metadata["needs"]))
+    parts = (metadata["help"], choices, range_of(metadata["allowed"]), several, needs)
     return names, shown(default_of(declared)), " ".join(filter(None, parts))
 
 

@@ -13,6 +13,8 @@ __all__ = ["FlowMatchingConfig", "TwinFlowConfig", "TwinFlowConfigError"]
 LOSSES = ("barron", "l2")
 WEIGHTINGS = ("none", "logit_normal", "mode", "sigma_sqrt", "cosmap")
 MAX_STEPS = 1000
+TWINFLOW, ADVERSARIAL = ("twinflow_enabled",), ("twinflow_adversarial_enabled",)
+"""What the options of TwinFlow and of its adversarial branch need."""
 STEP_COUNT = Range(least=1, most=MAX_STEPS)
 """The most steps that a model can be distilled for."""
 
@@ -36,83 +38,117 @@ class TwinFlowConfig:
         1,
         "Number of inference steps to distil for (1-4 recommended); also the default for validation and inference.",
         STEP_COUNT,
+        needs=TWINFLOW,
     )
     twinflow_estimate_order: int = option(
         2,
         "Number of teacher evaluations per jump (N of RCGM); 0 trains only the velocity, without jumps.",
         NOT_NEGATIVE,
+        needs=TWINFLOW,
     )
     twinflow_enhanced_ratio: float = option(
         0.5,
         "Strength of the classifier-free guidance that is built into the weights; 0 turns it off, and 1 or more makes "
         "guidance grow without limit.",
         NOT_NEGATIVE,
+        needs=TWINFLOW,
     )
     twinflow_delta_t: float = option(
-        0.01, "Length of the first step of a jump, along the data's velocity, in time.", Range(above=0, below=1)
+        0.01,
+        "Length of the first step of a jump, along the data's velocity, in time.",
+        Range(above=0, below=1),
+        needs=TWINFLOW,
     )
     twinflow_target_clamp: float = option(
-        1.0, "Limit for each element of the difference between prediction and target.", POSITIVE
+        1.0, "Limit for each element of the difference between prediction and target.", POSITIVE, needs=TWINFLOW
     )
-    twinflow_require_ema: bool = option(True, "Stop with an error if there is no EMA teacher.")
+    twinflow_require_ema: bool = option(True, "Stop with an error if there is no EMA teacher.", needs=TWINFLOW)
     twinflow_allow_no_ema_teacher: bool = option(
-        False, "Allow training without an EMA teacher; the student is then its own teacher, which is unstable."
+        False,
+        "Allow training without an EMA teacher; the student is then its own teacher, which is unstable.",
+        needs=TWINFLOW,
     )
     twinflow_allow_diff2flow: bool = option(
-        False, "Allow TwinFlow for diffusion models, such as Stable Diffusion; needs `diff2flow_enabled` too."
+        False,
+        "Allow TwinFlow for diffusion models, such as Stable Diffusion; needs `diff2flow_enabled` too.",
+        needs=("diff2flow_enabled",),
     )
     twinflow_adversarial_enabled: bool = option(
         False,
         "Also train on the model's own one-step images (the adversarial branch), and add the rectification loss.",
+        needs=TWINFLOW,
     )
-    twinflow_adversarial_weight: float = option(1.0, "Loss weight of the adversarial samples.", NOT_NEGATIVE)
+    twinflow_adversarial_weight: float = option(
+        1.0, "Loss weight of the adversarial samples.", NOT_NEGATIVE, needs=ADVERSARIAL
+    )
     twinflow_rectify_weight: float = option(
         1.0,
         "Weight of the rectification loss, which is averaged over the whole batch; lower it if the adversarial loss jumps.",
         NOT_NEGATIVE,
+        needs=ADVERSARIAL,
     )
     twinflow_one_step_share: float = option(
         1.0,
         "Share of the samples that learn to jump from noise to data (t = 1, r = 0), relative to the other shares.",
         NOT_NEGATIVE,
+        needs=TWINFLOW,
     )
     twinflow_multi_step_share: float = option(
-        1.0, "Share of the samples that learn the shortest jumps (r just below t).", NOT_NEGATIVE
+        1.0, "Share of the samples that learn the shortest jumps (r just below t).", NOT_NEGATIVE, needs=TWINFLOW
     )
     twinflow_any_step_share: float = option(
-        1.0, "Share of the samples that learn jumps of any length (r anywhere below t).", NOT_NEGATIVE
+        1.0, "Share of the samples that learn jumps of any length (r anywhere below t).", NOT_NEGATIVE, needs=TWINFLOW
     )
     twinflow_few_step_share: float = option(
-        0.0, "Share of the samples that learn to jump from any t to data (r = 0).", NOT_NEGATIVE
+        0.0, "Share of the samples that learn to jump from any t to data (r = 0).", NOT_NEGATIVE, needs=TWINFLOW
     )
     twinflow_adversarial_share: float = option(
         1.0,
         "Share of the samples in the adversarial branch; used only with `twinflow_adversarial_enabled`.",
         NOT_NEGATIVE,
+        needs=ADVERSARIAL,
     )
     twinflow_time_alpha: float = option(
-        1.0, "First parameter of the Beta distribution that t is drawn from.", POSITIVE
+        1.0, "First parameter of the Beta distribution that t is drawn from.", POSITIVE, needs=TWINFLOW
     )
     twinflow_time_beta: float = option(
-        1.0, "Second parameter of the Beta distribution that t is drawn from.", POSITIVE
+        1.0, "Second parameter of the Beta distribution that t is drawn from.", POSITIVE, needs=TWINFLOW
     )
     twinflow_time_scale: float = option(
-        1.0, "Factor for the drawn t, which is then clamped to [0, 1].", Range(above=0, most=1)
+        1.0, "Factor for the drawn t, which is then clamped to [0, 1].", Range(above=0, most=1), needs=TWINFLOW
     )
     twinflow_consistency_ratio: float = option(
-        1.0, "Longest jump as a fraction of t: r = t - U * t * ratio, with U uniform in [0, 1).", SHARE
+        1.0, "Longest jump as a fraction of t: r = t - U * t * ratio, with U uniform in [0, 1).", SHARE, needs=TWINFLOW
     )
-    twinflow_enhanced_low: float = option(0.0, "Build in guidance only at times above this t.", SHARE)
-    twinflow_enhanced_high: float = option(1.0, "Build in guidance only at times below this t.", SHARE)
+    twinflow_enhanced_low: float = option(
+        0.0,
+        "Build in guidance only at times above this t.",
+        SHARE,
+        needs=("twinflow_enabled", "twinflow_enhanced_ratio"),
+    )
+    twinflow_enhanced_high: float = option(
+        1.0,
+        "Build in guidance only at times below this t.",
+        SHARE,
+        needs=("twinflow_enabled", "twinflow_enhanced_ratio"),
+    )
     twinflow_loss: str = option(
-        "barron", "Loss: 'barron' gives large errors less weight, 'l2' does not.", choices=LOSSES
+        "barron", "Loss: 'barron' gives large errors less weight, 'l2' does not.", choices=LOSSES, needs=TWINFLOW
     )
-    twinflow_barron_alpha: float = option(1.0, "Shape (alpha) of the Barron loss.", Range(least=0, most=2))
-    twinflow_barron_scale: float = option(1e-3, "Scale (c) of the Barron loss.", POSITIVE)
+    twinflow_barron_alpha: float = option(
+        1.0,
+        "Shape (alpha) of the Barron loss.",
+        Range(least=0, most=2),
+        needs=("twinflow_enabled", "twinflow_loss=barron"),
+    )
+    twinflow_barron_scale: float = option(
+        1e-3, "Scale (c) of the Barron loss.", POSITIVE, needs=("twinflow_enabled", "twinflow_loss=barron")
+    )
     twinflow_ema_decay: float = option(
         0.99,
         "Decay of the EMA teacher after its warm-up; 0 makes the student its own teacher, 1 uses the base as teacher.",
         SHARE,
+        needs=TWINFLOW,
     )
     twinflow_image_free: bool = option(
         False,
@@ -123,6 +159,7 @@ class TwinFlowConfig:
         False,
         "Run paired passes (prompt and empty prompt, twin and real) one after the other to save memory. Twin and real "
         "are always split if the batch of a process is larger than 16.",
+        needs=TWINFLOW,
     )
     diff2flow_enabled: bool = option(
         False, "Train a model that predicts noise, v or data as a flow, through the diff2flow bridge."
@@ -293,11 +330,18 @@ class FlowMatchingConfig:
     """
 
     weighting_scheme: str = option(
-        "none", "Distribution of the training times and weight of the loss, as in diffusers.", choices=WEIGHTINGS
+        "none",
+        "Distribution of the training times and weight of the loss, as in diffusers.",
+        choices=WEIGHTINGS,
+        needs=("!twinflow_enabled",),
     )
-    logit_mean: float = option(0.0, "Mean of the `logit_normal` weighting.", FINITE)
-    logit_std: float = option(1.0, "Standard deviation of the `logit_normal` weighting.", POSITIVE)
-    mode_scale: float = option(1.29, "Scale of the `mode` weighting.", FINITE)
+    logit_mean: float = option(
+        0.0, "Mean of the `logit_normal` weighting.", FINITE, needs=("weighting_scheme=logit_normal",)
+    )
+    logit_std: float = option(
+        1.0, "Standard deviation of the `logit_normal` weighting.", POSITIVE, needs=("weighting_scheme=logit_normal",)
+    )
+    mode_scale: float = option(1.29, "Scale of the `mode` weighting.", FINITE, needs=("weighting_scheme=mode",))
 
     def __post_init__(self) -> None:
         check_values(self)

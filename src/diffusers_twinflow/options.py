@@ -6,7 +6,7 @@ The command line, JSON recipes, docs/options.md and the checks of values all rea
 import math
 import re
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from itertools import zip_longest
 from pathlib import Path
@@ -18,6 +18,10 @@ from .ranges import Range
 SWITCHES = {"true": True, "false": False}
 """Texts that recipes may use instead of a JSON boolean."""
 MAX_SUGGESTIONS = 3
+UNSET: tuple[Any, ...] = (None, False, 0, "", [], ["none"])
+"""Values of options that turn something off."""
+CONDITION = re.compile(r"(!?)(\w+)(?:(!?=)(.+))?")
+"""A condition of `option`: whether it is negated, the option, the sign and the value."""
 EXAMPLE = '{"rank": 64, "resolution": 1024}'
 OTHER_FORMATS = {".yaml": "YAML", ".yml": "YAML", ".toml": "TOML", ".ini": "INI", ".py": "Python"}
 """Formats of options in other programs, by the suffix of the file."""
@@ -39,6 +43,7 @@ def option(
     const: str | None = None,
     fixed: bool = False,
     local: bool = False,
+    needs: Sequence[str] = (),
 ) -> Any:
     """Create a dataclass field that is an option.
 
@@ -51,6 +56,8 @@ def option(
         const: the value of a flag that is given without a value.
         fixed: whether a resumed run must have the same value.
         local: whether the value is a path on this machine, which does not affect the result.
+        needs: conditions on other options without which the option is not used. All must hold. A condition is "name" (is
+            set), "!name" (is not set), "name=value" or "name!=value", or several of them with "|" in between.
     """
     metadata = {
         "help": help,
@@ -60,6 +67,7 @@ def option(
         "const": const,
         "fixed": fixed,
         "local": local,
+        "needs": tuple(needs),
     }
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
@@ -153,6 +161,67 @@ def _one_from_json(declared: Field, kind: type, value: Any) -> Any:
     except (ValueError, OverflowError):
         raise ValueError(expected) from None
     return check_choice(declared, converted)
+
+
+def unused_options(declared: Iterable[Field], values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options that differ from their default but are not used, with what each needs, by name.
+
+    Args:
+        declared: the options to look at. Options without a value in `values` are skipped.
+        values: values of all options by name.
+    """
+    unused = {}
+    for each in declared:
+        if each.name not in values or values[each.name] in (None, default_of(each)):
+            continue
+        for need in each.metadata["needs"]:
+            if not any(_holds(condition, values) for condition in need.split("|")):
+                unused[each.name] = describe_need(need)
+                break
+    return unused
+
+
+def describe_need(need: str) -> str:
+    """Return a condition of `option` as words, such as "needs `score_steps`" or "is not used with `max_train_steps`"."""
+    wanted: list[str] = []
+    unwanted: list[str] = []
+    for condition in need.split("|"):
+        is_not, name, sign, value = _parts(condition)
+        (unwanted if is_not or sign == "!=" else wanted).append(f"`{name}={value}`" if value else f"`{name}`")
+    return f"needs {' or '.join(wanted)}" if wanted else f"is not used with {' or '.join(unwanted)}"
+
+
+def unused_note(declared: Iterable[Field], values: Mapping[str, Any]) -> str | None:
+    """Return one line that names the unused options and what each needs; `None` if all are used. See `unused_options`."""
+    unused = unused_options(declared, values)
+    if not unused:
+        return None
+    listed = ", ".join(f"`{name}` ({need})" for name, need in unused.items())
+    return f"options that are not used in training: {listed}. Set what they need, or leave them out."
+
+
+def _holds(condition: str, values: Mapping[str, Any]) -> bool:
+    """Return whether a condition of `option` holds. It does if the option is not known."""
+    is_not, name, sign, expected = _parts(condition)
+    if name not in values:
+        return True
+    value = values[name]
+    if sign:
+        return (shown_value(value) == expected) == (sign == "=")
+    return (value not in UNSET) != bool(is_not)
+
+
+def _parts(condition: str) -> tuple[str, str, str | None, str | None]:
+    """Return a "!" or nothing, the option, the sign and the value of a condition.
+
+    Raises:
+        ValueError: if it is not a condition.
+    """
+    found = CONDITION.fullmatch(condition)
+    if found is None:
+        raise ValueError(f"{condition!r} is not a condition on an option: write it as name, !name or name=value.")
+    is_not, name, sign, value = found.groups()
+    return is_not, name, sign, value
 
 
 def check_choice(declared: Field, value: Any) -> Any:

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
+from torch.distributed.run import get_args_parser
 
 from diffusers_twinflow.cli import train
 from diffusers_twinflow.cli.flags import name_flags
@@ -34,7 +35,10 @@ def option_strings(parser) -> set[str]:
 TRAINING = option_strings(train.build_parser())
 (COMMANDS,) = (action.choices for action in build_cli_parser()._actions if isinstance(action.choices, dict))
 COMMAND_LINE = option_strings(build_cli_parser())
-LAUNCHER = option_strings(launch_command_parser())
+LAUNCHERS = {
+    "accelerate launch": option_strings(launch_command_parser()),
+    "torchrun": option_strings(get_args_parser()),
+}
 
 
 def known_options(code: str) -> set[str]:
@@ -45,7 +49,8 @@ def known_options(code: str) -> set[str]:
     others = [ROOT / path for path in re.findall(r"\S+\.py", code) if not path.endswith("train_twinflow.py")]
     if others:
         return {option for script in others for option in OPTION.findall(script.read_text(encoding="utf-8"))}
-    return TRAINING | (LAUNCHER if "accelerate launch" in code else COMMAND_LINE)
+    launcher = next((options for name, options in LAUNCHERS.items() if name in code), COMMAND_LINE)
+    return TRAINING | launcher
 
 
 def unknown_options(text: str) -> list[str]:

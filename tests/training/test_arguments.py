@@ -7,8 +7,9 @@ from diffusers_twinflow.cli.train import parse_args
 from diffusers_twinflow.configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
 from diffusers_twinflow.data.captions import CAPTION_STRATEGIES
 from diffusers_twinflow.methods import FlowMatching, TwinFlow
-from diffusers_twinflow.options import from_json, options_of
+from diffusers_twinflow.options import default_of, from_json, options_of, unused_options
 from diffusers_twinflow.training.arguments import DIFFUSERS_LR_SCHEDULERS, TrainingArguments, save_options
+from diffusers_twinflow.training.checks import unused_arguments
 from diffusers_twinflow.training.recipe import as_command_line, build_options, load_recipe
 
 
@@ -203,3 +204,76 @@ def test_choices_are_those_of_the_libraries():
     assert strategy.metadata["choices"] == tuple(CAPTION_STRATEGIES)
     with pytest.raises(ValueError, match="one of"):
         from_json(strategy, "nowhere")
+
+
+DECLARED = list(options_of(TrainingArguments, FlowMatchingConfig, TwinFlowConfig))
+
+
+def values_of(**given) -> dict:
+    """All options by name, with some of them given."""
+    return {each.name: default_of(each) for each in DECLARED} | given
+
+
+def test_what_an_option_needs_are_options_and_choices():
+    known = {each.name: each for each in DECLARED}
+    for declared in DECLARED:
+        for need in declared.metadata["needs"]:
+            for condition in need.split("|"):
+                name, _, value = condition.lstrip("!").replace("!=", "=").partition("=")
+                assert name in known and name != declared.name
+                assert not value or value in known[name].metadata["choices"]
+
+
+@pytest.mark.parametrize(
+    ("given", "need", "enough"),
+    [
+        ({"validation_steps": 5}, "needs `validation_prompts`", {"validation_prompts": ["a"]}),
+        (
+            {"validation_steps": 5, "validation_prompts": ["a"], "validation_epochs": 1},
+            "is not used with `valid",
+            None,
+        ),
+        ({"hub_model_id": "me/x"}, "needs `push_to_hub`", {"push_to_hub": True}),
+        ({"hub_private_repo": False}, "needs `push_to_hub`", {"push_to_hub": True}),
+        ({"prodigy_decouple": False}, "needs `optimizer=prodigy`", {"optimizer": "prodigy"}),
+        ({"lr_warmup_steps": 5}, "is not used with `lr_scheduler=constant`", {"lr_scheduler": "linear"}),
+        ({"lora_alpha": 2.0, "train_type": "full"}, "needs `train_type=lora`", {"train_type": "lora"}),
+        (
+            {"num_train_epochs": 2, "max_train_steps": 5},
+            "is not used with `max_train_steps`",
+            {"max_train_steps": None},
+        ),
+        ({"validation_resolution": 8}, "needs `validation_prompts` or `score_steps`", {"score_steps": 3}),
+        ({"tracker_project_name": "a"}, "needs `report_to`", {"report_to": ["wandb"]}),
+        ({"twinflow_target_step_count": 2}, "needs `twinflow_enabled`", {"twinflow_enabled": True}),
+        ({"twinflow_rectify_weight": 2.0}, "needs `twinflow_adv", {"twinflow_adversarial_enabled": True}),
+        ({"mode_scale": 1.0}, "needs `weighting_scheme=mode`", {"weighting_scheme": "mode"}),
+        ({"instance_prompt": "a", "caption_strategy": "column"}, "needs `capt", {"caption_strategy": None}),
+    ],
+    ids=str,
+)
+def test_an_option_that_is_not_used_is_named_with_what_it_needs(given, need, enough):
+    name = next(iter(given))
+    assert unused_options(DECLARED, values_of(**given))[name].startswith(need)
+    if enough is not None:
+        assert name not in unused_options(DECLARED, values_of(**given) | enough)
+
+
+def test_defaults_and_recommended_options_are_all_used():
+    assert unused_options(DECLARED, values_of()) == {}
+    for changes in ({}, {"train_type": "full"}, {"max_train_steps": 9}, {"num_frames": 17}, {"num_train_epochs": 2}):
+        options = build_options({"recipe": "recommended"} | changes)
+        assert unused_arguments(options.arguments, options.method().options()) is None
+    options = build_options({"recipe": "data_free"})
+    assert unused_arguments(options.arguments, options.method().options()) is None
+
+
+def test_one_line_names_all_options_that_are_not_used():
+    options = build_options({"validation_steps": 5, "hub_model_id": "me/x"})
+    note = unused_arguments(options.arguments, options.method().options())
+    assert note is not None and note.count("not used in training") == 1 and "\n" not in note
+    assert "`validation_steps` (needs `validation_prompts`), `hub_model_id` (needs `push_to_hub`)" in note or (
+        "`hub_model_id` (needs `push_to_hub`), `validation_steps` (needs `validation_prompts`)" in note
+    )
+    with pytest.warns(UserWarning, match="`weighting_scheme` .is not used with `twinflow_enabled`"):
+        build_options({"twinflow_enabled": True, "weighting_scheme": "mode"}).method()

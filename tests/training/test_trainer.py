@@ -112,6 +112,15 @@ def test_a_stream_of_images_is_trained_on(arguments, tmp_path):
     assert trainer.arguments.streaming and (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file()
 
 
+def test_the_log_names_options_that_are_not_used_and_batches_larger_than_the_data(arguments, caplog):
+    options = replace(arguments, validation_steps=7, hub_model_id="me/x", train_batch_size=2 * BATCH)
+    Trainer(sd3_transformer(), options, FlowMatching(), samples(BATCH)).prepare()
+    assert len([record for record in caplog.records if "are not used in training" in record.getMessage()]) == 1
+    assert "`validation_steps` (needs `validation_prompts`)" in caplog.text
+    assert "`hub_model_id` (needs `push_to_hub`)" in caplog.text
+    assert "`train_batch_size` 8 per process" in caplog.text and "only 4" in caplog.text
+
+
 class Pictures(torch.utils.data.Dataset):
     """Samples as other trainers take them."""
 

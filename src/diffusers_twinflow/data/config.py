@@ -23,8 +23,8 @@ class DataOptions:
     """Data"""
 
     dataset_name: str | None = option(None, "Hub id of a dataset, or a local folder of data files or images.")
-    dataset_config_name: str | None = option(None, "Name of the dataset's configuration.")
-    dataset_split: str = option("train", "Split of the dataset.")
+    dataset_config_name: str | None = option(None, "Name of the dataset's configuration.", needs=("dataset_name",))
+    dataset_split: str = option("train", "Split of the dataset.", needs=("dataset_name|instance_data_dir|data_files",))
     instance_data_dir: str | None = option(
         None, "Local folder of images or videos, with or without a metadata file.", local=True
     )
@@ -40,7 +40,9 @@ class DataOptions:
         "Where captions come from; the default is 'instance_prompt' if `instance_prompt` is set, else 'column'.",
         choices=CAPTION_STRATEGIES,
     )
-    instance_prompt: str | None = option(None, "One caption for every image.")
+    instance_prompt: str | None = option(
+        None, "One caption for every image.", needs=("caption_strategy=instance_prompt|!caption_strategy",)
+    )
     caption_dropout_probability: float = option(
         0.0, "Share of the captions to replace by the empty prompt.", SHARE, aliases=["proportion_empty_prompts"]
     )
@@ -55,8 +57,10 @@ class DataOptions:
         "Frames to read per second of video; the default is every frame, or the model's rate if it generates sound.",
         POSITIVE,
     )
-    center_crop: bool = option(True, "Crop images in the middle; turn it off to crop at a random place.")
-    random_flip: bool = option(False, "Mirror half of the images.")
+    center_crop: bool = option(
+        True, "Crop images in the middle; turn it off to crop at a random place.", needs=("!twinflow_image_free",)
+    )
+    random_flip: bool = option(False, "Mirror half of the images.", needs=("!twinflow_image_free",))
     aspect_ratio_buckets: str | None = option(
         None,
         "Train on several image shapes: 'auto', or sizes as 'height,width;height,width'.",
@@ -70,7 +74,7 @@ class DataOptions:
     max_sequence_length: int | None = option(
         None, "Length of an encoded prompt in tokens; the default depends on the model.", Range(least=1, most=4096)
     )
-    cache_latents: bool = option(False, "Encode every image once, before training.")
+    cache_latents: bool = option(False, "Encode every image once, before training.", needs=("!twinflow_image_free",))
     cache_text_embeddings: bool = option(False, "Encode every prompt once, before training.")
     cache_directory: str | None = option(
         None, "Folder to save encoded images and prompts in, for later runs.", local=True

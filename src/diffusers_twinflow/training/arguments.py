@@ -46,13 +46,18 @@ class ModelArguments:
     train_type: str = option(
         "lora", "Train a LoRA ('lora') or all weights ('full').", choices=("lora", "full"), fixed=True
     )
-    rank: int = option(64, "Rank of the LoRA.", AT_LEAST_1, fixed=True)
-    lora_alpha: float | None = option(None, "Alpha of the LoRA; the default is the rank.", POSITIVE, fixed=True)
-    lora_dropout: float = option(0.0, "Dropout probability of the LoRA's inputs.", FRACTION)
+    rank: int = option(64, "Rank of the LoRA.", AT_LEAST_1, fixed=True, needs=("train_type=lora",))
+    lora_alpha: float | None = option(
+        None, "Alpha of the LoRA; the default is the rank.", POSITIVE, fixed=True, needs=("train_type=lora",)
+    )
+    lora_dropout: float = option(
+        0.0, "Dropout probability of the LoRA's inputs.", FRACTION, needs=("train_type=lora",)
+    )
     lora_layers: list[str] | None = option(
         None,
         "Names of the layers to adapt, or 'all-linear' for every linear layer; the default depends on the model.",
         fixed=True,
+        needs=("train_type=lora",),
     )
     denoisers: list[str] | None = option(
         None,
@@ -72,7 +77,11 @@ class ModelArguments:
     use_ema: bool | None = option(
         None, "Keep an exponential moving average of the weights; on by default for TwinFlow.", fixed=True
     )
-    offload_ema: bool = option(False, "Keep the EMA teacher of a full training run on the CPU to save GPU memory.")
+    offload_ema: bool = option(
+        False,
+        "Keep the EMA teacher of a full training run on the CPU to save GPU memory.",
+        needs=("train_type=full", "use_ema"),
+    )
 
 
 @dataclass(frozen=True)
@@ -89,24 +98,42 @@ class OptimizerArguments:
     lr_scheduler: str = option(
         "constant", "Learning rate schedule, from diffusers or transformers.", choices=LR_SCHEDULERS
     )
-    lr_warmup_steps: int = option(0, "Number of steps over which the learning rate rises from 0.", NOT_NEGATIVE)
+    lr_warmup_steps: int = option(
+        0,
+        "Number of steps over which the learning rate rises from 0.",
+        NOT_NEGATIVE,
+        needs=("lr_scheduler!=constant",),
+    )
     lr_decay_share: float = option(
         0.6,
         "Share of the run, at its end, in which the learning rate of warmup_stable_decay falls linearly to 0.",
         Range(above=0, most=1),
+        needs=("lr_scheduler=warmup_stable_decay",),
     )
-    lr_num_cycles: int = option(1, "Number of restarts of the cosine_with_restarts schedule.", AT_LEAST_1)
-    lr_power: float = option(1.0, "Power of the polynomial schedule.", POSITIVE)
+    lr_num_cycles: int = option(
+        1,
+        "Number of restarts of the cosine_with_restarts schedule.",
+        AT_LEAST_1,
+        needs=("lr_scheduler=cosine_with_restarts",),
+    )
+    lr_power: float = option(1.0, "Power of the polynomial schedule.", POSITIVE, needs=("lr_scheduler=polynomial",))
     adam_beta1: float = option(0.9, "First beta of AdamW and Prodigy.", FRACTION)
     adam_beta2: float = option(0.99, "Second beta of AdamW and Prodigy.", FRACTION)
     adam_weight_decay: float = option(0.0, "Weight decay of AdamW and Prodigy.", NOT_NEGATIVE)
     adam_epsilon: float = option(1e-8, "Epsilon of AdamW and Prodigy.", POSITIVE)
     prodigy_beta3: float | None = option(
-        None, "Third beta of Prodigy; the default is the square root of `adam_beta2`.", FRACTION
+        None,
+        "Third beta of Prodigy; the default is the square root of `adam_beta2`.",
+        FRACTION,
+        needs=("optimizer=prodigy",),
     )
-    prodigy_decouple: bool = option(True, "Decay weights in Prodigy as AdamW does.")
-    prodigy_use_bias_correction: bool = option(True, "Use Adam's bias correction in Prodigy.")
-    prodigy_safeguard_warmup: bool = option(True, "Ignore the warm-up steps when Prodigy estimates the learning rate.")
+    prodigy_decouple: bool = option(True, "Decay weights in Prodigy as AdamW does.", needs=("optimizer=prodigy",))
+    prodigy_use_bias_correction: bool = option(
+        True, "Use Adam's bias correction in Prodigy.", needs=("optimizer=prodigy",)
+    )
+    prodigy_safeguard_warmup: bool = option(
+        True, "Ignore the warm-up steps when Prodigy estimates the learning rate.", needs=("optimizer=prodigy",)
+    )
     max_grad_norm: float = option(1.0, "Maximum norm of the gradients; larger gradients are clipped.", POSITIVE)
 
 
@@ -120,7 +147,7 @@ class LoopArguments:
         None, "Number of optimizer steps; the default is `num_train_epochs`, or 1000 steps.", AT_LEAST_1
     )
     num_train_epochs: int | None = option(
-        None, "Number of epochs; used only if `max_train_steps` is not given.", AT_LEAST_1
+        None, "Number of epochs; used only if `max_train_steps` is not given.", AT_LEAST_1, needs=("!max_train_steps",)
     )
     max_train_minutes: float | None = option(
         None, "Stop after this many minutes and save the result as if training were complete.", NOT_NEGATIVE
@@ -136,6 +163,7 @@ class LoopArguments:
         "Most memory for merged weights of the LoRA's layers, which make steps faster; the default is a sixteenth of the "
         "device's memory, and 0 trains without them.",
         NOT_NEGATIVE,
+        needs=("train_type=lora",),
     )
     mixed_precision: str | None = option(
         None,
@@ -147,7 +175,10 @@ class LoopArguments:
     seed: int = option(0, "Seed of all random numbers of the run.", SEED, fixed=True)
     local_rank: int = option(-1, "Set by some launchers; the environment variable LOCAL_RANK is used instead.")
     flow_matching_ema_decay: float = option(
-        0.9999, "Decay of the EMA weights of flow matching (`use_ema` without TwinFlow).", SHARE
+        0.9999,
+        "Decay of the EMA weights of flow matching (`use_ema` without TwinFlow).",
+        SHARE,
+        needs=("use_ema", "!twinflow_enabled"),
     )
 
 
@@ -156,8 +187,10 @@ class OutputArguments:
     """Output"""
 
     output_dir: str = option("twinflow-output", "Folder for checkpoints, images and the result.", local=True)
-    save_ema: bool = option(True, "Save the EMA weights as the result instead of the last weights.")
-    upcast_before_saving: bool = option(True, "Save the LoRA in float32.")
+    save_ema: bool = option(
+        True, "Save the EMA weights as the result instead of the last weights.", needs=("use_ema",)
+    )
+    upcast_before_saving: bool = option(True, "Save the LoRA in float32.", needs=("train_type=lora",))
     dry_run: bool = option(False, "Measure one step of each kind and one image, report time and memory, and stop.")
     checkpointing_steps: int = option(500, "Write a checkpoint every this many steps.", AT_LEAST_1)
     checkpoints_total_limit: int | None = option(
@@ -176,29 +209,52 @@ class ValidationArguments:
         None, "Prompts to generate validation images for.", aliases=["validation_prompt"]
     )
     validation_steps: int = option(
-        500, "Generate validation images every this many steps, and at the end.", AT_LEAST_1
+        500,
+        "Generate validation images every this many steps, and at the end.",
+        AT_LEAST_1,
+        needs=("validation_prompts", "!validation_epochs"),
     )
     validation_epochs: int | None = option(
-        None, "Generate validation images every this many epochs; replaces `validation_steps`.", AT_LEAST_1
+        None,
+        "Generate validation images every this many epochs; replaces `validation_steps`.",
+        AT_LEAST_1,
+        needs=("validation_prompts",),
     )
     validation_step_counts: list[int] = option(
-        [1, 2, 4], "Numbers of inference steps of the validation images (TwinFlow).", STEP_COUNT
+        [1, 2, 4],
+        "Numbers of inference steps of the validation images (TwinFlow).",
+        STEP_COUNT,
+        needs=("validation_prompts", "twinflow_enabled"),
     )
     validation_base_steps: int | None = option(
         None,
         "Number of inference steps of the base's validation images; 0 generates none.",
         Range(least=0, most=MAX_STEPS),
+        needs=("validation_prompts",),
     )
-    validation_image: str | None = option(None, "Image that the validation prompts edit, for models that edit images.")
+    validation_image: str | None = option(
+        None,
+        "Image that the validation prompts edit, for models that edit images.",
+        needs=("validation_prompts|score_steps",),
+    )
     validation_resolution: int | None = option(
-        None, "Side length of the validation images in pixels; the default is `resolution`.", AT_LEAST_1
+        None,
+        "Side length of the validation images in pixels; the default is `resolution`.",
+        AT_LEAST_1,
+        needs=("validation_prompts|score_steps",),
     )
-    num_validation_images: int = option(4, "Number of validation images per prompt.", AT_LEAST_1)
+    num_validation_images: int = option(
+        4, "Number of validation images per prompt.", AT_LEAST_1, needs=("validation_prompts",)
+    )
     report_to: list[str] = option(["none"], "Trackers of accelerate to log to, 'all' or 'none'.")
-    tracker_project_name: str = option("twinflow", "Project name for the trackers.")
-    logging_dir: str = option("logs", "Folder for the trackers' files, inside `output_dir`.", local=True)
+    tracker_project_name: str = option("twinflow", "Project name for the trackers.", needs=("report_to",))
+    logging_dir: str = option(
+        "logs", "Folder for the trackers' files, inside `output_dir`.", local=True, needs=("report_to",)
+    )
     logging_steps: int = option(10, "Log every this many steps.", AT_LEAST_1)
-    log_trajectory: bool = option(False, "Log a plot of the trained times and target times (experimental).")
+    log_trajectory: bool = option(
+        False, "Log a plot of the trained times and target times (experimental).", needs=("report_to",)
+    )
 
 
 @dataclass(frozen=True)
@@ -215,10 +271,12 @@ class ScoreArguments:
     judge: str | None = option(
         None, "Python function, as module:function, that takes images and prompts and returns scores.", local=True
     )
-    num_score_images: int = option(64, "Number of images to generate per score.", AT_LEAST_1)
-    score_metric: str | None = option(None, "Score that decides which weights are best; the default is the first.")
+    num_score_images: int = option(64, "Number of images to generate per score.", AT_LEAST_1, needs=("score_steps",))
+    score_metric: str | None = option(
+        None, "Score that decides which weights are best; the default is the first.", needs=("score_steps",)
+    )
     score_higher_is_better: bool | None = option(
-        None, "Whether a higher score is better; the default depends on the score."
+        None, "Whether a higher score is better; the default depends on the score.", needs=("score_steps",)
     )
     early_stopping_patience: int | None = option(
         None, "Stop after this many scores in a row without an improvement.", AT_LEAST_1
@@ -230,11 +288,11 @@ class HubArguments:
     """Hub"""
 
     push_to_hub: bool = option(False, "Push the result to the Hub at the end of training.")
-    hub_model_id: str | None = option(None, "Hub repository to push to, such as me/my-lora.")
+    hub_model_id: str | None = option(None, "Hub repository to push to, such as me/my-lora.", needs=("push_to_hub",))
     hub_base_model: str | None = option(None, "Hub id of the base, if it was trained from a local folder.")
     hub_token: str | None = option(None, "Hub token; the default is the token of `hf auth login`.")
-    hub_private_repo: bool | None = option(None, "Make a new repository private.")
-    hub_revision: str | None = option(None, "Branch of the repository to push to.")
+    hub_private_repo: bool | None = option(None, "Make a new repository private.", needs=("push_to_hub",))
+    hub_revision: str | None = option(None, "Branch of the repository to push to.", needs=("push_to_hub",))
 
 
 @dataclass(frozen=True)

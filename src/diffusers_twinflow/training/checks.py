@@ -4,10 +4,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..configuration import TwinFlowConfig, TwinFlowConfigError
+from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
 from ..families import Family, family_of
 from ..families.video import check_draws_videos
 from ..hub.base_loras import parse_base_loras
+from ..options import options_of, unused_note
 from . import deepspeed
 from .arguments import TrainingArguments
 from .base_model import has_flow_matching_scheduler, load_model_index
@@ -34,6 +35,16 @@ def check_arguments(args: TrainingArguments, config: TwinFlowConfig) -> None:
     check_optimizer(args)
     check_scores(args, config)
     check_trackers(args.report_to, args.hub_token)
+
+
+def unused_arguments(args: TrainingArguments, method_options: Mapping[str, Any]) -> str | None:
+    """Return a line that names the options that are set but not used in training; `None` if all are used.
+
+    Args:
+        method_options: options of the method, by name.
+    """
+    values = {each.name: getattr(args, each.name) for each in options_of(TrainingArguments)} | dict(method_options)
+    return unused_note(options_of(TrainingArguments, FlowMatchingConfig, TwinFlowConfig), values)
 
 
 def check_base(args: TrainingArguments, config: TwinFlowConfig, use_ema: bool) -> Family:

@@ -1,6 +1,5 @@
 """Check memory, batches and the output folder before anything is loaded."""
 
-import logging
 import os
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from ..configuration import TwinFlowConfigError
 from ..data.memory import GIB, PIXEL_BYTES
 from .arguments import TrainingArguments
 
-logger = logging.getLogger(__name__)
 MOST_COPIES = 1000
 """Most times that a micro-batch may contain each sample. One sample per run is a valid data set, also with large batches."""
 
@@ -31,12 +29,15 @@ def check_memory(args: TrainingArguments) -> None:
         )
 
 
-def check_batch(args: TrainingArguments, samples: int, processes: int) -> None:
-    """Compare the batch size with the number of samples per epoch, and warn if samples repeat in a pass of all processes.
+def check_batch(args: TrainingArguments, samples: int, processes: int) -> str | None:
+    """Compare the batch size with the number of samples per epoch.
 
     Args:
         samples: number of samples per epoch, at least 1.
         processes: number of processes.
+
+    Returns:
+        A warning if samples repeat in a pass of all processes, else `None`.
 
     Raises:
         TwinFlowConfigError: if a micro-batch would contain each sample more than `MOST_COPIES` times.
@@ -49,13 +50,14 @@ def check_batch(args: TrainingArguments, samples: int, processes: int) -> None:
             f"smaller batch. {remedy}"
         )
     together = args.train_batch_size * processes
-    if together > samples:
-        shared = f"{processes} processes take" if processes > 1 else "a process takes"
-        logger.warning(
-            f"{shared} {together} samples at a time (`train_batch_size` {args.train_batch_size} per process), but the data "
-            f"has only {samples}, so each sample is used about {together / samples:.1f} times with other noise. If you do "
-            f"not want this, lower `train_batch_size`. {remedy}"
-        )
+    if together <= samples:
+        return None
+    shared = f"{processes} processes take" if processes > 1 else "a process takes"
+    return (
+        f"{shared} {together} samples at a time (`train_batch_size` {args.train_batch_size} per process), but the data has "
+        f"only {samples}, so each sample is used about {together / samples:.1f} times with other noise. If you do not want "
+        f"this, lower `train_batch_size`. {remedy}"
+    )
 
 
 def check_output_dir(output_dir: str) -> None:

@@ -13,7 +13,7 @@ from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigEr
 from ..integrations.simpletuner.defaults import VERSION as SIMPLETUNER_VERSION
 from ..integrations.simpletuner.recipes import read_recipe
 from ..methods import FlowMatching, Method, TwinFlow
-from ..options import check_option_name, from_json, options_of, read_json_options, shown_value
+from ..options import check_option_name, from_json, options_of, read_json_options, shown_value, unused_note
 from ..recommended import length_of, recommended_training, recommended_twinflow
 from .arguments import DATA_FREE, RecipeOptions, TrainingArguments
 
@@ -35,6 +35,8 @@ class RunOptions(NamedTuple):
         """Build the method: `TwinFlow` if `twinflow_enabled` is true, else `FlowMatching`."""
         if not self.twinflow.twinflow_enabled:
             return FlowMatching(self.flow_matching, self.twinflow)
+        if note := unused_note(options_of(FlowMatchingConfig), vars(self.flow_matching) | vars(self.twinflow)):
+            warnings.warn(note, stacklevel=2)
         use_ema = self.arguments.use_ema is not False
         self.twinflow.check_teacher(use_ema)
         return TwinFlow(self.twinflow, teacher=None if use_ema else "student")

@@ -46,7 +46,7 @@ from .base_model import (
 )
 from .callbacks import TrainerCallback, default_callbacks
 from .checkpoint_files import checkpoint_step
-from .checks import check_arguments, check_base, check_denoisers, check_family
+from .checks import check_arguments, check_base, check_denoisers, check_family, unused_arguments
 from .compilation import compile_blocks, share_graphs, with_single_samples_twice
 from .cuda_graphs import CudaGraphRecorder, check_recorded_family, reason_against_gradients
 from .distributed import (
@@ -267,6 +267,8 @@ class Trainer:
         args, accelerator = self.arguments, self.accelerator
         check_sharding(accelerator, self.family)
         check_recorded_family(args, self.family)
+        if note := unused_arguments(args, self.method.options()):
+            logger.warning(note)
         source = None
         if self.data_config is not None:
             source = open_source(
@@ -277,8 +279,8 @@ class Trainer:
                 rows=self.given_rows,
             )
         samples = self._count_samples(source)
-        if samples:
-            check_batch(args, samples, accelerator.num_processes)
+        if samples and (note := check_batch(args, samples, accelerator.num_processes)):
+            logger.warning(note)
         logger.info(f"loading {args.pretrained_model_name_or_path}")
         self.pipeline = self.load_pipeline()
         self.family = self.family.bind(self.pipeline)
