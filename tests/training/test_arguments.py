@@ -277,3 +277,12 @@ def test_one_line_names_all_options_that_are_not_used():
     )
     with pytest.warns(UserWarning, match="`weighting_scheme` .is not used with `twinflow_enabled`"):
         build_options({"twinflow_enabled": True, "weighting_scheme": "mode"}).method()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_defaults_of_simpletuner_that_nothing_uses_are_not_named(recipe):
+    path = recipe(model_type="lora", model_family="sd3", pretrained_model_name_or_path="me/base")
+    options = load_recipe(path)
+    assert unused_arguments(options.arguments, options.method().options()) is None
+    prompts = {"validation_prompts": ["a"]}
+    assert load_recipe(path, prompts).arguments.num_validation_images == 1

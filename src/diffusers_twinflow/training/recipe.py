@@ -13,7 +13,16 @@ from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigEr
 from ..integrations.simpletuner.defaults import VERSION as SIMPLETUNER_VERSION
 from ..integrations.simpletuner.recipes import read_recipe
 from ..methods import FlowMatching, Method, TwinFlow
-from ..options import check_option_name, from_json, options_of, read_json_options, shown_value, unused_note
+from ..options import (
+    check_option_name,
+    default_of,
+    from_json,
+    options_of,
+    read_json_options,
+    shown_value,
+    unused_note,
+    unused_options,
+)
 from ..recommended import length_of, recommended_training, recommended_twinflow
 from .arguments import DATA_FREE, RecipeOptions, TrainingArguments
 
@@ -69,7 +78,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         >>> arguments, *_ = options = load_recipe("recipe.json", {"output_dir": "out"})
         >>> Trainer(None, arguments, options.method()).train()
     """
-    return build_options(read_options(path) | dict(overrides or {}))
+    return build_options(read_options(path, overrides) | dict(overrides or {}))
 
 
 def build_options(values: Mapping[str, Any]) -> RunOptions:
@@ -119,8 +128,14 @@ def recipe_options(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return training | recommended_twinflow(**choices)
 
 
-def read_options(path: str | Path) -> dict[str, Any]:
+def read_options(path: str | Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read the options in a JSON file by name. Warns about options that have no effect.
+
+    Defaults of SimpleTuner that nothing uses are left out, because no one set them.
+
+    Args:
+        path: the JSON file.
+        overrides: options that override the file, which may use a default. They are not in the result.
 
     Raises:
         TwinFlowConfigError: as in `load_recipe`.
@@ -147,7 +162,10 @@ def read_options(path: str | Path) -> dict[str, Any]:
             raise TwinFlowConfigError(
                 f"option '{name}' of {path} is {json.dumps(value)}: it must be {error}."
             ) from None
-    return values
+    declared = list(options_of(*CLASSES))
+    every = {each.name: default_of(each) for each in declared} | values | dict(overrides or {})
+    left_out = unused_options([each for each in declared if each.name in recipe.defaults], every)
+    return {name: value for name, value in values.items() if name not in left_out}
 
 
 def as_command_line(name: str, value: Any) -> list[str]:
