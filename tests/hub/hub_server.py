@@ -65,6 +65,7 @@ class HubError(Exception):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer may wait 40 ms for the client
     state: State
 
     def log_message(self, *args):
