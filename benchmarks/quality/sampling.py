@@ -135,4 +135,4 @@ def stock_call(pipeline: TwinFlowPipeline) -> tuple[FlowMatchEulerDiscreteSchedu
 
 def twinflow_scheduler(pipeline: TwinFlowPipeline, style: str, **options) -> TwinFlowScheduler:
     """The pipeline's scheduler in another style, with what that style is known to be good with."""
-    return TwinFlowScheduler.from_config(pipeline.scheduler.config, sampling_style=style, **options)
+    return TwinFlowScheduler.from_config(pipeline.scheduler.with_style(style).config, **options)

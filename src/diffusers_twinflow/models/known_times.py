@@ -25,6 +25,18 @@ def known_times(times: np.ndarray | None) -> Iterator[None]:
         _TIMES.reset(token)
 
 
+@contextmanager
+def known_times_twice(count: int) -> Iterator[None]:
+    """Inside the block, each pass runs the samples of the current pass twice, one copy after the other.
+
+    Args:
+        count: number of samples of the current pass, B.
+    """
+    times = times_on_host(count)
+    with known_times(None if times is None else np.tile(times, 2)):
+        yield
+
+
 def times_on_host(count: int) -> np.ndarray | None:
     """Return the times of the current pass, or `None` if the host does not know them.
 

@@ -7,7 +7,6 @@ from inspect import signature
 from types import FunctionType
 from typing import Any
 
-import numpy as np
 import torch
 import torch._dynamo.utils
 import torch._functorch.config
@@ -18,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ..conditions import Condition, VelocityFunction, VelocityOf
 from ..methods.rng_snapshot import RNGSnapshot
 from ..models import TwinFlowTransformerMixin
-from ..models.known_times import known_times, times_on_host
+from ..models.known_times import known_times_twice
 
 GRAPHS_A_BLOCK = 32
 UNIQUE_SHARE = 1 / 12
@@ -69,8 +68,7 @@ def with_single_samples_twice(velocity_of: VelocityOf) -> VelocityOf:
             doubled = tree_map_only(
                 torch.Tensor, lambda tensor: torch.cat([tensor, tensor]), (x, t, r, sign, condition)
             )
-            times = times_on_host(1)
-            with known_times(None if times is None else np.tile(times, 2)):
+            with known_times_twice(1):
                 return velocity(*doubled)[:1]
 
         return run

@@ -71,13 +71,21 @@ class TrainingDraw:
     passes: Passes
     plan: "Plan | None" = None
 
-    def on_host(self, name: str) -> np.ndarray | None:
-        """Return the indices `faked`, `enhanced`, `walked` or `rectified` on the host, or that of the first sample if there
-        are none. `None` if the draw has no plan.
+    def on_host(self, name: str, values: str | None = None) -> np.ndarray | None:
+        """Return values of some samples on the host, or that of the first sample if there are none.
+
+        Args:
+            name: which samples: "faked", "enhanced", "walked" or "rectified".
+            values: what of the plan, such as "t". Defaults to the indices of the samples.
+
+        Returns:
+            `None` if the draw has no plan.
         """
-        return (
-            None if self.plan is None else self.plan.of(getattr(self.plan, f"is_{name}"), np.arange(len(self.plan.t)))
-        )
+        if self.plan is None:
+            return None
+        every = np.arange(len(self.plan.t)) if values is None else getattr(self.plan, values)
+        is_chosen = getattr(self.plan, f"is_{name}")
+        return every[is_chosen] if is_chosen.any() else every[:1]
 
 
 @dataclass(frozen=True)
@@ -99,10 +107,6 @@ class Plan:
         """The passes that these samples need."""
         needed = (self.is_faked, self.is_enhanced, self.is_walked, self.is_rectified)
         return Passes(*(bool(samples.any()) for samples in needed))
-
-    def of(self, is_chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Return the values of the chosen samples, or that of the first sample if none is chosen."""
-        return values[is_chosen] if is_chosen.any() else values[:1]
 
 
 def draw_training_step(

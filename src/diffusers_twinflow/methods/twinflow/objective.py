@@ -155,10 +155,11 @@ class TwinFlowObjective:
         chosen = at_least_one(draw.walked)
         positive, prompts = draw.sign[chosen].abs(), take(condition, chosen, draw.on_host("walked"))
         order, delta = self.config.twinflow_estimate_order, self.config.twinflow_delta_t
+        t, r = draw.on_host("walked", "t"), draw.on_host("walked", "r")
         on_host: Iterator[np.ndarray | None] = repeat(None)
-        if draw.plan is not None:
-            t, r = (torch.from_numpy(draw.plan.of(draw.plan.is_walked, each)) for each in (draw.plan.t, draw.plan.r))
-            on_host = (tau.numpy() for tau, _ in jump_times(t, r, order=order, delta=delta))
+        if t is not None and r is not None:
+            jumps = jump_times(torch.from_numpy(t), torch.from_numpy(r), order=order, delta=delta)
+            on_host = (tau.numpy() for tau, _ in jumps)
 
         def walk(x: torch.Tensor, tau: torch.Tensor, tau_next: torch.Tensor) -> torch.Tensor:
             with snapshot.replay(), known_times(next(on_host)):
@@ -208,8 +209,7 @@ class TwinFlowObjective:
         chosen = at_least_one(draw.enhanced)
         signs, known = draw.sign[chosen], draw.on_host("enhanced")
         prompts, empty = (take(each, chosen, known) for each in (condition, expand(unconditional, len(x_t))))
-        times = None if draw.plan is None else draw.plan.of(draw.plan.is_enhanced, draw.plan.t)
-        with known_times(times):
+        with known_times(draw.on_host("enhanced", "t")):
             pair = self.guidance_passes(
                 teacher, x_t[chosen], draw.t[chosen], (signs, signs), (prompts, empty), snapshot
             )
@@ -238,10 +238,7 @@ class TwinFlowObjective:
         points = interpolate(x_hat, noise, t)
         split = len(x_t) > PAIR_AS_ONE  # decided by the batch, because `count` may differ between processes
         signs, conditions = (-positive, positive), (prompts, prompts)
-        times = None
-        if draw.plan is not None:
-            times = draw.plan.of(draw.plan.is_rectified, draw.plan.rectify_t if count else draw.plan.t)
-        with known_times(times):
+        with known_times(draw.on_host("rectified", "rectify_t" if count else "t")):
             twin, real = self.rectify_passes(student, points, t, signs, conditions, snapshot, split)
         return clamped_target(prediction, twin - real, 1.0)[:count]
 
@@ -256,7 +253,7 @@ def activated(teacher: TeacherPasses | None, is_needed: bool) -> AbstractContext
 
 
 def weights_of(weights: torch.Tensor | None, indices: torch.Tensor) -> torch.Tensor | None:
-    """Return the loss weights of some samples of a batch. Weights of batch 1 are those of every sample."""
+    """Return the loss weights of some samples of a batch. If there is one row of weights, all samples share it."""
     return weights if weights is None or len(weights) == 1 else weights[indices]
 
 

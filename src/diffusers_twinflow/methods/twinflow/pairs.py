@@ -1,10 +1,9 @@
 """Run two passes at the same points with the same random numbers, such as dropout masks."""
 
-import numpy as np
 import torch
 
 from ...conditions import Condition, VelocityFunction, concatenate
-from ...models.known_times import known_times, times_on_host
+from ...models.known_times import known_times_twice
 from ..rng_snapshot import RNGSnapshot
 
 
@@ -47,8 +46,7 @@ class PairedPasses:
         """
         if not (split or self.split or self._draws):
             twice, doubled = t.repeat(2), x.repeat(2, *[1] * (x.ndim - 1))
-            times = times_on_host(len(t))
-            with snapshot.replay(), known_times(None if times is None else np.tile(times, 2)):
+            with snapshot.replay(), known_times_twice(len(t)):
                 both = velocity_function(doubled, twice, twice, torch.cat(signs), concatenate(*conditions))
                 self._draws = not snapshot.is_current()
             if not self._draws:
