@@ -331,15 +331,19 @@ REFERENCES = [
 ]
 
 
+def with_references(folder, build, image_dir, **options) -> TrainingArguments:
+    """`arguments_for` images that each have a reference image."""
+    images = kit.add_references(Path(shutil.copytree(image_dir, folder / "images")))
+    return arguments_for(folder, build, dataset_name=str(images), reference_image_column="reference", **options)
+
+
 @pytest.mark.parametrize("build", REFERENCES)
 def test_a_step_on_images_with_references(build, tmp_path, image_dir, small_references):
-    images = kit.add_references(Path(shutil.copytree(image_dir, tmp_path / "images")))
-    arguments = arguments_for(
+    arguments = with_references(
         tmp_path,
         build,
-        dataset_name=str(images),
-        reference_image_column="reference",
-        validation_image=str(next(images.glob("*.png"))),
+        image_dir,
+        validation_image=str(next(image_dir.glob("*.png"))),
         validation_prompts=["a"],
         validation_base_steps=2,
         validation_step_counts=[1],
@@ -374,15 +378,7 @@ def test_a_step_on_images_with_references(build, tmp_path, image_dir, small_refe
 )
 def test_a_step_on_images_in_bfloat16(build, train_type, tmp_path, image_dir):
     """Parts of the pipeline then have other dtypes, and it does not convert what it passes between them."""
-    images = kit.add_references(Path(shutil.copytree(image_dir, tmp_path / "images")))
-    arguments = arguments_for(
-        tmp_path,
-        build,
-        dataset_name=str(images),
-        reference_image_column="reference",
-        mixed_precision="bf16",
-        train_type=train_type,
-    )
+    arguments = with_references(tmp_path, build, image_dir, mixed_precision="bf16", train_type=train_type)
     trained(arguments, twinflow_enhanced_ratio=0.5)
 
 

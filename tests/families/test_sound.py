@@ -1,6 +1,7 @@
 """LTX-2 generates a video and its sound: a sample has two latents, which are trained together."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from diffusers_twinflow.data import DataConfig, TrainingData, open_source
 from diffusers_twinflow.families import family_of
 from diffusers_twinflow.families.sound import INPUTS, SoundFormat, log_mel
 from diffusers_twinflow.flow import squared_error
-from diffusers_twinflow.methods import FlowMatching, Networks, TwinFlow
+from diffusers_twinflow.methods import FlowMatching, Method, Networks, TwinFlow
 from diffusers_twinflow.methods.teachers import StudentTeacher
 from diffusers_twinflow.training import Trainer, TrainingArguments
 from tests import videos
@@ -108,37 +109,48 @@ def test_the_sound_of_silent_clips_has_no_weight(family):
     assert sound.all() and not silence.any()
 
 
+def train_on_base(method: Method, folder: Path, name: str, steps: int, resume: str | None, **options) -> None:
+    """Train a LoRA on the base in `folder / "base"` and save it to `folder / name`."""
+    arguments = TrainingArguments(
+        str(folder / "base"),
+        output_dir=str(folder / name),
+        resolution=32,
+        num_frames=5,
+        max_sequence_length=8,
+        max_train_steps=steps,
+        checkpointing_steps=1,
+        learning_rate=1e-2,
+        rank=2,
+        save_ema=False,
+        **options,
+    )
+    with fresh_accelerator():
+        trainer = Trainer(None, arguments, method)
+        trainer.train(resume)
+    assert not trainer.problems
+
+
 def test_a_lora_is_trained_with_prompts_resumed_and_drawn(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "base")
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
 
+    config = TwinFlowConfig(
+        twinflow_enabled=True,
+        twinflow_image_free=True,
+        twinflow_adversarial_enabled=True,
+        twinflow_target_step_count=2,
+    )
+
     def train(name: str, steps: int, resume: str | None = None) -> None:
-        arguments = TrainingArguments(
-            str(tmp_path / "base"),
-            output_dir=str(tmp_path / name),
-            prompts_file=str(tmp_path / "prompts.txt"),
-            resolution=32,
-            num_frames=5,
-            max_sequence_length=8,
-            train_batch_size=2,
-            max_train_steps=steps,
-            checkpointing_steps=1,
-            learning_rate=1e-2,
-            rank=2,
-            save_ema=False,
-            validation_prompts=["a"],
-            validation_base_steps=2,
-            validation_step_counts=[1],
-            num_validation_images=1,
-        )
-        config = TwinFlowConfig(
-            twinflow_enabled=True, twinflow_image_free=True, twinflow_adversarial_enabled=True,
-            twinflow_target_step_count=2,
-        )  # fmt: skip
-        with fresh_accelerator():
-            trainer = Trainer(None, arguments, TwinFlow(config))
-            trainer.train(resume)
-        assert not trainer.problems
+        options = {
+            "prompts_file": str(tmp_path / "prompts.txt"),
+            "train_batch_size": 2,
+            "validation_prompts": ["a"],
+            "validation_base_steps": 2,
+            "validation_step_counts": [1],
+            "num_validation_images": 1,
+        }
+        train_on_base(TwinFlow(config), tmp_path, name, steps, resume, **options)
 
     train("whole", 2)
     train("resumed", 1)
@@ -367,28 +379,16 @@ def test_a_lora_is_trained_on_clips_resumed_and_drawn(method, pipeline, clips, t
     twinflow = TwinFlowConfig(twinflow_enabled=True, twinflow_adversarial_enabled=True, twinflow_target_step_count=2)
 
     def train(name: str, steps: int, resume: str | None = None) -> None:
-        arguments = TrainingArguments(
-            str(tmp_path / "base"),
-            output_dir=str(tmp_path / name),
-            instance_data_dir=str(clips),
-            image_column="video",
-            cache_dir=str(tmp_path / "datasets"),
-            resolution=32,
-            num_frames=5,
-            max_sequence_length=8,
-            train_batch_size=4,
-            max_train_steps=steps,
-            checkpointing_steps=1,
-            learning_rate=1e-2,
-            rank=2,
-            save_ema=False,
-            cache_latents=name == "cached",
-            cache_text_embeddings=name == "cached",
-        )
-        with fresh_accelerator():
-            trainer = Trainer(None, arguments, TwinFlow(twinflow) if method == "twinflow" else FlowMatching())
-            trainer.train(resume)
-        assert not trainer.problems
+        options = {
+            "instance_data_dir": str(clips),
+            "image_column": "video",
+            "cache_dir": str(tmp_path / "datasets"),
+            "train_batch_size": 4,
+            "cache_latents": name == "cached",
+            "cache_text_embeddings": name == "cached",
+        }
+        chosen = TwinFlow(twinflow) if method == "twinflow" else FlowMatching()
+        train_on_base(chosen, tmp_path, name, steps, resume, **options)
 
     train("whole", 2)
     train("resumed", 1)

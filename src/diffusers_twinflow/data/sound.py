@@ -50,7 +50,7 @@ def sound_of(value: dict | list, clip: Clip | None, sound_format: SoundFormat) -
 
 
 def read_sound(value: dict | list, clip: Clip | None, sound_format: SoundFormat) -> np.ndarray | None:
-    """Decode the sound of a clip from its first frame on. Where the sound track has no sound, it is silent.
+    """Decode the sound of a clip from its first frame on. Gaps in the sound track are silent.
 
     Returns:
         Shape [channels, samples]; `None` if there is no sound track.
