@@ -13,6 +13,7 @@ from diffusers_twinflow.methods import FlowMatching, TwinFlow
 from diffusers_twinflow.training import Trainer, TrainerCallback, TrainingArguments
 from diffusers_twinflow.training.callbacks import CheckpointCallback, ProgressCallback, default_callbacks
 from tests.data.data_files import picture
+from tests.host_reads import no_host_reads
 from tests.tiny import sd3_condition, sd3_transformer
 from tests.training.encoded import BATCH, InOrder, samples
 
@@ -245,6 +246,24 @@ def test_an_added_callback_is_called_at_every_point_and_can_refuse_a_step(argume
     untouched.prepare()
     assert torch.equal(first, torch.cat([tensor.flatten() for tensor in trained_weights(untouched).values()]))
     assert trainer.evaluate() == {"largest": float(second.max())}
+
+
+class WithoutReads(Trainer):
+    def begin_step(self):
+        with no_host_reads():
+            super().begin_step()
+
+    def train_micro_batch(self, batch):
+        with no_host_reads():
+            return super().train_micro_batch(batch)
+
+
+@pytest.mark.parametrize("options", [{}, {"twinflow_adversarial_enabled": True}])
+def test_a_step_waits_for_no_number_of_the_device(arguments, options):
+    config = TwinFlowConfig(twinflow_enabled=True, **options)
+    data = LatentBatches(samples(), seed=0, batch_size=BATCH, empty_condition=sd3_condition(1))
+    arguments = replace(arguments, checkpointing_steps=9, gradient_accumulation_steps=2)
+    WithoutReads(sd3_transformer(), arguments, TwinFlow(config), data).train()
 
 
 class Failure(TrainerCallback):

@@ -1,9 +1,14 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
+from bitsandbytes.optim import AdamW8bit
+from prodigyopt import Prodigy
 
 from diffusers_twinflow import TwinFlowConfig
 from diffusers_twinflow.methods import LossOutput, TwinFlow
 from diffusers_twinflow.training.training_health import ArrivedNumber, TrainingHealth
+from tests.host_reads import no_host_reads
 
 METHOD = TwinFlow(TwinFlowConfig(twinflow_enabled=True))
 
@@ -13,11 +18,10 @@ def parameter():
     return torch.nn.Parameter(torch.ones(3))
 
 
-def health_of(parameter, optimizer_class=torch.optim.AdamW, longest_run=20, **options):
+def health_of(parameter, optimizer_class=torch.optim.AdamW, longest_run=20, decides=True, **options):
     optimizer = optimizer_class([parameter], lr=0.1, **options)
-    return TrainingHealth(
-        optimizer, torch.device("cpu"), METHOD.branch_names, METHOD.part_names, longest_run
-    ), optimizer
+    names = METHOD.branch_names, METHOD.part_names
+    return TrainingHealth(optimizer, torch.device("cpu"), *names, longest_run, decides), optimizer
 
 
 def step(health, optimizer, parameter, gradient):
@@ -32,16 +36,46 @@ def losses_of(*losses, branches=None, rectify=()):
     return LossOutput(per_sample.mean() + sum(rectify), per_sample, {"rectify": torch.tensor(rectify)}, indices)
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_a_step_that_is_not_finite_leaves_weights_and_moments(parameter, fused):
-    health, optimizer = health_of(parameter, fused=fused)
-    step(health, optimizer, parameter, 1.0)
-    weights, moments = parameter.detach().clone(), {k: v.clone() for k, v in optimizer.state[parameter].items()}
-    step(health, optimizer, parameter, float("nan"))
-    assert torch.equal(parameter, weights)
-    assert all(torch.equal(value, moments[name]) for name, value in optimizer.state[parameter].items())
-    step(health, optimizer, parameter, 1.0)
-    assert not torch.equal(parameter, weights)
+FUSED = [
+    (torch.optim.AdamW, {"fused": True}),
+    (torch.optim.Adam, {"fused": True}),
+    (torch.optim.SGD, {"fused": True, "momentum": 0.9, "weight_decay": 0.1}),
+    (torch.optim.Adagrad, {"fused": True}),
+]
+OTHERS = [
+    (torch.optim.AdamW, {"fused": False}),
+    (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.1}),
+    (torch.optim.RMSprop, {}),
+    (Prodigy, {}),
+    (AdamW8bit, {}),
+]
+
+
+@pytest.mark.parametrize(("optimizer_class", "options"), [*FUSED, *OTHERS])
+def test_a_step_that_is_not_finite_changes_nothing(optimizer_class, options):
+    """Not even the number of steps that the optimizer has counted."""
+    with_bad, without = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    for parameter, gradients in ((with_bad, (1.0, float("nan"), 0.5, float("inf"), 2.0)), (without, (1.0, 0.5, 2.0))):
+        health, optimizer = health_of(parameter, optimizer_class, **options)
+        for gradient in gradients:
+            step(health, optimizer, parameter, gradient)
+        assert health.report()["skipped_steps"] == len(gradients) - 3
+    assert torch.equal(with_bad, without) and not torch.equal(without, torch.ones(3))
+
+
+@pytest.mark.parametrize("gradient", [1.0, float("nan")])
+@pytest.mark.parametrize(("optimizer_class", "options"), FUSED)
+def test_fused_optimizers_need_no_number_on_the_host(parameter, optimizer_class, options, gradient):
+    health, optimizer = health_of(parameter, optimizer_class, **options)
+    with no_host_reads():
+        step(health, optimizer, parameter, gradient)
+
+
+@pytest.mark.parametrize("decides", [True, False])
+def test_the_number_is_read_for_others_only_if_it_decides(parameter, decides):
+    health, _ = health_of(parameter, fused=False, decides=decides)
+    with pytest.raises(AssertionError, match="_local_scalar_dense") if decides else nullcontext(), no_host_reads():
+        assert health.guard_step(torch.tensor(float("nan")))
     assert health.report()["skipped_steps"] == 1
 
 

@@ -15,11 +15,16 @@ TOTAL = "loss"
 class TrainingHealth:
     """Watches losses and gradients on the device.
 
+    PyTorch's fused optimizers skip a step on the device. For any other optimizer, the host reads one value per step,
+    because it must know whether to call `step`: `step` also counts on the host, as an `int` in bitsandbytes and as a tensor
+    on the CPU in PyTorch. If only the update was undone on the device, the count of the next steps would be wrong.
+    `torch.amp.GradScaler` reads the same value for these optimizers.
+
     Args:
-        optimizer: the optimizer. PyTorch's fused optimizers skip a step on the device. For other optimizers, the
-            gradient norm is copied to the host at every step.
+        optimizer: the optimizer.
         branch_names, part_names: names from the method.
         longest_run: maximum number of steps in a row that may be skipped.
+        decides: whether `guard_step` decides if a step is taken. Set it to `False` if `GradScaler` or DeepSpeed does.
     """
 
     def __init__(
@@ -29,11 +34,12 @@ class TrainingHealth:
         branch_names: Sequence[str] = (),
         part_names: Sequence[str] = (),
         longest_run: int = 20,
+        decides: bool = True,
     ) -> None:
         self.names = [*branch_names, TOTAL, *part_names]
         self.branch_count = len(branch_names)
         self.optimizer: Any = optimizer  # fused optimizers have an attribute `found_inf` that their class lacks
-        self.longest_run = longest_run
+        self.longest_run, self.decides = longest_run, decides
         self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
         self.skipped = torch.zeros((), device=device)
         self.run = torch.zeros((), device=device)
@@ -64,7 +70,7 @@ class TrainingHealth:
 
         Returns:
             Whether to call the optimizer's `step`. It is always `True` for a fused optimizer, which skips the step
-            itself.
+            itself, and if something else decides.
 
         Raises:
             FloatingPointError: if more than `longest_run` steps in a row were skipped. The count reaches the host
@@ -75,6 +81,8 @@ class TrainingHealth:
         self.run = (self.run + is_bad) * is_bad
         if self.known_run.update(self.run) > self.longest_run:
             self._stop()
+        if not self.decides:
+            return True
         if self.skips_on_device:
             self.optimizer.found_inf = is_bad
             return True
@@ -160,4 +168,4 @@ class ArrivedNumber:
 
     def _take(self) -> None:
         if self.is_under_way and (self.event is None or self.event.query()):
-            self.value, self.is_under_way = self.copy.item(), False
+            self.value, self.is_under_way = float(self.copy.numpy()), False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...methods.base import LossOutput
+from ..distributed import uses_deepspeed
 from ..training_health import TrainingHealth
 from .base import TrainerCallback
 
@@ -32,13 +33,14 @@ class HealthCallback(TrainerCallback):
             trainer.method.branch_names,
             trainer.method.part_names,
             self.longest_run,
+            decides=trainer.accelerator.scaler is None and not uses_deepspeed(trainer.accelerator),
         )
 
     def on_loss(self, trainer: Trainer, output: LossOutput, batch_size: int) -> None:
         self.health.record(output)
 
     def takes_step(self, trainer: Trainer, grad_norm: torch.Tensor) -> bool:
-        return self.health.guard_step(grad_norm) or trainer.accelerator.scaler is not None
+        return self.health.guard_step(grad_norm)
 
     def log_values(self, trainer: Trainer, step: int) -> dict[str, float]:
         return self.health.report(partial(trainer.accelerator.reduce, reduction="sum"))
