@@ -7,7 +7,17 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "diffusers_twinflow"
 LAYERS = (
-    {"lazy_names", "lenient_json", "ranges", "installed_diffusers", "writing", "flow", "conditions", "sharding"},
+    {
+        "lazy_names",
+        "lenient_json",
+        "ranges",
+        "installed_diffusers",
+        "writing",
+        "flow",
+        "conditions",
+        "nested",
+        "sharding",
+    },
     {"options", "diff2flow", "sampling_calls"},
     {"recommended"},
     {"configuration"},

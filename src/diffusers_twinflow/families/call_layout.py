@@ -1,6 +1,6 @@
 """The arguments of a denoiser's call, taken apart into tensors per sample and put together again for any batch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 
 from ..conditions import ON_HOST, Condition, read
 from ..configuration import TwinFlowConfigError
+from ..nested import Group, tensors
 
 PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
 
@@ -61,14 +62,6 @@ class PerSampleList:
     item: Any
 
 
-@dataclass(frozen=True)
-class Group:
-    """A list, tuple or dictionary of layouts."""
-
-    kind: type
-    items: dict[Any, Any]
-
-
 class LayoutError(ValueError):
     """Arguments that cannot be split into samples, with what was seen."""
 
@@ -79,6 +72,8 @@ class StateError(LayoutError):
 
 def layout_of(one: Any, two: Any, name: str, count: int = 1) -> Any:
     """How a value is laid out, from a call and the call with the same prompts twice.
+
+    The layout of a list, tuple or dictionary is a `Group` of layouts, if it is no list of samples.
 
     Args:
         one, two: the value in both calls.
@@ -92,16 +87,14 @@ def layout_of(one: Any, two: Any, name: str, count: int = 1) -> Any:
         raise StateError(f"`{name}` is a {type(one).__name__}, which may keep state between calls")
     if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
         return _tensor_layout(one, two, name, count)
-    if isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():
-        return Group(dict, {key: layout_of(one[key], two[key], f"{name}.{key}", count) for key in one})
-    if isinstance(one, (list, tuple)) and type(one) is type(two):
-        if len(one) == len(two):
-            entries = enumerate(zip(one, two))
-            return Group(type(one), {i: layout_of(*pair, f"{name}.{i}", count) for i, pair in entries})
-        if (len(one), len(two)) == (count, 2 * count):
-            return PerSampleList(type(one), _item_layout(one[0], name))
-    elif type(one) is type(two) and one == two:
+    group, twice = Group.of(one), Group.of(two)
+    if group is None and type(one) is type(two) and one == two:
         return Shared(one)
+    if group is not None and twice is not None and group.kind is twice.kind:
+        if group.entries.keys() == twice.entries.keys():
+            return group.map(lambda key, entry: layout_of(entry, twice.entries[key], f"{name}.{key}", count))
+        if not isinstance(one, dict) and (len(group.entries), len(twice.entries)) == (count, 2 * count):
+            return PerSampleList(group.kind, _item_layout(group.entries[0], name))
     raise LayoutError(f"`{name}` is {describe(one)} for one prompt and {describe(two)} for two")
 
 
@@ -119,14 +112,9 @@ def layout_of_one(one: Any, name: str, other: Any = None) -> Any:
         if one.shape[:1] == (1,):
             return PerSample(name, 0, 1)
         return Shared(one) if other is None or same(one, other) else OfPrompt(ON_HOST + name)
-    if isinstance(one, dict):
-        others = other if isinstance(other, dict) else {}
-        return Group(dict, {key: layout_of_one(each, f"{name}.{key}", others.get(key)) for key, each in one.items()})
     if isinstance(one, (list, tuple)) and len(one) == 1 and isinstance(one[0], (list, tuple)):
         return PerSampleList(type(one), _item_layout(one[0], name))
-    if isinstance(one, (list, tuple)):
-        return Group(type(one), {i: layout_of_one(value, f"{name}.{i}") for i, value in enumerate(one)})
-    return layout_of(one, one, name)
+    return _group_layout(layout_of_one, one, name, other)
 
 
 def layout_of_packed(value: Any, name: str, other: Any = None) -> Any:
@@ -141,17 +129,16 @@ def layout_of_packed(value: Any, name: str, other: Any = None) -> Any:
         return OfPrompt(name)
     if type(value) is int and other is not None and value != other:
         return NumberOf(ON_HOST + name)
-    if isinstance(value, dict):
-        others = other if isinstance(other, dict) else {}
-        return Group(
-            dict, {key: layout_of_packed(each, f"{name}.{key}", others.get(key)) for key, each in value.items()}
-        )
-    if isinstance(value, (list, tuple)):
-        others = dict(enumerate(other)) if isinstance(other, (list, tuple)) else {}
-        return Group(
-            type(value), {i: layout_of_packed(each, f"{name}.{i}", others.get(i)) for i, each in enumerate(value)}
-        )
-    return layout_of(value, value, name)
+    return _group_layout(layout_of_packed, value, name, other)
+
+
+def _group_layout(layout_of_entry: Callable[[Any, str, Any], Any], value: Any, name: str, other: Any) -> Any:
+    """The layouts of the entries of a list, tuple or dictionary. Any other value is the same for every prompt."""
+    group, others = Group.of(value), Group.of(other)
+    if group is None:
+        return layout_of(value, value, name)
+    theirs = {} if others is None else others.entries
+    return group.map(lambda key, entry: layout_of_entry(entry, f"{name}.{key}", theirs.get(key)))
 
 
 def _tensor_layout(one: torch.Tensor, two: torch.Tensor, name: str, count: int) -> Any:
@@ -168,11 +155,8 @@ def _tensor_layout(one: torch.Tensor, two: torch.Tensor, name: str, count: int) 
 def _item_layout(item: Any, name: str) -> Any:
     if isinstance(item, torch.Tensor):
         return OfItem(name)
-    if isinstance(item, dict):
-        return Group(dict, {key: _item_layout(value, f"{name}.{key}") for key, value in item.items()})
-    if isinstance(item, (list, tuple)):
-        return Group(type(item), {i: _item_layout(value, f"{name}.{i}") for i, value in enumerate(item)})
-    return Shared(item)
+    group = Group.of(item)
+    return Shared(item) if group is None else group.map(lambda key, entry: _item_layout(entry, f"{name}.{key}"))
 
 
 def split(layout: Any, value: Any, count: int, name: str, kept: int | None = None) -> Condition:
@@ -204,12 +188,12 @@ def split(layout: Any, value: Any, count: int, name: str, kept: int | None = Non
         parts = [dict(_item_tensors(layout.item, item, name)) for item in value[:kept]]
         return {key: _stacked([part[key] for part in parts], key) for key in parts[0]}
     if isinstance(layout, Group):
-        entries = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, Sequence) else {}
-        if entries.keys() != layout.items.keys():
+        group = Group.of(value)
+        if group is None or group.entries.keys() != layout.entries.keys():
             raise _another(name, value)
         found: Condition = {}
-        for key, item in layout.items.items():
-            found |= split(item, entries[key], count, f"{name}.{key}", kept)
+        for key, entry in layout.entries.items():
+            found |= split(entry, group.entries[key], count, f"{name}.{key}", kept)
         return found
     if not same(layout.value, value):
         raise _another(name, value, layout.value)
@@ -220,7 +204,7 @@ def _item_tensors(layout: Any, item: Any, name: str) -> Iterator[tuple[str, torc
     if isinstance(layout, OfItem):
         yield layout.name, item
     elif isinstance(layout, Group):
-        for key, each in layout.items.items():
+        for key, each in layout.entries.items():
             yield from _item_tensors(each, item[key], f"{name}.{key}")
     elif not same(layout.value, item):
         raise _another(name, item, layout.value)
@@ -256,8 +240,7 @@ def join(layout: Any, condition: Condition, count: int, device: torch.device) ->
     if isinstance(layout, PerSampleList):
         return layout.kind(_join_item(layout.item, condition, i) for i in range(count))
     if isinstance(layout, Group):
-        values = {key: join(item, condition, count, device) for key, item in layout.items.items()}
-        return values if layout.kind is dict else layout.kind(values.values())
+        return layout.map(lambda _, entry: join(entry, condition, count, device)).build()
     return layout.value.to(device) if isinstance(layout.value, torch.Tensor) else layout.value
 
 
@@ -278,15 +261,14 @@ def _join_item(layout: Any, condition: Condition, index: int) -> Any:
     if isinstance(layout, OfItem):
         return condition[layout.name][index]
     if isinstance(layout, Group):
-        values = {key: _join_item(item, condition, index) for key, item in layout.items.items()}
-        return values if layout.kind is dict else layout.kind(values.values())
+        return layout.map(lambda _, entry: _join_item(entry, condition, index)).build()
     return layout.value
 
 
 def reads_conditions(layout: Any) -> bool:
     """Return whether a condition of this layout is read on the host in each pass."""
     if isinstance(layout, Group):
-        return any(map(reads_conditions, layout.items.values()))
+        return any(map(reads_conditions, layout.entries.values()))
     return isinstance(layout, (OfPrompt, NumberOf)) and layout.name.startswith(ON_HOST)
 
 
@@ -297,11 +279,12 @@ def same(first: Any, second: Any) -> bool:
         return alike and torch.equal(first.to(second.device), second)
     if type(first) is not type(second):
         return False
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(value, second[key]) for key, value in first.items())
-    if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(map(same, first, second))
-    return bool(first == second)
+    one, two = Group.of(first), Group.of(second)
+    if one is None or two is None:
+        return bool(first == second)
+    return one.entries.keys() == two.entries.keys() and all(
+        same(entry, two.entries[key]) for key, entry in one.entries.items()
+    )
 
 
 def _another(name: str, value: Any, before: Any = None) -> TwinFlowConfigError:
@@ -315,11 +298,7 @@ def _another(name: str, value: Any, before: Any = None) -> TwinFlowConfigError:
 
 def size_of(value: Any) -> int:
     """How many numbers the tensors of a value hold."""
-    if isinstance(value, torch.Tensor):
-        return value.numel()
-    if isinstance(value, dict):
-        return sum(size_of(each) for each in value.values())
-    return sum(size_of(each) for each in value) if isinstance(value, (list, tuple)) else 0
+    return sum(tensor.numel() for tensor in tensors(value))
 
 
 def describe(value: Any) -> str:

@@ -10,7 +10,8 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ..conditions import Condition
-from .call_layout import Group, LayoutError, Shared, describe, join, same, split
+from ..nested import map_leaves, map_tensors, tensors
+from .call_layout import LayoutError, describe, join, same, split
 
 COMPONENT = "controlnet"
 TOKENS_NDIM = 3
@@ -48,7 +49,7 @@ def recorded(pipeline: DiffusionPipeline) -> Iterator[list[ControlNetCall]]:
         given.append({**dict(zip(names, args)), **kwargs})
 
     def complete(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        calls.append(ControlNetCall(module, given[-1], list(_tensors(output))))
+        calls.append(ControlNetCall(module, given[-1], list(tensors(output))))
 
     hooks = module.register_forward_pre_hook(record, with_kwargs=True), module.register_forward_hook(complete)
     with hooks[0], hooks[1], in_own_dtype(pipeline):
@@ -73,11 +74,11 @@ def in_own_dtype(pipeline: DiffusionPipeline) -> Iterator[None]:
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     """Samples, images and prompts in a dtype. Times and places of tokens keep theirs, because they need more digits."""
-    if isinstance(value, torch.Tensor):
-        return value.to(dtype) if value.is_floating_point() and value.ndim >= TOKENS_NDIM else value
-    if isinstance(value, (list, tuple)):
-        return type(value)(_cast(each, dtype) for each in value)
-    return {key: _cast(each, dtype) for key, each in value.items()} if isinstance(value, dict) else value
+
+    def cast(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() and tensor.ndim >= TOKENS_NDIM else tensor
+
+    return map_tensors(cast, value)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class ControlNetLayout:
     Attributes:
         module: the ControlNet.
         taken: its arguments that are arguments of the denoiser too, such as sample, times and prompt, with their names.
-        outputs: the layouts of the denoiser's arguments that it returns.
+        outputs: the denoiser's arguments that it returns, with an `OutputOf` for each tensor.
         arguments: the layouts of its other arguments.
     """
 
@@ -126,10 +127,12 @@ class ControlNetLayout:
             self.module.to(device)
         own = {name: join(layout, condition, count, device) for name, layout in self.arguments.items()}
         taken = {name: arguments[other] for name, other in self.taken.items()}
-        wanted = any(tensor.requires_grad for tensor in _tensors([*taken.values(), *own.values()]))
+        wanted = any(tensor.requires_grad for tensor in tensors([*taken.values(), *own.values()]))
         with torch.set_grad_enabled(torch.is_grad_enabled() and wanted):
-            found = list(_tensors(self.module(**_cast(taken | own, next(self.module.parameters()).dtype))))
-        return {name: _put(layout, found) for name, layout in self.outputs.items()}
+            found = list(tensors(self.module(**_cast(taken | own, next(self.module.parameters()).dtype))))
+        return map_leaves(
+            lambda leaf: found[leaf.index].to(leaf.dtype) if isinstance(leaf, OutputOf) else leaf, dict(self.outputs)
+        )
 
 
 def taken_from(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, str]:
@@ -142,7 +145,7 @@ def taken_from(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> 
     """
     taken: dict[str, str] = {}
     for name, value in pairs[0][1].items():
-        if next(_tensors(value), None) is None:
+        if next(tensors(value), None) is None:
             continue
         for other in sorted(pairs[0][0], key=lambda each: each != name):
             if all(
@@ -177,42 +180,15 @@ def check_takes(taken: Mapping[str, str], call: ControlNetCall, needed: Sequence
 
 
 def outputs_in(value: Any, outputs: list[torch.Tensor]) -> Any:
-    """Return where each tensor of a denoiser's argument is in a ControlNet's outputs; `None` if one is not there."""
-    tensors = list(_tensors(value))
-    if not tensors:
+    """Return a denoiser's argument with an `OutputOf` for each tensor; `None` if a ControlNet does not return all of them."""
+    found = list(tensors(value))
+    if not found:
         return None
-    places = [next((i for i, output in enumerate(outputs) if output is tensor), None) for tensor in tensors]
-    if None in places:
-        casts = [output.to(tensor.dtype) for output, tensor in zip(outputs, tensors)]
-        if len(tensors) != len(outputs) or not all(map(same, tensors, casts)):
-            return None
-        places = list(range(len(outputs)))
-    return _layout(value, iter(places))
-
-
-def _layout(value: Any, places: Iterator[Any]) -> Any:
-    if isinstance(value, torch.Tensor):
-        return OutputOf(next(places), value.dtype)
-    if isinstance(value, (list, tuple)):
-        return Group(type(value), {i: _layout(each, places) for i, each in enumerate(value)})
-    if isinstance(value, dict):
-        return Group(dict, {key: _layout(each, places) for key, each in value.items()})
-    return Shared(value)
-
-
-def _put(layout: Any, outputs: list[torch.Tensor]) -> Any:
-    if isinstance(layout, OutputOf):
-        return outputs[layout.index].to(layout.dtype)
-    if isinstance(layout, Group):
-        values = {key: _put(each, outputs) for key, each in layout.items.items()}
-        return values if layout.kind is dict else layout.kind(values.values())
-    return layout.value
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors in lists, tuples and dictionaries."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (list, tuple, Mapping)):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(each)
+    places = {id(output): index for index, output in enumerate(outputs)}
+    if all(id(tensor) in places for tensor in found):
+        remaining = iter([places[id(tensor)] for tensor in found])
+    elif len(found) == len(outputs) and all(same(each, out.to(each.dtype)) for each, out in zip(found, outputs)):
+        remaining = iter(range(len(outputs)))
+    else:
+        return None
+    return map_tensors(lambda tensor: OutputOf(next(remaining), tensor.dtype), value)

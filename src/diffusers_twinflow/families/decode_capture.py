@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+from ..nested import map_tensors
 from .call_capture import STEPS, replaced_method, undisturbed
 from .sample_place import SamplePlace
 from .second_denoiser import second_of
@@ -106,16 +107,10 @@ def to_dtype_of_weights(
     """Convert the inputs of a network in half precision, such as a ControlNet, which come from autoencoders in float32."""
     dtype = getattr(module, "dtype", None)
 
-    def converted(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return _plain(value).to(dtype) if value.dtype == torch.float32 else value
-        if type(value) in (list, tuple):
-            return type(value)(converted(each) for each in value)
-        return value
+    def converted(tensor: torch.Tensor) -> torch.Tensor:
+        return _plain(tensor).to(dtype) if tensor.dtype == torch.float32 else tensor
 
-    if dtype not in HALVES:
-        return args, kwargs
-    return converted(args), {name: converted(each) for name, each in kwargs.items()}
+    return (args, kwargs) if dtype not in HALVES else map_tensors(converted, (args, kwargs))
 
 
 @dataclass(frozen=True)

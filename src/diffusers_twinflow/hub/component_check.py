@@ -17,10 +17,10 @@ from diffusers import ModelMixin, SchedulerMixin
 from diffusers.guiders.guider_utils import BaseGuidance
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ..configuration import TwinFlowConfigError
 from ..models.conditioning_file import CONDITIONING_NAME
+from ..nested import tensors
 from .config_types import check_whole_numbers
 from .files import FLOAT_DTYPES, MAX_JSON_BYTES, TensorHeader, read_header, read_json
 
@@ -239,7 +239,7 @@ class _Limits(TorchDispatchMode):
             self._check(self.modules > self.most_modules, "layers")
 
     def _count(self, result: Any) -> None:
-        self.elements += sum(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+        self.elements += sum(tensor.numel() for tensor in tensors(result))
         self._check(self.elements > self.most_elements, "weights and buffers")
 
     def _check(self, is_too_much: bool, what: str) -> None:

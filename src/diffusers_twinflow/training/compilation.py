@@ -1,7 +1,7 @@
 """Compile the repeated blocks of a transformer. This takes seconds; compiling the whole model takes minutes."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from functools import partial
 from inspect import signature
 from types import FunctionType
@@ -12,12 +12,12 @@ import torch._dynamo.utils
 import torch._functorch.config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..conditions import Condition, VelocityFunction, VelocityOf
 from ..methods.rng_snapshot import RNGSnapshot
 from ..models import TwinFlowTransformerMixin
 from ..models.known_times import known_times_twice
+from ..nested import map_tensors, tensors
 
 GRAPHS_A_BLOCK = 32
 UNIQUE_SHARE = 1 / 12
@@ -65,9 +65,7 @@ def with_single_samples_twice(velocity_of: VelocityOf) -> VelocityOf:
         ) -> torch.Tensor:
             if torch.is_grad_enabled() or len(x) != 1:
                 return velocity(x, t, r, sign, condition)
-            doubled = tree_map_only(
-                torch.Tensor, lambda tensor: torch.cat([tensor, tensor]), (x, t, r, sign, condition)
-            )
+            doubled = map_tensors(lambda tensor: torch.cat([tensor, tensor]), (x, t, r, sign, condition))
             with known_times_twice(1):
                 return velocity(*doubled)[:1]
 
@@ -118,10 +116,9 @@ class CompiledForward:
         """Run the compiled forward of a block."""
         named = {**dict(zip(self.parameters, args)), **kwargs}
         if not torch.is_grad_enabled():
-            return self.compiled(block, **{name: _with_tensors(_as_any_batch, value) for name, value in named.items()})
+            return self.compiled(block, **map_tensors(_as_any_batch, named))
         named |= self._gradients(block, named)
-        named = {name: _with_tensors(_without_view, value) for name, value in named.items()}
-        return self.compiled_with_gradient(block, **named)
+        return self.compiled_with_gradient(block, **map_tensors(_without_view, named))
 
     def _gradients(self, block: nn.Module, named: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return the tokens among the arguments that have no gradient, with one, if the block's outputs have gradients."""
@@ -141,8 +138,7 @@ class CompiledForward:
     def _find_streams(self, block: nn.Module, named: dict[str, Any]) -> set[str]:
         """Return the names of the arguments that a block passes on to the next one: an output has their shape."""
         with torch.no_grad(), RNGSnapshot(next(block.parameters()).device).replay():
-            outputs = tree_leaves(self.eager(block, **named))
-        shapes = {output.shape for output in outputs if isinstance(output, torch.Tensor)}
+            shapes = {output.shape for output in tensors(self.eager(block, **named))}
         return {name for name, value in named.items() if isinstance(value, torch.Tensor) and value.shape in shapes}
 
 
@@ -164,13 +160,6 @@ def _renamed(function: Any, name: str) -> FunctionType:
     copied = FunctionType(code, function.__globals__, name, function.__defaults__, closure)
     copied.__kwdefaults__ = function.__kwdefaults__
     return copied
-
-
-def _with_tensors(prepare: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
-    """Prepare all tensors in an argument. Plain tensors skip `tree_map`, which is slow."""
-    if isinstance(value, torch.Tensor):
-        return prepare(value)
-    return value if value is None else tree_map_only(torch.Tensor, prepare, value)
 
 
 def _as_any_batch(tensor: torch.Tensor) -> torch.Tensor:

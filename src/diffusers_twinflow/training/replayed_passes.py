@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..conditions import Condition, VelocityFunction, VelocityOf
+from ..nested import map_tensors, tensors
 
 Tensors = Sequence[torch.Tensor]
 Pass = Callable[[Tensors], torch.Tensor]
@@ -97,20 +97,18 @@ class ReplayedPasses:
             has_gradient = torch.is_grad_enabled()
             if has_gradient and trained is None:
                 return velocity(x, t, r, sign, condition)
-            leaves, structure = tree_flatten((x, t, r, sign, condition))
-            where = [index for index, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
-            inputs = [leaves[index] for index in where]
+            arguments = x, t, r, sign, condition
+            inputs = list(tensors(arguments))
 
-            def run(tensors: Tensors) -> torch.Tensor:
-                filled = list(leaves)
-                for index, tensor in zip(where, tensors):
-                    filled[index] = tensor
-                return velocity(*tree_unflatten(filled, structure))
+            def run(inputs: Tensors) -> torch.Tensor:
+                remaining = iter(inputs)
+                return velocity(*map_tensors(lambda _: next(remaining), arguments))
 
             addresses = tuple(weight.data_ptr() for weight in ends)
             shapes = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
             autocast = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
-            key = (velocity, structure, addresses, shapes, autocast, has_gradient, self.state())
+            given = r is not None, sign is not None, *condition
+            key = (velocity, given, addresses, shapes, autocast, has_gradient, self.state())
             if has_gradient and trained is not None:
                 return self._passed_with_gradient(key, run, inputs, trained)
             return self._passed(key, run, inputs)
