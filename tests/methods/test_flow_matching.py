@@ -2,6 +2,7 @@ import pytest
 import torch
 from scipy import stats
 
+from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError
 from diffusers_twinflow.configuration import WEIGHTINGS, FlowMatchingConfig
 from diffusers_twinflow.flow import interpolate
 from diffusers_twinflow.methods import FlowMatching, Networks
@@ -65,3 +66,9 @@ def test_an_exact_velocity_has_no_loss():
     step = method.draw(range(3), SHAPE, seed=0)
     exact = Networks(*[lambda *_: step.noise - latents] * 2)
     assert method.loss(latents, {}, step, exact).loss == 0
+
+
+@pytest.mark.parametrize("option", ["twinflow_enabled", "twinflow_image_free"])
+def test_options_that_need_twinflow_are_refused(option):
+    with pytest.raises(TwinFlowConfigError, match=f"{option}=true is not valid"):
+        FlowMatching(config=TwinFlowConfig(**{option: True}))

@@ -38,7 +38,7 @@ class FlowMatching:
         config: the TwinFlow options of the run, with `twinflow_enabled` false. Only `diff2flow_enabled` has an effect.
 
     Raises:
-        TwinFlowConfigError: if `twinflow_enabled` is true.
+        TwinFlowConfigError: if `twinflow_enabled` or `twinflow_image_free` is true.
 
     Examples:
 
@@ -58,6 +58,11 @@ class FlowMatching:
         if self.config.twinflow_enabled:
             raise TwinFlowConfigError(
                 "twinflow_enabled=true is not valid for FlowMatching: set it to false, or use the method TwinFlow."
+            )
+        if self.config.twinflow_image_free:
+            raise TwinFlowConfigError(
+                "twinflow_image_free=true is not valid without TwinFlow, because flow matching trains on images: set "
+                "twinflow_enabled=true, or train on data with images."
             )
 
     def options(self) -> dict[str, Any]:
