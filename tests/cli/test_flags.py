@@ -1,7 +1,9 @@
 import argparse
+import re
 
 import pytest
 
+from diffusers_twinflow.cli import train
 from diffusers_twinflow.cli.flags import name_flags
 from diffusers_twinflow.cli.main import build_parser
 
@@ -27,6 +29,21 @@ def parser() -> argparse.ArgumentParser:
 )
 def test_arguments_of_the_library_become_flags(parser, message, shown):
     assert name_flags(message, parser) == shown
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("use_ema=false removes the teacher", "--no-use_ema removes the teacher"),
+        ("set diff2flow_enabled=true, or cache_latents=True.", "set --diff2flow_enabled, or --cache_latents."),
+        ("my_use_ema=true and use_ema=trueish", "my_use_ema=true and --use_ema=trueish"),
+    ],
+)
+def test_switches_are_written_as_the_command_line_takes_them(message, shown):
+    parser = train.build_parser()
+    assert name_flags(message, parser) == shown
+    for flag in re.findall(r"--[a-z]\w*(?:-\w+)?(?=[ ,.])", shown):
+        train.parse_args([flag, "--pretrained_model_name_or_path", "base"])
 
 
 def test_flags_are_those_of_the_command():

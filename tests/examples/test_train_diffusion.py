@@ -41,11 +41,11 @@ def draw(pipeline):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "diff2flow_enabled=true.*twinflow_allow_diff2flow=true"),
-        ([ALLOWED], "diff2flow_enabled=true"),
-        ([TWINFLOW], "diff2flow_enabled=true and --twinflow_allow_diff2flow=true"),
-        ([TWINFLOW, ENABLED], "diff2flow_enabled=true and --twinflow_allow_diff2flow=true"),
-        ([TWINFLOW, ALLOWED], "diff2flow_enabled=true and --twinflow_allow_diff2flow=true"),
+        ([], "--diff2flow_enabled .*--twinflow_allow_diff2flow"),
+        ([ALLOWED], "--diff2flow_enabled"),
+        ([TWINFLOW], "--diff2flow_enabled and --twinflow_allow_diff2flow"),
+        ([TWINFLOW, ENABLED], "--diff2flow_enabled and --twinflow_allow_diff2flow"),
+        ([TWINFLOW, ALLOWED], "--diff2flow_enabled and --twinflow_allow_diff2flow"),
     ],
     ids=str,
 )

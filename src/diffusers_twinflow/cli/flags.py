@@ -11,14 +11,20 @@ NO_VALUE = r"(?=$|[\s,;:)]|\.(?:\s|$))"
 
 
 def name_flags(message: str, parser: argparse.ArgumentParser) -> str:
-    """Replace each Python argument in a message, written as `name=` or in backticks, with the command's flag."""
+    """Replace each Python argument in a message, written as `name=` or in backticks, with the command's flag.
+
+    A switch is written as on the command line: `--name` for `name=true`, and `--no-name` for `name=false`.
+    """
     flags = {}
+    switches = {action.dest for action in parser._actions if isinstance(action, argparse.BooleanOptionalAction)}
     for action in parser._actions:
         long = [text for text in action.option_strings if text.startswith("--") and not text.startswith("--no-")]
         if long:
             flags[action.dest] = long[0]
     flags |= {name: flags[option] for name, option in SYNONYMS.items() if option in flags}
     names = "|".join(map(re.escape, flags))
+    switch = re.compile(rf"(?<![\w\-.])({'|'.join(map(re.escape, switches)) or '(?!)'})=(true|false)\b", re.I)
+    message = switch.sub(lambda match: f"--{'no-' * (match[2].lower() == 'false')}{match[1]}", message)
     named = re.compile(rf"(?<![\w\-.])(?P<name>{names})(?:={NO_VALUE}|(?==))|`(?P<quoted>{names})`")
     return named.sub(lambda match: flags[match["name"] or match["quoted"]], message)
 
