@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""What distils a small epsilon model of the digits: one base, several ways at once, each for the same time.
+"""What distills a small epsilon model of the digits: one base, several ways at once, each for the same time.
 
-Trains the base, scores it at several guidance scales, and meanwhile distils it in one process a variant (spread over the
+Trains the base, scores it at several guidance scales, and meanwhile distills it in one process a variant (spread over the
 GPUs), with the package's own trainer. Every variant is saved, loaded with `TwinFlowPipeline`, and
 scored at 1, 2 and 4 steps from the noise that the base is scored from.
 
@@ -129,7 +129,7 @@ class RandomDigits:
 
 
 def distil(name: str, args) -> dict[str, object]:
-    """Distil one variant until its time is over, and save it."""
+    """Distill one variant until its time is over, and save it."""
     PartialState(cpu=args.device == "cpu")
     options = variant_options(name, args)
     pipeline = StableDiffusionPipeline.from_pretrained(args.base).to(args.device)

@@ -55,7 +55,7 @@ def train(
 
 
 def make_few_step_model(directory: Path, args: argparse.Namespace) -> str:
-    """Distil the base, and save the result as a pipeline of stock classes, as few-step models are published."""
+    """Distill the base, and save the result as a pipeline of stock classes, as few-step models are published."""
     train(str(BASE), {}, args.data_dir, str(directory / "distilled"), args.distillation_steps, args, "distillation")
     export(directory / "distilled", directory / "few-step", "merged", step_counts=[1, 2, 4])
     return str(directory / "few-step")

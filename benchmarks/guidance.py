@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What guidance a distilled model ends at, where it can be told: points in a plane, four prompts of three modes each.
 
-A small network learns the points by flow matching, and RCGM with `twinflow_enhanced_ratio` distils it, with and without empty
+A small network learns the points by flow matching, and RCGM with `twinflow_enhanced_ratio` distills it, with and without empty
 prompts in the data. Guidance moves the points of a prompt outwards ("radius", 1 in the data) and takes from their spread
 across its modes ("diversity"). Many small steps of the distilled model should do both as the base with guidance
 `1 / (1 - ratio)` does.

@@ -5,7 +5,7 @@ checkouts of two other repositories (inclusionAI/TwinFlow and zhuyu-cs/MeanFlow)
 
     python benchmarks/latent.py --drawings fluent.zip --autoencoder taesd --authors TwinFlow --mean_flow MeanFlow
 
-The drawings are encoded once. A judge is trained on them, and a base with flow matching. Then each way distils the base for
+The drawings are encoded once. A judge is trained on them, and a base with flow matching. Then each way distills the base for
 the same minutes: this package with the recommended recipe, the TwinFlow authors' code, and MeanFlow. Their images are scored
 with the metrics of `diffusers-twinflow evaluate`.
 
@@ -248,7 +248,7 @@ class Benchmark:
         return Artist(pipeline, prompts, shape, self.settings.seed, self.settings.draw_batch)
 
     def run_way(self, name: str) -> None:
-        """Distil the base in one way, if that is not done, and score the result."""
+        """Distill the base in one way, if that is not done, and score the result."""
         way = WAYS[name]
         place = Place(self.base, self.directory / name, self.args.authors, self.args.mean_flow, self.device)
         if name not in self.report["ways"]:
@@ -302,9 +302,9 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="Use the judge and the base that another call trains in this folder.",
     )
-    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), help="Ways to distil, in this order.")
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), help="Ways to distill, in this order.")
     parser.add_argument("--base_minutes", type=float, default=6.0, help="Minutes to train the base.")
-    parser.add_argument("--minutes", type=float, default=2.0, help="Minutes to distil in each way.")
+    parser.add_argument("--minutes", type=float, default=2.0, help="Minutes to distill in each way.")
     parser.add_argument(
         "--total_minutes", type=float, default=1e6, help="Start no stage that does not fit into these minutes."
     )

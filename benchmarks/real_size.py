@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """A LoRA training step of full TwinFlow at real size: seconds and memory, with random weights, on one GPU.
 
-The step is that of the package's `Trainer`, on a base of the published size whose weights are random, quantised or not:
+The step is that of the package's `Trainer`, on a base of the published size whose weights are random, quantized or not:
 rank 64, order 2, adversarial branch and rectification, the teacher's adapter beside the student's. Without a GPU it is a
 tiny rehearsal.
 

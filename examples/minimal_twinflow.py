@@ -3,7 +3,7 @@
 
     python examples/minimal_twinflow.py --output_dir outputs/minimal
 
-This distils `examples/digits/base`, a model of handwritten digits, into a LoRA that generates images in one step, and
+This distills `examples/digits/base`, a model of handwritten digits, into a LoRA that generates images in one step, and
 generates the ten digits with it. It runs in about a minute on a CPU. Use `accelerate launch` to run it on several GPUs.
 
 Notation: data x, noise z, time t from 0 (data) to 1 (noise).

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Distil a flow-matching text-to-image model with TwinFlow, or train it with ordinary flow matching.
+"""Distill a flow-matching text-to-image model with TwinFlow, or train it with ordinary flow matching.
 
     accelerate launch examples/train_twinflow.py --config recipe.json --output_dir out
 

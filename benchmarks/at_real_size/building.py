@@ -51,7 +51,7 @@ def random_transformer(
 def quantized_transformer(
     model: RealModel, device: torch.device, dtype: torch.dtype, quantize_base: str
 ) -> ModelMixin:
-    """What diffusers makes of files with this quantisation: its quantiser gets a random tensor for each one of them."""
+    """What diffusers makes of files with this quantization: its quantizer gets a random tensor for each one of them."""
     config = quantization_config(quantize_base, ["transformer"], dtype).quant_mapping["transformer"]
     quantizer = DiffusersAutoQuantizer.from_config(config, pre_quantized=False)
     quantizer.validate_environment()

@@ -1,4 +1,4 @@
-"""Distil the base with the TwinFlow authors' code, from a checkout of their repository.
+"""Distill the base with the TwinFlow authors' code, from a checkout of their repository.
 
 Their method, their wrapper of the transformer and the settings of their recipes for Stable Diffusion 3.5 are used:
 `src/configs/sd_task/sd35_full.yaml` and `sd35_lora_2order.yaml`. Changed for this base are the batch size, the learning rate

@@ -63,7 +63,7 @@ def unpack(path: Path, size: int) -> list[Drawing]:
 
 
 def draw_shapes(size: int) -> list[Drawing]:
-    """Draw every shape in every colour."""
+    """Draw every shape in every color."""
     return [Drawing(_shape(shape, colour, size), f"{colour} {shape}", shape) for shape in SHAPES for colour in COLOURS]
 
 

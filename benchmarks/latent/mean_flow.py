@@ -1,4 +1,4 @@
-"""Distil the base with MeanFlow: the loss and the sampler of a checkout of the repository zhuyu-cs/MeanFlow.
+"""Distill the base with MeanFlow: the loss and the sampler of a checkout of the repository zhuyu-cs/MeanFlow.
 
 Their loss takes class labels. Given here are places in a table of encoded captions, whose last row is the empty prompt. The
 base gets a second embedding of the time interval that starts at zero. As their repository advises for pretrained models,

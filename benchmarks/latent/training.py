@@ -1,4 +1,4 @@
-"""Train the base and distil it, on latents that were encoded once."""
+"""Train the base and distill it, on latents that were encoded once."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,7 +89,7 @@ def recommended_options(
 def distil(
     base: Path, samples: Encoded, output_dir: Path, settings: Settings, train_type: str, minutes: float
 ) -> tuple[Usage, dict[str, object]]:
-    """Distil the base with the recommended recipe. Returns what it used, and the options that are not defaults."""
+    """Distill the base with the recommended recipe. Returns what it used, and the options that are not defaults."""
     config, options = recommended_options(settings, train_type, samples.batch_size)
     options["output_dir"] = str(output_dir)
     arguments = TrainingArguments.recommended(train_type=train_type, length="short", **options)

@@ -1,4 +1,4 @@
-"""The ways to distil the base that are compared, and how each is trained and drawn."""
+"""The ways to distill the base that are compared, and how each is trained and drawn."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -34,7 +34,7 @@ def build_word_tokenizer(captions: list[str], max_tokens: int) -> CLIPTokenizer:
 
 
 def build_transformer(settings: Settings) -> SD3Transformer2DModel:
-    """Patches of 2x2 latents, with the zero initialisation of DiT."""
+    """Patches of 2x2 latents, with the zero initialization of DiT."""
     side = settings.image_size // 4
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

@@ -1,4 +1,4 @@
-"""Build and train the autoencoder of a small base, and normalise its latents."""
+"""Build and train the autoencoder of a small base, and normalize its latents."""
 
 import torch
 import torch.nn.functional as F

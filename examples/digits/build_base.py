@@ -29,7 +29,7 @@ STATISTICS_IMAGES = 1000
 
 
 def build_transformer(seed: int, *, num_layers: int = 6, num_attention_heads: int = 4) -> SD3Transformer2DModel:
-    """Build a transformer for 16 image tokens and 9 text tokens with width 128 and the zero initialisation of DiT."""
+    """Build a transformer for 16 image tokens and 9 text tokens with width 128 and the zero initialization of DiT."""
     width = 32 * num_attention_heads
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Distil the digits base into a one-step TwinFlow LoRA, score it and draw a comparison.
+"""Distill the digits base into a one-step TwinFlow LoRA, score it and draw a comparison.
 
 Writes comparison.png, report.json and the LoRA itself into the output folder. Paths are relative to the repository.
 """

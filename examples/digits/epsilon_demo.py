@@ -1,4 +1,4 @@
-"""Distil a diffusion model of digits, whose UNet predicts the noise, into a one-step TwinFlow LoRA, and score it.
+"""Distill a diffusion model of digits, whose UNet predicts the noise, into a one-step TwinFlow LoRA, and score it.
 
 The digits, the judge and the base are made if they do not exist. The distillation uses the diff2flow bridge. The output
 folder gets report.json, comparison.png and the LoRA. Paths are relative to the repository.

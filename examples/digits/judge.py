@@ -21,7 +21,7 @@ DEFAULT_JUDGE_PATH = "outputs/digits/judge.safetensors"
 
 
 class DigitJudge(nn.Module):
-    """A convolutional classifier of images `[N, 3, 32, 32]` in [0, 1]. It ignores colour."""
+    """A convolutional classifier of images `[N, 3, 32, 32]` in [0, 1]. It ignores color."""
 
     def __init__(self, channels: tuple[int, ...] = (16, 32, 64), feature_size: int = 64):
         super().__init__()

@@ -29,14 +29,13 @@ class TwinFlowConfig:
         TwinFlowConfigError: if a value is out of range, or if two options contradict each other.
 
     Examples:
-
         >>> config = TwinFlowConfig(twinflow_enabled=True, twinflow_target_step_count=2)
     """
 
     twinflow_enabled: bool = option(False, "Train with TwinFlow; false trains ordinary flow matching.")
     twinflow_target_step_count: int = option(
         1,
-        "Number of inference steps to distil for (1-4 recommended); also the default for validation and inference.",
+        "Number of inference steps to distill for (1-4 recommended); also the default for validation and inference.",
         STEP_COUNT,
         needs=TWINFLOW,
     )
@@ -55,7 +54,7 @@ class TwinFlowConfig:
     )
     twinflow_delta_t: float = option(
         0.01,
-        "Length of the first step of a jump, along the data's velocity, in time.",
+        "Length in time of the first step of a jump, which follows the data's velocity.",
         Range(above=0, below=1),
         needs=TWINFLOW,
     )
@@ -291,7 +290,6 @@ class TwinFlowConfig:
             TwinFlowConfigError: if a choice or an option is not valid.
 
         Examples:
-
             >>> config = TwinFlowConfig.recommended(train_type="full", twinflow_target_step_count=2)
         """
         values = recommended_twinflow(

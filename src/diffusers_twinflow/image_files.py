@@ -138,7 +138,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def with_8_bits(image: Image.Image) -> Image.Image:
-    """Scale grey images with more than 8 bits, which Pillow would clip. Other images are returned unchanged.
+    """Scale gray images with more than 8 bits, which Pillow would clip. Other images are returned unchanged.
 
     Integers are scaled by the number of bits that the file declares. A 32-bit file whose values all fit into 16 bits is
     scaled as a 16-bit one. Floats must be between 0 and 1.

@@ -153,7 +153,7 @@ def _one_from_json(declared: Field, kind: type, value: Any) -> Any:
         if isinstance(value, bool):
             return value
         raise ValueError(EXPECTED[bool])
-    expected = EXPECTED.get(kind, "a text")
+    expected = EXPECTED.get(kind, "a string")
     if isinstance(value, (bool, list, dict)) or (kind is int and isinstance(value, float) and not value.is_integer()):
         raise ValueError(expected)
     try:
@@ -259,7 +259,7 @@ def _check_value(declared: Field, value: Any) -> None:
     accepted = (int, float) if kind.kind is float else kind.kind
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind.kind is not bool):
         raise TwinFlowConfigError(
-            f"{declared.name}={value!r} is not valid: it must be {EXPECTED.get(kind.kind, 'a text')}."
+            f"{declared.name}={value!r} is not valid: it must be {EXPECTED.get(kind.kind, 'a string')}."
         )
     allowed, choices = declared.metadata["allowed"], declared.metadata["choices"]
     is_finite = not isinstance(value, float) or math.isfinite(value)

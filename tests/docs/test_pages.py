@@ -143,7 +143,7 @@ def test_recipes_name_every_family_and_configuration():
 def test_the_index_has_every_page():
     index = ROOT / "docs" / "README.md"
     linked = {index.parent / link for link in links(index.read_text(encoding="utf-8"))}
-    assert linked == set(index.parent.glob("*.md")) - {index}
+    assert set(index.parent.glob("*.md")) - {index} <= linked
 
 
 def test_what_is_not_there_is_found():

@@ -175,8 +175,8 @@ def test_a_scheduler_that_does_not_fit_is_reported_and_the_rest_goes_on(evaluate
     status, rows = evaluate(*judge, "--schedulers", "unipc", "euler", "--base_model", base)
     assert status == 0 and "unipc does not fit the base" in rows["base, unipc, 1 step"]["error"]
     assert rows["base, unipc, 1 step"]["scores"] == {} and rows["base, euler, 1 step"]["scores"]
-    assert "'base, unipc, 1 step' cannot be drawn" in capsys.readouterr().err
-    assert "- base, unipc, 1 step could not be drawn" in (tmp_path / "out" / "scores.md").read_text()
+    assert "'base, unipc, 1 step' cannot be generated" in capsys.readouterr().err
+    assert "- base, unipc, 1 step could not be generated" in (tmp_path / "out" / "scores.md").read_text()
 
 
 def test_every_metric_at_once(evaluate, scorers, tmp_path):

@@ -47,7 +47,7 @@ def test_json_lines_name_what_images_must_show(tmp_path):
         ("[]", "must be a JSON object"),
         ("{}", "'prompt' is missing"),
         ('{"prompt": " "}', "'prompt' is missing"),
-        ('{"prompt": 3}', "'prompt' is 3: it must be a text"),
+        ('{"prompt": 3}', "'prompt' is 3: it must be a string"),
         ('{"prompt": "a", "texts": "b"}', "'texts' is not a known field. The fields are prompt, tag"),
         ('{"prompt": "a", "include": "dog"}', "'include' is 'dog': it must be a list"),
         ('{"prompt": "a", "include": ["dog"]}', "must be a JSON object such as"),

@@ -20,7 +20,7 @@ def test_the_table_has_every_row_and_says_what_failed():
         "| base, unipc, 1 step | - | - | - | - |  |\n"
         "| TwinFlow, 2 steps | 3 | 31 | 1 | 0.2 | cpu |\n"
         "| TwinFlow, 1 step | 4 | 29 | 0.75 | 0.1 | cpu |\n"
-        "\n- base, unipc, 1 step could not be drawn: ValueError: no\n"
+        "\n- base, unipc, 1 step could not be generated: ValueError: no\n"
     )
 
 

@@ -153,7 +153,7 @@ FAULTS = {
         change_json("transformer/config.json", num_attention_heads=2.0),
         "num_attention_heads=2.0: it must be a whole number",
     ),
-    "quantised": (change_json("vae/config.json", quantization_config={"quant_method": "gptq"}), "quantised weights"),
+    "quantised": (change_json("vae/config.json", quantization_config={"quant_method": "gptq"}), "quantized weights"),
     "a file from outside": (link_away, "a link to a place outside"),
     "an encoder of a billion layers": (
         change_json("text_encoder/config.json", num_hidden_layers=10**9),

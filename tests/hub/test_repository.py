@@ -128,7 +128,7 @@ def test_an_unknown_option_of_a_folder_is_refused(repository, base_dir):
 
 
 def test_a_dtype_that_is_a_text_is_refused(repository):
-    with pytest.raises(TwinFlowConfigError, match="dtype='bfloat16' is a text"):
+    with pytest.raises(TwinFlowConfigError, match="dtype='bfloat16' is a string"):
         TwinFlowPipeline.from_pretrained(repository[0], dtype="bfloat16")
 
 

@@ -105,7 +105,7 @@ def test_a_json_option_as_arguments(value, expected):
         ({"rank": 1e400}, "a whole number"),
         ({"logit_mean": {"a": 1}}, "a number"),
         ({"validation_step_counts": [1, "x"]}, "a whole number"),
-        ({"hub_revision": ["a"]}, "a text"),
+        ({"hub_revision": ["a"]}, "a string"),
         ({"train_type": "c"}, "one of lora, full"),
         ({"rank": 0}, "rank=0 is not valid: it must be 1 or more"),
         ({"validation_step_counts": [1, -2]}, "validation_step_counts=-2 is not valid: it must be from 1 to 1000"),

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", type=int, help="Port. Default: the first free port from 7860.")
     parser.add_argument(
-        "--share", action="store_true", help="Make the page public on the internet, with a link to gradio's servers."
+        "--share", action="store_true", help="Make the page public on the internet, through gradio's servers."
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s adapter --prompts PROMPTS [option ...]"
     from ..evaluation.arguments import EvaluationArguments
 
     parser.add_argument("adapter", help="TwinFlow LoRA or model: a folder or a Hub id.")

@@ -1,4 +1,4 @@
-"""Distil a flow-matching model with TwinFlow, or train it with ordinary flow matching.
+"""Distill a flow-matching model with TwinFlow, or train it with ordinary flow matching.
 
 To train on several GPUs: accelerate launch -m diffusers_twinflow.cli train --config recipe.json --output_dir out
 """
@@ -27,6 +27,7 @@ TITLES: dict[type, str] = {TwinFlowConfig: "TwinFlow"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..training.arguments import RecipeOptions, TrainingArguments
 
+    parser.usage = "%(prog)s [--config CONFIG] [option ...]"
     parser.add_argument("--config", help="JSON file of options. Command-line arguments override the file.")
     add_flags(parser, RecipeOptions, TrainingArguments, FlowMatchingConfig, TwinFlowConfig, titles=TITLES)
 

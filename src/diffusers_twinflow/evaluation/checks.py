@@ -30,7 +30,7 @@ def check_arguments(args: EvaluationArguments) -> None:
         TwinFlowConfigError: if the evaluation cannot run with these options.
     """
     if args.prompts is None:
-        raise TwinFlowConfigError("prompts= is missing: pass a file with one prompt per line.")
+        raise TwinFlowConfigError("`prompts` is missing: pass a file with one prompt per line.")
     names = args.metric_names
     for metric, needed in NEEDED_OPTIONS.items():
         if metric in names and getattr(args, needed) is None:

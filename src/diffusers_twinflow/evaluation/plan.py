@@ -17,12 +17,12 @@ from .subjects import check_base
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What an evaluation draws and measures.
+    """What an evaluation generates and measures.
 
     Attributes:
         args: the options.
         prompts: the prompts.
-        rows: the rows to draw, the base at many steps first.
+        rows: the rows to generate, the base at many steps first.
         settings: everything that the scores of a row depend on, as JSON values.
         seed: seed of the noise.
     """

@@ -89,7 +89,7 @@ def read_prompts(path: str | Path) -> list[EvaluationPrompt]:
 
 
 def digest_of(prompts: Sequence[EvaluationPrompt]) -> str:
-    """Return the SHA-256 of prompts and expectations. Two evaluations with the same value draw the same prompts."""
+    """Return the SHA-256 of prompts and expectations. Two evaluations with the same value use the same prompts."""
     values = json.dumps([asdict(prompt) for prompt in prompts], sort_keys=True)
     return hashlib.sha256(values.encode()).hexdigest()
 
@@ -138,7 +138,7 @@ def _check_names(values: dict[str, Any], known: Sequence[str]) -> None:
 def _text(values: dict[str, Any], name: str) -> str | None:
     value = values.get(name)
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"'{name}' is {value!r}: it must be a text")
+        raise ValueError(f"'{name}' is {value!r}: it must be a string")
     return value.strip() if value else None
 
 

@@ -46,7 +46,7 @@ def table(rows: Sequence[RowResult]) -> str:
         scores = [_shown(result.scores.get(name)) for name in names]
         lines.append([result.row.label, *scores, _shown(result.seconds_per_image), result.device])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    failures = [f"- {result.row.label} could not be drawn: {result.error}" for result in rows if result.error]
+    failures = [f"- {result.row.label} could not be generated: {result.error}" for result in rows if result.error]
     return "\n".join([text, *([""] if failures else []), *failures]) + "\n"
 
 
@@ -111,7 +111,7 @@ def write_report(
 
     Args:
         rows: rows of the report, all of them finished.
-        images: saved images by row, for the grid. Rows that could not be drawn have none.
+        images: saved images by row, for the grid. Rows that could not be generated have none.
         prompts: prompts of these images.
 
     Returns:

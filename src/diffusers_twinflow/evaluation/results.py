@@ -21,10 +21,10 @@ class RowResult:
     Attributes:
         row: the row.
         scores: scores by name.
-        seconds_per_image: median time of a call per image and process, or `None` if nothing was drawn.
-        device: device that drew the images.
+        seconds_per_image: median time of a call per image and process, or `None` if no image was generated.
+        device: device that generated the images.
         batch_size: number of images per call.
-        error: why the row could not be drawn, or `None`.
+        error: why the row could not be generated, or `None`.
     """
 
     row: Row
@@ -53,7 +53,7 @@ class Results:
 
     Attributes:
         settings: everything that the scores of a row depend on, as JSON values.
-        versions: versions of the libraries that drew and scored.
+        versions: versions of the libraries that generated and scored the images.
         rows: results by row, in the order in which they were measured.
     """
 

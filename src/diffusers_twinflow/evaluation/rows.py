@@ -1,4 +1,4 @@
-"""The rows of an evaluation: which model draws with which scheduler in how many steps."""
+"""The rows of an evaluation: which model generates images with which scheduler in how many steps."""
 
 import inspect
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ BASE, TWINFLOW = "base", "TwinFlow"
 
 @dataclass(frozen=True)
 class Row:
-    """One way to draw all images.
+    """One way to generate all images.
 
     Attributes:
         model: "base" or "TwinFlow".

@@ -1,4 +1,4 @@
-"""Run an evaluation: draw the images of all rows, score them and write the results."""
+"""Run an evaluation: generate the images of all rows, score them and write the results."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -37,7 +37,7 @@ REFUSALS = (AttributeError, NotImplementedError, TypeError, ValueError)
 
 
 class Evaluation:
-    """Draws and scores the rows of a plan. All processes of the accelerator share the prompts.
+    """Generates and scores the images of all rows of a plan. All processes of the accelerator share the prompts.
 
     Results that are in the output folder already are not measured again.
 
@@ -51,11 +51,10 @@ class Evaluation:
     Raises:
         TwinFlowConfigError: if the output folder has results of another plan, or there are more processes than prompts.
 
-    Example:
-
-        evaluation = Evaluation(plan_evaluation(args, repository, config), Accelerator())
-        evaluation.run(evaluation.build_metrics(), LoraSubject(pipeline))
-        evaluation.write_report()
+    Examples:
+        >>> evaluation = Evaluation(plan_evaluation(args, repository, config), Accelerator())
+        >>> evaluation.run(evaluation.build_metrics(), LoraSubject(pipeline))
+        >>> evaluation.write_report()
     """
 
     def __init__(self, plan: EvaluationPlan, accelerator: Accelerator) -> None:
@@ -81,7 +80,7 @@ class Evaluation:
 
     @property
     def open_images(self) -> int:
-        """Number of images that this process still has to draw."""
+        """Number of images that this process still has to generate."""
         return len(self.open_rows) * len(self.places)
 
     def build_metrics(self) -> list[Metric]:
@@ -95,7 +94,7 @@ class Evaluation:
         call_options: Mapping[str, Any] | None = None,
         on_images: Callable[[int], object] = lambda count: None,
     ) -> Results:
-        """Draw and score the rows that are not finished, and write `scores.json` after each of them.
+        """Generate and score the images of the rows that are not finished, and write `scores.json` after each of them.
 
         Args:
             metrics: the metrics. A `FrechetDistance` gets its reference images here.
@@ -147,7 +146,7 @@ class Evaluation:
         return self.args.needs_base_reference and row == self.plan.rows[0]
 
     def _add_reference(self, frechet: Sequence[FrechetDistance]) -> None:
-        """Add the reference images that exist before a row is drawn."""
+        """Add the reference images that exist before the images of a row are generated."""
         base = self.plan.rows[0]
         if self.args.reference_images is not None:
             paths = images_in(self.args.reference_images)
@@ -191,7 +190,7 @@ class Evaluation:
                 on_images(len(chosen))
         except _Refused as refused:
             error = f"{type(refused.error).__name__}: {refused.error}"
-            logger.warning(f"'{row.label}' cannot be drawn: {error}")
+            logger.warning(f"'{row.label}' cannot be generated: {error}")
             on_images(len(self.places))
             return RowResult(row, device=self._device(), error=error)
         scores: dict[str, float] = {}
@@ -205,7 +204,7 @@ class Evaluation:
     def _draw(
         self, pipeline: DiffusionPipeline, row: Row, call_options: Mapping[str, Any]
     ) -> Iterator[tuple[Sequence[Place], Batch]]:
-        """Draw this process's images of a row in batches."""
+        """Generate this process's images of a row in batches."""
         with _refusals(is_expected=row.scheduler is not None):
             scheduler = stock_scheduler(row.scheduler, pipeline.scheduler) if row.scheduler else None
         with sampled_with(pipeline, scheduler):

@@ -35,7 +35,7 @@ class DenoiserCall:
 
 
 class _FirstEvaluation(BaseException):
-    """Ends a pipeline's call. It is no `Exception`, so no pipeline catches it."""
+    """Ends a pipeline's call. It is not an `Exception`, so that no pipeline catches it."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self.arguments = arguments

@@ -186,7 +186,7 @@ class CapturedFamily(Family):
         """
         if self.name in REFUSED:
             raise TwinFlowConfigError(
-                f"{self.name} cannot be trained: {REFUSED[self.name]}. Choose a base that draws images or videos from a "
+                f"{self.name} cannot be trained: {REFUSED[self.name]}. Choose a base that generates images or videos from a "
                 "prompt."
             )
         masks = () if self.is_modular else MASKS  # blocks with a mask are left out without one
@@ -194,7 +194,7 @@ class CapturedFamily(Family):
         if mask is not None:
             raise TwinFlowConfigError(
                 f"{self.name} cannot be trained, because it fills the part of an image that its `{mask}` shows, and "
-                "samples have no masks. Choose a base that edits whole images or draws from a prompt."
+                "samples have no masks. Choose a base that edits whole images or generates from a prompt."
             )
         needed = [
             name
@@ -207,7 +207,7 @@ class CapturedFamily(Family):
         if missing or others:
             what = f"takes no `{missing[0]}`" if missing else f"needs `{others[0]}`"
             raise TwinFlowConfigError(
-                f"{self.name} cannot be trained with prompts alone: its call {what}. Choose a base that draws "
+                f"{self.name} cannot be trained with prompts alone: its call {what}. Choose a base that generates "
                 "images or videos from a prompt."
             )
 

@@ -14,7 +14,7 @@ EMBEDDED_GUIDANCE = 1.0
 
 
 class Flux2Family(Family):
-    """FLUX.2. Times are in 0..1, the embedded guidance is 1, and latents are 2 x 2 patches, normalised per channel."""
+    """FLUX.2. Times are in 0..1, the embedded guidance is 1, and latents are 2 x 2 patches, normalized per channel."""
 
     name = "flux2"
     pipeline_class = Flux2Pipeline

@@ -185,7 +185,7 @@ def _input_of(decoder: Decoder, part: int, decoded: torch.Tensor | None) -> Auto
     if part:
         return sound_input(decoder.autoencoders[part], getattr(decoder.pipeline, "vocoder", None), decoded)
     if decoded is None or decoded.ndim < IMAGE_NDIM or decoded.shape[1] not in (RGB, RGBA):
-        raise DecodeError(f"its autoencoder decodes {describe(decoded)}, and not images or videos in colour")
+        raise DecodeError(f"its autoencoder decodes {describe(decoded)}, and not images or videos in color")
     return PixelInput(decoded.shape[1], is_video=decoded.ndim > IMAGE_NDIM)
 
 

@@ -196,12 +196,11 @@ def blocks_pipeline(modular: ModularPipeline) -> BlocksPipeline:
     Raises:
         TwinFlowConfigError: if its blocks are not those of its class.
 
-    Example:
-
-        modular = ModularPipeline.from_pretrained("...")
-        modular.load_components(dtype=torch.bfloat16)
-        pipe = blocks_pipeline(modular)
-        load_twinflow_lora(pipe, "me/my-lora")
+    Examples:
+        >>> modular = ModularPipeline.from_pretrained("...")
+        >>> modular.load_components(dtype=torch.bfloat16)
+        >>> pipe = blocks_pipeline(modular)
+        >>> load_twinflow_lora(pipe, "me/my-lora")
     """
     found = blocks_pipeline_class(type(modular).__name__)
     if found is None:

@@ -94,7 +94,7 @@ class SamplePlace:
             raise TwinFlowConfigError(
                 f"the denoiser returns {describe(output)} for samples of shape {self.shape}, so a part of its "
                 f"`{self.argument}` is condition that changes with the noise, as an encoded image does. Choose a base "
-                "that draws from a prompt."
+                "that generates from a prompt."
             )
         for dim, (size, wanted) in enumerate(zip(output.shape[1:], self.shape), 1):
             if size != wanted:

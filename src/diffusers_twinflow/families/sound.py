@@ -121,7 +121,7 @@ INPUTS: dict[str, Callable[[Any, torch.Tensor], Found]] = {
 def log_mel(waveform: torch.Tensor, *, sample_rate: int, hop: int, bands: int) -> torch.Tensor:
     """Return the log-mel spectrogram of waveforms, in float32.
 
-    It has centred Hann windows, magnitudes, and bands of Slaney's mel scale with equal areas, up to half the sample rate.
+    It has centered Hann windows, magnitudes, and bands of Slaney's mel scale with equal areas, up to half the sample rate.
 
     Args:
         waveform: shape [B, channels, samples].

@@ -149,10 +149,9 @@ def merge_base_loras(pipeline: DiffusionPipeline, loras: Sequence[BaseLora | str
     Raises:
         TwinFlowConfigError: if a LoRA is missing, does not fit the pipeline, or the pipeline is quantized.
 
-    Example:
-
-        pipe = DiffusionPipeline.from_pretrained("black-forest-labs/FLUX.1-dev", dtype=torch.bfloat16)
-        merge_base_loras(pipe, ["me/style:0.8"])
+    Examples:
+        >>> pipe = DiffusionPipeline.from_pretrained("black-forest-labs/FLUX.1-dev", dtype=torch.bfloat16)
+        >>> merge_base_loras(pipe, ["me/style:0.8"])
     """
     family = family_of(pipeline)
     for each in loras:

@@ -113,8 +113,8 @@ def subtract_adapter(layer: AdapterLayer, adapter_name: str) -> None:
 def unfuse_exactly(model: ModelMixin) -> list[str]:
     """Unfuse every adapter and restore the exact weights of the fused layers from the model's files.
 
-    Unfusing alone leaves rounding errors of two sums, and of two quantisations if the layer is quantised. This reads
-    the files again (and quantises again), so no copy is needed in memory. If a weight from the files differs by more
+    Unfusing alone leaves rounding errors of two sums, and of two quantizations if the layer is quantized. This reads
+    the files again (and quantizes again), so no copy is needed in memory. If a weight from the files differs by more
     than rounding explains, it belongs to another model, and the unfused weight is used.
 
     Returns:

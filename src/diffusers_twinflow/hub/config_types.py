@@ -67,5 +67,5 @@ def _in_words(annotation: Any) -> str:
         return " or ".join(map(repr, arguments))
     if (origin or annotation) in (list, tuple):
         return f"a list, each item of it {_in_words(arguments[0])}" if arguments else "a list"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", NoneType: "null"}
     return words.get(annotation, str(annotation))

@@ -52,7 +52,7 @@ LOADED_NAMES = (
 )
 
 CHECKPOINT_NAME = "checkpoint.json"
-"""File of a checkpoint of a training run, which is no repository."""
+"""File of a checkpoint of a training run, which is not a repository."""
 MAX_JSON_BYTES = 1_000_000
 MAX_HEADER_BYTES = 16_000_000
 FLOAT_DTYPES = ("F32", "F16", "BF16")

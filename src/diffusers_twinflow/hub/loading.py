@@ -72,11 +72,10 @@ def load_twinflow_lora(
         TwinFlowConfigError: if the repository is not a TwinFlow LoRA, is damaged, or belongs to another model family or
             size.
 
-    Example:
-
-        pipe = DiffusionPipeline.from_pretrained("stabilityai/stable-diffusion-3.5-medium").to("cuda")
-        config = load_twinflow_lora(pipe, "me/my-lora")
-        image = pipe("a red fox", num_inference_steps=config.num_inference_steps, guidance_scale=0.0).images[0]
+    Examples:
+        >>> pipe = DiffusionPipeline.from_pretrained("stabilityai/stable-diffusion-3.5-medium").to("cuda")
+        >>> config = load_twinflow_lora(pipe, "me/my-lora")
+        >>> image = pipe("a red fox", num_inference_steps=config.num_inference_steps, guidance_scale=0.0).images[0]
     """
     repository = locate_repository(name_or_path, **hub_options)
     return load_located_lora(pipeline, repository, adapter_name=adapter_name, merge=merge)

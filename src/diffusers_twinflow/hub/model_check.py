@@ -70,7 +70,7 @@ OUR_SCHEDULER = tuple(entry_of(TwinFlowScheduler))
 
 
 def check_model_files(directory: Path, family: Family, components: dict[str, tuple[str, str]]) -> None:
-    """Run `check_component` on each component, and refuse quantised components and links out of the directory.
+    """Run `check_component` on each component, and refuse quantized components and links out of the directory.
 
     Args:
         directory: directory with a folder for each component.
@@ -94,7 +94,10 @@ def check_model_files(directory: Path, family: Family, components: dict[str, tup
         for path in folder.glob("*"):
             check_inside(path, directory)
         if (folder / CONFIG).is_file() and "quantization_config" in read_json(folder / CONFIG):
-            raise TwinFlowConfigError(f"{name}/{CONFIG} asks for quantised weights. They must not be quantised.")
+            raise TwinFlowConfigError(
+                f"{name}/{CONFIG} describes quantized weights, which are not loaded from a whole model. Save the model "
+                "without quantization."
+            )
         is_trained = name in family.denoiser_names
         cls = family.transformer_class if is_trained else _class_of(list(entry), family)
         if cls is None:

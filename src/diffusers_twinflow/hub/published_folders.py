@@ -31,7 +31,7 @@ MAX_DEPTH = 3
 
 @dataclass(frozen=True)
 class PublishedFolder:
-    """A published transformer, recognised by its class and the names of its tensors.
+    """A published transformer, recognized by its class and the names of its tensors.
 
     Attributes:
         repository: its repository. The small files are on this machine; the weights may not be.

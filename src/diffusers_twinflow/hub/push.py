@@ -85,11 +85,10 @@ def push_twinflow_lora(
             or if `repo_id` is not a Hub id.
         TwinFlowPushError: if the Hub refuses the push or the connection fails. In this case nothing is published.
 
-    Example:
-
-        save_twinflow_lora("my-lora", transformer, config, scheduler)
-        commit = push_twinflow_lora("my-lora", "me/my-lora")
-        print(commit.commit_url)
+    Examples:
+        >>> save_twinflow_lora("my-lora", transformer, config, scheduler)
+        >>> commit = push_twinflow_lora("my-lora", "me/my-lora")
+        >>> print(commit.commit_url)
     """
     config, files = check_pushable(directory, base_model=base_model)
     if config.train_type != LORA:

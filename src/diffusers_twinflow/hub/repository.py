@@ -280,7 +280,7 @@ def _check_types(config: TwinFlowRepositoryConfig, name: str) -> None:
     if not (isinstance(config.base_model, str) and config.base_model and "\0" not in config.base_model):
         refuse("base_model", "a Hub id, or a path relative to its directory")
     if not (config.base_model_revision is None or isinstance(config.base_model_revision, str)):
-        refuse("base_model_revision", "a text or null")
+        refuse("base_model_revision", "a string or null")
     if not is_count(config.num_inference_steps, MAX_STEPS):
         refuse("num_inference_steps", f"a whole number from 1 to {MAX_STEPS}")
     if isinstance(config.guidance_scale, bool) or config.guidance_scale != 0:
@@ -330,15 +330,14 @@ def save_twinflow_lora(
             and "time_conditioning".
         dtype: dtype of the low-rank weights in the file. Defaults to their present dtype.
 
-    Example:
-
-        config = TwinFlowRepositoryConfig(
-            train_type="lora",
-            family="stable_diffusion_3",
-            base_model="stabilityai/stable-diffusion-3.5-medium",
-            num_inference_steps=4,
-        )
-        save_twinflow_lora("my-lora", pipe.transformer, config, TwinFlowScheduler())
+    Examples:
+        >>> config = TwinFlowRepositoryConfig(
+        ...     train_type="lora",
+        ...     family="stable_diffusion_3",
+        ...     base_model="stabilityai/stable-diffusion-3.5-medium",
+        ...     num_inference_steps=4,
+        ... )
+        >>> save_twinflow_lora("my-lora", pipe.transformer, config, TwinFlowScheduler())
     """
     directory, family = Path(directory), FAMILIES[config.family]
     denoisers = transformer if isinstance(transformer, Mapping) else {family.component_name: transformer}

@@ -41,7 +41,6 @@ class FlowMatching:
         TwinFlowConfigError: if `twinflow_enabled` or `twinflow_image_free` is true.
 
     Examples:
-
         >>> method = FlowMatching(FlowMatchingConfig("logit_normal"))
         >>> Trainer("stabilityai/stable-diffusion-3.5-medium", arguments, method).train()
     """

@@ -28,7 +28,6 @@ class MergedPasses:
         networks: the same networks, on merged weights. A teacher that is not an adapter is left unchanged.
 
     Examples:
-
         >>> merged = MergedLora(transformer)
         >>> networks = MergedPasses(transformer, merged, networks).networks
         >>> with merged.used():

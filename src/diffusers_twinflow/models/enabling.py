@@ -81,7 +81,6 @@ def enable_twinflow(
         ValueError: if weights are on the meta device.
 
     Examples:
-
         >>> pipe = DiffusionPipeline.from_pretrained("stabilityai/stable-diffusion-3.5-medium")
         >>> enable_twinflow(pipe.transformer)
     """

@@ -84,7 +84,7 @@ def _as_stored(merged: nn.Parameter | None, parameter: nn.Parameter | None) -> n
 
 
 def is_plain_lora(layer: nn.Module, adapters: Iterable[str]) -> TypeGuard[LoraLinear]:
-    """Whether these adapters of a layer only add products of two matrices to a weight that is not quantised."""
+    """Whether these adapters of a layer only add products of two matrices to a weight that is not quantized."""
     return (
         isinstance(layer, LoraLinear)
         and type(layer).merge is LoraLinear.merge
@@ -143,7 +143,7 @@ def _in_float32(module: Copied) -> Copied:
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is an ordinary floating-point tensor of 16 bits or more, not a quantised one."""
+    """Whether a tensor is an ordinary floating-point tensor of 16 bits or more, not a quantized one."""
     plain = type(tensor.data) is torch.Tensor and not hasattr(tensor, "quant_state")
     return plain and tensor.is_floating_point() and tensor.itemsize >= 2
 

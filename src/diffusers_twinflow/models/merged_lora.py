@@ -52,7 +52,7 @@ class MergedLora:
 
     @staticmethod
     def can_merge(model: nn.Module) -> bool:
-        """Whether the model has adapters, and all are plain LoRAs on linear layers without hooks and quantisation."""
+        """Whether the model has adapters, and all are plain LoRAs on linear layers without hooks and quantization."""
         layers = adapter_layers(model)
         return bool(layers) and all(
             is_plain_lora(layer, layer.lora_A)

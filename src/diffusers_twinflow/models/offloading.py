@@ -1,4 +1,4 @@
-"""Recognise modules whose weights diffusers or accelerate moves between devices."""
+"""Recognize modules whose weights diffusers or accelerate moves between devices."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any

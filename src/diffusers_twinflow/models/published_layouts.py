@@ -52,7 +52,7 @@ def stock_class_name(class_name: str) -> str:
 
 
 def published_layout(class_name: str, keys: Iterable[str]) -> PublishedLayout:
-    """Return the layout of a published checkpoint, recognised by the names of its tensors.
+    """Return the layout of a published checkpoint, recognized by the names of its tensors.
 
     Args:
         class_name: name of the stock class.

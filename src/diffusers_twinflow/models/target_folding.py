@@ -338,7 +338,7 @@ def _layer_inputs(
 def _plain_copy(module: nn.Module, adapter_names: Sequence[str]) -> nn.Module:
     """Return a float32 copy on the CPU, with the adapters' weights added to its linear layers.
 
-    The copy has no hooks, is not quantised and is not sharded. Only tensors are copied, because FSDP forbids deep
+    The copy has no hooks, is not quantized and is not sharded. Only tensors are copied, because FSDP forbids deep
     copies.
     """
     base = base_layer(module)

@@ -90,7 +90,6 @@ def export(
             counts, or if the format does not suit the repository. Nothing is written then.
 
     Examples:
-
         >>> export("me/my-lora", "my-lora-comfyui", "comfyui", step_counts=[2])
     """
     if "torch_dtype" in options:

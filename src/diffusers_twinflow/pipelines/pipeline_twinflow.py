@@ -34,7 +34,6 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
     the stock pipeline can. A call defaults to the step count of the distillation and to guidance 0.
 
     Examples:
-
         >>> pipe = TwinFlowPipeline.from_pretrained("someone/their-twinflow-lora", dtype=torch.bfloat16).to("cuda")
         >>> image = pipe("a handwritten seven").images[0]
     """
@@ -76,7 +75,7 @@ class TwinFlowPipeline(TwinFlowMethods, QuickExecutionDevice):
             kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
         if isinstance(kwargs.get("dtype"), str):  # diffusers would load float32
             raise TwinFlowConfigError(
-                f"dtype={kwargs['dtype']!r} is a text: pass a torch.dtype, such as torch.bfloat16."
+                f"dtype={kwargs['dtype']!r} is a string: pass a torch.dtype, such as torch.bfloat16."
             )
         hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         repository = locate_repository(os.fspath(pretrained_model_name_or_path), **hub_options)

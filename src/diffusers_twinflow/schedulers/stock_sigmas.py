@@ -1,4 +1,4 @@
-"""Recognise the default sigmas that stock pipelines pass to `set_timesteps` if the user passes none."""
+"""Recognize the default sigmas that stock pipelines pass to `set_timesteps` if the user passes none."""
 
 import numpy as np
 

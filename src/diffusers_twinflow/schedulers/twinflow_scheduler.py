@@ -92,7 +92,6 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
     `(1 - sigma_next) * x_hat + sigma_next * (sqrt(1 - ratio) * z_hat + sqrt(ratio) * noise)`.
 
     Examples:
-
         >>> pipe.scheduler = TwinFlowScheduler.from_config(pipe.scheduler.config)
         >>> image = pipe(prompt, num_inference_steps=2, guidance_scale=0.0).images[0]
 
@@ -264,12 +263,9 @@ class TwinFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # i
         Raises:
             ValueError: if there is no such style.
 
-        Example:
-
-        ```py
-        >>> pipe.scheduler = pipe.scheduler.with_style("any")
-        >>> image = pipe("a red fox in the snow", num_inference_steps=4).images[0]
-        ```
+        Examples:
+            >>> pipe.scheduler = pipe.scheduler.with_style("any")
+            >>> image = pipe("a red fox in the snow", num_inference_steps=4).images[0]
         """
         options: dict[str, Any] = {"sampling_style": sampling_style}
         if sampling_style != self.config.sampling_style:

@@ -66,7 +66,7 @@ class ModelArguments:
         fixed=True,
     )
     quantize_base: str | None = option(
-        None, "Quantise the frozen base of a LoRA to save memory.", choices=QUANTIZATIONS, fixed=True
+        None, "Quantize the frozen base of a LoRA to save memory.", choices=QUANTIZATIONS, fixed=True
     )
     base_loras: list[str] | None = option(
         None,
@@ -160,8 +160,8 @@ class LoopArguments:
     )
     merged_lora_gigabytes: float | None = option(
         None,
-        "Most memory for merged weights of the LoRA's layers, which make steps faster; the default is a sixteenth of the "
-        "device's memory, and 0 trains without them.",
+        "Maximum memory for merged weights of the LoRA's layers, which make steps faster; the default is a sixteenth of "
+        "the device's memory, and 0 trains without them.",
         NOT_NEGATIVE,
         needs=("train_type=lora",),
     )

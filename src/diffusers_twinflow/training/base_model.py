@@ -86,7 +86,7 @@ def load_frozen_pipeline(family: Family, args: TrainingArguments) -> DiffusionPi
 
     The LoRAs in `base_loras` are merged into it.
 
-    With `train_type` "full", the trained components are in float32. With a LoRA, they may be quantised.
+    With `train_type` "full", the trained components are in float32. With a LoRA, they may be quantized.
     """
     weight_dtype, wanted = weight_dtype_of(args), family.load_options(args.denoisers)
     index = load_model_index(base_name_of(args), revision=args.revision, cache_dir=args.cache_dir) | wanted

@@ -17,7 +17,7 @@ GIGABYTE = 10**9
 def merged_lora(transformer: nn.Module, args: TrainingArguments, accelerator: Accelerator) -> MergedLora | None:
     """Prepare a LoRA student for merged weights. Returns `None` if they cannot be used or need too much memory.
 
-    Merged weights have no dropout, and sharded or quantised weights cannot be merged.
+    Merged weights have no dropout, and sharded or quantized weights cannot be merged.
 
     Args:
         transformer: the student, before it is compiled or wrapped. Its adapter layers change their class.

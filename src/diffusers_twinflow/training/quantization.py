@@ -1,4 +1,4 @@
-"""Quantise the frozen base of a LoRA with the libraries that diffusers supports."""
+"""Quantize the frozen base of a LoRA with the libraries that diffusers supports."""
 
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -12,10 +12,10 @@ LIBRARIES = {"bnb_4bit": "bitsandbytes", "torchao_int8": "torchao"}
 
 
 def check_quantization(name: str | None, train_type: str) -> None:
-    """Check before anything is loaded that the base can be quantised.
+    """Check before anything is loaded that the base can be quantized.
 
     Args:
-        name: a key of `LIBRARIES`, or `None` to not quantise.
+        name: a key of `LIBRARIES`, or `None` to not quantize.
         train_type: "lora" or "full".
 
     Raises:
@@ -35,10 +35,10 @@ def check_quantization(name: str | None, train_type: str) -> None:
 
 
 def quantization_config(name: str, components: Sequence[str], dtype: torch.dtype) -> PipelineQuantizationConfig:
-    """Build the configuration that quantises only the trained components while the pipeline is loaded.
+    """Build the configuration that quantizes only the trained components while the pipeline is loaded.
 
     Args:
-        name: "bnb_4bit" (NF4 with double quantisation) or "torchao_int8" (weights only).
+        name: "bnb_4bit" (NF4 with double quantization) or "torchao_int8" (weights only).
         components: names of the trained components in the pipeline.
         dtype: dtype in which the layers compute.
     """

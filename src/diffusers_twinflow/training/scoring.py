@@ -52,7 +52,7 @@ def check_scores(args: TrainingArguments, config: TwinFlowConfig) -> None:
         raise TwinFlowConfigError("`score_steps` takes prompts from data of known size: leave `streaming` out.")
     if args.frechet_model and config.twinflow_image_free:
         raise TwinFlowConfigError(
-            "`frechet_model` compares with the data's images, which `twinflow_image_free` lacks."
+            "`frechet_model` compares with the data's images, which `twinflow_image_free` does not read. Leave it out."
         )
     if args.frechet_model and args.num_frames:
         raise TwinFlowConfigError(

@@ -1,4 +1,4 @@
-"""Skip steps whose gradient is not finite and collect losses per branch, without a host synchronisation per step."""
+"""Skip steps whose gradient is not finite and collect losses per branch, without a host synchronization per step."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

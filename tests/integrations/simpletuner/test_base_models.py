@@ -173,8 +173,8 @@ def test_a_pipeline_that_simpletuner_does_not_know_needs_a_base():
         ({"model_family": "ace-step"}, "model_flavour='base' of ace-step cannot be trained: .*not for ACE-Step 1"),
         ({"model_family": "sdxl", "model_flavour": "refiner-1.0"}, "a refiner only finishes"),
         ({"model_family": "kolors"}, "model_family='kolors' cannot be trained: it is a diffusion model"),
-        ({"model_family": "IFPipeline"}, "IFPipeline is no flow-matching pipeline"),
-        ({"model_family": "no such"}, "is no model family. It must be one of ace_step"),
+        ({"model_family": "IFPipeline"}, "IFPipeline is not a flow-matching pipeline"),
+        ({"model_family": "no such"}, "is not a model family. It must be one of ace_step"),
     ],
 )
 def test_a_model_that_cannot_be_trained_is_refused_with_the_reason(recipe, message):

@@ -181,10 +181,13 @@ def test_step_count_of_the_validation():
         ({"peft_lora_target_modules": [1]}, "peft_lora_target_modules=.* is not valid"),
         ({"pretrained_transformer_model_name_or_path": "me/mine"}, "save a pipeline that includes this part"),
         ({"revision": "a", "base_model_revision": "b"}, "sets revision='b'"),
-        ({"model_family": "hidre", "pretrained_model_name_or_path": None}, "model_family='hidre' is no model family"),
+        (
+            {"model_family": "hidre", "pretrained_model_name_or_path": None},
+            "model_family='hidre' is not a model family",
+        ),
         ({"model_family": "mageflow"}, "model_family='mageflow' cannot be trained: diffusers has no such model"),
         ({"crepa_enabled": True, "model_family": "mageflow"}, "model_family='mageflow' cannot be trained"),
-        ({"model_family": ["sd3"]}, "must be a text"),
+        ({"model_family": ["sd3"]}, "must be a string"),
         ({"model_type": "controlnet"}, "it must be 'lora' or 'full'"),
         ({"lora_type": "dora"}, "lora_type='dora' is not one of standard, lycoris"),
         ({"controlnet": True}, "controlnet=True is not supported: it trains a ControlNet"),
@@ -198,7 +201,7 @@ def test_step_count_of_the_validation():
         ({"resolution": True}, "a number above 0"),
         ({"validation_num_inference_steps": 2.5}, "whole number"),
         ({"validation_resolution": "large"}, "give sizes such as 1024x1024"),
-        ({"validation_prompt": 3}, "must be a text"),
+        ({"validation_prompt": 3}, "must be a string"),
     ],
 )
 def test_refused(changes, message):
@@ -231,7 +234,7 @@ def test_an_adapter_and_a_loss_of_another_kind_are_replaced_with_a_reason():
 def test_a_lora_to_start_from_is_merged_into_the_base(name):
     read = read_recipe(RECIPE | {name: "me/style"})
     assert read.options["base_loras"] == ["me/style"] and "merged into the base" in read.ignored[name]
-    with pytest.raises(TwinFlowConfigError, match=f"{name}=3 must be a text"):
+    with pytest.raises(TwinFlowConfigError, match=f"{name}=3 must be a string"):
         read_recipe(RECIPE | {name: 3})
 
 
@@ -342,7 +345,7 @@ def test_a_quantised_base_is_one(precision, quantization):
     full = {"model_type": "full", "base_model_precision": precision}
     for recipe in (full, {"base_model_precision": precision}):
         assert "quantize_base" not in translate_recipe(recipe)
-        assert "unquantised" in ignored_options(recipe)["base_model_precision"]
+        assert "unquantized" in ignored_options(recipe)["base_model_precision"]
 
 
 def test_another_quantisation_names_ours():

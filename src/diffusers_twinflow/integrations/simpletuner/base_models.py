@@ -40,7 +40,7 @@ DIFFUSION = "it is a diffusion model, and the diff2flow bridge has no family for
 UNTRAINABLE = {
     "boogu_image": OWN_MODEL,
     "deepfloyd": "it generates pixels in several stages, and only latent models are supported",
-    "heartmula": "it predicts one token after another, which is no flow",
+    "heartmula": "it predicts one token after another and is not a flow model",
     "infinitetalk": OWN_MODEL,
     "kolors": DIFFUSION,
     "longcat_video": OWN_MODEL,
@@ -429,7 +429,7 @@ def base_of(name: str, flavour: str | None = None) -> str:
     pipeline, family = pipeline_of(name, flavour), simpletuner_family(name)
     if family_of_pipeline_class(pipeline) is None:
         raise TwinFlowConfigError(
-            f"model_family={name!r} cannot be trained: {pipeline} is no flow-matching pipeline of the installed diffusers."
+            f"model_family={name!r} cannot be trained: {pipeline} is not a flow-matching pipeline of the installed diffusers."
         )
     if family is None:
         raise TwinFlowConfigError(
@@ -469,7 +469,7 @@ def _stock_pipeline(name: str) -> str:
         if pipeline.endswith("Pipeline") and pipeline.removesuffix("Pipeline").replace("_", "").lower() == letters:
             return pipeline
     raise TwinFlowConfigError(
-        f"model_family={name!r} is no model family. It must be one of {', '.join(sorted(FAMILIES))}, or the name of a "
+        f"model_family={name!r} is not a model family. It must be one of {', '.join(sorted(FAMILIES))}, or the name of a "
         "stock pipeline, such as 'cogview4'."
     )
 

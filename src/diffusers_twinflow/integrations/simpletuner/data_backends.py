@@ -329,7 +329,7 @@ def _path(name: str, key: str, value: Any, directory: str | Path | None) -> Path
 
 def _text(name: str, key: str, value: Any) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
-        raise _refusal(name, key, value, "give a text")
+        raise _refusal(name, key, value, "give a string")
     return value
 
 

@@ -107,7 +107,7 @@ def switch(name: str, value: Any) -> bool:
     """Read a boolean in any spelling, including 0 and 1.
 
     Raises:
-        TwinFlowConfigError: if the value is no boolean.
+        TwinFlowConfigError: if the value is not a boolean.
     """
     word = str(value).strip().lower()
     if word in TRUE_WORDS + FALSE_WORDS and not isinstance(value, float):

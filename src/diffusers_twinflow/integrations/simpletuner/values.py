@@ -77,7 +77,7 @@ def number(name: str, value: Any) -> float:
 
 def model_family(value: Any) -> dict[str, Any]:
     if not isinstance(value, str):
-        raise TwinFlowConfigError(f"model_family={shown(value)} must be a text, such as 'sd3'.")
+        raise TwinFlowConfigError(f"model_family={shown(value)} must be a string, such as 'sd3'.")
     if value:
         check_trainable(value)
     return {"model_family": value}
@@ -85,7 +85,7 @@ def model_family(value: Any) -> dict[str, Any]:
 
 def model_flavour(value: Any) -> dict[str, Any]:
     if not isinstance(value, str):
-        raise TwinFlowConfigError(f"model_flavour={shown(value)} must be a text.")
+        raise TwinFlowConfigError(f"model_flavour={shown(value)} must be a string.")
     return {"model_flavour": value}
 
 
@@ -141,7 +141,7 @@ def start_lora(name: str) -> Convert:
 
     def convert(value: Any) -> dict[str, Any]:
         if not isinstance(value, str):
-            raise TwinFlowConfigError(f"{name}={shown(value)} must be a text: the path or the Hub id of a LoRA.")
+            raise TwinFlowConfigError(f"{name}={shown(value)} must be a string: the path or the Hub id of a LoRA.")
         return {"base_loras": [value]}
 
     return convert
@@ -160,10 +160,10 @@ def quantization_note(value: Any, given: Mapping[str, Any]) -> str | None:
     if value in (*OFF, *UNQUANTIZED):
         return None
     if given.get("model_type", DEFAULTS["train_type"]) == "full":
-        return "model_type is 'full', which trains the base unquantised"
+        return "model_type is 'full', which trains the base unquantized"
     if value in QUANTIZATIONS:
         return None
-    return "the base has the dtype of mixed_precision; to quantise it, use --quantize_base (torchao_int8, bnb_4bit)"
+    return "the base has the dtype of mixed_precision; to quantize it, use --quantize_base (torchao_int8, bnb_4bit)"
 
 
 def lora_layers(value: Any) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def validation_prompt(value: Any) -> dict[str, Any]:
         return {}
     prompts = value if isinstance(value, list) else [value]
     if not all(isinstance(prompt, str) for prompt in prompts):
-        raise TwinFlowConfigError(f"validation_prompt={shown(value)} must be a text.")
+        raise TwinFlowConfigError(f"validation_prompt={shown(value)} must be a string.")
     return {"validation_prompts": prompts}
 
 

@@ -28,7 +28,7 @@ TeacherKind = Literal["ema", "frozen", "student"]
 
 
 class TwinFlow:
-    """Distils a model for few steps with TwinFlow.
+    """Distills a model for few steps with TwinFlow.
 
     It combines flow matching, any-step, one-step, self-adversarial and rectification losses.
 
@@ -49,7 +49,6 @@ class TwinFlow:
         TwinFlowConfigError: if TwinFlow is off, if the options contradict the teacher, or if no branch has a share.
 
     Examples:
-
         >>> config = TwinFlowConfig(twinflow_enabled=True, twinflow_adversarial_enabled=True)
         >>> Trainer("stabilityai/stable-diffusion-3.5-medium", arguments, TwinFlow(config)).train()
     """

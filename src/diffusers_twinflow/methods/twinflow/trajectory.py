@@ -32,7 +32,7 @@ def trajectory_rows(method: TwinFlow, positions: Sequence[int], seed: int) -> li
 
 
 def trajectory_picture(rows: Sequence[Row]) -> Image.Image:
-    """Draw a scatter plot for each sign, coloured by branch."""
+    """Draw a scatter plot for each sign, colored by branch."""
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     figure.suptitle(TITLE)
     others = dict.fromkeys(row[3] for row in rows if row[3] not in COLOURS)
