@@ -51,7 +51,7 @@ def answer_for(name: str) -> str:
     try:
         family.check_trains()
     except TwinFlowConfigError:
-        return f"no: {WHY[SOUND]}" if "lyrics" in family.parameters else NEEDS_MORE
+        return f"no: {WHY[SOUND]}" if "lyrics" in family.stock_call.parameters else NEEDS_MORE
     if name in CANNOT_BE_DECODED:
         return ("no: " if family.takes_reference_image else "prompts: ") + why_not(CANNOT_BE_DECODED[name])
     kind = kind_of(family)
