@@ -1,5 +1,6 @@
 """Push a TwinFlow repository to the Hub: check it first, then push all files in one commit."""
 
+import json
 import re
 import shlex
 from dataclasses import replace
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelInfo
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -30,12 +31,15 @@ from .files import (
     locate_repository,
     modular_index_at,
     read_header,
+    read_json,
 )
 from .model_check import FILE_PATTERNS, check_model_files, read_index
 from .repository import LORA, TwinFlowRepositoryConfig
 from .sample_images import sample_names
 
 NEEDED = (CONFIG_NAME, LORA_NAME, SCHEDULER_NAME)
+PUSHED_FILES = "pushed_files"
+"""Key of the pushed `twinflow_config.json` with the names of the files beside it and the model card."""
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 GENERATED_NAMES = {".gitattributes"}
 """Files that the Hub itself puts into a new repository."""
@@ -66,7 +70,8 @@ def push_twinflow_lora(
     """Push a TwinFlow LoRA that `save_twinflow_lora` wrote to the Hub, in one commit.
 
     The model card and `samples/` are pushed too, if they exist. Other files in the directory, such as checkpoints, are
-    not pushed.
+    not pushed. The commit deletes files of earlier pushes that the directory no longer has. Other files of the Hub's
+    repository and its model card stay. Without a new model card, the images of the old one stay too.
 
     Args:
         directory: directory of the TwinFlow repository.
@@ -153,20 +158,24 @@ def _push(
     api = HfApi(token=token)
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        written = {CONFIG_NAME: config.to_json()}
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        parent = api.model_info(repo_id, revision=revision)
+        earlier = _pushed_before(api, parent)
+        stale = _stale_files(earlier, files)
+        written = {CONFIG_NAME: _with_file_names(config.to_json(), earlier.union(files).difference(stale))}
         if MODULAR_INDEX_NAME in files:
             written[MODULAR_INDEX_NAME] = modular_index_at(directory, repo_id)
         operations = [
             CommitOperationAdd(name, written[name].encode() if name in written else str(directory / name))
             for name in files
         ]
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
         return api.create_commit(
             repo_id,
-            operations,
+            [*operations, *map(CommitOperationDelete, stale)],
             commit_message=commit_message or f"TwinFlow {kind} for {config.num_inference_steps} step(s)",
             revision=revision,
+            parent_commit=parent.sha if stale else None,
         )
     except Exception as error:  # the client's errors have no common class
         command = push_command(directory, repo_id, base_model=base_model, revision=revision, private=private)
@@ -174,6 +183,37 @@ def _push(
             f"the push to '{repo_id}' failed: {_reason(error)}. {_what_is_left(api, repo_id)}The files are complete in "
             f"'{directory}'. Push them later with `{command}`."
         ) from error
+
+
+def _with_file_names(text: str, files: set[str]) -> str:
+    """Add the names of pushed files to the text of `twinflow_config.json`, for the next push."""
+    names = sorted(files - {CONFIG_NAME, CARD_NAME})
+    return json.dumps(json.loads(text) | {PUSHED_FILES: names}, indent=2, sort_keys=True) + "\n"
+
+
+def _pushed_before(api: HfApi, parent: ModelInfo) -> set[str]:
+    """Return the names of files that earlier pushes wrote and that are still there."""
+    present = {sibling.rfilename for sibling in parent.siblings or ()}
+    if CONFIG_NAME not in present:
+        return set()
+    path = api.hf_hub_download(parent.id, CONFIG_NAME, revision=parent.sha)
+    try:
+        names = read_json(Path(path)).get(PUSHED_FILES)
+    except TwinFlowConfigError:  # somebody changed it, so what was pushed is not known
+        return set()
+    pushed = {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+    return (pushed & present) - {CARD_NAME}
+
+
+def _stale_files(earlier: set[str], files: list[str]) -> list[str]:
+    """Return which files of earlier pushes the next one deletes.
+
+    Args:
+        earlier: names of files of earlier pushes.
+        files: names of the files of the next push. If there is no model card, the old one stays with its images.
+    """
+    kept = () if CARD_NAME in files else (f"{SAMPLES_FOLDER}/",)
+    return sorted(name for name in earlier.difference(files) if not name.startswith(kept))
 
 
 def push_command(
