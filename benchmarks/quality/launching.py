@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,13 +19,27 @@ THREADS = 4
 
 def training_command(options: dict[str, object], *, processes: int = 1, script: str = SCRIPT) -> list[str]:
     """`accelerate launch` of the training script with options by name."""
-    from diffusers_twinflow.training.recipe import as_command_line
-
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
     command += ["--num_cpu_threads_per_process", str(min(THREADS, torch.get_num_threads())), script]
     return command + [text for name, value in options.items() for text in as_command_line(name, value)]
+
+
+def as_command_line(name: str, value: Any) -> list[str]:
+    """Write a JSON option as arguments of the training command."""
+    if value is None or value == []:
+        return []
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, list):
+        return [f"--{name}", *map(_as_text, value)]
+    return [f"--{name}={_as_text(value)}"]
+
+
+def _as_text(value: Any) -> str:
+    """Write a value as an argument. A float such as 2.0 is written as 2, so that integer options accept it."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def plain_command(command: list[str]) -> str:

@@ -10,11 +10,11 @@ import torch
 from diffusers_twinflow.cli.train import parse_args
 from diffusers_twinflow.data.batches import LatentBatches
 from diffusers_twinflow.training.base_model import ALL_LINEAR
-from diffusers_twinflow.training.recipe import as_command_line, build_options
+from diffusers_twinflow.training.recipe import build_options
 from diffusers_twinflow.training.trainer import Trainer
 from quality.base import base_options
 from quality.building import build_transformer
-from quality.launching import run_logged, training_command, training_progress
+from quality.launching import as_command_line, run_logged, training_command, training_progress
 from quality.running import Runner
 from quality.settings import FULL, REHEARSAL
 from quality.train_ablated import TIMES, AblatedTrainer, Ablation, build_parser
@@ -23,6 +23,22 @@ from quality.variants import VARIANTS, Variant, variant_options
 
 def arguments(command: list[str]) -> list[str]:
     return command[command.index("examples/train_twinflow.py") + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, []),
+        ([], []),
+        (True, ["--x"]),
+        (False, ["--no-x"]),
+        ([1, "a"], ["--x", "1", "a"]),
+        (-2.5, ["--x=-2.5"]),
+        (100.0, ["--x=100"]),
+    ],
+)
+def test_a_json_option_as_arguments(value, expected):
+    assert as_command_line("x", value) == expected
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)

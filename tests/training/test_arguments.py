@@ -10,7 +10,7 @@ from diffusers_twinflow.methods import FlowMatching, TwinFlow
 from diffusers_twinflow.options import default_of, from_json, options_of, unused_options
 from diffusers_twinflow.training.arguments import DIFFUSERS_LR_SCHEDULERS, TrainingArguments, save_options
 from diffusers_twinflow.training.checks import unused_arguments
-from diffusers_twinflow.training.recipe import as_command_line, build_options, load_recipe
+from diffusers_twinflow.training.recipe import build_options, load_recipe
 
 
 @pytest.fixture
@@ -75,22 +75,6 @@ def test_a_flag_of_another_trainer_names_ours(name, meant):
 def test_options_without_effect_are_named(recipe):
     with pytest.warns(UserWarning, match="'disable_benchmark'"):
         load_recipe(recipe(disable_benchmark=True))
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (None, []),
-        ([], []),
-        (True, ["--x"]),
-        (False, ["--no-x"]),
-        ([1, "a"], ["--x", "1", "a"]),
-        (-2.5, ["--x=-2.5"]),
-        (100.0, ["--x=100"]),
-    ],
-)
-def test_a_json_option_as_arguments(value, expected):
-    assert as_command_line("x", value) == expected
 
 
 @pytest.mark.parametrize(

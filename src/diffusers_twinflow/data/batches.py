@@ -87,10 +87,6 @@ class LatentBatches:
         self.samples, self.empty_condition = samples, empty_condition
         self.seed, self.batch_size, self.processes = seed, batch_size, processes or PartialState()
 
-    @property
-    def is_sequence(self) -> bool:
-        return _is_sequence(self.samples)
-
     def epoch_size(self) -> int | None:
         return len(self.samples) if _is_sequence(self.samples) else None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils import logging, make_image_grid
+from diffusers.utils import logging
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -59,12 +59,6 @@ def draw_frames(
         )[0]
         for prompt in prompts
     ]
-
-
-def grid_of_columns(columns: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Combine columns of equal length into one image, the first column on the left."""
-    rows = list(zip(*columns, strict=True))
-    return make_image_grid([image for row in rows for image in row], rows=len(rows), cols=len(columns))
 
 
 def save_samples(

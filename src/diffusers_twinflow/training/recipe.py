@@ -166,19 +166,3 @@ def read_options(path: str | Path, overrides: Mapping[str, Any] | None = None) -
     every = {each.name: default_of(each) for each in declared} | values | dict(overrides or {})
     left_out = unused_options([each for each in declared if each.name in recipe.defaults], every)
     return {name: value for name, value in values.items() if name not in left_out}
-
-
-def as_command_line(name: str, value: Any) -> list[str]:
-    """Write a JSON option as arguments of the training command."""
-    if value is None or value == []:
-        return []
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    if isinstance(value, list):
-        return [f"--{name}", *map(_as_text, value)]
-    return [f"--{name}={_as_text(value)}"]
-
-
-def _as_text(value: Any) -> str:
-    """Write a value as an argument. A float such as 2.0 is written as 2, so that integer options accept it."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -96,7 +96,6 @@ class Validation:
             self.options["num_frames"] = args.num_frames
         self.base: Columns = {}
         self.drawn: Columns = {}
-        self.drawn_step: int | None = None
 
     def draw_base(self) -> None:
         """Generate the column of the base. Call it before anything is trained or resumed."""
@@ -110,7 +109,6 @@ class Validation:
     def draw(
         self,
         average: AveragedWeights | None,
-        step: int,
         step_counts: Sequence[int],
         described: TwinFlowRepositoryConfig,
     ) -> Columns:
@@ -128,7 +126,6 @@ class Validation:
                 self.drawn = {count_of_steps(steps): self._column(pipeline, steps) for steps in step_counts}
             else:
                 self.drawn = {f"trained, {count_of_steps(steps)}": self._column(pipeline, steps)}
-        self.drawn_step = step
         return self.base | self.drawn
 
     @contextmanager

@@ -49,7 +49,7 @@ class ValidationCallback(TrainerCallback):
         if not args.validation_prompts:
             return
         step_counts = sorted({*args.validation_step_counts, *needed})
-        columns = trainer.validation.draw(trainer.average, step, step_counts, trainer.describe(step))
+        columns = trainer.validation.draw(trainer.average, step_counts, trainer.describe(step))
         if trainer.accelerator.is_main_process:
             grid = labelled_grid(columns, args.validation_prompts)
             log_picture(trainer.accelerator, "validation", grid, step)
