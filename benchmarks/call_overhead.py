@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""What a call of a pipeline does on the host beside the model: stock and TwinFlow, on a thin transformer on a CPU.
+"""Time that a pipeline call spends on the CPU outside of the model: stock and TwinFlow, with a thin transformer.
 
-The transformer has as many layers as Stable Diffusion 3.5 medium and a width of 64, so that its arithmetic is small and the
-walks over its modules are those of the real size. Prompts are given as embeddings, and the call returns latents.
+The transformer has as many layers as Stable Diffusion 3.5 medium and a width of 64, so that its arithmetic is small, but it has
+as many modules as the real model. Prompts are given as embeddings, and the call returns latents.
 
     python benchmarks/call_overhead.py --output benchmarks/results/call_overhead_cpu.json
 """
@@ -30,7 +30,7 @@ RESOLUTION = 64
 
 
 def thin_model() -> RealModel:
-    """The tiny model with the layers of the real one."""
+    """Return a tiny model with as many layers as the real one."""
     layers = {name: SD35_MEDIUM.transformer[name] for name in ("num_layers", "dual_attention_layers", "qk_norm")}
     tiny = SD35_MEDIUM.tiny()
     return dataclasses.replace(tiny, transformer={**tiny.transformer, **WIDTH, **layers})
@@ -38,7 +38,7 @@ def thin_model() -> RealModel:
 
 @contextmanager
 def counted_seconds(owner, name: str) -> Iterator[Callable[[], float]]:
-    """Time the calls of `owner.name` in the block; what is yielded gives the seconds since it was last asked."""
+    """Time the calls of `owner.name` in the block. The yielded function returns the seconds since its last call."""
     method, was_own, seconds = getattr(owner, name), name in vars(owner), [0.0]
 
     @functools.wraps(method)
@@ -67,7 +67,7 @@ def seconds_of(work: Callable) -> float:
 
 
 def measure_call(pipeline: DiffusionPipeline, stock_class: type, arguments: dict, runs: int) -> dict[str, float]:
-    """Medians of the seconds of a call and of its parts, in milliseconds."""
+    """Return the median milliseconds of a call and of its parts."""
     rows = []
     with ExitStack() as stack:
         timers = {
@@ -116,8 +116,8 @@ def main(args: argparse.Namespace) -> int:
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20, help="Calls that are timed.")
-    parser.add_argument("--output", help="JSON file of the results.")
+    parser.add_argument("--runs", type=int, default=20, help="Number of timed calls.")
+    parser.add_argument("--output", help="JSON file for the results.")
     parser.set_defaults(device="cpu", tiny=False, minutes=60.0)
     return parser.parse_args(input_args)
 

@@ -1,7 +1,7 @@
-"""How fast the bridge's deterministic sampling converges to the stock solvers' picture, on tiny real UNets.
+"""How fast deterministic sampling through the bridge converges to the images of stock solvers, on tiny real UNets.
 
-Every way starts from the same noise in an unmodified `StableDiffusionPipeline`; the error is that of the latents, relative
-to the norm of the reference, DDIM with many steps.
+All samplers start from the same noise in an unmodified `StableDiffusionPipeline`. The error is the difference of the latents
+from DDIM with many steps, relative to its norm.
 """
 
 import argparse
@@ -93,9 +93,11 @@ def error(sample: torch.Tensor, reference: torch.Tensor) -> float:
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 25, 50, 100, 250])
-    parser.add_argument("--reference_steps", type=int, default=1000, help="Of DDIM, which needs divisors of 1000.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the network, the noise and the prompts.")
-    parser.add_argument("--output", help="JSON file of the results.")
+    parser.add_argument(
+        "--reference_steps", type=int, default=1000, help="Number of DDIM steps of the reference, a divisor of 1000."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the network, the noise and the prompts.")
+    parser.add_argument("--output", help="JSON file for the results.")
     parser.set_defaults(device="cpu", tiny=False, minutes=60.0)
     return parser.parse_args(input_args)
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""What distills a small epsilon model of the digits: one base, several ways at once, each for the same time.
+"""Compare options to distill a small epsilon model of the digits: one base and several variants, each for the same time.
 
-Trains the base, scores it at several guidance scales, and meanwhile distills it in one process a variant (spread over the
-GPUs), with the package's own trainer. Every variant is saved, loaded with `TwinFlowPipeline`, and
-scored at 1, 2 and 4 steps from the noise that the base is scored from.
+This trains the base, scores it at several guidance scales, and at the same time distills it, with one process per variant on
+all GPUs. Every variant is saved, loaded with `TwinFlowPipeline`, and scored at 1, 2 and 4 steps from the noise that the base
+is scored from.
 
     python benchmarks/epsilon_sweep.py --output benchmarks/results/epsilon_sweep.json
 
-The folder gets a JSON file a part as soon as it is there; a part that fails leaves its error in its place. Without a GPU
-it is a rehearsal on a tiny base, whose figures mean nothing.
+Each part writes a JSON file when it ends, or its error if it fails. Without a GPU this is a rehearsal on a tiny base, and its
+numbers mean nothing.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from diffusers_twinflow.training.callbacks import TrainerCallback  # noqa: E402
 from diffusers_twinflow.training.recipe import RunOptions, load_recipe  # noqa: E402
 from diffusers_twinflow.training.trainer import Trainer  # noqa: E402
 
-WORST_BASE_LOSS = 0.3  # of an epsilon model that has learned; 1 is one that has not
+WORST_BASE_LOSS = 0.3  # of a trained epsilon model; untrained ones have 1
 GUIDANCE_SCALES = (1.0, 1.25, 1.5, 2.0)
 ATTENTION = UNET_LORA_TARGETS[:4]
 ALL_LAYERS = [*UNET_LORA_TARGETS, "conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"]
@@ -66,7 +66,7 @@ VARIANTS = {
 
 
 def variant_options(name: str, args) -> RunOptions:
-    """The options of a variant's run: the recipe's, with what the variant changes."""
+    """Return the options of a variant's run: the recipe, and the changes of the variant."""
     run = {
         "pretrained_model_name_or_path": args.base,
         "output_dir": str(args.output_dir / name),
@@ -92,12 +92,12 @@ class TimedTrainer(Trainer):
         )
 
     def progress(self, step: int) -> float:
-        """The share of the training that is over after `step` steps; 1 or more if it has ended."""
+        """Return the share of the training that is over after `step` steps; 1 or more if it has ended."""
         return max((time.perf_counter() - self.start) / self.seconds, step / self.schedule.total_steps)
 
 
 class Progress(TrainerCallback):
-    """Keeps and prints the loss and the norm of the gradient every 50 steps."""
+    """Records and prints the loss and the norm of the gradient every 50 steps."""
 
     def __init__(self, name: str):
         self.name, self.rows, self.step = name, [], 0
@@ -115,7 +115,7 @@ class Progress(TrainerCallback):
 
 
 class RandomDigits:
-    """Batches of digits, drawn with replacement and without end."""
+    """Endless random batches of digits, with replacement."""
 
     def __init__(self, latents: torch.Tensor, embeddings: torch.Tensor, size: int, seed: int):
         self.latents, self.embeddings, self.size, self.seed = latents, embeddings, size, seed
@@ -160,13 +160,13 @@ def distil(name: str, args) -> dict[str, object]:
 
 
 def judge_of(args):
-    """The judge, and its features of the real train digits."""
+    """Return the judge, and its features of the real training digits."""
     judge = judges.load_judge(args.judge)
     return judge, judges.extract_features(judge, load_split(args.data_dir, "train")[0])
 
 
 def score_variant(name: str, args) -> list[dict[str, object]]:
-    """What is saved, loaded again and drawn from."""
+    """Load a saved variant and score its images."""
     judge, reference = judge_of(args)
     pipeline = TwinFlowPipeline.from_pretrained(args.output_dir / name).to(args.device)
     noise = initial_noise(pipeline, args.num_samples, args.seed).to(args.device)
@@ -180,7 +180,7 @@ def score_variant(name: str, args) -> list[dict[str, object]]:
 
 
 def score_base(args) -> list[dict[str, object]]:
-    """The base by its own scheduler, guided and not, at few steps, and through the bridge."""
+    """Score the base with its own scheduler, with and without guidance, at few steps, and through the bridge."""
     judge, reference = judge_of(args)
     rows = [score_real_digits(judge, args.data_dir, reference)]
     pipeline = StableDiffusionPipeline.from_pretrained(args.base).to(args.device)
@@ -198,7 +198,7 @@ def score_base(args) -> list[dict[str, object]]:
 
 
 def run_part(name: str, args) -> None:
-    """One part in this process; its result or its error goes into the folder."""
+    """Run one part in this process, and write its result or its error to the folder."""
     try:
         if name == "base":
             result = {"columns": score_base(args)}
@@ -213,7 +213,7 @@ def run_part(name: str, args) -> None:
 
 
 def make_base(args) -> None:
-    """The base, as a CUDA graph where there is a GPU, else or where that fails by plain steps."""
+    """Train the base, with a CUDA graph if there is a GPU and the graph works, else with ordinary steps."""
     made = Path(args.base, build_epsilon_base.MADE_NAME)
     if made.is_file():
         return
@@ -241,7 +241,7 @@ def start_part(name: str, number: int, args) -> subprocess.Popen:
 
 
 def wait_for(parts: dict[str, subprocess.Popen], args) -> None:
-    """Print each result as it comes; what is not done in time is ended."""
+    """Print each result when it is there, and end processes that are not done in time."""
     deadline = time.monotonic() + args.seconds + args.grace_seconds
     waiting = dict(parts)
     while waiting:
@@ -270,7 +270,7 @@ def summary(path: Path) -> str:
 
 
 def choose(parts: dict[str, dict]) -> tuple[str, float] | None:
-    """The LoRA with the least distance at one step, and the base's best guidance."""
+    """Return the LoRA with the lowest distance at one step, and the best guidance of the base."""
     scores = {
         name: part["columns"][0]["frechet_distance"]
         for name, part in parts.items()
@@ -283,7 +283,7 @@ def choose(parts: dict[str, dict]) -> tuple[str, float] | None:
 
 
 def write_chosen(name: str, part: dict, args) -> Path:
-    """A recipe that makes the chosen LoRA in as many steps."""
+    """Write a recipe that trains the chosen LoRA with as many steps."""
     options = json.loads(Path(args.config).read_text(encoding="utf-8")) | VARIANTS[name]
     steps = {"max_train_steps": part["training"]["steps"], "checkpointing_steps": part["training"]["steps"]}
     path = args.output_dir / "chosen.json"
@@ -292,7 +292,7 @@ def write_chosen(name: str, part: dict, args) -> Path:
 
 
 def run_demo(parts: dict[str, dict], args) -> dict[str, object]:
-    """The demo with the chosen options, by the training script."""
+    """Run the demo with the chosen options."""
     chosen = choose(parts)
     if chosen is None:
         return {"error": "no LoRA or no guided base to choose from"}
@@ -319,27 +319,40 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS)[: 1 if small else None]
     )
-    parser.add_argument("--config", default="examples/digits/distill_epsilon_lora.json", help="What variants change.")
+    parser.add_argument(
+        "--config", default="examples/digits/distill_epsilon_lora.json", help="Recipe that the variants change."
+    )
     base = f"{folder}/base" if small else build_epsilon_base.DEFAULT_OUTPUT_DIR
-    parser.add_argument("--base", default=base, help="Made here if not there.")
-    parser.add_argument("--base_steps", type=int, default=20000, help="Of the base, where the minutes allow them.")
+    parser.add_argument("--base", default=base, help="Folder of the base, which is trained if it does not exist.")
+    parser.add_argument("--base_steps", type=int, default=20000, help="Maximum number of steps of the base.")
     parser.add_argument("--base_minutes", type=float, default=0.2 if small else 1.5)
     parser.add_argument(
-        "--channels", type=int, nargs="+", default=[16, 16] if small else [96, 192], help="Of the base's UNet."
+        "--channels",
+        type=int,
+        nargs="+",
+        default=[16, 16] if small else [96, 192],
+        help="Channels of the base's UNet, per resolution.",
     )
-    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder of the digits; made if not there.")
+    parser.add_argument(
+        "--data_dir", default=DEFAULT_DATA_DIR, help="Folder of the digits, which is made if it does not exist."
+    )
     parser.add_argument("--judge", default=judges.DEFAULT_JUDGE_PATH)
     parser.add_argument(
-        "--seconds", type=float, default=10 if small else 120, help="Of distillation, each variant at the same time."
+        "--seconds",
+        type=float,
+        default=10 if small else 120,
+        help="Seconds to distill each variant, all at the same time.",
     )
-    parser.add_argument("--grace_seconds", type=float, default=120, help="For loading and scoring besides.")
-    parser.add_argument("--max_steps", type=int, default=100000, help="Of distillation.")
-    parser.add_argument("--batch_size", type=int, default=128, help="Of distillation.")
+    parser.add_argument("--grace_seconds", type=float, default=120, help="Additional seconds to load and score.")
+    parser.add_argument("--max_steps", type=int, default=100000, help="Maximum number of steps of the distillation.")
+    parser.add_argument("--batch_size", type=int, default=128, help="Batch size of the distillation.")
     parser.add_argument("--num_samples", type=int, default=100 if small else 1000)
-    parser.add_argument("--seed", type=int, default=0, help="Of the noise that the samples start from.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the noise that the samples start from.")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--gpus", nargs="+", default=[str(i) for i in range(torch.cuda.device_count())])
-    parser.add_argument("--demo_minutes", type=float, default=0, help="Then run the demo with the best LoRA; 0: no.")
+    parser.add_argument(
+        "--demo_minutes", type=float, default=0, help="Minutes to run the demo with the best LoRA; 0 skips it."
+    )
     parser.add_argument("--part", help=argparse.SUPPRESS)
     return parser.parse_args(input_args)
 

@@ -1,7 +1,7 @@
-"""A training run on a folder of 5,000 images of mixed sizes, 1% of them corrupt and 1% without a caption.
+"""Train on a folder of 5,000 images of mixed sizes, 1% of them corrupt and 1% without a caption.
 
-Launches the training script on a tiny model, for an epoch in aspect-ratio buckets, and compares the counts in its log
-and report with what was broken.
+The training script trains a tiny model for an epoch in aspect-ratio buckets. Then the counts in its log and report are compared
+with the number of broken samples.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tests import tiny  # noqa: E402
 
 SIZES = ((640, 480), (480, 640), (512, 512), (800, 450), (450, 800), (700, 500), (333, 999))
 EVERY = 100
-"""One image in so many is corrupt, and another one in so many has no caption."""
+"""One of this many images is corrupt, and another one has no caption."""
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def build_folder(folder: Path, count: int) -> None:
-    """JPEG images with a metadata.jsonl; image 50, 150, ... is cut short or overwritten, 75, 175, ... has no caption."""
+    """Write JPEG images with a metadata.jsonl. Images 50, 150, ... are cut or overwritten, and 75, 175, ... have no caption."""
     folder.mkdir()
     generator, rows = np.random.default_rng(0), []
     for i in range(count):
@@ -69,7 +69,7 @@ def build_folder(folder: Path, count: int) -> None:
 
 
 def run_script(args, folder: Path, base: Path, output: Path, cache: Path) -> tuple[float, str]:
-    """Seconds and log of an epoch."""
+    """Train for an epoch. Returns the seconds and the log."""
     good = args.images - 2 * (args.images // EVERY)
     options = {
         "pretrained_model_name_or_path": base,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Fine-tune a few-step model on new images: what keeps its few steps, on the digits and a CPU.
+"""Compare methods to fine-tune a few-step model on new images, on the digits and a CPU.
 
 The digits base is first distilled into a few-step model of stock classes. It is then trained on mirrored digits in
 several ways. Each row is scored on the same noise. About 15 minutes on one core:
@@ -106,14 +106,18 @@ def score(pipeline, scorer: Scorer) -> dict[str, dict[str, object]]:
 
 def parse_benchmark_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--distillation_steps", type=int, default=240, help="Steps that make the few-step model.")
-    parser.add_argument("--steps", type=int, default=100, help="Steps on the mirrored digits.")
+    parser.add_argument(
+        "--distillation_steps", type=int, default=240, help="Number of steps to make the few-step model."
+    )
+    parser.add_argument("--steps", type=int, default=100, help="Number of steps on the mirrored digits.")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--samples", type=int, default=1000, help="Samples per row, a multiple of 10.")
-    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder of the digits; made if not there.")
-    parser.add_argument("--output", help="JSON file of the results.")
+    parser.add_argument("--samples", type=int, default=1000, help="Number of samples per row, a multiple of 10.")
+    parser.add_argument(
+        "--data_dir", default=DEFAULT_DATA_DIR, help="Folder of the digits, which is made if it does not exist."
+    )
+    parser.add_argument("--output", help="JSON file for the results.")
     return parser.parse_args(input_args)
 
 

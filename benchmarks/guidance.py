@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""What guidance a distilled model ends at, where it can be told: points in a plane, four prompts of three modes each.
+"""Measure the guidance of a distilled model in a case where it is known: points in a plane, four prompts with three modes each.
 
-A small network learns the points by flow matching, and RCGM with `twinflow_enhanced_ratio` distills it, with and without empty
-prompts in the data. Guidance moves the points of a prompt outwards ("radius", 1 in the data) and takes from their spread
-across its modes ("diversity"). Many small steps of the distilled model should do both as the base with guidance
-`1 / (1 - ratio)` does.
+A small network learns the points by flow matching. RCGM with `twinflow_enhanced_ratio` distills it, with and without empty
+prompts in the data. Guidance moves the points of a prompt outwards ("radius", 1 in the data) and reduces their spread over the
+modes ("diversity"). Many small steps of the distilled model should have the same effect as the base with guidance
+`1 / (1 - ratio)`.
 
     python benchmarks/guidance.py --output benchmarks/results/guidance.json
 """
@@ -25,12 +25,12 @@ from diffusers_twinflow.methods import Networks, TwinFlow
 
 PROMPTS, MODES, EMPTY = 4, 3, 4
 GUIDED = ((0.0, 0.1), (0.5, 0.1), (0.6667, 0.1), (0.5, 0.0))
-"""Enhanced ratios, each with the part of the prompts that the empty one replaces."""
+"""Enhanced ratios, each with the share of prompts that are replaced by the empty prompt."""
 BATCH, DROPOUT, POINTS, MANY_STEPS = 256, 0.1, 1000, 50
 
 
 class PlaneNetwork(nn.Module):
-    """A velocity of points `[B, 2]`, with a target time that does nothing before it is trained."""
+    """Predicts the velocity of points `[B, 2]`. The target time has no effect before it is trained."""
 
     def __init__(self, width: int, layers: int = 3):
         super().__init__()
@@ -60,7 +60,7 @@ def waves(t: torch.Tensor) -> torch.Tensor:
 
 
 def axes(prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Outwards, and along the modes."""
+    """Return the direction outwards and the direction along the modes."""
     angle = prompt * math.pi / 2
     outwards = torch.stack([angle.cos(), angle.sin()], 1)
     return outwards, torch.stack([-outwards[:, 1], outwards[:, 0]], 1)
@@ -100,7 +100,7 @@ def train_base(args: argparse.Namespace) -> PlaneNetwork:
 
 
 def distil(base: PlaneNetwork, ratio: float, dropout: float, args: argparse.Namespace) -> PlaneNetwork:
-    """The teacher that is left."""
+    """Distill the base. Returns the teacher at the end."""
     method = TwinFlow(TwinFlowConfig(twinflow_enabled=True, twinflow_enhanced_ratio=ratio))
     generator, student = torch.Generator().manual_seed(args.seed), copy.deepcopy(base)
     teacher = method.build_teacher(student, lambda network: network)
@@ -120,7 +120,7 @@ def distil(base: PlaneNetwork, ratio: float, dropout: float, args: argparse.Name
 def draw_samples(
     network: PlaneNetwork, prompt: torch.Tensor, steps: int, guidance: float, jumps: bool
 ) -> torch.Tensor:
-    """By Euler steps, each to its target time where the network jumps, else along its velocity."""
+    """Sample with Euler steps: jumps to the target time if the network has one, else steps along its velocity."""
     generator = torch.Generator().manual_seed(1)
     x, sign = torch.randn(len(prompt), 2, generator=generator), torch.ones(len(prompt))
     for start, end in torch.linspace(1, 0, steps + 1).unfold(0, 2, 1).tolist():
@@ -135,7 +135,7 @@ def draw_samples(
 
 
 def describe(network: PlaneNetwork, steps: int, guidance: float = 1.0, jumps: bool = False) -> dict[str, float]:
-    """Means over the prompts."""
+    """Return the means over the prompts."""
     rows = []
     for number in range(PROMPTS):
         prompt = torch.full((POINTS,), number)
@@ -162,11 +162,11 @@ def main(args: argparse.Namespace) -> int:
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=96, help="Of the network.")
-    parser.add_argument("--base_steps", type=int, default=4000, help="Of flow matching.")
-    parser.add_argument("--steps", type=int, default=3000, help="Of each distillation.")
+    parser.add_argument("--width", type=int, default=96, help="Width of the network.")
+    parser.add_argument("--base_steps", type=int, default=4000, help="Number of flow-matching steps.")
+    parser.add_argument("--steps", type=int, default=3000, help="Number of steps of each distillation.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", help="JSON file of the results.")
+    parser.add_argument("--output", help="JSON file for the results.")
     parser.set_defaults(device="cpu", tiny=False, minutes=60.0)
     return parser.parse_args(input_args)
 

@@ -9,17 +9,17 @@ The drawings are encoded once. A judge is trained on them, and a base with flow 
 the same minutes: this package with the recommended recipe, the TwinFlow authors' code, and MeanFlow. Their images are scored
 with the metrics of `diffusers-twinflow evaluate`.
 
-A drawing has two captions, its name and that of its group, and training uses either. Scored are images of the captions of
-groups, which many drawings share: the mean of these drawings is no drawing, so one step of the base is not enough.
+A drawing has two captions, its name and its group, and training uses either of them. The scores use captions of groups, which
+many drawings share. The mean of these drawings is not a drawing, so one step of the base is not enough.
 
 Everything is written to `latent.json` in the output folder as soon as it is measured. Another call with the same folder
-continues there. A part that fails is reported, and the others are run. Two GPUs share the work with two calls and one folder:
+continues there. A part that fails is reported, and the others still run. Two GPUs share the work with two calls and one folder:
 
     CUDA_VISIBLE_DEVICES=0 python benchmarks/latent.py ... --ways full lora
     CUDA_VISIBLE_DEVICES=1 python benchmarks/latent.py ... --ways authors mean_flow --wait_for_base
 
-Without `--drawings` it is a rehearsal: tiny models on plain shapes with a random autoencoder, to see that everything runs. Its
-figures mean nothing.
+Without `--drawings` this is a rehearsal: tiny models on plain shapes with a random autoencoder, to see that everything runs. Its
+numbers mean nothing.
 """
 
 import argparse
@@ -50,12 +50,12 @@ from quality.timing import synchronize
 FEW_STEP_SCHEDULERS = ("FlowMatchEuler", "UniPC")
 MINUTES_TO_START = {"full": 0.7, "lora": 1.6}
 OTHER_MINUTES_TO_START = 0.6
-"""For compilation and scores on a GPU, beside the minutes of training. Ours compiles once per train type."""
+"""Minutes for compilation and scores on a GPU, in addition to training. Our code compiles once per train type."""
 SECONDS_TO_WAIT = 3.0
 
 
 class Benchmark:
-    """Its stages. What an earlier call left in the folder is used again."""
+    """The stages of the benchmark. Results of an earlier call in the same folder are used again."""
 
     def __init__(self, args: argparse.Namespace, settings: Settings):
         self.args, self.settings, self.start = args, settings, time.monotonic()
@@ -211,7 +211,7 @@ class Benchmark:
 
     def train_base(self) -> None:
         untrained = self.directory / "untrained"
-        shutil.rmtree(self.base, ignore_errors=True)  # of a call that was cut off
+        shutil.rmtree(self.base, ignore_errors=True)  # from a call that was interrupted
         self.untrained.save_pretrained(untrained)
         usage = train_base(untrained, self.samples, self.base, self.settings, self.args.base_minutes)
         self.report["base"] = usage.to_dict()

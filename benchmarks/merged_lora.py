@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""A call of a merged LoRA against one of the stock pipeline that runs the same evaluations, at real size on a GPU.
+"""Time of a call with a merged LoRA, compared with a stock pipeline that makes the same evaluations, at real size on a GPU.
 
-A base with the published size and random weights and a LoRA on it are saved, then loaded as users load them. The stock
-pipeline samples with diffusers' own scheduler at the same sigmas and without guidance. All pipelines take turns. The
-base's weights after unloading are compared with those of its files. Without a GPU it is a tiny rehearsal.
+A base of a published size with random weights and a LoRA are saved, and then loaded as users load them. The stock pipeline
+uses diffusers' scheduler at the same sigmas, without guidance. All pipelines take turns. After unloading, the base's weights
+are compared with its files. Without a GPU this is a tiny rehearsal.
 
     python benchmarks/merged_lora.py --parts eager compiled unloading offloading
 """
@@ -72,7 +72,7 @@ class Case:
         return pipeline
 
     def load_all(self) -> None:
-        """Load every pipeline on the device, with a row for each on seconds and memory."""
+        """Load every pipeline on the device. Each gets a row with seconds and memory."""
         for way in (STOCK, SEPARATE, MERGED):
             row = {"part": "loading", "way": way}
             host, on_device = private_gib(), allocated_gib(self.device)
@@ -87,7 +87,7 @@ class Case:
             self.report.add(row)
 
     def call(self, way: str, pipeline: DiffusionPipeline | None = None) -> Callable[[], torch.Tensor]:
-        """A call that returns latents, from the same noise every time."""
+        """Return a call that generates latents, from the same noise every time."""
         generator = torch.Generator(self.device).manual_seed(0)
         side = self.resolution // 8
         noise = torch.randn(1, self.model.latent_channels, side, side, generator=generator, device=self.device)
@@ -113,7 +113,7 @@ class Case:
         return draw
 
     def measure(self, ways: list[str], *, compiled: bool) -> None:
-        """A row for each way, from calls in turns, and how long each takes relative to the stock one."""
+        """Return a row per pipeline, from calls in turns, with the time relative to the stock pipeline."""
         works = {way: self.call(way) for way in ways}
         with self.compiled(ways) if compiled else nullcontext():
             rows = measure_in_turns(works, works, self.device, self.runs)
@@ -132,7 +132,7 @@ class Case:
             uncompile(transformers)
 
     def compare_images(self) -> None:
-        """How far the merged and the separate latents are apart, beside how large they are."""
+        """Return the difference of merged and separate latents, and how large the latents are."""
         merged, separate = (self.call(way)().float() for way in (MERGED, SEPARATE))
         difference = (merged - separate).square().mean().sqrt()
         self.report.add(
@@ -154,7 +154,7 @@ class Case:
         self.report.add({"part": "unloading", "how": how, "seconds": seconds, "exact": same})
 
     def check_offloading(self) -> None:
-        """Draw and unload a merged pipeline under each kind of offloading."""
+        """Call and unload a merged pipeline under each kind of offloading."""
         expected = self.call(MERGED)()
         kinds = {
             "model": lambda pipeline: pipeline.enable_model_cpu_offload(),
@@ -197,7 +197,9 @@ def save_random_lora(pipeline: DiffusionPipeline, model: RealModel, base: str, d
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_arguments(parser, list(PARTS), "merged_lora")
-    parser.add_argument("--runs", type=int, default=2 if parser.get_default("tiny") else 20, help="Timed calls.")
+    parser.add_argument(
+        "--runs", type=int, default=2 if parser.get_default("tiny") else 20, help="Number of timed calls."
+    )
     return parser.parse_args(input_args)
 
 

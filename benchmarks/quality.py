@@ -1,4 +1,5 @@
-"""How good few-step models get: a text-to-image base trained on captioned emoji, distilled in many ways and scored.
+"""Measure the quality of few-step models: a text-to-image base is trained on captioned emoji, distilled with many options, and
+scored.
 
 On a GPU, with the data that `benchmarks/quality/prepare_data.py` makes:
 
@@ -7,8 +8,8 @@ On a GPU, with the data that `benchmarks/quality/prepare_data.py` makes:
     python benchmarks/quality.py --stage variants --gpus 0 1 --jobs_per_gpu 4 --minutes 10
     python benchmarks/quality.py --stage report --publish
 
-Without one it is a rehearsal: tiny models on handwritten digits, to see that everything runs. Its figures mean
-nothing, and it writes to outputs/ alone.
+Without a GPU this is a rehearsal: tiny models on handwritten digits, to see that everything runs. Its numbers mean nothing, and
+it writes only to outputs/.
 """
 
 import argparse
@@ -66,7 +67,7 @@ RESULTS, PICTURES = "benchmarks/results", "docs/images"
 
 
 class Benchmark:
-    """Its stages; what an earlier call left in the folder is used again."""
+    """The stages of the benchmark. Results of an earlier call in the same folder are used again."""
 
     def __init__(self, args: argparse.Namespace, settings: Settings):
         self.args, self.settings = args, settings
@@ -101,7 +102,7 @@ class Benchmark:
 
     @cached_property
     def reference(self) -> dict:
-        """The base's row that the distilled models are compared with; its pictures are what distances are taken to."""
+        """The row of the base with which distilled models are compared."""
         chosen = self.base_at_many_steps()["reference"]
         path = self.work_dir / REFERENCE_PICTURES
         if not path.is_file():
@@ -132,7 +133,7 @@ class Benchmark:
             save_judge(train_judge(self.train, self.settings, self.device), self.judge_path)
 
     def run_base(self) -> None:
-        """Judge (beside the autoencoder where there are two devices) and base."""
+        """Train the judge and the base. With two devices, the judge and the autoencoder are trained at the same time."""
         args, beside = self.args, None
         if len(args.gpus) > 1 and not self.judge_path.is_file():
             environment = os.environ | {"CUDA_VISIBLE_DEVICES": args.gpus[-1]}
@@ -154,7 +155,7 @@ class Benchmark:
             raise SystemExit(f"the judge's training failed with code {beside.returncode}: see above")
 
     def run_stock(self) -> None:
-        """Scores the base, first at many steps, which variants are compared with, then at few."""
+        """Score the base, first at many steps for the comparison, then at few steps."""
         path = self.work_dir / "base_rows.json"
         if path.is_file():
             return
@@ -163,7 +164,7 @@ class Benchmark:
         write_json(path, scored | {"rows": scored["rows"] + rows})
 
     def run_own_samples(self) -> None:
-        """Data with images that the base drew, for the variants that train on them."""
+        """Write data with images that the base generated, for the variants that train on them."""
         folder = self.work_dir / OWN_SAMPLES
         if folder.is_dir():
             return
@@ -195,7 +196,7 @@ class Benchmark:
         runner.run_all(tuple(chosen), self.args.gpus, self.args.jobs_per_gpu)
 
     def score_apart(self, variant: Variant, steps: int, gpu: str | None) -> list[dict]:
-        """The rows of a trained variant, drawn and scored by a process on the device that it was trained on."""
+        """Return the rows of a trained variant. A process on the device that trained it generates and scores the images."""
         rehearsal = "--rehearsal" if self.args.rehearsal else "--no-rehearsal"
         command = [sys.executable, __file__, "--stage", SCORE, "--only", variant.name, "--trained_steps", str(steps)]
         command += ["--output_dir", str(self.work_dir), "--data_dir", str(self.data_dir), rehearsal]
@@ -206,7 +207,7 @@ class Benchmark:
         return self.work_dir / "rows" / f"{variant.name}.json"
 
     def run_score(self) -> None:
-        """Of one variant that was trained in this folder."""
+        """Score one variant that was trained in this folder."""
         (variant,) = (variant for variant in VARIANTS if variant.name in self.args.only)
         folder, steps = trained_folder(self.work_dir, variant), self.args.trained_steps
         reference = self.reference
@@ -239,7 +240,7 @@ def write_json(path: Path, values: object) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Two processes may want the same file: it is complete or not there."""
+    """Write a file atomically, because two processes may write the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}")
     write(aside)
@@ -252,7 +253,7 @@ def plain_call() -> str:
 
 @contextmanager
 def timed(name: str, work_dir: Path):
-    """Announces a stage and leaves its command, machine and seconds beside what it made, for each time that it ran."""
+    """Print the name of a stage, and save its command, machine and seconds for each run of it."""
     print(f"== {name}", flush=True)
     names = chain([name], (f"{name}_{number}" for number in count(2)))
     paths = (work_dir / f"stage_{name}.json" for name in names)
@@ -266,26 +267,44 @@ def timed(name: str, work_dir: Path):
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--stage", choices=(*STAGES, SCORE), help=f"All by default. {SCORE}: of one variant, which `variants` does."
+        "--stage",
+        choices=(*STAGES, SCORE),
+        help=f"Stage to run; the default is all. {SCORE} scores one variant, and `variants` calls it.",
     )
     parser.add_argument(
-        "--output_dir", help="Defaults to outputs/quality, a rehearsal's to outputs/quality_rehearsal."
+        "--output_dir",
+        help="Output folder; the default is outputs/quality, or outputs/quality_rehearsal for a rehearsal.",
     )
-    parser.add_argument("--data_dir", help="What prepare_data.py wrote; defaults to data/ in --output_dir.")
-    parser.add_argument("--gpus", nargs="+", default=[], help="Devices to use, such as 0 1; by default the first.")
-    parser.add_argument("--base_processes", type=int, default=1, help="Devices that train the base together.")
-    parser.add_argument("--jobs_per_gpu", type=int, default=4, help="Variants trained at once on each.")
-    parser.add_argument("--continue_base", help="Folder of a base to train further, in place of a new one.")
-    parser.add_argument("--base_minutes", type=float, default=7.0, help="For the base's transformer, all in all.")
-    parser.add_argument("--minutes", type=float, default=10.0, help="For the variants, their scores included.")
-    parser.add_argument("--steps", type=int, help="Optimizer steps of a variant.")
-    parser.add_argument("--guidance_scales", type=float, nargs="+", help="Tried for the base's best images.")
-    parser.add_argument("--only", nargs="+", help="Names of variants; all by default.")
-    parser.add_argument("--trained_steps", type=int, help=f"For --stage {SCORE}.")
-    parser.add_argument("--keep_weights", action="store_true", help="Of the variants, once they are scored.")
+    parser.add_argument("--data_dir", help="Folder that prepare_data.py wrote; the default is data/ in --output_dir.")
+    parser.add_argument(
+        "--gpus", nargs="+", default=[], help="Devices to use, such as 0 1; the default is the first one."
+    )
+    parser.add_argument("--base_processes", type=int, default=1, help="Number of devices that train the base.")
+    parser.add_argument("--jobs_per_gpu", type=int, default=4, help="Number of variants to train at once per device.")
+    parser.add_argument("--continue_base", help="Folder of a base to train further, instead of a new one.")
+    parser.add_argument(
+        "--base_minutes",
+        type=float,
+        default=7.0,
+        help="Minutes to train the base's transformer, including start and end.",
+    )
+    parser.add_argument("--minutes", type=float, default=10.0, help="Minutes to train and score the variants.")
+    parser.add_argument("--steps", type=int, help="Number of optimizer steps of a variant.")
+    parser.add_argument(
+        "--guidance_scales", type=float, nargs="+", help="Guidance scales to try for the base's best images."
+    )
+    parser.add_argument("--only", nargs="+", help="Names of the variants to train; the default is all.")
+    parser.add_argument(
+        "--trained_steps", type=int, help=f"Number of steps that the variant was trained for, for --stage {SCORE}."
+    )
+    parser.add_argument(
+        "--keep_weights", action="store_true", help="Keep the weights of variants after they are scored."
+    )
     parser.add_argument("--publish", action="store_true", help="Write the report into benchmarks/results and docs.")
-    parser.add_argument("--name", default="quality", help="Of the report's files.")
-    parser.add_argument("--rehearsal", action=argparse.BooleanOptionalAction, help="Tiny; the default without a GPU.")
+    parser.add_argument("--name", default="quality", help="Start of the names of the report's files.")
+    parser.add_argument(
+        "--rehearsal", action=argparse.BooleanOptionalAction, help="Use tiny models; the default without a GPU."
+    )
     args = parser.parse_args(input_args)
     known = {variant.name for variant in VARIANTS}
     for name in args.only or []:

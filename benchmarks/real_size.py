@@ -1,9 +1,8 @@
 #!/usr/bin/env python
-"""A LoRA training step of full TwinFlow at real size: seconds and memory, with random weights, on one GPU.
+"""Time and memory of a LoRA training step of full TwinFlow at real size, with random weights, on one GPU.
 
-The step is that of the package's `Trainer`, on a base of the published size whose weights are random, quantized or not:
-rank 64, order 2, adversarial branch and rectification, the teacher's adapter beside the student's. Without a GPU it is a
-tiny rehearsal.
+This is a step of `Trainer` on a base of a published size with random weights, quantized or not: rank 64, order 2, adversarial
+branch and rectification. Without a GPU this is a tiny rehearsal.
 
     python benchmarks/real_size.py --parts sd3_1024 qwen_512_int8 --minutes 8
 """
@@ -30,7 +29,7 @@ from at_real_size.ours import FULL_TWINFLOW, OurTraining, run_options
 from diffusers_twinflow.training.quantization import check_quantization
 
 TINY_RESOLUTION = 64
-CYCLES_HELP = "How often each of the four branches has its turn in the timed steps of batch 1."
+CYCLES_HELP = "How often each of the four branches is trained in the timed steps of batch 1."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +53,7 @@ SETTINGS = {
 
 
 def measure_setting(args, setting: Setting) -> dict:
-    """One row: building, then steps until each branch had its share."""
+    """Return a row: build the model, then time steps until each branch was trained."""
     device = torch.device(args.device)
     check_quantization(setting.quantize_base, "lora")
     if device.type == "cuda":
@@ -79,13 +78,13 @@ def measure_setting(args, setting: Setting) -> dict:
 
 
 def count_values(parameter: torch.nn.Parameter) -> int:
-    """How many weights a parameter holds; one in NF4 keeps two to a byte."""
+    """Return the number of weights of a parameter. In NF4, a byte contains two."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else state.shape.numel()
 
 
 def time_steps(training: OurTraining, device: torch.device, cycles: int) -> dict:
-    """Seconds of a step, over all and by the branches it trains, and the peak of memory."""
+    """Return the seconds per step, in total and by branch, and the peak memory."""
     cycle = training.cycle
     for _ in range(cycle):
         training.step()
@@ -115,7 +114,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
 
 
 def rehearsed(setting: Setting) -> Setting:
-    """The setting with a tiny model; NF4, which needs a GPU, becomes 8 bit."""
+    """Return the setting with a tiny model. NF4, which needs a GPU, becomes 8 bit."""
     quantize_base = setting.quantize_base and "torchao_int8"
     changes = {"name": f"tiny {setting.name}", "model": setting.model.tiny(), "resolution": TINY_RESOLUTION}
     return dataclasses.replace(setting, **changes, quantize_base=quantize_base)

@@ -1,6 +1,6 @@
-"""Time of one scheduler step, TwinFlowScheduler beside FlowMatchEulerDiscreteScheduler, on the CPU and on CUDA.
+"""Time of one scheduler step: TwinFlowScheduler and FlowMatchEulerDiscreteScheduler, on the CPU and on CUDA.
 
-Both draw fresh noise or both draw none. The runs of the two alternate, so that a busy machine slows both.
+Both use fresh noise, or both use none. They run in turns, so that a busy machine slows both.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="JSON file for the results")
+    parser.add_argument("--output", type=Path, help="JSON file for the results.")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     devices = {"cpu": f"CPU, {args.threads} thread(s)"}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Learning rate schedules at equal steps: the digits base distilled with the recommended recipe, on a CPU.
+"""Compare learning rate schedules at equal steps: the digits base distilled with the recommended recipe, on a CPU.
 
 Each row is a LoRA, scored on the same noise. About 20 minutes on one core:
 
@@ -57,7 +57,7 @@ class Scorer:
         self.latents = initial_noise(load_base(str(BASE)), samples, seed)
 
     def rows(self, directory: str) -> dict[str, dict[str, object]]:
-        """The scores of a saved LoRA by its number of steps."""
+        """Return the scores of a saved LoRA by number of steps."""
         pipeline, found = TwinFlowPipeline.from_pretrained(directory), {}
         for steps in STEP_COUNTS:
             row, _ = score_column(twinflow_column(pipeline, steps), self.judge, self.reference, self.latents)
@@ -66,7 +66,7 @@ class Scorer:
 
 
 def train_on_digits(given: RunOptions, data_dir: str, title: str) -> tuple[Trainer, float]:
-    """Take all steps of a run on encoded digits. Returns the trainer, which has saved nothing, and the seconds."""
+    """Take all steps of a run on encoded digits, without saving. Returns the trainer and the seconds."""
     digits, start = DigitsInMemory(given, data_dir), time.perf_counter()
     trainer = Trainer(digits.pipeline, given.arguments, given.method(), digits.batches, callbacks=[])
     trainer.prepare()
@@ -78,7 +78,7 @@ def train_on_digits(given: RunOptions, data_dir: str, title: str) -> tuple[Train
 
 
 def train(name: str, seed: int, args: argparse.Namespace, scorer: Scorer) -> dict[str, object]:
-    """One run and its scores."""
+    """Train once and return the scores."""
     options = OPTIONS | SCHEDULES[name]
     options |= {"train_batch_size": args.batch_size, "max_train_steps": args.steps, "seed": seed}
     with tempfile.TemporaryDirectory() as directory:
@@ -97,9 +97,11 @@ def parse_benchmark_args(input_args: list[str] | None = None) -> argparse.Namesp
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--schedules", nargs="+", choices=list(SCHEDULES), default=list(SCHEDULES))
-    parser.add_argument("--samples", type=int, default=1000, help="Samples per row, a multiple of 10.")
-    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder of the digits; made if not there.")
-    parser.add_argument("--output", help="JSON file of the results.")
+    parser.add_argument("--samples", type=int, default=1000, help="Number of samples per row, a multiple of 10.")
+    parser.add_argument(
+        "--data_dir", default=DEFAULT_DATA_DIR, help="Folder of the digits, which is made if it does not exist."
+    )
+    parser.add_argument("--output", help="JSON file for the results.")
     return parser.parse_args(input_args)
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""A training step of TwinFlow on one GPU and on several, at real size with random weights: speed and memory.
+"""Speed and memory of a TwinFlow training step on one GPU and on several, at real size with random weights.
 
-The step is that of the package's `Trainer`, started by `accelerate launch` with the configurations of
-`examples/accelerate`: a LoRA and all weights, each GPU with the same samples a step. Without a GPU it is a tiny rehearsal
-in CPU processes, without FSDP2, which accelerate has for accelerators only.
+This is a step of `Trainer`, started by `accelerate launch` with the configurations of `examples/accelerate`, for a LoRA and for
+all weights. Each GPU has the same number of samples per step. Without a GPU this is a tiny rehearsal in CPU processes, without
+FSDP2, which accelerate does not support on CPUs.
 
     python benchmarks/several_gpus.py --processes 2 --parts lora_one lora_ddp --minutes 5
 """
@@ -27,10 +27,10 @@ from quality.launching import run_logged
 CONFIGURATIONS = Path(__file__).parents[1] / "examples" / "accelerate"
 RESOLUTION, TINY_RESOLUTION = 512, 64
 BATCH = 4
-"""Samples of a GPU in a step: one of each branch."""
+"""Samples per GPU and step: one of each branch."""
 WARMUP, RUNS, TINY_RUNS = 3, 8, 2
 LONGEST_ROW = 200
-"""Seconds, after which a row is given up."""
+"""Time limit of a row in seconds."""
 ONE = "one"
 WAYS = {
     f"{train_type}_{kind}": (train_type, kind) for train_type in ("lora", "full") for kind in (ONE, "ddp", "fsdp2")
@@ -38,7 +38,7 @@ WAYS = {
 
 
 def launch_command(way: str, args: argparse.Namespace, row_file: str) -> list[str]:
-    """What measures one way in processes of its own and writes its row."""
+    """Return the command that measures one way in new processes and writes its row."""
     _, kind = WAYS[way]
     before = []
     if kind != ONE and args.device == "cpu":
@@ -54,7 +54,7 @@ def launch_command(way: str, args: argparse.Namespace, row_file: str) -> list[st
 
 
 def measure_way(args: argparse.Namespace) -> None:
-    """Write the row of a way, as one of its processes."""
+    """Measure a way as one of its processes, and write its row."""
     train_type, model, resolution = WAYS[args.measure][0], SD35_MEDIUM, RESOLUTION
     if args.tiny:
         model, resolution = model.tiny(), TINY_RESOLUTION
@@ -79,7 +79,7 @@ def measure_way(args: argparse.Namespace) -> None:
 
 
 def launched_row(args: argparse.Namespace, way: str) -> dict:
-    """The row of a way, measured in new processes."""
+    """Return the row of a way, measured in new processes."""
     with tempfile.TemporaryDirectory() as directory:
         row_file = Path(directory, "row.json")
         command = launch_command(way, args, str(row_file))
@@ -90,9 +90,9 @@ def launched_row(args: argparse.Namespace, way: str) -> dict:
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_arguments(parser, list(WAYS), "several_gpus")
-    parser.add_argument("--processes", type=int, default=2, help="GPUs of the ways of several.")
+    parser.add_argument("--processes", type=int, default=2, help="Number of GPUs for the rows with several.")
     parser.add_argument(
-        "--runs", type=int, default=TINY_RUNS if parser.get_default("tiny") else RUNS, help="Timed steps."
+        "--runs", type=int, default=TINY_RUNS if parser.get_default("tiny") else RUNS, help="Number of timed steps."
     )
     parser.add_argument("--measure", choices=WAYS, help=argparse.SUPPRESS)
     return parser.parse_args(input_args)

@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""Training steps of small batches at SD3.5-medium size: seconds, memory, launches and compilation, in one run.
+"""Training steps of small batches at SD3.5-medium size: seconds, memory, launches and compilation.
 
-Every row is the step of the package's `Trainer` on a base with random weights: TwinFlow on a LoRA of rank 64 and on all
-weights, with order 2, adversarial branch and rectification, and flow matching of the same LoRA. Each is measured as it is,
-compiled, and with CUDA graphs. Batches of 4 are also profiled: how long the GPU is busy, and what the CPU does. The first
-row of each way that is compiled starts with an empty cache of the compiler; later rows of that way find it filled. The part
-"exact_bf16" compares gradients and losses with and without CUDA graphs on a model of four layers, and "exact_no" does so
-without mixed precision. Without a GPU it is a tiny rehearsal without CUDA graphs.
+Every row is a step of `Trainer` on a base with random weights: TwinFlow on a LoRA of rank 64 and on all weights, with order 2,
+adversarial branch and rectification, and flow matching of the same LoRA. Each is measured eager, compiled, and with CUDA
+graphs. Batches of 4 are also profiled: how long the GPU is busy, and what the CPU does. The first compiled row of each kind
+starts with an empty compiler cache, and later rows of that kind use the filled cache. The part "exact_bf16" compares gradients
+and losses with and without CUDA graphs on a model of four layers, and "exact_no" does so without mixed precision. Without a
+GPU this is a tiny rehearsal without CUDA graphs.
 
     python benchmarks/small_batches.py --parts lora_compiled full_compiled --minutes 5
 
-With `--limit`, each part is a process that ends after so many seconds, and the rows that it has are kept. The parts of
+With `--limit`, each part is a process that ends after this many seconds, and its rows so far are kept. The parts of
 `--together` run at the same time, before the others:
 
     python benchmarks/small_batches.py --limit 60 --parts lora_eager lora_1024 --together exact_bf16 lora_compiled
@@ -46,9 +46,9 @@ WAYS = {
 }
 PROFILED_BATCH = 4
 PROFILED_STEPS = 4
-"""The steps of a batch differ in the samples of their passes."""
+"""Number of profiled steps. They differ in the samples of their passes."""
 STEPS_UNTIL_RECORDED = 8
-"""More steps before the timed ones with CUDA graphs, because a pass is recorded when its shape comes again."""
+"""More steps before the timed ones with CUDA graphs, because a pass is recorded when its shape occurs again."""
 TINY_RESOLUTION = 64
 EXACT = "exact_"
 SHORTEST_PHASE = 0.05
@@ -70,7 +70,7 @@ class Setting:
 
 
 def settings(part: str) -> list[Setting]:
-    """The rows of a part, in the order in which they are measured."""
+    """Return the rows of a part, in the order of their measurement."""
     way, _, kind = part.rpartition("_")
     rows = {
         "eager": [Setting(way, cuda_graphs=True), Setting(way)],
@@ -108,7 +108,7 @@ def training_of(args: argparse.Namespace, setting: Setting) -> Iterator[OurTrain
 
 
 def measure_setting(args: argparse.Namespace, setting: Setting, report: Report) -> dict:
-    """Seconds of a step and peak memory, what compilation took, and where the time of a step goes."""
+    """Return the seconds per step, the peak memory, the compile time, and where the time of a step goes."""
     torch.compiler.reset()
     counters.clear()
     compilation_time_metrics.clear()
@@ -141,7 +141,7 @@ def measure_setting(args: argparse.Namespace, setting: Setting, report: Report) 
 
 @contextmanager
 def watched_compilation(report: Report, setting: Setting) -> Iterator[None]:
-    """Note in the report when each graph was compiled, which remains if the process is ended meanwhile."""
+    """Record in the report when each graph was compiled, so that it is known even if the process is ended."""
     begun, is_over, found = time.monotonic(), threading.Event(), [0]
     if setting.compiled:
         times: list[float] = []
@@ -167,7 +167,7 @@ def take_steps(training: OurTraining) -> None:
 
 
 def phases_of_compilation() -> dict[str, float]:
-    """Seconds of each phase of dynamo and inductor. Phases contain others."""
+    """Return the seconds of each phase of dynamo and inductor. Phases contain other phases."""
     phases = {name: sum(seconds) for name, seconds in compilation_time_metrics.items()}
     return {name: round(seconds, 2) for name, seconds in phases.items() if seconds >= SHORTEST_PHASE}
 
@@ -175,14 +175,16 @@ def phases_of_compilation() -> dict[str, float]:
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_arguments(parser, PARTS, "small_batches")
-    parser.add_argument("--warmup", type=int, default=5, help="Steps before the timed ones.")
+    parser.add_argument("--warmup", type=int, default=5, help="Number of steps before the timed ones.")
     parser.add_argument(
-        "--runs", type=int, default=2 if parser.get_default("tiny") else 8, help="Timed steps per row."
+        "--runs", type=int, default=2 if parser.get_default("tiny") else 8, help="Number of timed steps per row."
     )
-    parser.add_argument("--only_busy", action="store_true", help="Of the profiles, make only that of the GPU.")
-    parser.add_argument("--limit", type=float, help="Run each part as a process of at most so many seconds.")
+    parser.add_argument("--only_busy", action="store_true", help="Profile only how long the GPU is busy.")
+    parser.add_argument("--limit", type=float, help="Run each part as a process with this limit in seconds.")
     parser.add_argument("--together", nargs="+", choices=PARTS, default=[], help="Parts that run first, all at once.")
-    parser.add_argument("--together_limit", type=float, help="Seconds of the parts in --together, if not --limit.")
+    parser.add_argument(
+        "--together_limit", type=float, help="Limit in seconds of the parts in --together; the default is --limit."
+    )
     args = parser.parse_args(input_args)
     if args.together and not args.limit:
         parser.error("--together needs --limit, because its parts are processes.")

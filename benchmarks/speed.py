@@ -1,11 +1,10 @@
 #!/usr/bin/env python
-"""Speed of drawing and of training at real size, with random weights, on a GPU; without one, a tiny rehearsal.
+"""Speed of sampling and training at real size, with random weights. Without a GPU this is a tiny rehearsal.
 
-- latency: a stock pipeline with guidance at its usual step count against TwinFlow at 4, 2 and 1 steps without, for one
-  picture a call and for several, as they are, with CUDA graphs and with compiled blocks of both; and where a call of
-  TwinFlow goes;
-- training: a step of diffusers' own LoRA example against ours of flow matching and of TwinFlow, on the same base and
-  batch, and against the TwinFlow authors' step where `--reference_dir` is a checkout of their repository.
+- Latency: a stock pipeline with guidance at its usual step count, and TwinFlow at 4, 2 and 1 steps without guidance. Each is
+  measured with one and with several images per call: eager, with CUDA graphs and with compiled blocks.
+- Training: a step of diffusers' LoRA example, and our steps of flow matching and TwinFlow, on the same base and batch. With
+  `--reference_dir`, a checkout of the TwinFlow authors' repository, also their step.
 
     python benchmarks/speed.py --parts sd3 flux --minutes 5
 """
@@ -42,7 +41,7 @@ def number_of_runs(args, default: int) -> int:
 
 
 def measure_latency(args, report: Report, part: str) -> None:
-    """Groups of rows, what matters most first; one that fails leaves the others."""
+    """Measure groups of rows, the most important first. If one fails, the others still run."""
     model, name, resolution, backend = LATENCY[part], NAMES[part], 1024, "inductor"
     if args.tiny:
         model, name, resolution, backend = model.tiny(), f"tiny {name}", TINY_RESOLUTION, "eager"
@@ -61,7 +60,7 @@ def measure_latency(args, report: Report, part: str) -> None:
 
 
 def latency_groups(args, latency: Latency, batches: list[int]) -> Iterator[tuple[str, Callable[[], None]]]:
-    """What is measured of a model, by its name, in this order."""
+    """Return the groups of rows of a model by name, in this order."""
     runs = {batch: number_of_runs(args, LATENCY_RUNS if batch == 1 else LARGE_BATCH_RUNS) for batch in batches}
     for batch in batches:
         yield (
@@ -89,7 +88,7 @@ def latency_groups(args, latency: Latency, batches: list[int]) -> Iterator[tuple
 
 
 def training_ways(args, setting: dict) -> dict[str, tuple[torch.dtype, partial]]:
-    """How the base is kept and what makes the trainer, by the row's name; all but the last train the same layers."""
+    """Return the dtype of the base and the function that builds the trainer, by row. All but the last train the same layers."""
     batch, checkpointing = setting["batch"], setting["gradient_checkpointing"]
     adapters = {"rank": args.rank, "gradient_checkpointing": checkpointing}
 
@@ -125,7 +124,7 @@ def measure_training(args, report: Report, part: str) -> None:
 
 
 def measure_way(args, model: RealModel, setting: dict, dtype: torch.dtype, build) -> dict:
-    """Seconds, samples a second and memory of one way of training."""
+    """Return the seconds per step, samples per second and memory of one way of training."""
     device = torch.device(args.device)
     torch.manual_seed(0)
     built = {}
@@ -150,11 +149,15 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_arguments(parser, [*LATENCY, *TRAINING], "speed")
     parser.add_argument(
-        "--runs", type=int, help="Timed calls of a row; by default 8 of training, 5 of drawing, 2 of batches."
+        "--runs",
+        type=int,
+        help="Number of timed calls per row; the default is 8 for training, 5 for sampling and 2 for batches.",
     )
-    parser.add_argument("--batches", nargs="+", type=int, help="Pictures a call; by default 1, and 4 of SD3.5.")
     parser.add_argument(
-        "--compiled", action=argparse.BooleanOptionalAction, default=True, help="Measure compiled models as well."
+        "--batches", nargs="+", type=int, help="Numbers of images per call; the default is 1, and 1 and 4 for SD3.5."
+    )
+    parser.add_argument(
+        "--compiled", action=argparse.BooleanOptionalAction, default=True, help="Also measure compiled models."
     )
     parser.add_argument("--reference_dir", "--reference-dir", help="Checkout of the TwinFlow authors' repository.")
     return parser.parse_args(input_args)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""When TwinFlow training runs away: the digits base at high learning rates, with rectification of different weights.
+"""Find when TwinFlow training diverges: the digits base at high learning rates, with different rectification weights.
 
-Each run is stopped where its loss is far beyond any that trains. About five minutes on one core:
+A run stops if its loss is far above the losses of runs that work. About five minutes on one core:
 
     python benchmarks/stability.py --output benchmarks/results/stability_digits.json
 """
@@ -67,10 +67,10 @@ class Losses(TrainerCallback):
 
 
 class RandomDigits:
-    """Batches of digits, drawn with replacement and without end.
+    """Endless random batches of digits, with replacement.
 
     Args:
-        conditions: of the ten prompts, by name.
+        conditions: conditions of the ten prompts, by name.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class RandomDigits:
 
 
 def encode_digits(family, pipeline, data_dir: str) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """Latents, labels, and the conditions of the ten prompts and of the empty one."""
+    """Return latents, labels, and the conditions of the ten prompts and of the empty prompt."""
     images, labels = load_split(data_dir, "train")
     with torch.no_grad():
         latents = torch.cat([family.encode_images(pipeline, 2 * batch - 1) for batch in images.split(500)])
@@ -96,7 +96,7 @@ def encode_digits(family, pipeline, data_dir: str) -> tuple[torch.Tensor, torch.
 
 
 class DigitsInMemory:
-    """The base of a run and batches of encoded digits, drawn with the run's seed.
+    """The base of a run and random batches of encoded digits, with the run's seed.
 
     Args:
         given: options of the run.
@@ -117,7 +117,7 @@ class DigitsInMemory:
 
 
 def train(name: str, seed: int, args) -> dict:
-    """One run: the largest mean loss of ten steps, and how large the one-step latents grew."""
+    """Train once. Returns the largest mean loss over ten steps, and the largest size of the one-step latents."""
     options = ["--config", CONFIG, "--twinflow_enhanced_ratio=0.5", "--twinflow_adversarial_enabled"]
     options += [f"--seed={seed}", *RUNS[name]]
     given = parse_args([*options, f"--train_batch_size={args.batch_size}", f"--max_train_steps={args.steps}"])
@@ -141,7 +141,7 @@ def train(name: str, seed: int, args) -> dict:
 
 @torch.no_grad()
 def size_of_one_step(student, shape: torch.Size, prompts: dict[str, torch.Tensor]) -> float:
-    """Root mean square of the latents that ten prompts give in one step; the data has 1."""
+    """Return the root mean square of the one-step latents of ten prompts; for data it is 1."""
     noise = torch.randn(10, *shape, generator=torch.Generator().manual_seed(0))
     ones = torch.ones(10)
     condition = {name: tensor[:10] for name, tensor in prompts.items()}
@@ -154,8 +154,10 @@ def parse_benchmark_args(input_args: list[str] | None = None) -> argparse.Namesp
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
-    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder of the digits; made if not there.")
-    parser.add_argument("--output", help="JSON file of the results.")
+    parser.add_argument(
+        "--data_dir", default=DEFAULT_DATA_DIR, help="Folder of the digits, which is made if it does not exist."
+    )
+    parser.add_argument("--output", help="JSON file for the results.")
     return parser.parse_args(input_args)
 
 

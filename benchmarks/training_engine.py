@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""Speed and memory of a TwinFlow training step, side by side with a plain implementation, in one run.
+"""Speed and memory of a TwinFlow training step, compared with a plain implementation.
 
-Compares, on one SD3 transformer with random weights and random latents:
-- plain: section by section as the paper writes it, every pass on every sample, eager;
-- engine: `TwinFlow`, only the samples that need a pass, eager, with split passes and with compiled blocks;
-- flow matching: one forward and backward of the same weights, the least that training can cost.
+Measured on one SD3 transformer with random weights and random latents:
+- plain: step by step as in the paper, every pass on every sample, eager;
+- engine: `TwinFlow`, which runs passes only on the samples that need them: eager, with split passes, and with compiled blocks;
+- flow matching: one forward and one backward pass of the same weights, the lowest possible cost of training.
 
 A LoRA trains on merged weights, as in the `Trainer`. The rows "unmerged" run PEFT's low-rank branches instead.
 
     python benchmarks/training_engine.py --output_dir benchmarks/results
 
-writes `training_engine_full.json` and `training_engine_lora.json`, a row at a time.
+This writes `training_engine_full.json` and `training_engine_lora.json`, row by row.
 """
 
 import argparse
@@ -101,7 +101,7 @@ class Setting:
         }
 
     def draw(self):
-        """The draw of the next step; it comes again after as many steps as are timed."""
+        """Return the draw of the next step. Draws repeat after as many steps as are timed."""
         first = self.step_count % self.cycle * len(self.latents)
         positions = list(range(first, first + len(self.latents)))
         self.step_count += 1
@@ -124,7 +124,7 @@ def engine_loss(setting: Setting) -> torch.Tensor:
 
 
 def plain_loss(setting: Setting) -> torch.Tensor:
-    """Every pass on the whole batch, chosen among afterwards."""
+    """Run every pass on the whole batch, and choose results afterwards."""
     config, draw, condition = setting.config, setting.draw(), setting.condition
     ones = torch.ones_like(draw.t)
     empty = {name: tensor.expand_as(condition[name]) for name, tensor in setting.unconditional.items()}
@@ -199,7 +199,7 @@ WAYS = [
 
 
 def measure(args, way: Way, train_type: str, **options) -> dict:
-    """Median seconds of a step and peak memory of one way of training, which is then taken off the device."""
+    """Return the median seconds per step and the peak memory of one way of training. Its memory is freed afterwards."""
     torch.compiler.reset()
     counters.clear()
     config = way.config(**options)
@@ -213,7 +213,7 @@ def measure(args, way: Way, train_type: str, **options) -> dict:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    # What is compiled warms up with every batch that is timed, so that no graph is made in a timed step.
+    # Compiled steps warm up with every timed batch, so that nothing is compiled in a timed step.
     warmup = [timed_step() for _ in range(args.runs if way.compiled else args.warmup)]
     if not way.compiled:
         setting.step_count = 0
@@ -233,7 +233,7 @@ def measure(args, way: Way, train_type: str, **options) -> dict:
 
 
 def try_to_measure(args, way: Way, train_type: str, **options) -> dict:
-    """A row, or what went wrong in its place."""
+    """Return a row, or a row with the error."""
     start = time.perf_counter()
     try:
         row = measure(args, way, train_type, **options)
@@ -255,25 +255,32 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     small = not torch.cuda.is_available()
     names = [way.name for way in WAYS]
     parser.add_argument("--num_layers", type=int, default=2 if small else 12)
-    parser.add_argument("--num_attention_heads", type=int, default=2 if small else 12, help="Of 64 channels each.")
+    parser.add_argument(
+        "--num_attention_heads",
+        type=int,
+        default=2 if small else 12,
+        help="Number of attention heads, of 64 channels each.",
+    )
     parser.add_argument("--latent_size", type=int, default=8 if small else 64)
     parser.add_argument("--text_tokens", type=int, default=8 if small else 154)
     parser.add_argument("--batch_size", type=int, default=8 if small else 64)
-    parser.add_argument("--warmup", type=int, default=2 if small else 3, help="Steps before the timed ones; eager.")
-    parser.add_argument("--runs", type=int, default=3 if small else 8, help="Steps that are timed.")
+    parser.add_argument(
+        "--warmup", type=int, default=2 if small else 3, help="Number of steps before the timed ones, if not compiled."
+    )
+    parser.add_argument("--runs", type=int, default=3 if small else 8, help="Number of timed steps.")
     parser.add_argument("--train_types", nargs="*", choices=["full", "lora"], default=["full", "lora"])
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="Rows to measure.")
-    parser.add_argument("--minutes", type=float, default=60, help="No row is begun after so long.")
-    parser.add_argument("--table", action="store_true", help="Measure orders and batch sizes, and not the rows.")
-    parser.add_argument("--orders", type=int, nargs="*", default=[1, 2, 3], help="Orders of the table.")
+    parser.add_argument("--minutes", type=float, default=60, help="Start no row after this many minutes.")
+    parser.add_argument("--table", action="store_true", help="Measure orders and batch sizes instead of the rows.")
+    parser.add_argument("--orders", type=int, nargs="*", default=[1, 2, 3], help="Orders to measure with --table.")
     parser.add_argument("--batch_sizes", type=int, nargs="*", default=[4, 8] if small else [4, 16, 64, 256])
-    parser.add_argument("--output_dir", help="Folder of the results.")
-    parser.add_argument("--name", default="training_engine", help="How the files' names begin.")
+    parser.add_argument("--output_dir", help="Folder for the results.")
+    parser.add_argument("--name", default="training_engine", help="Start of the names of the files.")
     return parser.parse_args(input_args)
 
 
 def measure_table(args) -> list[dict]:
-    """The engine's LoRA step against the order of the estimate and the size of the batch."""
+    """Measure the engine's LoRA step for several orders and batch sizes."""
     rows = []
     for order in args.orders:
         for batch_size in args.batch_sizes:
@@ -284,7 +291,7 @@ def measure_table(args) -> list[dict]:
 
 
 def plot_table(rows: list[dict], path: Path) -> None:
-    """Samples a second and peak memory against the batch size, a line an order."""
+    """Plot samples per second and peak memory over the batch size, one line per order."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
     measured = [row for row in rows if row["seconds"]]
     for order in sorted({row["order"] for row in measured}):
@@ -300,7 +307,7 @@ def plot_table(rows: list[dict], path: Path) -> None:
 
 
 def measure_rows(args) -> None:
-    """The rows of each way of training, the eager ones and the compiled engine first."""
+    """Measure the rows of all ways of training, the eager ones and the compiled engine first."""
     start, rows = time.monotonic(), {train_type: [] for train_type in args.train_types}
     wanted = [way for way in WAYS if way.name in args.only]
     for chosen in (wanted[:-1], wanted[-1:]):

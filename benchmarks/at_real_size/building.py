@@ -1,4 +1,4 @@
-"""Models of random weights, made on the device itself, so that 20 billion of them take seconds."""
+"""Build models with random weights directly on the device, so that 20 billion weights take seconds."""
 
 import inspect
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from .models import RealModel
 
 @contextmanager
 def created_as(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Tensors that are made in the context are on the device and of the dtype."""
+    """Create tensors on the device and with the dtype inside the block."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -29,7 +29,7 @@ def created_as(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 
 def random_model(cls: type[ModelMixin], config: dict, device: torch.device, dtype: torch.dtype) -> ModelMixin:
-    """A frozen model with the weights that its class starts with."""
+    """Return a frozen model with the initial weights of its class."""
     with created_as(device, dtype):
         model = cls(**config)
     return model.to(dtype).requires_grad_(False).eval()
@@ -38,7 +38,7 @@ def random_model(cls: type[ModelMixin], config: dict, device: torch.device, dtyp
 def random_transformer(
     model: RealModel, device: torch.device, dtype: torch.dtype, quantize_base: str | None = None
 ) -> ModelMixin:
-    """The frozen transformer of a base.
+    """Return the frozen transformer of a base.
 
     Args:
         quantize_base: a name of `diffusers_twinflow.training.quantization.LIBRARIES`.
@@ -51,7 +51,7 @@ def random_transformer(
 def quantized_transformer(
     model: RealModel, device: torch.device, dtype: torch.dtype, quantize_base: str
 ) -> ModelMixin:
-    """What diffusers makes of files with this quantization: its quantizer gets a random tensor for each one of them."""
+    """Return a transformer as diffusers quantizes it while loading, with a random tensor for each weight."""
     config = quantization_config(quantize_base, ["transformer"], dtype).quant_mapping["transformer"]
     quantizer = DiffusersAutoQuantizer.from_config(config, pre_quantized=False)
     quantizer.validate_environment()
@@ -73,7 +73,7 @@ def quantized_transformer(
 
 
 def random_weight(name: str, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """As a layer starts: uniform within one over the root of its inputs; a bias 0, a norm's scale 1."""
+    """Return an initial weight: uniform within 1 / sqrt(inputs); 0 for a bias, 1 for the scale of a norm."""
     if len(shape) < 2:
         start = torch.zeros if name.endswith("bias") else torch.ones
         return start(shape, device=device, dtype=dtype)
@@ -82,7 +82,7 @@ def random_weight(name: str, shape: torch.Size, device: torch.device, dtype: tor
 
 
 def random_pipeline(model: RealModel, device: torch.device, dtype: torch.dtype) -> DiffusionPipeline:
-    """The stock pipeline without its text encoders: prompts come as embeddings."""
+    """Return the stock pipeline without text encoders, because prompts are given as embeddings."""
     components = {
         "transformer": random_transformer(model, device, dtype),
         "scheduler": FlowMatchEulerDiscreteScheduler(**model.scheduler),

@@ -1,8 +1,8 @@
 """Ordinary flow-matching LoRA training with the arithmetic of diffusers' own example for Stable Diffusion 3.
 
-That is `examples/dreambooth/train_dreambooth_lora_sd3.py` with its defaults and `--mixed_precision bf16`: adapters in the
-base's bfloat16 on the attention's projections, logit-normal times out of the scheduler's 1000, preconditioned outputs,
-AdamW, gradients clipped to norm 1. Latents and prompts are encoded beforehand, as with `--cache_latents`.
+That is `examples/dreambooth/train_dreambooth_lora_sd3.py` with its defaults and `--mixed_precision bf16`: adapters in
+bfloat16 on the attention projections, logit-normal times among the scheduler's 1000, preconditioned outputs, AdamW, and
+gradients clipped to norm 1. Latents and prompts are encoded before, as with `--cache_latents`.
 """
 
 import torch
@@ -88,6 +88,6 @@ class ExampleTraining:
         return (weight * error).flatten(1).mean(1).mean()
 
     def close(self) -> None:
-        """Let accelerate go of the model."""
+        """Release the model from accelerate."""
         self.accelerator.free_memory()
         del self.transformer, self.optimizer

@@ -1,4 +1,4 @@
-"""Compare steps whose passes are replayed as CUDA graphs with ordinary ones: gradients of one batch, losses of some steps."""
+"""Compare replayed passes (CUDA graphs) with ordinary ones: gradients of one batch, and losses of some steps."""
 
 import argparse
 from dataclasses import replace
@@ -23,7 +23,7 @@ WAYS = {
     },
     "no": {"LoRA": [*FULL_TWINFLOW], "full weights": [*FULL_TWINFLOW, "--train_type=full"]},
 }
-"""Options of the training command by `--mixed_precision`, of which a process can have one only."""
+"""Options of the training command by `--mixed_precision`. A process can have only one."""
 
 
 class Losses(TrainerCallback):
@@ -41,7 +41,7 @@ def shallow_model(tiny: bool) -> RealModel:
 
 
 def results_of(args: argparse.Namespace, precision: str, options: list[str], cuda_graphs: bool) -> dict[str, Any]:
-    """The gradients of a batch at random weights, and the losses and gradient norms of some steps after it."""
+    """Return the gradients of a batch at random weights, and the losses and gradient norms of the next steps."""
     torch.manual_seed(0)
     device, model = torch.device(args.device), shallow_model(args.tiny)
     dtype = torch.float32 if precision == "no" or "--train_type=full" in options else torch.bfloat16
@@ -71,7 +71,7 @@ def results_of(args: argparse.Namespace, precision: str, options: list[str], cud
 
 
 def compare(args: argparse.Namespace, precision: str, way: str) -> dict[str, Any]:
-    """How far gradients and losses of replayed passes are from those of ordinary ones, as shares of the largest."""
+    """Return the differences of gradients and losses between replayed and ordinary passes, relative to the largest."""
     options = WAYS[precision][way]
     eager = results_of(args, precision, options, False)
     replayed = results_of(args, precision, options, args.device == "cuda")

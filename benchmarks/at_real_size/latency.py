@@ -1,4 +1,4 @@
-"""Latency of pipelines: many guided steps of the stock one against a few of TwinFlow's, which take turns."""
+"""Latency of pipelines: many steps of the stock pipeline with guidance, and few steps of TwinFlow, in turns."""
 
 import copy
 import functools
@@ -22,11 +22,11 @@ from .where_a_call_goes import where_a_call_goes
 
 WARMUP_STEPS = 2
 GRAPHS = 64
-"""Each kind of block has a graph for each shape that it meets."""
+"""Each kind of block needs a graph per shape."""
 
 
 class Setting(NamedTuple):
-    """How all ways are called: pictures a call, whether the blocks are compiled, and whether CUDA graphs replay all."""
+    """How pipelines are called: images per call, whether blocks are compiled, and whether CUDA graphs are used."""
 
     batch: int
     compiled: bool = False
@@ -34,11 +34,11 @@ class Setting(NamedTuple):
 
 
 class Latency:
-    """Measures a stock pipeline and one of TwinFlow on the same weights, with the adapter merged into them.
+    """Measures a stock pipeline and a TwinFlow pipeline on the same weights, with the adapter merged.
 
     Args:
-        resolution: side of the picture in pixels.
-        backend: that compiles.
+        resolution: side of the image in pixels.
+        backend: backend of torch.compile.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Latency:
         self.pipelines = {"stock": pipeline, "TwinFlow": twinflow_beside(pipeline, model)}
 
     def call(self, way: str, steps: int, batch: int) -> Callable[..., Any]:
-        """A call that returns latents: `steps` guided ones of the stock pipeline, or those of TwinFlow."""
+        """Return a call that generates latents in `steps` steps, with the stock pipeline and guidance or with TwinFlow."""
         arguments = {"height": self.resolution, "width": self.resolution, "output_type": "latent"}
         arguments |= self.model.condition(batch, self.device, self.dtype)
         if way == "stock":
@@ -67,7 +67,7 @@ class Latency:
         return functools.partial(self.pipelines[way], num_inference_steps=steps, **arguments)
 
     def measure_denoising(self, setting: Setting, step_counts: Iterable[int], runs: int) -> None:
-        """A row for the stock pipeline's steps and for each of the step counts of TwinFlow."""
+        """Return a row for the stock pipeline and a row per step count of TwinFlow."""
         ways = [("stock", steps) for steps in self.model.steps] + [("TwinFlow", steps) for steps in step_counts]
         works = {way: self.call(*way, setting.batch) for way in ways}
         warmups = {
@@ -78,7 +78,7 @@ class Latency:
             self.report.add({"part": "latency", **self.described, **described, **row})
 
     def measure_decoding(self, batch: int, runs: int) -> None:
-        """Latents to pixels, which every picture needs whatever drew it."""
+        """Measure the decoding of latents, which all pipelines need."""
         pipeline, latents = self.pipelines["stock"], self.model.latents(batch, self.resolution, self.device)
 
         @torch.no_grad()
@@ -89,7 +89,7 @@ class Latency:
         self.report.add({"part": "decoding", **self.described, "batch": batch, **row})
 
     def measure_apart(self, steps: int, rank: int, runs: int) -> None:
-        """With a separate adapter, as `TwinFlowPipeline.from_pretrained(..., merge=False)` loads it; one picture a call."""
+        """Measure a separate adapter, as with `TwinFlowPipeline.from_pretrained(..., merge=False)`; one image per call."""
         transformer = self.pipelines["TwinFlow"].transformer
         targets = self.model.family_object.lora_targets(transformer)
         transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets))
@@ -101,7 +101,7 @@ class Latency:
         self.report.add({"part": "latency", **self.described, **described, **Setting(1)._asdict(), **row})
 
     def look_into_calls(self, setting: Setting, step_counts: Iterable[int]) -> None:
-        """What the host and the device do in a call of TwinFlow."""
+        """Profile the host and the device in a call of TwinFlow."""
         for steps in step_counts:
             described = {"way": "TwinFlow", "steps": steps, **setting._asdict()}
             call = self.call("TwinFlow", steps, setting.batch)
@@ -110,13 +110,13 @@ class Latency:
 
     @contextmanager
     def compiled_blocks(self) -> Iterator[None]:
-        """The blocks of both transformers compiled by diffusers in the context, and as they were after it."""
+        """Compile the blocks of both transformers inside the block, and restore them afterwards."""
         with self._compiled(lambda transformer: compile_blocks(transformer, self.backend)):
             yield
 
     @contextmanager
     def replayed_graphs(self) -> Iterator[None]:
-        """Both transformers compiled as a whole, whose kernels CUDA graphs then launch all at once."""
+        """Compile both transformers as a whole inside the block, with CUDA graphs."""
         with self._compiled(
             lambda transformer: transformer.compile(fullgraph=True, backend=self.backend, mode="reduce-overhead")
         ):
@@ -137,7 +137,7 @@ class Latency:
 def compile_blocks(transformer: ModelMixin, backend: str) -> None:
     """Compile the blocks that repeat, as diffusers does.
 
-    Some classes do not say which of their blocks repeat; it is then those that must not be split over devices.
+    If a class does not say which of its blocks repeat, the blocks that must not be split over devices are compiled.
     """
     kinds = transformer._repeated_blocks or type(transformer)._no_split_modules
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
@@ -151,7 +151,7 @@ def uncompile(transformers: Iterable[ModelMixin]) -> None:
 
 
 def twinflow_beside(pipeline: DiffusionPipeline, model: RealModel) -> DiffusionPipeline:
-    """A pipeline of TwinFlow whose transformer has the weights of the stock one's themselves."""
+    """Return a TwinFlow pipeline whose transformer shares the weights of the stock pipeline."""
     transformer = with_same_weights(pipeline.transformer)
     enable_twinflow(transformer)
     beside = type(pipeline)(**(pipeline.components | {"transformer": transformer}))
@@ -160,13 +160,13 @@ def twinflow_beside(pipeline: DiffusionPipeline, model: RealModel) -> DiffusionP
 
 
 def with_same_weights(transformer: ModelMixin) -> ModelMixin:
-    """Another transformer, whose parameters and buffers are those of this one."""
+    """Return another transformer with the same parameters and buffers."""
     tensors = {id(tensor): tensor for tensor in chain(transformer.parameters(), transformer.buffers())}
     return copy.deepcopy(transformer, tensors)
 
 
 def speedups(rows: list[dict]) -> list[dict[str, Any]]:
-    """How many times faster than each stock call each of TwinFlow's is, by the medians of calls in the same setting."""
+    """Return how many times faster TwinFlow's calls are than the stock calls, by medians in the same setting."""
     rows = [row for row in rows if row["part"] == "latency" and row["what"] == "denoising"]
     shared = ("model", *Setting._fields)
     found = []

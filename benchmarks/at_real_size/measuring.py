@@ -1,4 +1,4 @@
-"""Seconds, memory, and a report that keeps what it has when a part fails or the time is over."""
+"""Measure seconds and memory, and write a report that keeps its rows if a part fails or the time is over."""
 
 import argparse
 import datetime
@@ -28,7 +28,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds until the device has done the work."""
+    """Return the seconds until the device has finished."""
     synchronize(device)
     start = time.perf_counter()
     work()
@@ -37,7 +37,7 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def measure(work: Callable[[], Any], device: torch.device, *, warmup: int, runs: int) -> dict[str, Any]:
-    """Median, mean and every one of the seconds of `runs` calls, and the peak of memory in GiB, `None` on a CPU."""
+    """Return median, mean and all seconds of `runs` calls, and the peak memory in GiB (`None` on a CPU)."""
     for _ in range(warmup):
         work()
     if device.type == "cuda":
@@ -56,11 +56,11 @@ def described_seconds(seconds: list[float]) -> dict[str, Any]:
 
 
 def measure_in_turns(works: dict, warmups: dict, device: torch.device, runs: int) -> dict[Any, dict[str, Any]]:
-    """What `measure` gives of several works by their keys, called one after another so that a busy host slows all.
+    """Measure several functions as `measure` does, in turns, so that a busy host slows all of them.
 
     Args:
-        warmups: what is called before, once for each work; "first_call_seconds" is how long that took, which is where
-            anything is compiled. "graphs_in_timed_calls" tells whether something was compiled later nevertheless.
+        warmups: called before, once per function. "first_call_seconds" is their time, which includes compilation.
+            "graphs_in_timed_calls" says whether anything was compiled later.
     """
     first_calls = {key: timed(warmups[key], device) for key in works}
     seconds, peaks, graphs = ({key: [] for key in works} for _ in range(3))
@@ -88,7 +88,7 @@ def peak_gib(device: torch.device) -> float | None:
 
 
 def graph_pools_gib() -> float:
-    """Memory of CUDA graphs that torch does not count as allocated, because only replays use it."""
+    """Return the memory of CUDA graphs, which torch does not count as allocated because only replays use it."""
     segments = torch.cuda.memory_snapshot() if torch.cuda.is_available() else []
     in_pools = [segment for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0)]
     return sum(segment["total_size"] - segment["allocated_size"] for segment in in_pools) / GIB
@@ -99,7 +99,7 @@ def allocated_gib(device: torch.device) -> float | None:
 
 
 def private_gib() -> float:
-    """Memory of this process on the host that no file backs."""
+    """Return the private memory of this process on the host."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1]) * 1024 / GIB
 
@@ -111,11 +111,11 @@ def free_memory() -> None:
 
 
 class Report:
-    """Rows of results, written after each.
+    """Rows of results. The file is written after each row.
 
     Args:
         path: JSON file, or `None` for none.
-        minutes: no row is begun after so long.
+        minutes: no row starts after this time.
     """
 
     def __init__(self, args: argparse.Namespace, path: str | None, minutes: float):
@@ -138,7 +138,7 @@ class Report:
         self.save()
 
     def fail(self, name: str, error: str) -> None:
-        """Note that a part failed."""
+        """Record that a part failed."""
         print(f"--- {name}: {error}", flush=True)
         self.result["failures"].append({"name": name, "error": error})
         self.save()
@@ -153,7 +153,7 @@ class Report:
 
     @contextmanager
     def noted(self, name: str) -> Iterator[None]:
-        """Note an error in the block with its whole text, so that the next one still runs."""
+        """Record an error in the block with its whole text, so that the next part still runs."""
         print(f"--- {name}", flush=True)
         try:
             yield
@@ -165,7 +165,7 @@ class Report:
 
     @contextmanager
     def guarded(self, name: str) -> Iterator[None]:
-        """`noted`, with memory freed before and after the block."""
+        """Do the same as `noted`, and free memory before and after the block."""
         free_memory()
         try:
             with self.noted(name):
@@ -174,7 +174,7 @@ class Report:
             free_memory()
 
     def is_over(self, name: str) -> bool:
-        """Whether the time is over; the part is then noted as not run."""
+        """Return whether the time is over. The part is then recorded as not run."""
         if time.monotonic() < self.deadline:
             return False
         self.fail(name, "not run: the time given with --minutes was over")
@@ -186,7 +186,7 @@ class Report:
             self.path.write_text(json.dumps(self.result, indent=2) + "\n", encoding="utf-8")
 
     def exit_code(self) -> int:
-        """1 where anything failed or was not run."""
+        """Return 1 if a part failed or was not run, else 0."""
         for failure in self.result["failures"]:
             print(f"FAILED {failure['name']}: {failure['error']}", flush=True)
         return 1 if self.result["failures"] else 0
@@ -200,19 +200,19 @@ def installed_version(name: str) -> str | None:
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, parts: list[str], result_name: str) -> None:
-    """Arguments of both scripts, whose defaults are real size on a GPU and a tiny rehearsal without one."""
+    """Add the arguments of all scripts. The defaults are real size on a GPU, and a tiny rehearsal without one."""
     has_gpu = torch.cuda.is_available()
-    parser.add_argument("--rank", type=int, default=64, help="Of every LoRA.")
+    parser.add_argument("--rank", type=int, default=64, help="Rank of every LoRA.")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if has_gpu else "cpu")
     parser.add_argument(
-        "--tiny", action=argparse.BooleanOptionalAction, default=not has_gpu, help="Tiny models: a rehearsal."
+        "--tiny", action=argparse.BooleanOptionalAction, default=not has_gpu, help="Use tiny models, for a rehearsal."
     )
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="What to measure, in this order.")
-    parser.add_argument("--minutes", type=float, default=60.0, help="Begin nothing after so long.")
+    parser.add_argument("--minutes", type=float, default=60.0, help="Start no part after this many minutes.")
     parser.add_argument(
         "--output",
         default=f"benchmarks/results/{result_name}.json" if has_gpu else None,
-        help="JSON file of the results; by default none for a rehearsal.",
+        help="JSON file for the results. A rehearsal writes none by default.",
     )
 
 

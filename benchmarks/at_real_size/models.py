@@ -23,19 +23,19 @@ IMAGE_AUTOENCODER = {
     "use_quant_conv": False,
     "use_post_quant_conv": False,
 }
-"""Of Stable Diffusion 3 and FLUX.1, which differ in the statistics of their latents."""
+"""Autoencoder of Stable Diffusion 3 and FLUX.1, except the statistics of the latents."""
 
 
 @dataclass(frozen=True)
 class RealModel:
-    """A model's published configuration, and how its stock pipeline is called.
+    """The published configuration of a model, and how its stock pipeline is called.
 
     Attributes:
         family: name of its family.
-        transformer, scheduler, vae: configurations; without a `vae` the pipeline gives latents only.
+        transformer, scheduler, vae: configurations. Without a `vae` the pipeline returns only latents.
         text_tokens: length of an encoded prompt.
         guidance: arguments of the stock call for guidance.
-        is_negative_prompted: whether that guidance evaluates a negative prompt beside the prompt.
+        is_negative_prompted: whether guidance also evaluates a negative prompt.
         steps: evaluations of a stock call.
     """
 
@@ -65,7 +65,7 @@ class RealModel:
         return self.family_object.pipeline_class
 
     def tiny(self) -> "RealModel":
-        """The same classes at a size for tests."""
+        """Return the same classes at tiny size."""
         changes = {name: {**getattr(self, name), **change} for name, change in self.tiny_changes.items()}
         return replace(self, **changes, latent_channels=4, text_tokens=5, steps=(4,))
 
@@ -74,7 +74,7 @@ class RealModel:
         return torch.randn(batch, self.latent_channels, side, side, device=device)
 
     def condition(self, batch: int, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """Random prompt embeddings, as the family's `encode_prompts` returns them."""
+        """Return random prompt embeddings, in the form of the family's `encode_prompts`."""
         shape = (batch, self.text_tokens)
         condition = {"prompt_embeds": torch.randn(*shape, self.transformer["joint_attention_dim"], device=device)}
         if "pooled_projection_dim" in self.transformer:

@@ -19,7 +19,7 @@ MORE_STEPS_THAN_TIMED = 1_000_000
 
 
 def run_options(batch: int, gradient_checkpointing: bool, *more: str) -> RunOptions:
-    """Options of a run in bfloat16 unless `more` says otherwise, from arguments of the training command."""
+    """Return the options of a run from arguments of the training command. The default is bfloat16."""
     given = ["--mixed_precision=bf16", f"--train_batch_size={batch}", f"--max_train_steps={MORE_STEPS_THAN_TIMED}"]
     return parse_args([*given, *more, *["--gradient_checkpointing"] * gradient_checkpointing])
 

@@ -13,12 +13,12 @@ from .measuring import Report
 
 
 def run_apart(report: Report, commands: dict[str, list[str]], folder: Path, seconds: float) -> None:
-    """Run commands at the same time, and add the rows and failures that each has written when it ends.
+    """Run commands at the same time, and add the rows and failures of each when it ends.
 
     Args:
         commands: arguments of python by part. Each command gets `--output` and writes a report there after every row.
         folder: where the reports are written.
-        seconds: limit of the time. A process that still runs is then ended, and its rows so far are added.
+        seconds: time limit. A process that still runs is then ended, and its rows so far are added.
     """
     deadline = time.monotonic() + seconds
     outputs = {part: folder / f"{part}.json" for part in commands}
@@ -35,7 +35,7 @@ def run_apart(report: Report, commands: dict[str, list[str]], folder: Path, seco
             report.fail(part, f"ended after its limit of {seconds:.0f} s")
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # with the workers of the compiler
+                os.killpg(process.pid, signal.SIGKILL)  # including the workers of the compiler
             process.wait()
     for part, path in outputs.items():
         if path.exists():

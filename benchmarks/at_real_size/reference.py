@@ -1,7 +1,7 @@
-"""The TwinFlow authors' own training step, out of a checkout of their repository, on the same model and batch.
+"""The training step of the TwinFlow authors, from a checkout of their repository, on the same model and batch.
 
-Their class takes the model as a callable. Given here is the transformer under the adapters `default` and `old`, with the
-options of their recipe for a LoRA on Stable Diffusion 3.5 (`src/configs/sd_task/sd35_lora_2order.yaml`).
+Their class takes the model as a callable. It gets the transformer with the adapters `default` and `old`, and the options of
+their recipe for a LoRA on Stable Diffusion 3.5 (`src/configs/sd_task/sd35_lora_2order.yaml`).
 """
 
 import importlib
@@ -32,10 +32,10 @@ OPTIONS = {
 
 
 def load_method_class(checkout: str | Path, name: str = "TwinFlow_LoRA") -> type:
-    """A class of `METHODES` of `src/methodes` in the checkout: "TwinFlow_LoRA", or "TwinFlow" for all weights.
+    """Return a class of `METHODES` of `src/methodes` in the checkout: "TwinFlow_LoRA", or "TwinFlow" for all weights.
 
     Raises:
-        FileNotFoundError: where the folder is none of theirs.
+        FileNotFoundError: if the folder is not a checkout of their repository.
     """
     source = Path(checkout) / "src"
     if not (source / "methodes" / "twinflow" / "twinflow_lora.py").is_file():
@@ -51,7 +51,7 @@ def load_method_class(checkout: str | Path, name: str = "TwinFlow_LoRA") -> type
 
 
 class ReferenceModel(nn.Module):
-    """Their wrapper's shape: called as `model(x_t, t=, c=)`, and `model.transformer.module` has the adapters."""
+    """The interface of their wrapper: it is called as `model(x_t, t=, c=)`, and `model.transformer.module` has the adapters."""
 
     def __init__(self, transformer: nn.Module):
         super().__init__()
@@ -122,13 +122,13 @@ class ReferenceTraining:
         self.optimizer.zero_grad(set_to_none=True)
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         del self.model, self.method, self.optimizer
 
 
 @contextmanager
 def random_state_of(device: torch.device) -> Iterator[None]:
-    """Their step saves and restores CUDA's random state; without a GPU that of the CPU stands in for it."""
+    """Let their step save and restore the random state of the CPU, if there is no GPU."""
     if device.type == "cuda":
         yield
         return

@@ -1,4 +1,4 @@
-"""Where the time of one call goes: the host's functions, and how long the device is busy."""
+"""Find where the time of a call goes: functions on the host, and how long the device is busy."""
 
 import cProfile
 import io
@@ -20,7 +20,7 @@ RUNS = 5
 
 
 def where_a_call_goes(call: Callable, device: torch.device, report: Report, name: str) -> dict[str, Any]:
-    """What each of the looks at a call finds; one that fails is noted in the report, and the others remain."""
+    """Return what each profile of a call finds. If one fails, the report says so, and the others remain."""
     found = {}
     for look in (seconds_of_host_and_device, synchronizations, device_busy, host_functions):
         with report.noted(f"{name}: {look.__name__}"):
@@ -31,7 +31,10 @@ def where_a_call_goes(call: Callable, device: torch.device, report: Report, name
 
 
 def seconds_of_host_and_device(call: Callable, device: torch.device) -> dict[str, list[float]]:
-    """Until the call returned, and until the device had done its work: nearly equal where the device waits for the host."""
+    """Return the seconds until the call returned and until the device finished.
+
+    They are nearly equal if the device waits for the host.
+    """
     returned, done = [], []
     for _ in range(RUNS):
         start = time.perf_counter()
@@ -43,7 +46,7 @@ def seconds_of_host_and_device(call: Callable, device: torch.device) -> dict[str
 
 
 def synchronizations(call: Callable, device: torch.device) -> dict[str, Any]:
-    """How often the host waits for the device in a call; `None` without a GPU."""
+    """Return how often the host waits for the device in a call; `None` without a GPU."""
     if device.type != "cuda":
         return {"synchronizations": None}
     with warnings.catch_warnings(record=True) as caught:
@@ -59,7 +62,10 @@ def synchronizations(call: Callable, device: torch.device) -> dict[str, Any]:
 
 
 def device_busy(call: Callable, device: torch.device) -> dict[str, Any]:
-    """Seconds in which a kernel ran, from the first's begin to the last's end, and how many ran; on a CPU, operators."""
+    """Return the seconds in which a kernel ran, the seconds from the first to the last, and the number of kernels.
+
+    On a CPU, operators count instead of kernels.
+    """
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiled:
         call()
@@ -81,7 +87,7 @@ def device_busy(call: Callable, device: torch.device) -> dict[str, Any]:
 
 
 def covered(ranges: list[tuple[float, float]]) -> float:
-    """Length of the union of intervals that are sorted by their starts."""
+    """Return the length of the union of intervals, which are sorted by start."""
     total, reached = 0.0, float("-inf")
     for start, end in ranges:
         total += max(0.0, end - max(start, reached))
@@ -90,7 +96,7 @@ def covered(ranges: list[tuple[float, float]]) -> float:
 
 
 def host_functions(call: Callable, device: torch.device) -> dict[str, Any]:
-    """The profile of the host's Python, which makes it slower: the functions that take most of it."""
+    """Return the Python functions that take most of the host's time. Profiling makes the call slower."""
     profiler = cProfile.Profile()
     profiler.enable()
     call()

@@ -1,8 +1,8 @@
 """Distill the base with the TwinFlow authors' code, from a checkout of their repository.
 
 Their method, their wrapper of the transformer and the settings of their recipes for Stable Diffusion 3.5 are used:
-`src/configs/sd_task/sd35_full.yaml` and `sd35_lora_2order.yaml`. Changed for this base are the batch size, the learning rate
-and its schedule, which are those of our recipe, and the condition without a prompt, which is the empty prompt.
+`src/configs/sd_task/sd35_full.yaml` and `sd35_lora_2order.yaml`. For this base, the batch size, the learning rate and its
+schedule are replaced by those of our recipe, and the condition without a prompt by the empty prompt.
 """
 
 import importlib
@@ -33,7 +33,7 @@ MOST_FEW_STEPS = 2
 
 
 class WholeModel(nn.Module):
-    """Their model of all weights: the trained transformer and its average."""
+    """Their model for training all weights: the trained transformer and its average."""
 
     def __init__(self, transformer: nn.Module):
         super().__init__()
@@ -89,7 +89,7 @@ class AuthorsTraining:
 
     @property
     def network(self) -> nn.Module:
-        """What draws images: called with noise, time, condition and, for all weights, the target time."""
+        """Return the network that samples: a function of noise, time, condition and, for all weights, the target time."""
         return self.model.transformer if self.train_type == "full" else self.model
 
     def settings(self, samples: Encoded) -> dict[str, object]:

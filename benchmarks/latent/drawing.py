@@ -1,4 +1,4 @@
-"""Draw the images of a row: with a pipeline of diffusers, or with a function from noise to latents."""
+"""Generate the images of a row, with a diffusers pipeline or with a function from noise to latents."""
 
 import time
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def load_distilled(
 
 
 class Artist:
-    """Draws the prompts of an evaluation, always from the same noise.
+    """Generates images of the prompts of an evaluation, always from the same noise.
 
     Args:
         base: pipeline of the base, with the autoencoder.
@@ -49,11 +49,11 @@ class Artist:
         self.sampler = Sampler(base, prompts, noise, seed, batch_size)
 
     def with_pipeline(self, pipeline, steps: int, **options) -> tuple[torch.Tensor, float]:
-        """Draw with a pipeline. Returns uint8 images on the CPU and seconds per image; see `Sampler.draw` for options."""
+        """Generate with a pipeline. Returns uint8 images on the CPU and seconds per image; see `Sampler.draw` for options."""
         return self._timed(lambda: self.sampler.draw(pipeline, steps, **options))
 
     def with_function(self, sample: Sample, steps: int) -> tuple[torch.Tensor, float]:
-        """Draw with a function. Returns uint8 images on the CPU and seconds per image."""
+        """Generate with a function. Returns uint8 images on the CPU and seconds per image."""
         return self._timed(lambda: self.sampler.draw_with(self.base, lambda noise, c: sample(noise, c, steps)))
 
     def _timed(self, draw: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float]:

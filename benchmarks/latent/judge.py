@@ -1,6 +1,6 @@
-"""The judge: a convolutional network of drawings and captions, trained on the real drawings alone.
+"""The judge: a convolutional network for drawings and captions, trained only on the real drawings.
 
-The Fréchet distance and the diversity are taken in its last hidden features. It also says whether an image matches its caption.
+The Fréchet distance and the diversity use its last hidden features. It also says whether an image matches its caption.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
 """Distill the base with MeanFlow: the loss and the sampler of a checkout of the repository zhuyu-cs/MeanFlow.
 
-Their loss takes class labels. Given here are places in a table of encoded captions, whose last row is the empty prompt. The
-base gets a second embedding of the time interval that starts at zero. As their repository advises for pretrained models,
-training begins without guidance. Changed for this base are the learning rate and its schedule.
+Their loss takes class labels. Here a label is an index in a table of encoded captions, whose last row is the empty prompt. The
+base gets a second embedding, of the time interval, that starts at zero. As their repository advises for pretrained models,
+training begins without guidance. For this base, the learning rate and its schedule are changed.
 """
 
 import importlib.util

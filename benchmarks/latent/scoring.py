@@ -16,11 +16,11 @@ BATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompts of all images of a row, in two parts that follow each other.
+    """The prompts of all images of a row, in two parts, one after the other.
 
     Attributes:
-        shared: captions of groups, in proportion to the drawings. Each is drawn with many seeds.
-        known: names, each drawn once.
+        shared: captions of groups, in proportion to the drawings. Each is used with many seeds.
+        known: names, each used once.
         places: a real drawing for each prompt.
     """
 

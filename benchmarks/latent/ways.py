@@ -1,4 +1,4 @@
-"""The ways to distill the base that are compared, and how each is trained and drawn."""
+"""The compared ways to distill the base, and how each is trained and sampled."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ ANY_STYLE = "-any"
 OURS, AUTHORS, MEAN_FLOW = "ours", "authors", "mean_flow"
 WEIGHTS = "weights.safetensors"
 MEASURED = ("their_", "trained_parameters", "micro_batches")
-"""Beginnings of the names in the settings of other repositories that are no options."""
+"""Starts of names in the settings of other repositories that are not options."""
 Draw = Callable[[int], tuple[torch.Tensor, float]]
 
 
@@ -126,9 +126,9 @@ def other(way: Way, place: Place) -> AuthorsTraining | MeanFlowTraining:
 
 
 def drawn_by(way: Way, place: Place, artist: Artist, autoencoder: AutoencoderTiny) -> dict[str, Draw]:
-    """Load the result of a way, and return the functions that draw with it in a number of steps, by the ends of their rows' names.
+    """Load the result of a way. Returns functions from a number of steps to images, by the suffix of the row's name.
 
-    Ours draws with the default style, and with style "any" as well.
+    Our models use the default style, and style "any" as well.
     """
     if way.code == OURS:
         pipeline = load_distilled(place.output, place.base, autoencoder, place.device, way.train_type)

@@ -1,6 +1,6 @@
-"""How good few-step models get on drawn images with captions: the parts of `benchmarks/quality.py`.
+"""The parts of `benchmarks/quality.py`, which measures few-step models on captioned emoji.
 
-What `examples/digits` has already (autoencoder, frozen text encoders, Frechet distance) is imported from there.
+The autoencoder, the frozen text encoders and the Frechet distance are imported from `examples/digits`.
 """
 
 import sys

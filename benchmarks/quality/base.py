@@ -1,4 +1,4 @@
-"""Trains the base: the autoencoder, then the transformer by the training script with TwinFlow off."""
+"""Train the base: first the autoencoder, then the transformer with the training script and TwinFlow off."""
 
 import json
 import shutil
@@ -16,11 +16,11 @@ from .settings import Settings
 
 SHARD_BYTES = "14MB"
 RESERVE_SECONDS = 45
-"""For starting the script, encoding the data and saving."""
+"""Seconds to start the script, encode the data and save."""
 
 
 def build_untrained(data_dir: Path, output_dir: Path, settings: Settings, device: torch.device) -> dict[str, object]:
-    """The pipeline with a trained autoencoder, saved in float16; gives the report."""
+    """Build the pipeline with a trained autoencoder, and save it in float16. Returns the report."""
     start = time.perf_counter()
     train, test = load_split(data_dir, "train"), load_split(data_dir, "test")
     autoencoder = train_base_autoencoder(train.images.to(device), settings)
@@ -32,7 +32,7 @@ def build_untrained(data_dir: Path, output_dir: Path, settings: Settings, device
 
 
 def data_options(base: Path, data_dir: Path, settings: Settings) -> dict[str, object]:
-    """What every run of the training script is given."""
+    """Return the options of every run of the training script."""
     return {
         "pretrained_model_name_or_path": str(base),
         "dataset_name": str(data_dir),
@@ -79,7 +79,7 @@ def base_options(
 def train_transformer(
     untrained: Path, data_dir: Path, work_dir: Path, settings: Settings, *, minutes: float, gpus: list[str], bf16: bool
 ) -> dict[str, object]:
-    """Trains for as many steps as fit into the minutes, what it takes to start and to save among them."""
+    """Train for as many steps as fit into the minutes, which include starting and saving."""
     processes = max(1, len(gpus))
     options = base_options(
         untrained, data_dir, work_dir / "trained", settings,
@@ -94,7 +94,7 @@ def train_transformer(
 
 
 def finish(trained: Path, output_dir: Path) -> int:
-    """The trained pipeline in float16, in files small enough to carry; gives its bytes."""
+    """Save the trained pipeline in float16, in small files. Returns its size in bytes."""
     pipeline = StableDiffusion3Pipeline.from_pretrained(trained, text_encoder_3=None, tokenizer_3=None)
     pipeline.to(torch.float16)
     pipeline.save_pretrained(output_dir, max_shard_size=SHARD_BYTES)
@@ -112,10 +112,10 @@ def train_base(
     gpus: list[str],
     earlier: Path | None = None,
 ) -> dict[str, object]:
-    """Everything of the base but its scores; what is there already is used again.
+    """Build and train the base. Existing parts are used again.
 
     Args:
-        earlier: a base of this function, whose transformer is trained further.
+        earlier: a base that this function trained, whose transformer is trained further.
     """
     report_path = output_dir / "training.json"
     if report_path.is_file():

@@ -1,4 +1,4 @@
-"""Assembles the base: a `StableDiffusion3Pipeline` of real classes at small size, the transformer untrained."""
+"""Build the base: a `StableDiffusion3Pipeline` of real classes at small size, with an untrained transformer."""
 
 from copy import deepcopy
 
@@ -25,7 +25,7 @@ STATISTICS_IMAGES = 1000
 
 
 def build_word_tokenizer(captions: list[str], max_tokens: int) -> CLIPTokenizer:
-    """A `CLIPTokenizer` with one token for each word of the captions."""
+    """Build a `CLIPTokenizer` with one token per word of the captions."""
     words = sorted({word for caption in captions for word in caption.split()})
     tokens = dict.fromkeys([START_TOKEN, END_TOKEN, UNKNOWN_TOKEN, *words])
     tokenizer = clip_tokenizer({token: index for index, token in enumerate(tokens)}, [], max_tokens)
@@ -34,7 +34,7 @@ def build_word_tokenizer(captions: list[str], max_tokens: int) -> CLIPTokenizer:
 
 
 def build_transformer(settings: Settings) -> SD3Transformer2DModel:
-    """Patches of 2x2 latents, with the zero initialization of DiT."""
+    """Build a transformer with patches of 2x2 latents and the zero initialization of DiT."""
     side = settings.image_size // 4
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -57,7 +57,7 @@ def build_transformer(settings: Settings) -> SD3Transformer2DModel:
 
 
 def train_base_autoencoder(images: torch.Tensor, settings: Settings) -> AutoencoderKL:
-    """An autoencoder trained for `autoencoder_seconds`, whose latents have mean 0 and deviation 1."""
+    """Train an autoencoder for `autoencoder_seconds`. Its latents have mean 0 and deviation 1."""
     torch.manual_seed(settings.seed)
     autoencoder = build_autoencoder(
         settings.vae_channels, latent_channels=settings.latent_channels, image_size=settings.image_size
@@ -80,20 +80,20 @@ def train_base_autoencoder(images: torch.Tensor, settings: Settings) -> Autoenco
 
 
 def psnr(autoencoder: AutoencoderKL, images: torch.Tensor) -> float:
-    """Of reconstructions in decibel: the mean of the images' own."""
+    """Return the mean peak signal-to-noise ratio of reconstructions in decibel."""
     errors = (reconstruct(autoencoder, images) - images).square().flatten(1).mean(1)
     return (-10 * errors.clamp(min=1e-10).log10()).mean().item()
 
 
 def assemble(autoencoder: AutoencoderKL, train: Split, settings: Settings) -> StableDiffusion3Pipeline:
-    """The pipeline around a trained autoencoder; call it with `max_sequence_length=1`, for there is no T5 encoder."""
+    """Build the pipeline from a trained autoencoder. Call it with `max_sequence_length=1`, because there is no T5 encoder."""
     return with_text_encoders(build_transformer(settings), autoencoder, train.texts + train.group_texts, settings)
 
 
 def with_text_encoders(
     transformer: SD3Transformer2DModel, autoencoder: AutoencoderKL | None, captions: list[str], settings
 ) -> StableDiffusion3Pipeline:
-    """The pipeline of a transformer with two frozen random text encoders, which know the words of the captions.
+    """Build the pipeline from a transformer and two frozen random text encoders for the words of the captions.
 
     Args:
         settings: `max_tokens`, `text_width` and `seed` of this or another benchmark.

@@ -1,4 +1,4 @@
-"""The rehearsal's data: the handwritten digits in two styles, in the columns that `prepare_data.py` writes."""
+"""The data of a rehearsal: handwritten digits in two styles, with the columns that `prepare_data.py` writes."""
 
 from pathlib import Path
 

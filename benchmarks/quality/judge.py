@@ -1,6 +1,6 @@
-"""The judge: a convolutional classifier of group and style, trained on real images, never on generated ones.
+"""The judge: a convolutional classifier of group and style, trained only on real images.
 
-The Frechet distance is taken in the features of its last hidden layer.
+The Frechet distance uses the features of its last hidden layer.
 """
 
 from copy import deepcopy
@@ -22,7 +22,7 @@ BATCH_SIZE = 64
 
 
 def convolutions(channels: tuple[int, ...]) -> nn.Sequential:
-    """Build the blocks of a judge, one for each number of channels. Each halves the side, and the last is flattened."""
+    """Build the blocks of a judge, one per number of channels. Each block halves the side, and the output is flattened."""
     blocks: list[nn.Module] = []
     for in_channels, out_channels in zip((3, *channels[:-1]), channels):
         blocks += [
@@ -38,7 +38,7 @@ def convolutions(channels: tuple[int, ...]) -> nn.Sequential:
 
 
 class Judge(nn.Module):
-    """Of images `[N, 3, H, W]` in [0, 1]; H and W are 4 times 2 to the number of blocks."""
+    """Classifies images `[N, 3, H, W]` in [0, 1]. H and W are 4 times 2 to the number of blocks."""
 
     def __init__(self, channels: tuple[int, ...], num_groups: int, num_styles: int):
         super().__init__()
@@ -57,7 +57,7 @@ class Judge(nn.Module):
 
 
 def train_judge(train: Split, settings: Settings, device: torch.device) -> Judge:
-    """Trains a judge for `judge_seconds`, with augmentation."""
+    """Train a judge for `judge_seconds`, with augmentation."""
     torch.manual_seed(settings.seed)
     judge = Judge(settings.judge_channels, train.num_groups, train.num_styles).to(device)
     images, groups, styles = (tensor.to(device) for tensor in (train.images, train.groups, train.styles))
@@ -91,13 +91,13 @@ def _stepper(model: nn.Module, loss_of, optimizer: torch.optim.Optimizer):
 
 @torch.no_grad()
 def extract_features(judge: Judge, images: torch.Tensor, batch_size: int = 512) -> torch.Tensor:
-    """The features `[N, 128]` of images `[N, 3, H, W]` in [0, 1], on any device."""
+    """Return the features `[N, 128]` of images `[N, 3, H, W]` in [0, 1], on any device."""
     device = judge.hidden.weight.device
     return torch.cat([judge.features(batch.to(device)) for batch in images.split(batch_size)])
 
 
 def agreement(judge: Judge, features: torch.Tensor, groups: torch.Tensor, styles: torch.Tensor) -> dict[str, float]:
-    """Shares of images, given by their features, in which the judge sees the group, the style, and both."""
+    """Return the shares of images, given by their features, in which the judge sees the group, the style, and both."""
     sees_group = judge.group(features).argmax(dim=1).cpu() == groups.cpu()
     sees_style = judge.style(features).argmax(dim=1).cpu() == styles.cpu()
     shares = {"agreement": sees_group & sees_style, "group_agreement": sees_group, "style_agreement": sees_style}

@@ -1,4 +1,4 @@
-"""Starts the training script as a user does."""
+"""Start the training script as a user does."""
 
 import os
 import re
@@ -18,7 +18,7 @@ THREADS = 4
 
 
 def training_command(options: dict[str, object], *, processes: int = 1, script: str = SCRIPT) -> list[str]:
-    """`accelerate launch` of the training script with options by name."""
+    """Return the command that starts the training script with `accelerate launch`."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
@@ -43,21 +43,21 @@ def _as_text(value: Any) -> str:
 
 
 def plain_command(command: list[str]) -> str:
-    """The command as a reader would type it."""
+    """Return the command as a reader would type it."""
     return " ".join(["accelerate", "launch", *command[3:]])
 
 
 def run_logged(
     command: list[str], log: Path, *, gpus: list[str] | None = None, deadline: float | None = None
 ) -> float:
-    """Run in the repository, both streams to `log`; gives the seconds it took.
+    """Run a command in the repository, with its output in `log`. Returns the seconds.
 
     Args:
-        gpus: the devices that the process may see; `None` leaves them as they are.
-        deadline: when to end it and what it started, by `time.monotonic()`.
+        gpus: the devices that the process may use; `None` for all.
+        deadline: time by `time.monotonic()` at which to end the command and its processes.
 
     Raises:
-        RuntimeError: with the end of the log, where it failed or was ended at the deadline.
+        RuntimeError: if it failed or was ended at the deadline. The message has the end of the log.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH")]
@@ -82,7 +82,7 @@ def run_logged(
 
 
 def training_progress(log: Path) -> tuple[int, float]:
-    """The steps that a run took and their seconds, from the last progress bar of its log."""
+    """Return the steps of a run and their seconds, from the last progress bar of its log."""
     bars = re.findall(
         r"Steps:[^\r\n]*?(\d+)/\d+ \[(?:(\d+):)?(\d+):(\d+)<", log.read_text(encoding="utf-8", errors="replace")
     )

@@ -1,4 +1,4 @@
-"""Adds images that the base drew to the data: of the train captions, and of captions outside of both splits."""
+"""Add images that the base generated to the data: for the training captions, and for captions outside of both splits."""
 
 import io
 import re
@@ -20,7 +20,7 @@ TONED = re.compile(rf"(.*) ({'|'.join(sorted(SKIN_TONES.values(), key=len, rever
 
 
 def new_captions(train: Split, test: Split) -> dict[str, int]:
-    """Captions with another skin tone than that of any image, and the train image that each was made from."""
+    """Return captions with a skin tone that no image has, and the training image that each was made from."""
     known, captions = {*train.texts, *test.texts}, {}
     for index, text in enumerate(train.texts):
         match = TONED.fullmatch(text)
@@ -34,7 +34,7 @@ def new_captions(train: Split, test: Split) -> dict[str, int]:
 def add_own_samples(
     base: Path, data_dir: Path, output_dir: Path, train: Split, test: Split, settings: Settings, guidance_scale: float
 ) -> dict[str, int]:
-    """Write the data and the base's images of as many captions, with its steps and guidance; gives their numbers."""
+    """Write the data and as many images of the base, with its steps and guidance. Returns their numbers."""
     sources = [*((text, index) for index, text in enumerate(train.texts)), *new_captions(train, test).items()]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipeline, side = load_base(base, device), settings.image_size // 4
@@ -58,7 +58,7 @@ def add_own_samples(
 
 
 def encoded(image: np.ndarray) -> bytes:
-    """An image as lossless WebP."""
+    """Return an image as lossless WebP."""
     file = io.BytesIO()
     PILImage.fromarray(image).save(file, "WEBP", lossless=True, quality=40, method=3)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Turns the emoji images of two npm packages into a dataset of captioned images.
+"""Convert the emoji images of two npm packages to a dataset of captioned images.
 
     npm pack emoji-datasource-google && npm pack emoji-datasource-twitter
     mkdir google twitter
@@ -39,14 +39,14 @@ COUNTS_NAME = "counts.json"
 
 
 def plain_words(name: str) -> str:
-    """Lower-case words of letters and digits: `plain_words("Man's SHOE")` is "man s shoe"."""
+    """Return a text as lower-case words of letters and digits: `plain_words("Man's SHOE")` is "man s shoe"."""
     return " ".join(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 def read_items(package: Path, vendor: str) -> dict[str, dict]:
-    """The emoji of a package that it has an image of, by the image's name, with one skin tone each at most.
+    """Return the emoji that have an image in a package, by the image's name, with at most one skin tone per emoji.
 
-    The five skin tones of an emoji are nearly the same picture, and all together would be half of the data.
+    The five skin tones of an emoji are nearly the same image, and together they would be half of the data.
     """
     items = {}
     for entry in json.loads((package / "emoji.json").read_text(encoding="utf-8")):
@@ -64,7 +64,7 @@ def read_items(package: Path, vendor: str) -> dict[str, dict]:
 
 
 def read_image(path: Path) -> bytes:
-    """An image on white, as lossless WebP."""
+    """Return an image on white, as lossless WebP."""
     image = PILImage.open(path).convert("RGBA")
     if image.size != (IMAGE_SIZE, IMAGE_SIZE):
         raise ValueError(
@@ -78,7 +78,7 @@ def read_image(path: Path) -> bytes:
 
 
 def read_rows(packages: dict[str, Path]) -> list[dict]:
-    """Every image with its captions; `text` names it, `group_text` only the group, of which there are many images."""
+    """Return every image with its captions: `text` is its name, and `group_text` the group, which has many images."""
     rows = []
     for vendor, package in packages.items():
         folder = package / "img" / vendor / str(IMAGE_SIZE)
@@ -103,9 +103,9 @@ def read_rows(packages: dict[str, Path]) -> list[dict]:
 
 
 def held_out(rows: list[dict], seed: int) -> np.ndarray:
-    """Which rows are held out: for some emoji drawn in several styles, the image of one style.
+    """Choose the rows to hold out: for some emoji with several styles, the image of one style.
 
-    So every word of a held-out caption is known, and so is the emoji in another style, but not the picture.
+    Every word of a held-out caption is then known, and so is the emoji in another style, but not the image.
     """
     generator = np.random.default_rng(seed)
     by_item: dict[str, list[int]] = {}
@@ -120,7 +120,7 @@ def held_out(rows: list[dict], seed: int) -> np.ndarray:
 
 
 def write_splits(rows: list[dict], is_held_out: np.ndarray, output_dir: str | Path) -> Path:
-    """One parquet file a split, with classes for group and style."""
+    """Write one parquet file per split, with classes for group and style."""
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     features = Features(
@@ -135,7 +135,7 @@ def write_splits(rows: list[dict], is_held_out: np.ndarray, output_dir: str | Pa
 
 
 def write_counts(data_dir: str | Path) -> dict[str, int | dict[str, int]]:
-    """Count the images of the parquet files, all together, by split and style, into `COUNTS_NAME` beside them."""
+    """Write the number of images, in total and by split and style, to `COUNTS_NAME` beside the parquet files."""
     counts: dict[str, int | dict[str, int]] = {}
     for split in SPLITS:
         styles = Dataset(read_table(Path(data_dir, f"{split}.parquet"))).select_columns("style")
@@ -152,7 +152,7 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     for vendor in PACKAGES:
         parser.add_argument(f"--{vendor}", type=Path, required=True, help=f"Unpacked emoji-datasource-{vendor}.")
     parser.add_argument("--output_dir", default=DEFAULT_OUTPUT_DIR)
-    parser.add_argument("--seed", type=int, default=0, help="Of the choice of held-out images.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the choice of held-out images.")
     return parser.parse_args(input_args)
 
 

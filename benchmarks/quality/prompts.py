@@ -1,4 +1,4 @@
-"""What every row is scored on: the same prompts and the same noise."""
+"""The prompts and the noise on which every row is scored."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ from .settings import Settings
 class Evaluation:
     """
     Attributes:
-        prompts: first `samples` of train images (name and group captions in turn), then `diversity` ones (group captions,
-            several seeds of each), then those of the held-out images.
-        groups, styles: what the prompts ask for.
+        prompts: first `samples` captions of training images (name and group in turn), then `diversity` group captions with
+            several seeds each, then the captions of the held-out images.
+        groups, styles: classes that the prompts ask for.
         noise: shape [N, C, h, w].
-        samples, diversity: how many of the first two kinds.
-        seeds: pictures of each prompt of `diversity`.
+        samples, diversity: number of prompts of the first two kinds.
+        seeds: number of images per prompt of `diversity`.
     """
 
     prompts: list[str]
@@ -29,7 +29,7 @@ class Evaluation:
     seeds: int
 
     def part(self, name: str) -> slice:
-        """The rows of "name" and "group" captions, "samples" (both), "diversity" or "held_out"."""
+        """Return the rows of "name" and "group" captions, "samples" (both), "diversity" or "held_out"."""
         end = self.samples + self.diversity
         parts = {
             "samples": slice(0, self.samples),
@@ -42,7 +42,7 @@ class Evaluation:
 
 
 def build_evaluation(train: Split, test: Split, settings: Settings) -> Evaluation:
-    """Prompts in the proportions of the train data, so that good samples are distributed as the train images are."""
+    """Choose prompts in the proportions of the training data, so that good samples have the distribution of its images."""
     generator = torch.Generator().manual_seed(settings.seed + 1)
     orders = [torch.randperm(len(train), generator=generator) for _ in range(-(-settings.samples // len(train)))]
     chosen = torch.cat(orders)[: settings.samples].tolist()

@@ -1,4 +1,4 @@
-"""The report: one JSON file, a table in Markdown, and two pictures."""
+"""Write the report: one JSON file, a Markdown table, and two images."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from .variants import VARIANTS
 
 CELL_INCHES, VARIANT_INCHES = 1.0, 0.16
 CUT = 3
-"""Bars end at so many times the median."""
+"""Bars are cut at this multiple of the median."""
 DISTANCES = (2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 15, 20, 40, 80, 160, 320)
 EVALUATIONS, TRAINING_STEPS = (1, 2, 4, 8, 16, 32, 64), (400, 1000, 2000, 4000, 6000, 8000)
 GRID_ROWS = 8
@@ -42,7 +42,7 @@ STOCK = {"FlowMatchEuler": ":", "FlowMatchLCM": "--", "UniPC": "-.", "DPM++": (0
 
 
 def assemble(work_dir: Path, data_dir: Path, settings: dict) -> dict:
-    """All that was measured, from what the stages left in `work_dir`."""
+    """Collect all measurements from the files of the stages in `work_dir`."""
     counts = data_dir / COUNTS_NAME
     scored = (work_dir / name for name in ("base_rows.json", "base_reference.json"))
     base = _read(next(path for path in scored if path.is_file()))
@@ -66,13 +66,13 @@ def today() -> str:
 
 
 def machine() -> dict:
-    """The device that this process runs on, and the versions it runs."""
+    """Return the device and the versions of this process."""
     device = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "cpu"
     return {"device": device, **environment()}
 
 
 def targets(reference: dict, variants: list[dict]) -> list[dict]:
-    """What the benchmark set out to reach."""
+    """Return the targets of the benchmark."""
     base, rows = reference["frechet_distance"], []
     full, lora = (few_steps(shown(variants, kind)) for kind in KINDS.values())
     for steps, factor in ((1, 1.15), (2, 1.0)):
@@ -90,14 +90,14 @@ def targets(reference: dict, variants: list[dict]) -> list[dict]:
 
 
 def shown(variants: list[dict], kind: str) -> dict:
-    """The variant of a kind, "full" or "lora", that pictures and targets are of: of all of TwinFlow the longest trained."""
+    """Return the variant of a kind, "full" or "lora", for images and targets: the TwinFlow run with the most steps."""
     scored = {variant["name"]: variant for variant in variants if 1 in few_steps(variant)}
     names = [f"{kind}-{name}" for name in SHOWN]
     return next((scored[name] for name in names if name in scored), {"rows": []})
 
 
 def few_steps(variant: dict) -> dict[int, float]:
-    """Frechet distance by steps, style few."""
+    """Return the Frechet distance by number of steps, in style few."""
     rows = [row for row in variant["rows"] if row.get("style") == "few" and "frechet_distance" in row]
     return {row["steps"]: row["frechet_distance"] for row in rows}
 
@@ -115,7 +115,7 @@ HEADERS = ("Fréchet distance", "names", "groups", "agreement", "held out", "div
 
 
 def table(report: dict) -> str:
-    """Every row, in Markdown."""
+    """Return every row in Markdown."""
     lines = [f"| | train steps | evaluations | {' | '.join(HEADERS)} |", "|" + "---|" * (3 + len(HEADERS))]
     for row in [*report["base"], *(row for variant in report["variants"] for row in variant["rows"])]:
         if row["variant"] == "base":
@@ -129,7 +129,7 @@ def table(report: dict) -> str:
 
 
 def draw_grid(report: dict, work_dir: Path, prompts: list[str], path: Path) -> None:
-    """A row a prompt, a column a way of drawing, the same noise along each row."""
+    """Draw a grid with a row per prompt and a column per sampler. Each row has the same noise."""
     prompts = prompts[:GRID_ROWS]
     base = load_file(str(work_dir / "pictures" / "base.safetensors"))
     columns = {f"base, {name}": base[name] for name in sorted(base, key=len, reverse=True)}
@@ -152,7 +152,7 @@ def draw_grid(report: dict, work_dir: Path, prompts: list[str], path: Path) -> N
 
 
 def draw_curves(report: dict, path: Path) -> None:
-    """A panel each: over evaluations, over steps of training where some differ, and of each variant."""
+    """Draw one panel over evaluations, one over training steps if they differ, and one per variant."""
     panels = [draw_evaluations, draw_lengths, draw_variants]
     if all(len(by_length(report["variants"], names, 1)) < 2 for names in LENGTHS.values()):
         panels.remove(draw_lengths)
@@ -200,7 +200,7 @@ def draw_variants(axes, report: dict) -> None:
 
 
 def cut_long_bars(axes, scored: list[dict[int, float]]) -> None:
-    """One that is far beyond the others would leave no room for them; it is cut and has its values in it."""
+    """Cut bars that are far longer than the others, and write their values into them."""
     widest = CUT * median(found[1] for found in scored)
     for number, found in enumerate(scored):
         if found[1] > widest:
@@ -210,7 +210,7 @@ def cut_long_bars(axes, scored: list[dict[int, float]]) -> None:
 
 
 def mark_base(draw_line: Callable, report: dict) -> None:
-    """A line where the base is at many evaluations."""
+    """Draw a line at the value of the base at many evaluations."""
     base = report["reference"]
     draw_line(base["frechet_distance"], color="gray", linewidth=1, label=f"base, {base['evaluations']} evaluations")
 
@@ -222,20 +222,20 @@ def logarithmic(axes, horizontal: str, counts: tuple[int, ...]) -> None:
 
 
 def by_length(variants: list[dict], names: list[str], steps: int) -> list[tuple[int, float]]:
-    """Steps of training and Frechet distance of variants that differ in how long they train."""
+    """Return training steps and Frechet distances of variants that differ in length."""
     chosen = [variant for variant in variants if variant["name"] in names and steps in few_steps(variant)]
     return sorted((v["training"]["steps"], few_steps(v)[steps]) for v in chosen)
 
 
 def mark(axis, values: tuple[int, ...]) -> None:
-    """Plain numbers at these places of a logarithmic axis."""
+    """Write plain numbers at these places of a logarithmic axis."""
     axis.set_major_locator(FixedLocator(values))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter("{x:g}")
 
 
 def best_points(rows: list[dict], scheduler: str) -> list[tuple[int, float]]:
-    """Evaluations and Frechet distance of the base at few steps, with or without guidance as is better."""
+    """Return evaluations and Frechet distances of the base at few steps, with or without guidance, whichever is better."""
     found: dict[int, float] = {}
     for row in rows:
         if row["scheduler"] == scheduler and row["steps"] <= 8 and "error" not in row:

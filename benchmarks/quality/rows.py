@@ -1,4 +1,4 @@
-"""The rows of the report: the base in many ways, and each distilled model at its few steps."""
+"""Measure the rows of the report: the base with many samplers, and each distilled model at few steps."""
 
 import time
 import traceback
@@ -21,7 +21,7 @@ PICTURED_STEPS = (1, 2, 4)
 
 
 def measured(row: dict, draw: Callable[[], torch.Tensor], scorer: Scorer) -> tuple[dict, torch.Tensor | None]:
-    """A row with its scores and the pictures; what fails is the row's `error`."""
+    """Return a row with its scores, and the images. If it fails, the row has an `error`."""
     start, described = time.perf_counter(), ", ".join(f"{name} {value}" for name, value in row.items())
     try:
         images = draw()
@@ -35,7 +35,7 @@ def measured(row: dict, draw: Callable[[], torch.Tensor], scorer: Scorer) -> tup
 
 
 def reference_rows(base, sampler: Sampler, scorer: Scorer, settings: Settings) -> list[dict]:
-    """The base at many evaluations: a sweep of guidance, and twice the steps without it, as many evaluations."""
+    """Measure the base at many evaluations: several guidance scales, and twice the steps without guidance."""
     tried = [(scale, settings.base_steps) for scale in settings.guidance_scales] + [(1.0, 2 * settings.base_steps)]
     rows = []
     for scale, steps in tried:
@@ -56,13 +56,13 @@ def base_row(scheduler: str, steps: int, guidance_scale: float) -> dict:
 
 
 def choose_reference(rows: list[dict], settings: Settings) -> dict:
-    """The best of the rows that took twice `base_steps` evaluations."""
+    """Return the best of the rows with twice `base_steps` evaluations."""
     dear = [row for row in rows if row["evaluations"] == 2 * settings.base_steps and "error" not in row]
     return min(dear, key=lambda row: row["frechet_distance"])
 
 
 def stock_rows(base, sampler: Sampler, scorer: Scorer, settings: Settings, guidance_scale: float) -> list[dict]:
-    """The base at few steps with stock schedulers, without guidance and, where it is any, with the reference's."""
+    """Measure the base at few steps with stock schedulers, without guidance and with the reference's guidance, if any."""
     rows = []
     for name, build in STOCK_SCHEDULERS.items():
         for scale in sorted({1.0, guidance_scale}):
@@ -87,7 +87,7 @@ def score_variant(
     scorer: Scorer,
     settings: Settings,
 ) -> tuple[list[dict], dict[str, torch.Tensor]]:
-    """The rows of a trained variant, and pictures by step count."""
+    """Return the rows of a trained variant, and images by step count."""
     pipeline = load_distilled(folder, base, sampler.device)
     rows, pictures = [], {}
     for style in ("few", *variant.styles):
@@ -127,7 +127,7 @@ def score_variant(
 def score_control(
     variant: Variant, folder: Path, train_steps: int, *, sampler: Sampler, scorer: Scorer, reference: dict
 ) -> list[dict]:
-    """The row of a base that was trained further, drawn as the reference is."""
+    """Return the row of a base that was trained further, sampled like the reference."""
     pipeline, steps = load_base(folder, sampler.device), reference["steps"]
     row = {"variant": variant.name, "train_steps": train_steps, "style": "FlowMatchEuler", "steps": steps}
     row |= {"guidance_scale": reference["guidance_scale"], "evaluations": reference["evaluations"]}
@@ -135,7 +135,7 @@ def score_control(
 
 
 def save_pictures(pictures: dict[str, torch.Tensor], path: Path) -> None:
-    """The first pictures of each set, in 8 bits."""
+    """Save the first images of each set, in 8 bits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = {
         name: (images[:PICTURES] * 255).round().to(torch.uint8).cpu().contiguous() for name, images in pictures.items()

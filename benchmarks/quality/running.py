@@ -1,4 +1,4 @@
-"""Trains and scores the variants, several at once on each device, and keeps each result as it comes."""
+"""Train and score the variants, several at once per device, and save each result as soon as it is there."""
 
 import json
 import queue
@@ -15,9 +15,9 @@ from .settings import Settings
 from .variants import ABLATION_SCRIPT, Variant, variant_options
 
 RESERVE_SECONDS = 70
-"""For starting the script, saving and scoring."""
+"""Seconds to start the script, save and score."""
 SPARE = 1.2
-"""Nothing begins that would take all that is left or nearly: cut short it would not come to the end of its rates."""
+"""Factor of the expected time that must be left to start a variant. A shortened run would not reach the end of its schedule."""
 
 
 def trained_folder(work_dir: Path, variant: Variant) -> Path:
@@ -28,8 +28,8 @@ def trained_folder(work_dir: Path, variant: Variant) -> Path:
 class Runner:
     """
     Attributes:
-        score: takes a variant, the steps that it was trained for and the device to use, and gives rows.
-        deadline: by `time.monotonic()`; training ends before it, early where it must, so that it can be scored.
+        score: takes a variant, its number of training steps and a device, and returns rows.
+        deadline: time by `time.monotonic()`. Training ends early enough to score before it.
     """
 
     base: Path
@@ -42,10 +42,10 @@ class Runner:
     keep_weights: bool = False
 
     def __post_init__(self):
-        self.seconds_per_step = 0.0  # of the last that ended, what it took to start included
+        self.seconds_per_step = 0.0  # of the last variant that ended, including its start
 
     def run_all(self, variants: tuple[Variant, ...], gpus: list[str], jobs_per_gpu: int) -> list[dict]:
-        """Every variant's result, also of those that failed or did not begin; results on disk are used again."""
+        """Return every variant's result, also if it failed or did not start. Results on disk are used again."""
         waiting: queue.SimpleQueue[Variant] = queue.SimpleQueue()
         for variant in variants:
             waiting.put(variant)
@@ -75,7 +75,7 @@ class Runner:
             self._run(variant, gpu)
 
     def _run(self, variant: Variant, gpu: str | None) -> None:
-        """Train and score one variant; whatever goes wrong is its result."""
+        """Train and score one variant. An error becomes its result."""
         result = {"name": variant.name, "question": variant.question, "state": "not begun", "rows": []}
         start = time.monotonic()
         self._save(variant, result)
@@ -98,7 +98,7 @@ class Runner:
         print(f"{variant.name}: {result['state']} after {result['seconds']:.0f} s", flush=True)
 
     def _train(self, variant: Variant, minutes: float, gpu: str | None, result: dict) -> int:
-        """The steps that it was trained for."""
+        """Train a variant. Returns its number of steps."""
         options = variant_options(
             variant, self.base, self.data_dir, trained_folder(self.work_dir, variant), self.settings,
             minutes=minutes, bf16=self.bf16,

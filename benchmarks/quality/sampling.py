@@ -1,4 +1,4 @@
-"""Draws the evaluation's pictures with a stock pipeline call, prompts encoded once."""
+"""Generate the images of the evaluation with stock pipeline calls. Prompts are encoded once."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -47,7 +47,7 @@ def _quiet(pipeline):
 
 
 class Sampler:
-    """The evaluation's prompts, encoded, and its noise, on the device; draws them with any pipeline of the same base.
+    """Generates images of the evaluation's prompts from its noise, with any pipeline of the same base.
 
     The transformer runs in bfloat16 on a GPU; latents, scheduler and decoder stay in float32.
     """
@@ -73,12 +73,12 @@ class Sampler:
     def draw(
         self, pipeline, steps: int, guidance_scale: float = 1.0, scheduler=None, sigmas: list[float] | None = None
     ) -> torch.Tensor:
-        """Images `[N, 3, H, W]` in [0, 1].
+        """Generate images `[N, 3, H, W]` in [0, 1].
 
         Args:
-            guidance_scale: of a stock pipeline; 1 is none.
-            scheduler: in the place of the pipeline's own.
-            sigmas: of the steps; by default the scheduler chooses them.
+            guidance_scale: guidance scale of a stock pipeline; 1 is no guidance.
+            scheduler: replaces the pipeline's scheduler.
+            sigmas: sigmas of the steps; by default the scheduler chooses them.
         """
         own_scheduler = pipeline.scheduler
         generator = torch.Generator(self.device).manual_seed(self.seed)
@@ -103,7 +103,7 @@ class Sampler:
 
     @torch.no_grad()
     def draw_with(self, pipeline, latents_of: Callable[..., torch.Tensor]) -> torch.Tensor:
-        """Images `[N, 3, H, W]` in [0, 1] that a pipeline decodes.
+        """Generate images `[N, 3, H, W]` in [0, 1] with a function, and decode them with a pipeline.
 
         Args:
             latents_of: takes noise and its condition, and returns latents.
@@ -127,12 +127,12 @@ class Sampler:
 
 
 def stock_call(pipeline: TwinFlowPipeline) -> tuple[FlowMatchEulerDiscreteScheduler, dict[int, list[float]]]:
-    """The stock scheduler of an adapter's card, and the sigmas of each of its step counts."""
+    """Return the stock scheduler on an adapter's card, and the sigmas of each step count."""
     portable = Portable.from_dict(pipeline.twinflow_config.portable)
     use = stock_use(family_of(pipeline), pipeline.scheduler, portable)
     return FlowMatchEulerDiscreteScheduler(**use.scheduler_options), use.sigmas
 
 
 def twinflow_scheduler(pipeline: TwinFlowPipeline, style: str, **options) -> TwinFlowScheduler:
-    """The pipeline's scheduler in another style, with what that style is known to be good with."""
+    """Return the pipeline's scheduler in another style, with the defaults of that style."""
     return TwinFlowScheduler.from_config(pipeline.scheduler.with_style(style).config, **options)

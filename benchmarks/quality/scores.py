@@ -1,4 +1,4 @@
-"""The scores of a set of pictures."""
+"""The scores of a set of images."""
 
 import torch
 from judge import frechet_distance
@@ -9,10 +9,10 @@ from .prompts import Evaluation
 
 
 class Scorer:
-    """Scores pictures of the evaluation's prompts.
+    """Scores images of the evaluation's prompts.
 
     Args:
-        train: the images that the Frechet distance is taken to.
+        train: the reference images of the Frechet distance.
     """
 
     def __init__(self, judge: Judge, train: Split, evaluation: Evaluation):
@@ -22,11 +22,11 @@ class Scorer:
         self.reference_features: torch.Tensor | None = None
 
     def set_reference(self, images: torch.Tensor) -> None:
-        """The base's own pictures of the same prompts and noise, that distances to the base are taken to."""
+        """Set the base's images of the same prompts and noise, the reference of distances to the base."""
         self.reference, self.reference_features = images, extract_features(self.judge, images)
 
     def score(self, images: torch.Tensor) -> dict[str, float]:
-        """Of images `[N, 3, H, W]` in [0, 1] of all prompts of the evaluation."""
+        """Score images `[N, 3, H, W]` in [0, 1] of all prompts of the evaluation."""
         evaluation = self.evaluation
         features = extract_features(self.judge, images)
         row = {}
@@ -43,7 +43,7 @@ class Scorer:
         return row
 
     def real_row(self, train: Split, test: Split) -> dict[str, float]:
-        """The scores of real held-out images: the judge's held-out accuracy, and their distance to the train images."""
+        """Return the scores of real held-out images: the judge's accuracy on them, and their distance to the training images."""
         features = extract_features(self.judge, test.images)
         row = {"frechet_distance": frechet_distance(features, self.real)}
         row |= agreement(self.judge, features, test.groups, test.styles)
@@ -53,18 +53,18 @@ class Scorer:
 
 
 def pairwise_mean(first: torch.Tensor, second: torch.Tensor) -> float:
-    """The mean distance between features `[N, D]` pair by pair."""
+    """Return the mean distance between all pairs of features `[N, D]`."""
     return (first - second).norm(dim=1).mean().item()
 
 
 def diversity(features: torch.Tensor, seeds: int) -> float:
-    """The mean distance between pictures of one prompt; features `[prompts * seeds, D]`, a prompt's next to each other."""
+    """Return the mean distance between images of one prompt. Features `[prompts * seeds, D]` are grouped by prompt."""
     grouped = features.unflatten(0, (-1, seeds))
     return (torch.cdist(grouped, grouped).sum(dim=(1, 2)) / (seeds * (seeds - 1))).mean().item()
 
 
 def real_diversity(features: torch.Tensor, classes: torch.Tensor) -> float:
-    """The same of real images of one group and style, each group weighted by its images."""
+    """Return the same for real images of one group and style. Each group is weighted by its number of images."""
     total, count = 0.0, 0
     for value in classes.unique().tolist():
         chosen = features[(classes == value).to(features.device)]

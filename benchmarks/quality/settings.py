@@ -1,4 +1,4 @@
-"""The two sizes of the benchmark: the real one, for a GPU, and a rehearsal that a laptop runs in minutes."""
+"""The two sizes of the benchmark: the real one for a GPU, and a rehearsal that a laptop runs in minutes."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ class Settings:
         image_size: side of the images in pixels; latents are a quarter of it.
         text_width: width of each of the two frozen text encoders.
         max_tokens: length of an encoded prompt.
-        judge_channels: of the judge's blocks, each of which halves the side down to 4.
-        judge_seconds, autoencoder_seconds: how long to train; the steps that fit are measured first.
-        base_train_steps: optimizer steps of the base, of which a time limit cuts the last ones.
-        base_warm_up_steps: in which its learning rate rises.
+        judge_channels: channels of the judge's blocks. Each block halves the side, down to 4.
+        judge_seconds, autoencoder_seconds: time to train. The number of steps that fit is measured first.
+        base_train_steps: optimizer steps of the base, if the time limit allows them.
+        base_warm_up_steps: steps in which its learning rate rises.
         steps: optimizer steps of a variant.
-        samples: scored for a row.
-        diversity_prompts, diversity_seeds: pictures per prompt for the diversity between seeds.
-        guidance_scales: tried for the base's reference.
-        base_steps: steps of the base's reference.
+        samples: number of scored samples per row.
+        diversity_prompts, diversity_seeds: number of prompts, and of images per prompt, for the diversity.
+        guidance_scales: guidance scales to try for the reference of the base.
+        base_steps: steps of the reference of the base.
     """
 
     image_size: int

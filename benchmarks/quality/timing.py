@@ -1,4 +1,4 @@
-"""How many steps fit into a time that is given."""
+"""Measure how many steps fit into a given time."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ def steps_within(
     least: int = 20,
     most: int = 20_000,
 ) -> int:
-    """The steps that fit into `seconds`, by what a few of them take; they are really taken."""
+    """Return the number of steps that fit into `seconds`, measured by taking a few of them."""
     for _ in range(warm_up):
         step()
     synchronize()

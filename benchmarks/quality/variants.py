@@ -1,4 +1,4 @@
-"""What is compared: a short name each, the most telling ones first, so that a time limit cuts the rest."""
+"""The compared variants, the most important first, because a time limit cuts the rest."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,13 +34,13 @@ LAYERS = {"modulation": MODULATION, "attention": ATTENTION, "feed_forward": FEED
 class Variant:
     """
     Attributes:
-        name: short and unique.
-        question: what it is there for.
-        options: of the training script, beside those that all share.
-        length: of its training, as a part of the usual steps.
-        styles: of sampling, beside few.
-        ablated: options of `train_ablated.py`, which trains it where there are some.
-        own_samples: whether images that the base drew are added to the data, see `own_samples.py`.
+        name: short and unique name.
+        question: what the variant shows.
+        options: options of the training script, in addition to the shared ones.
+        length: length of its training, as a share of the usual steps.
+        styles: sampling styles, in addition to few.
+        ablated: options of `train_ablated.py`, which trains the variant if there are any.
+        own_samples: whether images that the base generated are added to the data, see `own_samples.py`.
     """
 
     name: str
@@ -73,7 +73,7 @@ def all_linears(name: str, question: str, **options) -> Variant:
 
 
 def ranks(**by_kind: int) -> dict[str, object]:
-    """Options of `train_ablated.py`. No variant's has more weights than rank 64 on all."""
+    """Return options of `train_ablated.py`. No variant has more weights than rank 64 on all layers."""
     return {"ranks": [f"{name}={rank}" for kind, rank in by_kind.items() for name in LAYERS[kind]]}
 
 
@@ -112,7 +112,7 @@ RECOMMENDED_LENGTH = 3.0
 
 
 def recommended(name: str, question: str, train_type: TrainType, **options) -> Variant:
-    """The recommended recipe as it is, with as many steps as fit here."""
+    """Return the recommended recipe without changes, with as many steps as fit."""
     recipe = recommended_training(train_type=train_type, train_batch_size=FULL_SETTINGS.batch_size)
     del recipe["max_train_steps"], recipe["gradient_accumulation_steps"]
     recipe |= recommended_twinflow(train_type=train_type)
@@ -217,10 +217,10 @@ def variant_options(
     minutes: float,
     bf16: bool,
 ) -> dict[str, object]:
-    """All options of one run of the training script.
+    """Return all options of one run of the training script.
 
     Args:
-        minutes: after which it ends, whatever its steps.
+        minutes: time after which it ends, at any step.
     """
     return (
         data_options(base, data_dir, settings)
