@@ -1,4 +1,4 @@
-# Every target sets up what it needs in .venv; Python 3.10+ and make are all a fresh machine must have. Modules are
+# Every target sets up what it needs in .venv; Python 3.11+ and make are all a fresh machine must have. Modules are
 # compiled as they are imported, and kept, and not all at once, which took more than half of the installation.
 PYTHON ?= python3
 VENV := .venv
@@ -36,6 +36,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --no-cache --check .
 	$(BIN)/mypy
 	$(BIN)/proselint check README.md CONTRIBUTING.md CHANGELOG.md docs/*.md
+	$(BIN)/zizmor --offline --quiet .github
 
 # Updates the generated parts of README.md and docs/.
 pages: $(VENV)/.installed

@@ -2,7 +2,8 @@
 
     python .github/prepare_release.py OWNER/NAME TAG
 
-PyPI does not resolve relative links. The repository's address is known only where the release runs.
+PyPI does not resolve relative links. The repository's address is known only where the release runs. The tag must be the
+version of the package, and the changelog must describe this version.
 """
 
 import re
@@ -43,7 +44,30 @@ def with_project_urls(pyproject: str, repository: str) -> str:
     return pyproject.replace(header, header + lines, 1)
 
 
+def check_tag(tag: str, package: str, changelog: str) -> None:
+    """Check that the tag, the version of the package and the changelog name the same version.
+
+    Args:
+        package: text of the package's `__init__.py`.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    found = re.search(r'^__version__ = "(.+)"$', package, re.MULTILINE)
+    if not found:
+        raise ValueError('src/diffusers_twinflow/__init__.py has no line __version__ = "...": add it.')
+    version = found[1]
+    if tag != f"v{version}":
+        raise ValueError(
+            f"The tag {tag} is not the version {version} of the package. Set __version__, or tag v{version}."
+        )
+    if not re.search(rf"^## {re.escape(version)}\b", changelog, re.MULTILINE):
+        raise ValueError(f"CHANGELOG.md has no heading '## {version}'. Move the entries under 'Unreleased' there.")
+
+
 def main(repository: str, tag: str) -> None:
+    package = Path("src/diffusers_twinflow/__init__.py").read_text("utf-8")
+    check_tag(tag, package, Path("CHANGELOG.md").read_text("utf-8"))
     readme, pyproject = Path("README.md"), Path("pyproject.toml")
     readme.write_text(with_absolute_links(readme.read_text("utf-8"), repository, tag), "utf-8")
     pyproject.write_text(with_project_urls(pyproject.read_text("utf-8"), repository), "utf-8")

@@ -14,7 +14,7 @@ from .base import Family
 from .scheduler_kind import is_flow_matching
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 class DiffusionFamily(Family):

@@ -19,7 +19,7 @@ from huggingface_hub import snapshot_download
 from ..configuration import TwinFlowConfigError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 FROM_PROMPT = "text2"
 REWRITE_PROMPTS = ("prompt_upsampler", "prompt_enhancer")
