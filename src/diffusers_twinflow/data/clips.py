@@ -114,7 +114,7 @@ def open_container(source: BinaryIO | str) -> "Iterator[InputContainer]":
 
     with (
         open(source, "rb") if isinstance(source, str) else source as content,
-        av.open(content, options={"format_whitelist": CONTAINERS}) as container,
+        av.open(content, "r", options={"format_whitelist": CONTAINERS}) as container,
     ):
         yield container
 

@@ -42,6 +42,12 @@ def build_loader(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=collate,
-        pin_memory=torch.accelerator.is_available(),
+        pin_memory=can_pin_memory(),
         generator=torch.Generator(),  # a separate one, so that the loader does not change training's random numbers
     )
+
+
+def can_pin_memory() -> bool:
+    """Whether batches can be put into memory that the accelerator reads without a wait. On a Mac (MPS) they cannot."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator is not None and accelerator.type != "mps"

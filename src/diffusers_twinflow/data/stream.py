@@ -23,6 +23,7 @@ from .clips import Clip, read
 from .draws import SampleDraw
 from .framing import Framing
 from .images import content_hash, files_of, path_of, what_is_wrong
+from .loader import can_pin_memory
 from .report import CORRUPT_IMAGES, MISSING_CAPTIONS, DataReport, Fault
 from .samples import collate
 from .sound import sound_of
@@ -163,7 +164,7 @@ class StreamLoader:
             batch_size=batch_size,
             num_workers=self.num_workers,
             collate_fn=collate,
-            pin_memory=torch.accelerator.is_available(),
+            pin_memory=can_pin_memory(),
             generator=torch.Generator(),  # a separate one, so that the loader does not change training's random numbers
         )
 

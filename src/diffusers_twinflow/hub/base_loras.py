@@ -18,7 +18,7 @@ from ..families import family_of
 from ..models.adapter_layers import has_adapters
 from ..models.merged_copy import is_plain, merged_copy
 from .adapter_states import adapted_layers
-from .files import CONFIG_NAME, LORA_NAME, check_finite, check_inside, locate_repository, read_header
+from .files import CONFIG_NAME, LORA_NAME, check_finite, check_inside, locate_repository, read_header, seen_from
 
 MERGED_NAME = "_twinflow_base_loras"
 ADAPTER_NAME = "twinflow_base_lora"
@@ -93,7 +93,7 @@ class BaseLora:
         """Return the LoRA with its path relative to `directory`, if its name is a relative path on this machine."""
         if not self.is_local or Path(self.name).is_absolute():
             return self
-        return replace(self, name=os.path.relpath(self.name, directory))
+        return replace(self, name=seen_from(self.name, directory))
 
     def found_in(self, directory: str | Path) -> "BaseLora":
         """Return the LoRA with its absolute path, if its name is a path relative to `directory`."""

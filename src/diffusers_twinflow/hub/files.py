@@ -103,6 +103,18 @@ def is_inside(path: Path, directory: Path) -> bool:
     return path.resolve().is_relative_to(root)
 
 
+def seen_from(path: str | Path, directory: str | Path) -> str:
+    """Return a path relative to a directory, with slashes, for a file that other systems may read.
+
+    On Windows, a path on another drive stays absolute.
+    """
+    try:
+        relative = os.path.relpath(path, directory)
+    except ValueError:
+        relative = os.path.abspath(path)
+    return Path(relative).as_posix()
+
+
 def check_inside(path: Path, directory: Path) -> None:
     """Check that a path is inside a directory.
 

@@ -6,7 +6,6 @@ repository of a full model is the pipeline in diffusers layout with the same two
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from .files import (
     locate_repository,
     read_json,
     second_name,
+    seen_from,
 )
 from .lora_files import save_lora
 from .merging import merged_lora_of, read_adapter
@@ -446,7 +446,7 @@ def save_twinflow_model(
     directory.mkdir(parents=True, exist_ok=True)
     base = config.base_model
     if Path(base).is_absolute() and Path(base).is_dir():
-        base = os.path.relpath(base, directory)
+        base = seen_from(base, directory)
     layers: dict[str, Mapping[str, FoldedLayer]] = {}
     portables: dict[str, Portable] = {}
     for name, model in denoisers.items():

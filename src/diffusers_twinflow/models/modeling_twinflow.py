@@ -205,8 +205,8 @@ class TwinFlowTransformerMixin(StockTransformer):
         for name, layer in vars(self).get("_folded_layers", {}).items():
             module = self.get_submodule(name)
             unfolded[name] = weight = weight_of(module)
-            update = (layer.lora_B.double() @ layer.lora_A.double()).to(weight.device)
-            module._parameters["weight"] = nn.Parameter((weight.double() + update).to(weight.dtype), False)
+            update = layer.lora_B.cpu().double() @ layer.lora_A.cpu().double()
+            module._parameters["weight"] = nn.Parameter((weight.detach().cpu().double() + update).to(weight), False)
         return unfolded
 
     def _unfold(self, weights: Mapping[str, torch.Tensor]) -> None:

@@ -116,7 +116,8 @@ class SecondEmbedder(nn.Module):
     def signed(self, timestep: torch.Tensor, timestep_sign: torch.Tensor | None) -> torch.Tensor:
         """Return timesteps in the authors' convention, negative for the twin."""
         if self.rule.embeds_gap:
-            timestep = torch.where(timestep == 1, 0, timestep).double()
+            wide = torch.float32 if timestep.device.type == "mps" else torch.float64  # a Mac's GPU has no float64
+            timestep = torch.where(timestep == 1, 0, timestep).to(wide)
         return timestep if timestep_sign is None else timestep * timestep_sign.to(timestep).sign()
 
 

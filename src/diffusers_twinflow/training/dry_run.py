@@ -89,13 +89,14 @@ class DryRun:
             trainer.family.draw(pipeline, [prompt], **options)
 
     def _timed(self, work: Callable[[], None]) -> dict[str, float]:
-        module = None if self.device.type == "cpu" else torch.get_device_module(self.device)
-        if module is not None:
+        is_cpu = self.device.type == "cpu"
+        module = torch if is_cpu else torch.get_device_module(self.device)
+        if hasattr(module, "reset_peak_memory_stats"):  # not on a CPU, and not on a Mac (MPS)
             module.reset_peak_memory_stats(self.device)
         start = time.perf_counter()
         work()
-        if module is not None:
-            module.synchronize(self.device)
+        if not is_cpu:
+            torch.accelerator.synchronize(self.device)
         return {"seconds": time.perf_counter() - start, "memory_gib": peak_memory(self.device) / GIB}
 
 

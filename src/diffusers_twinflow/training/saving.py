@@ -1,6 +1,5 @@
 """Save checkpoints during a run, and the result at its end."""
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ import diffusers_twinflow
 from ..configuration import TwinFlowConfig
 from ..families import Family, family_of
 from ..hub.base_loras import parse_base_loras
-from ..hub.files import CARD_NAME, LORA_NAME
+from ..hub.files import CARD_NAME, LORA_NAME, seen_from
 from ..hub.model_card import is_generated_card, rewrite_model_card, save_model_card
 from ..hub.push import push_twinflow_model
 from ..hub.repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
@@ -87,7 +86,7 @@ def _recorded_base(base: str, directory: str | Path) -> str:
     A relative path stays valid if both folders move together. An absolute path stays valid if only the result moves.
     """
     is_relative = Path(base).is_dir() and not Path(base).is_absolute()
-    return os.path.relpath(base, directory) if is_relative else base
+    return seen_from(base, directory) if is_relative else base
 
 
 def save_checkpoint(
