@@ -39,7 +39,7 @@ from .stock_calls import (
 from .video import strip
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 SHORTEST_PROMPT = ""
 CANDIDATES = 8
