@@ -274,7 +274,14 @@ def test_an_adapter_without_a_base_is_refused(evaluate, adapter, tmp_path, capsy
     assert "names the base model '/no/such/base', which is neither a directory" in capsys.readouterr().err
 
 
-RUN = "import sys; from diffusers_twinflow.cli import main; sys.exit(main(['evaluate', *sys.argv[1:]]))"
+RUN = """
+import sys
+import torch
+from diffusers_twinflow.cli import main
+code = main(["evaluate", *sys.argv[1:]])
+assert code or not torch.distributed.is_initialized(), "the processes did not leave their group"
+sys.exit(code)
+"""
 
 
 @pytest.mark.slow

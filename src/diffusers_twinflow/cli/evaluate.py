@@ -70,6 +70,7 @@ def evaluate(args: argparse.Namespace) -> None:
         note("All rows are finished already. Use --restart to draw them again.")
     for path in evaluation.write_report():
         say(path)
+    evaluation.accelerator.end_training()
 
 
 def draw_and_score(args: argparse.Namespace, evaluation: "Evaluation", repository: "LocatedRepository") -> None:

@@ -446,6 +446,9 @@ class Trainer:
     def train(self, resume_from_checkpoint: str | None = None) -> None:
         """Train to the last step and save the result. With `dry_run`, measure and write a report instead.
 
+        At the end, processes leave their group (`Accelerator.end_training`). After an error they do not: PyTorch would wait
+        there for collectives that other processes may never join. Let the process end, so that the others are stopped.
+
         Args:
             resume_from_checkpoint: name or path of a checkpoint, or "latest". Defaults to the option of the same name.
 
