@@ -1,9 +1,10 @@
+import pickle
 from dataclasses import replace
 
 import pytest
 import torch
 
-from diffusers_twinflow.data.cache import MemoryCache
+from diffusers_twinflow.data.cache import DiskCache, MemoryCache
 from diffusers_twinflow.data.captions import CaptionSource
 from diffusers_twinflow.data.check import check_rows
 from diffusers_twinflow.data.framing import Framing
@@ -107,6 +108,14 @@ def test_cached_latents_are_of_the_very_pixels_of_each_position(samples, workers
     assert sum(shape[0] for shape in seen) == 24
     cached = run(built)
     assert same(cached, {position: (caption, pixels.half()) for position, (caption, pixels) in fresh.items()})
+
+
+def test_samples_can_be_sent_to_workers_that_are_not_forked(samples, tmp_path):
+    """On macOS, on Windows and from Python 3.14 on, worker processes get a pickled copy."""
+    built = samples(random_flip=True)
+    assert same(run(built), run(pickle.loads(pickle.dumps(built))))
+    cache_latents(built, lambda pixels: LatentDistribution(pixels), DiskCache(tmp_path / "cache", {}), batch_size=3)
+    assert same(run(built), run(pickle.loads(pickle.dumps(built))))
 
 
 def test_equal_images_are_encoded_once(samples):

@@ -1,5 +1,7 @@
 import json
+import pickle
 from collections import Counter
+from itertools import islice
 
 import pytest
 import torch
@@ -138,3 +140,12 @@ def test_another_layout_cannot_go_on(build, tmp_path):
 def test_there_are_never_more_workers_than_files(build):
     assert build(workers=9).num_workers == 4
     assert build(workers=9, processes=2).num_workers == 2
+
+
+def test_a_stream_can_be_sent_to_workers_that_are_not_forked(build):
+    """On macOS, on Windows and from Python 3.14 on, worker processes get a pickled copy."""
+    samples = build().loader.dataset
+    copy = pickle.loads(pickle.dumps(samples))
+    pairs = list(zip(islice(samples, ROWS), islice(copy, ROWS), strict=True))
+    assert len(pairs) == ROWS
+    assert all(one["caption"] == two["caption"] and torch.equal(one["pixels"], two["pixels"]) for one, two in pairs)

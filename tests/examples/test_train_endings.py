@@ -117,6 +117,18 @@ def test_a_stopped_run_says_how_it_goes_on(start, arguments, tmp_path, number):
     assert "Traceback" not in text
 
 
+def test_a_run_that_is_stopped_before_its_first_checkpoint_starts_again(start, arguments, tmp_path):
+    run = start(arguments(*TWINFLOW, "--max_train_steps=100000", "--checkpointing_steps=100000"))
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "training_run.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(run.pids[0], signal.SIGINT)
+    assert run.wait() == [128 + signal.SIGINT]
+    text = run.outputs[0].read_text()
+    assert "stopped by SIGINT before the first checkpoint. Run the same command to start again." in text
+    assert "--resume_from_checkpoint" not in text
+
+
 def fill_disk(start, options, size: int) -> str:
     """Run with files that cannot grow above `size` bytes; returns the error, or nothing if everything fitted."""
     run = start(options, code=FULL_DISK.format(size=size))

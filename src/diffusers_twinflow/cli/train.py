@@ -7,6 +7,7 @@ import argparse
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
@@ -91,6 +92,7 @@ def launch(
     from ..training.stopping import RunStopped, stop_signals
     from ..writing import is_disk_error
 
+    options: RunOptions | None = None
     try:
         from ..data import requirements  # noqa: F401  (raises an error if the extra is not installed)
 
@@ -105,10 +107,7 @@ def launch(
                 trainer.train()
     except RunStopped as stopped:
         if speaks():
-            note(
-                f"stopped by {stopped.name}. To continue from the last checkpoint, run the same command with "
-                "--resume_from_checkpoint latest"
-            )
+            note(f"stopped by {stopped.name}{_how_to_go_on(options)}")
         raise SystemExit(stopped.exit_code) from None
     except (TwinFlowConfigError, FloatingPointError) as error:
         raise SystemExit(f"error: {name_flags(str(error), parser)}" if speaks() else 1) from None
@@ -118,6 +117,14 @@ def launch(
         raise SystemExit(f"error: {error} Then run with --resume_from_checkpoint latest.") from None
     if trainer.problems:
         raise SystemExit(f"error: the result is saved, but {'; '.join(trainer.problems)}")
+
+
+def _how_to_go_on(options: "RunOptions | None") -> str:
+    from ..training.checkpoint_files import list_checkpoints
+
+    if options is None or not list_checkpoints(Path(options.arguments.output_dir)):
+        return " before the first checkpoint. Run the same command to start again."
+    return ". To continue from the last checkpoint, run the same command with --resume_from_checkpoint latest"
 
 
 def report_costs(trainer: "Trainer") -> None:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.logging import get_logger
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
+from ..configuration import TwinFlowConfigError
 from ..evaluation.processes import LONGEST_WAIT
 from . import deepspeed
 from .arguments import TrainingArguments
@@ -14,12 +16,15 @@ from .cuda_graphs import check_cuda_graphs
 from .distributed import check_distributed, uses_deepspeed
 from .tracking import tracker_names
 
+logger = get_logger(__name__)
+
 
 def build_accelerator(args: TrainingArguments) -> Accelerator:
     """Build the accelerator of the run and seed the global random generators.
 
     Raises:
-        TwinFlowConfigError: if the way the processes were launched is not supported.
+        TwinFlowConfigError: if the way the processes were launched is not supported, or the precision is not supported
+            on the CPU.
     """
     accelerator = Accelerator(
         mixed_precision="no" if deepspeed.is_asked_for() else args.mixed_precision,
@@ -30,6 +35,8 @@ def build_accelerator(args: TrainingArguments) -> Accelerator:
         ),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
     )
+    if accelerator.device.type == "cpu":
+        _check_precision_of_cpu(args.mixed_precision)
     check_distributed(accelerator, args.offload_ema)
     check_cuda_graphs(args, accelerator)
     if uses_deepspeed(accelerator):
@@ -43,3 +50,13 @@ def build_accelerator(args: TrainingArguments) -> Accelerator:
     set_seed(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
     return accelerator
+
+
+def _check_precision_of_cpu(precision: str | None) -> None:
+    """Refuse fp16, which accelerate would train without autocast and loss scaling, and warn that bf16 is slow."""
+    if precision == "fp16":
+        raise TwinFlowConfigError("mixed_precision=fp16 needs a GPU, and this run is on the CPU. Use no.")
+    if precision == "bf16":
+        logger.warning(
+            "mixed_precision=bf16 is slower than no on a CPU, unless it has instructions for bf16 (AVX512-BF16 or AMX)."
+        )

@@ -102,7 +102,9 @@ class Validation:
         steps = self.stock_steps if self.args.validation_base_steps is None else self.args.validation_base_steps
         if self.args.validation_prompts and steps:
             count = len(self.args.validation_prompts) * self.args.num_validation_images
-            logger.info(f"generating {count} validation images with the base, {count_of_steps(steps)} each")
+            logger.info(
+                f"generating {count} validation image{'s' * (count != 1)} with the base, {count_of_steps(steps)} each"
+            )
             with self.drawing(), without_targets(*self.family.denoisers(self.pipeline).values()):
                 self.base = {f"base, {count_of_steps(steps)}": self._column(self._pipeline(), steps)}
 
