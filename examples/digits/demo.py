@@ -110,7 +110,7 @@ def parse_args(input_args: list[str] | None = None) -> tuple[argparse.Namespace,
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], epilog="All other arguments are passed to examples/train_twinflow.py."
     )
-    parser.add_argument("--output_dir", default="outputs/demo")
+    parser.add_argument("--output_dir", default="outputs/demo", help="Folder for the LoRA, the images and the report.")
     parser.add_argument("--base", default=DEFAULT_BASE_DIR, help="Folder of the base pipeline.")
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="Recipe of the distillation.")
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder to write the digits to.")

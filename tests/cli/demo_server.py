@@ -1,4 +1,4 @@
-"""The demo command in a process of its own, as a user starts it."""
+"""Run the demo command in a new process, as a user does."""
 
 import os
 import queue

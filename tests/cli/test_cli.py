@@ -190,6 +190,8 @@ def test_what_a_strangers_repository_says_is_escaped(adapter, capsys, tmp_path):
     assert main(["info", str(directory)]) == 0
     out = capsys.readouterr().out
     assert r"base_model: a/b\x1b[2J\nerror: forged" in out and r"steps_trained: \ud800" in out
+    lines = out.splitlines()
+    assert "  twinflow_enabled: true" in lines and not any("None" in line or "[" in line[-1] for line in lines)
     assert main(["info", str(directory), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["base_model"] == values["base_model"] and shown["steps_trained"] == "\ud800"

@@ -1,4 +1,4 @@
-"""Arguments that are refused before anything is loaded: none of these adapters exists."""
+"""Arguments that are refused before anything is loaded. None of these adapters exists."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A checkpoint becomes what its run would have saved."""
+"""`convert` turns a checkpoint into what its run would have saved."""
 
 import json
 import shutil

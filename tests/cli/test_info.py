@@ -1,4 +1,4 @@
-"""What `info` says of a repository, without its weights."""
+"""`info` describes a repository without reading its weights."""
 
 import pytest
 from diffusers.models.modeling_utils import ModelMixin

@@ -1,4 +1,4 @@
-"""Text of other people's files does nothing to a terminal, and whatever it is, it can be printed."""
+"""Text from untrusted files is printed without control codes, and any text can be printed."""
 
 import io
 import sys

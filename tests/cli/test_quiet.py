@@ -7,17 +7,21 @@ from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils import are_progress_bars_disabled
 from transformers.utils import logging as transformers_logging
 
-from diffusers_twinflow.cli.quiet import LIBRARIES, only_our_messages
+from diffusers_twinflow.cli.quiet import IMPORTED_LATE, LIBRARIES, only_our_messages
 
 
 def state():
-    loggers = [logging.getLogger(name) for name in (*LIBRARIES, "diffusers_twinflow")]
+    loggers = [logging.getLogger(name) for name in (*LIBRARIES, IMPORTED_LATE, "diffusers_twinflow")]
     bars = (
         diffusers_logging.is_progress_bar_enabled(),
         transformers_logging.is_progress_bar_enabled(),
         are_progress_bars_disabled(),
     )
-    return [(each.level, list(each.handlers), each.propagate) for each in loggers], bars, list(warnings.filters)
+    return (
+        [(each.level, list(each.handlers), list(each.filters), each.propagate) for each in loggers],
+        bars,
+        list(warnings.filters),
+    )
 
 
 def speak():
@@ -40,6 +44,16 @@ def test_only_our_messages_are_shown_and_all_is_as_before(capsys):
         r"warning: the layers \x1b[2J are up to rounding",
         "warning: ours",
     ]
+
+
+def test_a_library_that_is_imported_later_and_sets_its_level_is_quiet_too(caplog):
+    logger = logging.getLogger(IMPORTED_LATE)
+    with only_our_messages():
+        logger.setLevel(logging.WARNING)  # as DeepSpeed does when it is imported
+        logger.warning("no GPU")
+        logger.error("broken")
+    logger.warning("no GPU later")
+    assert [record.getMessage() for record in caplog.records] == ["broken", "no GPU later"]
 
 
 def test_our_messages_are_rewritten(capsys):

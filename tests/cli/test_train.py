@@ -1,4 +1,4 @@
-"""The command shows its own log and nothing that other libraries say."""
+"""The command shows its own log and no messages of other libraries."""
 
 import os
 import re

@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from ..options import shown_value
     from .description import describe
 
     values = describe(args.adapter, subfolder=args.subfolder, revision=args.revision, token=args.token)
@@ -21,5 +22,11 @@ def run(args: argparse.Namespace) -> None:
         for line in json.dumps(values, indent=2).splitlines():
             say(line)
         return
+    options = values.pop("options", {})
     for name, value in values.items():
-        say(f"{name}:", value)
+        if value not in (None, []):
+            say(f"{name}:", ", ".join(map(str, value)) if isinstance(value, list) else value)
+    if options:
+        say("options:")
+    for name, value in options.items():
+        say(f"  {name}:", shown_value(value))

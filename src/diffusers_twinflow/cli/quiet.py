@@ -22,6 +22,8 @@ LIBRARIES = (
     "httpx",
     "gradio",
 )
+IMPORTED_LATE = "DeepSpeed"
+"""Logger of a library that other libraries import later. The import sets its level, and its handler writes to stdout."""
 
 
 @contextmanager
@@ -104,11 +106,18 @@ def _quiet_loggers() -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in LIBRARIES}
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
+    late = logging.getLogger(IMPORTED_LATE)
+    late.addFilter(_is_error)
     try:
         yield
     finally:
+        late.removeFilter(_is_error)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 @contextmanager
