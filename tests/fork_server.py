@@ -1,4 +1,4 @@
-"""Forks one process for each run of the training script or of other code, with everything imported already.
+"""Fork one process per run of the training script or of other code, after importing everything.
 
 The server is forked from pytest itself before the first test. By then the files of tests have imported most of what runs
 need, and the server imports the rest (`tests.preloaded`) once, when the first run is ordered.

@@ -1,4 +1,4 @@
-"""Runs of the training script, or of other code, in processes of their own, forked from one that has everything imported."""
+"""Run the training script or other code in new processes, forked from one that has already imported everything."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""FSDP2 and DeepSpeed on CPU processes, which accelerate by itself uses on accelerators only."""
+"""FSDP2 and DeepSpeed in CPU processes, which accelerate does not support by itself."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Pictures of a size for a CPU, where stock pipelines resize each to an area of their own and have no option for it."""
+"""Use small images in stock pipelines that resize images to a fixed area."""
 
 import importlib
 

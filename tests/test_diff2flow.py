@@ -1,4 +1,4 @@
-"""The bridge against its definitions, on every kind of noise schedule, in float64."""
+"""The bridge satisfies its definitions on every kind of noise schedule, in float64."""
 
 import diffusers
 import pytest

@@ -1,4 +1,4 @@
-"""Importing the package costs and prints nothing; its names are there all the same."""
+"""Importing the package is fast and prints nothing, and all public names exist."""
 
 import ast
 import importlib

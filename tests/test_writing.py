@@ -1,4 +1,4 @@
-"""Files and folders that are complete or not there, whichever call a process dies in."""
+"""Files and folders are complete or absent, whenever a process dies."""
 
 import errno
 import os

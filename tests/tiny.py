@@ -1,4 +1,4 @@
-"""Real classes at tiny size, built on the spot."""
+"""Real classes at tiny size."""
 
 import string
 

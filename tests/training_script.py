@@ -1,4 +1,4 @@
-"""Where the training script is, the environment that its runs get, and the script as a module."""
+"""The path of the training script, the environment of its runs, and the script as a module."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Caches on disk: nothing stale, nothing twice, nothing half."""
+"""Caches on disk have no outdated, duplicate or incomplete entries."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Local folders: every file is a sample, or is counted with the reason why it is none."""
+"""Local folders: every file is a sample, or is reported with a reason."""
 
 import json
 import os

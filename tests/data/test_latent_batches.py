@@ -1,4 +1,4 @@
-"""Latents and conditions that somebody else encoded, as batches of a run."""
+"""Latents and conditions that are already encoded, as batches of a run."""
 
 from itertools import islice, repeat
 

@@ -1,4 +1,4 @@
-"""What scripts made for the pages is what they would make now."""
+"""The generated parts of the pages are up to date."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What the pages name is there: files, options, names to import, messages of the code."""
+"""What the pages name exists: files, options, names to import, messages of the code."""
 
 import ast
 import importlib

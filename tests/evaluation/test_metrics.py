@@ -1,4 +1,4 @@
-"""Scores against small cases worked by hand."""
+"""Scores of small cases, compared with values computed by hand."""
 
 import math
 

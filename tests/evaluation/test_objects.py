@@ -1,4 +1,4 @@
-"""Object checks against small cases worked by hand, and with a real detector."""
+"""Object checks on small cases, compared with values computed by hand, and with a real detector."""
 
 import pytest
 import torch

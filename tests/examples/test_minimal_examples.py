@@ -1,4 +1,4 @@
-"""The two examples that users copy, run for a few steps on the digits base that ships."""
+"""The two examples that users copy run for a few steps on the digits base."""
 
 import importlib
 import runpy

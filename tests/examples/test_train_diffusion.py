@@ -1,4 +1,4 @@
-"""The training script on diffusion models, which it trains as flows."""
+"""The training script trains diffusion models as flows."""
 
 import json
 

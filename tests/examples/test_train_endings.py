@@ -1,4 +1,4 @@
-"""Runs that end otherwise than well: the result is kept, and the message says what to do."""
+"""Runs that end with a problem keep the result, and the message says what to do."""
 
 import json
 import os

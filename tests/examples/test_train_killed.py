@@ -1,4 +1,4 @@
-"""Runs killed inside file operations, and at random, end with the files of a run that nobody stopped."""
+"""Runs that are killed during file operations, or at random, end with the files of an uninterrupted run."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The training script in several processes, and killed at any moment."""
+"""The training script in several processes, killed at any time."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""What a resumed run takes over, what it refuses, and whose checkpoints it touches."""
+"""What a resumed run continues, what it refuses, and which checkpoints it changes."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Whose weights a run saves, by its teacher."""
+"""Which weights a run saves depends on its teacher."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a run trained."""
+"""Find which weights a run trained."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The families with a tiny pipeline each, and what every family must do.
+"""A tiny pipeline per family, and what every family must do.
 
 A family passes by being listed in `CASES`: `test_families.py` runs the checks of this file on every case.
 """

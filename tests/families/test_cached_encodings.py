@@ -1,4 +1,4 @@
-"""What every family's encoders give is kept on disk and read back as it was."""
+"""The output of every family's encoders is saved on disk and read back unchanged."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Families that are derived from a stock pipeline: as good as the written ones, and trained with prompts alone."""
+"""Families that are derived from a stock pipeline give the same results as written ones, and train with prompts only."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What is special to the families of diffusion models; the kit tests what every family does."""
+"""Tests of the families of diffusion models only. The kit tests what every family does."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What `export` writes draws in stock pipelines, without our package, what `TwinFlowPipeline` draws."""
+"""Exports generate in stock pipelines, without our package, the images of `TwinFlowPipeline`."""
 
 import json
 

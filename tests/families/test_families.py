@@ -1,4 +1,4 @@
-"""Every family of the kit's list, from its velocity to a picture of what the training script saved."""
+"""Every family of the kit's list, from its velocity to an image of the model that the training script saved."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Pipelines that start from a noised picture: trained as the pipeline of their family, and drawing with the result."""
+"""Pipelines that start from a noised image are trained as the pipeline of their family, and generate with the result."""
 
 import diffusers
 import pytest

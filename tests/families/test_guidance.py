@@ -1,4 +1,4 @@
-"""How a few-step call turns guidance off, in pipelines that each have it in another way."""
+"""A few-step call turns guidance off in pipelines with different kinds of guidance."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""The layers that a LoRA adapts by default, in models of the size that the stock classes have by default."""
+"""The layers that a LoRA adapts by default, in models of the stock classes' default size."""
 
 import fnmatch
 

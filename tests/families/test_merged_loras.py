@@ -1,4 +1,4 @@
-"""A LoRA of every family merged into its base: the images of the separate LoRA, and the base again when it goes."""
+"""A merged LoRA of every family generates the images of the separate LoRA, and unloading it restores the base."""
 
 import copy
 

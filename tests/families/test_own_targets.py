@@ -1,4 +1,4 @@
-"""Models that take a target time themselves: what is trained draws in their stock pipelines with nothing of ours."""
+"""Models that take a target time themselves: the trained LoRA works in their stock pipelines without our package."""
 
 import diffusers
 import pytest

@@ -1,4 +1,4 @@
-"""The registry's names are those of the classes that the families have."""
+"""The registry has the names of the families' classes."""
 
 import pytest
 

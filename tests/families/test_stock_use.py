@@ -1,4 +1,4 @@
-"""A LoRA that we save draws in a stock pipeline, without our package, what `TwinFlowPipeline` draws."""
+"""A saved LoRA generates in a stock pipeline, without our package, the images of `TwinFlowPipeline`."""
 
 import ast
 

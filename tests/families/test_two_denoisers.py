@@ -1,4 +1,4 @@
-"""Wan 2.2: a transformer for high noise and one for low noise are trained, saved, loaded and drawn together."""
+"""Wan 2.2: a transformer for high noise and one for low noise are trained, saved, loaded and sampled together."""
 
 import copy
 import re

@@ -1,4 +1,4 @@
-"""What only video families do: several frames, from latents to a strip of pictures."""
+"""What only video families do: several frames, from latents to a strip of images."""
 
 import pytest
 import torch

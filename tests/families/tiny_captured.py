@@ -1,4 +1,4 @@
-"""Tiny pipelines of real classes that have no family of their own, with their text encoders."""
+"""Tiny pipelines of real classes without a family, with their text encoders."""
 
 import diffusers
 import torch

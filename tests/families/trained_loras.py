@@ -1,4 +1,4 @@
-"""Tiny LoRAs of every family whose time conditioning changes what is drawn."""
+"""Tiny LoRAs of every family whose time conditioning changes the images."""
 
 import torch
 from peft import LoraConfig

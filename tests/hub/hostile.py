@@ -1,4 +1,4 @@
-"""Hostile and mutated repositories, drawn by number, and what happens when they are loaded in a process of their own.
+"""Hostile and mutated repositories by number, each loaded in a new process.
 
 `python -m tests.hub.hostile 500` loads that many and prints how they ended; a second number is the first of them.
 """

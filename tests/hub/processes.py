@@ -1,4 +1,4 @@
-"""Processes of their own that talk to a Hub on this machine, forked from one that has the package imported already."""
+"""New processes that talk to a Hub on this machine, forked from one that has already imported the package."""
 
 import atexit
 import json

@@ -1,4 +1,4 @@
-"""A TwinFlow LoRA beside other LoRAs: weights, fusing, and the way back to the stock pipeline."""
+"""A TwinFlow LoRA next to other LoRAs: adapter weights, fusing, and unloading."""
 
 import copy
 import inspect

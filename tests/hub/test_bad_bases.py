@@ -1,4 +1,4 @@
-"""The base of a stranger's LoRA: it is checked as a whole model is, before anything of it is built."""
+"""The base of an untrusted LoRA is checked like a whole model, before anything is built from it."""
 
 import json
 import os

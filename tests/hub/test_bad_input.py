@@ -1,4 +1,4 @@
-"""Repositories are written by strangers: each fault is one clear error, and the pipeline is left as it was."""
+"""Each fault of an untrusted repository is one clear error, and the pipeline does not change."""
 
 import copy
 import json

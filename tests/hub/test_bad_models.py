@@ -1,4 +1,4 @@
-"""Whole models written by strangers: each fault is one clear error, before anything is built where that can be."""
+"""Each fault of an untrusted whole model is one clear error, if possible before anything is built."""
 
 import json
 import pickle

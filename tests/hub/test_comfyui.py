@@ -1,4 +1,4 @@
-"""The export for ComfyUI: key names and workflows by hand, and both in ComfyUI itself where there is a checkout.
+"""The export for ComfyUI: key names and workflows, also in ComfyUI itself if there is a checkout.
 
 Set TWINFLOW_COMFYUI_CHECKOUT to the folder of a ComfyUI checkout to run the others, in an environment that imports it.
 """

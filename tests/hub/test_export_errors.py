@@ -1,4 +1,4 @@
-"""What cannot be exported is one clear error, and nothing is written."""
+"""Impossible exports raise one clear error, and nothing is written."""
 
 import json
 import os

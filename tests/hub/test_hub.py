@@ -1,4 +1,4 @@
-"""The real client of the Hub against a server that speaks its API; every push and pull is a process of its own."""
+"""The real client of the Hub with a local server. Every push and pull runs in a new process."""
 
 import hashlib
 import json

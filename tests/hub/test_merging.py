@@ -1,4 +1,4 @@
-"""A TwinFlow LoRA merged into the base's weights: the same images, files and adapters, and the way back."""
+"""A TwinFlow LoRA merged into the base's weights: the same images, files and adapters, and unmerging."""
 
 import copy
 import gc

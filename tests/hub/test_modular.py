@@ -1,4 +1,4 @@
-"""A modular repository on the Hub, as diffusers writes it, is trained from, and what is trained goes there and back."""
+"""A modular repository on the Hub, as diffusers writes it, is trained. The result is pushed and pulled."""
 
 import json
 from pathlib import Path

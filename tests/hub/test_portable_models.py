@@ -1,4 +1,4 @@
-"""A whole model that we save draws in stock diffusers what it draws in ours, and ours finds its time conditioning."""
+"""A saved whole model generates the same images in stock diffusers and in ours, which finds its time conditioning."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Recipes of the kind that SimpleTuner's users have, through the training script's own parser and in a run."""
+"""Recipes as SimpleTuner's users have them, in the training script's parser and in a run."""
 
 import json
 

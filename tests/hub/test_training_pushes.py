@@ -1,4 +1,4 @@
-"""The training script with --push_to_hub, and what others then pull, each in a process of its own."""
+"""The training script with --push_to_hub, and loading the result, each in a new process."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A LoRA of two denoisers and a whole model with two go to the Hub and back."""
+"""A LoRA of two denoisers and a whole model with two denoisers are pushed and pulled."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Loss and gradients beside the TwinFlow authors' own code, on a tiny network in float64.
+"""Loss and gradients equal those of the TwinFlow authors' code, on a tiny network in float64.
 
 Set TWINFLOW_AUTHORS_DIR to a checkout of their repository (github.com/inclusionAI/TwinFlow) to run these tests.
 """

@@ -1,4 +1,4 @@
-"""Times, targets and weights of each branch, and a branch of one's own."""
+"""Times, targets and weights of each branch, and a custom branch."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Losses and methods that a user wrote: what is wrong is named, before or in the first step."""
+"""Errors in a user's loss or method are named before or in the first step."""
 
 from dataclasses import replace
 

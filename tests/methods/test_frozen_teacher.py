@@ -1,4 +1,4 @@
-"""A frozen teacher by hand, in float64: who makes the jumps, and what the target is without data."""
+"""A frozen teacher compared with values computed by hand, in float64: the jumps, and the target without data."""
 
 import math
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The weight of rectification against cases worked by hand, in float64, and its mean over any split of a batch."""
+"""The weight of rectification, compared with values computed by hand in float64, and its mean over any split of a batch."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Each kind of teacher, on a LoRA and on whole weights, and the one setting that chooses it."""
+"""Each kind of teacher, for a LoRA and for all weights, and the setting that chooses it."""
 
 import copy
 

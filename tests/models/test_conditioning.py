@@ -1,4 +1,4 @@
-"""What the time conditioning does to every stock class."""
+"""The effect of the time conditioning on every stock class."""
 
 import pytest
 import torch

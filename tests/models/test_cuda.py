@@ -1,4 +1,4 @@
-"""What only a GPU can show of every class."""
+"""Tests of every class that need a GPU."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Transformers as the TwinFlow authors and SimpleTuner publish them, against their rule worked out with numbers."""
+"""Transformers in the layouts of the TwinFlow authors and SimpleTuner, compared with their formulas."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The time conditioning outlives what users do to a model."""
+"""The time conditioning survives what users do with a model."""
 
 import copy
 import threading

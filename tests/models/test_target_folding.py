@@ -1,4 +1,4 @@
-"""The target time as low-rank weights: a stock model with them gives on a grid what the TwinFlow model gives."""
+"""The target time as low-rank weights: a stock model with them equals the TwinFlow model on a grid."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Configurations and calls of a stock class in which its time goes another way."""
+"""Configurations and calls of a stock class in which its time is used in another way."""
 
 import inspect
 import sys

@@ -1,4 +1,4 @@
-"""Tiny TwinFlow models whose time conditioning does something."""
+"""Tiny TwinFlow models whose time conditioning has an effect."""
 
 import pytest
 import torch

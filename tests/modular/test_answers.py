@@ -1,4 +1,4 @@
-"""What loading and training say about modular pipelines."""
+"""Errors of loading and training for modular pipelines."""
 
 import json
 

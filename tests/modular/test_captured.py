@@ -1,4 +1,4 @@
-"""What derived families make of the calls of modular pipelines: the pipelines' own first evaluation, data, and a LoRA."""
+"""Derived families of modular pipelines: the first evaluation equals the pipeline's, and data and a LoRA train."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Pipelines that share, copy or take over a TwinFlow transformer draw what the first one draws."""
+"""Pipelines that share, copy or take over a TwinFlow transformer generate the images of the first one."""
 
 import copy
 import gc

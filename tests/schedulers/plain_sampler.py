@@ -1,4 +1,4 @@
-"""The sampler as the papers write it, one line a formula, in float64: what the scheduler is held against."""
+"""The sampler as in the papers, one line per formula, in float64, for comparison with the scheduler."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What derived families make of the calls of stock pipelines, held against the pipelines' own first evaluation."""
+"""Derived families of stock pipelines, compared with the pipelines' own first evaluation."""
 
 import pytest
 import torch

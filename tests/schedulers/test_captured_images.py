@@ -1,4 +1,4 @@
-"""Images and videos as samples of stock pipelines, held against the statistics of their autoencoders, and a LoRA step."""
+"""Images and videos as samples of stock pipelines, compared with the statistics of their autoencoders, and a LoRA step."""
 
 import pytest
 import torch

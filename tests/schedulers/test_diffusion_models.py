@@ -1,4 +1,4 @@
-"""The scheduler on diffusion models: stock pipelines of tiny real UNets, and a model whose answer is known."""
+"""The scheduler with diffusion models: stock pipelines of tiny real UNets, and a model with a known solution."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""The scheduler's options on their way through other classes' configs, and what stock flow schedulers also have."""
+"""The scheduler's options survive in configs of other classes, and stock flow schedulers' interface is complete."""
 
 import json
 

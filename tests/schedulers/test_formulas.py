@@ -1,4 +1,4 @@
-"""The scheduler against a plain implementation of the formulas, on random fields with every option combined."""
+"""The scheduler equals a plain implementation of the formulas, on random fields with every combination of options."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The scheduler swapped into stock pipelines of tiny real components: nothing else is changed.
+"""The scheduler replaces the stock scheduler in pipelines of tiny real components, without other changes.
 
 Each pipeline stands for one way to talk to a scheduler. Where a pipeline is held against Euler, both step along the same
 grid, so what differs would be a sign, a place on the grid, a re-noising or a scale.

@@ -1,4 +1,4 @@
-"""The lists that stock pipelines pass of their own accord, against the functions and arguments of those pipelines."""
+"""The default sigmas of stock pipelines are recognized, compared with the pipelines' functions and arguments."""
 
 import numpy as np
 import pytest

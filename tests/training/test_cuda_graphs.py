@@ -1,4 +1,4 @@
-"""Replayed passes change no loss. Without a GPU, a recorder stands in that overwrites its output at every replay."""
+"""Replayed passes change no loss. Without a GPU, a recorder that overwrites its output at every replay replaces CUDA graphs."""
 
 from contextlib import nullcontext
 

@@ -1,4 +1,4 @@
-"""The method on a network that predicts the noise: it learns to draw in one step."""
+"""The method trains a network that predicts the noise to generate in one step."""
 
 import pytest
 import torch

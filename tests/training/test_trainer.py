@@ -1,4 +1,4 @@
-"""The trainer from Python: what it can be fed, its callbacks, and what it does with the result."""
+"""The trainer from Python: its data, its callbacks, and its result."""
 
 from dataclasses import replace
 

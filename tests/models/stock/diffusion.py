@@ -1,4 +1,4 @@
-"""U-Nets, and what diffusion bases have, which are trained through the bridge."""
+"""UNets and transformers of diffusion bases, which are trained through the bridge."""
 
 import torch
 

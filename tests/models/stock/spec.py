@@ -1,4 +1,4 @@
-"""How a tiny stock model is written down."""
+"""The declaration of a tiny stock model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Stock flow-matching pipelines with tiny real components, prompts given as embeddings, so that each runs in no time.
+"""Stock flow-matching pipelines with tiny real components. Prompts are given as embeddings, so that they run fast.
 
 `PIPELINES` holds, by a name that says what is special about the way the pipeline talks to its scheduler, a function that
 returns the pipeline with its stock scheduler and the arguments of a call. `VARIANTS` holds, by the name of their class,

@@ -1,4 +1,4 @@
-"""Pipelines that the scheduler cannot take part in, and two of them to show what happens."""
+"""Pipelines that do not work with the scheduler, and what happens in two of them."""
 
 import torch
 from diffusers import SCMScheduler

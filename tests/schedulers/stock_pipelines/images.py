@@ -1,4 +1,4 @@
-"""Images, each with a way of its own."""
+"""Image pipelines with special calls."""
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler

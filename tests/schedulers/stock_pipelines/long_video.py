@@ -1,4 +1,4 @@
-"""LTX, and grids set again within a call."""
+"""LTX pipelines, and pipelines that set the grid again within a call."""
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler

@@ -1,4 +1,4 @@
-"""Video made larger, controlled or shown from a moving camera."""
+"""Video pipelines for super-resolution, control and camera motion."""
 
 from types import SimpleNamespace
 

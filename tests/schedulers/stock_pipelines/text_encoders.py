@@ -1,4 +1,4 @@
-"""Pipelines that take a prompt as text only, or a model that reads texts and pictures."""
+"""Pipelines that take a prompt only as text, or use a model that reads text and images."""
 
 from unittest.mock import MagicMock, patch
 
