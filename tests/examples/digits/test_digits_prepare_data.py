@@ -17,16 +17,16 @@ def test_splits_are_balanced_and_captioned(data_dir):
     assert row["text"] == digit_prompt(row["label"])
 
 
-def test_images_are_gray_on_a_black_margin(data_dir):
-    images, labels = load_split(data_dir, "test")
+def test_images_are_gray_on_a_black_margin(splits):
+    images, labels = splits["test"]
     assert images.shape == (1000, 3, 32, 32) and labels.shape == (1000,)
     assert images.min() == 0 and images.max() == 1
     assert torch.equal(images[:, 0], images[:, 2])
     assert images[:, :, :2].max() == images[:, :, :, -2:].max() == 0
 
 
-def test_no_digit_is_in_both_splits(data_dir):
-    train, test = (load_split(data_dir, split)[0][:, 0].flatten(1) for split in ("train", "test"))
+def test_no_digit_is_in_both_splits(splits):
+    train, test = (splits[split][0][:, 0].flatten(1) for split in ("train", "test"))
     assert torch.cdist(test, train).min() > 0
 
 
