@@ -102,10 +102,14 @@ def student_factors(transformer) -> dict[str, torch.Size]:
     return {name: p.shape for name, p in transformer.named_parameters() if ".default." in name}
 
 
-RANKED = [variant for variant in VARIANTS if "ranks" in variant.ablated]
+FIRST_RANKED, *MORE_RANKED = (variant for variant in VARIANTS if "ranks" in variant.ablated)
 
 
-@pytest.mark.parametrize("variant", RANKED, ids=lambda variant: variant.name)
+@pytest.mark.parametrize(
+    "variant",
+    [FIRST_RANKED, *(pytest.param(variant, marks=pytest.mark.slow) for variant in MORE_RANKED)],
+    ids=lambda variant: variant.name,
+)
 def test_ranks_by_kind_of_layer_have_no_more_weights(variant):
     shapes = []
     for ranks in (None, variant.ablated["ranks"]):

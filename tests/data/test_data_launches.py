@@ -90,7 +90,7 @@ def test_two_processes_draw_the_latents_that_one_draws(start, script, arguments,
         assert_same(one, trained(tmp_path / other), rtol=1e-4, atol=5e-5)
 
 
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("streaming", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_images_encoded_as_they_come_resume_bit_for_bit(script, arguments, files, tmp_path, streaming):
     options = {"caption_dropout_probability": 0.3, "random_flip": True} | ({"streaming": True} if streaming else {})
     data_files = files.parquet(10, files=2)

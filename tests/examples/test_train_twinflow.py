@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,20 +91,16 @@ def test_flow_matching_gives_a_stock_model(script, arguments, base_dir, tmp_path
 def test_resume_is_never_having_stopped(script, arguments, tmp_path, train_type):
     options = [*TWINFLOW, f"--train_type={train_type}", "--cache_latents", "--cache_text_embeddings", "--no-save_ema"]
     options += ["--lr_scheduler=cosine", "--gradient_accumulation_steps=2", "--lora_dropout=0.5"]
-    script.main(arguments(*options, f"--output_dir={tmp_path / 'whole'}"))
-    script.main(arguments(*options, "--checkpoints_total_limit=1"))
-    for leftover in (tmp_path / "out").glob("checkpoint-*"):
-        assert leftover.name == "checkpoint-4"
-    script.main(arguments(*options, f"--output_dir={tmp_path / 'stopped'}"))
-    stopped = tmp_path / "stopped"
-    for path in (stopped / "checkpoint-4").iterdir():
-        path.unlink()
-    (stopped / "checkpoint-4").rmdir()
-    script.main(arguments(*options, f"--output_dir={stopped}", "--resume_from_checkpoint=latest"))
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    script.main(arguments(*options, f"--output_dir={whole}"))
+    shutil.copytree(whole / "checkpoint-2", stopped / "checkpoint-2")
+    more = ["--resume_from_checkpoint=latest", "--checkpoints_total_limit=1"]
+    script.main(arguments(*options, f"--output_dir={stopped}", *more))
+    assert [path.name for path in stopped.glob("checkpoint-*")] == ["checkpoint-4"]
     name = "checkpoint-4/trained_weights.safetensors"
-    whole, resumed = load_file(tmp_path / "whole" / name), load_file(stopped / name)
-    for key in whole:
-        assert torch.equal(whole[key], resumed[key]), key
+    expected, resumed = load_file(whole / name), load_file(stopped / name)
+    for key in expected:
+        assert torch.equal(expected[key], resumed[key]), key
 
 
 def test_configuration_file_and_arguments_over_it(script, arguments, tmp_path):

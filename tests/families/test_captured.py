@@ -186,6 +186,7 @@ def arguments_for(tmp_path: Path, build, **options) -> TrainingArguments:
         learning_rate=1e-2,
         rank=2,
         save_ema=False,
+        num_validation_images=1,
         **data,
         **options,
     )
@@ -343,6 +344,7 @@ def test_a_step_on_images_with_references(build, tmp_path, image_dir, small_refe
         tmp_path,
         build,
         image_dir,
+        max_sequence_length=16,
         validation_image=str(next(image_dir.glob("*.png"))),
         validation_prompts=["a"],
         validation_base_steps=2,

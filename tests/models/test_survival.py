@@ -17,7 +17,7 @@ from tests.models.stock import STOCK
 from tests.models.stock.spec import call, run, stock_class
 from tests.models.trained import TIMES, both, conditioned, device_for_backward, randomise, trained, twinflow_class
 
-COMPILED_IN_SHORT = ("SD3Transformer2DModel", "QwenImageTransformer2DModel", "WanTransformer3DModel")
+COMPILED_IN_SHORT = ("SD3Transformer2DModel", "WanTransformer3DModel")
 
 
 def in_own_memory(model: torch.nn.Module) -> torch.nn.Module:

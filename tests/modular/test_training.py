@@ -37,6 +37,7 @@ def arguments_for(folder: Path, **options) -> TrainingArguments:
         rank=2,
         save_ema=False,
         validation_prompts=["a"],
+        num_validation_images=1,
         validation_base_steps=2,
         validation_step_counts=[1],
         **data,

@@ -142,7 +142,7 @@ def test_many_steps_converge_to_ddim(name, guidance_scale):
     ("scheduler", "build"),
     [
         pytest.param(DPMSolverMultistepScheduler, tiny_diffusion.stable_diffusion, marks=pytest.mark.slow),
-        (EulerDiscreteScheduler, tiny_diffusion.stable_diffusion),
+        pytest.param(EulerDiscreteScheduler, tiny_diffusion.stable_diffusion, marks=pytest.mark.slow),
         (DPMSolverMultistepScheduler, tiny_diffusion.v_prediction),
         pytest.param(EulerDiscreteScheduler, tiny_diffusion.v_prediction, marks=pytest.mark.slow),
     ],

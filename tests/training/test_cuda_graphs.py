@@ -117,7 +117,7 @@ def test_replayed_passes_give_the_same_losses(make, merges):
     assert recorder.replayed > recorder.recorded > 3
 
 
-@pytest.mark.parametrize("batches", [1, 2])
+@pytest.mark.parametrize("batches", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize(
     "make, merges", [(student_transformer, False), (lora_transformer, False), (lora_transformer, True)]
 )
