@@ -50,6 +50,7 @@ print(json.dumps([before == after, sorted({"torch", "diffusers", "transformers",
     assert json.loads(done.stdout) == [True, []] and done.stderr == ""
 
 
+@pytest.mark.long
 def test_the_scheduler_needs_no_model_or_pipeline():
     code = "import sys\nfrom diffusers_twinflow import TwinFlowScheduler\nprint(*sys.modules)"
     done = run("-c", code)

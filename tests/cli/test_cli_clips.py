@@ -104,6 +104,7 @@ def test_compare_writes_strips_and_a_clip_of_all(wan_adapter, pipeline, tmp_path
         assert strips.crop(of_strips.boxes[1][column]).tobytes() == clip.image.tobytes()
 
 
+@pytest.mark.long
 def test_the_page_plays_clips(pipeline, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "page"))
     comparison = Comparison(pipeline, [1], 2, **SIZE)

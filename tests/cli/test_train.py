@@ -5,9 +5,12 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 OURS = re.compile(r"\d\d:\d\d:\d\d (INFO|WARNING) |(Generating train split|Checking samples|Steps): ")
 
 
+@pytest.mark.long
 def test_a_run_shows_only_our_lines(base_dir, image_dir, tmp_path):
     options = {
         "pretrained_model_name_or_path": base_dir,
@@ -15,6 +18,7 @@ def test_a_run_shows_only_our_lines(base_dir, image_dir, tmp_path):
         "resolution": 16,
         "max_sequence_length": 8,
         "validation_prompts": "a",
+        "num_validation_images": 1,
         "max_train_steps": 1,
         "output_dir": tmp_path / "out",
     }

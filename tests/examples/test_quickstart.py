@@ -17,6 +17,7 @@ def in_the_folder_of_examples(monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.long
 def test_every_cell_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(EXAMPLES / "digits")  # the notebook adds it too; this takes it out again
     monkeypatch.setattr("prepare_data.TEST_EXAMPLES", 4500)  # 500 digits are enough to train two steps

@@ -17,6 +17,7 @@ REPORT = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "order", ["diffusers_twinflow first", pytest.param("diffusers first", marks=pytest.mark.slow)]
 )
