@@ -168,6 +168,18 @@ def test_similar_adapters_are_rounded_alike():
     assert 0 < (model.second.merged_weight != first).float().mean() < 0.05
 
 
+def test_layers_share_the_random_numbers_of_rounding_in_memory_and_each_starts_at_the_first():
+    """So the same weights come out for the same adapter in each version and in any order of the layers."""
+    merged = MergedLora(adapted(torch.bfloat16, size=64))
+    merged.merge("default")
+    dithers = [group.dither for group in merged.groups]
+    assert sorted(dither.shape for dither in dithers) == [(2, 64), (64, 64)]
+    for dither in dithers:
+        generator = torch.Generator().manual_seed(0)
+        assert torch.equal(dither, torch.randint(2**16, dither.shape, generator=generator, dtype=torch.int32))
+    assert len({dither.data_ptr() for dither in dithers}) == 1
+
+
 def test_layers_that_cannot_be_merged_are_found():
     assert MergedLora.can_merge(adapted())
     assert not MergedLora.can_merge(Layers(6, torch.float32))

@@ -71,7 +71,8 @@ class MergedLora:
         if self.merged == adapter:
             return
         if not self.groups:
-            self.groups = [_Group(layers, self.add_adapter) for layers in self._grouped()]
+            dithers = _dithers([weight_of(layer.base_layer) for layer in self.layers])
+            self.groups = [_Group(layers, self.add_adapter, dithers) for layers in self._grouped()]
         device = weight_of(self.layers[0].base_layer).device
         with torch.autocast(device.type, enabled=False):
             for group in self.groups:
@@ -168,7 +169,12 @@ class _MergedLinear(torch.autograd.Function):
 class _Group:
     """Layers of one shape and rank, which are merged together."""
 
-    def __init__(self, layers: list[MergedLoraLinear], add_adapter: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        layers: list[MergedLoraLinear],
+        add_adapter: Callable[..., None],
+        dithers: dict[torch.device, torch.Tensor],
+    ) -> None:
         self.layers = layers
         self.add_adapter = add_adapter if len(layers) > 1 else _add_adapter  # one layer would need another graph
         weight = weight_of(layers[0].base_layer)
@@ -177,9 +183,7 @@ class _Group:
             vars(layer)["merged_weight"] = merged.data  # no view for autograd and the compiler
         self.dither: torch.Tensor | None = None
         if weight.dtype == torch.bfloat16:
-            generator = torch.Generator().manual_seed(0)
-            bits = torch.randint(2**DROPPED_BITS, weight.shape, generator=generator, dtype=torch.int32)
-            self.dither = bits.to(weight.device)
+            self.dither = dithers[weight.device][: weight.numel()].view(weight.shape).data  # no view, as above
 
     def merge(self, adapter: str) -> None:
         torch.stack([weight_of(layer.base_layer) for layer in self.layers], out=self.merged)
@@ -194,6 +198,20 @@ class _Group:
         else:
             lora_b *= torch.tensor(scaling, dtype=dtype, device=lora_b.device)[:, None, None]
         self.add_adapter(self.merged, lora_a, lora_b, self.dither)
+
+
+def _dithers(weights: list[torch.Tensor]) -> dict[torch.device, torch.Tensor]:
+    """Return random numbers that never change for each device, enough for its largest bfloat16 weight.
+
+    All weights of a device share them. Numbers for each group would take over a gigabyte, and seconds to draw.
+    """
+    sizes: dict[torch.device, int] = defaultdict(int)
+    for weight in weights:
+        if weight.dtype == torch.bfloat16:
+            sizes[weight.device] = max(sizes[weight.device], weight.numel())
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(2**DROPPED_BITS, (max(sizes.values(), default=0),), generator=generator, dtype=torch.int32)
+    return {device: bits[:size].to(device) for device, size in sizes.items()}
 
 
 def _add_adapter(
