@@ -12,6 +12,7 @@ import torch._dynamo.utils
 import torch._functorch.config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
+from torch._inductor.async_compile import maybe_warm_pool
 
 from ..conditions import Condition, VelocityFunction, VelocityOf
 from ..methods.rng_snapshot import RNGSnapshot
@@ -22,6 +23,14 @@ from ..nested import map_tensors, tensors
 GRAPHS_A_BLOCK = 32
 UNIQUE_SHARE = 1 / 12
 """Largest share of blocks that are not compiled, because no other block is like them. Compiling them gains little."""
+INDUCTOR_OPTIONS = {"shape_padding": False}
+"""Do not time whether matrix products are faster padded. This takes seconds, and only products with an odd number of tokens
+are timed, which are as fast without padding."""
+
+
+def start_compiler() -> None:
+    """Start the processes that compile kernels. They take seconds to be ready, so start them while the base loads."""
+    maybe_warm_pool()
 
 
 def compile_blocks(transformer: ModelMixin, backend: str = "inductor") -> int:
@@ -102,8 +111,10 @@ class CompiledForward:
     def __init__(self, kind: type[nn.Module], backend: str) -> None:
         self.eager = kind.forward
         with_gradient = _renamed(kind.forward, f"{kind.__name__}_with_gradient")
+        options: Any = INDUCTOR_OPTIONS if backend == "inductor" else None
         self.compiled, self.compiled_with_gradient = (
-            torch.compile(forward, fullgraph=True, backend=backend) for forward in (kind.forward, with_gradient)
+            torch.compile(forward, fullgraph=True, backend=backend, options=options)
+            for forward in (kind.forward, with_gradient)
         )
         self.parameters = list(signature(kind.forward).parameters)[1:]
         self.streams: set[str] | None = None

@@ -47,7 +47,7 @@ from .base_model import (
 from .callbacks import TrainerCallback, default_callbacks
 from .checkpoint_files import checkpoint_step
 from .checks import check_arguments, check_base, check_denoisers, check_family, unused_arguments
-from .compilation import compile_blocks, share_graphs, with_single_samples_twice
+from .compilation import compile_blocks, share_graphs, start_compiler, with_single_samples_twice
 from .cuda_graphs import CudaGraphRecorder, check_recorded_family, reason_against_gradients
 from .distributed import (
     autocast,
@@ -265,6 +265,8 @@ class Trainer:
             TwinFlowConfigError: if the data cannot be read, or the checkpoint does not fit the options.
         """
         args, accelerator = self.arguments, self.accelerator
+        if args.compile:
+            start_compiler()
         check_sharding(accelerator, self.family)
         check_recorded_family(args, self.family)
         if note := unused_arguments(args, self.method.options()):
