@@ -14,28 +14,39 @@ With `--limit`, each part is a process that ends after this many seconds, and it
 `--together` run at the same time, before the others:
 
     python benchmarks/small_batches.py --limit 60 --parts lora_eager lora_1024 --together exact_bf16 lora_compiled
+
+With `--starts`, it measures only how long compiled runs take to start. Each is a process, first with an empty cache of the
+compiler and then with the cache that the first one left. `--before` adds the same of another version of the package:
+
+    mkdir .before && git archive 2901c48 src | tar -x -C .before
+    python benchmarks/small_batches.py --starts lora flow_matching --before .before/src --limit 75
 """
 
 import argparse
 import dataclasses
+import itertools
+import os
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
+import psutil
 import torch
 from torch._dynamo.utils import compilation_time_metrics, counters
 from torch._inductor.utils import fresh_cache
 
+import diffusers_twinflow
 from at_real_size import exactness
 from at_real_size.building import random_transformer
 from at_real_size.measuring import Report, add_common_arguments, announce, graph_pools_gib, measure, timed
 from at_real_size.models import SD35_MEDIUM
 from at_real_size.ours import FULL_TWINFLOW, OurTraining, run_options
 from at_real_size.processes import run_apart
+from at_real_size.stack_samples import StackSamples
 from at_real_size.where_a_call_goes import device_busy, host_functions, synchronizations
 from diffusers_twinflow.training.compilation import compiled_graphs
 
@@ -51,6 +62,7 @@ STEPS_UNTIL_RECORDED = 8
 """More steps before the timed ones with CUDA graphs, because a pass is recorded when its shape occurs again."""
 TINY_RESOLUTION = 64
 EXACT = "exact_"
+FIRST = "first"
 SHORTEST_PHASE = 0.05
 """Seconds below which a phase of compilation is not reported."""
 
@@ -79,6 +91,7 @@ def settings(part: str) -> list[Setting]:
             Setting(way, compiled=True, cuda_graphs=True),
             Setting(way, compiled=True, batch=16),
         ],
+        FIRST: [Setting(way, compiled=True)],
         "16": [Setting(way, batch=16)],
         "1024": [Setting(way, resolution=1024, cuda_graphs=True), Setting(way, resolution=1024)],
     }[kind]
@@ -89,6 +102,8 @@ PARTS = [
     *(EXACT + precision for precision in exactness.WAYS),
     *(f"{way}_{kind}" for kind in ("compiled", "eager", "16", "1024") for way in WAYS),
 ]
+STARTS = [f"{way}_{FIRST}" for way in WAYS]
+"""Parts of the processes of --starts."""
 
 
 @contextmanager
@@ -114,14 +129,24 @@ def measure_setting(args: argparse.Namespace, setting: Setting, report: Report) 
     compilation_time_metrics.clear()
     device = torch.device(args.device)
     steps = args.warmup + STEPS_UNTIL_RECORDED * (setting.cuda_graphs and not args.tiny)
+    begun, warmup, gradient_norms = time.monotonic(), [], []
     with training_of(args, setting) as training:
-        with watched_compilation(report, setting):
-            warmup = [timed(training.step, device) for _ in range(steps)]
+        prepare_seconds = time.monotonic() - begun
+        with watched_compilation(report, setting), StackSamples() as samples:
+            for step in range(steps):
+                warmup.append(timed(training.step, device))
+                if step == 0:
+                    process_seconds = time.time() - psutil.Process().create_time()
+                gradient_norms.append(None if training.grad_norm is None else training.grad_norm.item())
         graphs = compiled_graphs()
         row = measure(training.step, device, warmup=0, runs=args.runs)
         row |= {
             "profiled_steps": PROFILED_STEPS,
+            "package_version": diffusers_twinflow.__version__,
+            "prepare_seconds": prepare_seconds,
+            "process_seconds_until_second_step": process_seconds,
             "warmup_seconds": warmup,
+            "warmup_gradient_norms": gradient_norms,
             "merged": training.trainer.merged is not None,
         }
         if setting.cuda_graphs and row["peak_gib"]:
@@ -132,7 +157,8 @@ def measure_setting(args: argparse.Namespace, setting: Setting, report: Report) 
             row |= {"compile_seconds": sum(warmup) - len(warmup) * row["seconds"], "graphs": graphs}
             row["compile_phases"] = phases_of_compilation()
             row["cache"] = {name: count for name, count in counters["inductor"].items() if "cache" in name}
-        if setting.batch == PROFILED_BATCH:
+            row["warmup_functions"] = samples.seconds_by_function()
+        if setting.batch == PROFILED_BATCH and not args.cache:
             for look in (device_busy,) if args.only_busy else (device_busy, synchronizations, host_functions):
                 with report.noted(f"{setting}: {look.__name__}"):
                     row |= look(partial(take_steps, training), device)
@@ -174,7 +200,8 @@ def phases_of_compilation() -> dict[str, float]:
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_arguments(parser, PARTS, "small_batches")
+    add_common_arguments(parser, [*PARTS, *STARTS], "small_batches")
+    parser.set_defaults(parts=PARTS)
     parser.add_argument("--warmup", type=int, default=5, help="Number of steps before the timed ones.")
     parser.add_argument(
         "--runs", type=int, default=2 if parser.get_default("tiny") else 8, help="Number of timed steps per row."
@@ -185,7 +212,14 @@ def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--together_limit", type=float, help="Limit in seconds of the parts in --together; the default is --limit."
     )
+    parser.add_argument("--starts", nargs="+", choices=WAYS, default=[], help="Measure only the start of these.")
+    parser.add_argument("--again", nargs="*", choices=WAYS, help="Which of --starts to start again. Default: all.")
+    parser.add_argument("--before", help="Folder of another version of the package, to measure its starts as well.")
+    parser.add_argument("--cache", help="Folder of the compiler's cache, which remains. Default: a new one per part.")
     args = parser.parse_args(input_args)
+    args.again = args.starts if args.again is None else args.again
+    if args.starts and not args.limit:
+        parser.error("--starts needs --limit, because it starts processes.")
     if args.together and not args.limit:
         parser.error("--together needs --limit, because its parts are processes.")
     return args
@@ -202,7 +236,7 @@ def run_part(args: argparse.Namespace, part: str, report: Report) -> None:
                     row = exactness.compare(args, precision, way)
                     report.add({"model": f"{name}, {exactness.LAYERS} layers", **row})
         return
-    with fresh_cache():
+    with nullcontext() if args.cache else fresh_cache():
         for setting in settings(part):
             row = {"model": name, **dataclasses.asdict(setting), "name": WAYS[setting.way][0], "rank": args.rank}
             label = f"{part}: {row}"
@@ -211,10 +245,49 @@ def run_part(args: argparse.Namespace, part: str, report: Report) -> None:
                     report.add(row | measure_setting(args, setting, report))
 
 
+def common_arguments(args: argparse.Namespace) -> list[str]:
+    """The arguments of every process."""
+    common = [f"--device={args.device}", "--tiny" if args.tiny else "--no-tiny", f"--rank={args.rank}"]
+    return common + [f"--warmup={args.warmup}", f"--runs={args.runs}", *["--only_busy"] * args.only_busy]
+
+
+def compare_starts(args: argparse.Namespace, report: Report) -> None:
+    """Start each way with an empty cache and again with the filled one, in this version and in the one before.
+
+    Starts of one way run at the same time, and together with the second starts of the way before it.
+    """
+    versions = {"": None, "_before": args.before} if args.before else {"": None}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        waiting: list[str] = []
+        for way in [*args.starts, None] if args.starts[-1] in args.again else args.starts:
+            ways = dict.fromkeys(waiting, "again") | ({way: FIRST} if way else {})
+            commands, environments = {}, {}
+            for (name, start), (version, source) in itertools.product(ways.items(), versions.items()):
+                part = f"{name}_{start}{version}"
+                cache = folder / f"cache_{name}{version}"
+                commands[part] = [__file__, *common_arguments(args), "--parts", f"{name}_{FIRST}", f"--cache={cache}"]
+                paths = [source and str(Path(source).resolve()), os.environ.get("PYTHONPATH")]
+                environments[part] = {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+            run_apart(report, commands, folder, args.limit, environments)
+            waiting = [way] if way in args.again else []
+    for row in report.result["rows"]:
+        print(described_start(row), flush=True)
+
+
+def described_start(row: dict) -> str:
+    """A line with what a start took."""
+    steps = ", ".join(f"{seconds:.2f}" for seconds in row["warmup_seconds"])
+    return (
+        f"{row['part']:28} prepare {row['prepare_seconds']:.1f} s, first steps {steps} s, later steps {row['seconds']:.3f} s, "
+        f"{row['graphs']} graphs, compiled {row['compile_seconds']:.1f} s, peak {row['peak_gib']} GiB, cache {row['cache']}, "
+        f"gradient norms {row['warmup_gradient_norms']}"
+    )
+
+
 def run_parts_apart(args: argparse.Namespace, report: Report) -> None:
     """Run each part as a process with a limit."""
-    common = [f"--device={args.device}", "--tiny" if args.tiny else "--no-tiny", f"--rank={args.rank}"]
-    common += [f"--warmup={args.warmup}", f"--runs={args.runs}", *["--only_busy"] * args.only_busy]
+    common = common_arguments(args)
     apart = [part for part in args.parts if part not in args.together]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(f"{args.output}.parts" if args.output else temporary)
@@ -229,9 +302,13 @@ def run_parts_apart(args: argparse.Namespace, report: Report) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = args.cache
     announce(args)
     report = Report(args, args.output, args.minutes)
-    if args.limit:
+    if args.starts:
+        compare_starts(args, report)
+    elif args.limit:
         run_parts_apart(args, report)
     else:
         for part in args.parts:

@@ -7,25 +7,38 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from .measuring import Report
 
 
-def run_apart(report: Report, commands: dict[str, list[str]], folder: Path, seconds: float) -> None:
+def run_apart(
+    report: Report,
+    commands: dict[str, list[str]],
+    folder: Path,
+    seconds: float,
+    environments: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
     """Run commands at the same time, and add the rows and failures of each when it ends.
 
     Args:
         commands: arguments of python by part. Each command gets `--output` and writes a report there after every row.
         folder: where the reports are written.
         seconds: time limit. A process that still runs is then ended, and its rows so far are added.
+        environments: environment variables by part, in addition to those of this process.
     """
+    environments = environments or {}
     deadline = time.monotonic() + seconds
     outputs = {part: folder / f"{part}.json" for part in commands}
     for path in outputs.values():
         path.unlink(missing_ok=True)
     processes = {
-        part: subprocess.Popen([sys.executable, *command, f"--output={outputs[part]}"], start_new_session=True)
+        part: subprocess.Popen(
+            [sys.executable, *command, f"--output={outputs[part]}"],
+            start_new_session=True,
+            env={**os.environ, **environments.get(part, {})},
+        )
         for part, command in commands.items()
     }
     for part, process in processes.items():
