@@ -110,7 +110,7 @@ class ReplayedPasses:
             given = r is not None, sign is not None, *condition
             key = (velocity, given, addresses, shapes, autocast, has_gradient, self.state())
             if has_gradient and trained is not None:
-                return self._passed_with_gradient(key, run, inputs, trained)
+                return self._passed_with_gradient(key, run, inputs, model, trained)
             return self._passed(key, run, inputs)
 
         return replayed
@@ -124,7 +124,7 @@ class ReplayedPasses:
         return self.recordings[key](inputs).clone()
 
     def _passed_with_gradient(
-        self, key: Hashable, run: Pass, inputs: Tensors, weights: list[nn.Parameter]
+        self, key: Hashable, run: Pass, inputs: Tensors, model: nn.Module, weights: list[nn.Parameter]
     ) -> torch.Tensor:
         if self.awaited() is not None or any(tensor.requires_grad for tensor in inputs):
             return run(inputs)
@@ -133,12 +133,41 @@ class ReplayedPasses:
             if key not in self.seen or len(recordings) == self.most_with_gradient:
                 self.seen.add(key)
                 return run(inputs)
-            recordings[key] = self.recorder.with_gradient(run, inputs, weights), weights
+            aliased, aliases = _with_aliases(run, model, weights)
+            recordings[key] = self.recorder.with_gradient(aliased, inputs, aliases), weights
         for recording, trained in recordings.values():
             _move_gradients(recording, trained)
         backward = _AwaitedBackward(recordings[key][0])
         self.awaited = weakref.ref(backward)
         return _ReplayedPass.apply(backward, inputs, *weights)
+
+
+def _with_aliases(run: Pass, model: nn.Module, weights: list[nn.Parameter]) -> tuple[Pass, list[nn.Parameter]]:
+    """Return a pass that uses other parameters in the memory of a model's weights, and these parameters.
+
+    The autograd node that collects the gradient of a weight belongs to the stream of the pass that created it. It lives
+    as long as the graph of such a pass, for example of a loss that is kept. A recording on another stream fails with
+    this node. The other parameters have nodes of their own.
+    """
+    aliases = [nn.Parameter(weight.detach()) for weight in weights]
+    alias_of = dict(zip(map(id, weights), aliases))
+    places = [
+        (module, name, weight)
+        for module in model.modules()
+        for name, weight in module.named_parameters(recurse=False, remove_duplicate=False)
+        if id(weight) in alias_of
+    ]
+
+    def aliased(inputs: Tensors) -> torch.Tensor:
+        try:
+            for module, name, weight in places:
+                setattr(module, name, alias_of[id(weight)])
+            return run(inputs)
+        finally:
+            for module, name, weight in places:
+                setattr(module, name, weight)
+
+    return aliased, aliases
 
 
 def _move_gradients(recording: GradientRecording, weights: list[nn.Parameter]) -> None:
