@@ -122,7 +122,7 @@ def emoji_scores() -> str:
 
 RECOMMENDED = {
     "LoRA of rank 64": ("lora-recommended", "lora-recommended-seed-1", "lora-recommended-seed-2"),
-    "LoRA, batch size 768": ("lora-recommended-768", "lora-recommended-768-seed-1", "lora-recommended-768-seed-2"),
+    "LoRA, batch size 1,024": ("lora-recommended-1024", "lora-recommended-1024-seed-1", "lora-recommended-1024-seed-2"),
     "the same, with images that the base drew": ("lora-recommended-own-samples",),
     "full weights": ("full-recommended",),
 }

@@ -22,7 +22,7 @@ DISTANCES = (2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 15, 20, 40, 80, 160, 320)
 EVALUATIONS, TRAINING_STEPS = (1, 2, 4, 8, 16, 32, 64), (400, 1000, 2000, 4000, 6000, 8000)
 GRID_ROWS = 8
 SHOWN = (
-    "recommended-768",
+    "recommended-1024",
     "recommended",
     "longest",
     "all-linears-half-longer",

@@ -190,7 +190,7 @@ VARIANTS: tuple[Variant, ...] = (
     recommended("recommended-seed-1", "chance", "lora", seed=1),
     recommended("recommended-seed-2", "chance", "lora", seed=2),
     *(
-        recommended(f"recommended-768{suffix}", "a batch three times as large", "lora", train_batch_size=768, **seed)
+        recommended(f"recommended-1024{suffix}", "a batch four times as large", "lora", train_batch_size=1024, **seed)
         for suffix, seed in (("", {}), ("-seed-1", {"seed": 1}), ("-seed-2", {"seed": 2}))
     ),
     recommended("recommended-own-samples", "images that the base drew among the data", "lora", own_samples=True),
