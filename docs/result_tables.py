@@ -62,7 +62,9 @@ def variants(report: str) -> dict[str, dict]:
 
 
 def score(label: str, row: dict) -> Cells:
-    agreement, held_out = f"{row['agreement']:.1%}", f"{row['held_out_agreement']:.1%}"
+    agreement, held_out = f"{row['agreement']:.1%}", "-"
+    if "held_out_agreement" in row:
+        held_out = f"{row['held_out_agreement']:.1%}"
     distance, diversity = f"{row['frechet_distance']:.1f}", f"{row['diversity']:.1f}"
     return [label, str(row["evaluations"]), distance, agreement, held_out, diversity]
 
@@ -122,7 +124,11 @@ def emoji_scores() -> str:
 
 RECOMMENDED = {
     "LoRA of rank 64": ("lora-recommended", "lora-recommended-seed-1", "lora-recommended-seed-2"),
-    "LoRA, batch size 1,024": ("lora-recommended-1024", "lora-recommended-1024-seed-1", "lora-recommended-1024-seed-2"),
+    "LoRA of rank 64, batch size 1,024": (
+        "lora-recommended-1024",
+        "lora-recommended-1024-seed-1",
+        "lora-recommended-1024-seed-2",
+    ),
     "the same, with images that the base drew": ("lora-recommended-own-samples",),
     "full weights": ("full-recommended",),
 }
@@ -137,7 +143,7 @@ def recommended(name: str) -> str:
     base = report["reference"]
     rows = [["base, 100 evaluations", "-", "-", *score("", base)[2:], "1.00"]]
     for label, names in RECOMMENDED.items():
-        trained = [found[name] for name in names if found.get(name, {}).get("state") == "done"]
+        trained = [found[name] for name in names if found.get(name, {}).get("rows")]
         for style in STYLES_TO_SHOW if len(names) > 1 else ("few",):
             for steps in (2, 4) if style == "any" else (1, 2, 4):
                 scored = [rows_of[steps] for each in trained if steps in (rows_of := of_few_steps(each, style))]
@@ -151,7 +157,7 @@ def recommended_row(
     label: str, style: str, steps: int, trained: list[dict], scored: list[dict], base: dict
 ) -> list[str]:
     names = ("frechet_distance", "agreement", "held_out_agreement", "diversity")
-    means = {name: fmean(row[name] for row in scored) for name in names}
+    means = {name: fmean(row[name] for row in scored) for name in names if all(name in row for row in scored)}
     cells = score("", means | {"evaluations": steps})[2:]
     if len(scored) > 1:
         label += f", {len(scored)} seeds"
@@ -673,6 +679,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "emoji aims": partial(aims, "quality", FULL, LORA),
     "recommended recipe": partial(recommended, "quality_recommended"),
     "recommended recipe short": partial(recommended, "quality_recommended_short"),
+    "recommended recipe large": partial(recommended, "quality_recommended_large"),
     "first variants": first_variants,
     "first aims": partial(aims, "quality_first", "full-longer", "lora-longer"),
     "recipe variants": recipe_variants,
