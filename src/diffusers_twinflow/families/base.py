@@ -9,7 +9,7 @@ from .denoising import Denoising
 from .encoding import Encoding
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 
 class Family(Denoising, Encoding):

@@ -20,7 +20,7 @@ from .sound import SoundFormat
 from .stock_calls import denoiser_of
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 
 def captured_family(class_name: str) -> "CapturedFamily | None":

@@ -39,7 +39,7 @@ from .stock_calls import (
 from .video import strip
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 SHORTEST_PROMPT = ""
 CANDIDATES = 8

@@ -18,7 +18,7 @@ from .scheduler_kind import is_flow_matching
 from .second_denoiser import BOUNDARY, SECOND, options_without_second, second_of
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 
 class Denoising:

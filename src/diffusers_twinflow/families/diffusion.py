@@ -14,7 +14,7 @@ from .base import Family
 from .scheduler_kind import is_flow_matching
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 
 class DiffusionFamily(Family):

@@ -19,7 +19,7 @@ from huggingface_hub import snapshot_download
 from ..configuration import TwinFlowConfigError
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 FROM_PROMPT = "text2"
 REWRITE_PROMPTS = ("prompt_upsampler", "prompt_enhancer")

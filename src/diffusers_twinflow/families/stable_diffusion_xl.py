@@ -14,7 +14,7 @@ from .prompts import check_clip_length, encode_empty_apart
 from .stable_diffusion import UNET_LORA_TARGETS
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 
 class StableDiffusionXLFamily(DiffusionFamily):

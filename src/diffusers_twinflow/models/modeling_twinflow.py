@@ -33,7 +33,7 @@ logger = logging.get_logger(__name__)
 TargetTimestepSource = Callable[[torch.Tensor], torch.Tensor | None]
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
     class StockTransformer(ModelMixin, PeftAdapterMixin):
         """What the mixin is mixed into, for type checkers."""
