@@ -276,7 +276,7 @@ def check_option_name(name: str, known: list[str]) -> None:
 
 
 def suggest_option(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return a sentence that names the options that an unknown option may mean: a misspelled one, or longer names.
+    """Return a sentence that names the options that an unknown option may mean: a misspelled one, longer names, or cut words.
 
     Args:
         prefix: text before each name, such as the "--" of flags.
@@ -284,10 +284,18 @@ def suggest_option(name: str, known: Iterable[str], prefix: str = "") -> str:
     known = sorted(known)
     meant = misspelled_option(name, known)
     longer = [option for option in known if {*name.split("_")} <= {*option.split("_")}]
+    longer = longer or [option for option in known if _cuts_words(name, option)]
     close = [meant] if meant else longer if len(longer) <= MAX_SUGGESTIONS else []
     if not close:
         return "Remove it, or see --help for the options."
     return f"Did you mean {' or '.join(repr(prefix + option) for option in close)}?"
+
+
+def _cuts_words(one: str, other: str) -> bool:
+    """Return whether two names have the same words, except that some are cut, as in `out` and `output`."""
+    pairs = list(zip(one.split("_"), other.split("_")))
+    cut = all(min(len(a), len(b)) >= 3 and (a.startswith(b) or b.startswith(a)) for a, b in pairs)
+    return cut and one.count("_") == other.count("_")
 
 
 def misspelled_option(name: str, known: Iterable[str]) -> str | None:

@@ -84,6 +84,7 @@ def test_a_read_only_folder(tmp_path):
             "--base_guidance: 'x' is not valid: it must be a ",
         ),
         (["evaluate", "x", "--promts", "y"], "unknown option '--promts'. Did you mean '--prompts'?"),
+        (["generate", "a", "--adapter", "x", "--output", "y"], "unknown option '--output'. Did you mean '--out'?"),
         (["push"], "the following arguments are required: directory, repo_id."),
         (["draw"], "command: invalid choice: 'draw'"),
     ],
