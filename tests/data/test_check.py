@@ -10,9 +10,10 @@ from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data import DataConfig, open_source
 from diffusers_twinflow.data.captions import CaptionSource
 from diffusers_twinflow.data.check import check_rows
+from diffusers_twinflow.data.columns import keep_encoded
 from diffusers_twinflow.data.images import decode, measure
 from diffusers_twinflow.data.report import CORRUPT_IMAGES, IGNORED_FILES, MISSING_CAPTIONS, DataReport, Fault
-from diffusers_twinflow.data.rows import keep_encoded, load_rows, load_source
+from diffusers_twinflow.data.rows import load_rows, load_source
 from tests.data.data_files import encoded, picture
 
 

@@ -11,10 +11,11 @@ from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data.captions import CaptionSource
 from diffusers_twinflow.data.check import check_rows
 from diffusers_twinflow.data.clips import Clip, at_rate
+from diffusers_twinflow.data.columns import keep_encoded, unlisted_images
 from diffusers_twinflow.data.draws import SampleDraw
 from diffusers_twinflow.data.framing import Framing
 from diffusers_twinflow.data.report import MISSING_CAPTIONS, DataReport, Fault
-from diffusers_twinflow.data.rows import keep_encoded, load_rows, unlisted_images
+from diffusers_twinflow.data.rows import load_rows
 from diffusers_twinflow.data.samples import Samples
 from diffusers_twinflow.data.stream import StreamedSamples
 from tests import videos

@@ -5,8 +5,9 @@ from datasets import Dataset, IterableDataset
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data.captions import CaptionSource
+from diffusers_twinflow.data.columns import keep_encoded, unlisted_images
 from diffusers_twinflow.data.images import decode
-from diffusers_twinflow.data.rows import keep_encoded, load_rows, reason_and_remedy, unlisted_images
+from diffusers_twinflow.data.rows import load_rows, reason_and_remedy
 
 LAYOUTS = {
     "folder with metadata.jsonl": lambda files: {"instance_data_dir": str(files.folder())},

@@ -7,11 +7,12 @@ import torch
 from diffusers_twinflow.data.cache import DiskCache, MemoryCache
 from diffusers_twinflow.data.captions import CaptionSource
 from diffusers_twinflow.data.check import check_rows
+from diffusers_twinflow.data.columns import keep_encoded
 from diffusers_twinflow.data.framing import Framing
 from diffusers_twinflow.data.latents import cache_latents
 from diffusers_twinflow.data.loader import build_loader
 from diffusers_twinflow.data.report import DataReport
-from diffusers_twinflow.data.rows import keep_encoded, load_rows
+from diffusers_twinflow.data.rows import load_rows
 from diffusers_twinflow.data.samples import Samples
 from diffusers_twinflow.families.encoding import LatentDistribution
 

@@ -8,9 +8,10 @@ import torch
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data.captions import CaptionSource
+from diffusers_twinflow.data.columns import keep_encoded
 from diffusers_twinflow.data.framing import Framing
 from diffusers_twinflow.data.report import DataReport
-from diffusers_twinflow.data.rows import keep_encoded, load_rows
+from diffusers_twinflow.data.rows import load_rows
 from diffusers_twinflow.data.stream import StreamedSamples, StreamLoader
 
 ROWS = 24

@@ -7,8 +7,9 @@ from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data import DataConfig, open_source
 from diffusers_twinflow.data.captions import CaptionSource
 from diffusers_twinflow.data.check import read_captions
+from diffusers_twinflow.data.columns import keep_encoded
 from diffusers_twinflow.data.images import decode
-from diffusers_twinflow.data.rows import keep_encoded, load_rows
+from diffusers_twinflow.data.rows import load_rows
 from tests.data.data_files import picture
 
 TABLES = {

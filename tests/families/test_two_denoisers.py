@@ -18,7 +18,7 @@ from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipe
 from diffusers_twinflow.cli.description import describe
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, unload_twinflow_lora
 from diffusers_twinflow.hub.files import LOADED_NAMES
-from diffusers_twinflow.hub.push import check_pushable
+from diffusers_twinflow.hub.pushable import check_pushable
 from diffusers_twinflow.methods import FlowMatching, TwinFlow
 from diffusers_twinflow.models.denoisers_by_time import DenoisersByTime
 from diffusers_twinflow.models.known_times import known_times

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipeline, load_twinflow_lora
 from diffusers_twinflow.hub import BaseLora, TwinFlowRepositoryConfig, merge_base_loras
 from diffusers_twinflow.hub.model_card import build_model_card
-from diffusers_twinflow.hub.push import check_pushable
+from diffusers_twinflow.hub.pushable import check_pushable
 from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
 from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.pipelines import export

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from diffusers_twinflow import TwinFlowConfigError, push_twinflow_lora
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, push_twinflow_model, save_model_card
 from diffusers_twinflow.hub.files import CARD_NAME, CONDITIONING_NAME, CONFIG_NAME, LORA_NAME, SCHEDULER_NAME
-from diffusers_twinflow.hub.push import check_pushable
+from diffusers_twinflow.hub.pushable import check_pushable
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FILES = {CONFIG_NAME, LORA_NAME, CONDITIONING_NAME, SCHEDULER_NAME}

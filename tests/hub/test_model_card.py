@@ -12,7 +12,7 @@ from PIL import Image
 from diffusers_twinflow import TwinFlowPipeline
 from diffusers_twinflow.hub import TwinFlowRepositoryConfig, save_model_card, save_samples
 from diffusers_twinflow.hub.model_card import is_generated_card, rewrite_model_card
-from diffusers_twinflow.hub.push import check_pushable
+from diffusers_twinflow.hub.pushable import check_pushable
 from diffusers_twinflow.hub.sample_images import write_samples
 
 

@@ -13,7 +13,7 @@ from diffusers_twinflow import TwinFlowConfig, TwinFlowConfigError, TwinFlowPipe
 from diffusers_twinflow.families import FAMILIES, blocks_pipeline
 from diffusers_twinflow.hub.base_loading import load_base
 from diffusers_twinflow.hub.files import modular_index_at
-from diffusers_twinflow.hub.push import check_pushable
+from diffusers_twinflow.hub.pushable import check_pushable
 from diffusers_twinflow.methods import TwinFlow
 from diffusers_twinflow.training import Trainer, TrainingArguments
 from tests.fresh_accelerator import fresh_accelerator

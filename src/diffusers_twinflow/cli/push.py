@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from ..hub.files import CARD_NAME
     from ..hub.model_card import rewrite_model_card
-    from ..hub.push import check_pushable, push_twinflow_model
+    from ..hub.push import push_twinflow_model
+    from ..hub.pushable import check_pushable
 
     check_pushable(args.directory, base_model=args.base_model)
     if needs_card(Path(args.directory) / CARD_NAME, args):

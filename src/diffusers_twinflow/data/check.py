@@ -8,9 +8,9 @@ from datasets import Dataset, Features, List, Value
 from ..configuration import TwinFlowConfigError
 from .captions import CaptionSource
 from .clips import Clip, size_of
+from .columns import files_state
 from .images import content_hash, files_of, path_of, what_is_wrong
 from .report import CORRUPT_IMAGES, FAULTS, MISSING_CAPTIONS, DataReport, Fault
-from .rows import files_state
 from .sound import check_sound
 
 FEATURES = Features(

@@ -6,10 +6,11 @@ from pathlib import Path
 from accelerate import PartialState
 
 from .check import CheckedRows, check_rows
+from .columns import keep_encoded, unlisted_images
 from .config import DataConfig
 from .memory import warn_about_memory
 from .report import FILE_NAME, IGNORED_FILES, MISSING_CAPTIONS, DataReport, Fault
-from .rows import Loaded, Rows, keep_encoded, load_source, unlisted_images
+from .rows import Loaded, Rows, load_source
 
 
 @dataclass(frozen=True)

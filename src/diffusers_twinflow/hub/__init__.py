@@ -9,10 +9,12 @@ if TYPE_CHECKING:
     from .loading import load_twinflow_lora
     from .model_card import save_model_card
     from .published import convert_published_transformer, load_published_transformer
-    from .push import push_twinflow_lora, push_twinflow_model, whole_repo_id
-    from .repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
+    from .push import push_twinflow_lora, push_twinflow_model
+    from .repository import TwinFlowRepositoryConfig
     from .sample_images import save_samples
+    from .saving import save_stock_lora, save_twinflow_lora, save_twinflow_model
     from .unloading import unload_twinflow_lora
+    from .write_access import whole_repo_id
 
 __all__ = [
     "BaseLora",
@@ -49,11 +51,11 @@ if not TYPE_CHECKING:  # to a type checker, a module with a `__getattr__` has ev
             "push_twinflow_model": ".push",
             "save_model_card": ".model_card",
             "save_samples": ".sample_images",
-            "save_stock_lora": ".repository",
-            "save_twinflow_lora": ".repository",
-            "save_twinflow_model": ".repository",
+            "save_stock_lora": ".saving",
+            "save_twinflow_lora": ".saving",
+            "save_twinflow_model": ".saving",
             "unload_twinflow_lora": ".unloading",
-            "whole_repo_id": ".push",
+            "whole_repo_id": ".write_access",
         },
     )
 

@@ -16,7 +16,8 @@ from diffusers.utils import logging
 from ..families import family_of
 from .adapter_states import is_active, is_fused
 from .merging import merged_lora_of, unmerge_lora
-from .repository import TwinFlowRepositoryConfig, save_twinflow_model
+from .repository import TwinFlowRepositoryConfig
+from .saving import save_twinflow_model
 from .unloading import STATE_NAME, LoadedLora, restore_pipeline, unload_twinflow_lora
 
 logger = logging.get_logger(__name__)

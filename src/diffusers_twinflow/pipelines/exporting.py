@@ -33,7 +33,8 @@ from ..hub.files import (
 )
 from ..hub.lora_files import save_lora
 from ..hub.portable import STEP_COUNTS, Portable, fold
-from ..hub.repository import LORA, MAX_STEPS, TwinFlowRepositoryConfig, check_not_quantized, stock_lora
+from ..hub.repository import LORA, MAX_STEPS, TwinFlowRepositoryConfig
+from ..hub.saving import check_not_quantized, stock_lora
 from ..hub.stock_copy import scheduler_of, stock_copy
 from ..hub.stock_pipelines import HUB_OPTIONS
 from ..hub.stock_use import StockUse, plain_ratio, stock_use

@@ -22,8 +22,9 @@ from ..hub.base_loras import parse_base_loras
 from ..hub.files import CARD_NAME, LORA_NAME, seen_from
 from ..hub.model_card import is_generated_card, rewrite_model_card, save_model_card
 from ..hub.push import push_twinflow_model
-from ..hub.repository import TwinFlowRepositoryConfig, save_stock_lora, save_twinflow_lora, save_twinflow_model
+from ..hub.repository import TwinFlowRepositoryConfig
 from ..hub.sample_images import write_samples
+from ..hub.saving import save_stock_lora, save_twinflow_lora, save_twinflow_model
 from ..hub.stock_copy import scheduler_of
 from ..hub.stock_pipelines import assemble
 from ..methods.base import AveragedWeights

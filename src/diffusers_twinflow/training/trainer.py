@@ -26,8 +26,8 @@ from ..data.rows import Rows, are_rows, is_stream
 from ..data.source import Source
 from ..families import FAMILIES, Family, blocks_pipeline, family_of
 from ..hub.base_loras import merge_base_loras, parse_base_loras
-from ..hub.push import whole_repo_id
 from ..hub.repository import TwinFlowRepositoryConfig
+from ..hub.write_access import whole_repo_id
 from ..methods import FlowMatching, LossOutput, Method, Networks
 from ..methods.base import AveragedWeights, Teacher
 from ..methods.checks import check_method, check_output, named_conditions
