@@ -3,15 +3,7 @@ import sys
 import pytest
 
 from tests import tiny_scorers
-from tests.hub.repositories import write_model, write_repository
-
-
-@pytest.fixture(scope="session")
-def adapter(tmp_path_factory, base_dir):
-    """A tiny TwinFlow LoRA repository on the tiny base."""
-    directory = tmp_path_factory.mktemp("adapter") / "lora"
-    write_repository(directory, str(base_dir))
-    return directory
+from tests.hub.repositories import adapter, write_model  # noqa: F401
 
 
 @pytest.fixture(scope="session")

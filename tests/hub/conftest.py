@@ -5,7 +5,7 @@ import pytest
 from huggingface_hub import constants
 
 from diffusers_twinflow.hub.stock_pipelines import load_stock_pipeline
-from tests.hub.processes import shared_hub
+from tests.hub.processes import hub, no_faults_left  # noqa: F401
 from tests.hub.repositories import FAMILY, write_model, write_repository
 
 
@@ -47,15 +47,3 @@ def pipeline(base_dir):
     loaded = load_stock_pipeline(FAMILY, base_dir)
     loaded.set_progress_bar_config(disable=True)
     return loaded
-
-
-@pytest.fixture(scope="session")
-def hub():
-    return shared_hub()
-
-
-@pytest.fixture(autouse=True)
-def no_faults_left(request):
-    yield
-    if "hub" in request.fixturenames:
-        request.getfixturevalue("hub").take_back_faults()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from tests.forking import fork_server
 
 SERVER = Path(__file__).with_name("hub_server.py")
@@ -116,3 +118,15 @@ def shared_hub() -> Hub:
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     atexit.register(hub.close)
     return hub
+
+
+@pytest.fixture(scope="session")
+def hub():
+    return shared_hub()
+
+
+@pytest.fixture(autouse=True)
+def no_faults_left(request):
+    yield
+    if "hub" in request.fixturenames:
+        request.getfixturevalue("hub").take_back_faults()

@@ -1,5 +1,6 @@
 """Tiny TwinFlow repositories on the tiny base."""
 
+import pytest
 import torch
 from peft import LoraConfig
 
@@ -53,3 +54,11 @@ def write_model(directory, base_dir, base_model: str = "me/tiny-sd3") -> None:
     train_conditioning(pipeline.transformer)
     directory.mkdir(parents=True, exist_ok=True)
     save_twinflow_model(directory, pipeline, repository_config("full", base_model))
+
+
+@pytest.fixture(scope="session")
+def adapter(tmp_path_factory, base_dir):
+    """A tiny TwinFlow LoRA repository on the tiny base."""
+    directory = tmp_path_factory.mktemp("adapter") / "lora"
+    write_repository(directory, str(base_dir))
+    return directory

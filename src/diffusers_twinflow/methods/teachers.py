@@ -68,7 +68,27 @@ class StudentTeacher:
         """Do nothing, because this teacher has no state."""
 
 
-class EMAModelTeacher:
+class EMATeacher:
+    """What teachers with averaged weights share.
+
+    Attributes:
+        transformer: the module that contains the averaged weights.
+        ema: the averaged weights.
+    """
+
+    transformer: nn.Module
+    ema: EMAWeights
+
+    @property
+    def decay(self) -> float:
+        return self.ema.decay
+
+    def update(self) -> None:
+        reshard(self.transformer)
+        self.ema.update()
+
+
+class EMAModelTeacher(EMATeacher):
     """Uses a copy of the whole transformer as teacher, for training all weights.
 
     Args:
@@ -86,14 +106,6 @@ class EMAModelTeacher:
         self.ema = EMAWeights([s for s, _ in pairs], [t for _, t in pairs], decay)
         self.is_average = decay < 1
 
-    @property
-    def decay(self) -> float:
-        return self.ema.decay
-
-    def update(self) -> None:
-        reshard(self.transformer)
-        self.ema.update()
-
     @contextmanager
     def activated(self) -> Iterator[VelocityFunction]:
         yield self.velocity
@@ -108,7 +120,7 @@ class EMAModelTeacher:
             copy_whole(tensor, state["weights"][name])
 
 
-class EMAAdapterTeacher:
+class EMAAdapterTeacher(EMATeacher):
     """Uses a second adapter and a second time conditioning on the student's base as teacher, without dropout.
 
     Call `add_teacher_adapter` first, before the transformer is wrapped for training.
@@ -137,14 +149,6 @@ class EMAAdapterTeacher:
         )
         self.is_average = decay < 1
         self._set_adapter(student_adapter, inference_mode=False)
-
-    @property
-    def decay(self) -> float:
-        return self.ema.decay
-
-    def update(self) -> None:
-        reshard(self.transformer)
-        self.ema.update()
 
     @contextmanager
     def activated(self) -> Iterator[VelocityFunction]:
