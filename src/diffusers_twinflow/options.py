@@ -276,7 +276,9 @@ def check_option_name(name: str, known: list[str]) -> None:
 
 
 def suggest_option(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return a sentence that names the options that an unknown option may mean: a misspelled one, longer names, or cut words.
+    """Return a sentence that names the options that an unknown option may mean.
+
+    They are a misspelled option, or else longer names, or else names with cut words.
 
     Args:
         prefix: text before each name, such as the "--" of flags.
