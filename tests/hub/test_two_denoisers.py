@@ -96,11 +96,12 @@ def test_a_whole_model_is_pulled_by_both(hub, trained, expected, tmp_path):
 
 
 def test_a_lora_of_one_denoiser_is_pulled_after_one_of_both(hub, trained, tmp_path):
-    """The repository still has the second files, but nothing names them."""
+    """The second push deletes the second denoiser's file of the first."""
     hub.run(PUSH, trained / "lora", "me/two-again", "--base_model", "me/two-base").check()
+    assert "pytorch_lora_weights_2.safetensors" in hub.tree("me/two-again")
     train(trained / "base", tmp_path / "one", denoisers=NAMES[:1], **run_options(trained / "prompts.txt"))
     hub.run(PUSH, tmp_path / "one", "me/two-again", "--base_model", "me/two-base").check()
-    assert "pytorch_lora_weights_2.safetensors" in hub.tree("me/two-again")
+    assert "pytorch_lora_weights_2.safetensors" not in hub.tree("me/two-again")
     found = drawn(hub, tmp_path / "pulled", tmp_path / "home", "me/two-again", "ours")
     expected = drawn(hub, tmp_path / "drawn", tmp_path / "home", tmp_path / "one", "ours")
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
