@@ -13,17 +13,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-import torch
-from base import DEFAULT_BASE_DIR, load_base
-from comparison import save_comparison
-from draw import draw_prompts
-from judge import DigitJudge, agreement, extract_features, frechet_distance, save_judge, train_judge
-from prepare_data import DEFAULT_DATA_DIR, digit_prompt, load_split, prepare_data
-from report import environment, format_targets, targets, write_report
-from safetensors.torch import load_file
-from score import base_column, format_table, initial_noise, score_column, twinflow_column
+from datasets import disable_progress_bars
 
-from diffusers_twinflow import TwinFlowPipeline
+from diffusers_twinflow.cli.quiet import quiet_libraries
+
+with quiet_libraries(print):  # libraries print messages when they are imported
+    import torch
+    from base import DEFAULT_BASE_DIR, load_base
+    from comparison import save_comparison
+    from draw import draw_prompts
+    from judge import DigitJudge, agreement, extract_features, frechet_distance, save_judge, train_judge
+    from prepare_data import DEFAULT_DATA_DIR, digit_prompt, load_split, prepare_data
+    from report import environment, format_targets, targets, write_report
+    from safetensors.torch import load_file
+    from score import base_column, format_table, initial_noise, score_column, twinflow_column
+
+    from diffusers_twinflow import TwinFlowPipeline
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = "examples/digits/distill_lora.json"
@@ -174,4 +179,6 @@ def main(args: argparse.Namespace, extra_arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(*parse_args())
+    disable_progress_bars()
+    with quiet_libraries(print):
+        main(*parse_args())

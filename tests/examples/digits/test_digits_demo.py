@@ -1,3 +1,7 @@
+import re
+import subprocess
+import sys
+
 import pytest
 import torch
 from base import load_base
@@ -7,6 +11,8 @@ from judge import DigitJudge, extract_features
 from PIL import Image
 from report import format_targets, targets
 from score import Column, base_column, draw_samples, format_table, initial_noise, score_column, twinflow_column
+
+from tests.training_script import ROOT
 
 
 def test_columns_count_the_evaluations(base_dir):
@@ -82,3 +88,15 @@ def test_arguments_that_make_no_sense_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
         parse_args(arguments)
     assert f"{arguments[0]}=" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_demo_shows_no_messages_of_libraries(tmp_path):
+    """In a new interpreter, because libraries print messages when they are imported."""
+    command = [sys.executable, "examples/digits/demo.py", "--output_dir", str(tmp_path / "out")]
+    command += ["--data_dir", str(tmp_path / "data"), "--num_samples", "100", "--max_train_steps", "2"]
+    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+    assert "== scoring" in run.stdout
+    found = re.findall(r".*(?:torchao|\[transformers\]|Warning|Loading|Generating|deprecat).*", run.stdout)
+    assert not found
