@@ -12,7 +12,6 @@ import torch._dynamo.utils
 import torch._functorch.config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
-from torch._inductor.async_compile import maybe_warm_pool
 
 from ..conditions import Condition, VelocityFunction, VelocityOf
 from ..methods.rng_snapshot import RNGSnapshot
@@ -30,6 +29,8 @@ are timed, which are as fast without padding."""
 
 def start_compiler() -> None:
     """Start the processes that compile kernels. They take seconds to be ready, so start them while the base loads."""
+    from torch._inductor.async_compile import maybe_warm_pool  # here, because the import takes a second
+
     maybe_warm_pool()
 
 
