@@ -62,9 +62,8 @@ def variants(report: str) -> dict[str, dict]:
 
 
 def score(label: str, row: dict) -> Cells:
-    agreement, held_out = f"{row['agreement']:.1%}", "-"
-    if "held_out_agreement" in row:
-        held_out = f"{row['held_out_agreement']:.1%}"
+    agreement = f"{row['agreement']:.1%}"
+    held_out = f"{row['held_out_agreement']:.1%}" if "held_out_agreement" in row else "-"
     distance, diversity = f"{row['frechet_distance']:.1f}", f"{row['diversity']:.1f}"
     return [label, str(row["evaluations"]), distance, agreement, held_out, diversity]
 

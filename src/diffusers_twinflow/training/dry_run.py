@@ -14,7 +14,7 @@ import torch
 
 from ..data.batches import Batch
 from ..writing import write_text
-from .tracking import GIB, peak_memory
+from .tracking import GIB, peak_memory, reset_peak_memory
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -89,13 +89,10 @@ class DryRun:
             trainer.family.draw(pipeline, [prompt], **options)
 
     def _timed(self, work: Callable[[], None]) -> dict[str, float]:
-        is_cpu = self.device.type == "cpu"
-        module = torch if is_cpu else torch.get_device_module(self.device)
-        if hasattr(module, "reset_peak_memory_stats"):  # not on a CPU, and not on a Mac (MPS)
-            module.reset_peak_memory_stats(self.device)
+        reset_peak_memory(self.device)
         start = time.perf_counter()
         work()
-        if not is_cpu:
+        if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
         return {"seconds": time.perf_counter() - start, "memory_gib": peak_memory(self.device) / GIB}
 

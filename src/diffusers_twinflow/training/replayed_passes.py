@@ -152,7 +152,7 @@ def _with_aliases(run: Pass, model: nn.Module, weights: list[nn.Parameter]) -> t
     aliases = [nn.Parameter(weight.detach()) for weight in weights]
     alias_of = dict(zip(map(id, weights), aliases))
     places = [
-        (module, name, weight)
+        (module, name, weight, alias_of[id(weight)])
         for module in model.modules()
         for name, weight in module.named_parameters(recurse=False, remove_duplicate=False)
         if id(weight) in alias_of
@@ -160,11 +160,11 @@ def _with_aliases(run: Pass, model: nn.Module, weights: list[nn.Parameter]) -> t
 
     def aliased(inputs: Tensors) -> torch.Tensor:
         try:
-            for module, name, weight in places:
-                setattr(module, name, alias_of[id(weight)])
+            for module, name, _, alias in places:
+                setattr(module, name, alias)
             return run(inputs)
         finally:
-            for module, name, weight in places:
+            for module, name, weight, _ in places:
                 setattr(module, name, weight)
 
     return aliased, aliases

@@ -119,7 +119,18 @@ class Throughput:
 
 def peak_memory(device: torch.device) -> int:
     """Return the peak memory of tensors on an accelerator, or the present memory of the process on a CPU, in bytes."""
-    module = torch if device.type == "cpu" else torch.get_device_module(device)
+    module = _device_module(device)
     if hasattr(module, "max_memory_allocated"):
         return module.max_memory_allocated(device)
     return psutil.Process().memory_info().rss
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` start again. A CPU and a Mac (MPS) record no peak."""
+    module = _device_module(device)
+    if hasattr(module, "reset_peak_memory_stats"):
+        module.reset_peak_memory_stats(device)
+
+
+def _device_module(device: torch.device) -> Any:
+    return torch if device.type == "cpu" else torch.get_device_module(device)
