@@ -115,7 +115,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=20, help="Number of timed calls.")
     parser.add_argument("--output", help="JSON file for the results.")
     parser.set_defaults(device="cpu", tiny=False, minutes=60.0)

@@ -91,7 +91,7 @@ def error(sample: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 25, 50, 100, 250])
     parser.add_argument(
         "--reference_steps", type=int, default=1000, help="Number of DDIM steps of the reference, a divisor of 1000."

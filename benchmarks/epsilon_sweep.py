@@ -311,7 +311,7 @@ def run_demo(parts: dict[str, dict], args) -> dict[str, object]:
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     small = not torch.cuda.is_available()
     folder = "outputs/epsilon_rehearsal" if small else "outputs/epsilon_sweep"
     parser.add_argument("--output_dir", type=Path, default=Path(folder))

@@ -105,7 +105,7 @@ def score(pipeline, scorer: Scorer) -> dict[str, dict[str, object]]:
 
 
 def parse_benchmark_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument(
         "--distillation_steps", type=int, default=240, help="Number of steps to make the few-step model."
     )

@@ -161,7 +161,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--width", type=int, default=96, help="Width of the network.")
     parser.add_argument("--base_steps", type=int, default=4000, help="Number of flow-matching steps.")
     parser.add_argument("--steps", type=int, default=3000, help="Number of steps of each distillation.")

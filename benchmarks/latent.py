@@ -292,7 +292,9 @@ class Benchmark:
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--drawings", type=Path, help="File that benchmarks/latent/packing.py wrote.")
     parser.add_argument("--autoencoder", type=Path, help="Folder with taef2_encoder.pth and taef2_decoder.pth.")
     parser.add_argument("--authors", type=Path, help="Checkout of the repository inclusionAI/TwinFlow.")

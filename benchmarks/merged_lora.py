@@ -195,7 +195,9 @@ def save_random_lora(pipeline: DiffusionPipeline, model: RealModel, base: str, d
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_common_arguments(parser, list(PARTS), "merged_lora")
     parser.add_argument(
         "--runs", type=int, default=2 if parser.get_default("tiny") else 20, help="Number of timed calls."

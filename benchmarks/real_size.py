@@ -107,7 +107,9 @@ def time_steps(training: OurTraining, device: torch.device, cycles: int) -> dict
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_common_arguments(parser, list(SETTINGS), "real_size")
     parser.add_argument("--cycles", type=int, default=1 if parser.get_default("tiny") else 2, help=CYCLES_HELP)
     return parser.parse_args(input_args)

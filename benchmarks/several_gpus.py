@@ -88,7 +88,9 @@ def launched_row(args: argparse.Namespace, way: str) -> dict:
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_common_arguments(parser, list(WAYS), "several_gpus")
     parser.add_argument("--processes", type=int, default=2, help="Number of GPUs for the rows with several.")
     parser.add_argument(

@@ -199,7 +199,9 @@ def phases_of_compilation() -> dict[str, float]:
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_common_arguments(parser, [*PARTS, *STARTS], "small_batches")
     parser.set_defaults(parts=PARTS)
     parser.add_argument("--warmup", type=int, default=5, help="Number of steps before the timed ones.")

@@ -146,7 +146,9 @@ def measure_way(args, model: RealModel, setting: dict, dtype: torch.dtype, build
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_common_arguments(parser, [*LATENCY, *TRAINING], "speed")
     parser.add_argument(
         "--runs",

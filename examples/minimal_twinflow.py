@@ -158,7 +158,9 @@ def draw_digits(args: argparse.Namespace) -> None:
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--base", default=str(EXAMPLES / "digits" / "base"), help="Folder of the digits base.")
     parser.add_argument("--output_dir", default="outputs/minimal", help="Folder to write the LoRA and its images to.")
     parser.add_argument("--steps", type=int, default=30, help="Number of optimizer steps.")

@@ -47,7 +47,9 @@ def read_emoji(fluent: Path, names: Path, size: int) -> list[Drawing]:
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--fluent", type=Path, required=True, help="Unpacked package @lobehub/fluent-emoji-3d.")
     parser.add_argument("--names", type=Path, required=True, help="Unpacked package emoji-datasource-google.")
     parser.add_argument("--size", type=int, default=256, help="Side of the images in pixels.")

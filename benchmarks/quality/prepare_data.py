@@ -148,7 +148,9 @@ def write_counts(data_dir: str | Path) -> dict[str, int | dict[str, int]]:
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for vendor in PACKAGES:
         parser.add_argument(f"--{vendor}", type=Path, required=True, help=f"Unpacked emoji-datasource-{vendor}.")
     parser.add_argument("--output_dir", default=DEFAULT_OUTPUT_DIR)

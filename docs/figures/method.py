@@ -79,6 +79,6 @@ def draw(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--output", type=Path, default=PICTURE, help="PNG file to write.")
     draw(parser.parse_args().output)

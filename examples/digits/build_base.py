@@ -122,7 +122,7 @@ def build_base(args: argparse.Namespace) -> dict[str, object]:
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", default=DEFAULT_OUTPUT_DIR, help="Folder to save the pipeline to.")
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder that prepare_data.py wrote.")
     parser.add_argument(

@@ -179,7 +179,7 @@ def train_unet(
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("--digits_base", default=DEFAULT_BASE_DIR, help="Folder of the digits base.")
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder that prepare_data.py wrote.")
     parser.add_argument("--output_dir", default=DEFAULT_OUTPUT_DIR, help="Folder to save the pipeline to.")

@@ -113,7 +113,9 @@ def difference_in_new_process(lora_dir: Path, seed: int, output: Path) -> float:
 def parse_args(input_args: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Parse the arguments. Unknown arguments are passed to train_twinflow.py."""
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], epilog="All other arguments are passed to examples/train_twinflow.py."
+        allow_abbrev=False,
+        description=__doc__.splitlines()[0],
+        epilog="All other arguments are passed to examples/train_twinflow.py.",
     )
     parser.add_argument("--output_dir", default="outputs/demo", help="Folder for the LoRA, the images and the report.")
     parser.add_argument("--base", default=DEFAULT_BASE_DIR, help="Folder of the base pipeline.")

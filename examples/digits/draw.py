@@ -34,7 +34,7 @@ def save_images(images: torch.Tensor, path: str | Path) -> None:
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="outputs/demo/lora", help="Output folder of train_twinflow.py.")
     parser.add_argument("--prompts", nargs="+", default=["a handwritten seven"], help="Prompts, one image each.")
     parser.add_argument(

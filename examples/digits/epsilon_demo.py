@@ -63,7 +63,7 @@ def score(args: argparse.Namespace, lora_dir: Path) -> tuple[list[dict], dict[st
 
 def parse_args(input_args: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Parse the arguments. Unknown arguments are passed to train_twinflow.py."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", default="outputs/epsilon_demo")
     parser.add_argument(
         "--base",

@@ -9,7 +9,7 @@ MAXIMUM_BYTES = 12_000_000
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--trained", default="outputs/digits/trained_base", help="Output folder of train_twinflow.py.")
     parser.add_argument("--output_dir", default=DEFAULT_BASE_DIR, help="Folder to save the base to.")
     return parser.parse_args(input_args)

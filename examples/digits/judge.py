@@ -135,7 +135,7 @@ def _square_root(covariance: np.ndarray) -> np.ndarray:
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder that prepare_data.py wrote.")
     parser.add_argument("--output", default=DEFAULT_JUDGE_PATH, help="File to save the judge to.")
     parser.add_argument("--epochs", type=int, default=14, help="Number of epochs over the train digits.")

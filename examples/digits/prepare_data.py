@@ -84,7 +84,7 @@ def load_split(data_dir: str | Path, split: str) -> tuple[torch.Tensor, torch.Te
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--output_dir", default=DEFAULT_DATA_DIR, help="Folder to write the parquet files to.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the train and test split.")
     return parser.parse_args(input_args)

@@ -125,7 +125,7 @@ def format_table(rows: list[dict[str, object]]) -> str:
 
 
 def parse_args(input_args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("--base", default=DEFAULT_BASE_DIR, help="Folder of the base pipeline.")
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="Folder that prepare_data.py wrote.")
     parser.add_argument("--judge", default=DEFAULT_JUDGE_PATH, help="File that judge.py wrote.")

@@ -278,7 +278,7 @@ def check_option_name(name: str, known: list[str]) -> None:
 def suggest_option(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Return a sentence that names the options that an unknown option may mean.
 
-    They are a misspelled option, or else longer names, or else names with cut words.
+    They are a misspelled option, or else longer names, or else names with cut words, or else names that begin with it.
 
     Args:
         prefix: text before each name, such as the "--" of flags.
@@ -287,6 +287,7 @@ def suggest_option(name: str, known: Iterable[str], prefix: str = "") -> str:
     meant = misspelled_option(name, known)
     longer = [option for option in known if {*name.split("_")} <= {*option.split("_")}]
     longer = longer or [option for option in known if _cuts_words(name, option)]
+    longer = longer or [option for option in known if option.startswith(name)]
     close = [meant] if meant else longer if len(longer) <= MAX_SUGGESTIONS else []
     if not close:
         return "Remove it, or see --help for the options."

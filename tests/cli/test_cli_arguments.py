@@ -85,6 +85,12 @@ def test_a_read_only_folder(tmp_path):
         ),
         (["evaluate", "x", "--promts", "y"], "unknown option '--promts'. Did you mean '--prompts'?"),
         (["generate", "a", "--adapter", "x", "--output", "y"], "unknown option '--output'. Did you mean '--out'?"),
+        (["train", "--learn", "1e-4"], "unknown option '--learn'. Did you mean '--learning_rate'?"),
+        (["train", "--no-cen"], "unknown option '--no-cen'. Did you mean '--no-center_crop'?"),
+        (
+            ["generate", "a", "--adapter", "x", "--rev=1"],
+            "unknown option '--rev'. Did you mean '--revision'?",
+        ),
         (["push"], "the following arguments are required: directory, repo_id."),
         (["draw"], "command: invalid choice: 'draw'"),
     ],
@@ -93,6 +99,7 @@ def test_what_cannot_be_parsed_is_one_line(arguments, message, capsys):
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}") and error.count("\n") == 1
+    assert "?." not in error and ".." not in error
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,13 @@ from ..options import (
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser that raises errors instead of printing the usage of all options."""
+    """An argument parser that raises errors instead of printing the usage of all options.
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+    Flags must have their full names. A shortened flag could mean something else after a new option was added.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
         self.register("type", int, partial(_number, int))
         self.register("type", float, partial(_number, float))
 
@@ -35,14 +38,17 @@ class OneLineParser(argparse.ArgumentParser):
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
-        raise TwinFlowConfigError(f"{message.removeprefix('argument ').rstrip('.')}.")
+        message = message.removeprefix("argument ")
+        raise TwinFlowConfigError(message if message.endswith((".", "?")) else f"{message}.")
 
     def _describe(self, unknown: list[str]) -> str:
         flag = next((text.split("=")[0] for text in unknown if text.startswith("--")), None)
         if flag is None:
             return f"unexpected argument '{unknown[0]}'. Put a value with spaces in quotes, and see --help."
-        names = [text[2:] for action in self._actions for text in action.option_strings if text.startswith("--")]
-        return f"unknown option '{flag}'. {suggest_option(flag[2:].replace('-', '_'), names, prefix='--')}"
+        prefix = "--no-" if flag.startswith("--no-") else "--"
+        known = [text for action in self._actions for text in action.option_strings if text.startswith(prefix)]
+        name, names = flag.removeprefix(prefix), [text.removeprefix(prefix) for text in known]
+        return f"unknown option '{flag}'. {suggest_option(name.replace('-', '_'), names, prefix=prefix)}"
 
 
 def _number(kind: type, text: str) -> Any:
