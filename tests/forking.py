@@ -1,12 +1,12 @@
 """Run the training script or other code in new processes, forked from one that has already imported everything."""
 
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 from tests.fork_server import ForkServer
 from tests.training_script import ENVIRONMENT
@@ -14,11 +14,15 @@ from tests.training_script import ENVIRONMENT
 
 @dataclass
 class Run:
-    """A run that was started, in one or more processes."""
+    """A run that was started, in one or more processes.
+
+    Several processes meet in a store of this process, as those of `torchrun` meet in a store of the launcher.
+    """
 
     pids: list[int]
     outputs: list[Path]
     exit_code: Callable[[int], int]
+    store: TCPStore | None
 
     def wait(self) -> list[int]:
         """The exit codes of its processes."""
@@ -59,12 +63,13 @@ def start(tmp_path):
 
     def start_run(arguments: list, processes: int = 1, code: str | None = None, **environment: str) -> Run:
         pids, outputs = [], []
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if processes > 1 else None
         for rank in range(processes):
-            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-            place = {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if processes > 1 else {}
+            place = {}
+            if store is not None:
+                ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+                place = {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
+                place["TORCHELASTIC_USE_AGENT_STORE"] = True
             place = {name: str(value) for name, value in place.items()}
             outputs.append(tmp_path / f"output-{len(list(tmp_path.glob('output-*')))}")
             outputs[-1].touch()
@@ -77,6 +82,6 @@ def start(tmp_path):
                     outputs=[str(outputs[-1])] * 2,
                 )
             )
-        return Run(pids, outputs, lambda pid: order(wait=pid))
+        return Run(pids, outputs, lambda pid: order(wait=pid), store)
 
     return start_run

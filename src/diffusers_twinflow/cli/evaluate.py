@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..configuration import TwinFlowConfigError
 from .option_flags import add_flags, given_values
-from .output import note, say, speaks
+from .output import note, say
 from .shared_arguments import add_loading_arguments, check_drawing
 
 if TYPE_CHECKING:
@@ -26,15 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    try:
-        evaluate(args)
-    except TwinFlowConfigError:
-        if speaks():
-            raise
-        raise SystemExit(1) from None  # the first process shows the error
-
-
-def evaluate(args: argparse.Namespace) -> None:
     """Plan the evaluation, draw and score what is missing, and write the report.
 
     Raises:

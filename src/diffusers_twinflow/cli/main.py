@@ -13,6 +13,7 @@ from ..configuration import TwinFlowConfigError
 from ..writing import DiskError
 from . import compare, convert, demo, evaluate, export, generate, info, push, train
 from .flags import name_flags
+from .launched import is_first_to_show
 from .option_flags import OneLineParser
 from .output import note
 from .quiet import only_our_messages
@@ -53,8 +54,7 @@ def main(input_args: list[str] | None = None) -> int:
     try:
         args = parser.parse_args(input_args)
     except TwinFlowConfigError as error:
-        note(f"error: {error}")
-        return 1
+        return end(str(error))
     if args.command is None:
         parser.print_help()
         return 0
@@ -71,12 +71,18 @@ def run_command(args: argparse.Namespace) -> int:
     except (TwinFlowConfigError, HfHubHTTPError, DiskError) as error:
         if args.verbose:
             note_traceback()
-        note(f"error: {name_flags(str(error), args.parser)}")
-        return 1
+        return end(name_flags(str(error), args.parser))
     except KeyboardInterrupt:
         note("interrupted")
         return INTERRUPTED
     return 0
+
+
+def end(message: str) -> int:
+    """Show an error, unless another process of the launch has shown it, and return the exit status."""
+    if is_first_to_show(message):
+        note(f"error: {message}")
+    return 1
 
 
 def note_traceback() -> None:

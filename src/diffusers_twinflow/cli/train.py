@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..configuration import FlowMatchingConfig, TwinFlowConfig, TwinFlowConfigError
 from .flags import FlagNames, name_flags
+from .launched import is_first_to_show
 from .option_flags import OneLineParser, add_flags, given_values
 from .output import note, say, speaks
 from .quiet import quiet_libraries
@@ -110,13 +111,18 @@ def launch(
             note(f"stopped by {stopped.name}{_how_to_go_on(options)}")
         raise SystemExit(stopped.exit_code) from None
     except (TwinFlowConfigError, FloatingPointError) as error:
-        raise SystemExit(f"error: {name_flags(str(error), parser)}" if speaks() else 1) from None
+        raise _end(name_flags(str(error), parser)) from None
     except OSError as error:
         if not is_disk_error(error):
             raise
-        raise SystemExit(f"error: {error} Then run with --resume_from_checkpoint latest.") from None
+        raise _end(f"{error} Then run with --resume_from_checkpoint latest.") from None
     if trainer.problems:
-        raise SystemExit(f"error: the result is saved, but {'; '.join(trainer.problems)}")
+        raise _end(f"the result is saved, but {'; '.join(trainer.problems)}")
+
+
+def _end(message: str) -> SystemExit:
+    """Return the exit with an error, which one of the processes that raise it shows."""
+    return SystemExit(f"error: {message}" if is_first_to_show(message) else 1)
 
 
 def _how_to_go_on(options: "RunOptions | None") -> str:
