@@ -5,6 +5,7 @@ import torch
 
 from diffusers_twinflow.training import distributed
 from diffusers_twinflow.training.distributed import TimeLimit
+from tests.host_reads import no_host_reads
 
 
 @pytest.fixture
@@ -14,17 +15,30 @@ def clock(monkeypatch):
     return now
 
 
+ONE = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
+
+
 def processes(others_over: float):
     """An accelerator beside whose process others say how many of them are over."""
-    return SimpleNamespace(device=torch.device("cpu"), reduce=lambda tensor, reduction: tensor + others_over)
+    return SimpleNamespace(
+        device=torch.device("cpu"), num_processes=2, reduce=lambda tensor, reduction: tensor + others_over
+    )
 
 
-def test_it_is_over_after_its_minutes(clock):
-    limit = TimeLimit(0.5, processes(0))
+@pytest.mark.parametrize("accelerator", [ONE, processes(0)], ids=["one process", "two"])
+def test_it_is_over_after_its_minutes(clock, accelerator):
+    limit = TimeLimit(0.5, accelerator)
     clock.seconds += 29
     assert not limit.is_over()
     clock.seconds += 2
     assert limit.is_over()
+
+
+def test_one_process_waits_for_no_device(clock):
+    with no_host_reads():
+        assert not TimeLimit(1, ONE).is_over()
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), no_host_reads():
+        TimeLimit(1, processes(0)).is_over()
 
 
 def test_it_is_over_for_all_where_it_is_for_one(clock):

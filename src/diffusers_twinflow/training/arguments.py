@@ -150,7 +150,9 @@ class LoopArguments:
         None, "Number of epochs; used only if `max_train_steps` is not given.", AT_LEAST_1, needs=("!max_train_steps",)
     )
     max_train_minutes: float | None = option(
-        None, "Stop after this many minutes and save the result as if training were complete.", NOT_NEGATIVE
+        None,
+        "Stop after this many minutes and save the result as if training were complete; checked every `logging_steps` steps.",
+        NOT_NEGATIVE,
     )
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
     compile: bool = option(False, "Compile the transformer's blocks with torch.compile.")

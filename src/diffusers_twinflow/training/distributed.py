@@ -142,8 +142,14 @@ class TimeLimit:
         self.accelerator = accelerator
 
     def is_over(self) -> bool:
-        """Return whether the time is over for any process. All processes must call it."""
+        """Return whether the time is over for any process. All processes must call it.
+
+        Several processes wait for each other and for their devices. A single process only looks at its clock.
+        """
         if self.deadline is None:
             return False
-        is_over = torch.tensor(float(time.monotonic() > self.deadline), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(is_over, reduction="sum"))
+        is_over = time.monotonic() > self.deadline
+        if self.accelerator.num_processes == 1:
+            return is_over
+        count = torch.tensor(float(is_over), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(count, reduction="sum"))

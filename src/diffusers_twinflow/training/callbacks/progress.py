@@ -67,7 +67,10 @@ class ProgressCallback(TrainerCallback):
 
 
 class TimeLimitCallback(TrainerCallback):
-    """Ends the run after `max_train_minutes` and saves the result as if training were complete."""
+    """Ends the run after `max_train_minutes` and saves the result as if training were complete.
+
+    The time is checked when values are logged, because the processes wait for each other then anyway.
+    """
 
     def on_train_begin(self, trainer: Trainer) -> None:
         self.limit = TimeLimit(trainer.arguments.max_train_minutes, trainer.accelerator)
