@@ -43,15 +43,16 @@ from latent.record import Record
 from latent.scoring import Prompts, Scorer
 from latent.settings import FULL, REHEARSAL, Settings
 from latent.training import build_pipeline, encode_captions, train_base
-from latent.ways import ANY_STYLE, OURS, WAYS, Place, drawn_by, train
+from latent.ways import ANY_STYLE, COMPARED, OURS, WAYS, Place, drawn_by, train
 from quality.sampling import STOCK_SCHEDULERS
 from quality.timing import synchronize
 
 FEW_STEP_SCHEDULERS = ("FlowMatchEuler", "UniPC")
-MINUTES_TO_START = {"full": 0.7, "lora": 1.6}
-OTHER_MINUTES_TO_START = 0.6
+MINUTES_TO_START = {"full": 0.7, "lora": 1.1}
+OTHER_MINUTES_TO_START = 0.4
 """Minutes for compilation and scores on a GPU, in addition to training. Our code compiles once per train type."""
 SECONDS_TO_WAIT = 3.0
+MOST_STEPS_OF_CURVES = 4
 
 
 class Benchmark:
@@ -127,7 +128,7 @@ class Benchmark:
 
     def minutes_of(self, name: str) -> float:
         """Return the minutes that a way needs."""
-        if all(self.record.row_of(name, steps) for steps in self.settings.few_steps):
+        if all(self.record.row_of(name, steps) for steps in self.steps_of(name)):
             return 0
         way = WAYS[name]
         compiled = {WAYS[other].train_type for other in self.report["ways"] if WAYS[other].code == OURS}
@@ -137,6 +138,11 @@ class Benchmark:
         if self.device.type != "cuda":
             start = 0
         return start + (0 if name in self.report["ways"] else self.args.minutes * way.share)
+
+    def steps_of(self, name: str) -> tuple[int, ...]:
+        """Return the steps in which the images of a way are scored. The curves need less than the comparison."""
+        few_steps = self.settings.few_steps
+        return few_steps if name in COMPARED else tuple(steps for steps in few_steps if steps <= MOST_STEPS_OF_CURVES)
 
     # The parts.
 
@@ -256,8 +262,9 @@ class Benchmark:
             shutil.rmtree(place.output, ignore_errors=True)
             self.report["ways"][name] = train(way, place, self.samples, self.settings, self.args.minutes * way.share)
             self.record.save()
-        for style, draw in drawn_by(way, place, self.draw_artist, self.autoencoder).items():
-            for steps in self.settings.few_steps:
+        draws = drawn_by(way, place, self.draw_artist, self.autoencoder, in_any_style=name in COMPARED)
+        for style, draw in draws.items():
+            for steps in self.steps_of(name):
                 is_same = style == ANY_STYLE and steps == 1
                 if not is_same and not self.record.row_of(name + style, steps):
                     self.add_row(name + style, steps, *draw(steps), steps)

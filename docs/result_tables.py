@@ -310,15 +310,17 @@ def replay_exactness() -> str:
 
 
 def compile_time() -> str:
-    """Seconds of compilation before the first step, with an empty cache."""
+    """Seconds of compilation before the first step, of this version and of the one before it."""
+    found = {row["part"]: row for row in results("compile_starts")["rows"]}
     rows = []
-    for row in results("small_batches")["rows"]:
-        if row.get("compiled") and not row["cuda_graphs"] and row["batch"] == 4:
-            phases = row["compile_phases"]
-            traced = phases["bytecode_tracing"], phases["aot_trace_joint_graph"] + phases["aot_collect_metadata"]
-            seconds = [f"{value:.0f}" for value in (row["compile_seconds"], *traced, phases["compile_fx_inner"])]
-            rows.append([row["name"], str(row["graphs"]), *seconds])
-    return table(["", "graphs", "compile s", "dynamo", "autograd graphs", "inductor"], rows)
+    for part, row in found.items():
+        if part + "_before" in found:
+            phases, cache = row["compile_phases"], "empty" if part.endswith("_first") else "filled"
+            autograd = phases.get("aot_trace_joint_graph", 0) + phases.get("aot_collect_metadata", 0)
+            parts = phases["bytecode_tracing"], autograd, phases.get("compile_fx_inner", 0)
+            seconds = row["compile_seconds"], found[part + "_before"]["compile_seconds"], *parts
+            rows.append([row["name"], cache, str(row["graphs"]), *(f"{value:.0f}" for value in seconds)])
+    return table(["", "cache", "graphs", "compile s", "before", "dynamo", "autograd graphs", "inductor"], rows)
 
 
 def engine(train_type: str) -> str:
@@ -549,24 +551,19 @@ LATENT_WAYS = {
     "authors_lora": "authors' code, LoRA of rank 64",
     "mean_flow": "MeanFlow, full weights",
     "mean_flow_slow": "MeanFlow, full weights, learning rate 1e-4",
-    "full_quarter": "full weights, a quarter of the time",
     "full_half": "full weights, half of the time",
-    "full_double": "full weights, twice the time",
-    "full_small_batch": "full weights, batch of 64",
-    "lora_half": "LoRA, half of the time",
-    "lora_double": "LoRA, twice the time",
 }
 LATENT_COMPARED = (
     "full", "full-any", "lora", "lora-any", "authors", "authors_lora", "mean_flow", "mean_flow_slow",
 )  # fmt: skip
 LATENT_GROWTH = (
-    "full_quarter", "full_half", "full", "full_double", "full_small_batch", "lora_half", "lora", "lora_double",
+    "full_quarter", "full_half", "full", "full_double", "lora_half", "lora", "lora_double", "full_small_batch",
+    "full_large_batch",
 )  # fmt: skip
 LATENT_IMAGES = {
     "ours.jpg": "Drawings, the base in many steps, and TwinFlow in 1, 2 and 4 steps",
     "1.jpg": "All ways in 1 step",
     "2.jpg": "All ways in 2 steps",
-    "curve.png": "Fréchet distance over the minutes of training",
 }
 LATENT_SHARES = {"group_agreement": "right group", "known_caption_agreement": "names, matches the name"}
 LATENT_AIMS = (
@@ -575,9 +572,9 @@ LATENT_AIMS = (
 )
 
 
-def of_latent(content: Callable[[dict], str]) -> str:
+def of_latent(content: Callable[[dict], str], name: str = "latent") -> str:
     """A part of docs/latent.md."""
-    return content(results("latent"))
+    return content(results(name))
 
 
 def latent_rows(report: dict) -> dict[tuple, dict]:
@@ -632,16 +629,31 @@ def latent_training(report: dict) -> str:
 
 
 def latent_growth(report: dict) -> str:
+    """What longer runs and other batch sizes give; distances are ratios to the base in many steps."""
     found, rows = latent_rows(report), []
+    (base,) = (row for row in report["rows"] if row["way"] == "base")
     for name in LATENT_GROWTH:
         if all((name, steps) in found for steps in (1, 2, 4)):
-            way = report["ways"][name]
-            distances = (f"{found[name, steps]['scores']['fid']:.2f}" for steps in (1, 2, 4))
-            samples = way["usage"]["steps"] * way["batch_size"]
-            rows.append(
-                [LATENT_WAYS[name], f"{way['minutes']:g}", f"{way['usage']['steps']:,}", f"{samples:,}", *distances]
-            )
-    return table(["", "minutes", "steps", "samples", "1 step", "2 steps", "4 steps"], rows)
+            way, scores = report["ways"][name], [found[name, steps]["scores"] for steps in (1, 2, 4)]
+            ratios = (f"{each['fid'] / base['scores']['fid']:.2f}" for each in scores)
+            steps = way["usage"]["steps"]
+            counts = f"{way['minutes']:g}", f"{way['batch_size']:,}", f"{steps:,}", f"{steps * way['batch_size']:,}"
+            rows.append([way_type(name), *counts, *ratios, f"{scores[0]['known_caption_agreement']:.1%}"])
+    header = ["", "minutes", "batch size", "steps", "samples", "1 step", "2 steps", "4 steps"]
+    return table([*header, "names at 1 step"], rows)
+
+
+def way_type(name: str) -> str:
+    return "LoRA" if name.startswith("lora") else "full weights"
+
+
+def latent_growth_setting(report: dict) -> str:
+    (base,) = (row for row in report["rows"] if row["way"] == "base")
+    trained = report["base"]
+    return (
+        f"Distances are ratios to the base's at {base['evaluations']} evaluations, which is {base['scores']['fid']:.2f}. This base "
+        f"was trained for {trained['steps']:,} steps in {trained['seconds'] / 60:.1f} minutes."
+    )
 
 
 def latent_setting(report: dict) -> str:
@@ -667,7 +679,10 @@ LATENT_PARTS: dict[str, Callable[[dict], str]] = {
     "scores": latent_scores,
     "aims": latent_aims,
     "training": latent_training,
+}
+LATENT_GROWTH_PARTS: dict[str, Callable[[dict], str]] = {
     "growth": latent_growth,
+    "growth setting": latent_growth_setting,
 }
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -707,6 +722,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "diffusion digits": diffusion_digits,
     "guidance in the plane": guidance_in_the_plane,
     **{f"latent {part}": partial(of_latent, content) for part, content in LATENT_PARTS.items()},
+    **{
+        f"latent {part}": partial(of_latent, content, "latent_growth") for part, content in LATENT_GROWTH_PARTS.items()
+    },
     "latent images": latent_images,
 }
 

@@ -13,7 +13,6 @@ class Settings:
         num_layers, num_heads: size of the transformer; a head has 64 channels.
         warm_up_steps: optimizer steps over which the learning rate of the base rises.
         base_batch_size, batch_size: samples per step of the base and of the distillations.
-        smaller_batch: batch size that is compared with `batch_size` for equal minutes.
         judge_size: side of the images that the judge sees, 4 times 2 to the number of its blocks.
         judge_channels: channels of the judge's blocks.
         judge_seconds: time to train the judge.
@@ -34,7 +33,6 @@ class Settings:
     warm_up_steps: int
     base_batch_size: int
     batch_size: int
-    smaller_batch: int
     judge_size: int
     judge_channels: tuple[int, ...]
     judge_seconds: float
@@ -57,7 +55,6 @@ FULL = Settings(
     warm_up_steps=300,
     base_batch_size=256,
     batch_size=256,
-    smaller_batch=64,
     judge_size=128,
     judge_channels=(32, 64, 128, 192, 256),
     judge_seconds=35,
@@ -77,7 +74,6 @@ REHEARSAL = Settings(
     warm_up_steps=2,
     base_batch_size=4,
     batch_size=4,
-    smaller_batch=4,
     judge_size=16,
     judge_channels=(4, 4),
     judge_seconds=0.2,

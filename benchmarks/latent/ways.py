@@ -33,7 +33,7 @@ class Way:
         code: whose code trains.
         train_type: "full" or "lora".
         share: share of `--minutes` that it trains.
-        is_small_batch: whether it trains with `smaller_batch`.
+        batch_factor: samples per step, as a multiple of the batch size of the settings.
         learning_rate: another learning rate than the usual one.
     """
 
@@ -41,7 +41,7 @@ class Way:
     code: str
     train_type: str = "full"
     share: float = 1.0
-    is_small_batch: bool = False
+    batch_factor: float = 1.0
     learning_rate: float | None = None
 
 
@@ -55,7 +55,8 @@ WAYS = {
     "full_double": Way("TwinFlow, full weights", OURS, share=2),
     "full_quarter": Way("TwinFlow, full weights", OURS, share=0.25),
     "lora_double": Way("TwinFlow, LoRA", OURS, "lora", share=2),
-    "full_small_batch": Way("TwinFlow, full weights, small batch", OURS, is_small_batch=True),
+    "full_small_batch": Way("TwinFlow, full weights, small batch", OURS, batch_factor=0.25),
+    "full_large_batch": Way("TwinFlow, full weights, large batch", OURS, batch_factor=4.0),
     "authors_lora": Way("authors' code, LoRA", AUTHORS, "lora"),
     "mean_flow_slow": Way("MeanFlow, full weights, their learning rate", MEAN_FLOW, learning_rate=1e-4),
 }
@@ -86,7 +87,7 @@ class Place:
 
 def train(way: Way, place: Place, samples: Encoded, settings: Settings, minutes: float) -> dict[str, Any]:
     """Train a way and save its result. Returns what it used and its settings."""
-    batch_size = settings.smaller_batch if way.is_small_batch else settings.batch_size
+    batch_size = round(settings.batch_size * way.batch_factor)
     samples = samples.with_batches_of(batch_size)
     resident = torch.cuda.memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
     if way.code == OURS:
@@ -125,18 +126,20 @@ def other(way: Way, place: Place) -> AuthorsTraining | MeanFlowTraining:
     return MeanFlowTraining(checkout, place.base, place.device, **rate)
 
 
-def drawn_by(way: Way, place: Place, artist: Artist, autoencoder: AutoencoderTiny) -> dict[str, Draw]:
+def drawn_by(
+    way: Way, place: Place, artist: Artist, autoencoder: AutoencoderTiny, in_any_style: bool = True
+) -> dict[str, Draw]:
     """Load the result of a way. Returns functions from a number of steps to images, by the suffix of the row's name.
 
-    Our models use the default style, and style "any" as well.
+    Our models use the default style, and style "any" as well if `in_any_style` is set.
     """
     if way.code == OURS:
         pipeline = load_distilled(place.output, place.base, autoencoder, place.device, way.train_type)
-        in_any_style = pipeline.scheduler.with_style("any")
-        return {
-            "": lambda steps: artist.with_pipeline(pipeline, steps),
-            ANY_STYLE: lambda steps: artist.with_pipeline(pipeline, steps, scheduler=in_any_style),
-        }
+        styles: dict[str, Draw] = {"": lambda steps: artist.with_pipeline(pipeline, steps)}
+        if in_any_style:
+            scheduler = pipeline.scheduler.with_style("any")
+            styles[ANY_STYLE] = lambda steps: artist.with_pipeline(pipeline, steps, scheduler=scheduler)
+        return styles
     training = other(way, place)
     training.load(load_file(place.output / WEIGHTS))
     sample = training.sample()
