@@ -2,7 +2,8 @@
 
 `python hub_server.py` prints its port and serves until its standard input closes. State is in memory. Faults are ordered
 through `POST /test/faults` with `{"match": part of "METHOD path", "status": 500, "code": "GatedRepo", "times": 1,
-"cut_after": bytes, "shrink_to": bytes, "reset": true, "html": true}`; an empty order takes back the faults that are left. `GET /test/log` lists the requests so far.
+"cut_after": bytes, "shrink_to": bytes, "reset": true, "html": true}`; an empty order takes back the faults that are left.
+`GET /test/log` lists the requests so far.
 """
 
 import base64

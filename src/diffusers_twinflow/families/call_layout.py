@@ -252,7 +252,8 @@ def _one_of(rows: torch.Tensor, name: str) -> torch.Tensor:
     """
     if len(rows) > 1 and not (read(rows) == read(rows[:1])).all():
         raise TwinFlowConfigError(
-            f"the samples of a batch have different `{name.removeprefix(ON_HOST)}`, and the denoiser takes one for all: set train_batch_size=1."
+            f"the samples of a batch have different `{name.removeprefix(ON_HOST)}`, and the denoiser takes one for all: "
+            "set train_batch_size=1."
         )
     return rows[0]
 

@@ -157,7 +157,8 @@ def stock_section(
     lora = base_loras + _load_code(config, repo_id) if is_lora else ""
     return f"""{title}
 
-Stock diffusers generates the same {_outputs(config)}. The target time of each step is part of the weights, so use one of the step counts below with exactly these sigmas.
+Stock diffusers generates the same {_outputs(config)}. The target time of each step is part of the weights, so use one \
+of the step counts below with exactly these sigmas.
 
 ```python
 import torch

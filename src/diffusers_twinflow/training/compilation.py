@@ -40,10 +40,11 @@ def compile_blocks(transformer: ModelMixin, backend: str = "inductor") -> int:
     Blocks that differ from all others, such as the last one of Stable Diffusion 3, are not compiled if they are few.
 
     Equal blocks share up to three graphs: student and teacher without gradient (one graph if a LoRA is merged), and
-    student with gradient. Passes without gradient may change their batch size without a new compilation, except that a
-    single sample has its own graphs, see `with_single_samples_twice`. Other sizes, and the batch size of passes with gradient, are fixed until they change:
-    compiling a pass with gradient takes several times as long if its batch size may change. Copies of the transformer
-    are compiled too.
+    student with gradient. Copies of the transformer are compiled too.
+
+    Passes without gradient may change their batch size without a new compilation, except that a single sample has its own
+    graphs (see `with_single_samples_twice`). A change of another size, or of the batch size of passes with gradient, compiles
+    again: compiling a pass with gradient takes several times as long if its batch size may change.
 
     Returns:
         The number of compiled blocks.

@@ -431,10 +431,11 @@ class Trainer:
         precision = str(weight_dtype_of(args)).removeprefix("torch.")
         processes = self.accelerator.num_processes
         names = [type(each).__name__ for each in denoisers_in(self.transformer)]
+        data = where or type(self.data if self.given_rows is None else self.given_rows).__name__
+        size = f"{samples:,} samples" if samples else "a stream"
         lines = [
             f"model: {args.pretrained_model_name_or_path} ({' and '.join(names)}, {precision})",
-            f"data: {where or type(self.data if self.given_rows is None else self.given_rows).__name__}, {f'{samples:,} samples' if samples else 'a stream'} "
-            f"at {args.resolution} pixels",
+            f"data: {data}, {size} at {args.resolution} pixels",
             f"trains: {what} with {self.method.name}, {trained:,} of {total:,} parameters",
             f"steps: {schedule.first_step} to {schedule.total_steps}, {schedule.step_samples} samples each "
             f"on {processes} process{'es' if processes > 1 else ''}",
