@@ -39,7 +39,6 @@ class BranchRotation:
         self.names = list(shares)
         weights = _integer_weights({name: share for name, share in shares.items() if share > 0})
         total = sum(weights.values())
-        self.fractions = {name: weight / total for name, weight in weights.items()}
         self.cycle: list[str] = []
         credit = dict.fromkeys(weights, 0)
         for _ in range(total):
@@ -49,10 +48,6 @@ class BranchRotation:
             credit[chosen] -= total
             self.cycle.append(chosen)
         self.index_cycle = np.array([self.names.index(name) for name in self.cycle])
-
-    def fraction(self, name: str) -> float:
-        """Return the fraction of all samples that a branch trains, in [0, 1]."""
-        return self.fractions.get(name, 0.0)
 
     def at(self, positions: Iterable[int]) -> list[str]:
         """Return the branch name of the sample at each position of the run."""
