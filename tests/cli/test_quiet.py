@@ -1,13 +1,14 @@
 import logging
 import warnings
 
+import datasets
 import diffusers
 import transformers
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils import are_progress_bars_disabled
 from transformers.utils import logging as transformers_logging
 
-from diffusers_twinflow.cli.quiet import IMPORTED_LATE, LIBRARIES, only_our_messages
+from diffusers_twinflow.cli.quiet import IMPORTED_LATE, LIBRARIES, only_our_messages, quiet_libraries
 
 
 def state():
@@ -66,3 +67,12 @@ def test_verbose_shows_the_libraries_too(caplog):
     with only_our_messages(verbose=True):
         logging.getLogger("torchao").warning("no library")
     assert "no library" in caplog.text
+
+
+def test_bars_of_datasets_are_hidden_and_shown_again():
+    for were_hidden in (False, True):
+        (datasets.disable_progress_bars if were_hidden else datasets.enable_progress_bars)()
+        with quiet_libraries(print):
+            assert datasets.are_progress_bars_disabled()
+        assert datasets.are_progress_bars_disabled() == were_hidden
+    datasets.enable_progress_bars()

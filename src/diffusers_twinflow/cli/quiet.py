@@ -47,12 +47,12 @@ def only_our_messages(verbose: bool = False, rewrite: Callable[[str], str] = str
 
 @contextmanager
 def quiet_libraries(show_warning: Callable[[str], None]) -> Iterator[None]:
-    """Hide the messages, warnings and loading bars of other libraries inside the `with` block.
+    """Hide the messages, warnings and progress bars of other libraries inside the `with` block, also of `datasets`.
 
     Args:
         show_warning: shows a warning of this package.
     """
-    with _our_warnings(show_warning, hide_others=True), _quiet_loggers(), _no_bars():
+    with _our_warnings(show_warning, hide_others=True), _quiet_loggers(), _no_bars(), _no_bars_of_datasets():
         yield
 
 
@@ -136,3 +136,17 @@ def _no_bars() -> Iterator[None]:
         shows_downloads = sys.stderr.isatty() and not hides_downloads
         (enable_progress_bars if shows_downloads else disable_progress_bars)()  # transformers' functions change it too
         yield
+
+
+@contextmanager
+def _no_bars_of_datasets() -> Iterator[None]:
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

@@ -1,9 +1,19 @@
 """Check all samples before training and find those that cannot be used."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from datasets import Dataset, Features, List, Value
+from datasets import (
+    Dataset,
+    Features,
+    List,
+    Value,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+from datasets.config import HF_DATASETS_DISABLE_PROGRESS_BARS
 
 from ..configuration import TwinFlowConfigError
 from .captions import CaptionSource
@@ -71,21 +81,22 @@ def check_rows(
         TwinFlowConfigError: if the report is set to stop at bad samples, or no sample can be used.
     """
     captions = captions.named_by(rows.features)
-    facts = rows.map(
-        describe,
-        with_indices=True,
-        fn_kwargs={
-            "captions": captions,
-            "image_column": image_column,
-            "reference_image_column": reference_image_column,
-            "clip": clip,
-            "files": files_state(rows, image_column, captions),
-        },
-        remove_columns=rows.column_names,
-        features=FEATURES,
-        num_proc=num_proc if num_proc > 1 else None,
-        desc="Checking samples",
-    )
+    with _shown_bar():
+        facts = rows.map(
+            describe,
+            with_indices=True,
+            fn_kwargs={
+                "captions": captions,
+                "image_column": image_column,
+                "reference_image_column": reference_image_column,
+                "clip": clip,
+                "files": files_state(rows, image_column, captions),
+            },
+            remove_columns=rows.column_names,
+            features=FEATURES,
+            num_proc=num_proc if num_proc > 1 else None,
+            desc="Checking samples",
+        )
     good, faults = [], list(left_out)
     for index, fact in enumerate(facts.select_columns([CORRUPT_IMAGES, MISSING_CAPTIONS, "name"])):
         found = [Fault(kind, fact["name"], fact[kind]) for kind in (CORRUPT_IMAGES, MISSING_CAPTIONS) if fact[kind]]
@@ -101,6 +112,19 @@ def check_rows(
             "captions."
         )
     return CheckedRows(rows.select(good), facts.select(good), image_column, reference_image_column, clip)
+
+
+@contextmanager
+def _shown_bar() -> Iterator[None]:
+    """Show the progress bar of `Dataset.map` inside the `with` block, because it is ours, while others may be hidden."""
+    if not are_progress_bars_disabled() or HF_DATASETS_DISABLE_PROGRESS_BARS:
+        yield
+        return
+    enable_progress_bars()
+    try:
+        yield
+    finally:
+        disable_progress_bars()
 
 
 def describe(
