@@ -48,10 +48,12 @@ pages: $(VENV)/.installed
 	$(BIN)/python -m tests.modular.list_on_page
 	$(BIN)/python -m tests.schedulers.pipeline_matrix
 
-# The documentation as a web site, in outputs/site; a warning is an error.
+# The documentation as a web site, in outputs/site; a warning or a broken link is an error. Set REPOSITORY_URL to link to the
+# files of the repository.
 site: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python docs/check_site.py outputs/site
 
 bench: $(VENV)/.installed
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
