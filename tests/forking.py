@@ -11,6 +11,13 @@ from torch.distributed import TCPStore
 from tests.fork_server import ForkServer
 from tests.training_script import ENVIRONMENT
 
+FORGET_THE_PACKAGE = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "diffusers_twinflow"]:
+    del sys.modules[name]
+"""
+"""Code of a run that must import the package anew."""
+
 
 @dataclass
 class Run:

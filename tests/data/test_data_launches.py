@@ -1,6 +1,7 @@
 """The training script with every kind of data."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def test_images_encoded_as_they_come_resume_bit_for_bit(script, arguments, files
         script.main([*arguments(output, **options, **more), "--data_files", *data_files])
 
     run("whole")
-    run("stopped", max_train_steps=2)
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "stopped" / "checkpoint-2")
     run("stopped", resume_from_checkpoint="latest")
     assert_same(trained(tmp_path / "whole"), trained(tmp_path / "stopped"), rtol=0, atol=0)
 

@@ -1,12 +1,11 @@
 import importlib
 import importlib.util
-import subprocess
-import sys
 
 import pytest
 
 from diffusers_twinflow.configuration import TwinFlowConfigError
 from diffusers_twinflow.data import requirements
+from tests.forking import FORGET_THE_PACKAGE
 
 
 def test_the_extra_is_named_if_one_of_its_packages_is_missing(monkeypatch):
@@ -19,11 +18,13 @@ def test_the_extra_is_named_if_one_of_its_packages_is_missing(monkeypatch):
     importlib.reload(requirements)
 
 
-def test_without_the_extra_the_command_says_what_to_install():
-    code = (
-        "import sys\nsys.modules['datasets'] = None\nfrom diffusers_twinflow.cli import main\n"
-        "main(['train', '--pretrained_model_name_or_path', 'x'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("error: Training needs packages"), done.stderr
-    assert done.stderr.count("\n") == 1 and "(datasets): pip install" in done.stderr
+def test_without_the_extra_the_command_says_what_to_install(start):
+    code = f"""{FORGET_THE_PACKAGE}
+sys.modules["datasets"] = None
+from diffusers_twinflow.cli import main
+main(["train", "--pretrained_model_name_or_path", "x"])
+"""
+    run = start([], code=code)
+    (exit_code,), printed = run.wait(), run.outputs[0].read_text()
+    assert exit_code == 1 and printed.startswith("error: Training needs packages"), printed
+    assert printed.count("\n") == 1 and "(datasets): pip install" in printed

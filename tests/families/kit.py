@@ -22,7 +22,7 @@ from tests.families import tiny_diffusion, tiny_flux, tiny_images, tiny_qwen, ti
 from tests.fresh_accelerator import fresh_accelerator
 
 PROMPTS = ["a picture", "b"]
-STEPS = 20
+STEPS = 8
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 

@@ -7,9 +7,17 @@ from diffusers_twinflow.data import DataConfig, TrainingData, open_source
 from tests import tiny
 from tests.families import kit
 
+REPRESENTATIVES = ("stable_diffusion_3", "flux dev", "flux2", "qwen_image", "z_image", "wan", "stable_diffusion_xl")
+"""Cases that run by default: each way to lay out latents, and prompts with masks, of many lengths and pooled."""
+
 
 @pytest.mark.parametrize(
-    "case", [case for case in kit.CASES if not case.family.takes_reference_image], ids=lambda case: case.id
+    "case",
+    [
+        pytest.param(case, id=case.id, marks=() if case.id in REPRESENTATIVES else pytest.mark.slow)
+        for case in kit.CASES
+        if not case.family.takes_reference_image
+    ],
 )
 def test_a_run_on_cached_encodings_reads_what_the_encoders_give(case, tmp_path):
     tiny.image_folder(tmp_path / "images", count=3)

@@ -37,6 +37,16 @@ WRITTEN = [
 ]
 
 
+SECOND_OF_A_LAYOUT = ("flux schnell", "chroma", "lumina2", "aura_flow")
+each_written = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.id, marks=pytest.mark.slow if case.id in SECOND_OF_A_LAYOUT else ())
+        for case in WRITTEN
+    ],
+)
+
+
 def derived(case: kit.Case, prompts: list[str]) -> CapturedFamily:
     cls = case.family.pipeline_class
     family = CapturedFamily(cls, *denoiser_of(cls)).for_samples(
@@ -46,7 +56,7 @@ def derived(case: kit.Case, prompts: list[str]) -> CapturedFamily:
     return family
 
 
-@pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case.id)
+@each_written
 @torch.no_grad()
 def test_velocities_are_those_of_the_written_family(case):
     """Of prompts that are encoded together and alone, though some pipelines pass a mask only if a prompt is padded."""
@@ -68,7 +78,7 @@ def test_velocities_are_those_of_the_written_family(case):
 EMPTY_DIFFERS = ("lumina2",)  # its pipeline adds a system prompt to every prompt, but not for guidance
 
 
-@pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case.id)
+@each_written
 @torch.no_grad()
 def test_the_empty_prompt_is_that_of_the_written_family(case):
     written, pipeline = case.family.bind(case.pipeline), case.pipeline
@@ -87,7 +97,7 @@ def test_the_empty_prompt_is_that_of_the_written_family(case):
         torch.testing.assert_close(ours, expected, **kit.CLOSE)
 
 
-@pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case.id)
+@each_written
 @torch.no_grad()
 def test_images_are_encoded_as_by_the_written_family(case):
     written, pipeline = case.family.bind(case.pipeline), case.pipeline
@@ -338,7 +348,9 @@ def with_references(folder, build, image_dir, **options) -> TrainingArguments:
     return arguments_for(folder, build, dataset_name=str(images), reference_image_column="reference", **options)
 
 
-@pytest.mark.parametrize("build", REFERENCES)
+@pytest.mark.parametrize(
+    "build", [REFERENCES[0], pytest.param(REFERENCES[1], marks=pytest.mark.slow), *REFERENCES[2:]]
+)
 def test_a_step_on_images_with_references(build, tmp_path, image_dir, small_references):
     arguments = with_references(
         tmp_path,

@@ -238,7 +238,13 @@ def test_a_whole_model_becomes_a_plain_one(tmp_path):
     check_stock(SD3, stock, use, ours)
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, id=name, marks=() if name in ("flux", "stable_diffusion_xl") else pytest.mark.slow)
+        for name, family in FAMILIES.items()
+    ],
+)
 def test_a_file_grows_by_less_than_two_thousandths(family):
     """Style any at 4 steps, on a LoRA of rank 16 on the default layers, at the default size of the class."""
     cls = family.transformer_class

@@ -118,7 +118,9 @@ def test_the_empty_prompt_keeps_the_samples_own_reference():
     assert not torch.isclose(loss({"offset": offsets[:1]}, 0.5), plain)
 
 
-@pytest.mark.parametrize("build", [tiny_qwen.qwen_image_edit, tiny_qwen.qwen_image_edit_plus])
+@pytest.mark.parametrize(
+    "build", [pytest.param(tiny_qwen.qwen_image_edit, marks=pytest.mark.slow), tiny_qwen.qwen_image_edit_plus]
+)
 def test_the_transformer_gets_what_the_stock_call_gives_it(build):
     """At the stock call's own size of references, with one that is not square."""
     pipeline = build()

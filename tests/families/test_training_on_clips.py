@@ -39,7 +39,10 @@ def kind_of(case: kit.Case) -> str:
     return "mp4" if "--image_column=video" in case.options else "gif"
 
 
-@each_case
+@pytest.mark.parametrize(
+    ("case", "latent_frames"),
+    [pytest.param(*CASES[0], id="wan", marks=pytest.mark.slow), pytest.param(*CASES[1], id="ltx_video")],
+)
 def test_a_lora_step_on_clips_to_a_video(case, latent_frames, script, clips, tmp_path, monkeypatch):
     base, out = tmp_path / "base", tmp_path / "out"
     case.pipeline.save_pretrained(base)

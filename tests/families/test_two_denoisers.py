@@ -338,6 +338,7 @@ def test_flow_matching_trains_both(base, image_dir, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_wan_vace_trains_both(prompts_file, tmp_path, monkeypatch):
     monkeypatch.setattr(
         pipeline_wan_vace, "ftfy", SimpleNamespace(fix_text=str), raising=False

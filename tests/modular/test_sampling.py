@@ -9,13 +9,28 @@ from tests.modular import list_on_page
 from tests.modular.building import ALONE, CANNOT, SCHEDULER_OPTIONS, TWINS, UNTESTED, twin
 
 STEPS = 2
+REPRESENTATIVES = (
+    "Flux2",
+    "FluxKontext",
+    "Helios",
+    "LTX2",
+    "QwenImage",
+    "QwenImageLayered",
+    "StableDiffusion3",
+    "Wan22Image2Video",
+    "ZImage",
+    "Cosmos3Distilled",
+)
+"""Pipelines that run by default: images, references, layers, videos in one piece and in sections, sound, two denoisers."""
 
 
 def generator():
     return torch.Generator().manual_seed(0)
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in REPRESENTATIVES else pytest.mark.slow) for name in TWINS]
+)
 def test_a_modular_pipeline_draws_what_the_stock_pipeline_draws(name):
     modular, inputs, stock, call = twin(name)
     config = stock.scheduler.config | dict(TWINS[name].scheduler)

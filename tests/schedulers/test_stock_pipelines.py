@@ -41,7 +41,7 @@ SECTIONS = {
 }
 CACHE_PASSES = ("AnyFlowFARPipeline",)  # at time 0, after each section
 NOT_BY_SEED = {"CogView4ControlPipeline": "encodes its control image without the user's generator"}
-IN_BATCHES = {
+REPRESENTATIVES = {
     "audio, times from 0 to 1, generator passed to step",
     "linear sigmas and mu",
     "packed image to image",
@@ -62,7 +62,13 @@ IN_BATCHES = {
     "copies of the scheduler, whole timesteps, one a frame",
     "inverted sigmas",
 }
-"""Contracts that are drawn in batches by default: one for each layout of samples and each way to draw their noise."""
+"""Contracts that run by default: one for each layout of samples and each way to draw their noise."""
+
+
+def each(of):
+    return [pytest.param(name, marks=() if name in REPRESENTATIVES else pytest.mark.slow) for name in of]
+
+
 WHOLE_TIMESTEPS = "Euler takes whole timesteps for indices"
 NO_EULER = {
     "copies of the scheduler, whole timesteps, one a frame": WHOLE_TIMESTEPS,
@@ -134,7 +140,7 @@ def own_grid(scheduler, steps):
 
 
 @pytest.mark.parametrize("steps", [2, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (1, 4))])
-@pytest.mark.parametrize("contract", PIPELINES)
+@pytest.mark.parametrize("contract", each(PIPELINES))
 def test_own_grid(contract, steps, caplog):
     run_on_own_grid(contract, steps)
     assert "replaced" not in caplog.text
@@ -177,9 +183,7 @@ def run_on_own_grid(contract, steps):
     return latents
 
 
-@pytest.mark.parametrize(
-    "contract", [name if name in IN_BATCHES else pytest.param(name, marks=pytest.mark.slow) for name in PIPELINES]
-)
+@pytest.mark.parametrize("contract", each(PIPELINES))
 def test_same_seed_same_sample_whatever_the_neighbours(contract):
     pipe, call = swap(contract)
     alone = draw(pipe, call, [1], steps=4)
@@ -233,14 +237,7 @@ class EulerOnTheSameGrid(FlowMatchEulerDiscreteScheduler):
         return sample
 
 
-@pytest.mark.parametrize(
-    "contract",
-    [
-        name if name in PIPELINES else pytest.param(name, marks=pytest.mark.slow)
-        for name in (*PIPELINES, *VARIANTS)
-        if name not in NO_EULER
-    ],
-)
+@pytest.mark.parametrize("contract", each(name for name in (*PIPELINES, *VARIANTS) if name not in NO_EULER))
 def test_without_noise_it_is_euler(contract):
     plain = {"shift": 1.0, "use_dynamic_shifting": False}
     pipe, call = swap(contract, sampling_style="any", **plain)
