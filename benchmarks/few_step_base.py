@@ -62,7 +62,7 @@ def make_few_step_model(directory: Path, args: argparse.Namespace) -> str:
 
 
 def mirror(data_dir: str, output: Path) -> str:
-    """Write the mirrored digits as a data set."""
+    """Write the mirrored digits as a dataset."""
     output.mkdir()
     for split in ("train", "test"):
         images, labels = load_split(data_dir, split)

@@ -83,7 +83,7 @@ def emoji() -> str:
         row = min(
             (row for row in report["base"] if row["evaluations"] == evaluations), key=lambda r: r["frechet_distance"]
         )
-        rows.append(score(f"base, best stock scheduler ({row['scheduler']})", row))
+        rows.append(score(f"base, best diffusers scheduler ({row['scheduler']})", row))
     for name in (FULL, LORA):
         few = of_few_steps(found[name])
         rows += [score(f"{LABELS[name]}, {steps} step{'s' * (steps > 1)}", few[steps]) for steps in (1, 2)]
@@ -96,7 +96,7 @@ def emoji_summary() -> str:
     two = min((row for row in report["base"] if row["evaluations"] == 2), key=lambda row: row["frechet_distance"])
     rows = [
         ("base, 50 steps with guidance", report["reference"]),
-        (f"base, best stock scheduler ({two['scheduler']})", two),
+        (f"base, best diffusers scheduler ({two['scheduler']})", two),
         *((f"{LABELS[LORA]}, {steps} step{'s' * (steps > 1)}", of_few_steps(found[LORA])[steps]) for steps in (1, 2)),
     ]
     return table(SCORES[:5], [score(label, row)[:5] for label, row in rows])

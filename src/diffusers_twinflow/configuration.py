@@ -41,7 +41,7 @@ class TwinFlowConfig:
     )
     twinflow_estimate_order: int = option(
         2,
-        "Number of teacher evaluations per jump (N of RCGM); 0 trains only the velocity, without jumps.",
+        "Number of teacher jumps in each training target (N of RCGM); 0 trains only the velocity, without jumps.",
         NOT_NEGATIVE,
         needs=TWINFLOW,
     )
@@ -156,13 +156,11 @@ class TwinFlowConfig:
     )
     twinflow_split_passes: bool = option(
         False,
-        "Run paired passes (prompt and empty prompt, twin and real) one after the other to save memory. Twin and real "
-        "are always split if the batch of a process is larger than 16.",
+        "Run the two passes of guidance, and the two of rectification, one after the other to save memory. Those of "
+        "rectification always run so if a process has more than 16 samples per batch.",
         needs=TWINFLOW,
     )
-    diff2flow_enabled: bool = option(
-        False, "Train a model that predicts noise, v or data as a flow, through the diff2flow bridge."
-    )
+    diff2flow_enabled: bool = option(False, "Train a diffusion model, which predicts noise, v or data, as a flow.")
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -36,12 +36,12 @@ def recover(x_t: torch.Tensor, t: torch.Tensor, prediction: torch.Tensor) -> tup
 def enhance_velocity(
     velocity: torch.Tensor, conditional: torch.Tensor, unconditional: torch.Tensor, ratio: float
 ) -> torch.Tensor:
-    """Build classifier-free guidance into a target velocity (target enhancement in TwinFlow)."""
+    """Return `velocity + ratio * (conditional - unconditional)`, a target velocity with guidance built in."""
     return velocity + ratio * (conditional - unconditional)
 
 
 def guided_velocity(conditional: torch.Tensor, unconditional: torch.Tensor, ratio: float) -> torch.Tensor:
-    """Return a network's velocity with classifier-free guidance of scale `ratio`. It is the target without data."""
+    """Return a network's velocity with classifier-free guidance of scale `ratio`, the target of data-free training."""
     return unconditional + ratio * (conditional - unconditional)
 
 
@@ -182,5 +182,5 @@ def interval_weight(t: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
 
 
 def ema_decay_warmup(decay: float, target: float) -> float:
-    """Return the next decay of the EMA teacher. Starting from 0, it approaches `target`."""
+    """Return the decay of the EMA teacher in the next step. The first decay is 0, and later ones approach `target`."""
     return decay + (1 - decay) * (target - decay) / 2

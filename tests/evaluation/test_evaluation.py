@@ -229,7 +229,7 @@ def test_every_metric_at_once(evaluate, scorers, tmp_path):
             "contains 0 images",
         ),
         (["--clip_model", "empty"], "--clip_model='empty' cannot be loaded"),
-        (["--schedulers", "none", "euler"], "--schedulers has none beside other values"),
+        (["--schedulers", "none", "euler"], "--schedulers has none and other values"),
         (["--num_frames", "5"], "--num_frames=5 is not valid"),
         (["--height", "0"], "--height=0 must be 1 or more"),
         (["--steps", "0"], "--steps=0 is not valid"),

@@ -511,7 +511,7 @@ def test_a_pipeline_whose_output_has_another_range_is_refused():
     family.prepare_prompts(pipeline, ["a"])
     pipeline.image_processor.register_to_config(do_normalize=False)
     with pytest.raises(
-        TwinFlowConfigError, match="CogView4.*output is not what its autoencoder decodes, in the range"
+        TwinFlowConfigError, match="CogView4.*output differs from what its autoencoder decodes"
     ):
         family.prepare_images(pipeline)
 

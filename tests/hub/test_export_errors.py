@@ -87,7 +87,7 @@ def test_grid_that_is_too_long(shared_repository, tmp_path):
     """Style any needs one rank for each evaluation, and the tiny embedder has 16 inputs."""
     message = refused(shared_repository, tmp_path / "a" / "out", sampling_style="any", step_counts=[40])
     assert (
-        "cannot be exported for the grid of 40 steps: the last layer of its timestep embedder has 16 inputs" in message
+        "cannot be exported for 40 steps: the last layer of its timestep embedder has 16 inputs" in message
     )
 
 

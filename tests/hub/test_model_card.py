@@ -66,13 +66,13 @@ def test_it_says_why_stock_diffusers_cannot_use_it(directory):
     config.portable = {"reason": "its timestep embedding ends in a RMSNorm"}
     config.save(directory)
     text = save_model_card(directory, "me/tiny").text
-    assert "cannot carry the target time of this model: its timestep embedding ends in a RMSNorm." in text
+    assert "stock weights cannot contain the target time: its timestep embedding ends in a RMSNorm." in text
     assert "load_lora_weights" not in text
 
 
 def test_the_stock_code_it_shows_draws_what_ours_draws(directory, base_dir):
     text = save_model_card(directory, "me/tiny").text
-    code = text.split("## Without this package")[1].split("```python\n")[1].split("```")[0]
+    code = text.split("## Without diffusers-twinflow")[1].split("```python\n")[1].split("```")[0]
     assert "twinflow" not in code
     code = code.replace('"me/tiny"', repr(str(directory))).replace('"path/to/the/base"', repr(str(base_dir)))
     assert "torch.bfloat16, text_encoder_3=None, tokenizer_3=None)" in code, "the base was saved without them"
@@ -90,7 +90,7 @@ def test_the_stock_code_it_shows_draws_what_ours_draws(directory, base_dir):
 def test_the_stock_code_of_a_whole_model_leaves_out_what_it_was_saved_without(shared_model, tmp_path):
     folder = shutil.copytree(shared_model, tmp_path / "model")
     text = save_model_card(folder, "me/tiny").text
-    code = text.split("## Without this package")[1].split("```python\n")[1].split("```")[0]
+    code = text.split("## Without diffusers-twinflow")[1].split("```python\n")[1].split("```")[0]
     assert 'from_pretrained("me/tiny", dtype=torch.bfloat16, text_encoder_3=None, tokenizer_3=None)' in code
 
 

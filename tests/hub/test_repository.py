@@ -189,7 +189,7 @@ def sign(tensors):
         (lambda d: break_config(d, train_type="full"), "is a full model"),
         (lambda d: break_conditioning(d, widen), "has width 16"),
         (lambda d: break_conditioning(d, poison), "not finite"),
-        (lambda d: break_conditioning(d, sign), "positive sign row"),
+        (lambda d: break_conditioning(d, sign), "embedding of the sign \\+1"),
     ],
 )
 def test_broken_repositories_leave_the_pipeline_as_it_was(repository, base_dir, spoil, message):

@@ -1,4 +1,4 @@
-"""Convert a training checkpoint to a model repository, or a published TwinFlow transformer for `from_pretrained`.
+"""Convert a training checkpoint, or a TwinFlow transformer that others published, to files that `from_pretrained` loads.
 
 A `checkpoint-N` folder of a training run is converted to the result that the run would have saved at that step, such as
 a LoRA repository. A published transformer is converted to a class of this package.

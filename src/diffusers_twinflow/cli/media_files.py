@@ -22,7 +22,7 @@ def save_image(frames: Sequence[Image.Image], path: str | Path, pipeline: Diffus
         else:
             save_clip(frames, path, pipeline)
     except OSError as error:
-        raise TwinFlowConfigError(f"--out={str(path)!r} cannot be written ({error}).") from error
+        raise TwinFlowConfigError(f"--out={str(path)!r} cannot be written ({error}). Choose another place.") from error
 
 
 def save_clip(frames: Sequence[Image.Image], path: str | Path, pipeline: DiffusionPipeline) -> None:

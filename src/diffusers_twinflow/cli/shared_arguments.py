@@ -56,8 +56,8 @@ def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sampling_style",
         choices=STYLES,
-        help="What each evaluation jumps to. few: the image; any: the next step; multi: the plain ODE, for 30 steps and "
-        "more. Default: the style of the repository.",
+        help="How to sample. few: each step predicts the image and adds new noise; any: each step jumps to the next; multi: "
+        "ordinary flow-matching steps, 30 or more. Default: the style of the repository.",
     )
     parser.add_argument(
         "--dtype",

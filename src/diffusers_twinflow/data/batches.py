@@ -229,5 +229,5 @@ def _collate(samples: Sequence[Batch], numbers: Sequence[int]) -> Batch:
 
 
 def _is_sequence(samples: Sequence[Batch] | Iterable[Batch]) -> "TypeGuard[Sequence[Batch]]":
-    """Return whether samples can be indexed. Data sets of torch can, although they may not be a `Sequence`."""
+    """Return whether samples can be indexed. Datasets of torch can, although they may not be a `Sequence`."""
     return hasattr(samples, "__getitem__") and hasattr(samples, "__len__")

@@ -1,4 +1,4 @@
-"""Read the rows of a data set with `datasets`. Images stay encoded until they are needed."""
+"""Read the rows of a dataset with `datasets`. Images stay encoded until they are needed."""
 
 import glob
 import os

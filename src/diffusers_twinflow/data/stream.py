@@ -195,7 +195,7 @@ class StreamLoader:
         if saved != self._layout():
             raise TwinFlowConfigError(
                 f"a stream can only be resumed with the same processes and workers: '{directory}' was written with "
-                f"{_in_words(saved.items())}, this run has {_in_words(self._layout().items())}."
+                f"{_in_words(saved.items())}, this run has {_in_words(self._layout().items())}. Use the same numbers."
             )
         self.loader.load_state_dict(state["loader"])
 

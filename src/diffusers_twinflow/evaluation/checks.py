@@ -49,7 +49,9 @@ def check_arguments(args: EvaluationArguments) -> None:
             "The metric fid needs images to compare with: pass `reference_images`, or evaluate the base too."
         )
     if NO_SCHEDULER in args.schedulers and len(set(args.schedulers)) > 1:
-        raise TwinFlowConfigError(f"`schedulers` has {NO_SCHEDULER} beside other values: pass only one of them.")
+        raise TwinFlowConfigError(
+            f"`schedulers` has {NO_SCHEDULER} and other values: pass {NO_SCHEDULER} alone, or leave it out."
+        )
     _check_packages(args, names)
     if args.reference_images is not None:
         images_in(args.reference_images)

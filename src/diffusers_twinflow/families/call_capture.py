@@ -86,11 +86,11 @@ def capture_call(pipeline: DiffusionPipeline, component_name: str, seed: int = 0
             raise TwinFlowConfigError(
                 f"{type(pipeline).__name__} cannot be trained with prompts alone: its call with "
                 f"{', '.join(sorted(call))} fails before it reaches its {component_name} ({type(error).__name__}: "
-                f"{str(error)[:300]})."
+                f"{str(error)[:300]}). Check that the base is complete, or choose another one."
             ) from error
     raise TwinFlowConfigError(
-        f"{type(pipeline).__name__} cannot be trained with prompts alone: its call ends without calling its "
-        f"{component_name}."
+        f"{type(pipeline).__name__} cannot be trained with prompts alone: its call never calls its {component_name}. "
+        "Choose another base."
     )
 
 

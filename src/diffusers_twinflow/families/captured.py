@@ -33,7 +33,7 @@ def captured_family(class_name: str) -> "CapturedFamily | None":
 
 
 class CapturedFamily(CapturedAtSize):
-    """A family derived from a stock flow pipeline that has no family file, for samples of one size or of several.
+    """A family derived from a stock flow pipeline without a family, for samples of one size or of several.
 
     A run with several sizes calls `prepare_sizes` before `prepare_images`. Samples of each size then go to the family of
     that size. The conditions of that family depend on the prompt and on the size.
@@ -52,8 +52,8 @@ class CapturedFamily(CapturedAtSize):
         at_sizes = {size: self._for_size(pipeline, size, size[0] // step) for size in sizes}
         if len({family._shape_at_size for family in at_sizes.values()}) < len(at_sizes):
             raise TwinFlowConfigError(
-                f"{self.name} cannot be trained at these sizes, because its call rounds them, so that samples have the "
-                "same shape at some of them: set `aspect_ratio_buckets` to sizes that it keeps."
+                f"{self.name} cannot be trained at these sizes, because its call rounds some of them to the same size: "
+                "set `aspect_ratio_buckets` to sizes that it does not round."
             )
         shapes: list[tuple[int, ...]] = []
         for family in at_sizes.values():

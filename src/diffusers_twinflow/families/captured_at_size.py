@@ -47,7 +47,7 @@ CANDIDATES = 8
 
 
 class CapturedAtSize(Family):
-    """A family derived from a stock flow pipeline that has no family file, for samples of one size.
+    """A family derived from a stock flow pipeline without a family, for samples of one size.
 
     Conditions are the arguments that the pipeline's call passes to its denoiser, and samples have the shape that the
     denoiser takes. `for_samples` and `prepare_prompts` come before everything that needs conditions, and `prepare_images`
@@ -353,7 +353,8 @@ class CapturedAtSize(Family):
             self.codec = find_sample_codec(decoder, pixels)
         except DecodeError as error:
             remedy = (
-                "Its call chooses or rounds the size: set `resolution` or `aspect_ratio_buckets` to sizes that it keeps."
+                "Its call chooses or rounds the size: set `resolution` or `aspect_ratio_buckets` to sizes that it does "
+                "not change."
                 if isinstance(error, DecodedSizeError)
                 else "Train it with prompts only: set `twinflow_enabled`, `twinflow_image_free` and `prompts_file`."
             )
@@ -373,8 +374,8 @@ class CapturedAtSize(Family):
         self._check_size(pixels)
         if self.codec is None:
             raise TwinFlowConfigError(
-                f"{self.name} has no family file, so how it decodes must be known before images are encoded: call "
-                "`prepare_images` on the family after `prepare_prompts`."
+                f"The family {self.name} does not know yet how to encode images: call `prepare_images` on it after "
+                "`prepare_prompts`."
             )
         mean, std = self.codec.encode(pixels, sound)
         shape = (len(pixels), *self.sample_shape)
@@ -417,13 +418,11 @@ def unknown_size(name: str, pixels: torch.Tensor) -> TwinFlowConfigError:
     """The error for pixels of a size that a run does not have."""
     height, width = pixels.shape[-2:]
     return TwinFlowConfigError(
-        f"{name} has no family file, so its conditions are for known sizes, and {height} x {width} pixels is none of them: "
-        "call `prepare_sizes` on the family with all sizes."
+        f"The family {name} is not prepared for {height} x {width} pixels: call `prepare_sizes` on it with all sizes."
     )
 
 
 def _not_prepared(name: str) -> TwinFlowConfigError:
     return TwinFlowConfigError(
-        f"{name} has no family file, so how it calls its denoiser must be known first: call `for_samples` and then "
-        "`prepare_prompts` on the family."
+        f"The family {name} does not know yet how to call its model: call `for_samples` on it, and then `prepare_prompts`."
     )

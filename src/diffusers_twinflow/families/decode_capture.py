@@ -261,7 +261,7 @@ class _Seen:
 
         def decode(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             if "latents" in part:
-                raise DecodeError("it decodes a sample in several parts")
+                raise DecodeError("it decodes a sample in several calls")
             latents = _plain(latents)
             part["latents"], part["arguments"] = latents, (args, kwargs)
             if not self.decodes and all("latents" in each for each in self.parts):

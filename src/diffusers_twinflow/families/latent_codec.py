@@ -65,7 +65,9 @@ class PixelInput:
         expected = to_unit_range(decoded.float()).cpu().movedim(1, -1).flatten()
         output = torch.as_tensor(np.asarray(decoding.output)).flatten()
         if output.shape != expected.shape or not (output - expected).abs().max() < PIXEL_TOLERANCE:
-            raise DecodeError("its output is not what its autoencoder decodes, in the range from -1 to 1")
+            raise DecodeError(
+                "its output differs from what its autoencoder decodes, or is not in the range from -1 to 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def find_codecs(decoder: Decoder) -> tuple[LatentCodec, ...]:
     for part, (index, (vae, decoding)) in enumerate(zip(indices, modules)):
         for name, found in ((decoder.component_name, in_steps[part]), ("autoencoder", in_latents[part])):
             if not torch.equal(found.sort()[0], index):
-                raise DecodeError(f"its {name} takes more than the sample's numbers in another order")
+                raise DecodeError(f"its {name} takes other numbers than the sample's, or some of them twice")
         places = torch.empty_like(index).index_copy_(0, in_latents[part], index)[in_steps[part]]
         shapes = (tuple(low[part].sample.shape[1:]), tuple(low[part].latents.shape[1:]))
         latent_map = LatentMap(places, scales[part][places], shifts[part][places], *shapes)
@@ -177,7 +179,9 @@ def check_round_trip(decoder: Decoder, codecs: Sequence[LatentCodec], data: Sequ
             expected = codec.map.to_latents(sample.unflatten(1, codec.map.sample_shape))
             error = (found.latents - expected).abs().max() / expected.abs().max().clamp_min(1)
             if not error < LATENT_TOLERANCE:
-                raise DecodeError(f"it decodes other latents than those of data that were encoded, by {error:.2g}")
+                raise DecodeError(
+                    f"it does not decode the latents that its autoencoder encoded (difference {error:.2g})"
+                )
 
 
 def _input_of(decoder: Decoder, part: int, decoded: torch.Tensor | None) -> AutoencoderInput:

@@ -92,8 +92,8 @@ class LayoutSearch:
                 controlnet = replace(controlnet, arguments=own_layouts)
         except LayoutError as error:
             raise TwinFlowConfigError(
-                f"{self.pipeline_name} cannot be trained with prompts alone, because its {self.component_name} cannot be "
-                f"called for any samples and times: {error}."
+                f"{self.pipeline_name} cannot be trained, because we cannot call its {self.component_name} with chosen "
+                f"samples and times: {error}. Choose another base."
             ) from error
         native = next((name for name in self._native_targets() if one.arguments.get(name) is not None), None)
         return CallLayout(
@@ -220,7 +220,7 @@ class LayoutSearch:
         except StateError:
             raise
         except LayoutError as error:
-            raise LayoutError(f"`{name}`, {describe(one)}, changes with the noise too, beside the sample") from error
+            raise LayoutError(f"`{name}`, {describe(one)}, changes with the noise, as the sample does") from error
 
     def _check_time(self, call: DenoiserCall) -> None:
         """Refuse a pipeline whose times are not those that the table has for its denoiser."""

@@ -204,7 +204,10 @@ def blocks_pipeline(modular: ModularPipeline) -> BlocksPipeline:
     """
     found = blocks_pipeline_class(type(modular).__name__)
     if found is None:
-        raise TwinFlowConfigError(f"{type(modular).__name__} is not a modular pipeline class of diffusers.")
+        raise TwinFlowConfigError(
+            f"{type(modular).__name__} is not a modular pipeline class of diffusers. Pass one, such as a "
+            "Flux3ModularPipeline."
+        )
     return found.from_modular(modular)
 
 

@@ -18,7 +18,7 @@ from .base import Family
 class FamilyClasses(NamedTuple):
     """The class names of a family and of its stock classes. The module has the family's name.
 
-    `from_picture` are pipelines with the same components that start from a noised picture. Their model is trained from
+    `from_picture` are pipelines with the same components that start from a noised image. Their model is trained from
     noise, as that of `pipeline`.
     """
 
@@ -34,7 +34,7 @@ class FamilyClasses(NamedTuple):
 
     @property
     def pipelines(self) -> tuple[str, ...]:
-        """The pipeline and those that start from a picture."""
+        """The pipeline and those that start from an image."""
         return (self.pipeline, *self.from_picture)
 
 

@@ -1,3 +1,5 @@
+"""The base class of families of models that generate videos."""
+
 from typing import Any, overload
 
 import torch

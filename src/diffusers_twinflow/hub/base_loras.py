@@ -139,7 +139,7 @@ def parse_base_loras(texts: Iterable[str] | None) -> list[BaseLora]:
 def merge_base_loras(pipeline: DiffusionPipeline, loras: Sequence[BaseLora | str], **hub_options: Any) -> None:
     """Merge LoRAs into the weights of a stock pipeline, one after the other.
 
-    The sums are computed in float32 and rounded to the dtype of the weights. Text encoders are included.
+    The sums are computed in float32 and rounded to the dtype of the weights. Weights for text encoders are merged too.
 
     Args:
         pipeline: the pipeline without adapters. Its weights are changed in place.
@@ -180,7 +180,9 @@ def _check_file(path: Path) -> None:
 def _merge(pipeline: DiffusionPipeline, lora: BaseLora, path: Path) -> None:
     cls, family = type(pipeline).__name__, family_of(pipeline)
     if not hasattr(pipeline, "load_lora_weights"):
-        raise TwinFlowConfigError(f"base_loras={lora} cannot be merged: diffusers cannot load LoRAs into a {cls}.")
+        raise TwinFlowConfigError(
+            f"base_loras={lora} cannot be merged, because diffusers cannot load LoRAs into a {cls}: leave it out."
+        )
     if len(family.denoisers(pipeline)) > 1:
         raise TwinFlowConfigError(
             f"base_loras={lora} cannot be merged into a {cls} with two denoisers. Merge a LoRA into each with diffusers, "
@@ -221,7 +223,9 @@ def _merge_layers(module: torch.nn.Module, lora: BaseLora) -> None:
     for name, layer in adapted_layers(module):
         base = layer.get_base_layer()
         if not all(is_plain(parameter) for parameter in base.parameters()):
-            raise TwinFlowConfigError(f"base_loras={lora} cannot be merged: '{name}' is quantized.")
+            raise TwinFlowConfigError(
+                f"base_loras={lora} cannot be merged, because '{name}' is quantized: load the base without quantization."
+            )
         layer.set_scale(ADAPTER_NAME, lora.scale)
         merged = merged_copy(layer)
         for parameter_name, parameter in base.named_parameters():

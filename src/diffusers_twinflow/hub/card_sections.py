@@ -147,7 +147,7 @@ def stock_section(
         return ""
     family, is_lora = FAMILIES[config.family], config.train_type == LORA
     use = stock_use(family, scheduler, Portable.from_dict(config.portable), config.max_sequence_length)
-    title = "## Without this package"
+    title = "## Without diffusers-twinflow"
     if isinstance(use, str):
         return f"{title}\n\n{use}{_parts(config, repo_id)}"
     steps = config.num_inference_steps if config.num_inference_steps in use.sigmas else next(iter(use.sigmas))
@@ -157,8 +157,8 @@ def stock_section(
     lora = base_loras + _load_code(config, repo_id) if is_lora else ""
     return f"""{title}
 
-Stock diffusers generates the same {_outputs(config)}. The target time of each step is part of the weights, so use one \
-of the step counts below with exactly these sigmas.
+Diffusers generates the same {_outputs(config)} by itself. The weights are made for the step counts below, so use one \
+of them with exactly its sigmas.
 
 ```python
 import torch
@@ -224,7 +224,7 @@ def training_section(config: TwinFlowRepositoryConfig) -> str:
 
 
 def _is_local(dataset_name: object) -> bool:
-    """Return whether a data set is a local folder, which a card must not name."""
+    """Return whether a dataset is a local folder, which a card must not name."""
     return not isinstance(dataset_name, str) or not hub_id_of(dataset_name) or Path(dataset_name).exists()
 
 

@@ -41,7 +41,7 @@ COMPONENTS = (
     transformers.AutoProcessor,
     transformers.AutoImageProcessor,
 )
-"""Classes that may be a component. Other classes of these libraries load indices, data sets or their own code."""
+"""Classes that may be a component. Other classes of these libraries load indices, datasets or their own code."""
 
 MAX_TENSORS = 16_384
 MAX_CONDITIONING_TENSORS = 1000
@@ -109,13 +109,17 @@ def check_component(
     conditioning = headers.pop(CONDITIONING_NAME, None)
     if conditioning is not None and len(conditioning.shapes) > MAX_CONDITIONING_TENSORS:
         raise TwinFlowConfigError(
-            f"'{folder.name}/{CONDITIONING_NAME}' has {len(conditioning.shapes)} tensors, so it is not a time conditioning."
+            f"'{folder.name}/{CONDITIONING_NAME}' has {len(conditioning.shapes)} tensors, so it is not a time conditioning. "
+            "Save the model again."
         )
     for index in folder.glob("*.safetensors.index*.json"):
         _check_weight_index(index, set(headers))
     if not headers:
         if needs_safetensors:
-            raise TwinFlowConfigError(f"'{folder.name}' has no safetensors weights. Pickle files are not loaded.")
+            raise TwinFlowConfigError(
+                f"'{folder.name}' has no safetensors weights, and pickle files are not loaded. Save the model with "
+                "safe_serialization=True."
+            )
         return
     if not (folder / CONFIG).is_file():
         raise TwinFlowConfigError(f"{folder.name}/{CONFIG} is missing: save the model again.")
@@ -132,8 +136,8 @@ def check_component(
             raise
         except Exception as error:  # files from others can raise any error
             raise TwinFlowConfigError(
-                f"'{folder.name}' cannot be built from its {CONFIG} and its weights: {type(error).__name__}: "
-                f"{str(error)[:300]}"
+                f"'{folder.name}' cannot be built from its {CONFIG} and its weights ({type(error).__name__}: "
+                f"{str(error)[:300]}). Save the model again."
             ) from error
     _PASSED.add(state)
 
@@ -151,7 +155,7 @@ def _check_files(folder: Path) -> None:
     """Refuse pipes, devices, broken links, and folders with a file's name: reading them blocks or fails."""
     for path in folder.glob("*"):
         if not path.is_file() and (path.suffix in FILE_ENDINGS or not path.is_dir()):
-            raise TwinFlowConfigError(f"'{folder.name}/{path.name}' is not a regular file, so it is not read.")
+            raise TwinFlowConfigError(f"'{folder.name}/{path.name}' is not a regular file: replace it with one.")
 
 
 def _check_code(folder: Path, cls: type) -> None:
@@ -165,14 +169,18 @@ def _check_code(folder: Path, cls: type) -> None:
         return
     for path in folder.glob("*.json"):
         if path.stat().st_size <= MAX_JSON_BYTES and "auto_map" in read_json(path, name=f"{folder.name}/{path.name}"):
-            raise TwinFlowConfigError(f"{folder.name}/{path.name} needs custom code (auto_map), which is not run.")
+            raise TwinFlowConfigError(
+                f"{folder.name}/{path.name} needs custom code (auto_map), which is not run. Load the component yourself and "
+                f"pass it as {folder.name}=."
+            )
 
 
 def _check_weight_index(path: Path, names: set[str]) -> None:
     values = read_json(path, name=f"{path.parent.name}/{path.name}").get("weight_map")
     if not isinstance(values, dict) or not all(isinstance(file, str) and file in names for file in values.values()):
         raise TwinFlowConfigError(
-            f"'{path.parent.name}/{path.name}' names files that are not safetensors files beside it."
+            f"'{path.parent.name}/{path.name}' names files that are not safetensors files in its folder. Save the model "
+            "again."
         )
 
 
@@ -180,7 +188,9 @@ def _check_sizes(name: str, values: dict[str, Any], headers: list[TensorHeader],
     """Refuse configurations with numbers that are too large for their weights, before a model is built."""
     tensors = sum(len(header.shapes) for header in headers)
     if tensors > MAX_TENSORS:
-        raise TwinFlowConfigError(f"the weights beside {name} have {tensors} tensors: at most {MAX_TENSORS} are read.")
+        raise TwinFlowConfigError(
+            f"the weights in the folder of {name} have {tensors} tensors, but at most {MAX_TENSORS} are read."
+        )
     for key, number in _numbers(values):
         bound = MAX_NUMBER
         if "layers" in key or "blocks" in key or "depth" in key:
@@ -188,7 +198,9 @@ def _check_sizes(name: str, values: dict[str, Any], headers: list[TensorHeader],
         elif is_trained and key == "sample_size":
             bound = MAX_SAMPLE_SIZE
         if abs(number) > bound:
-            raise TwinFlowConfigError(f"{name} has {key}={str(number)[:40]}, which is too large for its weights.")
+            raise TwinFlowConfigError(
+                f"{name} has {key}={str(number)[:40]}, which is too large for its weights. Save the model again."
+            )
 
 
 def _numbers(values: Any, key: str = "") -> Iterator[tuple[str, float]]:
@@ -245,7 +257,8 @@ class _Limits(TorchDispatchMode):
     def _check(self, is_too_much: bool, what: str) -> None:
         if is_too_much:
             raise TwinFlowConfigError(
-                f"{self.name}/{CONFIG} needs more {what} than its files contain: it belongs to another model."
+                f"{self.name}/{CONFIG} needs more {what} than its files contain, so it belongs to another model. Save the "
+                "model again."
             )
 
     def __torch_dispatch__(
@@ -281,7 +294,7 @@ def _check_keys(folder: Path, cls: Any, headers: dict[str, TensorHeader], varian
         if info[kind]:
             raise TwinFlowConfigError(
                 f"the weights of '{folder.name}' do not fit its {CONFIG}: {len(info[kind])} {kind.replace('_', ' ')} such "
-                f"as '{sorted(map(str, info[kind]))[0]}', which would be random."
+                f"as '{sorted(map(str, info[kind]))[0]}', which would be random. Save the model again."
             )
 
 

@@ -51,6 +51,8 @@ LOADED_NAMES = (
     MODULAR_INDEX_NAME,
 )
 
+SAVE_AGAIN = "Download or save the file again."
+"""What to do about a damaged file."""
 CHECKPOINT_NAME = "checkpoint.json"
 """File of a checkpoint of a training run, which is not a repository."""
 MAX_JSON_BYTES = 1_000_000
@@ -187,14 +189,18 @@ def download_error(name: str, error: BaseException, *, revision: str | None = No
         return any(isinstance(cause, kinds) for cause in chain)
 
     if has(HFValidationError):
-        return TwinFlowConfigError(f"'{name}' is neither a directory nor a Hub id such as 'me/my-lora'.")
+        return TwinFlowConfigError(
+            f"'{name}' is neither a directory nor a Hub id such as 'me/my-lora'. Check the name."
+        )
     if has(GatedRepoError):
         return TwinFlowConfigError(
             f"'{name}' is a gated repository: accept its terms at https://huggingface.co/{name}, then log in with "
             "`hf auth login` or pass the token of that account."
         )
     if has(RevisionNotFoundError):
-        return TwinFlowConfigError(f"'{name}' has no revision {revision!r} on the Hub.")
+        return TwinFlowConfigError(
+            f"'{name}' has no revision {revision!r} on the Hub. Pass one of its branches, tags or commits."
+        )
     if has(RepositoryNotFoundError):
         return TwinFlowConfigError(
             f"'{name}' is not on the Hub, or it is private or gated: check its name, and log in with `hf auth login` or "
@@ -273,13 +279,17 @@ def read_json(path: Path, *, name: str | None = None) -> dict[str, Any]:
     name = name or path.name
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
-        raise TwinFlowConfigError(f"{name} has {size} bytes: a configuration has at most {MAX_JSON_BYTES}.")
+        raise TwinFlowConfigError(
+            f"{name} has {size} bytes, but a configuration has at most {MAX_JSON_BYTES}. {SAVE_AGAIN}"
+        )
     try:
         values = json.loads(path.read_bytes(), parse_constant=_refuse_constant, parse_float=_finite_float)
     except (ValueError, RecursionError) as error:
-        raise TwinFlowConfigError(f"{name} is not valid JSON ({error}).") from error
+        raise TwinFlowConfigError(f"{name} is not valid JSON ({error}). {SAVE_AGAIN}") from error
     if not isinstance(values, dict):
-        raise TwinFlowConfigError(f"{name} contains a {type(values).__name__}: it must be a JSON object.")
+        raise TwinFlowConfigError(
+            f"{name} contains a {type(values).__name__}, but must be a JSON object. {SAVE_AGAIN}"
+        )
     return values
 
 
@@ -318,7 +328,9 @@ def read_header(path: Path, *, float_only: bool = True) -> TensorHeader:
         prefix = file.read(8)
     header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
     if not 0 < header_bytes <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
-        raise TwinFlowConfigError(f"'{path.name}' is not a safetensors file: the size of its header is not valid.")
+        raise TwinFlowConfigError(
+            f"'{path.name}' is not a safetensors file, because the size of its header is not valid. {SAVE_AGAIN}"
+        )
     try:
         with safe_open(path, framework="pt") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (no mapping)
@@ -327,10 +339,12 @@ def read_header(path: Path, *, float_only: bool = True) -> TensorHeader:
                 {name: tuple(tensor.get_shape()) for name, tensor in slices.items()}, tensors.metadata() or {}, dtypes
             )
     except SafetensorError as error:
-        raise TwinFlowConfigError(f"'{path.name}' is not a valid safetensors file ({error}).") from error
+        raise TwinFlowConfigError(f"'{path.name}' is not a valid safetensors file ({error}). {SAVE_AGAIN}") from error
     for name, dtype in dtypes.items():
         if float_only and dtype not in FLOAT_DTYPES:
-            raise TwinFlowConfigError(f"'{path.name}' has '{name}' in {dtype}: it must be one of {FLOAT_DTYPES}.")
+            raise TwinFlowConfigError(
+                f"'{path.name}' has '{name}' in {dtype}. Save it in one of {', '.join(FLOAT_DTYPES)}."
+            )
     return header
 
 
@@ -344,7 +358,8 @@ def check_finite(path: Path) -> None:
         for name in tensors.keys():  # noqa: SIM118 (no mapping)
             if not torch.isfinite(tensors.get_tensor(name)).all():
                 raise TwinFlowConfigError(
-                    f"'{path.name}' has values that are not finite (for example in '{name}'): its training diverged."
+                    f"'{path.name}' has values that are not finite (for example in '{name}'), so its training diverged. "
+                    "Use another checkpoint."
                 )
 
 

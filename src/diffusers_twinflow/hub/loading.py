@@ -201,7 +201,9 @@ def _check_pipeline(pipeline: DiffusionPipeline, family: Family, adapter_name: s
                 f"adapter_name={adapter_name!r} is on the pipeline already: choose another name."
             )
         if any(parameter.is_meta for parameter in transformer.parameters()):
-            raise TwinFlowConfigError(f"the {name} is offloaded to meta: load the LoRA before sequential offloading.")
+            raise TwinFlowConfigError(
+                f"the weights of the {name} are offloaded: load the LoRA before you call enable_sequential_cpu_offload."
+            )
 
 
 def _warn_of_base_loras(
@@ -242,9 +244,13 @@ def read_scheduler(repository: LocatedRepository, config: TwinFlowRepositoryConf
         scheduler.set_timesteps(config.num_inference_steps)
         is_usable = bool(scheduler.sigmas.isfinite().all())
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise TwinFlowConfigError(f"{SCHEDULER_NAME} of '{repository.name}' is not usable: {error}") from error
+        raise TwinFlowConfigError(
+            f"{SCHEDULER_NAME} of '{repository.name}' is not usable ({error}). Save it again."
+        ) from error
     if not is_usable:
-        raise TwinFlowConfigError(f"{SCHEDULER_NAME} of '{repository.name}' is not usable: its sigmas are not finite.")
+        raise TwinFlowConfigError(
+            f"{SCHEDULER_NAME} of '{repository.name}' is not usable, because its sigmas are not finite. Save it again."
+        )
     return TwinFlowScheduler.from_config(values)
 
 
@@ -261,7 +267,7 @@ def _read_lora(
     foreign = folded.keys() - foldable_layers(family.transformer_class, transformer).keys()
     if foreign:
         raise TwinFlowConfigError(
-            f"{CONFIG_NAME} says that '{sorted(foreign)[0][:80]}' carries the target time, but this is not a timestep "
+            f"{CONFIG_NAME} says that '{sorted(foreign)[0][:80]}' contains the target time, but this is not a timestep "
             f"embedder of a {type(transformer).__name__}. Save the repository again."
         )
     return without_folded(weights, metadata, folded)
@@ -280,5 +286,7 @@ def _read_conditioning(path: Path, model: ModelMixin, family: Family) -> dict[st
     check_finite(path)
     tensors = load_file(path)
     if tensors["time_sign_embed.weight"][0].any():
-        raise TwinFlowConfigError(f"'{path.name}' has a positive sign row that is not zero: it has another format.")
+        raise TwinFlowConfigError(
+            f"'{path.name}' has an embedding of the sign +1 that is not zero. Save the repository again."
+        )
     return tensors

@@ -10,7 +10,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 
 from ..configuration import TwinFlowConfigError
-from .files import TensorHeader, check_finite, read_header
+from .files import SAVE_AGAIN, TensorHeader, check_finite, read_header
 
 METADATA_KEY = "lora_adapter_metadata"
 MAX_PATTERN_KEYS = 500
@@ -56,7 +56,7 @@ def check_lora(path: Path, transformer: torch.nn.Module, component_name: str = "
         odd = sorted(set(shapes) ^ expected)[0]
         raise TwinFlowConfigError(
             f"'{path.name}' and its metadata do not name the same modules of this {type(transformer).__name__} "
-            f"(for example '{odd}'): it belongs to another model."
+            f"(for example '{odd}'), so it belongs to another model. Load it into the base that it was trained for."
         )
     ranks = _by_module(path, "rank_pattern", config.rank_pattern or {}, expected)
     _by_module(path, "alpha_pattern", config.alpha_pattern or {}, expected)
@@ -66,7 +66,8 @@ def check_lora(path: Path, transformer: torch.nn.Module, component_name: str = "
         if pair != wanted:
             raise TwinFlowConfigError(
                 f"'{path.name}' has shapes {pair} at '{name}', but this {type(transformer).__name__} needs {wanted} "
-                f"for the rank {rank} of its metadata: it belongs to a model of another size, or its rank is wrong."
+                f"for the rank {rank} of its metadata: it belongs to a model of another size, or its rank is wrong. Load it into "
+                "the base that it was trained for."
             )
     check_finite(path)
 
@@ -94,18 +95,23 @@ def _lora_config(path: Path, header: TensorHeader, prefix: str) -> LoraConfig:
         fields = {name.removeprefix(prefix): value for name, value in stored.items()}
         is_prefixed = bool(fields) and all(name.startswith(prefix) for name in stored)
     except (ValueError, AttributeError, RecursionError) as error:
-        raise TwinFlowConfigError(f"'{path.name}' has {METADATA_KEY} that is not a JSON object ({error}).") from error
+        raise TwinFlowConfigError(
+            f"'{path.name}' has {METADATA_KEY} that is not a JSON object ({error}). {SAVE_AGAIN}"
+        ) from error
     if not is_prefixed:
-        raise TwinFlowConfigError(f"'{path.name}' has {METADATA_KEY} that does not describe a {prefix[:-1]}.")
+        raise TwinFlowConfigError(
+            f"'{path.name}' has {METADATA_KEY} that does not describe a {prefix[:-1]}. {SAVE_AGAIN}"
+        )
     plain = json.loads(json.dumps(LoraConfig().to_dict(), default=list))
     for name, value in fields.items():
         if name not in FREE_FIELDS and value != plain.get(name, plain):
             raise TwinFlowConfigError(
-                f"'{path.name}' sets {name}={value!r} in its {METADATA_KEY}. A TwinFlow LoRA must be a plain LoRA."
+                f"'{path.name}' sets {name}={value!r} in its {METADATA_KEY}, but must be a plain LoRA. Save it with "
+                "save_twinflow_lora."
             )
     problem = _field_problem(fields)
     if problem:
-        raise TwinFlowConfigError(f"'{path.name}' has {problem} in its {METADATA_KEY}.")
+        raise TwinFlowConfigError(f"'{path.name}' has {problem} in its {METADATA_KEY}. {SAVE_AGAIN}")
     return LoraConfig(**{name: fields[name] for name in FREE_FIELDS & set(fields) - {"peft_version"}})
 
 
@@ -161,7 +167,10 @@ def _shapes_by_module(path: Path, header: TensorHeader, prefix: str) -> dict[str
     for name, shape in header.shapes.items():
         half = next((i for i, ending in enumerate(HALVES) if name.endswith("." + ending)), None)
         if half is None or not name.startswith(prefix):
-            raise TwinFlowConfigError(f"'{path.name}' has '{name}', which is not a LoRA weight of a {prefix[:-1]}.")
+            raise TwinFlowConfigError(
+                f"'{path.name}' has '{name}', which is not a LoRA weight of a {prefix[:-1]}. Save it with "
+                "save_twinflow_lora."
+            )
         module = name[len(prefix) : -len(HALVES[half]) - 1]
         shapes.setdefault(module, [None, None])[half] = shape
     return shapes

@@ -101,7 +101,10 @@ def check_model_files(directory: Path, family: Family, components: dict[str, tup
         is_trained = name in family.denoiser_names
         cls = family.transformer_class if is_trained else _class_of(list(entry), family)
         if cls is None:
-            raise TwinFlowConfigError(f"{INDEX_NAME} has {name}={list(entry)}, but this class is not installed.")
+            raise TwinFlowConfigError(
+                f"{INDEX_NAME} has {name}={list(entry)}, but this class is not installed. Install the version of "
+                f"{entry[0]} that has it."
+            )
         check_component(folder, cls, is_trained=is_trained)
 
 
@@ -126,7 +129,9 @@ def read_base_index(directory: Path, name: str, family: Family, *, given: Collec
     """
     values = read_pipeline_index(directory)
     if values is None:
-        raise TwinFlowConfigError(f"'{name}' has no {INDEX_NAME}, so it is not a diffusers pipeline.")
+        raise TwinFlowConfigError(
+            f"'{name}' has no {INDEX_NAME}, so it is not a diffusers pipeline. Pass the folder or Hub id of one."
+        )
     components = {}
     is_modular = index_name(directory) == MODULAR_INDEX_NAME
     taken = inspect.signature(family.pipeline_class.__init__).parameters
@@ -152,4 +157,6 @@ def _check_component_config(name: str, values: dict[str, Any], family: Family) -
             f"{name} has _class_name={str(values.get('_class_name'))[:80]!r}: it must be {' or '.join(allowed)}."
         )
     if not isinstance(values.get("twinflow_enabled", False), bool):
-        raise TwinFlowConfigError(f"{name} has a twinflow_enabled that is neither true nor false.")
+        raise TwinFlowConfigError(
+            f"{name} has twinflow_enabled={values['twinflow_enabled']!r}: it must be true or false."
+        )

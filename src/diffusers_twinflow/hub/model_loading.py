@@ -56,7 +56,7 @@ def load_located_model(
         raise
     except Exception as error:  # files from others can raise any error
         raise TwinFlowConfigError(
-            f"'{repository.name}' cannot be built: {type(error).__name__}: {str(error)[:400]}"
+            f"'{repository.name}' cannot be loaded ({type(error).__name__}: {str(error)[:400]}). Save the model again."
         ) from error
     check_weights(pipeline.components, directory)
     return pipeline
@@ -94,7 +94,7 @@ def _load_component(directory: Path, family: Family, name: str, options: dict[st
         if info[kind]:
             raise TwinFlowConfigError(
                 f"the weights of '{name}' do not fit its configuration: {kind.replace('_', ' ')} such "
-                f"as '{sorted(map(str, info[kind]))[0]}'."
+                f"as '{sorted(map(str, info[kind]))[0]}'. Save the model again."
             )
     if not model.twinflow_enabled and (directory / name / CONDITIONING_NAME).exists():
         raise TwinFlowConfigError(
@@ -103,7 +103,7 @@ def _load_component(directory: Path, family: Family, name: str, options: dict[st
         )
     trained_here = model.twinflow_enabled and model.twinflow_conditioning == TARGET_AND_SIGN
     if trained_here and model.time_conditioning.time_sign_embed.weight[0].any():
-        raise TwinFlowConfigError(f"'{name}' has a positive sign row that is not zero.")
+        raise TwinFlowConfigError(f"'{name}' has an embedding of the sign +1 that is not zero. Save the model again.")
     return model
 
 
@@ -127,4 +127,7 @@ def check_weights(components: Mapping[str, Any], directory: Path) -> None:
             continue
         for key, tensor in tensors:
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise TwinFlowConfigError(f"'{name}' has values that are not finite (for example in '{key}').")
+                raise TwinFlowConfigError(
+                    f"'{name}' has values that are not finite (for example in '{key}'), so its training diverged. Use "
+                    "another checkpoint."
+                )

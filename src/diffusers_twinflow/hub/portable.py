@@ -225,7 +225,7 @@ def without_folded(
         key_a, key_b = _keys(name)
         if key_a not in weights or key_b not in weights or weights[key_a].shape[0] < folded_rank:
             raise TwinFlowConfigError(
-                f"twinflow_config.json says that '{name}' carries the target time, but the LoRA has no such layer of rank "
+                f"twinflow_config.json says that '{name}' contains the target time, but the LoRA has no such layer of rank "
                 f"{folded_rank} or more. Save the repository again."
             )
         rank = weights[key_a].shape[0] - folded_rank

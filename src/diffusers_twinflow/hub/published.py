@@ -150,7 +150,7 @@ def _stock_class(class_name: str, repository_name: str) -> type:
         return twinflow_class_of(stock).stock_class()
     except TypeError as error:
         raise TwinFlowConfigError(
-            f"'{repository_name}' has a {class_name}, for which there is no TwinFlow class."
+            f"'{repository_name}' has a {class_name}, for which there is no TwinFlow class, so it cannot be loaded."
         ) from error
 
 
@@ -162,7 +162,7 @@ def _shards(repository: LocatedRepository) -> list[Path]:
         path = repository.find(Path(name).name)
         if path is None:
             raise TwinFlowConfigError(
-                f"'{repository.name}' has no {name}: only complete safetensors checkpoints can be loaded."
+                f"'{repository.name}' has no {name}. Download it, because only complete safetensors checkpoints can be loaded."
             )
         paths.append(path)
     return paths

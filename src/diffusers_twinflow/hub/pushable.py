@@ -153,4 +153,4 @@ def _check_card(path: Path) -> None:
     try:
         ModelCard(_read_text(path))
     except (ValueError, yaml.YAMLError) as error:
-        raise TwinFlowConfigError(f"{CARD_NAME} has metadata that is not valid: {error}") from error
+        raise TwinFlowConfigError(f"{CARD_NAME} has metadata that is not valid ({error}). Correct it.") from error

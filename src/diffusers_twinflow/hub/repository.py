@@ -2,7 +2,7 @@
 
 A LoRA repository contains `pytorch_lora_weights.safetensors` (a plain diffusers LoRA), `twinflow_config.json`,
 `scheduler/scheduler_config.json`, and `twinflow_time_conditioning.safetensors` if the time conditioning was trained. The
-repository of a full model is the pipeline in diffusers layout with the same two configuration files.
+repository of a whole model is the pipeline in diffusers layout with the same two configuration files.
 """
 
 import json
@@ -47,7 +47,7 @@ class TwinFlowRepositoryConfig:
         base_model: Hub id of the base, or its path relative to the directory of this file.
         base_model_revision: revision of the base, or `None`.
         base_loras: LoRAs that are merged into the base before this LoRA is loaded, see `BaseLora`. A path is relative
-            to the directory of this file. A full model contains them already.
+            to the directory of this file. A whole model contains them already.
         num_inference_steps: step count that the model was distilled for.
         max_sequence_length: length of the encoded prompts in training, in tokens.
         options: the TwinFlow options as written in the file. `twinflow` returns them converted to the present format.
@@ -196,7 +196,9 @@ class TwinFlowRepositoryConfig:
         try:
             config = cls(**{name: value for name, value in values.items() if name in known})
         except TypeError as error:
-            raise TwinFlowConfigError(f"{CONFIG_NAME} of '{repository.name}' is not complete: {error}") from error
+            raise TwinFlowConfigError(
+                f"{CONFIG_NAME} of '{repository.name}' is not complete ({error}). Save the repository again."
+            ) from error
         if config.train_type not in (LORA, FULL) or config.family not in FAMILIES:
             raise TwinFlowConfigError(
                 f"{CONFIG_NAME} of '{repository.name}' has train_type={str(config.train_type)[:80]!r} and "

@@ -72,8 +72,19 @@ def save_samples(
 ) -> Path:
     """Generate the sample grid of a model card, with one row per prompt and one column per step count.
 
+    Args:
+        directory: directory of the repository. The grid is saved in its folder `samples/`.
+        pipeline: pipeline to generate with.
+        prompts: the prompts, one row each.
+        step_counts: the step counts, one column each. Defaults to 1, 2 and 4.
+        seed: seed of the noise, the same for every prompt and step count. Defaults to 0.
+        call_options: further arguments of the pipeline's call, such as `height`.
+
     Returns:
         The path of the grid.
+
+    Examples:
+        >>> save_samples("my-lora", pipe, ["a red fox in the snow"])
     """
     columns = {
         count_of_steps(steps): draw_row(pipeline, prompts, steps, seed, **call_options) for steps in step_counts

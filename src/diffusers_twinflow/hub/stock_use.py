@@ -60,10 +60,10 @@ def stock_use(
         The scheduler and the arguments, or one sentence that says why the stock pipeline cannot do it.
     """
     if portable.reason is not None:
-        return f"The stock weights cannot carry the target time of this model: {portable.reason}."
+        return f"This model needs diffusers-twinflow, because stock weights cannot contain the target time: {portable.reason}."
     pipeline = family.pipeline_class.__name__
     if scheduler.config.prediction_type in DIFFUSION_PREDICTION_TYPES:
-        return f"This is a diffusion model, so `{pipeline}` needs `TwinFlowScheduler` from this package."
+        return f"This is a diffusion model, so `{pipeline}` needs `TwinFlowScheduler` from diffusers-twinflow."
     parameters = inspect.signature(family.pipeline_class.__call__).parameters
     if "sigmas" not in parameters:
         return f"`{pipeline}` has no argument `sigmas`, so it needs `TwinFlowScheduler` for these sampling steps."

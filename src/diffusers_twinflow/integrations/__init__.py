@@ -1,1 +1,1 @@
-"""Read recipes and data sets of other tools without changes to their files."""
+"""Read recipes and datasets of other tools without changes to their files."""

@@ -90,7 +90,7 @@ class TimeConditioning(nn.Module):
         return self(timestep, target_timestep, None)
 
     def stock_timestep(self, timestep: torch.Tensor, timestep_sign: torch.Tensor | None) -> torch.Tensor:
-        """Return the input of the model's embedder, which is the timestep, whatever its sign."""
+        """Return the input of the model's embedder, which is the timestep for both signs."""
         return timestep
 
     def noise_time(self, timestep: torch.Tensor) -> torch.Tensor:

@@ -381,7 +381,9 @@ def _fold(
         step_counts=others,
     )
     if portable.reason is not None:
-        raise TwinFlowConfigError(f"'{name}' cannot be exported for the grid of {first} steps: {portable.reason}.")
+        raise TwinFlowConfigError(
+            f"'{name}' cannot be exported for {first} steps: {portable.reason}. Use it with this package."
+        )
     missing = [count for count in step_counts or () if str(count) not in portable.sigmas]
     if missing:
         raise TwinFlowConfigError(

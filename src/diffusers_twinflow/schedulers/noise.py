@@ -1,6 +1,6 @@
 """Fresh noise per sample, computed from a seed and from the sample's starting noise.
 
-A sample gets the same noise whatever else is in its batch.
+The noise of a sample does not depend on the rest of its batch.
 """
 
 import math

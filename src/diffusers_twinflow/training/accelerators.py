@@ -55,8 +55,11 @@ def build_accelerator(args: TrainingArguments) -> Accelerator:
 def _check_precision_of_cpu(precision: str | None) -> None:
     """Refuse fp16, which accelerate would train without autocast and loss scaling, and warn that bf16 is slow."""
     if precision == "fp16":
-        raise TwinFlowConfigError("mixed_precision=fp16 needs a GPU, and this run is on the CPU. Use no.")
+        raise TwinFlowConfigError(
+            "mixed_precision=fp16 needs a GPU, and this run is on the CPU. Use mixed_precision=no."
+        )
     if precision == "bf16":
         logger.warning(
-            "mixed_precision=bf16 is slower than no on a CPU, unless it has instructions for bf16 (AVX512-BF16 or AMX)."
+            "mixed_precision=bf16 is slower than mixed_precision=no on a CPU, unless it has instructions for bf16 "
+            "(AVX512-BF16 or AMX)."
         )

@@ -61,8 +61,8 @@ class ModelArguments:
     )
     denoisers: list[str] | None = option(
         None,
-        "Denoisers of the base to load and train, by component name: 'transformer' alone is used at all times; the default "
-        "is all that the base has.",
+        "Transformers of the base to load and train, if it has two (Wan 2.2); 'transformer' alone is then used at all "
+        "times. The default is all.",
         fixed=True,
     )
     quantize_base: str | None = option(
@@ -158,12 +158,12 @@ class LoopArguments:
     compile: bool = option(False, "Compile the transformer's blocks with torch.compile.")
     cuda_graphs: bool = option(
         False,
-        "Replay the model's passes as CUDA graphs, which makes steps of few samples faster; each shape is recorded.",
+        "Record the model's passes as CUDA graphs and replay them, which makes steps of few samples faster.",
     )
     merged_lora_gigabytes: float | None = option(
         None,
-        "Maximum memory for merged weights of the LoRA's layers, which make steps faster; the default is a sixteenth of "
-        "the device's memory, and 0 trains without them.",
+        "Memory limit in gigabytes for merged weights of the LoRA's layers, which make steps faster; the default is a "
+        "sixteenth of the device's memory, and 0 trains without them.",
         NOT_NEGATIVE,
         needs=("train_type=lora",),
     )

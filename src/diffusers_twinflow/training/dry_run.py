@@ -111,7 +111,7 @@ def format_report(report: dict[str, Any]) -> str:
         f"{report['parameters_trained']:,} of {report['parameters']:,} parameters are trained, "
         f"{report['samples_a_step']} samples per step"
     ]
-    for name, cost in {**report["step_of_each_kind"], "picture": report["picture"]}.items():
+    for name, cost in {**report["step_of_each_kind"], "one image": report["picture"]}.items():
         lines.append(f"  {name:<12} {cost['seconds']:8.3f} s  {cost['memory_gib']:7.2f} GiB")
     lines.append(f"{report['steps']} steps take about {report['hours']:.2f} hours, without validation and checkpoints")
     return "\n".join(lines)

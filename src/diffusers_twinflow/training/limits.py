@@ -10,7 +10,7 @@ from ..data.memory import GIB, PIXEL_BYTES
 from .arguments import TrainingArguments
 
 MOST_COPIES = 1000
-"""Most times that a micro-batch may contain each sample. One sample per run is a valid data set, also with large batches."""
+"""Most times that a micro-batch may contain each sample. One sample per run is a valid dataset, also with large batches."""
 
 
 def check_memory(args: TrainingArguments) -> None:

@@ -142,7 +142,8 @@ class RunFolder:
         others = [path.name for path in everything if path not in own]
         if others:
             logger.warning(
-                f"{', '.join(others)} in '{self.directory}' is ignored: it belongs to another run or was given up."
+                f"{', '.join(others)} in '{self.directory}' is ignored: it belongs to another run, or this run was resumed "
+                "from an earlier checkpoint."
             )
         for checkpoint in reversed(own):
             reason = damage_of(checkpoint)

@@ -237,9 +237,9 @@ def test_refused(place, changes, message):
 
 
 def test_several_data_sets_are_refused_by_name(place):
-    with pytest.raises(TwinFlowConfigError, match=r"2 data sets to train on \('mine', 'yours'\).*Disable"):
+    with pytest.raises(TwinFlowConfigError, match=r"2 datasets to train on \('mine', 'yours'\).*Disable"):
         translate(place, local(), local(id="yours"))
-    with pytest.raises(TwinFlowConfigError, match=r"0 data sets to train on \(none\)"):
+    with pytest.raises(TwinFlowConfigError, match=r"0 datasets to train on \(none\)"):
         translate(place)
 
 

@@ -188,7 +188,7 @@ def comfyui_workflow(
     is_flow = not recipe.is_diffusion if flow_matching is None else flow_matching
     if recipe.is_diffusion is False and not is_flow:
         raise TwinFlowConfigError(
-            f"flow_matching=False is not valid for {family_name}, which is a flow-matching model."
+            f"flow_matching=False is not valid for {family_name}, which is a flow-matching model. Leave it out."
         )
     names = _file_names(recipe, files or {}, family_name)
     graph = _Graph()

@@ -1,4 +1,4 @@
-"""Translate the data set of a SimpleTuner data configuration ("multidatabackend") to our training options."""
+"""Translate the dataset of a SimpleTuner data configuration ("multidatabackend") to our training options."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -53,7 +53,7 @@ TRANSLATED = {
 }
 NOTHING_DELETED = "no image is deleted"
 OWN_CACHES = "use --cache_latents, --cache_text_embeddings and --cache_directory for caching"
-ALL_USED = "every image is used; filter the data set yourself"
+ALL_USED = "every image is used; filter the dataset yourself"
 WITHOUT_EFFECT = {
     "audio": "the sound track of each video is used if the model generates sound",
     "cache_dir": OWN_CACHES,
@@ -74,8 +74,8 @@ WITHOUT_EFFECT = {
     "minimum_image_size": ALL_USED,
     "num_proc": "use --dataloader_num_workers for the number of processes that read data",
     "preserve_data_backend_cache": OWN_CACHES,
-    "probability": "there is one data set",
-    "skip_file_discovery": "the whole data set is read",
+    "probability": "there is one dataset",
+    "skip_file_discovery": "the whole dataset is read",
     "target_downsample_size": "an image is scaled to cover its size before it is cropped",
     "text_embeds": OWN_CACHES,
     "vae_cache_clear_each_epoch": OWN_CACHES,
@@ -135,14 +135,14 @@ class TranslatedData:
 def translate_data_backends(
     path: str, *, directory: str | Path | None = None, defaults: Mapping[str, Any] | None = None
 ) -> TranslatedData:
-    """Translate the image or video data set of a SimpleTuner data configuration to our training options.
+    """Translate the image or video dataset of a SimpleTuner data configuration to our training options.
 
-    Data sets that are disabled or contain cached embeddings are skipped.
+    Datasets that are disabled or contain cached embeddings are skipped.
 
     Args:
         path: path of the file, relative to the working directory or to `directory`.
         directory: folder of the recipe that names the file.
-        defaults: options of the recipe, used for options that the data set does not have.
+        defaults: options of the recipe, used for options that the dataset does not have.
 
     Raises:
         TwinFlowConfigError: if an option cannot be translated. The message names it and says what to do.
@@ -153,7 +153,7 @@ def translate_data_backends(
             f"data_backend_config='{path}' does not exist. Give its path relative to the working directory or the recipe."
         )
     backend = _one_backend(found)
-    name = f"data set '{backend.get('id')}' of {found.name}"
+    name = f"dataset '{backend.get('id')}' of {found.name}"
     known, ignored = sorted({*TRANSLATED, *WITHOUT_EFFECT, *NOT_SUPPORTED}), {}
     for key, value in backend.items():
         if key in WITHOUT_EFFECT and value not in OFF:
@@ -175,7 +175,7 @@ def size_options(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a resolution in the unit of `resolution_type` to `resolution`, the side of a square in pixels.
 
     Raises:
-        TwinFlowConfigError: if the resolution or the unit is not valid. `name` is the data set in the message.
+        TwinFlowConfigError: if the resolution or the unit is not valid. `name` is the dataset in the message.
     """
     value, unit = values.get("resolution"), values.get("resolution_type") or "pixel_area"
     if value is None:
@@ -223,20 +223,20 @@ def _one_backend(path: Path) -> dict[str, Any]:
     for backend in used:
         kind = backend.get("dataset_type") or "image"
         if kind not in KINDS:
-            name = f"data set '{backend.get('id')}' of {path.name}"
+            name = f"dataset '{backend.get('id')}' of {path.name}"
             raise _refusal(name, "dataset_type", kind, "only images and videos are supported; disable it")
     data = [backend for backend in used if _has_data(backend)]
     if len(data) != 1:
         names = ", ".join(f"'{backend.get('id')}'" for backend in data) or "none"
         raise TwinFlowConfigError(
-            f"data_backend_config='{path}' has {len(data)} data sets to train on ({names}), but a run can use only one. "
+            f"data_backend_config='{path}' has {len(data)} datasets to train on ({names}), but a run can use only one. "
             "Disable the others, or copy their images or videos into one folder."
         )
     return data[0]
 
 
 def _has_data(backend: Mapping[str, Any]) -> bool:
-    """Return whether a data set has images or videos. In older files, an entry without a path only stores embeddings."""
+    """Return whether a dataset has images or videos. In older files, an entry without a path only stores embeddings."""
     places = ("instance_data_dir", "dataset_name", "huggingface", "csv_file")
     return bool(backend.get("dataset_type")) or any(backend.get(key) for key in places)
 
@@ -288,7 +288,7 @@ def _csv_source(name: str, backend: Mapping[str, Any], directory: str | Path | N
 
 
 def _clips(name: str, backend: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the number of frames for a video data set. Shorter videos are left out and reported."""
+    """Return the number of frames for a video dataset. Shorter videos are left out and reported."""
     if backend.get("dataset_type") != "video":
         if backend.get("video") not in OFF:
             raise _refusal(name, "video", backend["video"], "set dataset_type to video, or leave it out")

@@ -156,7 +156,7 @@ IGNORED_NAMES = {
     "a full disk ends the run; continue with --resume_from_checkpoint": (
         "disk_low_action disk_low_script disk_low_threshold"
     ),
-    "a small data set is repeated as often as needed": "allow_dataset_oversubscription",
+    "a small dataset is repeated as often as needed": "allow_dataset_oversubscription",
     "AdamW is fused": "fuse_optimizer",
     "an image is scaled to cover its size before it is cropped": "maximum_image_size target_downsample_size",
     CACHING: (
@@ -169,7 +169,7 @@ IGNORED_NAMES = {
     "errors cannot be turned off": "i_know_what_i_am_doing",
     "every block is checkpointed": "gradient_checkpointing_interval",
     "every frame of a video is used; set --video_fps to use fewer": "framerate",
-    "every image is used; filter the data set yourself": "max_upscale_threshold minimum_image_size",
+    "every image is used; filter the dataset yourself": "max_upscale_threshold minimum_image_size",
     "every sample has its own seed": "seed_for_each_device",
     "every token is used in every block": "tread_config",
     "gradient checkpointing is diffusers'": (
@@ -343,11 +343,11 @@ IGNORED_NAMES = {
     "the teacher is on the training device": "ema_cpu_only ema_device",
     "the teacher is updated every step": "ema_update_interval",
     "the teacher's decay has its own warm-up": "ema_warmup_steps",
-    "the whole data set is read": "skip_file_discovery",
+    "the whole dataset is read": "skip_file_discovery",
     "there are no bounding boxes": "max_grounding_entities pretrained_grounding_model_name_or_path",
     "there are no masks": "masked_loss_probability",
     "there is no benchmark at the start": "disable_benchmark",
-    "there is one data set": "conditioning_multidataset_sampling data_backend_sampling",
+    "there is one dataset": "conditioning_multidataset_sampling data_backend_sampling",
     TIMES: (
         "disable_segmented_timestep_sampling flow_beta_schedule_alpha flow_beta_schedule_beta "
         "flow_cubic_schedule_weights flow_custom_timesteps flow_schedule_auto_shift flow_schedule_shift "

@@ -59,7 +59,7 @@ def read_recipe(
     """Translate a TwinFlow recipe for SimpleTuner. A recipe of this package does not change.
 
     Keys may start with dashes, and a key with the value null is ignored. A recipe is for SimpleTuner if it has at least
-    one option that only SimpleTuner has. Options that such a recipe leaves out get SimpleTuner's defaults. The data set
+    one option that only SimpleTuner has. Options that such a recipe leaves out get SimpleTuner's defaults. The dataset
     in `data_backend_config` is translated too, and its options override the options of the recipe.
 
     Args:
@@ -75,7 +75,7 @@ def read_recipe(
     data = _data(given, directory)
     translated = _translated(given, known)
     if data.options:
-        translated.pop("instance_prompt", None)  # the data set has its own prompt option
+        translated.pop("instance_prompt", None)  # the dataset has its own prompt option
     translated |= data.options
     ignored = _ignored(given, known)
     defaults = {}

@@ -1,4 +1,4 @@
-"""Base class of callbacks. Each callback does one job beside the training steps; you can remove, replace or add them."""
+"""Base class of callbacks. Each callback does one job that is not a training step; you can remove, replace or add them."""
 
 from __future__ import annotations
 

@@ -34,10 +34,10 @@ class ValidationCallback(TrainerCallback):
         output_dir = trainer.arguments.output_dir
         is_drawn = is_resumed and on_main_process(trainer.accelerator, grid_path(output_dir, step).is_file)
         if self.is_due(trainer, step) and step != trainer.schedule.total_steps and not is_drawn:
-            trainer.attempt(step, "drawing the validation prompts", lambda: self.draw(trainer, step))
+            trainer.attempt(step, "generating the validation images", lambda: self.draw(trainer, step))
 
     def on_train_end(self, trainer: Trainer, step: int) -> None:
-        trainer.attempt(step, "drawing the validation prompts", lambda: self._draw_last(trainer, step))
+        trainer.attempt(step, "generating the validation images", lambda: self._draw_last(trainer, step))
 
     def draw(self, trainer: Trainer, step: int, needed: Sequence[int] = ()) -> None:
         """Generate the validation images, save them as a grid and send them to the trackers.
