@@ -37,7 +37,9 @@ def test_a_failed_picture_loses_no_result(script, arguments, tmp_path, monkeypat
     out, options = tmp_path / "out", [*TWINFLOW, *PROMPTS, "--validation_steps=2"]
     with monkeypatch.context() as broken:
         broken.setattr("diffusers_twinflow.training.validation_images.draw_row", fail)
-        with pytest.raises(SystemExit, match="the result is saved, but step 2: generating .*no picture today.*; step 4"):
+        with pytest.raises(
+            SystemExit, match="the result is saved, but step 2: generating .*no picture today.*; step 4"
+        ):
             script.main(arguments(*options))
     assert (out / "pytorch_lora_weights.safetensors").is_file() and (out / "README.md").is_file()
     assert not (out / "samples").exists() and f"saved to {out}" in caplog.text

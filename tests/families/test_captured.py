@@ -168,7 +168,7 @@ def test_prompts_of_different_lengths_are_padded_as_the_pipeline_pads_them():
 def test_prompts_that_are_longer_than_those_it_was_prepared_for_are_refused():
     pipeline = tiny_captured.hunyuan_image()
     family = family_of(pipeline).for_samples(pipeline, resolution=32)
-    with pytest.raises(TwinFlowConfigError, match="`for_samples` and then `prepare_prompts`"):
+    with pytest.raises(TwinFlowConfigError, match="`for_samples` on it, and then `prepare_prompts`"):
         family.encode_prompts(pipeline, ["a"])
 
 
@@ -510,9 +510,7 @@ def test_a_pipeline_whose_output_has_another_range_is_refused():
     family = family_of(pipeline).for_samples(pipeline, resolution=32)
     family.prepare_prompts(pipeline, ["a"])
     pipeline.image_processor.register_to_config(do_normalize=False)
-    with pytest.raises(
-        TwinFlowConfigError, match="CogView4.*output differs from what its autoencoder decodes"
-    ):
+    with pytest.raises(TwinFlowConfigError, match="CogView4.*output differs from what its autoencoder decodes"):
         family.prepare_images(pipeline)
 
 

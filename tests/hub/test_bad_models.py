@@ -123,7 +123,10 @@ FAULTS = {
     "a component that is none": (change_json("model_index.json", wand=["diffusers", "AutoencoderKL"]), "wand="),
     "a class that is none": (change_json("model_index.json", vae=["diffusers", "logging"]), "vae="),
     "config of another class": (change_json("transformer/config.json", _class_name="os.system"), "os.system"),
-    "conditioning neither on nor off": (change_json("transformer/config.json", twinflow_enabled="yes"), "must be true or false"),
+    "conditioning neither on nor off": (
+        change_json("transformer/config.json", twinflow_enabled="yes"),
+        "must be true or false",
+    ),
     "conditioning off in the config": (
         change_json("transformer/config.json", _twinflow_conditioning=None),
         "config.json does not say which",

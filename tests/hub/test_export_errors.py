@@ -86,9 +86,7 @@ def test_grid_that_contradicts_another(shared_repository, tmp_path, format):
 def test_grid_that_is_too_long(shared_repository, tmp_path):
     """Style any needs one rank for each evaluation, and the tiny embedder has 16 inputs."""
     message = refused(shared_repository, tmp_path / "a" / "out", sampling_style="any", step_counts=[40])
-    assert (
-        "cannot be exported for 40 steps: the last layer of its timestep embedder has 16 inputs" in message
-    )
+    assert "cannot be exported for 40 steps: the last layer of its timestep embedder has 16 inputs" in message
 
 
 @pytest.mark.parametrize("format", ["diffusers", "merged"])
