@@ -18,7 +18,7 @@ class TrainingHealth:
     PyTorch's fused optimizers skip a step on the device. For any other optimizer, the host reads one value per step,
     because it must know whether to call `step`: `step` also counts on the host, as an `int` in bitsandbytes and as a tensor
     on the CPU in PyTorch. If only the update was undone on the device, the count of the next steps would be wrong.
-    `torch.amp.GradScaler` reads the same value for these optimizers.
+    `torch.amp.GradScaler` reads the same value for these optimizers. Prodigy also reads its own sums in each step.
 
     Args:
         optimizer: the optimizer.
