@@ -42,7 +42,7 @@ LONGEST = 400
 PEER_IS_GONE = r"Connection closed by peer|Connection reset by peer|Broken pipe"
 
 
-@pytest.mark.parametrize("dry_run", ["", "--dry_run"])
+@pytest.mark.parametrize("dry_run", ["", pytest.param("--dry_run", marks=pytest.mark.slow)])
 def test_processes_leave_their_group(start, short, dry_run):
     run = start(short("out", 2, "--max_train_steps=1", *filter(None, [dry_run])), 2, code=ENDS_WELL)
     run.check()

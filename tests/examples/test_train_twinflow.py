@@ -43,10 +43,11 @@ def test_twinflow_trains_and_loads(script, arguments, tmp_path, train_type):
 @pytest.mark.parametrize(
     "variant",
     [
-        ["--gradient_checkpointing", "--train_type=full"],
+        ["--gradient_checkpointing", "--mixed_precision=bf16", "--train_type=full"],
+        pytest.param(["--gradient_checkpointing", "--train_type=full"], marks=pytest.mark.slow),
         pytest.param(["--gradient_checkpointing"], marks=pytest.mark.slow),
         pytest.param(["--mixed_precision=bf16"], marks=pytest.mark.slow),
-        ["--mixed_precision=bf16", "--train_type=full"],
+        pytest.param(["--mixed_precision=bf16", "--train_type=full"], marks=pytest.mark.slow),
         ["--twinflow_image_free", "--twinflow_split_passes"],
         ["--lora_dropout=0.5", "--proportion_empty_prompts=0.5", "--random_flip"],
         ["--no-use_ema", "--twinflow_allow_no_ema_teacher"],

@@ -40,7 +40,7 @@ def separate(shared_repository):
     return load(shared_repository, merge=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def base_state(base_dir):
     return state(load_stock_pipeline(FAMILY, base_dir))
 

@@ -160,20 +160,22 @@ def test_stock_diffusers_draws_the_same_from_what_we_save_and_export(folders, na
     torch.testing.assert_close(latents, draw(pipeline, num_inference_steps=1), **CLOSE)
 
 
-def test_from_the_hub_in_one_line(hub, on_the_hub, tmp_path):
+@pytest.mark.parametrize(
+    "repo_id", ["inclusionAI/TwinFlow", pytest.param("inclusionAI/TwinFlow-Z-Image-Turbo", marks=pytest.mark.slow)]
+)
+def test_from_the_hub_in_one_line(hub, on_the_hub, tmp_path, repo_id):
     """Configurations, then the files of one folder; a second time nothing, and the same without a connection."""
-    for repo_id, folder in on_the_hub.items():
+    before = len(hub.log())
+    hub.run(DRAW, repo_id, {}, tmp_path / "latents.pt", home=tmp_path / "home", token=None).check()
+    log = hub.log()[before:]
+    assert not any("demo.bin" in line for line in log)
+    expected = draw(TwinFlowPipeline.from_pretrained(on_the_hub[repo_id]))
+    torch.testing.assert_close(torch.load(tmp_path / "latents.pt"), expected, **CLOSE)
+    for variables in ({}, {"HF_HUB_OFFLINE": "1"}):
         before = len(hub.log())
-        hub.run(DRAW, repo_id, {}, tmp_path / "latents.pt", home=tmp_path / "home", token=None).check()
-        log = hub.log()[before:]
-        assert not any("demo.bin" in line for line in log)
-        expected = draw(TwinFlowPipeline.from_pretrained(folder))
-        torch.testing.assert_close(torch.load(tmp_path / "latents.pt"), expected, **CLOSE)
-        for variables in ({}, {"HF_HUB_OFFLINE": "1"}):
-            before = len(hub.log())
-            hub.run(DRAW, repo_id, {}, tmp_path / "again.pt", home=tmp_path / "home", token=None, **variables).check()
-            assert not any("/lfs/" in line for line in hub.log()[before:])
-            torch.testing.assert_close(torch.load(tmp_path / "again.pt"), expected, **CLOSE)
+        hub.run(DRAW, repo_id, {}, tmp_path / "again.pt", home=tmp_path / "home", token=None, **variables).check()
+        assert not any("/lfs/" in line for line in hub.log()[before:])
+        torch.testing.assert_close(torch.load(tmp_path / "again.pt"), expected, **CLOSE)
 
 
 def test_a_transformer_alone_gets_its_base(hub, base_on_the_hub, tmp_path):

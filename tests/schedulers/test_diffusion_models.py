@@ -94,7 +94,9 @@ def test_unmodified_pipelines(name, style):
 
 
 @pytest.mark.parametrize("guidance_scale", [pytest.param(1.0, marks=pytest.mark.slow), 3.0])
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "Inpaint" in name else ()) for name in PIPELINES]
+)
 def test_at_ddims_timesteps_it_is_ddim(name, guidance_scale):
     """An Euler step of the flow is a DDIM step, so the same timesteps give the same picture, up to rounding."""
     reference = draw(name, DDIMScheduler.from_config, 20, guidance_scale=guidance_scale)
