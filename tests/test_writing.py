@@ -124,6 +124,26 @@ def test_a_file_keeps_its_suffix_while_it_is_written(tmp_path):
     assert seen[0].endswith(".png") and seen[0].startswith(".")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs permissions")
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_files_of_safetensors_have_the_permissions_of_others(tmp_path, umask):
+    def save(path: Path) -> None:
+        save_file({"weight": torch.zeros(2)}, path)
+
+    before = os.umask(umask)
+    try:
+        write_file(tmp_path / "one.safetensors", save)
+        write_folder(tmp_path / "new", lambda folder: save(folder / "two.safetensors"))
+        merge_folder(tmp_path / "merged", lambda folder: save(folder / "three.safetensors"))
+        write_text(tmp_path / "text", "")
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == dict.fromkeys(
+        ("one.safetensors", "two.safetensors", "three.safetensors", "text"), oct(0o666 & ~umask)
+    )
+
+
 def test_a_folder_that_was_being_replaced_comes_back(tmp_path):
     (tmp_path / ".replaced-root").mkdir()
     fill("old")(tmp_path / ".replaced-root")

@@ -30,6 +30,10 @@ class Colours(torch.nn.Module):
 def features():
     return Colours()
 
+def for_floats():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+
+
 def no_features():
     return "no module"
 

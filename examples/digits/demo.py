@@ -60,13 +60,12 @@ def phase(name: str, seconds: dict[str, float]):
 
 def distill(args: argparse.Namespace, lora_dir: Path, extra_arguments: list[str]) -> list[str]:
     """Run the training script as a user would, and return the command."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--num_cpu_threads_per_process", str(torch.get_num_threads()), "examples/train_twinflow.py"]
-    command += ["--config", args.config, "--pretrained_model_name_or_path", args.base]
+    command = [sys.executable, "examples/train_twinflow.py", "--config", args.config, "--mixed_precision", "no"]
+    command += ["--pretrained_model_name_or_path", args.base]
     command += ["--dataset_name", args.data_dir, "--output_dir", str(lora_dir), *extra_arguments]
     shutil.rmtree(lora_dir, ignore_errors=True)  # from an earlier demo; training does not overwrite another run
-    subprocess.run(command, check=True)
+    if (status := subprocess.run(command, check=False).returncode) != 0:
+        raise SystemExit(f"The training ended with exit status {status}. Its last lines say why.")
     return ["python", *command[1:]]
 
 
@@ -182,5 +181,8 @@ def main(args: argparse.Namespace, extra_arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     disable_progress_bars()
-    with quiet_libraries(print):
-        main(*parse_args())
+    try:
+        with quiet_libraries(print):
+            main(*parse_args())
+    except KeyboardInterrupt:
+        raise SystemExit("The demo was stopped. Run it again to start from the beginning.") from None

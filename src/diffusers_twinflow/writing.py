@@ -7,6 +7,7 @@ after that rename, `recover` does the rest.
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ FOREIGN_DISK_ERRORS = (
 )
 """Parts of the messages of libraries that write files and do not raise an `OSError`."""
 MIB = 2**20
+OWNER_ONLY = 0o600
 
 
 class DiskError(OSError):
@@ -70,7 +72,7 @@ def write_file(path: str | Path, write: Callable[[Path], object]) -> None:
         make_folder(path.parent)
         try:
             write(aside)
-            flush(aside)
+            flush_file(aside)
             os.replace(aside, path)
         except BaseException:
             aside.unlink(missing_ok=True)
@@ -214,11 +216,31 @@ def recover(folder: str | Path) -> None:
 
 
 def flush_all(folder: Path) -> None:
-    """Flush a folder and everything in it to the disk."""
+    """Flush a folder and everything in it to the disk; see `flush_file`."""
     for directory, _, files in os.walk(folder):
         for name in files:
-            flush(Path(directory, name))
+            flush_file(Path(directory, name))
         flush(Path(directory))
+
+
+def flush_file(path: Path) -> None:
+    """Flush a new file to the disk, with the permissions that the umask allows.
+
+    safetensors writes files that only their owner may read.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode == OWNER_ONLY:
+        path.chmod(mode | _usual_mode(path.parent))
+    flush(path)
+
+
+def _usual_mode(folder: Path) -> int:
+    probe = folder / f"{UNFINISHED}mode-{os.getpid()}"
+    probe.touch()
+    try:
+        return stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink()
 
 
 def flush(path: Path) -> None:

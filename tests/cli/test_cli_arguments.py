@@ -76,7 +76,7 @@ def test_a_read_only_folder(tmp_path):
     [
         (["train", "--ranks", "3"], "unknown option '--ranks'. Did you mean '--rank'?"),
         (["train", "--rank", "abc"], "--rank: 'abc' is not valid: it must be a whole number."),
-        (["train", "--lr_scheduler", "x"], "--lr_scheduler: 'x' must be one of linear"),
+        (["train", "--lr_scheduler", "x"], "--lr_scheduler: 'x' is not valid: it must be one of linear"),
         (["train", "recipe.json"], "unexpected argument 'recipe.json'"),
         (["generate", "a", "--adapter", "x", "--seed", "x"], "--seed: 'x' is not valid: it must be a whole number."),
         (
@@ -105,7 +105,14 @@ def test_what_cannot_be_parsed_is_one_line(arguments, message, capsys):
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
-        ("train", ["Rank of the LoRA. Default: 64.", "in Prodigy as AdamW does. Default: true."]),
+        (
+            "train",
+            [
+                "Rank of the LoRA. Default: 64.",
+                "in Prodigy as AdamW does. Default: true.",
+                "rate rises from 0. Default: 0.",
+            ],
+        ),
         (
             "evaluate",
             ["with stock schedulers. Default: 1 2 4 8.", "diversity. Default: openai/clip-vit-large-patch14."],

@@ -223,6 +223,7 @@ def test_every_metric_at_once(evaluate, scorers, tmp_path):
         (["--judge", "plug_ins:nothing"], "--judge='plug_ins:nothing' cannot be loaded"),
         (["--metrics", "fid", "--fid_features", "plug_ins:nothing"], "--fid_features='plug_ins:nothing' cannot be"),
         (["--metrics", "fid", "--fid_features", "plug_ins:no_features"], "must take no arguments and return a torch"),
+        (["--metrics", "fid", "--fid_features", "plug_ins:for_floats"], "is not usable (RuntimeError: "),
         (["--metrics", "fid", "--fid_features", "plug_ins:features", "--no-base"], "pass --reference_images"),
         (
             ["--metrics", "fid", "--fid_features", "plug_ins:features", "--reference_images", "images"],

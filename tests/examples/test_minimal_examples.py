@@ -1,8 +1,9 @@
-"""The two examples that users copy run for a few steps on the digits base."""
+"""The examples that users copy run for a few steps on the digits base."""
 
 import importlib
 import runpy
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from PIL import Image
 
 from diffusers_twinflow import TwinFlowConfig, TwinFlowPipeline
+from diffusers_twinflow.cli import train
 from diffusers_twinflow.hub.repository import TwinFlowRepositoryConfig
-from diffusers_twinflow.methods import BRANCHES, TwinFlow
+from diffusers_twinflow.methods import BRANCHES, Networks, TwinFlow
 from diffusers_twinflow.training.arguments import TrainingArguments
 from diffusers_twinflow.training.callbacks import HealthCallback, TrainerCallback
 from diffusers_twinflow.training.trainer import Trainer
@@ -43,6 +45,12 @@ def test_the_custom_branch_and_loss_train(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file()
 
 
+@pytest.mark.long
+def test_the_method_of_its_own_trains_and_draws(tmp_path, monkeypatch, capsys):
+    run("shortcut_method.py", tmp_path / "out", monkeypatch)
+    assert "jump" in capsys.readouterr().out and (tmp_path / "out" / "digits.png").is_file()
+
+
 @pytest.fixture
 def custom():
     return importlib.import_module("custom_method")
@@ -53,6 +61,51 @@ def test_the_custom_branch_trains_at_the_samplers_times(custom):
     method = TwinFlow(config, branches=[custom.SamplerSteps(share=1.0, num_inference_steps=4)])
     draw = method.draw(range(100), (2,), seed=0)
     assert sorted(set(draw.t.tolist())) == sorted(method.branches[0].grid.tolist()) and not draw.r.any()
+
+
+@pytest.fixture
+def shortcut():
+    return importlib.import_module("shortcut_method")
+
+
+class Passes:
+    """A network whose velocity is 2 t + r everywhere."""
+
+    def __call__(self, x_t, t, r, sign, condition):
+        return torch.zeros_like(x_t) + (2 * t + r)[:, None]
+
+    @contextmanager
+    def activated(self):
+        yield self
+
+
+def test_a_shortcut_must_equal_two_of_half_its_length(shortcut):
+    method = shortcut.Shortcut(shortcut.CONFIG)
+    draw, latents = method.draw(range(4), (3,), seed=0), torch.ones(4, 3)
+    assert (draw.r < draw.t).tolist() == [False, False, False, True]
+    output = method.loss(
+        latents, {}, draw, Networks(student=Passes(), student_without_grad=Passes(), teacher=Passes())
+    )
+    velocity = (3 * draw.t[:3, None] - (draw.noise - latents)[:3]).square().mean(1)
+    middle = (draw.t[3] + draw.r[3]) / 2
+    halves = (2 * draw.t[3] + middle + 2 * middle + draw.r[3]) / 2
+    jump = (2 * draw.t[3] + draw.r[3] - halves).square()
+    torch.testing.assert_close(output.per_sample, torch.cat([velocity, jump[None]]))
+
+
+def test_shortcuts_are_drawn_by_position(shortcut):
+    method = shortcut.Shortcut(shortcut.CONFIG)
+    whole, part = (method.draw(positions, (2,), seed=0) for positions in (range(100), range(63, 67)))
+    assert all(torch.equal(getattr(whole, name)[63:67], value) for name, value in vars(part).items())
+
+
+def test_the_command_trains_with_a_method_of_its_own(shortcut, base_dir, image_dir, tmp_path, caplog):
+    options = {"dataset_name": image_dir, "resolution": 16, "max_sequence_length": 2, "train_batch_size": 4, "rank": 2}
+    options |= {"pretrained_model_name_or_path": base_dir, "output_dir": tmp_path / "out", "max_train_steps": 1}
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    train.main([*arguments, "--twinflow_enabled"], build_method=lambda options: shortcut.Shortcut(options.twinflow))
+    assert "LoRA of rank 2 with shortcut" in caplog.text
+    assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file()
 
 
 class Losses(TrainerCallback):

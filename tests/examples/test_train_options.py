@@ -213,9 +213,9 @@ def test_dry_run_reports_and_writes_nothing_else(start, arguments, tmp_path, pro
     assert {path.name for path in out.iterdir()} <= {"dry_run.json", "data_report.json"}
     report = json.loads((out / "dry_run.json").read_text())
     assert list(report["step_of_each_kind"]) == ["one_step", "any_step", "multi_step", "adversarial", "mixed"]
-    costs = [*report["step_of_each_kind"].values(), report["picture"]]
+    costs = [*report["step_of_each_kind"].values(), report["image"]]
     assert all(cost["seconds"] > 0 and cost["memory_gib"] > 0 for cost in costs)
-    assert report["samples_a_step"] == 6 * processes
+    assert report["samples_per_step"] == 6 * processes
     assert report["hours"] == pytest.approx(2 * report["step_of_each_kind"]["mixed"]["seconds"])
     assert "adversarial" in text and "7200 steps" in text
 

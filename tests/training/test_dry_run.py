@@ -41,12 +41,15 @@ def test_the_report_in_words():
         "processes": 2,
         "parameters": 2000,
         "parameters_trained": 1000,
-        "samples_a_step": 8,
+        "samples_per_step": 8,
         "steps": 100,
         "step_of_each_kind": {"mixed": cost},
-        "picture": cost,
+        "image": cost,
         "hours": 0.25,
     }
     text = format_report(report)
-    assert "1,000 of 2,000 parameters" in text and text.count("1.500 s     2.00 GiB") == 2
+    assert (
+        text.startswith("dry run on 2 processes (cuda:0): 1,000 of 2,000 parameters")
+        and text.count("1.500 s     2.00 GiB") == 2
+    )
     assert "100 steps take about 0.25 hours" in text

@@ -94,9 +94,9 @@ def _add_flag(group: argparse._ArgumentGroup, declared: Field) -> None:
 
 
 def _help(declared: Field) -> str:
-    """Return the help text with the default, unless the text tells it or the option is off by default."""
+    """Return the help text with the default, unless the text tells it or the option has none or is off by default."""
     default, text = default_of(declared), declared.metadata["help"]
-    if default in (None, False, []) or "default" in text:
+    if default is None or default is False or default == [] or "default" in text:
         return text
     return f"{text} Default: {shown_value(default)}."
 
@@ -109,7 +109,7 @@ def _reader(declared: Field, kind: type) -> Callable[[str], Any]:
         try:
             return check_choice(declared, value)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} must be {error}") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not valid: it must be {error}") from None
 
     read.__name__ = kind.__name__
     return read

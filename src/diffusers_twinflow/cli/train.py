@@ -18,6 +18,7 @@ from .output import note, say, speaks
 from .quiet import quiet_libraries
 
 if TYPE_CHECKING:
+    from ..methods import Method
     from ..training.recipe import RunOptions
     from ..training.trainer import Trainer
 
@@ -63,24 +64,30 @@ def run(args: argparse.Namespace) -> None:
     launch(lambda: options_of_command(args), args.parser, verbose=args.verbose)
 
 
-def main(input_args: Sequence[str] | None = None, trainer_class: "type[Trainer] | None" = None) -> None:
+def main(
+    input_args: Sequence[str] | None = None,
+    trainer_class: "type[Trainer] | None" = None,
+    build_method: "Callable[[RunOptions], Method] | None" = None,
+) -> None:
     """Train with command-line arguments. `examples/train_twinflow.py` calls this.
 
     Args:
         input_args: the arguments. Defaults to those of the command line.
         trainer_class: subclass of `Trainer` that changes a part of the run. Defaults to `Trainer`.
+        build_method: returns the method for the options. Defaults to `RunOptions.method`: TwinFlow or flow matching.
 
     Raises:
         SystemExit: if the run cannot start or ends early. The message has one line.
     """
     parser = build_parser()
-    launch(lambda: options_of_command(parser.parse_args(input_args)), parser, trainer_class)
+    launch(lambda: options_of_command(parser.parse_args(input_args)), parser, trainer_class, build_method)
 
 
 def launch(
     read: Callable[[], "RunOptions"],
     parser: argparse.ArgumentParser,
     trainer_class: "type[Trainer] | None" = None,
+    build_method: "Callable[[RunOptions], Method] | None" = None,
     verbose: bool = False,
 ) -> None:
     """Train with the options that `read` returns. Errors are shown on one line, with flags as option names.
@@ -101,7 +108,8 @@ def launch(
             from ..training.trainer import Trainer  # here, because libraries print messages when they are imported
 
             options = read()
-            trainer = (trainer_class or Trainer)(None, options.arguments, options.method())
+            method = options.method() if build_method is None else build_method(options)
+            trainer = (trainer_class or Trainer)(None, options.arguments, method)
             if options.arguments.dry_run:
                 report_costs(trainer)
             else:

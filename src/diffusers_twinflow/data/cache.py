@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from ..configuration import TwinFlowConfigError
-from ..writing import disk_errors, flush
+from ..writing import disk_errors, flush_file
 
 Entry = dict[str, torch.Tensor]
 Work = TypeVar("Work")
@@ -144,7 +144,7 @@ class DiskCache:
         aside = self.directory / f"{name}.{uuid4().hex}{UNFINISHED}"
         with disk_errors(self.directory / name):
             write(aside)
-            flush(aside)
+            flush_file(aside)
             os.replace(aside, self.directory / name)
 
     def _remove_stale(self) -> None:

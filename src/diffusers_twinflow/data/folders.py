@@ -49,9 +49,8 @@ def read_folder(listing: Listing, image_column: str | None = None, cache_dir: st
     ignored = dict(listing.ignored) | dict.fromkeys(listing.tables, "not an image or a video")
     if not any(listing.media.values()):
         found = ", ".join(f"{count} x {reason}" for reason, count in Counter(ignored.values()).most_common())
-        raise FileNotFoundError(
-            f"no image or video in '{listing.folder}'; left out: {found or 'nothing, it is empty'}"
-        )
+        contents = f"left out: {found}" if found else "the folder is empty"
+        raise FileNotFoundError(f"no image or video in '{listing.folder}'; {contents}")
     columns = _read_metadata(listing) if listing.metadata else _columns_of_files(listing, image_column)
     named = {path for column in columns.values() for path in column.paths}
     kind = next((name for name, paths in listing.media.items() if named & {*paths} or name in columns), "image")

@@ -73,6 +73,8 @@ def what_is_wrong(error: Exception) -> str:
     """Describe the error of a decoder in words."""
     if isinstance(error, UnidentifiedImageError):
         return "no known image format"
+    if type(error) is ValueError:
+        return str(error)
     return f"{type(error).__name__}: {error}"
 
 

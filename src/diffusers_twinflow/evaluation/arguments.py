@@ -28,7 +28,8 @@ class MetricArguments:
     fid_features: str = option(
         INCEPTION,
         "Features for fid: 'inception' as usual, a folder or Hub id of a transformers image model, or a function "
-        "(module:function) that returns a torch module.",
+        "(module:function) that returns a torch module, which computes features of shape [N, D] from uint8 images of "
+        "shape [N, 3, H, W].",
     )
     clip_model: str = option(
         "openai/clip-vit-large-patch14", "Folder or Hub id of the CLIP model for clip_score and diversity."

@@ -78,8 +78,10 @@ def _frechet(features: str, is_shared: bool) -> FrechetDistance:
         return FrechetDistance(load_model(ImageFeatures, features, "fid_features", kind), is_shared=is_shared)
     try:
         return FrechetDistance(load_function(features, "fid_features")(), is_shared=is_shared)
-    except TypeError as error:
+    except TwinFlowConfigError:
+        raise
+    except Exception as error:  # of the user's code, which torchmetrics runs on one image
         raise TwinFlowConfigError(
-            f"fid_features='{features}' is not usable ({error}). It must take no arguments and return a torch module that "
-            "computes features of shape [N, D] from uint8 images of shape [N, 3, H, W]."
+            f"fid_features='{features}' is not usable ({type(error).__name__}: {error}). It must take no arguments and "
+            "return a torch module that computes features of shape [N, D] from uint8 images of shape [N, 3, H, W]."
         ) from error

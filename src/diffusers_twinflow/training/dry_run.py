@@ -52,7 +52,7 @@ class DryRun:
         steps = {name: self._timed(partial(self._take_step, chosen)) for name, chosen in kinds.items()}
         for _ in range(MIXED_STEPS):
             steps["mixed"] = self._timed(lambda: self._take_step(batches))
-        picture = self._timed(self._draw_picture)
+        image = self._timed(self._draw_image)
         step_count = trainer.schedule.total_steps - trainer.schedule.first_step
         parameters = list(trainer.transformer.parameters())
         return {
@@ -60,10 +60,10 @@ class DryRun:
             "processes": trainer.accelerator.num_processes,
             "parameters": sum(parameter.numel() for parameter in parameters),
             "parameters_trained": sum(parameter.numel() for parameter in trainer.trainable),
-            "samples_a_step": trainer.schedule.step_samples,
+            "samples_per_step": trainer.schedule.step_samples,
             "steps": step_count,
             "step_of_each_kind": steps,
-            "picture": picture,
+            "image": image,
             "hours": steps["mixed"]["seconds"] * step_count / 3600,
         }
 
@@ -79,7 +79,7 @@ class DryRun:
             positions = positions_of(branch_cycle, branch, len(batches[0]["position"]))
             yield branch, [batch | {"position": positions} for batch in batches]
 
-    def _draw_picture(self) -> None:
+    def _draw_image(self) -> None:
         trainer = self.trainer
         args, described = trainer.arguments, trainer.describe(trainer.schedule.first_step)
         prompt = args.validation_prompts[0] if args.validation_prompts else ""
@@ -107,11 +107,11 @@ def save_report(report: dict[str, Any], output_dir: str | Path) -> Path:
 def format_report(report: dict[str, Any]) -> str:
     """Format the report as lines for a terminal."""
     lines = [
-        f"dry run on {report['device']} x {report['processes']}: "
+        f"dry run on {report['processes']} process{'es' * (report['processes'] > 1)} ({report['device']}): "
         f"{report['parameters_trained']:,} of {report['parameters']:,} parameters are trained, "
-        f"{report['samples_a_step']} samples per step"
+        f"{report['samples_per_step']} samples per step"
     ]
-    for name, cost in {**report["step_of_each_kind"], "one image": report["picture"]}.items():
+    for name, cost in {**report["step_of_each_kind"], "one image": report["image"]}.items():
         lines.append(f"  {name:<12} {cost['seconds']:8.3f} s  {cost['memory_gib']:7.2f} GiB")
     lines.append(f"{report['steps']} steps take about {report['hours']:.2f} hours, without validation and checkpoints")
     return "\n".join(lines)

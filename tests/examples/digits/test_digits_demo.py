@@ -1,4 +1,6 @@
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -100,3 +102,16 @@ def test_the_demo_shows_no_messages_of_libraries(tmp_path):
     assert "== scoring" in run.stdout
     found = re.findall(r".*(?:torchao|\[transformers\]|Warning|Loading|Generating|deprecat).*", run.stdout)
     assert not found
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_demo_with_one_line(tmp_path):
+    folders = ["--output_dir", str(tmp_path / "demo"), "--data_dir", str(tmp_path / "data")]
+    command = [sys.executable, "examples/digits/demo.py", *folders]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) as process:
+        assert any(line.startswith("== judge") for line in process.stdout)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Traceback" not in errors
+    assert errors.endswith("The demo was stopped. Run it again to start from the beginning.\n")
