@@ -128,7 +128,7 @@ RECOMMENDED = {
         "lora-recommended-1024-seed-1",
         "lora-recommended-1024-seed-2",
     ),
-    "the same, with images that the base drew": ("lora-recommended-own-samples",),
+    "the same, with images that the base generated": ("lora-recommended-own-samples",),
     "full weights": ("full-recommended",),
 }
 

@@ -134,5 +134,5 @@ def test_samples_that_do_not_fit_together_are_named(arguments):
     longer = samples(BATCH)
     longer[3]["condition"]["prompt_embeds"] = torch.zeros(5, 16)
     arguments = replace(arguments, output_dir=f"{arguments.output_dir}-2")
-    with pytest.raises(TwinFlowConfigError, match="'prompt_embeds' of sample .* has the shape"):
+    with pytest.raises(TwinFlowConfigError, match="'prompt_embeds' has the shape .* in sample"):
         Trainer(sd3_transformer(), arguments, FlowMatching(), longer).train()

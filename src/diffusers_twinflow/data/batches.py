@@ -197,8 +197,8 @@ def _check_sample(sample: Any) -> None:
 def _check_names(condition: Condition, first: Condition, what: str) -> None:
     if condition.keys() != first.keys():
         raise TwinFlowConfigError(
-            f"The condition of {what} has {', '.join(map(repr, condition)) or 'nothing'}, but that of the first sample has "
-            f"{', '.join(map(repr, first)) or 'nothing'}. Give both the same names."
+            f"The condition of {what} has {', '.join(map(repr, condition)) or 'nothing'}, but the first sample "
+            f"has {', '.join(map(repr, first)) or 'nothing'}. Give both the same names."
         )
 
 
@@ -221,8 +221,8 @@ def _collate(samples: Sequence[Batch], numbers: Sequence[int]) -> Batch:
         for name, (tensor, other) in tensors.items():
             if tensor.shape != other.shape:
                 raise TwinFlowConfigError(
-                    f"'{name}' of sample {number} has the shape {tuple(tensor.shape)}, but that of sample {numbers[0]} has "
-                    f"{tuple(other.shape)}. All samples of a batch must have one shape: change the data, or set "
+                    f"'{name}' has the shape {tuple(tensor.shape)} in sample {number}, but {tuple(other.shape)} in sample "
+                    f"{numbers[0]}. All samples of a batch must have one shape: change the data, or set "
                     "train_batch_size=1."
                 )
     return default_collate(list(samples))

@@ -171,13 +171,13 @@ def family_of(pipeline: DiffusionPipeline | type | str, name: str | None = None)
         names = [base.__name__ for base in cls.__mro__]
     if names == ["ModularPipeline"]:
         raise TwinFlowConfigError(
-            "This modular pipeline has its own blocks and no class of diffusers, so how it calls its model is not known. "
-            "Use a pipeline of a class such as Flux3ModularPipeline."
+            "This modular pipeline has custom blocks, so we do not know how it calls its model. Use a pipeline of a class of "
+            "diffusers, such as Flux3ModularPipeline."
         )
     if "ModularPipeline" in names:
         raise TwinFlowConfigError(
-            f"This needs the interface of a stock pipeline, and {names[0]} has that of a modular one. Convert it with "
-            "diffusers_twinflow.families.blocks_pipeline(pipe), which shares its components."
+            f"{names[0]} is a modular pipeline. Convert it first with diffusers_twinflow.families.blocks_pipeline(pipe), which "
+            "shares its components."
         )
     family = family_of_pipeline_class(*names)
     if family is not None and (family.name in CLASSES or family.name == name or family.is_modular):
