@@ -17,7 +17,7 @@ def expand_time(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def interpolate(x: torch.Tensor, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """Return the point at time `t` between data `x` and noise `z`."""
+    """Return the point at time `t`, shape [B], between data `x` and noise `z`, both of shape [B, ...]."""
     t = expand_time(t, x)
     return t * z + (1 - t) * x
 
@@ -28,7 +28,13 @@ def velocity(x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
 
 
 def recover(x_t: torch.Tensor, t: torch.Tensor, prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the data and the noise, `(x_hat, z_hat)`, that a velocity predicted at `(x_t, t)` implies."""
+    """Return the data and the noise, `(x_hat, z_hat)`, that a velocity predicted at `(x_t, t)` implies.
+
+    Args:
+        x_t: noisy samples, shape [B, ...].
+        t: times in [0, 1], shape [B].
+        prediction: predicted velocity, shape [B, ...].
+    """
     t = expand_time(t, x_t)
     return x_t - t * prediction, x_t + (1 - t) * prediction
 
@@ -156,7 +162,11 @@ def barron_loss(
 ) -> torch.Tensor:
     """Return the mean squared error per sample, shape [B], weighted as in Barron's robust loss and divided by `c`.
 
-    The weight has no gradient. With `alpha = 2` it is 1. `weights` mean the same as in `squared_error`.
+    Args:
+        prediction, target, weights: as in `squared_error`.
+        alpha: shape of the loss, in [0, 2]. Smaller values give large errors less weight; 2 gives all the weight 1. The
+            weight has no gradient.
+        c: scale of the loss, above 0.
     """
     error = squared_error(prediction, target, weights)
     if alpha == 2:
@@ -177,7 +187,7 @@ def squared_error(prediction: torch.Tensor, target: torch.Tensor, weights: torch
 
 
 def interval_weight(t: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
-    """Return the loss weight of a jump from `t` to `r`, shape [B]: 1 for noise to data, and largest at `r = t`."""
+    """Return the loss weight, shape [B], of jumps from `t` to `r`: 1 from noise to data, and about 4 at `r = t`."""
     return torch.tan((1 - (t.abs() - r.abs())) * math.pi / 2.5) + 1
 
 

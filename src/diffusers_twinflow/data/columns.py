@@ -69,7 +69,7 @@ def _where_it_may_be(option: str, rows: Rows, others: list[str], image_column: s
     """
     if option == "caption_column":
         if _has_text_file(rows, image_column):
-            return "The captions are in text files beside the images: set caption_strategy=textfile."
+            return "The captions are in text files next to the images: set caption_strategy=textfile."
         if not others:
             return "Give a caption for all images as `instance_prompt`, or see `caption_strategy`."
     return f"Set `{option}` to one of them." if others else "Use data with such a column."

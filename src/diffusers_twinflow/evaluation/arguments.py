@@ -56,6 +56,9 @@ class EvaluationArguments(MetricArguments):
 
     Raises:
         TwinFlowConfigError: if a value has the wrong type or is outside its range.
+
+    Examples:
+        >>> EvaluationArguments(prompts="prompts.txt", metrics=["clip_score"], steps=[1, 2])
     """
 
     prompts: str | None = option(

@@ -131,7 +131,7 @@ def spell_out_schedule(config: Mapping[str, Any]) -> dict[str, Any]:
     must be written out to survive.
 
     Raises:
-        ValueError: if a diffusion scheduler has no `beta_schedule`, as the EDM schedulers, or if it uses flow sigmas
+        ValueError: if a diffusion scheduler has no `beta_schedule`, such as the EDM schedulers, or if it uses flow sigmas
             although its model predicts no velocity.
     """
     stock_class = getattr(diffusers, str(config.get("_class_name")), None)

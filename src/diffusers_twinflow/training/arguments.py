@@ -354,6 +354,7 @@ class TrainingArguments(
         Use it with `TwinFlowConfig.recommended` and the same choices.
 
         Args:
+            pretrained_model_name_or_path: Hub id or folder of the base.
             train_type: "lora", or "full" for all weights.
             length: "short" for 1,000 steps, "long" for 4,000.
             media: "image", or "video" for smaller steps with gradient checkpointing.
