@@ -17,7 +17,7 @@ from tests.schedulers.stock_pipelines.batches import repeat
 ENCODED_IMAGE = "condition that changes with the noise"
 SEVERAL_TIMES = "has several times for one sample"
 FURTHER_TIME = "is a time besides `timestep`"
-NOISY = "changes with the noise too"
+NOISY = "changes with the noise, as the sample does"
 KEPT = "only a part of `hidden_states`.* is noise"
 CANNOT_BE_CAPTURED = {
     "HunyuanImageRefinerPipeline": ENCODED_IMAGE,

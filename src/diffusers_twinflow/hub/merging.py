@@ -87,7 +87,7 @@ def merge_lora(pipeline: DiffusionPipeline, adapter_name: str, *, is_base_unchan
     reasons = [reason for reason in map(why_not_mergeable, transformers) if reason is not None]
     if reasons:
         logger.info(
-            f"The TwinFlow LoRA stays separate from the weights, because {reasons[0]}. The images are the same."
+            f"The TwinFlow LoRA is not merged into the weights, because {reasons[0]}. The images are the same."
         )
         return False
     try:
